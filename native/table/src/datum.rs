@@ -1,0 +1,270 @@
+//! Immutable terms in sixteen bytes.
+//!
+//! The table knows four shapes of term and nothing of what they mean: a word, a string of bytes, and a term that only its
+//! embedder can hold ([`Foreign`]). Each word and each string carries a [`Kind`], by which the embedder tells its own types
+//! apart; two of different kinds are never equal.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use papaya::Equivalent;
+use triomphe::ThinArc;
+
+/// What the embedder means by a word or a string of bytes. Four bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Kind(u8);
+
+impl Kind {
+    /// The kind with this number.
+    ///
+    /// # Panics
+    /// When `number` is over 15.
+    pub const fn new(number: u8) -> Kind {
+        assert!(number < 16);
+        Kind(number)
+    }
+}
+
+/// A term that only the embedder can hold. The table shares, compares and drops it.
+pub trait Foreign: Send + Sync + 'static {
+    /// The same term before it is stored, as a look-up brings it.
+    type Borrowed<'a>: Copy;
+
+    /// The stored term as a look-up would bring it.
+    fn borrow(&self) -> Self::Borrowed<'_>;
+
+    /// The hash of a term; equal terms have equal hashes.
+    fn hash(borrowed: Self::Borrowed<'_>) -> u64;
+
+    /// Whether two terms are the same.
+    fn same(one: Self::Borrowed<'_>, other: Self::Borrowed<'_>) -> bool;
+}
+
+/// A stored term. Cloning shares; nothing is copied that is longer than a few words.
+pub struct Datum<F>(Shape<F>);
+
+enum Shape<F> {
+    Word(Kind, u64),
+    Short(Short),
+    Long(ThinArc<Kind, u8>),
+    Foreign(Arc<F>),
+}
+
+/// Up to [`Short::CAPACITY`] bytes in place: kind in the upper half of the first byte, length in the lower.
+#[derive(Clone, Copy)]
+struct Short {
+    kind_and_length: u8,
+    bytes: [u8; Short::CAPACITY],
+}
+
+impl Short {
+    const CAPACITY: usize = 14;
+
+    fn new(kind: Kind, bytes: &[u8]) -> Option<Short> {
+        let mut short = Short {
+            kind_and_length: kind.0 << 4 | bytes.len() as u8,
+            bytes: [0; Short::CAPACITY],
+        };
+        short.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(short)
+    }
+
+    #[inline]
+    fn kind(&self) -> Kind {
+        Kind(self.kind_and_length >> 4)
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..(self.kind_and_length & 0xF) as usize]
+    }
+}
+
+impl<F> Datum<F> {
+    /// A term of one word.
+    #[inline]
+    pub fn word(kind: Kind, word: u64) -> Self {
+        Datum(Shape::Word(kind, word))
+    }
+
+    /// A term of bytes.
+    pub fn bytes(kind: Kind, bytes: &[u8]) -> Self {
+        Datum(match Short::new(kind, bytes) {
+            Some(short) => Shape::Short(short),
+            None => Shape::Long(ThinArc::from_header_and_slice(kind, bytes)),
+        })
+    }
+
+    /// A term that only the embedder can hold.
+    pub fn foreign(foreign: F) -> Self {
+        Datum(Shape::Foreign(Arc::new(foreign)))
+    }
+
+    /// The term as its embedder sees it.
+    #[inline]
+    pub fn view(&self) -> View<'_, F> {
+        match &self.0 {
+            Shape::Word(kind, word) => View::Word(*kind, *word),
+            Shape::Short(short) => View::Bytes(short.kind(), short.as_slice()),
+            Shape::Long(long) => View::Bytes(long.header.header, &long.slice),
+            Shape::Foreign(foreign) => View::Foreign(foreign),
+        }
+    }
+
+    /// The term as a look-up would bring it.
+    #[inline]
+    pub fn borrow(&self) -> Borrowed<'_, F>
+    where
+        F: Foreign,
+    {
+        match self.view() {
+            View::Word(kind, word) => Borrowed::Word(kind, word),
+            View::Bytes(kind, bytes) => Borrowed::Bytes(kind, bytes),
+            View::Foreign(foreign) => Borrowed::Foreign(foreign.borrow()),
+        }
+    }
+}
+
+impl<F> Clone for Datum<F> {
+    fn clone(&self) -> Self {
+        Datum(match &self.0 {
+            Shape::Word(kind, word) => Shape::Word(*kind, *word),
+            Shape::Short(short) => Shape::Short(*short),
+            Shape::Long(long) => Shape::Long(ThinArc::clone(long)),
+            Shape::Foreign(foreign) => Shape::Foreign(Arc::clone(foreign)),
+        })
+    }
+}
+
+/// What a [`Datum`] holds.
+pub enum View<'a, F> {
+    /// A word.
+    Word(Kind, u64),
+    /// Bytes.
+    Bytes(Kind, &'a [u8]),
+    /// A term that only the embedder can hold.
+    Foreign(&'a F),
+}
+
+/// A term that is not stored: what a look-up searches for.
+pub enum Borrowed<'a, F: Foreign> {
+    /// A word.
+    Word(Kind, u64),
+    /// Bytes.
+    Bytes(Kind, &'a [u8]),
+    /// A term that only the embedder can hold.
+    Foreign(F::Borrowed<'a>),
+}
+
+impl<F: Foreign> Clone for Borrowed<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Foreign> Copy for Borrowed<'_, F> {}
+
+impl<F: Foreign> Hash for Borrowed<'_, F> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Kinds are left to the comparison: terms that differ in nothing else are rare.
+        match self {
+            Borrowed::Word(_, word) => state.write_u64(*word),
+            Borrowed::Bytes(_, bytes) => state.write(bytes),
+            Borrowed::Foreign(foreign) => state.write_u64(F::hash(*foreign)),
+        }
+    }
+}
+
+impl<F: Foreign> Borrowed<'_, F> {
+    /// Whether two terms are the same.
+    #[inline]
+    pub fn same(self, other: Borrowed<'_, F>) -> bool {
+        match (self, other) {
+            (Borrowed::Word(kind, word), Borrowed::Word(kind2, word2)) => {
+                word == word2 && kind == kind2
+            }
+            (Borrowed::Bytes(kind, bytes), Borrowed::Bytes(kind2, bytes2)) => {
+                bytes == bytes2 && kind == kind2
+            }
+            (Borrowed::Foreign(one), Borrowed::Foreign(other)) => F::same(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl<F: Foreign> Hash for Datum<F> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.borrow().hash(state);
+    }
+}
+
+impl<F: Foreign> Equivalent<Datum<F>> for Borrowed<'_, F> {
+    #[inline]
+    fn equivalent(&self, datum: &Datum<F>) -> bool {
+        self.same(datum.borrow())
+    }
+}
+
+impl<F: Foreign> PartialEq for Datum<F> {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.borrow().same(other.borrow())
+    }
+}
+
+impl<F: Foreign> Eq for Datum<F> {}
+
+impl<F> fmt::Debug for Datum<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.view() {
+            View::Word(kind, word) => write!(formatter, "Word({}, {word})", kind.0),
+            View::Bytes(kind, bytes) => write!(formatter, "Bytes({}, {bytes:?})", kind.0),
+            View::Foreign(_) => formatter.write_str("Foreign"),
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Datum<String>>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Text;
+    use proptest::prelude::*;
+    use std::hash::BuildHasher;
+
+    const A: Kind = Kind::new(1);
+    const B: Kind = Kind::new(15);
+
+    #[test]
+    fn words_and_bytes_of_different_kinds_differ() {
+        assert_ne!(Datum::<Text>::word(A, 1), Datum::word(B, 1));
+        assert_ne!(Datum::<Text>::bytes(A, b"x"), Datum::bytes(B, b"x"));
+        assert_ne!(Datum::<Text>::bytes(A, b""), Datum::word(A, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_any_length_come_back(bytes: Vec<u8>, kind in 0u8..16) {
+            let datum = Datum::<Text>::bytes(Kind::new(kind), &bytes);
+            let View::Bytes(kind2, bytes2) = datum.view() else { panic!("not bytes") };
+            prop_assert_eq!((Kind::new(kind), bytes.as_slice()), (kind2, bytes2));
+        }
+
+        #[test]
+        fn a_borrowed_term_finds_just_the_equal_datum(one: Vec<u8>, other: Vec<u8>) {
+            let seed = foldhash::fast::RandomState::default();
+            let datums = [Datum::bytes(A, &one), Datum::foreign(Text(one.clone()))];
+            for datum in &datums {
+                prop_assert!(datum.borrow().equivalent(datum));
+                prop_assert_eq!(seed.hash_one(datum.borrow()), seed.hash_one(datum));
+            }
+            let bytes: Borrowed<Text> = Borrowed::Bytes(A, &other);
+            prop_assert_eq!(bytes.equivalent(&datums[0]), one == other);
+            prop_assert!(!bytes.equivalent(&datums[1]));
+        }
+    }
+}

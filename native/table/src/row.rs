@@ -1,0 +1,354 @@
+//! One name: its state, the processes behind it, and its attributes.
+//!
+//! Readers take no lock: the child's pid is one atomic word, and the attributes are one pointer to a map that never
+//! changes ([`Attributes`]). Writers take the row's lock, make the new map beside the old one, and publish it by replacing the
+//! pointer; the old one is retired. Nothing is freed and no foreign code runs while the lock is held.
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use seize::Guard as _;
+
+use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::datum::{Borrowed, Datum, Foreign};
+use crate::reclaim::{self, Guard};
+use crate::value::{Added, Frozen, Value};
+use crate::Seed;
+
+/// How many attributes are too many to free on the thread of a caller.
+const MANY: usize = 256;
+
+/// The pid of a row without a running child. No process has it.
+const NOBODY: u64 = 0;
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// No child: the row only keeps attributes.
+    Vacant,
+    /// The child is being started.
+    Launching,
+    /// The child runs.
+    Running,
+    /// The child is dead, and what it leaves behind is being cleaned up.
+    Terminating,
+    /// All is cleaned up, and the child is going to be started again.
+    Pending,
+    /// The row has left its table.
+    Removed,
+}
+
+/// What changes together under the row's lock.
+struct Record<F> {
+    state: State,
+    keeper: u64,
+    spec: Option<Datum<F>>,
+}
+
+/// One name of a zone.
+pub struct Row<F: Foreign> {
+    /// The name.
+    pub name: Datum<F>,
+    /// Where the row is listed; see [`Zone::page`](crate::zone::Zone::page).
+    pub slot: u32,
+    pid: AtomicU64,
+    attributes: AtomicPtr<()>,
+    record: Mutex<Record<F>>,
+    owns: PhantomData<Attributes<F>>,
+}
+
+/// A row's child at one moment.
+pub struct Child<F> {
+    /// Its state.
+    pub state: State,
+    /// The child, when it runs.
+    pub pid: Option<u64>,
+    /// The process beside it.
+    pub keeper: u64,
+    /// What the embedder wants to know of it.
+    pub spec: Option<Datum<F>>,
+}
+
+/// The row is no longer what the caller found; it should look again.
+#[derive(Debug)]
+pub struct Gone;
+
+/// The attributes of a row, as they are while a guard is held.
+pub struct Reading<'g, F: Foreign>(ManuallyDrop<Attributes<F>>, PhantomData<&'g Guard>);
+
+impl<F: Foreign> Deref for Reading<'_, F> {
+    type Target = Attributes<F>;
+
+    #[inline]
+    fn deref(&self) -> &Attributes<F> {
+        &self.0
+    }
+}
+
+impl<F: Foreign> Row<F> {
+    pub(crate) fn vacant(name: Datum<F>, slot: u32) -> Self {
+        Row {
+            name,
+            slot,
+            pid: AtomicU64::new(NOBODY),
+            attributes: AtomicPtr::new(ptr::null_mut()),
+            record: Mutex::new(Record {
+                state: State::Vacant,
+                keeper: NOBODY,
+                spec: None,
+            }),
+            owns: PhantomData,
+        }
+    }
+
+    /// The child, when it runs.
+    #[inline]
+    pub fn pid(&self) -> Option<u64> {
+        Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != NOBODY)
+    }
+
+    /// The child in whatever state it is; none in a vacant row.
+    pub fn child(&self) -> Option<Child<F>> {
+        let record = self.record.lock();
+        match record.state {
+            State::Vacant | State::Removed => None,
+            state => Some(Child {
+                state,
+                pid: self.pid(),
+                keeper: record.keeper,
+                spec: record.spec.clone(),
+            }),
+        }
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.record.lock().state == State::Removed
+    }
+
+    /// The attributes as they are now; an empty map is none.
+    #[inline]
+    pub fn attributes<'g>(&self, guard: &'g Guard) -> Option<Reading<'g, F>> {
+        let raw = guard.protect(&self.attributes, Ordering::Acquire);
+        (!raw.is_null()).then(|| {
+            // SAFETY: `raw` came from `into_raw`. Its memory is given up only through `publish`, which retires it, and so stays
+            // until the guard is left, which `Reading` does not outlive; and a `Reading` never drops what it holds.
+            let attributes = unsafe { Attributes::from_raw(raw) };
+            Reading(ManuallyDrop::new(attributes), PhantomData)
+        })
+    }
+
+    /// All attributes with the counters as they were at one moment, in the order of [`Attributes::for_each`].
+    pub fn snapshot<'g>(&self, guard: &'g Guard) -> Option<(Reading<'g, F>, Integers)> {
+        let attributes = self.attributes(guard)?;
+        if attributes.counters() < 2 {
+            // One counter is a moment of its own.
+            let mut integers = Integers::new();
+            attributes.for_each(&mut |attribute| integers.extend(attribute.value.counted()));
+            return Some((attributes, integers));
+        }
+        let _record = self.record.lock();
+        let attributes = self.attributes(guard)?;
+        let integers = attributes.freeze_and_thaw();
+        Some((attributes, integers))
+    }
+
+    /// Sets attributes in one step; `false` when no child holds the name.
+    pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> bool {
+        let record = self.record.lock();
+        if !matches!(record.state, State::Launching | State::Running) {
+            return false;
+        }
+        self.set_locked(record, changes, seed, guard);
+        true
+    }
+
+    fn set_locked(
+        &self,
+        record: MutexGuard<'_, Record<F>>,
+        changes: Changes<F>,
+        seed: &Seed,
+        guard: &Guard,
+    ) {
+        let before = self.attributes(guard);
+        if let ([Attribute { key, value }], Some(before)) = (changes.as_slice(), &before) {
+            // One integer in the place of another is stored there.
+            if let (Value::Integer(new), Some(Value::Integer(old))) =
+                (value, before.get(key.borrow(), seed))
+            {
+                old.set(new.get());
+                drop(record);
+                return;
+            }
+        }
+        let after = Attributes::with(before.as_deref(), changes, seed);
+        self.publish(record, after, guard);
+    }
+
+    /// Removes an attribute, where there is one.
+    pub fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) {
+        let record = self.record.lock();
+        if let Some(before) = self.attributes(guard) {
+            if before.get(key, seed).is_some() {
+                let after = before.without(key, seed);
+                self.publish(record, after, guard);
+            }
+        }
+    }
+
+    /// Replaces a value when it is the expected one; `false` when it is not, or missing.
+    pub fn replace(
+        &self,
+        change: Attribute<F>,
+        is_expected: impl FnOnce(&Value<F>) -> bool,
+        seed: &Seed,
+        guard: &Guard,
+    ) -> bool {
+        let record = self.record.lock();
+        let attributes = self.attributes(guard);
+        let key = change.key.borrow();
+        let Some(value) = attributes.as_ref().and_then(|map| map.get(key, seed)) else {
+            return false;
+        };
+        // This freezes a counter, so that no addition comes between comparing and replacing.
+        let current = value.carry_over();
+        if !is_expected(&current) {
+            value.thaw();
+            return false;
+        }
+        let after = Attributes::with(attributes.as_deref(), Changes::from_iter([change]), seed);
+        self.publish(record, after, guard);
+        true
+    }
+
+    /// Adds to a counter in one step.
+    #[inline]
+    pub fn add(&self, key: Borrowed<'_, F>, increment: i64, seed: &Seed, guard: &Guard) -> Added {
+        let add = || match self.attributes(guard) {
+            Some(attributes) => match attributes.get(key, seed) {
+                Some(Value::Integer(counter)) => counter.add(increment),
+                Some(Value::Fixed(_)) => Ok(Added::NotCounted),
+                None => Ok(Added::Missing),
+            },
+            None => Ok(Added::Missing),
+        };
+        add().unwrap_or_else(|Frozen| {
+            // Its writer is at work. With the lock in our hands nothing is frozen.
+            let _record = self.record.lock();
+            add().unwrap_or(Added::NotCounted)
+        })
+    }
+
+    /// Adds an attribute that is not there, in any state; `Ok(false)` when it is there by now.
+    pub(crate) fn set_missing(
+        &self,
+        change: &Attribute<F>,
+        seed: &Seed,
+        guard: &Guard,
+    ) -> Result<bool, Gone> {
+        let record = self.record.lock();
+        if record.state == State::Removed {
+            return Err(Gone);
+        }
+        let before = self.attributes(guard);
+        if before.is_some_and(|map| map.get(change.key.borrow(), seed).is_some()) {
+            return Ok(false);
+        }
+        let change = Attribute {
+            key: change.key.clone(),
+            value: change.value.carry_over(),
+        };
+        self.set_locked(record, Changes::from_iter([change]), seed, guard);
+        Ok(true)
+    }
+
+    /// Makes a vacant row a child's.
+    pub(crate) fn occupy(&self, child: &Child<F>) -> Result<bool, Gone> {
+        let mut record = self.record.lock();
+        match record.state {
+            State::Removed => Err(Gone),
+            State::Vacant => {
+                record.state = child.state;
+                record.keeper = child.keeper;
+                record.spec = child.spec.clone();
+                self.pid
+                    .store(child.pid.unwrap_or(NOBODY), Ordering::Release);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Moves the child of `keeper` to another state; `false` when the row is not that keeper's.
+    pub fn change_state(&self, keeper: u64, state: State, pid: Option<u64>) -> bool {
+        let Some(mut record) = self.lock_own(keeper) else {
+            return false;
+        };
+        record.state = state;
+        self.pid.store(pid.unwrap_or(NOBODY), Ordering::Release);
+        true
+    }
+
+    /// Gives the row to another keeper; `false` when it is not `keeper`'s.
+    pub(crate) fn change_keeper(&self, keeper: u64, new: u64) -> bool {
+        let record = self.lock_own(keeper);
+        record.map(|mut record| record.keeper = new).is_some()
+    }
+
+    /// Takes away all attributes and goes to `state`, in one step; `false` when the row is not that keeper's.
+    pub fn clear(&self, keeper: u64, state: State, guard: &Guard) -> bool {
+        let Some(mut record) = self.lock_own(keeper) else {
+            return false;
+        };
+        record.state = state;
+        self.pid.store(NOBODY, Ordering::Release);
+        self.publish(record, None, guard);
+        true
+    }
+
+    /// The lock, when the row is that keeper's.
+    fn lock_own(&self, keeper: u64) -> Option<MutexGuard<'_, Record<F>>> {
+        let record = self.record.lock();
+        (record.keeper == keeper && record.state != State::Removed).then_some(record)
+    }
+
+    /// Replaces the attributes, unlocks, and retires the old ones.
+    fn publish(
+        &self,
+        record: MutexGuard<'_, Record<F>>,
+        after: Option<Attributes<F>>,
+        guard: &Guard,
+    ) {
+        let after = after.map_or(ptr::null_mut(), Attributes::into_raw);
+        let before = guard.swap(&self.attributes, after, Ordering::AcqRel);
+        drop(record);
+        if before.is_null() {
+            return;
+        }
+        // SAFETY: `before` came from `into_raw`, was replaced and is retired by nobody else; whoever still reads it
+        // entered its guard before.
+        unsafe {
+            guard.defer_retire(before, |raw, _| drop_large(Attributes::<F>::from_raw(raw)));
+        }
+    }
+}
+
+impl<F: Foreign> Drop for Row<F> {
+    fn drop(&mut self) {
+        let raw = *self.attributes.get_mut();
+        if !raw.is_null() {
+            // SAFETY: `raw` came from `into_raw`, and nobody else can reach it: the row is being dropped.
+            drop_large(unsafe { Attributes::<F>::from_raw(raw) });
+        }
+    }
+}
+
+/// Drops a map that may go as a whole: in the background when it is large.
+fn drop_large<F: Foreign>(attributes: Attributes<F>) {
+    if attributes.count() > MANY {
+        reclaim::later(attributes);
+    }
+}

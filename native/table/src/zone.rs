@@ -1,0 +1,271 @@
+//! The table of one zone: its rows by name, by keeper, and in the order in which they are listed.
+//!
+//! Three indexes, and who uses them:
+//! - *names*, a lock-free map, for everything that is said of one name;
+//! - *keepers*, sharded by locks, to find the row of a keeper that died without a word; only starting and ending a child touch it;
+//! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
+//!   whatever comes and goes meanwhile.
+//!
+//! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
+//! *names* helps to take it out and looks again, so that nobody waits for anybody.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use papaya::{Equivalent, HashMap};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::attributes::Attribute;
+use crate::datum::{Borrowed, Datum, Foreign};
+use crate::reclaim::{self, Guard};
+use crate::row::{Child, Gone, Row, State};
+use crate::value::Added;
+use crate::Seed;
+
+/// How many parts the slots have, each with its lock, and how many the keepers have. Each part grows at once, so it has to stay
+/// small where the whole is large.
+const SLOT_SHARDS: usize = 16;
+const KEEPER_SHARDS: usize = 64;
+
+/// A slot's number: its shard in the upper bits, its place there in the lower.
+const PLACE_BITS: u32 = 28;
+
+/// How many rows, and how many slots, one page covers at the most.
+const PAGE_ROWS: usize = 128;
+const PAGE_SLOTS: usize = 4096;
+
+/// The table of a zone.
+pub struct Zone<F: Foreign> {
+    seed: Seed,
+    names: HashMap<Named<F>, (), Seed>,
+    keepers: DashMap<u64, Arc<Row<F>>, Seed>,
+    slots: [Mutex<Slots<F>>; SLOT_SHARDS],
+    children: AtomicUsize,
+}
+
+struct Named<F: Foreign>(Arc<Row<F>>);
+
+struct Slots<F: Foreign> {
+    rows: Vec<Option<Arc<Row<F>>>>,
+    free: Vec<u32>,
+}
+
+/// Rows in the order of their slots.
+pub type Page<F> = SmallVec<[Arc<Row<F>>; PAGE_ROWS]>;
+
+impl<F: Foreign> Hash for Named<F> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl<F: Foreign> PartialEq for Named<F> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl<F: Foreign> Eq for Named<F> {}
+
+/// A name to look up. (A type of its own, because the map's trait is not ours.)
+struct Name<'a, F: Foreign>(Borrowed<'a, F>);
+
+impl<F: Foreign> Hash for Name<'_, F> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl<F: Foreign> Equivalent<Named<F>> for Name<'_, F> {
+    #[inline]
+    fn equivalent(&self, named: &Named<F>) -> bool {
+        self.0.equivalent(&named.0.name)
+    }
+}
+
+impl<F: Foreign> Default for Zone<F> {
+    fn default() -> Self {
+        let seed = Seed::default();
+        Zone {
+            names: HashMap::builder()
+                .hasher(seed.clone())
+                .shared_collector(reclaim::collector())
+                .build(),
+            keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
+            slots: std::array::from_fn(|_| {
+                Mutex::new(Slots {
+                    rows: Vec::new(),
+                    free: Vec::new(),
+                })
+            }),
+            children: AtomicUsize::new(0),
+            seed,
+        }
+    }
+}
+
+impl<F: Foreign> Zone<F> {
+    /// The key of the zone's hash functions.
+    #[inline]
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
+    /// The row of a name.
+    #[inline]
+    pub fn row<'g>(&self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Row<F>> {
+        self.named(name, guard).map(|row| &**row)
+    }
+
+    #[inline]
+    fn named<'g>(&self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Arc<Row<F>>> {
+        let found = self.names.get_key_value(&Name(name), guard);
+        found.map(|(named, ())| &named.0)
+    }
+
+    /// How many children there are, in any state.
+    pub fn count(&self) -> usize {
+        self.children.load(Ordering::Relaxed)
+    }
+
+    /// Adds a child; `false` when the name is held.
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>, guard: &Guard) -> bool {
+        loop {
+            let row = self.row_or_vacant(name, guard);
+            match row.occupy(&child) {
+                Ok(true) => {
+                    self.children.fetch_add(1, Ordering::Relaxed);
+                    self.keepers.insert(child.keeper, Arc::clone(row));
+                    return true;
+                }
+                Ok(false) => return false,
+                Err(Gone) => self.unname(name.borrow(), guard),
+            }
+        }
+    }
+
+    /// Removes the child of `keeper` with its attributes, in one step; `false` when the name is not that keeper's.
+    pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> bool {
+        let Some(row) = self.named(name, guard) else {
+            return false;
+        };
+        let removed = row.clear(keeper, State::Removed, guard);
+        if removed {
+            self.children.fetch_sub(1, Ordering::Relaxed);
+            self.unname(name, guard);
+            self.unlist(row);
+            // The guard of the keepers is gone before the row it gives is dropped.
+            drop(self.keepers.remove(&keeper));
+        }
+        removed
+    }
+
+    /// Gives the child of a keeper to another one: its row, or none when that keeper has none.
+    pub fn change_keeper(&self, keeper: u64, new: u64) -> Option<Arc<Row<F>>> {
+        let (_, row) = self.keepers.remove(&keeper)?;
+        if !row.change_keeper(keeper, new) {
+            return None;
+        }
+        self.keepers.insert(new, Arc::clone(&row));
+        Some(row)
+    }
+
+    /// Adds to an attribute, and where it is missing sets it as `missing` says, also when no child holds the name; the answer is then
+    /// [`Added::Missing`].
+    pub fn add_or_set(
+        &self,
+        name: &Datum<F>,
+        increment: i64,
+        missing: &Attribute<F>,
+        guard: &Guard,
+    ) -> Added {
+        loop {
+            let row = self.row_or_vacant(name, guard);
+            match row.add(missing.key.borrow(), increment, &self.seed, guard) {
+                Added::Missing => match row.set_missing(missing, &self.seed, guard) {
+                    Ok(true) => return Added::Missing,
+                    Ok(false) => (),
+                    Err(Gone) => self.unname(name.borrow(), guard),
+                },
+                added => return added,
+            }
+        }
+    }
+
+    /// The row of a name, a new one if there was none.
+    fn row_or_vacant<'g>(&self, name: &Datum<F>, guard: &'g Guard) -> &'g Arc<Row<F>> {
+        loop {
+            if let Some(row) = self.named(name.borrow(), guard) {
+                return row;
+            }
+            let row = self.list(name.clone());
+            let named = Named(Arc::clone(&row));
+            if self.names.try_insert(named, (), guard).is_err() {
+                // Somebody else was faster; nobody has seen this row.
+                self.unlist(&row);
+            }
+        }
+    }
+
+    /// The rows from slot `from` on, and the slot to go on from; none when that was the end. A page may be empty.
+    pub fn page(&self, from: u32) -> (Page<F>, Option<u32>) {
+        let mut page = Page::new();
+        let shard = from >> PLACE_BITS;
+        let Some(slots) = self.slots.get(shard as usize) else {
+            return (page, None);
+        };
+        let first = (from & ((1 << PLACE_BITS) - 1)) as usize;
+        let slots = slots.lock();
+        let end = slots.rows.len().min(first + PAGE_SLOTS);
+        for place in first..end {
+            if page.len() == PAGE_ROWS {
+                return (page, Some(shard << PLACE_BITS | place as u32));
+            }
+            page.extend(slots.rows[place].clone());
+        }
+        let next = if end < slots.rows.len() {
+            Some(shard << PLACE_BITS | end as u32)
+        } else if shard as usize + 1 < SLOT_SHARDS {
+            Some((shard + 1) << PLACE_BITS)
+        } else {
+            None
+        };
+        (page, next)
+    }
+
+    /// A new vacant row in a slot of its own.
+    fn list(&self, name: Datum<F>) -> Arc<Row<F>> {
+        // The lowest bits of the hash choose the place in the map of names; these are others.
+        let shard = (self.seed.hash_one(&name) >> 32) as usize % SLOT_SHARDS;
+        let mut slots = self.slots[shard].lock();
+        let place = slots.free.pop().unwrap_or(slots.rows.len() as u32);
+        let slot = (shard as u32) << PLACE_BITS | place;
+        let row = Arc::new(Row::vacant(name, slot));
+        let listed = Some(Arc::clone(&row));
+        match slots.rows.get_mut(place as usize) {
+            Some(free) => *free = listed,
+            None => slots.rows.push(listed),
+        }
+        row
+    }
+
+    fn unlist(&self, row: &Row<F>) {
+        let place = row.slot & ((1 << PLACE_BITS) - 1);
+        let mut slots = self.slots[(row.slot >> PLACE_BITS) as usize].lock();
+        let listed = slots.rows[place as usize].take();
+        slots.free.push(place);
+        drop(slots);
+        drop(listed);
+    }
+
+    /// Takes a removed row out of the names, if it is still there.
+    fn unname(&self, name: Borrowed<'_, F>, guard: &Guard) {
+        let removed = |named: &Named<F>, _: &()| named.0.is_removed();
+        // The other answers say that it was gone, or that a new row has its place.
+        let _ = self.names.remove_if(&Name(name), removed, guard);
+    }
+}
