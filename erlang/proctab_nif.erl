@@ -1,0 +1,141 @@
+%% @private
+%% The functions of the native library, as the modules above use them. Nothing here but stubs: what they do is said beside each, how
+%% they do it in `native/'.
+%%
+%% A zone is named by its atom. `badarg' is raised for a zone that does not run and for arguments of a wrong type. Names and keys are
+%% compared with `=:='. A call that has to convert large terms moves itself to a dirty scheduler.
+%%
+%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/2', `pending/2', `relaunch/2', `remove/2') is believed
+%% only of the calling process itself, so that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one.
+-module(proctab_nif).
+
+-export([zone_open/1, zone_close/1, count/1]).
+-export([insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3]).
+-export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
+-export([attrs/2, attrs/3, page/4]).
+
+-export_type([handle/0, state/0]).
+
+-on_load(load/0).
+
+-nifs([zone_open/1, zone_close/1, count/1]).
+-nifs([insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3]).
+-nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
+-nifs([attrs/2, attrs/3, page/4]).
+
+-type handle() :: reference().
+-type state() :: launching | running | terminating | pending.
+
+%% Opens a zone, owned by the calling process. The handle reaches its table for as long as it is kept, also after the zone was closed.
+-spec zone_open(Zone :: atom()) -> handle().
+zone_open(_Zone) -> erlang:nif_error(not_loaded).
+
+%% Closes a zone; it is closed by itself when its owner dies.
+-spec zone_close(atom() | handle()) -> ok.
+zone_close(_Zone) -> erlang:nif_error(not_loaded).
+
+%% The number of children, in any state.
+-spec count(Zone :: atom()) -> non_neg_integer().
+count(_Zone) -> erlang:nif_error(not_loaded).
+
+%% Adds a child, running or about to be started; `false' when the name is held.
+-spec insert(Zone :: atom(), Name :: term(), Keeper :: pid(), Spec :: term(), launching | (Child :: pid())) -> boolean().
+insert(_Zone, _Name, _Keeper, _Spec, _Child) -> erlang:nif_error(not_loaded).
+
+%% What is known of a child.
+-spec child(Zone :: atom(), Name :: term()) -> {state(), pid() | undefined, Keeper :: pid(), Spec :: term()} | undefined.
+child(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The caller's child has been started.
+-spec running(Zone :: atom(), Name :: term(), Child :: pid()) -> boolean().
+running(_Zone, _Name, _Child) -> erlang:nif_error(not_loaded).
+
+%% The caller's child is dead.
+-spec terminating(Zone :: atom(), Name :: term()) -> boolean().
+terminating(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The caller's child is cleaned up, and will be started again at some time: its attributes go, and its name stays.
+-spec pending(Zone :: atom(), Name :: term()) -> boolean().
+pending(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The same, and it is being started now.
+-spec relaunch(Zone :: atom(), Name :: term()) -> boolean().
+relaunch(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The caller's child is cleaned up: name and attributes go.
+-spec remove(Zone :: atom(), Name :: term()) -> boolean().
+remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% Gives a keeper's child to another keeper; the child's name.
+-spec change_keeper(Zone :: atom(), Keeper :: pid(), New :: pid()) -> {ok, Name :: term()} | undefined.
+change_keeper(_Zone, _Keeper, _New) -> erlang:nif_error(not_loaded).
+
+%% The running child of a name.
+-spec find(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
+find(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The value of an attribute.
+-spec getattr(Zone :: atom(), Name :: term(), Key :: term()) -> {ok, Value :: term()} | undefined.
+getattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
+
+%% Sets the attributes that a list has as pairs, in one step; `void' when no child of that name is running or starting.
+-spec setattr(Zone :: atom(), Name :: term(), [{Key :: term(), Value :: term()} | term()]) -> ok | void.
+setattr(_Zone, _Name, _Attributes) -> erlang:nif_error(not_loaded).
+
+%% Sets one attribute.
+-spec setattr(Zone :: atom(), Name :: term(), Key :: term(), Value :: term()) -> ok | void.
+setattr(_Zone, _Name, _Key, _Value) -> erlang:nif_error(not_loaded).
+
+%% Sets an attribute where it is missing, also for a name that no child holds; whether it did.
+-spec set_missing(Zone :: atom(), Name :: term(), Key :: term(), Value :: term()) -> boolean().
+set_missing(_Zone, _Name, _Key, _Value) -> erlang:nif_error(not_loaded).
+
+%% Replaces a value where it is the expected one; whether it did.
+-spec replace(Zone :: atom(), Name :: term(), Key :: term(), Expected :: term(), Value :: term()) -> boolean().
+replace(_Zone, _Name, _Key, _Expected, _Value) -> erlang:nif_error(not_loaded).
+
+%% Removes an attribute, if it is there.
+-spec delattr(Zone :: atom(), Name :: term(), Key :: term()) -> ok.
+delattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
+
+%% Adds to an integer attribute; `large' when the attribute, the sum or the increment is not an integer of 63 bits. `badarg' when it is missing.
+-spec increment(Zone :: atom(), Name :: term(), Key :: term(), integer()) -> integer() | large.
+increment(_Zone, _Name, _Key, _Increment) -> erlang:nif_error(not_loaded).
+
+%% The same; a missing attribute is set to a value, also for a name that no child holds.
+-spec increment(Zone :: atom(), Name :: term(), Key :: term(), integer(), Missing :: integer()) -> integer() | large.
+increment(_Zone, _Name, _Key, _Increment, _Missing) -> erlang:nif_error(not_loaded).
+
+%% The attributes of a name at one moment.
+-spec attrs(Zone :: atom(), Name :: term()) -> [{Key :: term(), Value :: term()}].
+attrs(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% Those with certain keys.
+-spec attrs(Zone :: atom(), Name :: term(), Keys :: [term()]) -> [{Key :: term(), Value :: term()}].
+attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
+
+%% Some of the names, put before `Acc', and where to go on; a page that begins at 0 is the first. `children': `{Name, State, Child, Keeper,
+%% Spec}'; `attributes', or a list of keys: `{Name, [{pid, Child} | Attributes]}' for those that run. A name that stays in the table while it is
+%% paged through is seen exactly once.
+-spec page(atom() | handle(), From :: non_neg_integer(), children | attributes | [Key :: term()], Acc :: list()) ->
+          {list(), Next :: non_neg_integer() | done}.
+page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
+
+load() ->
+    File = filename:join(priv_dir(), "proctab_nif"),
+    case erlang:load_nif(File, 0) of
+        {error, {load_failed, Text}} ->
+            {error, {load_failed, lists:flatten([
+                "proctab: there is no usable native library ", File, ".so (", Text, "). "
+                "`rebar3 compile` in the project, or in proctab itself, builds it; this takes Rust's cargo (https://rustup.rs)."])}};
+        Result ->
+            Result
+    end.
+
+priv_dir() ->
+    case code:priv_dir(proctab) of
+        {error, bad_name} ->
+            filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
+        Dir ->
+            Dir
+    end.

@@ -1,0 +1,457 @@
+//! The native half of the OTP application `proctab`: the functions that the Erlang module `proctab_nif` exports.
+//!
+//! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`terms`], how a
+//! call starts and fails in [`call`], and to whom tables belong in [`zones`]. The documentation of the functions is in
+//! `proctab_nif.erl`.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod call;
+mod terms;
+mod zones;
+
+use std::collections::HashSet;
+
+use rustler::sys::ErlNifTerm;
+
+use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::datum::Datum;
+use proctab_table::reclaim::{self, Guard};
+use proctab_table::row::{Child, Row, State};
+use proctab_table::value::{Added, Value};
+use proctab_table::zone::Zone;
+use proctab_table::Seed;
+
+use call::{export, Answer, Call, Fault};
+use terms::{Copied, Scratch};
+
+mod atoms {
+    rustler::atoms! {
+        attributes, children, done, large, launching, nif_panicked, ok, pending, pid, running, terminating, undefined, void,
+        yes = "true",
+        no = "false",
+    }
+}
+
+/// The term of an atom.
+macro_rules! atom {
+    ($name:ident) => {
+        atoms::$name().as_c_arg()
+    };
+}
+
+export! {
+    zone_open/1, zone_close/1, count/1,
+    insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3,
+    find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5,
+    attrs/2, attrs/3, page/4,
+}
+
+fn load(env: rustler::Env, _: rustler::Term) -> bool {
+    terms::learn(env.as_c_arg());
+    true
+}
+
+rustler::init!("proctab_nif", load = load);
+
+fn zone_open(call: &Call) -> Answer {
+    call.open_zone()
+}
+
+fn zone_close(call: &Call) -> Answer {
+    call.close_zone()?;
+    Ok(atom!(ok))
+}
+
+fn count(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    Ok(call.integer(call.zone(&guard)?.count() as i64))
+}
+
+fn insert(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let zone = call.zone(&guard)?;
+    let name = call.owned_key(call.argument(1)?)?;
+    let launching = call.argument(4)? == atom!(launching);
+    let child = Child {
+        state: if launching {
+            State::Launching
+        } else {
+            State::Running
+        },
+        pid: if launching { None } else { Some(call.pid(4)?) },
+        keeper: call.pid(2)?,
+        spec: Some(call.datum(call.argument(3)?)?),
+    };
+    Ok(boolean(zone.insert(&name, child, &guard)))
+}
+
+fn child(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let (_, row) = find_row(call, &guard)?;
+    match row.and_then(Row::child) {
+        Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
+        None => Ok(atom!(undefined)),
+    }
+}
+
+/// State, pid, keeper and spec of a child.
+fn child_terms(call: &Call, child: &Child<Copied>) -> Result<[ErlNifTerm; 4], Fault> {
+    let state = match child.state {
+        State::Launching => atom!(launching),
+        State::Running => atom!(running),
+        State::Terminating => atom!(terminating),
+        State::Pending => atom!(pending),
+        State::Vacant | State::Removed => atom!(undefined),
+    };
+    let pid = child.pid.map_or(atom!(undefined), |pid| call.word(pid));
+    let spec = match &child.spec {
+        Some(spec) => call.make(spec)?,
+        None => atom!(undefined),
+    };
+    Ok([state, pid, call.word(child.keeper), spec])
+}
+
+fn running(call: &Call) -> Answer {
+    change_state(call, State::Running, Some(call.pid(2)?))
+}
+
+fn terminating(call: &Call) -> Answer {
+    change_state(call, State::Terminating, None)
+}
+
+fn change_state(call: &Call, state: State, pid: Option<u64>) -> Answer {
+    let guard = reclaim::enter();
+    let (_, row) = find_row(call, &guard)?;
+    let keeper = call.caller();
+    Ok(boolean(
+        row.is_some_and(|row| row.change_state(keeper, state, pid)),
+    ))
+}
+
+fn pending(call: &Call) -> Answer {
+    clear(call, State::Pending)
+}
+
+fn relaunch(call: &Call) -> Answer {
+    clear(call, State::Launching)
+}
+
+fn clear(call: &Call, state: State) -> Answer {
+    let guard = reclaim::enter();
+    let (_, row) = find_row(call, &guard)?;
+    let keeper = call.caller();
+    Ok(boolean(
+        row.is_some_and(|row| row.clear(keeper, state, &guard)),
+    ))
+}
+
+fn remove(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let zone = call.zone(&guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
+    Ok(boolean(zone.remove(name, call.caller(), &guard)))
+}
+
+fn change_keeper(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let zone = call.zone(&guard)?;
+    let (keeper, new) = (call.pid(1)?, call.pid(2)?);
+    match zone.change_keeper(keeper, new) {
+        Some(row) => Ok(call.tuple([atom!(ok), call.make(&row.name)?])),
+        None => Ok(atom!(undefined)),
+    }
+}
+
+fn find(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let (_, row) = find_row(call, &guard)?;
+    Ok(match row.and_then(Row::pid) {
+        Some(pid) => call.tuple([atom!(ok), call.word(pid)]),
+        None => atom!(undefined),
+    })
+}
+
+fn getattr(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let (zone, row) = find_row(call, &guard)?;
+    let mut scratch = Scratch::new();
+    let key = call.key(call.argument(2)?, &mut scratch)?;
+    let attributes = row.and_then(|row| row.attributes(&guard));
+    match attributes
+        .as_ref()
+        .and_then(|map| map.get(key, zone.seed()))
+    {
+        Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value, None)?])),
+        None => Ok(atom!(undefined)),
+    }
+}
+
+fn setattr(call: &Call) -> Answer {
+    let changes = match call.argument(3) {
+        Ok(value) => Changes::from_iter([call.attribute(call.argument(2)?, value)?]),
+        Err(_) => changes(call, call.argument(2)?)?,
+    };
+    let guard = reclaim::enter();
+    let (zone, row) = find_row(call, &guard)?;
+    let set = row.is_some_and(|row| row.set(changes, zone.seed(), &guard));
+    Ok(if set { atom!(ok) } else { atom!(void) })
+}
+
+/// The pairs of a list as attributes; its other elements are passed over.
+fn changes(call: &Call, list: ErlNifTerm) -> Result<Changes<Copied>, Fault> {
+    let mut changes = Changes::new();
+    call.for_each_element(list, |element| {
+        if let Some((key, value)) = call.pair(element) {
+            changes.push(call.attribute(key, value)?);
+        }
+        Ok(())
+    })?;
+    Ok(changes)
+}
+
+fn set_missing(call: &Call) -> Answer {
+    let added = add_or_set(call, 0, call.argument(3)?)?;
+    Ok(boolean(added == Added::Missing))
+}
+
+fn replace(call: &Call) -> Answer {
+    let change = call.attribute(call.argument(2)?, call.argument(4)?)?;
+    let expected = call.value(call.argument(3)?)?;
+    let is_expected = |current: &Value<Copied>| match (current, &expected) {
+        (Value::Integer(current), Value::Integer(expected)) => current.get() == expected.get(),
+        (Value::Fixed(current), Value::Fixed(expected)) => current == expected,
+        _ => false,
+    };
+    let guard = reclaim::enter();
+    let (zone, row) = find_row(call, &guard)?;
+    let replaced = row.is_some_and(|row| row.replace(change, is_expected, zone.seed(), &guard));
+    Ok(boolean(replaced))
+}
+
+fn delattr(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let (zone, row) = find_row(call, &guard)?;
+    let mut scratch = Scratch::new();
+    let key = call.key(call.argument(2)?, &mut scratch)?;
+    if let Some(row) = row {
+        row.delete(key, zone.seed(), &guard);
+    }
+    Ok(atom!(ok))
+}
+
+fn increment(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let (zone, row) = find_row(call, &guard)?;
+    let mut scratch = Scratch::new();
+    let key = call.key(call.argument(2)?, &mut scratch)?;
+    let term = call.argument(3)?;
+    let Some(increment) = call.get_integer(term) else {
+        return match call.is_integer(term) {
+            true => Ok(atom!(large)),
+            false => Err(Fault::BadArgument),
+        };
+    };
+    let added = match row {
+        Some(row) => row.add(key, increment, zone.seed(), &guard),
+        None => Added::Missing,
+    };
+    let added = match (added, call.argument(4)) {
+        (Added::Missing, Ok(value)) => add_or_set(call, increment, value)?,
+        (added, _) => added,
+    };
+    match added {
+        Added::Changed(sum) => Ok(call.integer(sum)),
+        Added::NotCounted => Ok(atom!(large)),
+        Added::Missing => call.argument(4),
+    }
+}
+
+/// Adds to an attribute, or sets it to `value` when it is not there.
+fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, Fault> {
+    let guard = reclaim::enter();
+    let zone = call.zone(&guard)?;
+    let name = call.owned_key(call.argument(1)?)?;
+    let missing = call.attribute(call.argument(2)?, value)?;
+    Ok(zone.add_or_set(&name, increment, &missing, &guard))
+}
+
+fn attrs(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let wanted = match call.argument(2) {
+        Ok(keys) => Some(wanted(call, keys)?),
+        Err(_) => None,
+    };
+    let (_, row) = find_row(call, &guard)?;
+    match row {
+        Some(row) => Ok(attributes(call, row, wanted.as_ref(), &guard)?.term),
+        None => Ok(call.nil()),
+    }
+}
+
+/// The rows from a slot on, each put before the accumulator, and the slot to go on from.
+fn page(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let table = call.table(&guard)?;
+    let from = call.get_integer(call.argument(1)?);
+    let from = from.and_then(|from| u32::try_from(from).ok());
+    let what = call.argument(2)?;
+    let wanted = match what {
+        what if what == atom!(children) || what == atom!(attributes) => None,
+        keys => Some(wanted(call, keys)?),
+    };
+    let mut items = call.argument(3)?;
+    let (rows, next) = table.zone.page(from.ok_or(Fault::BadArgument)?);
+    let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
+    let mut cost = 0;
+    for (place, row) in rows.iter().enumerate() {
+        let item = match what {
+            what if what == atom!(children) => child_item(call, row),
+            _ => attributes_item(call, row, wanted.as_ref(), &guard),
+        };
+        match item {
+            Ok(Some(item)) => {
+                cost += ROW_COST + item.cost;
+                items = call.cons(item.term, items);
+            }
+            Ok(None) => cost += 1,
+            // Too long for this page, but perhaps not for one of its own.
+            Err(Fault::Long) if place > 0 => {
+                next = call.integer(i64::from(row.slot));
+                break;
+            }
+            Err(fault) => return Err(fault),
+        }
+        if cost > PAGE_COST {
+            if let Some(row) = rows.get(place + 1) {
+                next = call.integer(i64::from(row.slot));
+            }
+            break;
+        }
+    }
+    call.consume(cost, PAGE_COST);
+    Ok(call.tuple([items, next]))
+}
+
+/// What a page may cost, and what a row costs besides its attributes, in words of terms. A full page takes some hundred microseconds.
+const PAGE_COST: usize = 3_000;
+const ROW_COST: usize = 16;
+
+/// A term, and about how many words it took to write.
+struct Made {
+    term: ErlNifTerm,
+    cost: usize,
+}
+
+/// Name, state, pid, keeper and spec of a row's child.
+fn child_item(call: &Call, row: &Row<Copied>) -> Result<Option<Made>, Fault> {
+    let Some(child) = row.child() else {
+        return Ok(None);
+    };
+    let [state, pid, keeper, spec] = child_terms(call, &child)?;
+    let name = call.make(&row.name)?;
+    Ok(Some(Made {
+        term: call.tuple([name, state, pid, keeper, spec]),
+        cost: call.cost(&row.name) + child.spec.map_or(0, |spec| call.cost(&spec)),
+    }))
+}
+
+/// Name and attributes of a row whose child runs.
+fn attributes_item(
+    call: &Call,
+    row: &Row<Copied>,
+    wanted: Option<&Wanted>,
+    guard: &Guard,
+) -> Result<Option<Made>, Fault> {
+    let Some(pid) = row.pid() else {
+        return Ok(None);
+    };
+    let attributes = attributes(call, row, wanted, guard)?;
+    if row.pid() != Some(pid) {
+        // The child died meanwhile, and these may not be all of its attributes.
+        return Ok(None);
+    }
+    let pid = call.tuple([atom!(pid), call.word(pid)]);
+    let attributes_term = call.cons(pid, attributes.term);
+    let name = call.make(&row.name)?;
+    Ok(Some(Made {
+        term: call.tuple([name, attributes_term]),
+        cost: call.cost(&row.name) + attributes.cost,
+    }))
+}
+
+/// The attributes of a row at one moment as a list of pairs: all, or those whose keys are wanted.
+fn attributes(
+    call: &Call,
+    row: &Row<Copied>,
+    wanted: Option<&Wanted>,
+    guard: &Guard,
+) -> Result<Made, Fault> {
+    let mut list = Made {
+        term: call.nil(),
+        cost: 0,
+    };
+    let Some((attributes, integers)) = row.snapshot(guard) else {
+        return Ok(list);
+    };
+    let is_wanted = |key| wanted.is_none_or(|wanted| wanted.contains(key));
+    attributes.for_each(&mut |Attribute { key, value }| {
+        list.cost += match value {
+            _ if !is_wanted(key) => 1,
+            Value::Fixed(datum) => 5 + call.cost(key) + call.cost(datum),
+            Value::Integer(_) => 6 + call.cost(key),
+        };
+    });
+    call.allow(list.cost)?;
+    let mut integers = integers.into_iter();
+    let mut fault = None;
+    attributes.for_each(&mut |Attribute { key, value }| {
+        let counted = match value {
+            Value::Integer(_) => integers.next(),
+            Value::Fixed(_) => None,
+        };
+        if is_wanted(key) {
+            let pair = call
+                .make(key)
+                .and_then(|key| Ok(call.tuple([key, call.make_value(value, counted)?])));
+            match pair {
+                Ok(pair) => list.term = call.cons(pair, list.term),
+                Err(long) => fault = Some(long),
+            }
+        }
+    });
+    fault.map_or(Ok(list), Err)
+}
+
+/// The keys that a caller wants to see.
+type Wanted = HashSet<Datum<Copied>, Seed>;
+
+fn wanted(call: &Call, keys: ErlNifTerm) -> Result<Wanted, Fault> {
+    let mut wanted = Wanted::default();
+    call.for_each_element(keys, |key| {
+        wanted.insert(call.owned_key(key)?);
+        Ok(())
+    })?;
+    Ok(wanted)
+}
+
+/// The zone and the row that the first two arguments name.
+#[inline]
+fn find_row<'g>(
+    call: &Call,
+    guard: &'g Guard,
+) -> Result<(&'g Zone<Copied>, Option<&'g Row<Copied>>), Fault> {
+    let zone = call.zone(guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
+    Ok((zone, zone.row(name, guard)))
+}
+
+fn boolean(boolean: bool) -> ErlNifTerm {
+    if boolean {
+        atom!(yes)
+    } else {
+        atom!(no)
+    }
+}
