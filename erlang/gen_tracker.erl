@@ -1,0 +1,530 @@
+%% @doc A supervisor-like tracker: registers children by any term, keeps attributes for them, and cleans up when they die.
+%%
+%% This is a drop-in replacement for the module of the same name that keeps its state in ETS. A tracker, or <em>zone</em>, is a process that
+%% is registered locally under an atom. Its children are known by a <em>name</em>, any term, and carry <em>attributes</em>: pairs of any
+%% terms. Names and keys are compared with `=:='; values come back exactly as they went in.
+%%
+%% Three kinds of process, and what each is for:
+%%
+%% <ul>
+%% <li>the tracker decides who gets a name, and answers those who wait for one. Starting, supervisor calls and shutdown go through it;</li>
+%% <li>beside each child its keeper ({@link gen_tracker_child}) starts it, waits for its death, and cleans up after it;</li>
+%% <li>everybody else reads and writes the native table directly. Finding, attributes and listing send no message to anybody.</li>
+%% </ul>
+%%
+%% The invariants that the code relies on: only the tracker adds a name to the table, and only a name's keeper changes its state or takes it
+%% out; a keeper writes to the table before it tells the tracker. So the tracker's look into the table, and then its waiting for the
+%% keeper that it saw there, miss nothing.
+%%
+%% Every function but {@link start_link/1}, {@link start_link/2} and {@link find_or_open/2} raises `badarg' when the zone does not run, or when an argument
+%% has a wrong type.
+-module(gen_tracker).
+-behaviour(gen_server).
+
+-export([start_link/1, start_link/2, find/2, find_or_open/2, which_children/1, add_existing_child/2, wait/1, init_ack/1]).
+-export([setattr/3, setattr/4, getattr/3, getattr/4, delattr/3, increment/4, increment/5]).
+-export([info/2, info/3, attrs/2, list/1, list/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
+
+-export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-type zone() :: atom().
+-type name() :: term().
+-type key() :: term().
+-type value() :: term().
+-type attributes() :: [{key(), value()}].
+-type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
+-type child_spec() :: {name(), mfargs(), supervisor:restart()}
+                    | {name(), mfargs(), supervisor:restart(), supervisor:shutdown(), supervisor:worker(), supervisor:modules()}
+                    | supervisor:child_spec().
+-type options() :: #{restart => boolean()}.
+
+%% How long a caller waits for a start; the start itself may take longer.
+-define(OPEN_TIMEOUT, 60000).
+%% How often a waiting `getattr/4' looks.
+-define(LOOK_INTERVAL, 5).
+
+-record(tracker, {
+    zone :: zone(),
+    restarts :: boolean(),
+    handle :: proctab_nif:handle(),
+    guard :: pid(),
+    %% What waits for a keeper: for the end of its start, or for its own end. The latest first.
+    waiting = #{} :: #{Keeper :: pid() => [request()]}
+}).
+
+-type request() :: {find_or_open, name(), gen_tracker_child:spec(), gen_server:from()}
+                 | {start_child, name(), gen_tracker_child:spec(), gen_server:from()}
+                 %% The start_child whose child it is; the others find it started.
+                 | {starting, name(), gen_tracker_child:spec(), gen_server:from()}
+                 | {add, name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}
+                 | {forget, gen_server:from()}.
+
+%%% Starting and finding
+
+%% @doc Starts a zone, registered locally under its name. Fits a child spec of type `supervisor'.
+%% `{error, {already_started, Pid}}' when the zone runs.
+-spec start_link(zone()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
+start_link(Zone) ->
+    start_link(Zone, #{}).
+
+%% @doc Starts a zone with options: `#{restart => false}' turns automatic restarts off. An unknown option is `badarg'.
+-spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
+start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
+    Restarts = maps:get(restart, Options, true),
+    case maps:size(maps:remove(restart, Options)) =:= 0 andalso is_boolean(Restarts) of
+        true -> gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restarts}, []);
+        false -> error(badarg, [Zone, Options])
+    end;
+start_link(Zone, Options) ->
+    error(badarg, [Zone, Options]).
+
+%% @doc The child of a name; `undefined' when there is none, or it is still starting or already terminating.
+-spec find(zone(), name()) -> {ok, pid()} | undefined.
+find(Zone, Name) ->
+    proctab_nif:find(Zone, Name).
+
+%% @doc The child of a name, started if there is none.
+%%
+%% However many callers ask at once, the start function is called once, and all get its answer: `{ok, Pid}', `{ok, Pid, Info}', `ignore' or
+%% `{error, Reason}' as it returned them; `{error, {bad_return_value, Other}}' when it returned anything else; `{error, Reason}' when it
+%% crashed. For a malformed spec, the error of `supervisor:check_childspecs/1'. `{error, gen_tracker_not_started}' when the zone does not run.
+%% Exits as `gen_server:call/3' does when the start takes over 60 seconds, which goes on, or when the tracker ends meanwhile.
+-spec find_or_open(zone(), child_spec()) -> gen_tracker_child:result() | {error, gen_tracker_not_started}.
+find_or_open(Zone, Spec) when is_atom(Zone) ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} ->
+            try
+                case proctab_nif:find(Zone, Name) of
+                    {ok, Pid} -> {ok, Pid};
+                    undefined -> gen_server:call(Zone, {find_or_open, Name, ChildSpec}, ?OPEN_TIMEOUT)
+                end
+            catch
+                error:badarg -> {error, gen_tracker_not_started};
+                exit:{noproc, _} -> {error, gen_tracker_not_started}
+            end;
+        {error, Reason} ->
+            {error, Reason}
+    end;
+find_or_open(Zone, Spec) ->
+    error(badarg, [Zone, Spec]).
+
+%% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
+%% `terminating'.
+-spec which_children(zone()) ->
+          [{name(), pid() | launching | terminating, supervisor:worker(), supervisor:modules()}].
+which_children(Zone) ->
+    [{Name, visible(State, Pid), Type, Mods} || {Name, State, Pid, _, {_, _, _, Type, Mods}} <- pages(Zone, children)].
+
+visible(running, Pid) -> Pid;
+visible(terminating, _) -> terminating;
+visible(_, _) -> launching.
+
+%% @doc Adds a process that runs already. It is monitored, its entry and attributes go when it dies, and it is told to exit when the zone stops.
+%%
+%% With a full child spec, `after_terminate' of its module is called after its death, and it is started again as its restart type says.
+%% `{error, {already_started, Pid}}' when a running child holds the name, `{error, already_present}' when one is being started. While the
+%% last holder is terminating, the call waits until that is cleaned up.
+-spec add_existing_child(zone(), Child) -> {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
+      Child :: {name(), pid(), worker, supervisor:modules()}
+             | {pid(), {name(), mfargs(), supervisor:restart(), supervisor:shutdown(), worker, supervisor:modules()}}.
+add_existing_child(Zone, {Name, Pid, worker, Mods}) when is_pid(Pid), node(Pid) =:= node() ->
+    case gen_tracker_child:check({Name, {?MODULE, start_link, []}, temporary, 200, worker, Mods}) of
+        {ok, Name, {_, Restart, Shutdown, Type, Mods}} ->
+            call(Zone, {add, Name, {undefined, Restart, Shutdown, Type, Mods}, Pid});
+        {error, _} ->
+            error(badarg, [Zone, {Name, Pid, worker, Mods}])
+    end;
+add_existing_child(Zone, {Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid), node(Pid) =:= node() ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} -> call(Zone, {add, Name, ChildSpec, Pid});
+        {error, _} -> error(badarg, [Zone, {Pid, Spec}])
+    end;
+add_existing_child(Zone, Child) ->
+    error(badarg, [Zone, Child]).
+
+%% @doc Returns after the tracker has handled all that was sent to it before.
+-spec wait(zone()) -> ok.
+wait(Zone) ->
+    call(Zone, wait).
+
+%% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as `proc_lib:init_ack/1' does, and returns once the
+%% child is registered in its zone, so that it may set its own attributes at once.
+-spec init_ack(Ret :: term()) -> ok.
+init_ack(Ret) ->
+    proc_lib:init_ack(Ret),
+    case {Ret, get('$ancestors')} of
+        {{ok, _}, [Parent | _]} when is_pid(Parent) -> gen_tracker_child:await_registered(Parent);
+        {{ok, _, _}, [Parent | _]} when is_pid(Parent) -> gen_tracker_child:await_registered(Parent);
+        _ -> ok
+    end.
+
+%%% Attributes
+
+%% @doc Sets attributes in one step. Elements of the list that are not pairs are ignored.
+%% `error({void_setting, Zone, Name, Keys})' when no child of that name is running or starting.
+-spec setattr(zone(), name(), attributes() | [term()]) -> ok.
+setattr(Zone, Name, Attributes) ->
+    case proctab_nif:setattr(Zone, Name, Attributes) of
+        ok -> ok;
+        void -> error({void_setting, Zone, Name, [Key || {Key, _} <- Attributes]}, [Zone, Name, Attributes])
+    end.
+
+%% @doc Sets one attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.
+-spec setattr(zone(), name(), key(), value()) -> ok.
+setattr(Zone, Name, Key, Value) ->
+    case proctab_nif:setattr(Zone, Name, Key, Value) of
+        ok -> ok;
+        void -> error({void_setting, Zone, Name, Key}, [Zone, Name, Key, Value])
+    end.
+
+%% @doc The value of an attribute.
+-spec getattr(zone(), name(), key()) -> {ok, value()} | undefined.
+getattr(Zone, Name, Key) ->
+    proctab_nif:getattr(Zone, Name, Key).
+
+%% @doc The value of an attribute; waits for it to appear, up to so many milliseconds.
+-spec getattr(zone(), name(), key(), Timeout :: timeout()) -> {ok, value()} | undefined.
+getattr(Zone, Name, Key, infinity) ->
+    getattr_until(Zone, Name, Key, infinity);
+getattr(Zone, Name, Key, Timeout) when is_integer(Timeout), Timeout >= 0 ->
+    getattr_until(Zone, Name, Key, erlang:monotonic_time(millisecond) + Timeout);
+getattr(Zone, Name, Key, Timeout) ->
+    error(badarg, [Zone, Name, Key, Timeout]).
+
+getattr_until(Zone, Name, Key, Deadline) ->
+    case proctab_nif:getattr(Zone, Name, Key) of
+        undefined ->
+            %% An atom is greater than any number.
+            case min(?LOOK_INTERVAL, Deadline - erlang:monotonic_time(millisecond)) of
+                Left when Left > 0 ->
+                    timer:sleep(Left),
+                    getattr_until(Zone, Name, Key, Deadline);
+                _ ->
+                    undefined
+            end;
+        Found ->
+            Found
+    end.
+
+%% @doc Removes an attribute, if it is there.
+-spec delattr(zone(), name(), key()) -> ok.
+delattr(Zone, Name, Key) ->
+    proctab_nif:delattr(Zone, Name, Key).
+
+%% @doc Adds to an integer attribute in one step; the new value. `badarg' when there is no such attribute, or it is not an integer.
+-spec increment(zone(), name(), key(), integer()) -> integer().
+increment(Zone, Name, Key, Increment) ->
+    case proctab_nif:increment(Zone, Name, Key, Increment) of
+        large -> increment_large(Zone, Name, Key, Increment, undefined);
+        Sum -> Sum
+    end.
+
+%% @doc The same; where the attribute is missing, it starts from `Default'. This works also for a name that no child holds: such an attribute goes
+%% when a child of that name is next cleaned up, or with the zone.
+-spec increment(zone(), name(), key(), integer(), Default :: integer()) -> integer().
+increment(Zone, Name, Key, Increment, Default) when is_integer(Increment), is_integer(Default) ->
+    case proctab_nif:increment(Zone, Name, Key, Increment, Default + Increment) of
+        large -> increment_large(Zone, Name, Key, Increment, Default + Increment);
+        Sum -> Sum
+    end;
+increment(Zone, Name, Key, Increment, Default) ->
+    error(badarg, [Zone, Name, Key, Increment, Default]).
+
+%% Integers of more than 63 bits are added here, and compared and set in the table.
+increment_large(Zone, Name, Key, Increment, Missing) ->
+    Done =
+        case proctab_nif:getattr(Zone, Name, Key) of
+            {ok, Value} when is_integer(Value) ->
+                Sum = Value + Increment,
+                {proctab_nif:replace(Zone, Name, Key, Value, Sum), Sum};
+            undefined when is_integer(Missing) ->
+                {proctab_nif:set_missing(Zone, Name, Key, Missing), Missing};
+            _ ->
+                error(badarg, [Zone, Name, Key, Increment])
+        end,
+    case Done of
+        {true, Result} -> Result;
+        {false, _} -> increment_large(Zone, Name, Key, Increment, Missing)
+    end.
+
+%% @doc All attributes of a name at one moment, in any order.
+-spec info(zone(), name()) -> attributes().
+info(Zone, Name) ->
+    proctab_nif:attrs(Zone, Name).
+
+%% @doc Those attributes of a name that have one of the keys.
+-spec info(zone(), name(), [key()]) -> attributes().
+info(Zone, Name, Keys) ->
+    proctab_nif:attrs(Zone, Name, Keys).
+
+%% @doc The same as {@link info/2}.
+-spec attrs(zone(), name()) -> attributes().
+attrs(Zone, Name) ->
+    proctab_nif:attrs(Zone, Name).
+
+%% @doc Every running child with its pid, as the attribute `pid', and its attributes at one moment.
+-spec list(zone()) -> [{name(), [{pid, pid()} | {key(), value()}]}].
+list(Zone) ->
+    pages(Zone, attributes).
+
+%% @doc Every running child with its pid and those of its attributes that have one of the keys.
+-spec list(zone(), [key()]) -> [{name(), [{pid, pid()} | {key(), value()}]}].
+list(Zone, Keys) when is_list(Keys) ->
+    pages(Zone, Keys);
+list(Zone, Keys) ->
+    error(badarg, [Zone, Keys]).
+
+pages(Zone, What) when is_atom(Zone) ->
+    pages(Zone, 0, What, []);
+pages(Zone, What) ->
+    error(badarg, [Zone, What]).
+
+pages(_, done, _, Items) ->
+    Items;
+pages(Zone, From, What, Items) ->
+    {More, Next} = proctab_nif:page(Zone, From, What, Items),
+    pages(Zone, Next, What, More).
+
+call(Zone, Request) ->
+    %% Raises badarg when the zone does not run.
+    _ = proctab_nif:count(Zone),
+    gen_server:call(Zone, Request, infinity).
+
+%%% The tracker
+
+%% @private
+-spec init({zone(), Restarts :: boolean()}) -> {ok, #tracker{}}.
+init({Zone, Restarts}) ->
+    process_flag(trap_exit, true),
+    Handle = proctab_nif:zone_open(Zone),
+    Guard = gen_tracker_child:start_guard(Handle),
+    {ok, #tracker{zone = Zone, restarts = Restarts, handle = Handle, guard = Guard}}.
+
+%% @private
+-spec handle_call(term(), gen_server:from(), #tracker{}) ->
+          {reply, term(), #tracker{}} | {noreply, #tracker{}} | {stop, term(), term(), #tracker{}}.
+handle_call(Call, From, Tracker) ->
+    try
+        route(Call, From, Tracker)
+    catch
+        %% A term so large that the table refuses it is no reason to die.
+        error:badarg -> {reply, {error, badarg}, Tracker}
+    end.
+
+route({find_or_open, Name, Spec}, From, Tracker) ->
+    {noreply, handle({find_or_open, Name, Spec, From}, Tracker)};
+route({start_child, Spec}, From, Tracker) ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} -> {noreply, handle({start_child, Name, ChildSpec, From}, Tracker)};
+        {error, Reason} -> {reply, {error, Reason}, Tracker}
+    end;
+route({add, Name, Spec, Child}, From, Tracker) ->
+    {noreply, handle({add, Name, Spec, Child, From}, Tracker)};
+route({terminate_child, Name}, From, Tracker) ->
+    {noreply, stop_child(Name, From, Tracker)};
+route({delete_child, Name}, From, Tracker) ->
+    {noreply, stop_child(Name, From, Tracker)};
+route({restart_child, Name}, _From, Tracker) ->
+    {reply, restart_child(Name, Tracker), Tracker};
+route({get_childspec, Name}, _From, Tracker) ->
+    {reply, childspec(Name, Tracker), Tracker};
+route(which_children, _From, #tracker{zone = Zone} = Tracker) ->
+    {reply, which_children(Zone), Tracker};
+route(count_children, _From, #tracker{zone = Zone} = Tracker) ->
+    {reply, count_children(Zone), Tracker};
+route(wait, _From, Tracker) ->
+    {reply, ok, Tracker};
+route(shutdown, _From, Tracker) ->
+    {stop, shutdown, ok, Tracker};
+route(stop, _From, Tracker) ->
+    {stop, normal, ok, Tracker};
+route(Call, From, Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_call}, zone => Tracker#tracker.zone, call => Call, from => From}),
+    {reply, {error, {unknown_call, Call}}, Tracker}.
+
+%% @private
+-spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
+handle_cast(Cast, Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Tracker#tracker.zone, cast => Cast}),
+    {noreply, Tracker}.
+
+%% @private
+-spec handle_info(term(), #tracker{}) -> {noreply, #tracker{}}.
+handle_info({launched, Keeper, Result}, Tracker) ->
+    {noreply, launched(Keeper, Result, Tracker)};
+handle_info({'EXIT', Guard, _}, #tracker{guard = Guard, handle = Handle} = Tracker) ->
+    {noreply, Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)}};
+handle_info({'EXIT', Keeper, normal}, Tracker) ->
+    {noreply, ended(Keeper, Tracker)};
+handle_info({'EXIT', Keeper, Reason}, Tracker) ->
+    {noreply, lost(Keeper, Reason, Tracker)};
+handle_info(Message, Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_message}, zone => Tracker#tracker.zone, message => Message}),
+    {noreply, Tracker}.
+
+%% @private
+-spec terminate(term(), #tracker{}) -> ok.
+terminate(_Reason, #tracker{handle = Handle}) ->
+    gen_tracker_child:stop_all(Handle).
+
+%% @private
+-spec code_change(term(), #tracker{}, term()) -> {ok, #tracker{}}.
+code_change(_OldVsn, Tracker, _Extra) ->
+    {ok, Tracker}.
+
+%% @private
+%% Shows the zone to `release_handler' and others as the supervisor that it is. The newer callback of this name has no place for that.
+-spec format_status(normal | terminate, [term()]) -> term().
+format_status(terminate, [_Dictionary, Tracker]) ->
+    Tracker;
+format_status(_, [_Dictionary, Tracker]) ->
+    [{data, [{"State", Tracker}]}, {supervisor, [{"Callback", ?MODULE}]}].
+
+%%% Requests for a name
+
+%% Does what a request asks for, or lets it wait for the keeper of the name's present holder.
+handle(Request, #tracker{zone = Zone} = Tracker) ->
+    case proctab_nif:child(Zone, element(2, Request)) of
+        undefined ->
+            take(Request, Tracker);
+        {running, Pid, _, _} ->
+            reply(Request, running(Request, Pid)),
+            Tracker;
+        {launching, _, _, _} when element(1, Request) =:= add ->
+            reply(Request, {error, already_present}),
+            Tracker;
+        {pending, _, _, _} when element(1, Request) =:= add ->
+            reply(Request, {error, already_present}),
+            Tracker;
+        {pending, _, Keeper, _} ->
+            Keeper ! retry,
+            await(Keeper, Request, Tracker);
+        {_, _, Keeper, _} ->
+            await(Keeper, Request, Tracker)
+    end.
+
+running({find_or_open, _, _, _}, Pid) -> {ok, Pid};
+running(_, Pid) -> {error, {already_started, Pid}}.
+
+await(Keeper, Request, #tracker{waiting = Waiting} = Tracker) ->
+    Requests = maps:get(Keeper, Waiting, []),
+    Tracker#tracker{waiting = Waiting#{Keeper => [Request | Requests]}}.
+
+%% Takes a free name.
+take({add, Name, Spec, Child, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
+    Keeper = insert(Name, Spec, Child, Tracker),
+    gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
+    reply(Request, {ok, Child}),
+    Tracker;
+take({start_child, Name, Spec, From}, Tracker) ->
+    take({starting, Name, Spec, From}, Tracker);
+take({_, Name, Spec, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
+    Keeper = insert(Name, Spec, launching, Tracker),
+    gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
+    await(Keeper, Request, Tracker).
+
+insert(Name, Spec, Child, #tracker{zone = Zone}) ->
+    Keeper = gen_tracker_child:start(Zone),
+    try
+        true = proctab_nif:insert(Zone, Name, Keeper, Spec, Child),
+        Keeper
+    catch
+        error:badarg:Stacktrace ->
+            exit(Keeper, kill),
+            erlang:raise(error, badarg, Stacktrace)
+    end.
+
+reply(Request, Reply) ->
+    gen_server:reply(element(tuple_size(Request), Request), Reply).
+
+%% A keeper has come to the end of a start.
+launched(Keeper, Result, Tracker) ->
+    {Requests, Rest} = take_waiting(Keeper, Tracker),
+    lists:foldl(fun(Request, Next) -> answer(Request, Keeper, Result, Next) end, Rest, Requests).
+
+answer({find_or_open, _, _, _} = Request, _, Result, Tracker) ->
+    reply(Request, Result),
+    Tracker;
+answer({starting, _, _, _} = Request, _, ignore, Tracker) ->
+    reply(Request, {ok, undefined}),
+    Tracker;
+answer({starting, _, _, _} = Request, _, Result, Tracker) ->
+    reply(Request, Result),
+    Tracker;
+answer({forget, _} = Request, Keeper, _, Tracker) ->
+    %% Until the keeper is gone.
+    await(Keeper, Request, Tracker);
+answer(Request, _, _, Tracker) ->
+    handle(Request, Tracker).
+
+%% A keeper is gone, and its child with it.
+ended(Keeper, Tracker) ->
+    {Requests, Rest} = take_waiting(Keeper, Tracker),
+    lists:foldl(
+        fun
+            ({forget, _} = Request, Next) -> reply(Request, ok), Next;
+            (Request, Next) -> handle(Request, Next)
+        end,
+        Rest,
+        Requests
+    ).
+
+%% A keeper was killed, and has left its child to us.
+lost(Keeper, Reason, #tracker{zone = Zone, restarts = Restarts} = Tracker) ->
+    New = gen_tracker_child:start(Zone),
+    case proctab_nif:change_keeper(Zone, Keeper, New) of
+        {ok, Name} ->
+            gen_tracker_child:adopt(New, Name, Restarts, Reason),
+            {Requests, Rest} = take_waiting(Keeper, Tracker),
+            _ = [New ! stop || {forget, _} <- Requests],
+            lists:foldl(fun(Request, Next) -> await(New, Request, Next) end, Rest, Requests);
+        undefined ->
+            %% It was no keeper, or it had cleaned up already.
+            exit(New, kill),
+            ended(Keeper, Tracker)
+    end.
+
+take_waiting(Keeper, #tracker{waiting = Waiting} = Tracker) ->
+    case maps:take(Keeper, Waiting) of
+        {Requests, Rest} -> {lists:reverse(Requests), Tracker#tracker{waiting = Rest}};
+        error -> {[], Tracker}
+    end.
+
+%%% Being a supervisor
+
+stop_child(Name, From, #tracker{zone = Zone} = Tracker) ->
+    case proctab_nif:child(Zone, Name) of
+        undefined ->
+            gen_server:reply(From, {error, no_child}),
+            Tracker;
+        {_, _, Keeper, _} ->
+            Keeper ! stop,
+            await(Keeper, {forget, From}, Tracker)
+    end.
+
+%% A child that has stopped for good is forgotten, so there is never one to restart.
+restart_child(Name, #tracker{zone = Zone}) ->
+    case proctab_nif:child(Zone, Name) of
+        undefined -> {error, not_found};
+        {running, _, _, _} -> {error, running};
+        {_, _, _, _} -> {error, restarting}
+    end.
+
+childspec(Name, #tracker{zone = Zone}) ->
+    case proctab_nif:child(Zone, Name) of
+        undefined -> {error, not_found};
+        {_, _, _, Spec} -> {ok, gen_tracker_child:to_map(Name, Spec)}
+    end.
+
+count_children(Zone) ->
+    Children = which_children(Zone),
+    Supervisors = length([Name || {Name, _, supervisor, _} <- Children]),
+    [
+        {specs, length(Children)},
+        {active, length([Pid || {_, Pid, _, _} <- Children, is_pid(Pid)])},
+        {supervisors, Supervisors},
+        {workers, length(Children) - Supervisors}
+    ].

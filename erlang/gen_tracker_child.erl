@@ -1,0 +1,463 @@
+%% @private
+%% The process beside each child of a zone: its keeper.
+%%
+%% A keeper is linked to the tracker, and parent of its child: it runs the start function, so that a slow start holds up nobody, waits for
+%% the child's death, runs `after_terminate', cleans up, and starts the child again where its restart type says so. It needs the
+%% tracker for none of this; the tracker decides who may have a name, and answers those who wait for one.
+%%
+%%   tracker                                keeper
+%%      | spawn_link, insert into the table    |
+%%      | -- {launch | attach | adopt, ...} -> |
+%%      |                                      | start function, running/3 in the table
+%%      | <- {launched, Keeper, Result} ------ |
+%%      | -- stop ---------------------------> |   stop the child and forget it
+%%      | -- retry --------------------------> |   do not wait any longer before the next start
+%%      | <- EXIT normal --------------------- |   name and attributes have left the table
+%%
+%% The child's state is always written to the table before the tracker is told, so that what the tracker reads there is never older than
+%% the messages that it has handled.
+%%
+%% A keeper traps exits, as every parent of OTP processes does, and so does not notice its tracker's death while it is inside a start
+%% function. Those keepers are ended from outside: by the tracker when it stops, and when it was killed by the zone's guard, a process
+%% that does nothing else. All other keepers see the exit signal of the tracker and stop their children themselves.
+%%
+%% Keepers and guards hibernate while they wait: they keep no memory, and no old code when this module is reloaded.
+-module(gen_tracker_child).
+
+-export([check/1, to_map/2]).
+-export([start/1, launch/4, attach/5, adopt/4, await_registered/1]).
+-export([start_guard/1, stop_all/1]).
+-export([init/1, loop/1, guard/2]).
+
+-export_type([spec/0, result/0]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-type spec() :: {MFA :: mfargs() | undefined, supervisor:restart(), supervisor:shutdown(), supervisor:worker(),
+                 supervisor:modules()}.
+-type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
+-type result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
+
+-record(child, {
+    tracker :: pid(),
+    zone :: gen_tracker:zone(),
+    name :: gen_tracker:name(),
+    spec :: spec(),
+    restarts :: boolean(),
+    pid :: pid() | undefined,
+    monitor :: reference() | undefined,
+    %% Milliseconds until the next try, after a start that failed.
+    delay = 50 :: pos_integer()
+}).
+
+-define(MORE_DELAY, 150).
+-define(LONGEST_DELAY, 5000).
+
+%%% Child specs
+
+%% @doc The name and the spec that any of the forms of a child spec says; the error is that of `supervisor:check_childspecs/1'.
+-spec check(term()) -> {ok, gen_tracker:name(), spec()} | {error, term()}.
+check({Name, MFA, Restart}) ->
+    check({Name, MFA, Restart, 200, worker, []});
+check(Spec) ->
+    case supervisor:check_childspecs([Spec]) of
+        ok -> normalize(Spec);
+        {error, Reason} -> {error, Reason}
+    end.
+
+normalize({Name, MFA, Restart, Shutdown, Type, Mods}) ->
+    {ok, Name, {MFA, Restart, Shutdown, Type, Mods}};
+normalize(#{id := Name, start := {Module, _, _} = MFA} = Spec) ->
+    Type = maps:get(type, Spec, worker),
+    Shutdown =
+        case Type of
+            worker -> 5000;
+            supervisor -> infinity
+        end,
+    {ok, Name, {MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown), Type,
+                maps:get(modules, Spec, [Module])}}.
+
+%% @doc A child spec as `supervisor:get_childspec/2' gives it.
+-spec to_map(gen_tracker:name(), spec()) -> map().
+to_map(Name, {MFA, Restart, Shutdown, Type, Mods}) ->
+    #{id => Name, start => MFA, restart => Restart, significant => false, shutdown => Shutdown, type => Type,
+      modules => Mods}.
+
+%%% For the tracker
+
+%% @doc A new keeper, linked to the calling tracker. It waits to be told what to do.
+-spec start(gen_tracker:zone()) -> pid().
+start(Zone) ->
+    proc_lib:spawn_link(?MODULE, init, [{self(), Zone}]).
+
+%% @doc Has a keeper start its child.
+-spec launch(pid(), gen_tracker:name(), spec(), Restarts :: boolean()) -> ok.
+launch(Keeper, Name, Spec, Restarts) ->
+    Keeper ! {launch, Name, Spec, Restarts},
+    ok.
+
+%% @doc Gives a keeper a child that runs.
+-spec attach(pid(), gen_tracker:name(), spec(), Restarts :: boolean(), Child :: pid()) -> ok.
+attach(Keeper, Name, Spec, Restarts, Child) ->
+    Keeper ! {attach, Name, Spec, Restarts, Child},
+    ok.
+
+%% @doc Gives a keeper the child of one that died for `Reason', in whatever state it is.
+-spec adopt(pid(), gen_tracker:name(), Restarts :: boolean(), Reason :: term()) -> ok.
+adopt(Keeper, Name, Restarts, Reason) ->
+    Keeper ! {adopt, Name, Restarts, Reason},
+    ok.
+
+%% @doc For a child that has acknowledged its start to its parent: waits until it is registered, if that parent is a keeper.
+-spec await_registered(Parent :: pid()) -> ok.
+await_registered(Parent) ->
+    case proc_lib:initial_call(Parent) of
+        {?MODULE, init, _} ->
+            Monitor = monitor(process, Parent),
+            Parent ! {registered, self(), Monitor},
+            receive
+                {registered, Monitor} ->
+                    demonitor(Monitor, [flush]),
+                    ok;
+                {'DOWN', Monitor, process, _, _} ->
+                    ok
+            end;
+        _ ->
+            ok
+    end.
+
+%%% The keeper
+
+%% @private
+-spec init({Tracker :: pid(), gen_tracker:zone()}) -> ok.
+init({Tracker, Zone}) ->
+    process_flag(trap_exit, true),
+    receive
+        {launch, Name, Spec, Restarts} ->
+            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
+            launch_first(Child);
+        {attach, Name, Spec, Restarts, Pid} ->
+            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
+            wait(watch(Pid, Child));
+        {adopt, Name, Restarts, Reason} ->
+            adopt_child(#child{tracker = Tracker, zone = Zone, name = Name, spec = undefined, restarts = Restarts}, Reason);
+        {'EXIT', Tracker, _} ->
+            ok
+    end.
+
+launch_first(Child) ->
+    case start_child(Child) of
+        {started, Running} ->
+            wait(Running);
+        {failed, Result} ->
+            remove(Child),
+            tell_launched(Child, Result)
+    end.
+
+%% The keeper before us was killed, and what it knew is in the table.
+adopt_child(#child{zone = Zone, name = Name} = Child, Reason) ->
+    case proctab_nif:child(Zone, Name) of
+        {running, Pid, Keeper, Spec} when Keeper =:= self() ->
+            wait(watch(Pid, Child#child{spec = Spec}));
+        {terminating, _, Keeper, Spec} when Keeper =:= self() ->
+            %% after_terminate may have been called, and is never called twice.
+            cleaned_up(Child#child{spec = Spec}, Reason);
+        {pending, _, Keeper, Spec} when Keeper =:= self() ->
+            restart(Child#child{spec = Spec});
+        {launching, _, Keeper, _} when Keeper =:= self() ->
+            remove(Child),
+            tell_launched(Child, {error, Reason})
+    end.
+
+%% Runs the start function, and registers what it started.
+start_child(#child{spec = {MFA, _, _, _, _}} = Child) ->
+    case call_start(MFA) of
+        {ok, Pid} = Result when node(Pid) =:= node() ->
+            registered(Pid, Result, Child);
+        {ok, Pid, _} = Result when node(Pid) =:= node() ->
+            registered(Pid, Result, Child);
+        ignore ->
+            {failed, ignore};
+        {error, Reason} ->
+            {failed, {error, Reason}};
+        Other ->
+            {failed, {error, {bad_return_value, Other}}}
+    end.
+
+call_start({Module, Function, Args}) ->
+    try
+        apply(Module, Function, Args)
+    catch
+        Class:Reason:Stacktrace ->
+            ?LOG_ERROR(#{label => {gen_tracker, start_error}, start => {Module, Function, length(Args)}, class => Class,
+                         reason => Reason, stacktrace => Stacktrace}),
+            {error, crash_reason(Class, Reason)}
+    end.
+
+crash_reason(throw, Value) -> {nocatch, Value};
+crash_reason(_, Reason) -> Reason.
+
+registered(Pid, Result, #child{zone = Zone, name = Name} = Child) ->
+    Running = watch(Pid, Child#child{delay = 50}),
+    case own(fun proctab_nif:running/3, [Zone, Name, Pid]) of
+        true ->
+            tell_launched(Child, Result),
+            {started, Running};
+        false ->
+            %% The zone has gone meanwhile.
+            _ = stop_child(Running),
+            exit(normal)
+    end.
+
+tell_launched(#child{tracker = Tracker}, Result) ->
+    Tracker ! {launched, self(), Result},
+    ok.
+
+watch(Pid, Child) ->
+    Child#child{pid = Pid, monitor = monitor(process, Pid)}.
+
+wait(Child) ->
+    proc_lib:hibernate(?MODULE, loop, [Child]).
+
+%% @private While the child runs.
+-spec loop(#child{}) -> ok.
+loop(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
+    receive
+        {registered, Asking, Ref} ->
+            Asking ! {registered, Ref},
+            wait(Child);
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            terminated(Child, exit_reason(Pid, Reason));
+        {'EXIT', Tracker, _} ->
+            forget(Child);
+        stop ->
+            forget(Child);
+        _ ->
+            %% The child's exit signal, before or after the monitor's message; and what strays in.
+            wait(Child)
+    end.
+
+%% A child that was dead before it was monitored told its reason in its exit signal.
+exit_reason(Pid, noproc) ->
+    receive
+        {'EXIT', Pid, Reason} -> Reason
+    after 0 -> noproc
+    end;
+exit_reason(_, Reason) ->
+    Reason.
+
+terminated(Child, Reason) ->
+    after_terminate(Child, Reason),
+    cleaned_up(Child, Reason).
+
+cleaned_up(#child{zone = Zone, name = Name} = Child, Reason) ->
+    case restarts(Child, Reason) andalso not is_stopping(Child) of
+        true ->
+            case own(fun proctab_nif:pending/2, [Zone, Name]) of
+                true -> restart(Child);
+                false -> ok
+            end;
+        false ->
+            remove(Child)
+    end.
+
+restarts(#child{restarts = false}, _) -> false;
+restarts(#child{spec = {_, permanent, _, _, _}}, _) -> true;
+restarts(#child{spec = {_, temporary, _, _, _}}, _) -> false;
+restarts(#child{spec = {_, transient, _, _, _}}, normal) -> false;
+restarts(#child{spec = {_, transient, _, _, _}}, shutdown) -> false;
+restarts(#child{spec = {_, transient, _, _, _}}, {shutdown, _}) -> false;
+restarts(#child{spec = {_, transient, _, _, _}}, _) -> true.
+
+restart(#child{zone = Zone, name = Name} = Child) ->
+    %% In this order: a tracker that is going to stop sends its exit signal before it looks for keepers inside a start.
+    Own = own(fun proctab_nif:relaunch/2, [Zone, Name]),
+    case Own andalso not is_stopping(Child) of
+        true ->
+            case start_child(Child) of
+                {started, Running} -> wait(Running);
+                {failed, Result} -> not_restarted(Child, Result)
+            end;
+        false ->
+            remove(Child)
+    end.
+
+not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, {error, Reason}) ->
+    #child{tracker = Tracker, zone = Zone, name = Name, delay = Delay} = Child,
+    _ = own(fun proctab_nif:pending/2, [Zone, Name]),
+    tell_launched(Child, {error, Reason}),
+    receive
+        retry -> restart(later(Child));
+        stop -> remove(Child);
+        {'EXIT', Tracker, _} -> remove(Child)
+    after Delay ->
+        restart(later(Child))
+    end;
+not_restarted(#child{name = Name} = Child, Result) ->
+    ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, name => Name, result => Result}),
+    remove(Child),
+    tell_launched(Child, Result).
+
+later(#child{delay = Delay} = Child) ->
+    Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)}.
+
+%% Whether somebody wants the child to be gone.
+is_stopping(#child{tracker = Tracker}) ->
+    receive
+        {'EXIT', Tracker, _} -> true;
+        stop -> true
+    after 0 -> false
+    end.
+
+forget(Child) ->
+    Reason = stop_child(Child),
+    after_terminate(Child, Reason),
+    remove(Child).
+
+remove(#child{zone = Zone, name = Name}) ->
+    _ = own(fun proctab_nif:remove/2, [Zone, Name]),
+    ok.
+
+%% What a keeper says to the table is `false' when its child is no longer there, or the zone: then it belongs to nobody.
+own(Function, Args) ->
+    try
+        apply(Function, Args)
+    catch
+        error:badarg -> false
+    end.
+
+stop_child(#child{pid = Pid, monitor = Monitor, spec = {_, _, Shutdown, _, _}}) ->
+    end_process(Pid, Monitor, Shutdown).
+
+%% Ends a monitored process as a shutdown says; the reason of its exit.
+end_process(Pid, Monitor, brutal_kill) ->
+    exit(Pid, kill),
+    down(Pid, Monitor);
+end_process(Pid, Monitor, Shutdown) ->
+    exit(Pid, shutdown),
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> exit_reason(Pid, Reason)
+    after Shutdown ->
+        exit(Pid, kill),
+        down(Pid, Monitor)
+    end.
+
+down(Pid, Monitor) ->
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> exit_reason(Pid, Reason)
+    end.
+
+after_terminate(#child{zone = Zone, name = Name, spec = {MFA, _, _, _, _}}, Reason) ->
+    %% The attributes go with the zone, and another zone's are none of ours.
+    Own = own(fun proctab_nif:terminating/2, [Zone, Name]),
+    case callback(MFA) of
+        undefined ->
+            ok;
+        {Module, Arity} ->
+            Attrs =
+                case Own of
+                    true -> attributes(Zone, Name);
+                    false -> []
+                end,
+            Args = lists:sublist([Name, Attrs, Reason], Arity),
+            try apply(Module, after_terminate, Args) of
+                _ -> ok
+            catch
+                Class:Error:Stacktrace ->
+                    ?LOG_ERROR(#{label => {gen_tracker, after_terminate_error}, name => Name, module => Module,
+                                 class => Class, reason => Error, stacktrace => Stacktrace}),
+                    ok
+            end
+    end.
+
+attributes(Zone, Name) ->
+    try
+        proctab_nif:attrs(Zone, Name)
+    catch
+        error:badarg -> []
+    end.
+
+callback(undefined) ->
+    undefined;
+callback({Module, _, _}) ->
+    _ = code:ensure_loaded(Module),
+    case {erlang:function_exported(Module, after_terminate, 3), erlang:function_exported(Module, after_terminate, 2)} of
+        {true, _} -> {Module, 3};
+        {_, true} -> {Module, 2};
+        _ -> undefined
+    end.
+
+%%% The end of a zone
+
+%% @doc The guard of a zone: should the tracker be killed, it ends what is inside a start function. Linked to the calling tracker.
+-spec start_guard(proctab_nif:handle()) -> pid().
+start_guard(Handle) ->
+    Tracker = self(),
+    proc_lib:spawn_link(fun() ->
+        process_flag(trap_exit, true),
+        proc_lib:hibernate(?MODULE, guard, [Tracker, Handle])
+    end).
+
+%% @private
+-spec guard(Tracker :: pid(), proctab_nif:handle()) -> ok.
+guard(Tracker, Handle) ->
+    receive
+        {'EXIT', Tracker, _} ->
+            %% From here on no keeper of this zone starts a child again.
+            ok = proctab_nif:zone_close(Handle),
+            lists:foreach(fun await/1, end_launching(Handle));
+        _ ->
+            proc_lib:hibernate(?MODULE, guard, [Tracker, Handle])
+    end.
+
+%% @doc Stops all children of a zone at the same time, and returns when they and their keepers are gone. For the tracker.
+-spec stop_all(proctab_nif:handle()) -> ok.
+stop_all(Handle) ->
+    Keepers = maps:from_list([{Keeper, Pid} || {_, _, Pid, Keeper, _} <- children(Handle, 0, [])]),
+    ok = maps:foreach(fun(Keeper, _) -> exit(Keeper, shutdown) end, Keepers),
+    %% Those that are inside a start function by now have not seen the signal.
+    Ending = end_launching(Handle),
+    await_keepers(Keepers),
+    lists:foreach(fun await/1, Ending),
+    proctab_nif:zone_close(Handle).
+
+await_keepers(Keepers) when map_size(Keepers) =:= 0 ->
+    ok;
+await_keepers(Keepers) ->
+    receive
+        {'EXIT', Keeper, Reason} when is_map_key(Keeper, Keepers) ->
+            {Pid, Rest} = maps:take(Keeper, Keepers),
+            %% A keeper that was killed has left its child behind.
+            _ = [end_process(Pid, monitor(process, Pid), brutal_kill) || Reason =/= normal, is_pid(Pid)],
+            await_keepers(Rest);
+        _ ->
+            %% Requests that nobody will answer: who sent them sees the tracker die.
+            await_keepers(Keepers)
+    end.
+
+end_launching(Handle) ->
+    [spawn_monitor(fun() -> end_start(Keeper, Shutdown) end)
+     || {_, launching, _, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, [])].
+
+%% Ends a keeper inside a start function, and what that has started so far.
+end_start(Keeper, Shutdown) ->
+    Started = [{Pid, monitor(process, Pid)} || Pid <- linked(Keeper), process_info(Pid, parent) =:= {parent, Keeper}],
+    exit(Keeper, kill),
+    lists:foreach(fun({Pid, Monitor}) -> end_process(Pid, Monitor, Shutdown) end, Started).
+
+linked(Keeper) ->
+    case process_info(Keeper, links) of
+        {links, Links} -> lists:filter(fun is_pid/1, Links);
+        undefined -> []
+    end.
+
+await({Pid, Monitor}) ->
+    receive
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    end.
+
+children(_, done, Children) ->
+    Children;
+children(Handle, From, Children) ->
+    {More, Next} = proctab_nif:page(Handle, From, children, Children),
+    children(Handle, Next, More).
