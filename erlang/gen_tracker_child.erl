@@ -416,9 +416,8 @@ stop_all(Handle) ->
     Keepers = maps:from_list([{Keeper, Pid} || {_, _, Pid, Keeper, _} <- children(Handle, 0, [])]),
     ok = maps:foreach(fun(Keeper, _) -> exit(Keeper, shutdown) end, Keepers),
     %% Those that are inside a start function by now have not seen the signal.
-    Ending = end_launching(Handle),
+    lists:foreach(fun await/1, end_launching(Handle)),
     await_keepers(Keepers),
-    lists:foreach(fun await/1, Ending),
     proctab_nif:zone_close(Handle).
 
 await_keepers(Keepers) when map_size(Keepers) =:= 0 ->

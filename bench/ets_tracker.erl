@@ -1,0 +1,140 @@
+%% The ETS design of a tracker, to compare with: what the documentation of the original gen_tracker describes, written
+%% with care for this benchmark.
+%%
+%% A zone `Zone` is a process of that name and two public named tables with `read_concurrency`:
+%%   `Zone`        one row a child, with its spec; `find` is one `ets:lookup`
+%%   `Zone_attrs`  rows `{{Name, Key}, Value}`; `getattr` is one look-up, `increment` one `ets:update_counter`, `info` a
+%%                 select with a guard on the name, which looks at every row of the table
+%% Attributes are set by a process of their own, the setter, so that a name cannot get attributes after its child is
+%% gone. A child is started by a helper process, which stays beside it and cleans up after its death.
+%%
+%% What is not compared is not here (restarts, `after_terminate`, the calls of a supervisor): that favours this side.
+-module(ets_tracker).
+-behaviour(gen_server).
+
+-export([start_link/1, find/2, find_or_open/2, which_children/1]).
+-export([setattr/3, setattr/4, getattr/3, increment/4, increment/5, info/2, list/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+-record(child, {name, pid, helper, mfa, restart, shutdown, type, modules}).
+-record(tracker, {zone, waiting = #{}}).
+-record(setter, {zone, attrs}).
+
+start_link(Zone) ->
+    gen_server:start_link({local, Zone}, ?MODULE, {tracker, Zone}, []).
+
+find(Zone, Name) ->
+    case ets:lookup(Zone, Name) of
+        [#child{pid = Pid}] when is_pid(Pid) -> {ok, Pid};
+        _ -> undefined
+    end.
+
+find_or_open(Zone, {Name, _MFA, _Restart, _Shutdown, _Type, _Modules} = Spec) ->
+    case find(Zone, Name) of
+        undefined -> gen_server:call(Zone, {open, Spec}, 60000);
+        Found -> Found
+    end.
+
+which_children(Zone) ->
+    ets:select(Zone, [{#child{name = '$1', pid = '$2', type = '$3', modules = '$4', _ = '_'}, [], [{{'$1', '$2', '$3', '$4'}}]}]).
+
+setattr(Zone, Name, Key, Value) ->
+    setattr(Zone, Name, [{Key, Value}]).
+
+setattr(Zone, Name, Pairs) ->
+    case gen_server:call(setter(Zone), {set, Name, Pairs}) of
+        ok -> ok;
+        void -> error({void_setting, Zone, Name, [Key || {Key, _} <- Pairs]})
+    end.
+
+getattr(Zone, Name, Key) ->
+    try ets:lookup_element(attrs(Zone), {Name, Key}, 2) of
+        Value -> {ok, Value}
+    catch
+        error:badarg -> undefined
+    end.
+
+increment(Zone, Name, Key, Increment) ->
+    ets:update_counter(attrs(Zone), {Name, Key}, Increment).
+
+increment(Zone, Name, Key, Increment, Default) ->
+    ets:update_counter(attrs(Zone), {Name, Key}, Increment, {{Name, Key}, Default}).
+
+info(Zone, Name) ->
+    ets:select(attrs(Zone), [{{{'$1', '$2'}, '$3'}, [{'=:=', '$1', {const, Name}}], [{{'$2', '$3'}}]}]).
+
+list(Zone) ->
+    [{Name, [{pid, Pid} | info(Zone, Name)]} || {Name, Pid, _, _} <- which_children(Zone), is_pid(Pid)].
+
+%% The names that belong to a zone, the quickest way to make them.
+attrs(Zone) ->
+    binary_to_existing_atom(<<(atom_to_binary(Zone))/binary, "_attrs">>).
+
+setter(Zone) ->
+    binary_to_existing_atom(<<(atom_to_binary(Zone))/binary, "_setter">>).
+
+init({tracker, Zone}) ->
+    process_flag(trap_exit, true),
+    Attrs = list_to_atom(atom_to_list(Zone) ++ "_attrs"),
+    Setter = list_to_atom(atom_to_list(Zone) ++ "_setter"),
+    Zone = ets:new(Zone, [public, named_table, {keypos, #child.name}, {read_concurrency, true}]),
+    Attrs = ets:new(Attrs, [public, named_table, {read_concurrency, true}]),
+    {ok, _} = gen_server:start_link({local, Setter}, ?MODULE, {setter, Zone, Attrs}, []),
+    {ok, #tracker{zone = Zone}};
+init({setter, Zone, Attrs}) ->
+    {ok, #setter{zone = Zone, attrs = Attrs}}.
+
+handle_call({set, Name, Pairs}, _From, #setter{zone = Zone, attrs = Attrs} = Setter) ->
+    case ets:member(Zone, Name) of
+        true ->
+            true = ets:insert(Attrs, [{{Name, Key}, Value} || {Key, Value} <- Pairs]),
+            {reply, ok, Setter};
+        false ->
+            {reply, void, Setter}
+    end;
+handle_call({open, {Name, _, _, _, _, _} = Spec}, From, #tracker{zone = Zone, waiting = Waiting} = Tracker) ->
+    case {ets:lookup(Zone, Name), Waiting} of
+        {[#child{pid = Pid}], _} when is_pid(Pid) ->
+            {reply, {ok, Pid}, Tracker};
+        {_, #{Name := Callers}} ->
+            {noreply, Tracker#tracker{waiting = Waiting#{Name := [From | Callers]}}};
+        {_, #{}} ->
+            launch(Zone, Spec),
+            {noreply, Tracker#tracker{waiting = Waiting#{Name => [From]}}}
+    end.
+
+handle_cast(_, State) ->
+    {noreply, State}.
+
+handle_info({launched, Name, Result}, #tracker{waiting = Waiting} = Tracker) ->
+    {Callers, Others} = maps:take(Name, Waiting),
+    [gen_server:reply(Caller, Result) || Caller <- Callers],
+    {noreply, Tracker#tracker{waiting = Others}};
+handle_info({'EXIT', _Helper, _Reason}, Tracker) ->
+    {noreply, Tracker}.
+
+launch(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}) ->
+    Tracker = self(),
+    Child = #child{name = Name, mfa = MFA, restart = Restart, shutdown = Shutdown, type = Type, modules = Modules},
+    spawn_link(fun() -> help(Tracker, Zone, Child) end).
+
+%% The helper: starts the child, stays with it, and takes its rows away after its death.
+help(Tracker, Zone, #child{name = Name, mfa = {Module, Function, Arguments}} = Child) ->
+    process_flag(trap_exit, true),
+    case apply(Module, Function, Arguments) of
+        {ok, Pid} ->
+            true = ets:insert(Zone, Child#child{pid = Pid, helper = self()}),
+            Tracker ! {launched, Name, {ok, Pid}},
+            receive
+                {'EXIT', Pid, _} ->
+                    true = ets:update_element(Zone, Name, {#child.pid, terminating}),
+                    clean(Zone, Name);
+                {'EXIT', Tracker, Reason} -> exit(Reason)
+            end;
+        Other ->
+            Tracker ! {launched, Name, Other}
+    end.
+
+clean(Zone, Name) ->
+    _ = ets:select_delete(attrs(Zone), [{{{'$1', '_'}, '_'}, [{'=:=', '$1', {const, Name}}], [true]}]),
+    ets:delete(Zone, Name).

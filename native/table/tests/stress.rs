@@ -1,0 +1,340 @@
+//! Many real threads on one zone, and what must hold whatever they do.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::thread;
+
+use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::reclaim;
+use proctab_table::row::{Child, State};
+use proctab_table::value::{Added, Counter, Value};
+use proctab_table::zone::Zone;
+
+const KIND: Kind = Kind::new(3);
+const KEEPER: u64 = 7;
+
+/// A foreign term that counts how many of its sort are alive, and whose memory says whether it still is.
+struct Counted {
+    live: &'static AtomicUsize,
+    number: u64,
+    alive: u64,
+}
+
+const ALIVE: u64 = 0x5EED_5EED_5EED_5EED;
+
+impl Counted {
+    fn new(live: &'static AtomicUsize, number: u64) -> Self {
+        live.fetch_add(1, Ordering::SeqCst);
+        Counted {
+            live,
+            number,
+            alive: ALIVE,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        assert_eq!(self.alive, ALIVE);
+        self.alive = 0;
+        self.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Foreign for Counted {
+    type Borrowed<'a> = &'a Counted;
+
+    fn borrow(&self) -> &Counted {
+        self
+    }
+
+    fn hash(borrowed: &Counted) -> u64 {
+        borrowed.number
+    }
+
+    fn same(one: &Counted, other: &Counted) -> bool {
+        one.number == other.number
+    }
+}
+
+type Table = Zone<Counted>;
+
+fn word(word: u64) -> Datum<Counted> {
+    Datum::word(KIND, word)
+}
+
+fn counter(key: u64, integer: i64) -> Attribute<Counted> {
+    Attribute {
+        key: word(key),
+        value: Value::Integer(Counter::new(integer).unwrap()),
+    }
+}
+
+fn fixed(key: u64, value: Datum<Counted>) -> Attribute<Counted> {
+    Attribute {
+        key: word(key),
+        value: Value::Fixed(value),
+    }
+}
+
+fn open(zone: &Table, name: u64, keeper: u64) -> bool {
+    let child = Child {
+        state: State::Running,
+        pid: Some(1000 + name),
+        keeper,
+        spec: None,
+    };
+    zone.insert(&word(name), child, &reclaim::enter())
+}
+
+fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
+    let guard = reclaim::enter();
+    let changes = Changes::from_iter(changes);
+    let row = zone.row(word(name).borrow(), &guard);
+    row.is_some_and(|row| row.set(changes, zone.seed(), &guard))
+}
+
+fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
+    let guard = reclaim::enter();
+    let row = zone.row(word(name).borrow(), &guard);
+    row.map_or(Added::Missing, |row| {
+        row.add(word(key).borrow(), increment, zone.seed(), &guard)
+    })
+}
+
+/// The integers of a name at one moment, by key.
+fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
+    let guard = reclaim::enter();
+    let mut found = HashMap::new();
+    let row = zone.row(word(name).borrow(), &guard);
+    if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(&guard)) {
+        let mut integers = integers.into_iter();
+        attributes.for_each(&mut |attribute| {
+            if let Value::Integer(_) = attribute.value {
+                for key in 0..64 {
+                    if attribute.key == word(key) {
+                        found.insert(key, integers.next().unwrap());
+                        return;
+                    }
+                }
+            }
+        });
+    }
+    found
+}
+
+#[test]
+fn no_addition_is_lost_while_others_copy_the_attributes() {
+    const ROUNDS: i64 = 50_000;
+    let zone = Table::default();
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, [counter(0, 0), counter(1, 0)]));
+    let adding = AtomicUsize::new(3);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    assert!(matches!(add(&zone, 1, 0, 1), Added::Changed(_)));
+                    assert!(matches!(add(&zone, 1, 1, -2), Added::Changed(_)));
+                }
+                adding.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        // Other keys come and go, so that the leaf is copied, split and joined all the time.
+        scope.spawn(|| {
+            let mut round = 0;
+            while adding.load(Ordering::SeqCst) > 0 {
+                round += 1;
+                let changes = (2..40).map(|key| fixed(key, word(round)));
+                assert!(set(&zone, 1, changes));
+                let guard = reclaim::enter();
+                let row = zone.row(word(1).borrow(), &guard).unwrap();
+                for key in 2..40 {
+                    row.delete(word(key).borrow(), zone.seed(), &guard);
+                }
+            }
+        });
+        // And snapshots freeze the counters.
+        scope.spawn(|| {
+            while adding.load(Ordering::SeqCst) > 0 {
+                integers(&zone, 1);
+            }
+        });
+    });
+    assert_eq!(
+        integers(&zone, 1),
+        HashMap::from([(0, 3 * ROUNDS), (1, -6 * ROUNDS)])
+    );
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment() {
+    let zone = Table::default();
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, [counter(0, 0), counter(1, 0), counter(2, 0)]));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..100_000 {
+                // One after the other, so at any moment 0 is at most one ahead of 1, and 1 of 2.
+                for key in 0..3 {
+                    add(&zone, 1, key, 1);
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    let now = integers(&zone, 1);
+                    let order = [now[&0], now[&1], now[&2]];
+                    assert!(order.is_sorted_by(|one, next| one == next || *one == next + 1));
+                    assert!(order[0] <= order[2] + 1, "{order:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn several_attributes_are_set_in_one_step() {
+    let zone = Table::default();
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, (0..20).map(|key| counter(key, 0))));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..20_000 {
+                assert!(set(&zone, 1, (0..20).map(|key| counter(key, round))));
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(|| {
+            let mut last = 0;
+            while !done.load(Ordering::SeqCst) {
+                let now = integers(&zone, 1);
+                assert_eq!(now.len(), 20);
+                assert!(now.values().all(|value| *value == now[&0]), "{now:?}");
+                assert!(now[&0] >= last, "went back from {last} to {now:?}");
+                last = now[&0];
+            }
+        });
+    });
+}
+
+#[test]
+fn the_books_balance_after_a_storm_of_names() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    const NAMES: u64 = 64;
+    let zone = Table::default();
+    let opened = AtomicI64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (zone, opened) = (&zone, &opened);
+            scope.spawn(move || {
+                for round in 0..30_000 {
+                    let name = (round * 7 + thread * 13) % NAMES;
+                    let keeper = (1 + thread) << 32 | round;
+                    if open(zone, name, keeper) {
+                        opened.fetch_add(1, Ordering::SeqCst);
+                        let foreign = Datum::foreign(Counted::new(&LIVE, round));
+                        assert!(set(zone, name, [fixed(0, foreign), counter(1, 5)]));
+                        assert_eq!(add(zone, name, 1, 1), Added::Changed(6));
+                        let guard = reclaim::enter();
+                        assert!(zone.remove(word(name).borrow(), keeper, &guard));
+                        assert!(!zone.remove(word(name).borrow(), keeper, &guard));
+                        opened.fetch_sub(1, Ordering::SeqCst);
+                    } else {
+                        // Attributes of a name that nobody may hold by now.
+                        let guard = reclaim::enter();
+                        zone.add_or_set(&word(NAMES + name), 1, &counter(2, 1), &guard);
+                    }
+                }
+            });
+        }
+        // Somebody pages through all the while, and takes keepers' children over.
+        let zone = &zone;
+        scope.spawn(move || {
+            for _ in 0..2_000 {
+                let mut from = Some(0);
+                while let Some(slot) = from {
+                    let (rows, next) = zone.page(slot);
+                    for row in &rows {
+                        if let Some(child) = row.child() {
+                            assert_ne!(child.keeper, 0);
+                        }
+                    }
+                    from = next;
+                }
+            }
+        });
+    });
+    assert_eq!(opened.load(Ordering::SeqCst), 0);
+    assert_eq!(zone.count(), 0);
+    let mut children = 0;
+    let mut from = Some(0);
+    while let Some(slot) = from {
+        let (rows, next) = zone.page(slot);
+        children += rows.iter().filter(|row| row.child().is_some()).count();
+        from = next;
+    }
+    assert_eq!(children, 0);
+    drop(zone);
+    // Every thread but this one is gone, so what was retired is freed as soon as their batches are.
+    let guard = reclaim::enter();
+    reclaim::flush(&guard);
+    drop(guard);
+    let left = LIVE.load(Ordering::SeqCst);
+    assert!(left < 1024, "{left} values are still there");
+}
+
+#[test]
+fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
+    let zone = Table::default();
+    for name in 0..5_000 {
+        assert!(open(&zone, name, 10_000 + name));
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            // The odd names come and go.
+            for round in 0..40_000_u64 {
+                let name = (round * 2 + 1) % 5_000;
+                let guard = reclaim::enter();
+                if !zone.remove(word(name).borrow(), 10_000 + name, &guard) {
+                    assert!(open(zone, name, 10_000 + name));
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            let mut seen = vec![0; 5_000];
+            let mut from = Some(0);
+            while let Some(slot) = from {
+                let (rows, next) = zone.page(slot);
+                for row in &rows {
+                    // Running children have the pids 1000 and up.
+                    if let Some(pid) = row.pid() {
+                        seen[(pid - 1000) as usize] += 1;
+                    }
+                }
+                from = next;
+            }
+            assert!(seen.iter().step_by(2).all(|times| *times == 1));
+        }
+    });
+}
+
+#[test]
+fn a_keeper_is_found_by_its_successor_and_only_once() {
+    let zone = Table::default();
+    assert!(open(&zone, 1, 10));
+    assert!(zone.change_keeper(11, 12).is_none());
+    assert!(zone.change_keeper(10, 12).is_some());
+    assert!(zone.change_keeper(10, 13).is_none());
+    let guard = reclaim::enter();
+    assert!(!zone.remove(word(1).borrow(), 10, &guard));
+    assert!(zone.remove(word(1).borrow(), 12, &guard));
+}

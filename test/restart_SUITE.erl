@@ -1,0 +1,393 @@
+%% Promise: after a child's death, and in this order, the child is seen as terminating, the `after_terminate` of its
+%% module is called, entry and attributes go in one step, and the child is started again if its restart type says so,
+%% until that succeeds. None of it holds up another child.
+-module(restart_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, forgotten/2, spec/2]).
+-import(tracked_child_reason, [open/4, tell/0, gate/0]).
+
+suite() ->
+    [{timetrap, {minutes, 1}}].
+
+all() ->
+    [
+        a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read,
+        after_terminate_of_three_arguments_gets_name_attributes_and_reason,
+        after_terminate_of_three_arguments_goes_before_the_one_of_two,
+        after_terminate_of_two_arguments_is_called_when_there_is_no_other,
+        a_child_whose_module_has_no_after_terminate_goes_with_its_attributes,
+        after_terminate_of_a_child_added_with_its_spec_is_called,
+        after_terminate_is_called_in_a_module_that_is_not_loaded_yet,
+        a_crash_in_after_terminate_is_logged_and_goes_no_further,
+        a_slow_after_terminate_holds_up_nobody,
+        entry_and_attributes_go_in_one_step,
+        a_new_child_starts_when_the_attributes_of_the_last_one_have_gone,
+        a_permanent_child_is_started_again_whatever_its_reason,
+        a_transient_child_is_started_again_after_a_crash,
+        a_transient_child_is_not_started_again_after_normal_or_shutdown,
+        a_temporary_child_is_never_started_again,
+        a_child_of_a_map_spec_is_permanent,
+        restarts_are_not_throttled,
+        a_permanent_child_whose_restart_fails_is_tried_until_it_runs,
+        a_failed_restart_leaves_no_attribute,
+        find_or_open_of_a_child_that_is_being_restarted_gets_that_child,
+        find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last,
+        terminate_child_ends_a_pending_restart,
+        a_transient_child_whose_restart_fails_is_given_up_and_logged
+    ].
+
+init_per_testcase(_Case, Config) ->
+    process_flag(trap_exit, true),
+    Config.
+
+end_per_testcase(Case, _Config) ->
+    _ = logger:remove_handler(tracked_child),
+    tracked_child:stop_zone(Case).
+
+%% The four steps
+
+a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, temporary, gate()),
+    ok = gen_tracker:setattr(Zone, child, color, red),
+    crash = tracked_child:stop(Child, crash),
+    {cleaning, child, Cleaner} = await(cleaning),
+    false = lists:member(Cleaner, [whereis(Zone), Child]),
+    undefined = gen_tracker:find(Zone, child),
+    ?assertError({void_setting, Zone, child, color}, gen_tracker:setattr(Zone, child, color, blue)),
+    ?assertError({void_setting, Zone, child, [color]}, gen_tracker:setattr(Zone, child, [{color, blue}])),
+    {ok, red} = gen_tracker:getattr(Zone, child, color),
+    [{color, red}] = gen_tracker:info(Zone, child, [color]),
+    [{child, terminating, worker, _}] = supervisor:which_children(Zone),
+    Cleaner ! go,
+    forgotten(Zone, child),
+    undefined = gen_tracker:getattr(Zone, child, color),
+    [] = supervisor:which_children(Zone).
+
+after_terminate_of_three_arguments_gets_name_attributes_and_reason(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Reasons = [normal, shutdown, {shutdown, moved}, crash, {error, #{code => 7}}, kill],
+    [told_of(Zone, {child, Reason}, Reason) || Reason <- Reasons].
+
+told_of(Zone, Name, Reason) ->
+    Last = tell(),
+    Child = open(Zone, Name, temporary, Last),
+    ok = gen_tracker:setattr(Zone, Name, color, red),
+    Actual = die(Child, Reason),
+    {last, Name, [{color, red}, {last, Last}], Actual} = await(last),
+    forgotten(Zone, Name).
+
+after_terminate_of_three_arguments_goes_before_the_one_of_two(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, temporary, tell()),
+    crash = tracked_child:stop(Child, crash),
+    {last, child, _, crash} = await(last),
+    forgotten(Zone, child),
+    [] = taken(last).
+
+after_terminate_of_two_arguments_is_called_when_there_is_no_other(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open_plain(Zone, spec(child, temporary)),
+    ok = gen_tracker:setattr(Zone, child, [{test, self()}, {color, red}]),
+    crash = tracked_child:stop(Child, crash),
+    Attrs = [{color, red}, {test, self()}],
+    {after_terminate, child, Attrs, _} = await(after_terminate),
+    forgotten(Zone, child),
+    [] = taken(after_terminate).
+
+%% The end of the process beside the child is the event to wait for.
+a_child_whose_module_has_no_after_terminate_goes_with_its_attributes(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {ok, Child} = gen_tracker:find_or_open(Zone, {child, {gen_event, start_link, []}, temporary}),
+    ok = gen_tracker:setattr(Zone, child, color, red),
+    Keeper = monitor(process, tracked_child:keeper(Child)),
+    exit(Child, kill),
+    _ = answer(Keeper),
+    ok = gen_tracker:wait(Zone),
+    [] = supervisor:which_children(Zone),
+    [] = gen_tracker:attrs(Zone, child).
+
+after_terminate_of_a_child_added_with_its_spec_is_called(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = add(Zone, child),
+    crash = tracked_child:stop(Child, crash),
+    {last, child, _, crash} = await(last),
+    forgotten(Zone, child),
+    [] = taken(last).
+
+after_terminate_is_called_in_a_module_that_is_not_loaded_yet(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = add(Zone, child),
+    true = code:soft_purge(tracked_child_reason),
+    true = code:delete(tracked_child_reason),
+    true = code:soft_purge(tracked_child_reason),
+    crash = tracked_child:stop(Child, crash),
+    {last, child, _, crash} = await(last),
+    forgotten(Zone, child).
+
+%% A permanent child shows that all the steps that follow are done.
+a_crash_in_after_terminate_is_logged_and_goes_no_further(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Tracker = whereis(Zone),
+    Neighbour = open(Zone, neighbour, temporary, tell()),
+    Child = open(Zone, child, permanent, fun(_, _, _) -> error(crash_in_after_terminate) end),
+    ok = tracked_child:listen(),
+    crash = tracked_child:stop(Child, crash),
+    _ = tracked_child:logged("crash_in_after_terminate"),
+    {started, Again} = await(started),
+    {ok, Again} = gen_tracker:find_or_open(Zone, tracked_child_reason:spec(child, permanent)),
+    [] = gen_tracker:attrs(Zone, child),
+    {ok, Neighbour} = gen_tracker:find(Zone, neighbour),
+    Tracker = whereis(Zone).
+
+%% Fifty are inside at the same time, while others start, die, are cleaned up and are started again.
+a_slow_after_terminate_holds_up_nobody(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Children = [{Name, open(Zone, Name, temporary, gate())} || Name <- lists:seq(1, 50)],
+    Quick = open(Zone, quick, temporary, tell()),
+    Permanent = open(Zone, permanent, permanent, tell()),
+    [exit(Child, kill) || {_, Child} <- Children],
+    Cleaners = [element(3, await(cleaning, Name)) || {Name, _} <- Children],
+    crash = tracked_child:stop(Quick, crash),
+    {last, quick, _, crash} = await(last),
+    forgotten(Zone, quick),
+    crash = tracked_child:stop(Permanent, crash),
+    {started, _} = await(started),
+    _ = open(Zone, new, temporary, tell()),
+    ok = gen_tracker:wait(Zone),
+    50 = length([Name || {Name, terminating, _, _} <- supervisor:which_children(Zone)]),
+    [Cleaner ! go || Cleaner <- Cleaners],
+    [forgotten(Zone, Name) || {Name, _} <- Children].
+
+%% Nobody sees an entry whose attributes have gone, nor attributes whose entry has gone.
+entry_and_attributes_go_in_one_step(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Attrs = [{a, 1}, {b, 2}, {c, 3}, {d, 4}],
+    Children = [{Name, open_plain(Zone, spec(Name, temporary))} || Name <- lists:seq(1, 20)],
+    [ok = gen_tracker:setattr(Zone, Name, Attrs) || {Name, _} <- Children],
+    Watchers = [ask(fun() -> watch(Zone, Name) end) || {Name, _} <- Children],
+    [exit(Child, kill) || {_, Child} <- Children],
+    [{answer, one_step} = answer(Watcher) || Watcher <- Watchers].
+
+watch(Zone, Name) ->
+    Before = length(gen_tracker:attrs(Zone, Name)),
+    Entry = lists:keymember(Name, 1, gen_tracker:which_children(Zone)),
+    case {Before, Entry, length(gen_tracker:attrs(Zone, Name))} of
+        {_, false, 0} -> one_step;
+        {4, true, _} -> watch(Zone, Name);
+        Seen -> {contradiction, Seen}
+    end.
+
+a_new_child_starts_when_the_attributes_of_the_last_one_have_gone(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Start = fun() ->
+        Test ! {seen, gen_tracker:attrs(Zone, child)},
+        tracked_child:start_link(Test)
+    end,
+    Child = open_with(Zone, child, permanent, Start),
+    {seen, []} = await(seen),
+    ok = gen_tracker:setattr(Zone, child, [{test, Test}, {color, red}]),
+    crash = tracked_child:stop(Child, crash),
+    {seen, []} = await(seen),
+    [{after_terminate, child, [{color, red}, {test, Test}], _}] = taken(after_terminate).
+
+%% Restart types
+
+a_permanent_child_is_started_again_whatever_its_reason(_) ->
+    come_back(zone(?FUNCTION_NAME), permanent, [normal, shutdown, {shutdown, moved}, crash, kill]).
+
+a_transient_child_is_started_again_after_a_crash(_) ->
+    Reasons = [crash, {error, #{code => 7}}, {shutdown, moved, twice}, {normal, not_quite}, kill],
+    come_back(zone(?FUNCTION_NAME), transient, Reasons).
+
+a_transient_child_is_not_started_again_after_normal_or_shutdown(_) ->
+    stay_away(zone(?FUNCTION_NAME), transient, [normal, shutdown, {shutdown, moved}]).
+
+a_temporary_child_is_never_started_again(_) ->
+    stay_away(zone(?FUNCTION_NAME), temporary, [normal, shutdown, {shutdown, moved}, crash, kill]).
+
+a_child_of_a_map_spec_is_permanent(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = #{id => child, start => {tracked_child, start_link, [self()]}},
+    Child = open_plain(Zone, Spec),
+    _ = come_back_after(Zone, Spec, Child, normal).
+
+restarts_are_not_throttled(_) ->
+    come_back(zone(?FUNCTION_NAME), permanent, lists:duplicate(500, kill)).
+
+%% Restarts that fail
+
+a_permanent_child_whose_restart_fails_is_tried_until_it_runs(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Failures = [fun() -> {error, later} end, fun() -> exit(crash) end, fun() -> later end],
+    Child = open_with(Zone, child, permanent, scripted([run() | Failures] ++ [run()])),
+    crash = tracked_child:stop(Child, crash),
+    [{started, _} = await(started) || _ <- Failures],
+    {started, _} = await(started),
+    {started, Again} = await(started),
+    {ok, Again} = gen_tracker:find_or_open(Zone, spec(child, permanent)),
+    {ok, Again} = gen_tracker:find(Zone, child).
+
+a_failed_restart_leaves_no_attribute(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Fail = fun() ->
+        Test ! {seen, gen_tracker:attrs(Zone, child)},
+        ok = gen_tracker:setattr(Zone, child, color, red),
+        {error, later}
+    end,
+    Child = open_with(Zone, child, permanent, scripted([run(), Fail, Fail, run()])),
+    crash = tracked_child:stop(Child, crash),
+    [{seen, []}, {seen, []}] = [await(seen), await(seen)],
+    [{started, _} = await(started) || _ <- [failed, failed, starter]],
+    {started, Again} = await(started),
+    {ok, Again} = gen_tracker:find_or_open(Zone, spec(child, permanent)),
+    [] = gen_tracker:attrs(Zone, child).
+
+find_or_open_of_a_child_that_is_being_restarted_gets_that_child(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Gated = fun() -> tracked_child:start_gated(Test, go) end,
+    Child = open_with(Zone, child, permanent, scripted([run(), Gated])),
+    crash = tracked_child:stop(Child, crash),
+    {gated, Starter} = await(gated),
+    undefined = gen_tracker:find(Zone, child),
+    [{child, launching, worker, _}] = supervisor:which_children(Zone),
+    Spec = spec(child, permanent),
+    Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end) || _ <- lists:seq(1, 20)],
+    tracked_child:waiting(),
+    [] = taken('DOWN'),
+    Starter ! go,
+    {started, _} = await(started),
+    {started, Again} = await(started),
+    [{answer, {ok, Again}} = answer(Caller) || Caller <- Callers],
+    [] = taken(started).
+
+%% An attempt that was failing already when the obstacle went may still answer for itself, once.
+find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Allowed = atomics:new(1, []),
+    atomics:put(Allowed, 1, 1),
+    Start = fun() ->
+        case atomics:get(Allowed, 1) of
+            0 -> {error, not_allowed};
+            1 -> tracked_child:start_link(Test)
+        end
+    end,
+    Child = open_with(Zone, child, permanent, Start),
+    atomics:put(Allowed, 1, 0),
+    crash = tracked_child:stop(Child, crash),
+    [{started, _}, {started, _}] = [await(started), await(started)],
+    undefined = gen_tracker:find(Zone, child),
+    atomics:put(Allowed, 1, 1),
+    Spec = with_spec(child, permanent, Start),
+    {ok, Again} =
+        case gen_tracker:find_or_open(Zone, Spec) of
+            {error, not_allowed} -> gen_tracker:find_or_open(Zone, Spec);
+            Answer -> Answer
+        end,
+    {ok, Again} = gen_tracker:find(Zone, child),
+    [{child, Again, worker, _}] = supervisor:which_children(Zone).
+
+terminate_child_ends_a_pending_restart(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open_with(Zone, child, permanent, scripted([run(), fun() -> {error, later} end])),
+    crash = tracked_child:stop(Child, crash),
+    [{started, _}, {started, _}] = [await(started), await(started)],
+    ok = supervisor:terminate_child(Zone, child),
+    _ = taken(started),
+    forgotten(Zone, child),
+    [] = taken(started).
+
+%% The process that made the attempt has nothing more to do.
+a_transient_child_whose_restart_fails_is_given_up_and_logged(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Refuse = fun() ->
+        receive go -> {error, restart_refused} end
+    end,
+    Child = open_with(Zone, child, transient, scripted([run(), Refuse])),
+    ok = tracked_child:listen(),
+    crash = tracked_child:stop(Child, crash),
+    {started, Starter} = await(started),
+    Monitor = monitor(process, Starter),
+    Starter ! go,
+    _ = tracked_child:logged("restart_refused"),
+    _ = answer(Monitor),
+    ok = gen_tracker:wait(Zone),
+    [] = supervisor:which_children(Zone),
+    forgotten(Zone, child),
+    [] = taken(started),
+    {ok, _} = gen_tracker:find_or_open(Zone, spec(child, transient)).
+
+with_spec(Name, Restart, Start) ->
+    {Name, {tracked_child, start_with, [self(), Start]}, Restart}.
+
+open_plain(Zone, Spec) ->
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {started, Child} = await(started),
+    Child.
+
+open_with(Zone, Name, Restart, Start) ->
+    {ok, Child} = gen_tracker:find_or_open(Zone, with_spec(Name, Restart, Start)),
+    [{started, _}, {started, Child}] = [await(started), await(started)],
+    Child.
+
+add(Zone, Name) ->
+    Child = loose(start_link),
+    Spec = {Name, {tracked_child_reason, start_link, [self()]}, temporary, 200, worker, []},
+    {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, Spec}),
+    ok = gen_tracker:setattr(Zone, Name, last, tell()),
+    Child.
+
+run() ->
+    Test = self(),
+    fun() -> tracked_child:start_link(Test) end.
+
+%% A start that does what the list says, step by step; the last step again and again.
+scripted(Steps) ->
+    Starts = counters:new(1, []),
+    fun() ->
+        counters:add(Starts, 1, 1),
+        Step = lists:nth(min(counters:get(Starts, 1), length(Steps)), Steps),
+        Step()
+    end.
+
+die(Child, kill) ->
+    Monitor = monitor(process, Child),
+    exit(Child, kill),
+    answer(Monitor);
+die(Child, Reason) ->
+    tracked_child:stop(Child, Reason).
+
+%% A child that dies of one reason after the other is back each time.
+come_back(Zone, Restart, Reasons) ->
+    Spec = spec(child, Restart),
+    Last = lists:foldl(
+        fun(Reason, Child) -> come_back_after(Zone, Spec, Child, Reason) end, open_plain(Zone, Spec), Reasons
+    ),
+    {ok, Last} = gen_tracker:find(Zone, child).
+
+come_back_after(Zone, Spec, Child, Reason) ->
+    _ = die(Child, Reason),
+    {started, Again} = await(started),
+    {ok, Again} = gen_tracker:find_or_open(Zone, Spec),
+    [] = taken(started),
+    Again.
+
+%% A child that dies of each reason is not back.
+stay_away(Zone, Restart, Reasons) ->
+    [stay_away_after(Zone, spec({Restart, Reason}, Restart), Reason) || Reason <- Reasons].
+
+stay_away_after(Zone, {Name, _, _} = Spec, Reason) ->
+    Child = open_plain(Zone, Spec),
+    ok = gen_tracker:setattr(Zone, Name, test, self()),
+    _ = die(Child, Reason),
+    {after_terminate, Name, _, _} = await(after_terminate),
+    forgotten(Zone, Name),
+    [] = taken(started).

@@ -1,0 +1,298 @@
+%% Promise: a child is stopped as its Shutdown says, many are stopped at the same time, and when a tracker is gone, for
+%% whatever reason, nothing of its zone is left: no child, no process beside one, no start that was under way.
+-module(shutdown_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, beside/1, spec/4]).
+
+suite() ->
+    [{timetrap, {minutes, 1}}].
+
+all() ->
+    [
+        a_shutdown_in_milliseconds_sends_shutdown,
+        a_child_that_ignores_shutdown_is_killed_after_its_milliseconds,
+        a_brutal_kill_kills_at_once,
+        infinity_sends_shutdown_and_waits,
+        a_spec_of_three_elements_means_200_milliseconds,
+        a_map_spec_means_its_own_shutdown,
+        an_existing_child_is_stopped_as_its_spec_says,
+        a_stopped_child_is_forgotten_after_one_after_terminate,
+        a_stopped_permanent_child_is_not_started_again,
+        terminate_child_stops_many_at_the_same_time,
+        a_stopping_tracker_stops_all_children_at_the_same_time,
+        a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time,
+        nothing_is_left_when_the_supervisor_stops_the_tracker,
+        nothing_is_left_when_the_parent_of_the_tracker_is_killed,
+        nothing_is_left_after_the_call_shutdown,
+        nothing_is_left_after_the_call_stop,
+        nothing_is_left_when_the_tracker_is_killed,
+        a_pending_restart_ends_with_the_tracker,
+        after_terminate_is_called_at_most_once_for_each_child
+    ].
+
+init_per_testcase(_Case, Config) ->
+    process_flag(trap_exit, true),
+    Config.
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+%% One child
+
+a_shutdown_in_milliseconds_sends_shutdown(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, start_link, 10000),
+    shutdown = stopped(Zone, child, Child).
+
+a_child_that_ignores_shutdown_is_killed_after_its_milliseconds(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, start_stubborn, 50),
+    killed = stopped(Zone, child, Child),
+    [{exit_signal, Child, shutdown}] = taken(exit_signal).
+
+a_brutal_kill_kills_at_once(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, start_stubborn, brutal_kill),
+    killed = stopped(Zone, child, Child),
+    [] = taken(exit_signal).
+
+%% A child of 300 ms, told at the same moment, is killed while the one of `infinity` is still waited for.
+infinity_sends_shutdown_and_waits(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Patient = open(Zone, patient, start_stubborn, infinity),
+    Hasty = open(Zone, hasty, start_stubborn, 300),
+    Stopping = ask(fun() -> supervisor:terminate_child(Zone, patient) end),
+    {exit_signal, Patient, shutdown} = await(exit_signal),
+    killed = stopped(Zone, hasty, Hasty),
+    true = is_process_alive(Patient),
+    [] = taken('DOWN'),
+    done = tracked_child:stop(Patient, done),
+    {answer, ok} = answer(Stopping),
+    [] = supervisor:which_children(Zone).
+
+a_spec_of_three_elements_means_200_milliseconds(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {child, {tracked_child, start_stubborn, [self()]}, temporary},
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {started, Child} = await(started),
+    killed = stopped(Zone, child, Child),
+    [{exit_signal, Child, shutdown}] = taken(exit_signal).
+
+a_map_spec_means_its_own_shutdown(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = #{id => child, start => {tracked_child, start_stubborn, [self()]}, shutdown => brutal_kill},
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {started, Child} = await(started),
+    killed = stopped(Zone, child, Child),
+    [] = taken(exit_signal).
+
+an_existing_child_is_stopped_as_its_spec_says(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Plain = add(Zone, plain, start_link, 10000),
+    Stubborn = add(Zone, stubborn, start_stubborn, 50),
+    Brutal = add(Zone, brutal, start_stubborn, brutal_kill),
+    shutdown = stopped(Zone, plain, Plain),
+    killed = stopped(Zone, stubborn, Stubborn),
+    killed = stopped(Zone, brutal, Brutal),
+    [{exit_signal, Stubborn, shutdown}] = taken(exit_signal).
+
+%% Entry and attributes are gone, and `after_terminate` has been called, when `terminate_child` returns.
+a_stopped_child_is_forgotten_after_one_after_terminate(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = open(Zone, child, start_link, 10000),
+    ok = gen_tracker:setattr(Zone, child, [{test, self()}, {color, red}]),
+    shutdown = stopped(Zone, child, Child),
+    Attrs = [{color, red}, {test, self()}],
+    [{after_terminate, child, Attrs, _}] = taken(after_terminate),
+    undefined = gen_tracker:find(Zone, child),
+    [] = gen_tracker:attrs(Zone, child),
+    [] = supervisor:which_children(Zone).
+
+a_stopped_permanent_child_is_not_started_again(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {ok, Child} = gen_tracker:find_or_open(Zone, spec(child, permanent, 10000, {start_link, [self()]})),
+    {started, Child} = await(started),
+    shutdown = stopped(Zone, child, Child),
+    tracked_child:forgotten(Zone, child),
+    [] = taken(started).
+
+%% Many children
+
+%% Every child is told before a single one of them has stopped.
+terminate_child_stops_many_at_the_same_time(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Children = [{Name, open(Zone, Name, start_stubborn, infinity)} || Name <- lists:seq(1, 100)],
+    Stopping = [ask(fun() -> supervisor:terminate_child(Zone, Name) end) || {Name, _} <- Children],
+    release_once_all_are_told([Child || {_, Child} <- Children]),
+    [{answer, ok} = answer(Caller) || Caller <- Stopping],
+    [] = supervisor:which_children(Zone).
+
+a_stopping_tracker_stops_all_children_at_the_same_time(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Children = [open(Zone, Name, start_stubborn, infinity) || Name <- lists:seq(1, 100)],
+    Stopping = ask(fun() -> gen_server:stop(Zone, normal, infinity) end),
+    release_once_all_are_told(Children),
+    {answer, ok} = answer(Stopping).
+
+%% One after the other they would take over a quarter of an hour.
+a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Children = [open(Zone, Name, start_stubborn, 1000) || Name <- lists:seq(1, 1000)],
+    ok = gen_server:stop(Zone, normal, infinity),
+    [] = alive(Children),
+    Told = lists:sort([Child || {exit_signal, Child, shutdown} <- taken(exit_signal)]),
+    Told = lists:sort(Children).
+
+%% Nothing is left
+
+nothing_is_left_when_the_supervisor_stops_the_tracker(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, Supervisor} = supervisor:start_link(?MODULE, Zone),
+    Population = populate(Zone),
+    shutdown = ended(Zone, fun(_) -> ok = supervisor:terminate_child(Supervisor, Zone) end),
+    nothing_is_left_at_once(Zone, Population),
+    ok = gen_server:stop(Supervisor).
+
+nothing_is_left_when_the_parent_of_the_tracker_is_killed(_) ->
+    Zone = ?FUNCTION_NAME,
+    Test = self(),
+    Parent = spawn(fun() ->
+        {ok, _} = gen_tracker:start_link(Zone),
+        Test ! {parent, self()},
+        receive never -> ok end
+    end),
+    {parent, Parent} = await(parent),
+    Population = populate(Zone),
+    killed = ended(Zone, fun(_) -> exit(Parent, kill) end),
+    nothing_is_left_at_once(Zone, Population).
+
+nothing_is_left_after_the_call_shutdown(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Population = populate(Zone),
+    shutdown = ended(Zone, fun(Tracker) -> ask(fun() -> gen_server:call(Tracker, shutdown, infinity) end) end),
+    nothing_is_left_at_once(Zone, Population).
+
+nothing_is_left_after_the_call_stop(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Population = populate(Zone),
+    normal = ended(Zone, fun(Tracker) -> ask(fun() -> gen_server:call(Tracker, stop, infinity) end) end),
+    nothing_is_left_at_once(Zone, Population).
+
+%% A killed tracker can stop nobody itself: the processes beside the children do, and are then gone as well.
+nothing_is_left_when_the_tracker_is_killed(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Population = populate(Zone),
+    killed = ended(Zone, fun(Tracker) -> exit(Tracker, kill) end),
+    nothing_is_left(Zone, Population).
+
+%% A permanent child whose restart goes on failing.
+a_pending_restart_ends_with_the_tracker(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Starts = counters:new(1, []),
+    Test = self(),
+    StartOnce = fun() ->
+        counters:add(Starts, 1, 1),
+        case counters:get(Starts, 1) of
+            1 -> tracked_child:start_link(Test);
+            _ -> {error, never_again}
+        end
+    end,
+    {ok, Child} = gen_tracker:find_or_open(Zone, spec(child, permanent, 200, {start_with, [Test, StartOnce]})),
+    [{started, _}, {started, Child}] = [await(started), await(started)],
+    crash = tracked_child:stop(Child, crash),
+    [{started, _}, {started, _}] = [await(started), await(started)],
+    Beside = beside(Zone),
+    ok = gen_server:stop(Zone),
+    lists:foreach(fun tracked_child:down/1, Beside).
+
+%% Half of the children die by themselves while the tracker stops.
+after_terminate_is_called_at_most_once_for_each_child(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Children = [{Name, open(Zone, Name, start_link, 10000)} || Name <- lists:seq(1, 400)],
+    [ok = gen_tracker:setattr(Zone, Name, test, self()) || {Name, _} <- Children],
+    Beside = beside(Zone),
+    [exit(Child, kill) || {Name, Child} <- Children, Name rem 2 =:= 0],
+    ok = gen_server:stop(Zone),
+    lists:foreach(fun tracked_child:down/1, Beside),
+    Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
+    Names = lists:usort(Names).
+
+%% A supervisor with one zone.
+init(Zone) ->
+    {ok, {#{}, [{Zone, {gen_tracker, start_link, [Zone]}, temporary, infinity, supervisor, []}]}}.
+
+open(Zone, Name, Start, Shutdown) ->
+    {ok, Child} = gen_tracker:find_or_open(Zone, spec(Name, temporary, Shutdown, {Start, [self()]})),
+    {started, Child} = await(started),
+    Child.
+
+add(Zone, Name, Start, Shutdown) ->
+    Child = loose(Start),
+    {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, spec(Name, temporary, Shutdown, {Start, [self()]})}),
+    Child.
+
+%% Stops a child, and says which reason it died of.
+stopped(Zone, Name, Child) ->
+    Monitor = monitor(process, Child),
+    ok = supervisor:terminate_child(Zone, Name),
+    {'DOWN', Monitor, process, Child, Reason} = await('DOWN', Monitor),
+    Reason.
+
+release_once_all_are_told(Children) ->
+    [{exit_signal, Child, shutdown} = await(exit_signal, Child) || Child <- Children],
+    Children = alive(Children),
+    [Child ! {stop, normal} || Child <- Children].
+
+%% Children of every kind that a tracker may have to stop: obedient, stubborn, started by it, added to it, and those
+%% whose start hangs, with the callers who wait for them.
+populate(Zone) ->
+    Kinds = [{Start, Shutdown} || Start <- [start_link, start_stubborn], Shutdown <- [50, brutal_kill]],
+    Started = [start_kind(Zone, Kind, Restart) || Kind <- Kinds, Restart <- [permanent, transient, temporary]],
+    Added = [add(Zone, {added, Start, Shutdown}, Start, Shutdown) || {Start, Shutdown} <- Kinds],
+    Short = loose(start_link),
+    {ok, Short} = gen_tracker:add_existing_child(Zone, {short, Short, worker, []}),
+    [ok = gen_tracker:setattr(Zone, Name, test, self()) || {Name, _, _, _} <- supervisor:which_children(Zone)],
+    Starts = [{start_gated, [self(), go]}, {start_halfway, [self()]}],
+    Callers = [
+        ask(fun() -> gen_tracker:find_or_open(Zone, spec({Start, Number}, permanent, 50, Start)) end)
+     || Start <- Starts, Number <- lists:seq(1, 20)
+    ],
+    Starters = [element(2, await(gated)) || _ <- lists:seq(1, 20)],
+    Halfway = [element(2, await(halfway)) || _ <- lists:seq(1, 20)],
+    Children = Started ++ Added ++ [Short | Halfway],
+    #{children => Children, beside => Starters ++ beside(Zone), callers => Callers}.
+
+start_kind(Zone, {Start, Shutdown}, Restart) ->
+    Name = {Restart, Start, Shutdown},
+    {ok, Child} = gen_tracker:find_or_open(Zone, spec(Name, Restart, Shutdown, {Start, [self()]})),
+    {started, Child} = await(started),
+    Child.
+
+%% The reason with which the tracker ended.
+ended(Zone, Stop) ->
+    Tracker = whereis(Zone),
+    Monitor = monitor(process, Tracker),
+    Stop(Tracker),
+    {'DOWN', Monitor, process, Tracker, Reason} = await('DOWN', Monitor),
+    Reason.
+
+%% A tracker that ends in good order has ended its children before.
+nothing_is_left_at_once(Zone, #{children := Children} = Population) ->
+    [] = alive(Children),
+    nothing_is_left(Zone, Population).
+
+nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Callers}) ->
+    lists:foreach(fun tracked_child:down/1, Children ++ Beside),
+    undefined = whereis(Zone),
+    ?assertError(badarg, gen_tracker:find(Zone, short)),
+    [{_, {gen_server, call, _}} = answer(Caller) || Caller <- Callers],
+    [] = taken(started),
+    Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
+    Names = lists:usort(Names).
+
+alive(Pids) ->
+    [Pid || Pid <- Pids, is_process_alive(Pid)].

@@ -1,0 +1,427 @@
+%% Promise: a zone is a supervisor. The functions of supervisor work on it, other supervisors and applications hold it
+%% as theirs, sys, release_handler and observer see it as one, and what it does not know does it no harm.
+-module(supervisor_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2, forgotten/2]).
+-import(tracked_child, [ask/1, answer/1, waiting/0, await/1, taken/1, down/1, logged/1]).
+
+suite() ->
+    [{timetrap, {minutes, 1}}].
+
+all() ->
+    [
+        which_children_gives_what_the_zone_itself_gives,
+        count_children_counts_specs_and_those_that_run,
+        get_childspec_gives_the_spec_as_a_map,
+        start_child_answers_as_otp_does,
+        start_child_answers_a_malformed_spec_as_otp_does,
+        restart_child_leaves_a_running_child_alone,
+        terminate_child_stops_the_child_and_forgets_it,
+        delete_child_stops_the_child_and_forgets_it,
+        stopping_a_name_without_a_child_answers_no_child,
+        stopping_a_terminating_child_waits_until_it_is_forgotten,
+        the_call_shutdown_stops_all_children_then_the_tracker_with_shutdown,
+        the_call_stop_stops_the_tracker_with_normal,
+        an_unknown_call_is_answered_and_logged,
+        an_unknown_cast_is_logged_and_ignored,
+        an_unknown_message_is_logged_and_ignored,
+        an_exit_signal_of_a_stranger_is_ignored,
+        wrong_arguments_do_not_stop_the_tracker,
+        get_status_gives_the_state_of_a_supervisor,
+        the_callback_module_of_a_zone_is_gen_tracker,
+        release_handler_finds_all_children_through_zones,
+        release_handler_takes_a_zone_for_the_top_supervisor_of_an_application,
+        release_handler_suspends_and_upgrades_a_zone,
+        observer_shows_the_children_of_a_zone,
+        a_zone_is_a_child_of_an_ordinary_supervisor,
+        an_ordinary_supervisor_starts_a_killed_zone_again
+    ].
+
+init_per_testcase(_Case, Config) ->
+    process_flag(trap_exit, true),
+    Config.
+
+end_per_testcase(Case, _Config) ->
+    _ = logger:remove_handler(tracked_child),
+    _ = application:stop(Case),
+    _ = application:unload(Case),
+    tracked_child:stop_zone(Case).
+
+%% A supervisor, and an application, whose top process is started by the argument.
+
+init(Specs) ->
+    {ok, {#{intensity => 5, period => 10}, Specs}}.
+
+start(_Type, Start) ->
+    Start().
+
+stop(_State) ->
+    ok.
+
+%% The child spec of the manual.
+zone_spec(Zone) ->
+    {Zone, {gen_tracker, start_link, [Zone]}, permanent, infinity, supervisor, []}.
+
+worker_spec(Name) ->
+    spec(Name, temporary, 200, {start_link, [self()]}).
+
+open(Zone, Spec) ->
+    {ok, Pid} = gen_tracker:find_or_open(Zone, Spec),
+    Pid.
+
+%% The functions of supervisor
+
+which_children_gives_what_the_zone_itself_gives(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    ?assertEqual([], supervisor:which_children(Zone)),
+    Running = open(Zone, worker_spec(a)),
+    Inner = open(Zone, #{id => d, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}),
+    {Opening, Starter} = gated(Zone, b),
+    {_, Cleaner} = terminating(Zone, c),
+    Children = lists:sort(supervisor:which_children(Zone)),
+    ?assertEqual(
+        [
+            {a, Running, worker, [tracked_child]},
+            {b, launching, worker, [tracked_child]},
+            {c, terminating, worker, []},
+            {d, Inner, supervisor, [supervisor]}
+        ],
+        Children
+    ),
+    ?assertEqual(Children, lists:sort(gen_tracker:which_children(Zone))),
+    [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
+    {answer, {ok, _}} = answer(Opening).
+
+count_children_counts_specs_and_those_that_run(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Counts = fun(Specs, Active, Supervisors, Workers) ->
+        [{specs, Specs}, {active, Active}, {supervisors, Supervisors}, {workers, Workers}]
+    end,
+    ?assertEqual(Counts(0, 0, 0, 0), supervisor:count_children(Zone)),
+    [open(Zone, worker_spec(Name)) || Name <- [1, 1.0]],
+    _ = open(Zone, #{id => inner, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}),
+    ?assertEqual(Counts(3, 3, 1, 2), supervisor:count_children(Zone)),
+    {Opening, Starter} = gated(Zone, starting),
+    ?assertEqual(Counts(4, 3, 1, 3), supervisor:count_children(Zone)),
+    Starter ! go,
+    {answer, {ok, _}} = answer(Opening),
+    ok = supervisor:terminate_child(Zone, 1.0),
+    ?assertEqual(Counts(3, 3, 1, 2), supervisor:count_children(Zone)).
+
+get_childspec_gives_the_spec_as_a_map(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = #{id => 1, start => {tracked_child, start_link, [self()]}, restart => transient},
+    Full = Spec#{shutdown => 700, type => worker, modules => dynamic},
+    Pid = open(Zone, Full),
+    {ok, Given} = supervisor:get_childspec(Zone, 1),
+    ?assertEqual(Full, maps:with(maps:keys(Full), Given)),
+    ?assertEqual(ok, supervisor:check_childspecs([Given])),
+    ?assertMatch({error, _}, supervisor:get_childspec(Zone, 1.0)),
+    ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)).
+
+start_child_answers_as_otp_does(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Does = fun(Name, Fun) -> spec(Name, temporary, 200, {start_with, [Test, Fun]}) end,
+    {ok, Pid} = supervisor:start_child(Zone, worker_spec(1)),
+    ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)),
+    ?assertEqual({error, {already_started, Pid}}, supervisor:start_child(Zone, worker_spec(1))),
+    {ok, Other, info} =
+        supervisor:start_child(Zone, Does(1.0, fun() -> {ok, P} = tracked_child:start_link(Test), {ok, P, info} end)),
+    ?assertEqual({ok, Other}, gen_tracker:find(Zone, 1.0)),
+    ?assertEqual({ok, undefined}, supervisor:start_child(Zone, Does(ignored, fun() -> ignore end))),
+    {error, Refused} = supervisor:start_child(Zone, Does(refused, fun() -> {error, refused} end)),
+    ?assert(Refused =:= refused orelse element(1, Refused) =:= refused),
+    ?assertEqual(
+        lists:sort([{1, Pid, worker, [tracked_child]}, {1.0, Other, worker, [tracked_child]}]),
+        lists:sort(supervisor:which_children(Zone))
+    ).
+
+start_child_answers_a_malformed_spec_as_otp_does(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Full = worker_spec(name),
+    [
+        ?assertEqual(supervisor:check_childspecs([Spec]), supervisor:start_child(Zone, Spec))
+     || Spec <- [wrong, #{}, #{id => name}, setelement(2, Full, []), setelement(3, Full, often)]
+    ],
+    ?assertEqual([], supervisor:which_children(Zone)).
+
+restart_child_leaves_a_running_child_alone(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Pid = open(Zone, worker_spec(name)),
+    ?assertEqual({error, running}, supervisor:restart_child(Zone, name)),
+    ?assertMatch({error, _}, supervisor:restart_child(Zone, missing)),
+    ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
+    ?assertEqual([{started, Pid}], taken(started)).
+
+terminate_child_stops_the_child_and_forgets_it(_) ->
+    forgets(zone(?FUNCTION_NAME), fun supervisor:terminate_child/2).
+
+delete_child_stops_the_child_and_forgets_it(_) ->
+    forgets(zone(?FUNCTION_NAME), fun supervisor:delete_child/2).
+
+%% Not even a permanent child starts again.
+forgets(Zone, Stop) ->
+    Pid = open(Zone, spec(1, permanent)),
+    Other = open(Zone, spec(1.0, permanent)),
+    [gen_tracker:setattr(Zone, Name, [{test, self()}, {key, Name}]) || Name <- [1, 1.0]],
+    ?assertEqual(ok, Stop(Zone, 1)),
+    ?assertNot(is_process_alive(Pid)),
+    ?assertMatch([{after_terminate, 1, [{key, 1}, {test, _}], _}], taken(after_terminate)),
+    ?assertEqual([{1.0, Other, worker, []}], supervisor:which_children(Zone)),
+    ?assertEqual(undefined, gen_tracker:find(Zone, 1)),
+    ?assertEqual([], gen_tracker:attrs(Zone, 1)),
+    ?assertEqual({error, no_child}, Stop(Zone, 1)),
+    ?assertEqual({ok, Other}, gen_tracker:find(Zone, 1.0)),
+    ?assertEqual({ok, 1.0}, gen_tracker:getattr(Zone, 1.0, key)),
+    ?assertEqual([{started, Pid}, {started, Other}], taken(started)).
+
+stopping_a_name_without_a_child_answers_no_child(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Pid = open(Zone, worker_spec(1)),
+    [
+        ?assertEqual({error, no_child}, Stop(Zone, Name))
+     || Stop <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2], Name <- [1.0, missing, self(), Zone]
+    ],
+    ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)).
+
+stopping_a_terminating_child_waits_until_it_is_forgotten(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    [
+        begin
+            {_, Cleaner} = terminating(Zone, name),
+            Stopping = ask(fun() -> {Stop(Zone, name), supervisor:which_children(Zone)} end),
+            waiting(),
+            ok = gen_tracker:wait(Zone),
+            ?assertEqual([], taken('DOWN')),
+            Cleaner ! done,
+            ?assertEqual({answer, {ok, []}}, answer(Stopping))
+        end
+     || Stop <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2]
+    ].
+
+%% Stopping
+
+the_call_shutdown_stops_all_children_then_the_tracker_with_shutdown(_) ->
+    stops(zone(?FUNCTION_NAME), shutdown, shutdown).
+
+the_call_stop_stops_the_tracker_with_normal(_) ->
+    stops(zone(?FUNCTION_NAME), stop, normal).
+
+%% When the tracker is gone, its children are gone.
+stops(Zone, Call, Reason) ->
+    Tracker = whereis(Zone),
+    Children = [open(Zone, worker_spec(Name)) || Name <- lists:seq(1, 10)],
+    Stopping = ask(fun() -> gen_server:call(Zone, Call) end),
+    ?assertEqual({'EXIT', Tracker, Reason}, await('EXIT')),
+    ?assertEqual([], [Child || Child <- Children, is_process_alive(Child)]),
+    ?assertEqual({answer, ok}, answer(Stopping)),
+    ?assertEqual(undefined, whereis(Zone)).
+
+%% What a zone does not know
+
+an_unknown_call_is_answered_and_logged(_) ->
+    unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
+        Call = {a_strange_call, [1.0, self()]},
+        ?assertEqual({error, {unknown_call, Call}}, gen_server:call(Zone, Call)),
+        logged("a_strange_call"),
+        [
+            ?assertEqual({error, {unknown_call, Other}}, gen_server:call(Zone, Other))
+         || Other <- [undefined, {}, [], <<"call">>, {stop, now}, {which_children, all}]
+        ]
+    end).
+
+an_unknown_cast_is_logged_and_ignored(_) ->
+    unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
+        gen_server:cast(Zone, {a_strange_cast, 1}),
+        logged("a_strange_cast"),
+        [gen_server:cast(Zone, Other) || Other <- [undefined, {}, [], stop, shutdown, {stop, now}]]
+    end).
+
+an_unknown_message_is_logged_and_ignored(_) ->
+    unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
+        Zone ! {a_strange_message, 1},
+        logged("a_strange_message"),
+        Strange = [undefined, {}, [], stop, {make_ref(), late_answer}, {'DOWN', make_ref(), process, self(), gone}],
+        [Zone ! Other || Other <- [{'EXIT', list_to_pid("<0.0.0>"), gone}, timeout | Strange]]
+    end).
+
+an_exit_signal_of_a_stranger_is_ignored(_) ->
+    unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
+        Tracker = whereis(Zone),
+        {answer, _} = answer(ask(fun() -> [exit(Tracker, Reason) || Reason <- [normal, shutdown, crash]] end)),
+        linked = answer(ask(fun() -> link(Tracker), exit(linked) end))
+    end).
+
+wrong_arguments_do_not_stop_the_tracker(_) ->
+    unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
+        Wrong = [undefined, [], {}, #{}, {a, b, c}, {name, no_pid, worker, []}, {self(), {name, no_spec}}],
+        [catch gen_tracker:add_existing_child(Zone, Argument) || Argument <- Wrong],
+        [
+            catch supervisor:Function(Zone, Argument)
+         || Argument <- Wrong,
+            Function <- [start_child, restart_child, terminate_child, delete_child, get_childspec]
+        ]
+    end).
+
+%% Neither the tracker nor its child has died of it, and nothing else has become of it.
+unharmed(Zone, Harm) ->
+    Tracker = whereis(Zone),
+    Pid = open(Zone, worker_spec(name)),
+    tracked_child:listen(),
+    Harm(Zone),
+    ?assertEqual(ok, gen_tracker:wait(Zone)),
+    ?assertEqual(Tracker, whereis(Zone)),
+    ?assertEqual([{name, Pid, worker, [tracked_child]}], supervisor:which_children(Zone)),
+    ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
+    ?assert(is_process_alive(Pid)).
+
+%% sys, release_handler, observer
+
+get_status_gives_the_state_of_a_supervisor(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Tracker = whereis(Zone),
+    State = fun() ->
+        {status, Tracker, {module, _}, [_, SysState, Test, _, _]} = sys:get_status(Zone),
+        SysState
+    end,
+    ?assertEqual(running, State()),
+    ok = sys:suspend(Zone),
+    ?assertEqual(suspended, State()),
+    ok = sys:resume(Zone),
+    ?assertEqual(running, State()).
+
+the_callback_module_of_a_zone_is_gen_tracker(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    ?assertEqual(gen_tracker, supervisor:get_callback_module(whereis(Zone))).
+
+%% The application: a supervisor, in it a zone, in the zone a worker, a starting child, and a supervisor with a worker.
+release_handler_finds_all_children_through_zones(_) ->
+    #{top := Top, tracker := Tracker, worker := Worker, inner := Inner, nested := Nested} = Tree = tree(?FUNCTION_NAME),
+    Mine = [Process || {Sup, _, _, _} = Process <- supervised(), lists:member(Sup, [Top, Tracker, Inner])],
+    ?assertEqual(
+        lists:sort([
+            {Top, ?FUNCTION_NAME, Tracker, []},
+            {Tracker, <<"worker">>, Worker, [tracked_child]},
+            {Tracker, {inner, 1}, Inner, [supervisor]},
+            {Inner, nested, Nested, [tracked_child]}
+        ]),
+        lists:sort(Mine)
+    ),
+    launched(Tree).
+
+tree(Name) ->
+    Top = run(Name, fun() -> supervisor:start_link(?MODULE, [zone_spec(Name)]) end),
+    Worker = open(Name, worker_spec(<<"worker">>)),
+    Start = {supervisor, start_link, [?MODULE, [worker_spec(nested)]]},
+    Inner = open(Name, #{id => {inner, 1}, start => Start, type => supervisor}),
+    [{nested, Nested, worker, _}] = supervisor:which_children(Inner),
+    Tree = #{top => Top, tracker => whereis(Name), worker => Worker, inner => Inner, nested => Nested},
+    Tree#{launching => gated(Name, launching)}.
+
+launched(#{launching := {Opening, Starter}}) ->
+    Starter ! go,
+    {answer, {ok, _}} = answer(Opening).
+
+%% Runs an application, and gives the process that is its top.
+run(Name, Start) ->
+    Test = self(),
+    Told = fun() -> {ok, Top} = Start(), Test ! {top, Top}, {ok, Top} end,
+    ok = application:load({application, Name, [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Told}}]}),
+    ok = application:start(Name),
+    {top, Top} = await(top),
+    Top.
+
+supervised() ->
+    release_handler_1:get_supervised_procs().
+
+release_handler_takes_a_zone_for_the_top_supervisor_of_an_application(_) ->
+    Tracker = run(?FUNCTION_NAME, fun() -> gen_tracker:start_link(?FUNCTION_NAME) end),
+    Worker = open(?FUNCTION_NAME, worker_spec(name)),
+    Expected = [{undefined, undefined, Tracker, [gen_tracker]}, {Tracker, name, Worker, [tracked_child]}],
+    ?assertEqual([], Expected -- supervised()).
+
+release_handler_suspends_and_upgrades_a_zone(_) ->
+    Spec = setelement(6, zone_spec(?FUNCTION_NAME), [gen_tracker]),
+    Top = run(?FUNCTION_NAME, fun() -> supervisor:start_link(?MODULE, [Spec]) end),
+    Pid = open(?FUNCTION_NAME, worker_spec(name)),
+    {ok, _} = release_handler_1:eval_script([
+        point_of_no_return,
+        {suspend, [gen_tracker]},
+        {apply, {?MODULE, tell_status, [self(), ?FUNCTION_NAME]}},
+        {code_change, up, [{gen_tracker, []}]},
+        {resume, [gen_tracker]}
+    ]),
+    ?assertEqual({status, suspended}, await(status)),
+    ?assertEqual([{name, Pid, worker, [tracked_child]}], supervisor:which_children(?FUNCTION_NAME)),
+    ?assertMatch([{_, _, supervisor, _}], supervisor:which_children(Top)),
+    _ = open(?FUNCTION_NAME, worker_spec(another)).
+
+tell_status(Test, Zone) ->
+    {status, _, _, [_, State | _]} = sys:get_status(Zone),
+    Test ! {status, State}.
+
+%% By the trees of links, as observer draws them, and of supervisors.
+observer_shows_the_children_of_a_zone(_) ->
+    #{top := Top, tracker := Tracker, worker := Worker, inner := Inner, nested := Nested} = Tree = tree(?FUNCTION_NAME),
+    {Linked, _} = shown(?FUNCTION_NAME, link),
+    ?assertEqual([], [Top, Tracker, Worker, Inner, Nested] -- Linked),
+    {Supervised, Edges} = shown(?FUNCTION_NAME, sup),
+    ?assertEqual([], [Top, Tracker, Worker, Inner, Nested] -- Supervised),
+    [TopText, WorkerText, InnerText, NestedText] = [pid_to_list(Pid) || Pid <- [Top, Worker, Inner, Nested]],
+    ZoneText = atom_to_list(?FUNCTION_NAME),
+    Expected = [{TopText, ZoneText}, {ZoneText, WorkerText}, {ZoneText, InnerText}, {InnerText, NestedText}],
+    ?assertEqual([], Expected -- Edges),
+    launched(Tree).
+
+%% The processes of an application, and its edges between them, from the server that observer asks.
+shown(Application, Mode) ->
+    {ok, Server} = appmon_info:start_link(node(), self(), []),
+    appmon_info:app(Server, Application, true, [{info_type, Mode}, {timeout, at_most_once}]),
+    {delivery, Server, app, Application, {_, Processes, Edges, _}} = await(delivery),
+    ok = gen_server:stop(Server),
+    {[Process || {Process, _} <- Processes], Edges}.
+
+%% Under an ordinary supervisor
+
+a_zone_is_a_child_of_an_ordinary_supervisor(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, Top} = supervisor:start_link(?MODULE, [zone_spec(Zone)]),
+    ?assertEqual([{Zone, whereis(Zone), supervisor, []}], supervisor:which_children(Top)),
+    First = open(Zone, worker_spec(name)),
+    ok = supervisor:terminate_child(Top, Zone),
+    ?assertNot(is_process_alive(First)),
+    ?assertEqual(undefined, whereis(Zone)),
+    {ok, Tracker} = supervisor:restart_child(Top, Zone),
+    ?assertEqual(Tracker, whereis(Zone)),
+    ?assertEqual([], supervisor:which_children(Zone)),
+    Second = open(Zone, worker_spec(name)),
+    ok = gen_server:stop(Top),
+    ?assertEqual({undefined, false}, {whereis(Zone), is_process_alive(Second)}).
+
+an_ordinary_supervisor_starts_a_killed_zone_again(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, Top} = supervisor:start_link(?MODULE, [zone_spec(Zone)]),
+    Child = open(Zone, worker_spec(name)),
+    Killed = whereis(Zone),
+    ok = sys:install(Top, {fun tell_of_exits/3, self()}),
+    exit(Killed, kill),
+    ?assertEqual({noticed, Killed}, await(noticed)),
+    [{Zone, Tracker, supervisor, []}] = supervisor:which_children(Top),
+    ?assertEqual(Tracker, whereis(Zone)),
+    ?assertNotEqual(Killed, Tracker),
+    ?assertEqual(undefined, gen_tracker:find(Zone, name)),
+    down(Child),
+    ok = gen_server:stop(Top).
+
+%% What the supervisor is asked after it has received the exit signal, it answers after it has started the child again.
+tell_of_exits(Test, {in, {'EXIT', Pid, _}}, _) ->
+    Test ! {noticed, Pid},
+    Test;
+tell_of_exits(Test, _, _) ->
+    Test.

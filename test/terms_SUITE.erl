@@ -1,0 +1,222 @@
+%% Promise: names, keys and values may be any terms; they are compared with `=:=` and come back exactly as they went in;
+%% large binaries are shared, and references and funs go on working after the process that stored them is gone.
+%%
+%% The terms and the properties are in prop_terms. Each case has a zone of its own name.
+-module(terms_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [apart/1, open/2]).
+-import(gen_tracker, [getattr/3, info/2, setattr/3, setattr/4]).
+
+-define(NAME, <<"tv1">>).
+
+suite() ->
+    [{timetrap, {minutes, 10}}].
+
+all() ->
+    [
+        any_value_comes_back_exactly,
+        any_key_comes_back_exactly,
+        any_name_comes_back_exactly,
+        any_name_key_and_value_together_come_back_exactly,
+        the_attributes_of_a_name_are_a_map_of_any_terms,
+        one_term_of_every_kind_comes_back_exactly_as_value_key_and_name,
+        binaries_of_every_size_come_back_exactly,
+        nearly_equal_terms_are_different_keys,
+        nearly_equal_terms_are_different_names,
+        maps_that_grew_in_different_ways_are_the_same_name_and_key,
+        minus_zero_comes_back_as_minus_zero,
+        a_large_binary_is_shared_on_the_way_in_and_on_the_way_out,
+        an_atomics_reference_works_after_its_creator_died,
+        a_counters_reference_works_after_its_creator_died,
+        a_table_identifier_works_after_its_writer_died,
+        a_fun_works_after_its_creator_died
+    ].
+
+init_per_testcase(Case, Config) ->
+    [{zone, tracked_child:zone(Case)} | Config].
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+zone(Config) ->
+    proplists:get_value(zone, Config).
+
+%% The zone, with the child ?NAME in it.
+with_child(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, ?NAME),
+    Zone.
+
+%% Random terms
+
+any_value_comes_back_exactly(Config) ->
+    holds(prop_terms:prop_value(zone(Config)), 500).
+
+any_key_comes_back_exactly(Config) ->
+    holds(prop_terms:prop_key(zone(Config)), 500).
+
+any_name_comes_back_exactly(Config) ->
+    holds(prop_terms:prop_name(zone(Config)), 500).
+
+any_name_key_and_value_together_come_back_exactly(Config) ->
+    holds(prop_terms:prop_pair(zone(Config)), 500).
+
+the_attributes_of_a_name_are_a_map_of_any_terms(Config) ->
+    holds(prop_terms:prop_attributes_are_a_map(zone(Config)), 500).
+
+holds(Property, Times) ->
+    case proper:quickcheck(Property, [quiet, long_result, {numtests, Times}]) of
+        true -> ok;
+        CounterExample -> ct:fail({counterexample, CounterExample})
+    end.
+
+%% Chosen terms
+
+one_term_of_every_kind_comes_back_exactly_as_value_key_and_name(Config) ->
+    Zone = zone(Config),
+    [
+        begin
+            ?assert(prop_terms:pair_comes_back(Zone, ?NAME, key, Term)),
+            ?assert(prop_terms:pair_comes_back(Zone, ?NAME, Term, value)),
+            ?assert(prop_terms:name_comes_back(Zone, Term))
+        end
+     || Term <- prop_terms:kinds() ++ prop_terms:alike()
+    ].
+
+binaries_of_every_size_come_back_exactly(Config) ->
+    Zone = zone(Config),
+    Values = [{{Size, Offset}, prop_terms:part(Size, Offset)} || Size <- prop_terms:sizes(), Offset <- [0, 3]],
+    [?assert(prop_terms:pair_comes_back(Zone, Value, Value, Value)) || {_, Value} <- Values],
+    _ = open(Zone, ?NAME),
+    ok = setattr(Zone, ?NAME, Values),
+    ?assertEqual(lists:sort(Values), lists:sort(info(Zone, ?NAME))).
+
+nearly_equal_terms_are_different_keys(Config) ->
+    Zone = with_child(Config),
+    Different = maps:from_list([{Key, {number, N}} || {N, Key} <- numbered(prop_terms:alike())]),
+    [ok = setattr(Zone, ?NAME, Key, Value) || {Key, Value} <- maps:to_list(Different)],
+    ?assertEqual(map_size(Different), length(info(Zone, ?NAME))),
+    ?assertEqual(Different, maps:from_list(info(Zone, ?NAME))),
+    [?assertEqual({ok, Value}, getattr(Zone, ?NAME, Key)) || {Key, Value} <- maps:to_list(Different)].
+
+nearly_equal_terms_are_different_names(Config) ->
+    Zone = zone(Config),
+    Different = maps:from_list([{Name, N} || {N, Name} <- numbered(prop_terms:alike())]),
+    Children = maps:map(fun(Name, _) -> open(Zone, Name) end, Different),
+    [ok = setattr(Zone, Name, n, {number, N}) || {Name, N} <- maps:to_list(Different)],
+    [?assertEqual({ok, Pid}, gen_tracker:find(Zone, Name)) || {Name, Pid} <- maps:to_list(Children)],
+    [?assertEqual([{n, {number, N}}], info(Zone, Name)) || {Name, N} <- maps:to_list(Different)],
+    Shown = [{Name, Pid} || {Name, Pid, worker, []} <- gen_tracker:which_children(Zone)],
+    ?assertEqual(map_size(Children), length(Shown)),
+    ?assertEqual(Children, maps:from_list(Shown)).
+
+numbered(Terms) ->
+    lists:zip(lists:seq(1, length(Terms)), Terms).
+
+maps_that_grew_in_different_ways_are_the_same_name_and_key(Config) ->
+    Zone = zone(Config),
+    [
+        begin
+            Pairs = [{{key, N}, N} || N <- lists:seq(1, Size)],
+            Grown = maps:from_list(Pairs),
+            Backwards = lists:foldr(fun({Key, N}, Map) -> Map#{Key => N} end, #{}, Pairs),
+            Shrunk = maps:without(lists:seq(1, 100), maps:merge(maps:from_keys(lists:seq(1, 100), x), Grown)),
+            Pid = open(Zone, Grown),
+            ok = setattr(Zone, Backwards, Grown, 1),
+            [{ok, Pid} = gen_tracker:find(Zone, Map) || Map <- [Grown, Backwards, Shrunk]],
+            [{ok, 1} = getattr(Zone, Map, Map) || Map <- [Grown, Backwards, Shrunk]]
+        end
+     || Size <- [2, 31, 32, 33, 34, 500]
+    ].
+
+%% `-0.0 =:= 0.0` before OTP 27, so one is told from the other by its bits.
+minus_zero_comes_back_as_minus_zero(Config) ->
+    Zone = with_child(Config),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, [{bare, Zero}, {within, {[Zero], #{z => Zero}}}]),
+            {ok, Bare} = getattr(Zone, ?NAME, bare),
+            {ok, {[Listed], #{z := Mapped}}} = getattr(Zone, ?NAME, within),
+            Bits = <<Zero/float>>,
+            ?assertEqual([Bits, Bits, Bits], [<<Read/float>> || Read <- [Bare, Listed, Mapped]])
+        end
+     || Zero <- [-0.0, 0.0, -0.0]
+    ].
+
+%% What is shared, and what outlives its creator
+
+%% The VM names each large binary in memory: who wrote it and who reads it hold the same one.
+a_large_binary_is_shared_on_the_way_in_and_on_the_way_out(Config) ->
+    Zone = with_child(Config),
+    Size = 1000003,
+    Binary = binary:copy(<<7>>, Size),
+    [Identity] = identities(Size),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, frame, Value),
+            Hash = erlang:phash2(Value),
+            {[Identity], Hash} = apart(fun() ->
+                [{frame, Held}] = Read(),
+                {identities(Size), erlang:phash2(Held)}
+            end)
+        end
+     || Value <- [Binary, {stream, [Binary, #{frame => Binary}]}, binary:part(Binary, 1, Size div 2)],
+        Read <- prop_terms:readings(Zone, ?NAME, frame)
+    ].
+
+identities(Size) ->
+    {binary, Binaries} = process_info(self(), binary),
+    lists:usort([Identity || {Identity, Held, _} <- Binaries, Held =:= Size]).
+
+ok({ok, Value}) ->
+    Value.
+
+an_atomics_reference_works_after_its_creator_died(Config) ->
+    Count = fun(Ref) -> atomics:add_get(Ref, 1, 1) end,
+    outlives_its_creator(with_child(Config), fun() -> atomics:new(1, []) end, Count).
+
+a_counters_reference_works_after_its_creator_died(Config) ->
+    Zone = with_child(Config),
+    Count = fun(Ref) -> counters:add(Ref, 1, 1), counters:get(Ref, 1) end,
+    [outlives_its_creator(Zone, fun() -> counters:new(1, [Kind]) end, Count) || Kind <- [atomics, write_concurrency]].
+
+a_table_identifier_works_after_its_writer_died(Config) ->
+    Zone = with_child(Config),
+    Table = ets:new(rows, [public]),
+    apart(fun() -> ok = setattr(Zone, ?NAME, table, Table) end),
+    [true = apart(fun() -> ets:insert_new(ok(getattr(Zone, ?NAME, table)), {N}) end) || N <- [1, 2]],
+    [{1}, {2}] = lists:sort(ets:tab2list(Table)).
+
+%% A process stores what New makes, bare and within other terms, and dies. What is read counts on for all readers.
+outlives_its_creator(Zone, New, Count) ->
+    apart(fun() ->
+        Made = New(),
+        Closed = fun() -> Count(Made) end,
+        ok = setattr(Zone, ?NAME, [{bare, Made}, {within, {[1 | Made], #{key => Made}}}, {closed, Closed}])
+    end),
+    true = erlang:garbage_collect(),
+    Bare = fun() -> Count(ok(getattr(Zone, ?NAME, bare))) end,
+    Within = fun() ->
+        {ok, {[1 | Made], #{key := Made}}} = getattr(Zone, ?NAME, within),
+        Count(Made)
+    end,
+    Closed = fun() -> (ok(getattr(Zone, ?NAME, closed)))() end,
+    Listed = fun() -> Count(proplists:get_value(bare, info(Zone, ?NAME))) end,
+    [1, 2, 3, 4, 5] = [apart(Read) || Read <- [Bare, Within, Closed, Listed, Bare]].
+
+a_fun_works_after_its_creator_died(Config) ->
+    Zone = with_child(Config),
+    apart(fun() ->
+        Large = binary:copy(<<"x">>, 100000),
+        Captured = {self(), 1 bsl 70, Large, #{a => -0.0}},
+        ok = setattr(Zone, ?NAME, [{local, fun(More) -> {More, Captured} end}, {external, fun erlang:byte_size/1}])
+    end),
+    true = erlang:garbage_collect(),
+    {more, {Creator, 1180591620717411303424, Large, #{a := Zero}}} = (ok(getattr(Zone, ?NAME, local)))(more),
+    false = is_process_alive(Creator),
+    <<-0.0/float>> = <<Zero/float>>,
+    100000 = (ok(getattr(Zone, ?NAME, external)))(Large).
