@@ -69,7 +69,7 @@ the_attributes_of_a_name_are_a_map_of_any_terms(Config) ->
     holds(prop_terms:prop_attributes_are_a_map(zone(Config)), 500).
 
 holds(Property, Times) ->
-    case proper:quickcheck(Property, [quiet, long_result, {numtests, Times}]) of
+    case proper:quickcheck(Property, [quiet, long_result, {numtests, Times}, {max_size, 20}]) of
         true -> ok;
         CounterExample -> ct:fail({counterexample, CounterExample})
     end.

@@ -3,7 +3,7 @@
 //! | term | stored as |
 //! | --- | --- |
 //! | atom, `[]`, local pid, local port | its own word: the VM never moves or frees these |
-//! | integer of 64 bits, float | a word |
+//! | integer of 64 bits, float | a word (but a zero in a key may be a copy, see [`SIGNED_ZEROS`]) |
 //! | binary up to [`LONGEST_BYTES`] | its bytes |
 //! | tuple, list, map of at most 32 keys, made of all these and small | an encoding of our own, below |
 //! | anything else | a copy in an environment of its own |
@@ -362,14 +362,13 @@ impl Call<'_> {
         unsafe { enif_get_local_port(self.env, term, port.as_mut_ptr()) != 0 }
     }
 
-    fn float(&self, term: ErlNifTerm, purpose: Use) -> u64 {
+    /// The bits of a float; none for a zero in a key where the two zeros are the same key, and have to come back each as it is.
+    fn float(&self, term: ErlNifTerm, purpose: Use) -> Option<u64> {
         let mut float = 0.0;
         // SAFETY: the term is of the caller's environment.
         unsafe { enif_get_double(self.env, term, &mut float) };
-        if float == 0.0 && purpose == Use::Key && !SIGNED_ZEROS.load(Ordering::Relaxed) {
-            float = 0.0;
-        }
-        float.to_bits()
+        let same_zeros = purpose == Use::Key && !SIGNED_ZEROS.load(Ordering::Relaxed);
+        (float != 0.0 || !same_zeros).then_some(float.to_bits())
     }
 
     fn make_float(&self, bits: u64) -> ErlNifTerm {
@@ -467,7 +466,11 @@ impl Call<'_> {
                     return Ok(Borrowed::Word(INTEGER, integer as u64));
                 }
             }
-            ERL_NIF_TERM_TYPE_FLOAT => return Ok(Borrowed::Word(FLOAT, self.float(term, purpose))),
+            ERL_NIF_TERM_TYPE_FLOAT => {
+                if let Some(bits) = self.float(term, purpose) {
+                    return Ok(Borrowed::Word(FLOAT, bits));
+                }
+            }
             ERL_NIF_TERM_TYPE_PID if self.is_local_pid(term) => {
                 return Ok(Borrowed::Word(IMMEDIATE, to_word(term)))
             }
@@ -537,7 +540,7 @@ impl Call<'_> {
                 let integer = self.get_integer(term)?;
                 put(into, tag::INTEGER, (integer << 1 ^ integer >> 63) as u64);
             }
-            ERL_NIF_TERM_TYPE_FLOAT => put(into, tag::FLOAT, self.float(term, purpose)),
+            ERL_NIF_TERM_TYPE_FLOAT => put(into, tag::FLOAT, self.float(term, purpose)?),
             ERL_NIF_TERM_TYPE_PID if self.is_local_pid(term) => {
                 put(into, tag::IMMEDIATE, to_word(term));
             }
