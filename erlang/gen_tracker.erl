@@ -27,6 +27,7 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
 
 -export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0]).
+-export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -36,8 +37,13 @@
 -type value() :: term().
 -type attributes() :: [{key(), value()}].
 -type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
--type child_spec() :: {name(), mfargs(), supervisor:restart()}
-                    | {name(), mfargs(), supervisor:restart(), supervisor:shutdown(), supervisor:worker(), supervisor:modules()}
+%% As in child specs of OTP; `supervisor' does not export these types.
+-type restart() :: permanent | transient | temporary.
+-type shutdown() :: brutal_kill | timeout().
+-type child_type() :: worker | supervisor.
+-type modules() :: [module()] | dynamic.
+-type child_spec() :: {name(), mfargs(), restart()}
+                    | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
 -type options() :: #{restart => boolean()}.
 
@@ -114,7 +120,7 @@ find_or_open(Zone, Spec) ->
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
 %% `terminating'.
 -spec which_children(zone()) ->
-          [{name(), pid() | launching | terminating, supervisor:worker(), supervisor:modules()}].
+          [{name(), pid() | launching | terminating, child_type(), modules()}].
 which_children(Zone) ->
     [{Name, visible(State, Pid), Type, Mods} || {Name, State, Pid, _, {_, _, _, Type, Mods}} <- pages(Zone, children)].
 
@@ -128,8 +134,8 @@ visible(_, _) -> launching.
 %% `{error, {already_started, Pid}}' when a running child holds the name, `{error, already_present}' when one is being started. While the
 %% last holder is terminating, the call waits until that is cleaned up.
 -spec add_existing_child(zone(), Child) -> {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
-      Child :: {name(), pid(), worker, supervisor:modules()}
-             | {pid(), {name(), mfargs(), supervisor:restart(), supervisor:shutdown(), worker, supervisor:modules()}}.
+      Child :: {name(), pid(), worker, modules()}
+             | {pid(), {name(), mfargs(), restart(), shutdown(), worker, modules()}}.
 add_existing_child(Zone, {Name, Pid, worker, Mods}) when is_pid(Pid), node(Pid) =:= node() ->
     case gen_tracker_child:check({Name, {?MODULE, start_link, []}, temporary, 200, worker, Mods}) of
         {ok, Name, {_, Restart, Shutdown, Type, Mods}} ->
@@ -393,10 +399,7 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
         {running, Pid, _, _} ->
             reply(Request, running(Request, Pid)),
             Tracker;
-        {launching, _, _, _} when element(1, Request) =:= add ->
-            reply(Request, {error, already_present}),
-            Tracker;
-        {pending, _, _, _} when element(1, Request) =:= add ->
+        {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
             reply(Request, {error, already_present}),
             Tracker;
         {pending, _, Keeper, _} ->

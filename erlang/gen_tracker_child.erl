@@ -33,9 +33,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--type spec() :: {MFA :: mfargs() | undefined, supervisor:restart(), supervisor:shutdown(), supervisor:worker(),
-                 supervisor:modules()}.
--type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
+-type spec() :: {MFA :: gen_tracker:mfargs() | undefined, gen_tracker:restart(), gen_tracker:shutdown(),
+                 gen_tracker:child_type(), gen_tracker:modules()}.
 -type result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
 
 -record(child, {
@@ -140,7 +139,10 @@ init({Tracker, Zone}) ->
             Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
             wait(watch(Pid, Child));
         {adopt, Name, Restarts, Reason} ->
-            adopt_child(#child{tracker = Tracker, zone = Zone, name = Name, spec = undefined, restarts = Restarts}, Reason);
+            %% The keeper before us was killed, and what it knew is in the table.
+            {State, Pid, _, Spec} = proctab_nif:child(Zone, Name),
+            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
+            adopted(State, Pid, Child, Reason);
         {'EXIT', Tracker, _} ->
             ok
     end.
@@ -154,20 +156,17 @@ launch_first(Child) ->
             tell_launched(Child, Result)
     end.
 
-%% The keeper before us was killed, and what it knew is in the table.
-adopt_child(#child{zone = Zone, name = Name} = Child, Reason) ->
-    case proctab_nif:child(Zone, Name) of
-        {running, Pid, Keeper, Spec} when Keeper =:= self() ->
-            wait(watch(Pid, Child#child{spec = Spec}));
-        {terminating, _, Keeper, Spec} when Keeper =:= self() ->
-            %% after_terminate may have been called, and is never called twice.
-            cleaned_up(Child#child{spec = Spec}, Reason);
-        {pending, _, Keeper, Spec} when Keeper =:= self() ->
-            restart(Child#child{spec = Spec});
-        {launching, _, Keeper, _} when Keeper =:= self() ->
-            remove(Child),
-            tell_launched(Child, {error, Reason})
-    end.
+adopted(running, Pid, Child, _) ->
+    wait(watch(Pid, Child));
+adopted(launching, _, Child, Reason) ->
+    remove(Child),
+    tell_launched(Child, {error, Reason});
+adopted(terminating, _, Child, Reason) ->
+    %% after_terminate may have been called, and is never called twice.
+    cleaned_up(Child, Reason);
+adopted(_, _, Child, _) ->
+    %% It was to be restarted.
+    restart(Child).
 
 %% Runs the start function, and registers what it started.
 start_child(#child{spec = {MFA, _, _, _, _}} = Child) ->
@@ -271,7 +270,7 @@ restarts(#child{spec = {_, transient, _, _, _}}, _) -> true.
 
 restart(#child{zone = Zone, name = Name} = Child) ->
     %% In this order: a tracker that is going to stop sends its exit signal before it looks for keepers inside a start.
-    Own = own(fun proctab_nif:relaunch/2, [Zone, Name]),
+    Own = own(fun proctab_nif:restarting/2, [Zone, Name]),
     case Own andalso not is_stopping(Child) of
         true ->
             case start_child(Child) of
@@ -436,7 +435,8 @@ await_keepers(Keepers) ->
 
 end_launching(Handle) ->
     [spawn_monitor(fun() -> end_start(Keeper, Shutdown) end)
-     || {_, launching, _, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, [])].
+     || {_, State, _, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, []),
+        State =:= launching orelse State =:= restarting].
 
 %% Ends a keeper inside a start function, and what that has started so far.
 end_start(Keeper, Shutdown) ->

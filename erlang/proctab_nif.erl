@@ -5,12 +5,12 @@
 %% A zone is named by its atom. `badarg' is raised for a zone that does not run and for arguments of a wrong type. Names and keys are
 %% compared with `=:='. A call that has to convert large terms moves itself to a dirty scheduler.
 %%
-%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/2', `pending/2', `relaunch/2', `remove/2') is believed
+%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/2', `pending/2', `restarting/2', `remove/2') is believed
 %% only of the calling process itself, so that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one.
 -module(proctab_nif).
 
 -export([zone_open/1, zone_close/1, count/1]).
--export([insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3]).
+-export([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
 -export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 
@@ -19,12 +19,12 @@
 -on_load(load/0).
 
 -nifs([zone_open/1, zone_close/1, count/1]).
--nifs([insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3]).
+-nifs([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
 -nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 
 -type handle() :: reference().
--type state() :: launching | running | terminating | pending.
+-type state() :: launching | running | terminating | pending | restarting.
 
 %% Opens a zone, owned by the calling process. The handle reaches its table for as long as it is kept, also after the zone was closed.
 -spec zone_open(Zone :: atom()) -> handle().
@@ -59,8 +59,8 @@ terminating(_Zone, _Name) -> erlang:nif_error(not_loaded).
 pending(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% The same, and it is being started now.
--spec relaunch(Zone :: atom(), Name :: term()) -> boolean().
-relaunch(_Zone, _Name) -> erlang:nif_error(not_loaded).
+-spec restarting(Zone :: atom(), Name :: term()) -> boolean().
+restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% The caller's child is cleaned up: name and attributes go.
 -spec remove(Zone :: atom(), Name :: term()) -> boolean().

@@ -27,7 +27,7 @@ use terms::{Copied, Scratch};
 
 mod atoms {
     rustler::atoms! {
-        attributes, children, done, large, launching, nif_panicked, ok, pending, pid, running, terminating, undefined, void,
+        attributes, children, done, large, launching, nif_panicked, ok, pending, pid, restarting, running, terminating, undefined, void,
         yes = "true",
         no = "false",
     }
@@ -42,7 +42,7 @@ macro_rules! atom {
 
 export! {
     zone_open/1, zone_close/1, count/1,
-    insert/5, child/2, running/3, terminating/2, pending/2, relaunch/2, remove/2, change_keeper/3,
+    insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3,
     find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
 }
@@ -102,6 +102,7 @@ fn child_terms(call: &Call, child: &Child<Copied>) -> Result<[ErlNifTerm; 4], Fa
         State::Running => atom!(running),
         State::Terminating => atom!(terminating),
         State::Pending => atom!(pending),
+        State::Restarting => atom!(restarting),
         State::Vacant | State::Removed => atom!(undefined),
     };
     let pid = child.pid.map_or(atom!(undefined), |pid| call.word(pid));
@@ -133,8 +134,8 @@ fn pending(call: &Call) -> Answer {
     clear(call, State::Pending)
 }
 
-fn relaunch(call: &Call) -> Answer {
-    clear(call, State::Launching)
+fn restarting(call: &Call) -> Answer {
+    clear(call, State::Restarting)
 }
 
 fn clear(call: &Call, state: State) -> Answer {

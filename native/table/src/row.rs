@@ -38,6 +38,8 @@ pub enum State {
     Terminating,
     /// All is cleaned up, and the child is going to be started again.
     Pending,
+    /// The child is being started again.
+    Restarting,
     /// The row has left its table.
     Removed,
 }
@@ -159,7 +161,10 @@ impl<F: Foreign> Row<F> {
     /// Sets attributes in one step; `false` when no child holds the name.
     pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> bool {
         let record = self.record.lock();
-        if !matches!(record.state, State::Launching | State::Running) {
+        if !matches!(
+            record.state,
+            State::Launching | State::Restarting | State::Running
+        ) {
             return false;
         }
         self.set_locked(record, changes, seed, guard);
