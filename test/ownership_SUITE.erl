@@ -20,6 +20,7 @@ all() ->
         a_zone_that_is_started_again_at_once_keeps_its_new_table,
         a_new_table_loses_nothing_while_the_old_children_are_still_stopping,
         a_killed_tracker_leaves_no_running_and_no_starting_child,
+        zones_that_come_and_go_disturb_no_other_zone,
         the_memory_of_killed_trackers_returns,
         the_memory_of_a_hundred_thousand_stopped_children_returns,
         the_death_of_a_process_beside_a_permanent_child_loses_nothing,
@@ -149,6 +150,41 @@ a_killed_tracker_leaves_no_running_and_no_starting_child(_) ->
     [] = supervisor:which_children(Zone),
     _ = open(Zone, 1).
 
+%% Two zones are filled and killed again and again, while the table of a third one grows and shrinks. What one zone has
+%% discarded is freed while the others still read.
+zones_that_come_and_go_disturb_no_other_zone(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Passing = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2]],
+    Come = fun(Name) -> fun() -> come_and_go(Name, 30) end end,
+    Change = fun() -> grow_and_shrink(Zone, 30) end,
+    [ok, ok, ok] = tracked_child:together([Change | [Come(Name) || Name <- Passing]]),
+    [] = supervisor:which_children(Zone).
+
+%% Large values, each set twice, so that there is much to discard.
+come_and_go(_, 0) ->
+    ok;
+come_and_go(Zone, Rounds) ->
+    Zone = zone(Zone),
+    Values = [float(Number) || Number <- lists:seq(1, 4096)],
+    fill(Zone, 500),
+    [ok = gen_tracker:setattr(Zone, Name, values, [Time | Values]) || Name <- lists:seq(1, 500), Time <- [1, 2]],
+    Beside = beside(Zone),
+    kill(whereis(Zone)),
+    lists:foreach(fun tracked_child:down/1, Beside),
+    come_and_go(Zone, Rounds - 1).
+
+grow_and_shrink(_, 0) ->
+    ok;
+grow_and_shrink(Zone, Rounds) ->
+    fill(Zone, 1000),
+    [ok = supervisor:terminate_child(Zone, Name) || Name <- lists:seq(1, 1000)],
+    grow_and_shrink(Zone, Rounds - 1).
+
+fill(Zone, Count) ->
+    [running(Zone, cheap(Name)) || Name <- lists:seq(1, Count)],
+    [ok = gen_tracker:setattr(Zone, Name, [{name, Name}, {color, red}]) || Name <- lists:seq(1, Count)],
+    [{ok, Name} = gen_tracker:getattr(Zone, Name, name) || Name <- lists:seq(1, Count)].
+
 %% Memory
 
 %% Every round fills a table with over 16 MB. A leak of all rounds would be 400 MB; what may stay is what the tables of
@@ -167,7 +203,6 @@ the_memory_of_killed_trackers_returns(_) ->
     Before = in_use(),
     lists:foreach(Round, lists:seq(1, 25)),
     Grown = in_use() - Before,
-    ct:pal("GROWN ~p", [Grown]),
     ?assert(Grown < 100 * 1024, {grown_by, Grown, kilobytes}).
 
 %% 100,000 children opened, given four attributes, stopped; five times over. Half of them are stopped one by one, the
@@ -180,7 +215,6 @@ the_memory_of_a_hundred_thousand_stopped_children_returns(_) ->
     Before = a_hundred_thousand(?FUNCTION_NAME),
     Resident = resident(),
     [_, _, After] = [a_hundred_thousand(?FUNCTION_NAME) || _ <- lists:seq(3, 5)],
-    ct:pal("HUNDRED ~p", [{Before, After, Resident}]),
     ?assert(After - Before < Resident / 10, {in_use, Before, then, After, resident, Resident}).
 
 a_hundred_thousand(Zone) ->
