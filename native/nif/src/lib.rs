@@ -83,16 +83,14 @@ fn insert(call: &Call) -> Answer {
         keeper: call.pid(2)?,
         spec: Some(call.datum(call.argument(3)?)?),
     };
-    Ok(boolean(zone.insert(&name, child, &guard)))
+    Ok(boolean(zone.insert(&name, child)))
 }
 
 fn child(call: &Call) -> Answer {
-    let guard = reclaim::enter();
-    let (_, row) = find_row(call, &guard)?;
-    match row.and_then(Row::child) {
+    with_row(call, |_, row, _| match row.and_then(Row::child) {
         Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
         None => Ok(atom!(undefined)),
-    }
+    })
 }
 
 /// State, pid, keeper and spec of a child.
@@ -122,12 +120,11 @@ fn terminating(call: &Call) -> Answer {
 }
 
 fn change_state(call: &Call, state: State, pid: Option<u64>) -> Answer {
-    let guard = reclaim::enter();
-    let (_, row) = find_row(call, &guard)?;
     let keeper = call.caller();
-    Ok(boolean(
-        row.is_some_and(|row| row.change_state(keeper, state, pid)),
-    ))
+    with_row(call, |_, row, _| {
+        let changed = row.is_some_and(|row| row.change_state(keeper, state, pid));
+        Ok(boolean(changed))
+    })
 }
 
 fn pending(call: &Call) -> Answer {
@@ -139,12 +136,11 @@ fn restarting(call: &Call) -> Answer {
 }
 
 fn clear(call: &Call, state: State) -> Answer {
-    let guard = reclaim::enter();
-    let (_, row) = find_row(call, &guard)?;
     let keeper = call.caller();
-    Ok(boolean(
-        row.is_some_and(|row| row.clear(keeper, state, &guard)),
-    ))
+    with_row(call, |_, row, guard| {
+        let cleared = row.is_some_and(|row| row.clear(keeper, state, guard));
+        Ok(boolean(cleared))
+    })
 }
 
 fn remove(call: &Call) -> Answer {
@@ -166,27 +162,25 @@ fn change_keeper(call: &Call) -> Answer {
 }
 
 fn find(call: &Call) -> Answer {
-    let guard = reclaim::enter();
-    let (_, row) = find_row(call, &guard)?;
-    Ok(match row.and_then(Row::pid) {
-        Some(pid) => call.tuple([atom!(ok), call.word(pid)]),
-        None => atom!(undefined),
+    with_row(call, |_, row, _| match row.and_then(Row::pid) {
+        Some(pid) => Ok(call.tuple([atom!(ok), call.word(pid)])),
+        None => Ok(atom!(undefined)),
     })
 }
 
 fn getattr(call: &Call) -> Answer {
-    let guard = reclaim::enter();
-    let (zone, row) = find_row(call, &guard)?;
-    let mut scratch = Scratch::new();
-    let key = call.key(call.argument(2)?, &mut scratch)?;
-    let attributes = row.and_then(|row| row.attributes(&guard));
-    match attributes
-        .as_ref()
-        .and_then(|map| map.get(key, zone.seed()))
-    {
-        Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value, None)?])),
-        None => Ok(atom!(undefined)),
-    }
+    with_row(call, |zone, row, guard| {
+        let mut scratch = Scratch::new();
+        let key = call.key(call.argument(2)?, &mut scratch)?;
+        let attributes = row.and_then(|row| row.attributes(guard));
+        match attributes
+            .as_ref()
+            .and_then(|map| map.get(key, zone.seed()))
+        {
+            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value, None)?])),
+            None => Ok(atom!(undefined)),
+        }
+    })
 }
 
 fn setattr(call: &Call) -> Answer {
@@ -194,10 +188,10 @@ fn setattr(call: &Call) -> Answer {
         Ok(value) => Changes::from_iter([call.attribute(call.argument(2)?, value)?]),
         Err(_) => changes(call, call.argument(2)?)?,
     };
-    let guard = reclaim::enter();
-    let (zone, row) = find_row(call, &guard)?;
-    let set = row.is_some_and(|row| row.set(changes, zone.seed(), &guard));
-    Ok(if set { atom!(ok) } else { atom!(void) })
+    with_row(call, |zone, row, guard| {
+        let set = row.is_some_and(|row| row.set(changes, zone.seed(), guard));
+        Ok(if set { atom!(ok) } else { atom!(void) })
+    })
 }
 
 /// The pairs of a list as attributes; its other elements are passed over.
@@ -225,42 +219,41 @@ fn replace(call: &Call) -> Answer {
         (Value::Fixed(current), Value::Fixed(expected)) => current == expected,
         _ => false,
     };
-    let guard = reclaim::enter();
-    let (zone, row) = find_row(call, &guard)?;
-    let replaced = row.is_some_and(|row| row.replace(change, is_expected, zone.seed(), &guard));
-    Ok(boolean(replaced))
+    with_row(call, |zone, row, guard| {
+        let replaced = row.is_some_and(|row| row.replace(change, is_expected, zone.seed(), guard));
+        Ok(boolean(replaced))
+    })
 }
 
 fn delattr(call: &Call) -> Answer {
-    let guard = reclaim::enter();
-    let (zone, row) = find_row(call, &guard)?;
-    let mut scratch = Scratch::new();
-    let key = call.key(call.argument(2)?, &mut scratch)?;
-    if let Some(row) = row {
-        row.delete(key, zone.seed(), &guard);
-    }
-    Ok(atom!(ok))
+    with_row(call, |zone, row, guard| {
+        let mut scratch = Scratch::new();
+        let key = call.key(call.argument(2)?, &mut scratch)?;
+        if let Some(row) = row {
+            row.delete(key, zone.seed(), guard);
+        }
+        Ok(atom!(ok))
+    })
 }
 
 fn increment(call: &Call) -> Answer {
-    let guard = reclaim::enter();
-    let (zone, row) = find_row(call, &guard)?;
-    let mut scratch = Scratch::new();
-    let key = call.key(call.argument(2)?, &mut scratch)?;
     let term = call.argument(3)?;
-    let Some(increment) = call.get_integer(term) else {
-        return match call.is_integer(term) {
-            true => Ok(atom!(large)),
-            false => Err(Fault::BadArgument),
-        };
-    };
-    let added = match row {
-        Some(row) => row.add(key, increment, zone.seed(), &guard),
-        None => Added::Missing,
-    };
-    let added = match (added, call.argument(4)) {
-        (Added::Missing, Ok(value)) => add_or_set(call, increment, value)?,
-        (added, _) => added,
+    let increment = call.get_integer(term);
+    if increment.is_none() && !call.is_integer(term) {
+        return Err(Fault::BadArgument);
+    }
+    let added = with_row(call, |zone, row, guard| {
+        let mut scratch = Scratch::new();
+        let key = call.key(call.argument(2)?, &mut scratch)?;
+        Ok(match (row, increment) {
+            (Some(row), Some(increment)) => row.add(key, increment, zone.seed(), guard),
+            (_, None) => Added::NotCounted,
+            (None, _) => Added::Missing,
+        })
+    })?;
+    let added = match (added, increment, call.argument(4)) {
+        (Added::Missing, Some(increment), Ok(value)) => add_or_set(call, increment, value)?,
+        (added, _, _) => added,
     };
     match added {
         Added::Changed(sum) => Ok(call.integer(sum)),
@@ -279,16 +272,14 @@ fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, F
 }
 
 fn attrs(call: &Call) -> Answer {
-    let guard = reclaim::enter();
     let wanted = match call.argument(2) {
         Ok(keys) => Some(wanted(call, keys)?),
         Err(_) => None,
     };
-    let (_, row) = find_row(call, &guard)?;
-    match row {
-        Some(row) => Ok(attributes(call, row, wanted.as_ref(), &guard)?.term),
+    with_row(call, |_, row, guard| match row {
+        Some(row) => Ok(attributes(call, row, wanted.as_ref(), guard)?.term),
         None => Ok(call.nil()),
-    }
+    })
 }
 
 /// The rows from a slot on, each put before the accumulator, and the slot to go on from.
@@ -437,16 +428,18 @@ fn wanted(call: &Call, keys: ErlNifTerm) -> Result<Wanted, Fault> {
     Ok(wanted)
 }
 
-/// The zone and the row that the first two arguments name.
-#[inline]
-fn find_row<'g>(
+/// Looks up the row that the first two arguments name, and does something with it.
+#[inline(always)]
+fn with_row<T>(
     call: &Call,
-    guard: &'g Guard,
-) -> Result<(&'g Zone<Copied>, Option<&'g Row<Copied>>), Fault> {
-    let zone = call.zone(guard)?;
+    run: impl FnOnce(&Zone<Copied>, Option<&Row<Copied>>, &Guard) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let guard = reclaim::enter();
+    let zone = call.zone(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    Ok((zone, zone.row(name, guard)))
+    let pin = zone.pin();
+    run(zone, zone.row(name, &pin), &guard)
 }
 
 fn boolean(boolean: bool) -> ErlNifTerm {

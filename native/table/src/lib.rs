@@ -27,16 +27,17 @@
 //!
 //! let guard = reclaim::enter();
 //! let child = Child { state: State::Running, pid: Some(42), keeper: 41, spec: None };
-//! assert!(zone.insert(&name, child, &guard));
+//! assert!(zone.insert(&name, child));
 //!
-//! let row = zone.row(name.borrow(), &guard).unwrap();
+//! let pin = zone.pin();
+//! let row = zone.row(name.borrow(), &pin).unwrap();
 //! assert_eq!(row.pid(), Some(42));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
 //! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard));
 //! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard), Added::Changed(1000));
 //!
 //! assert!(zone.remove(name.borrow(), 41, &guard));
-//! assert!(zone.row(name.borrow(), &guard).is_none());
+//! assert!(zone.row(name.borrow(), &pin).is_none());
 //! ```
 //!
 //! # What readers see

@@ -30,7 +30,8 @@ pub fn enter() -> Guard {
     COLLECTOR.enter()
 }
 
-/// The collector that every table of this process shares, so that one guard serves them all.
+/// The collector behind [`enter`], for maps that are never dropped: a papaya map that is dropped frees what anybody has retired with
+/// its collector, although others may be reading it.
 pub fn collector() -> Arc<Collector> {
     Arc::clone(&COLLECTOR)
 }

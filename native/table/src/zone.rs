@@ -6,6 +6,9 @@
 //! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
 //!   whatever comes and goes meanwhile.
 //!
+//! The names have a collector of their own, and so a guard of their own, a [`Pin`]: a papaya map frees all that its collector has retired when
+//! it is dropped, for whoever else uses that collector, too.
+//!
 //! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
@@ -16,11 +19,12 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use papaya::{Equivalent, HashMap};
 use parking_lot::Mutex;
+use seize::LocalGuard;
 use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
 use crate::datum::{Borrowed, Datum, Foreign};
-use crate::reclaim::{self, Guard};
+use crate::reclaim::Guard;
 use crate::row::{Child, Gone, Row, State};
 use crate::value::Added;
 use crate::Seed;
@@ -52,6 +56,9 @@ struct Slots<F: Foreign> {
     rows: Vec<Option<Arc<Row<F>>>>,
     free: Vec<u32>,
 }
+
+/// Proof that its thread is looking up names in a zone: the rows that it finds are not freed until it is dropped.
+pub type Pin<'z> = LocalGuard<'z>;
 
 /// Rows in the order of their slots.
 pub type Page<F> = SmallVec<[Arc<Row<F>>; PAGE_ROWS]>;
@@ -91,10 +98,7 @@ impl<F: Foreign> Default for Zone<F> {
     fn default() -> Self {
         let seed = Seed::default();
         Zone {
-            names: HashMap::builder()
-                .hasher(seed.clone())
-                .shared_collector(reclaim::collector())
-                .build(),
+            names: HashMap::builder().hasher(seed.clone()).build(),
             keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
             slots: std::array::from_fn(|_| {
                 Mutex::new(Slots {
@@ -115,15 +119,21 @@ impl<F: Foreign> Zone<F> {
         &self.seed
     }
 
+    /// Begins to look up names.
+    #[inline]
+    pub fn pin(&self) -> Pin<'_> {
+        self.names.guard()
+    }
+
     /// The row of a name.
     #[inline]
-    pub fn row<'g>(&self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Row<F>> {
-        self.named(name, guard).map(|row| &**row)
+    pub fn row<'p>(&self, name: Borrowed<'_, F>, pin: &'p Pin<'_>) -> Option<&'p Row<F>> {
+        self.named(name, pin).map(|row| &**row)
     }
 
     #[inline]
-    fn named<'g>(&self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Arc<Row<F>>> {
-        let found = self.names.get_key_value(&Name(name), guard);
+    fn named<'p>(&self, name: Borrowed<'_, F>, pin: &'p Pin<'_>) -> Option<&'p Arc<Row<F>>> {
+        let found = self.names.get_key_value(&Name(name), pin);
         found.map(|(named, ())| &named.0)
     }
 
@@ -133,9 +143,10 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child; `false` when the name is held.
-    pub fn insert(&self, name: &Datum<F>, child: Child<F>, guard: &Guard) -> bool {
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>) -> bool {
+        let pin = self.pin();
         loop {
-            let row = self.row_or_vacant(name, guard);
+            let row = self.row_or_vacant(name, &pin);
             match row.occupy(&child) {
                 Ok(true) => {
                     self.children.fetch_add(1, Ordering::Relaxed);
@@ -143,20 +154,21 @@ impl<F: Foreign> Zone<F> {
                     return true;
                 }
                 Ok(false) => return false,
-                Err(Gone) => self.unname(name.borrow(), guard),
+                Err(Gone) => self.unname(name.borrow(), &pin),
             }
         }
     }
 
     /// Removes the child of `keeper` with its attributes, in one step; `false` when the name is not that keeper's.
     pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> bool {
-        let Some(row) = self.named(name, guard) else {
+        let pin = self.pin();
+        let Some(row) = self.named(name, &pin) else {
             return false;
         };
         let removed = row.clear(keeper, State::Removed, guard);
         if removed {
             self.children.fetch_sub(1, Ordering::Relaxed);
-            self.unname(name, guard);
+            self.unname(name, &pin);
             self.unlist(row);
             // The guard of the keepers is gone before the row it gives is dropped.
             drop(self.keepers.remove(&keeper));
@@ -183,13 +195,14 @@ impl<F: Foreign> Zone<F> {
         missing: &Attribute<F>,
         guard: &Guard,
     ) -> Added {
+        let pin = self.pin();
         loop {
-            let row = self.row_or_vacant(name, guard);
+            let row = self.row_or_vacant(name, &pin);
             match row.add(missing.key.borrow(), increment, &self.seed, guard) {
                 Added::Missing => match row.set_missing(missing, &self.seed, guard) {
                     Ok(true) => return Added::Missing,
                     Ok(false) => (),
-                    Err(Gone) => self.unname(name.borrow(), guard),
+                    Err(Gone) => self.unname(name.borrow(), &pin),
                 },
                 added => return added,
             }
@@ -197,14 +210,14 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// The row of a name, a new one if there was none.
-    fn row_or_vacant<'g>(&self, name: &Datum<F>, guard: &'g Guard) -> &'g Arc<Row<F>> {
+    fn row_or_vacant<'p>(&self, name: &Datum<F>, pin: &'p Pin<'_>) -> &'p Arc<Row<F>> {
         loop {
-            if let Some(row) = self.named(name.borrow(), guard) {
+            if let Some(row) = self.named(name.borrow(), pin) {
                 return row;
             }
             let row = self.list(name.clone());
             let named = Named(Arc::clone(&row));
-            if self.names.try_insert(named, (), guard).is_err() {
+            if self.names.try_insert(named, (), pin).is_err() {
                 // Somebody else was faster; nobody has seen this row.
                 self.unlist(&row);
             }
@@ -263,9 +276,9 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Takes a removed row out of the names, if it is still there.
-    fn unname(&self, name: Borrowed<'_, F>, guard: &Guard) {
+    fn unname(&self, name: Borrowed<'_, F>, pin: &Pin<'_>) {
         let removed = |named: &Named<F>, _: &()| named.0.is_removed();
         // The other answers say that it was gone, or that a new row has its place.
-        let _ = self.names.remove_if(&Name(name), removed, guard);
+        let _ = self.names.remove_if(&Name(name), removed, pin);
     }
 }

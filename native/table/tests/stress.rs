@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 
 use proctab_table::attributes::{Attribute, Changes};
-use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
 use proctab_table::row::{Child, State};
 use proctab_table::value::{Added, Counter, Value};
@@ -85,19 +85,21 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
         keeper,
         spec: None,
     };
-    zone.insert(&word(name), child, &reclaim::enter())
+    zone.insert(&word(name), child)
 }
 
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     row.is_some_and(|row| row.set(changes, zone.seed(), &guard))
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     row.map_or(Added::Missing, |row| {
         row.add(word(key).borrow(), increment, zone.seed(), &guard)
     })
@@ -107,7 +109,8 @@ fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
 fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(&guard)) {
         let mut integers = integers.into_iter();
         attributes.for_each(&mut |attribute| {
@@ -149,7 +152,8 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let changes = (2..40).map(|key| fixed(key, word(round)));
                 assert!(set(&zone, 1, changes));
                 let guard = reclaim::enter();
-                let row = zone.row(word(1).borrow(), &guard).unwrap();
+                let pin = zone.pin();
+                let row = zone.row(word(1).borrow(), &pin).unwrap();
                 for key in 2..40 {
                     row.delete(word(key).borrow(), zone.seed(), &guard);
                 }
@@ -337,4 +341,57 @@ fn a_keeper_is_found_by_its_successor_and_only_once() {
     let guard = reclaim::enter();
     assert!(!zone.remove(word(1).borrow(), 10, &guard));
     assert!(zone.remove(word(1).borrow(), 12, &guard));
+}
+
+#[test]
+fn the_end_of_a_zone_disturbs_nobody_in_another() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let zone = Table::default();
+    for name in 0..64 {
+        assert!(open(&zone, name, 1 + name));
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            // Names and attributes are retired all the time...
+            for round in 0..60_000_u64 {
+                let name = round % 64;
+                let foreign = Datum::foreign(Counted::new(&LIVE, round));
+                assert!(set(zone, name, [fixed(0, foreign)]));
+                if round % 3 == 0 {
+                    let guard = reclaim::enter();
+                    assert!(zone.remove(word(name).borrow(), 1 + name, &guard));
+                    assert!(open(zone, name, 1 + name));
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            // ... others read them ...
+            while !done.load(Ordering::SeqCst) {
+                for name in 0..64 {
+                    let guard = reclaim::enter();
+                    let pin = zone.pin();
+                    let row = zone.row(word(name).borrow(), &pin);
+                    if let Some(map) = row.and_then(|row| row.attributes(&guard)) {
+                        map.for_each(&mut |attribute| {
+                            if let Value::Fixed(datum) = &attribute.value {
+                                if let View::Foreign(foreign) = datum.view() {
+                                    assert_eq!(foreign.alive, ALIVE);
+                                }
+                            }
+                        });
+                    }
+                }
+            }
+        });
+        while !done.load(Ordering::SeqCst) {
+            // ... and zones come and go.
+            let other = Table::default();
+            for name in 0..100 {
+                assert!(open(&other, name, 1 + name));
+            }
+        }
+    });
 }
