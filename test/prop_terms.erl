@@ -194,8 +194,9 @@ bits({Bytes, Skipped, More}) ->
     <<_:Skipped, Bits:Length/bits, _/bits>> = part(Bytes + 2, 3),
     Bits.
 
+%% A map of more than 32 keys; the term is in it only once, since a copy of a term shares nothing within itself.
 large_map({Term, Count}) ->
-    maps:from_list([{{Term, N}, N} || N <- lists:seq(1, Count)] ++ [{N, Term} || N <- lists:seq(1, Count)]).
+    maps:from_list([{Term, key}, {value, [Term]} | [{{key, N}, N} || N <- lists:seq(1, Count)]]).
 
 closure(Captured) ->
     fun(Argument) -> {Argument, Captured} end.

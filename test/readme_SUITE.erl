@@ -91,5 +91,5 @@ run([Typed, Printed], Output, Bindings) ->
 %% The answer that is printed, with any pid in the place of a pid and anything in the place of `_`.
 pattern(Printed) ->
     Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
-    Pids = re:replace(Escaped, "<0\\\\\\.\\d+\\\\\\.0>", "<0\\\\.\\\\d+\\\\.0>", [global, {return, list}]),
+    Pids = re:replace(Escaped, "<0\\\\\\.\\d+\\\\\\.0>", "<0\\\\.\\\\d+\\\\.\\\\d+>", [global, {return, list}]),
     re:replace(Pids, ",_\\\\}", ",(?s:.*)", [global, {return, list}]).
