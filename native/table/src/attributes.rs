@@ -1,6 +1,6 @@
 //! The attributes of one name: a persistent map from key to value.
 //!
-//! A map is never changed once it is published; a writer makes a new one that shares what stays. Up to [`LEAF`] attributes
+//! A map is never changed once it is published; a writer makes a new one that shares what stays. Up to 16 attributes
 //! lie in one flat leaf, which is read by a linear scan. A larger map is a tree of 16-way branches over such leaves, by four bits of
 //! the key's hash a level, so that a writer copies one path whatever the size.
 //!
