@@ -54,19 +54,19 @@ with_child(Config) ->
 %% Random terms
 
 any_value_comes_back_exactly(Config) ->
-    holds(prop_terms:prop_value(zone(Config)), 500).
+    holds(prop_terms:prop_value(zone(Config)), 1000).
 
 any_key_comes_back_exactly(Config) ->
-    holds(prop_terms:prop_key(zone(Config)), 500).
+    holds(prop_terms:prop_key(zone(Config)), 1000).
 
 any_name_comes_back_exactly(Config) ->
-    holds(prop_terms:prop_name(zone(Config)), 500).
+    holds(prop_terms:prop_name(zone(Config)), 1000).
 
 any_name_key_and_value_together_come_back_exactly(Config) ->
-    holds(prop_terms:prop_pair(zone(Config)), 500).
+    holds(prop_terms:prop_pair(zone(Config)), 1000).
 
 the_attributes_of_a_name_are_a_map_of_any_terms(Config) ->
-    holds(prop_terms:prop_attributes_are_a_map(zone(Config)), 500).
+    holds(prop_terms:prop_attributes_are_a_map(zone(Config)), 1000).
 
 holds(Property, Times) ->
     case proper:quickcheck(Property, [quiet, long_result, {numtests, Times}, {max_size, 20}]) of
