@@ -55,6 +55,7 @@ struct Record<F> {
 pub struct Row<F: Foreign> {
     /// The name.
     pub name: Datum<F>,
+    pub(crate) hash: u64,
     /// Where the row is listed; see [`Zone::page`](crate::zone::Zone::page).
     pub slot: u32,
     pid: AtomicU64,
@@ -92,9 +93,10 @@ impl<F: Foreign> Deref for Reading<'_, F> {
 }
 
 impl<F: Foreign> Row<F> {
-    pub(crate) fn vacant(name: Datum<F>, slot: u32) -> Self {
+    pub(crate) fn vacant(name: Datum<F>, hash: u64, slot: u32) -> Self {
         Row {
             name,
+            hash,
             slot,
             pid: AtomicU64::new(NOBODY),
             attributes: AtomicPtr::new(ptr::null_mut()),

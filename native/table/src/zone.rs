@@ -7,7 +7,8 @@
 //!   whatever comes and goes meanwhile.
 //!
 //! The names have a collector of their own, and so a guard of their own, a [`Pin`]: a papaya map frees all that its collector has retired when
-//! it is dropped, for whoever else uses that collector, too.
+//! it is dropped, for whoever else uses that collector, too. They are spread over several maps, because a map allocates its larger
+//! successor in one piece, which for a million names would take milliseconds.
 //!
 //! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use papaya::{Equivalent, HashMap};
 use parking_lot::Mutex;
-use seize::LocalGuard;
+use seize::{Collector, LocalGuard};
 use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
@@ -29,9 +30,9 @@ use crate::row::{Child, Gone, Row, State};
 use crate::value::Added;
 use crate::Seed;
 
-/// How many parts the slots have, each with its lock, and how many the keepers have. Each part grows at once, so it has to stay
-/// small where the whole is large.
-const SLOT_SHARDS: usize = 16;
+/// How many parts names and slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
+/// whole is large.
+const SHARDS: usize = 16;
 const KEEPER_SHARDS: usize = 64;
 
 /// A slot's number: its shard in the upper bits, its place there in the lower.
@@ -44,9 +45,10 @@ const PAGE_SLOTS: usize = 4096;
 /// The table of a zone.
 pub struct Zone<F: Foreign> {
     seed: Seed,
-    names: HashMap<Named<F>, (), Seed>,
+    names: [HashMap<Named<F>, (), Prehashed>; SHARDS],
+    collector: Arc<Collector>,
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
-    slots: [Mutex<Slots<F>>; SLOT_SHARDS],
+    slots: [Mutex<Slots<F>>; SHARDS],
     children: AtomicUsize,
 }
 
@@ -65,7 +67,7 @@ pub type Page<F> = SmallVec<[Arc<Row<F>>; PAGE_ROWS]>;
 
 impl<F: Foreign> Hash for Named<F> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
+        state.write_u64(self.0.hash);
     }
 }
 
@@ -77,13 +79,13 @@ impl<F: Foreign> PartialEq for Named<F> {
 
 impl<F: Foreign> Eq for Named<F> {}
 
-/// A name to look up. (A type of its own, because the map's trait is not ours.)
-struct Name<'a, F: Foreign>(Borrowed<'a, F>);
+/// A name to look up, and its hash.
+struct Name<'a, F: Foreign>(Borrowed<'a, F>, u64);
 
 impl<F: Foreign> Hash for Name<'_, F> {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        state.write_u64(self.1);
     }
 }
 
@@ -94,11 +96,45 @@ impl<F: Foreign> Equivalent<Named<F>> for Name<'_, F> {
     }
 }
 
+/// Takes the hash that a name brings along.
+#[derive(Clone, Default)]
+struct Prehashed(u64);
+
+impl BuildHasher for Prehashed {
+    type Hasher = Self;
+
+    #[inline]
+    fn build_hasher(&self) -> Self {
+        Prehashed(0)
+    }
+}
+
+impl Hasher for Prehashed {
+    #[inline]
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl<F: Foreign> Default for Zone<F> {
     fn default() -> Self {
         let seed = Seed::default();
+        let collector = Arc::new(Collector::new());
         Zone {
-            names: HashMap::builder().hasher(seed.clone()).build(),
+            names: std::array::from_fn(|_| {
+                HashMap::builder()
+                    .hasher(Prehashed::default())
+                    .shared_collector(Arc::clone(&collector))
+                    .build()
+            }),
+            collector,
             keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
             slots: std::array::from_fn(|_| {
                 Mutex::new(Slots {
@@ -122,7 +158,7 @@ impl<F: Foreign> Zone<F> {
     /// Begins to look up names.
     #[inline]
     pub fn pin(&self) -> Pin<'_> {
-        self.names.guard()
+        self.collector.enter()
     }
 
     /// The row of a name.
@@ -133,8 +169,15 @@ impl<F: Foreign> Zone<F> {
 
     #[inline]
     fn named<'p>(&self, name: Borrowed<'_, F>, pin: &'p Pin<'_>) -> Option<&'p Arc<Row<F>>> {
-        let found = self.names.get_key_value(&Name(name), pin);
+        let hash = self.seed.hash_one(name);
+        let found = self.names(hash).get_key_value(&Name(name, hash), pin);
         found.map(|(named, ())| &named.0)
+    }
+
+    /// The map that names of this hash are in. It uses the lowest and the highest bits itself.
+    #[inline]
+    fn names(&self, hash: u64) -> &HashMap<Named<F>, (), Prehashed> {
+        &self.names[shard(hash)]
     }
 
     /// How many children there are, in any state.
@@ -217,7 +260,7 @@ impl<F: Foreign> Zone<F> {
             }
             let row = self.list(name.clone());
             let named = Named(Arc::clone(&row));
-            if self.names.try_insert(named, (), pin).is_err() {
+            if self.names(row.hash).try_insert(named, (), pin).is_err() {
                 // Somebody else was faster; nobody has seen this row.
                 self.unlist(&row);
             }
@@ -242,7 +285,7 @@ impl<F: Foreign> Zone<F> {
         }
         let next = if end < slots.rows.len() {
             Some(shard << PLACE_BITS | end as u32)
-        } else if shard as usize + 1 < SLOT_SHARDS {
+        } else if shard as usize + 1 < SHARDS {
             Some((shard + 1) << PLACE_BITS)
         } else {
             None
@@ -252,12 +295,12 @@ impl<F: Foreign> Zone<F> {
 
     /// A new vacant row in a slot of its own.
     fn list(&self, name: Datum<F>) -> Arc<Row<F>> {
-        // The lowest bits of the hash choose the place in the map of names; these are others.
-        let shard = (self.seed.hash_one(&name) >> 32) as usize % SLOT_SHARDS;
+        let hash = self.seed.hash_one(&name);
+        let shard = shard(hash);
         let mut slots = self.slots[shard].lock();
         let place = slots.free.pop().unwrap_or(slots.rows.len() as u32);
         let slot = (shard as u32) << PLACE_BITS | place;
-        let row = Arc::new(Row::vacant(name, slot));
+        let row = Arc::new(Row::vacant(name, hash, slot));
         let listed = Some(Arc::clone(&row));
         match slots.rows.get_mut(place as usize) {
             Some(free) => *free = listed,
@@ -279,6 +322,12 @@ impl<F: Foreign> Zone<F> {
     fn unname(&self, name: Borrowed<'_, F>, pin: &Pin<'_>) {
         let removed = |named: &Named<F>, _: &()| named.0.is_removed();
         // The other answers say that it was gone, or that a new row has its place.
-        let _ = self.names.remove_if(&Name(name), removed, pin);
+        let hash = self.seed.hash_one(name);
+        let _ = self.names(hash).remove_if(&Name(name, hash), removed, pin);
     }
+}
+
+#[inline]
+fn shard(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
 }
