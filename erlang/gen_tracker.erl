@@ -365,7 +365,7 @@ handle_info({'EXIT', Guard, _}, #tracker{guard = Guard, handle = Handle} = Track
     {noreply, Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)}};
 handle_info({'EXIT', Keeper, normal}, Tracker) ->
     {noreply, ended(Keeper, Tracker)};
-handle_info({'EXIT', Keeper, Reason}, Tracker) ->
+handle_info({'EXIT', Keeper, Reason}, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
     {noreply, lost(Keeper, Reason, Tracker)};
 handle_info(Message, Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_message}, zone => Tracker#tracker.zone, message => Message}),
