@@ -108,7 +108,7 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
                     undefined -> gen_server:call(Zone, {find_or_open, Name, ChildSpec}, ?OPEN_TIMEOUT)
                 end
             catch
-                error:badarg -> {error, gen_tracker_not_started};
+                error:badarg -> not_started(Zone, Spec);
                 exit:{noproc, _} -> {error, gen_tracker_not_started}
             end;
         {error, Reason} ->
@@ -116,6 +116,14 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
     end;
 find_or_open(Zone, Spec) ->
     error(badarg, [Zone, Spec]).
+
+%% The zone does not run, or it does and the name is a term that the table refuses.
+not_started(Zone, Spec) ->
+    try proctab_nif:count(Zone) of
+        _ -> error(badarg, [Zone, Spec])
+    catch
+        error:badarg -> {error, gen_tracker_not_started}
+    end.
 
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
 %% `terminating'.

@@ -18,6 +18,7 @@ const NORMAL_LIMIT: usize = 4_000;
 const DIRTY_LIMIT: usize = 1 << 27;
 
 /// Why a call gives no answer.
+#[derive(Clone, Copy)]
 pub enum Fault {
     /// `error(badarg)` in the caller.
     BadArgument,

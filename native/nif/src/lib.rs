@@ -239,7 +239,8 @@ fn delattr(call: &Call) -> Answer {
 fn increment(call: &Call) -> Answer {
     let term = call.argument(3)?;
     let increment = call.get_integer(term);
-    if increment.is_none() && !call.is_integer(term) {
+    let missing = call.argument(4);
+    if !call.is_integer(term) || missing.is_ok_and(|value| !call.is_integer(value)) {
         return Err(Fault::BadArgument);
     }
     let added = with_row(call, |zone, row, guard| {
@@ -251,14 +252,14 @@ fn increment(call: &Call) -> Answer {
             (None, _) => Added::Missing,
         })
     })?;
-    let added = match (added, increment, call.argument(4)) {
+    let added = match (added, increment, missing) {
         (Added::Missing, Some(increment), Ok(value)) => add_or_set(call, increment, value)?,
         (added, _, _) => added,
     };
     match added {
         Added::Changed(sum) => Ok(call.integer(sum)),
         Added::NotCounted => Ok(atom!(large)),
-        Added::Missing => call.argument(4),
+        Added::Missing => missing,
     }
 }
 
