@@ -112,6 +112,10 @@ impl Foreign for Copied {
         // SAFETY: the terms are alive for as long as their borrows.
         unsafe { enif_is_identical(one.0, other.0) != 0 }
     }
+
+    fn is_heavy(&self) -> bool {
+        self.weight.words.max(self.weight.bytes) > HEAVY
+    }
 }
 
 impl Drop for Copied {
@@ -129,7 +133,7 @@ impl Drop for Copied {
         }
 
         let environment = Environment(self.env);
-        if self.weight.words.max(self.weight.bytes) > HEAVY {
+        if self.is_heavy() {
             reclaim::later(environment);
         }
     }

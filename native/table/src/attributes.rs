@@ -31,6 +31,13 @@ pub struct Attribute<F> {
     pub value: Value<F>,
 }
 
+impl<F: Foreign> Attribute<F> {
+    fn is_heavy(&self) -> bool {
+        let heavy = matches!(&self.value, Value::Fixed(datum) if datum.is_heavy());
+        heavy || self.key.is_heavy()
+    }
+}
+
 enum Slot<F> {
     Attribute(Attribute<F>),
     Child(Attributes<F>),
@@ -39,6 +46,8 @@ enum Slot<F> {
 
 struct Header {
     branch: bool,
+    /// Whether a key or a value in this node or below is [heavy](Foreign::is_heavy).
+    heavy: bool,
     /// How many attributes there are in this node and below.
     count: u32,
 }
@@ -62,6 +71,11 @@ impl<F> Attributes<F> {
     #[inline]
     pub fn count(&self) -> usize {
         self.0.header.header.count as usize
+    }
+
+    /// Whether a key or a value is [heavy](Foreign::is_heavy).
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.0.header.header.heavy
     }
 
     fn is_branch(&self) -> bool {
@@ -90,31 +104,6 @@ impl<F> Attributes<F> {
             count += usize::from(matches!(attribute.value, Value::Integer(_)));
         });
         count
-    }
-
-    fn leaf(attributes: Vec<Attribute<F>>) -> Option<Self> {
-        let header = Header {
-            branch: false,
-            count: attributes.len() as u32,
-        };
-        (!attributes.is_empty()).then(|| {
-            let slots = attributes.into_iter().map(Slot::Attribute);
-            Attributes(ThinArc::from_header_and_iter(header, slots))
-        })
-    }
-
-    fn branch(children: [Option<Self>; FANOUT]) -> Option<Self> {
-        let count: usize = children.iter().flatten().map(Attributes::count).sum();
-        let header = Header {
-            branch: true,
-            count: count as u32,
-        };
-        (count > 0).then(|| {
-            let slots = children
-                .into_iter()
-                .map(|child| child.map_or(Slot::Empty, Slot::Child));
-            Attributes(ThinArc::from_header_and_iter(header, slots))
-        })
     }
 
     /// The children of a branch, shared.
@@ -157,6 +146,33 @@ impl<F> Attributes<F> {
 }
 
 impl<F: Foreign> Attributes<F> {
+    fn leaf(attributes: Vec<Attribute<F>>) -> Option<Self> {
+        let header = Header {
+            branch: false,
+            heavy: attributes.iter().any(Attribute::is_heavy),
+            count: attributes.len() as u32,
+        };
+        (!attributes.is_empty()).then(|| {
+            let slots = attributes.into_iter().map(Slot::Attribute);
+            Attributes(ThinArc::from_header_and_iter(header, slots))
+        })
+    }
+
+    fn branch(children: [Option<Self>; FANOUT]) -> Option<Self> {
+        let count: usize = children.iter().flatten().map(Attributes::count).sum();
+        let header = Header {
+            branch: true,
+            heavy: children.iter().flatten().any(Attributes::is_heavy),
+            count: count as u32,
+        };
+        (count > 0).then(|| {
+            let slots = children
+                .into_iter()
+                .map(|child| child.map_or(Slot::Empty, Slot::Child));
+            Attributes(ThinArc::from_header_and_iter(header, slots))
+        })
+    }
+
     /// The value of a key.
     #[inline]
     pub fn get(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Value<F>> {

@@ -39,6 +39,11 @@ pub trait Foreign: Send + Sync + 'static {
 
     /// Whether two terms are the same.
     fn same(one: Self::Borrowed<'_>, other: Self::Borrowed<'_>) -> bool;
+
+    /// Whether the term occupies so much memory that it must be freed as soon as nobody reads it any more.
+    fn is_heavy(&self) -> bool {
+        false
+    }
 }
 
 /// A stored term. Cloning shares; nothing is copied that is longer than a few words.
@@ -110,6 +115,14 @@ impl<F> Datum<F> {
             Shape::Long(long) => View::Bytes(long.header.header, &long.slice),
             Shape::Foreign(foreign) => View::Foreign(foreign),
         }
+    }
+
+    /// See [`Foreign::is_heavy`].
+    pub(crate) fn is_heavy(&self) -> bool
+    where
+        F: Foreign,
+    {
+        matches!(&self.0, Shape::Foreign(foreign) if foreign.is_heavy())
     }
 
     /// The term as a look-up would bring it.

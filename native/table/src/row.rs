@@ -330,6 +330,9 @@ impl<F: Foreign> Row<F> {
         guard: &Guard,
     ) {
         let after = after.map_or(ptr::null_mut(), Attributes::into_raw);
+        let heavy = self
+            .attributes(guard)
+            .is_some_and(|before| before.is_heavy());
         let before = guard.swap(&self.attributes, after, Ordering::AcqRel);
         drop(record);
         if before.is_null() {
@@ -339,6 +342,9 @@ impl<F: Foreign> Row<F> {
         // entered its guard before.
         unsafe {
             guard.defer_retire(before, |raw, _| drop_large(Attributes::<F>::from_raw(raw)));
+        }
+        if heavy {
+            reclaim::flush(guard);
         }
     }
 }

@@ -21,6 +21,7 @@ struct Counted {
     alive: u64,
 }
 
+const HEAVY: u64 = u64::MAX;
 const ALIVE: u64 = 0x5EED_5EED_5EED_5EED;
 
 impl Counted {
@@ -55,6 +56,10 @@ impl Foreign for Counted {
 
     fn same(one: &Counted, other: &Counted) -> bool {
         one.number == other.number
+    }
+
+    fn is_heavy(&self) -> bool {
+        self.number == HEAVY
     }
 }
 
@@ -394,4 +399,29 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             }
         }
     });
+}
+
+#[test]
+fn a_heavy_value_goes_as_soon_as_nobody_reads_it() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let heavy = || Datum::foreign(Counted::new(&LIVE, HEAVY));
+    // Other tests may be reading at the moment, and then theirs is the thread that frees.
+    let wait_for = |live| {
+        while LIVE.load(Ordering::SeqCst) != live {
+            thread::yield_now();
+        }
+    };
+    let zone = Table::default();
+    assert!(open(&zone, 1, KEEPER));
+    for count in [1, 15, 100] {
+        assert!(set(&zone, 1, (0..count).map(|key| fixed(key, heavy()))));
+        wait_for(count as usize);
+        assert!(set(&zone, 1, [fixed(0, word(0))]));
+        wait_for(count as usize - 1);
+        let guard = reclaim::enter();
+        assert!(zone.remove(word(1).borrow(), KEEPER, &guard));
+        drop(guard);
+        wait_for(0);
+        assert!(open(&zone, 1, KEEPER));
+    }
 }
