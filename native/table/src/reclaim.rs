@@ -14,7 +14,7 @@ use lazy_static::lazy_static;
 use seize::{Collector, Guard as _};
 
 /// How many retired objects a thread gathers before it tries to free them.
-const BATCH: usize = 32;
+const BATCH: usize = 256;
 
 lazy_static! {
     static ref COLLECTOR: Arc<Collector> = Arc::new(Collector::new().batch_size(BATCH));

@@ -19,8 +19,8 @@ use crate::reclaim::{self, Guard};
 use crate::value::{Added, Frozen, Value};
 use crate::Seed;
 
-/// How many attributes are too many to free on the thread of a caller.
-const MANY: usize = 256;
+/// How many attributes are too many to free on the thread of a caller, who may be freeing a whole batch of such maps.
+const MANY: usize = 64;
 
 /// The pid of a row without a running child. No process has it.
 const NOBODY: u64 = 0;

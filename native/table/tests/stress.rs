@@ -260,6 +260,7 @@ fn the_books_balance_after_a_storm_of_names() {
                         zone.add_or_set(&word(NAMES + name), 1, &counter(2, 1), &guard);
                     }
                 }
+                reclaim::flush(&reclaim::enter());
             });
         }
         // Somebody pages through all the while, and takes keepers' children over.
@@ -289,13 +290,14 @@ fn the_books_balance_after_a_storm_of_names() {
         from = next;
     }
     assert_eq!(children, 0);
-    drop(zone);
-    // Every thread but this one is gone, so what was retired is freed as soon as their batches are.
-    let guard = reclaim::enter();
-    reclaim::flush(&guard);
-    drop(guard);
-    let left = LIVE.load(Ordering::SeqCst);
-    assert!(left < 1024, "{left} values are still there");
+    wait_for(&LIVE, 0);
+}
+
+/// Waits until so many values are left: those that other tests' threads might be reading go when they look away.
+fn wait_for(live: &AtomicUsize, count: usize) {
+    while live.load(Ordering::SeqCst) != count {
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -405,23 +407,17 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
 fn a_heavy_value_goes_as_soon_as_nobody_reads_it() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
     let heavy = || Datum::foreign(Counted::new(&LIVE, HEAVY));
-    // Other tests may be reading at the moment, and then theirs is the thread that frees.
-    let wait_for = |live| {
-        while LIVE.load(Ordering::SeqCst) != live {
-            thread::yield_now();
-        }
-    };
     let zone = Table::default();
     assert!(open(&zone, 1, KEEPER));
     for count in [1, 15, 100] {
         assert!(set(&zone, 1, (0..count).map(|key| fixed(key, heavy()))));
-        wait_for(count as usize);
+        wait_for(&LIVE, count as usize);
         assert!(set(&zone, 1, [fixed(0, word(0))]));
-        wait_for(count as usize - 1);
+        wait_for(&LIVE, count as usize - 1);
         let guard = reclaim::enter();
         assert!(zone.remove(word(1).borrow(), KEEPER, &guard));
         drop(guard);
-        wait_for(0);
+        wait_for(&LIVE, 0);
         assert!(open(&zone, 1, KEEPER));
     }
 }
