@@ -1,14 +1,16 @@
 //! The native half of the OTP application `proctab`: the functions that the Erlang module `proctab_nif` exports.
 //!
 //! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`terms`], how a
-//! call starts and fails in [`call`], and to whom tables belong in [`zones`]. The documentation of the functions is in
+//! call starts and fails in [`call`], and to whom tables belong in [`tables`]; what the functions on
+//! tables of processes do stands in [`processes`]. The documentation of the functions is in
 //! `proctab_nif.erl`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod call;
+mod processes;
+mod tables;
 mod terms;
-mod zones;
 
 use std::collections::HashSet;
 
@@ -27,7 +29,9 @@ use terms::{Copied, Scratch};
 
 mod atoms {
     rustler::atoms! {
-        attributes, children, done, large, launching, nif_panicked, ok, pending, pid, restarting, running, terminating, undefined, void,
+        attributes, begun, busy, children, done, large, launching, monitor, nif_panicked, ok, pending, pid, registered, restarting, running,
+        terminating, undefined, void,
+        cast = "$gen_cast",
         yes = "true",
         no = "false",
     }
@@ -36,9 +40,10 @@ mod atoms {
 /// The term of an atom.
 macro_rules! atom {
     ($name:ident) => {
-        atoms::$name().as_c_arg()
+        $crate::atoms::$name().as_c_arg()
     };
 }
+use atom;
 
 export! {
     zone_open/1, zone_close/1, count/1,
@@ -65,12 +70,12 @@ fn zone_close(call: &Call) -> Answer {
 
 fn count(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    Ok(call.integer(call.zone(&guard)?.count() as i64))
+    Ok(call.integer(call.named::<Zone<Copied>>(&guard)?.count() as i64))
 }
 
 fn insert(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    let zone = call.zone(&guard)?;
+    let zone = call.named::<Zone<Copied>>(&guard)?;
     let name = call.owned_key(call.argument(1)?)?;
     let launching = call.argument(4)? == atom!(launching);
     let child = Child {
@@ -145,7 +150,7 @@ fn clear(call: &Call, state: State) -> Answer {
 
 fn remove(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    let zone = call.zone(&guard)?;
+    let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
     Ok(boolean(zone.remove(name, call.caller(), &guard)))
@@ -153,7 +158,7 @@ fn remove(call: &Call) -> Answer {
 
 fn change_keeper(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    let zone = call.zone(&guard)?;
+    let zone = call.named::<Zone<Copied>>(&guard)?;
     let (keeper, new) = (call.pid(1)?, call.pid(2)?);
     match zone.change_keeper(keeper, new) {
         Some(row) => Ok(call.tuple([atom!(ok), call.make(&row.name)?])),
@@ -266,7 +271,7 @@ fn increment(call: &Call) -> Answer {
 /// Adds to an attribute, or sets it to `value` when it is not there.
 fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, Fault> {
     let guard = reclaim::enter();
-    let zone = call.zone(&guard)?;
+    let zone = call.named::<Zone<Copied>>(&guard)?;
     let name = call.owned_key(call.argument(1)?)?;
     let missing = call.attribute(call.argument(2)?, value)?;
     Ok(zone.add_or_set(&name, increment, &missing, &guard))
@@ -286,7 +291,7 @@ fn attrs(call: &Call) -> Answer {
 /// The rows from a slot on, each put before the accumulator, and the slot to go on from.
 fn page(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    let table = call.table(&guard)?;
+    let table = call.zone_table(&guard)?;
     let from = call.get_integer(call.argument(1)?);
     let from = from.and_then(|from| u32::try_from(from).ok());
     let what = call.argument(2)?;
@@ -295,7 +300,7 @@ fn page(call: &Call) -> Answer {
         keys => Some(wanted(call, keys)?),
     };
     let mut items = call.argument(3)?;
-    let (rows, next) = table.zone.page(from.ok_or(Fault::BadArgument)?);
+    let (rows, next) = table.content.page(from.ok_or(Fault::BadArgument)?);
     let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
     let mut cost = 0;
     for (place, row) in rows.iter().enumerate() {
@@ -436,7 +441,7 @@ fn with_row<T>(
     run: impl FnOnce(&Zone<Copied>, Option<&Row<Copied>>, &Guard) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let guard = reclaim::enter();
-    let zone = call.zone(&guard)?;
+    let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
     let pin = zone.pin();

@@ -237,6 +237,15 @@ impl Call<'_> {
         Err(Fault::BadArgument)
     }
 
+    /// A pid, of any node.
+    pub fn any_pid(&self, place: usize) -> Result<Datum<Copied>, Fault> {
+        let term = self.argument(place)?;
+        match self.kind_of(term) {
+            ErlNifTermType::ERL_NIF_TERM_TYPE_PID => self.owned_key(term),
+            _ => Err(Fault::BadArgument),
+        }
+    }
+
     /// The two elements of a pair.
     #[inline]
     pub fn pair(&self, term: ErlNifTerm) -> Option<(ErlNifTerm, ErlNifTerm)> {

@@ -61,6 +61,7 @@
 
 pub mod attributes;
 pub mod datum;
+pub mod processes;
 pub mod reclaim;
 pub mod row;
 #[cfg(test)]

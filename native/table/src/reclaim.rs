@@ -71,6 +71,12 @@ impl<T: Send + 'static> Deferred<T> {
     }
 }
 
+impl<T: Default + Send + 'static> Default for Deferred<T> {
+    fn default() -> Self {
+        Deferred::new(T::default())
+    }
+}
+
 impl<T: Send + 'static> Deref for Deferred<T> {
     type Target = T;
 

@@ -1,0 +1,204 @@
+//! The exported functions on tables of processes.
+
+use rustler::sys::ErlNifTerm;
+use rustler::{Env, LocalPid, Term};
+
+use proctab_table::datum::Datum;
+use proctab_table::processes::{Begun, Next, Processes};
+use proctab_table::reclaim;
+
+use crate::call::{export, Answer, Call, Fault};
+use crate::terms::Copied;
+use crate::{atom, boolean};
+
+export! {
+    processes_open/2, processes_close/1, hold/1, release/1, claim/2,
+    register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2,
+    registered_names/2, registered_count/2, processes_page/2, counts_page/2,
+}
+
+/// What a page may cost before it is left to a dirty scheduler to be made.
+const FULL_PAGE: usize = 4_000;
+
+fn processes_open(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    call.open_processes(&guard)?.serve(call.caller());
+    Ok(atom!(ok))
+}
+
+fn processes_close(call: &Call) -> Answer {
+    call.close_processes()?;
+    Ok(atom!(ok))
+}
+
+fn hold(call: &Call) -> Answer {
+    with_table(call, |table| {
+        table.hold(call.caller());
+        Ok(atom!(ok))
+    })
+}
+
+fn release(call: &Call) -> Answer {
+    with_table(call, |table| {
+        table.release(call.caller());
+        Ok(atom!(ok))
+    })
+}
+
+fn claim(call: &Call) -> Answer {
+    let pid = call.any_pid(1)?;
+    with_table(call, |table| Ok(boolean(table.claim(&pid, call.caller()))))
+}
+
+fn register(call: &Call) -> Answer {
+    with_registration(call, |table, pid, name| {
+        table.register(pid, name);
+        Ok(atom!(ok))
+    })
+}
+
+fn unregister(call: &Call) -> Answer {
+    with_registration(call, |table, pid, name| {
+        table.unregister(pid, name);
+        Ok(atom!(ok))
+    })
+}
+
+fn begin_registering(call: &Call) -> Answer {
+    with_registration(call, |table, pid, name| {
+        Ok(match table.begin(pid, name, call.caller()) {
+            Begun::New(server) => {
+                tell(call, server)?;
+                atom!(begun)
+            }
+            Begun::Registered => atom!(registered),
+            Begun::Busy(caller) => call.tuple([atom!(busy), call.word(caller)]),
+        })
+    })
+}
+
+fn end_registering(call: &Call) -> Answer {
+    let announced = call.argument(3)? == atom!(yes);
+    with_registration(call, |table, pid, name| {
+        tell(call, table.end(pid, name, call.caller(), announced))?;
+        Ok(atom!(ok))
+    })
+}
+
+fn fail_registering(call: &Call) -> Answer {
+    with_registration(call, |table, pid, name| {
+        table.fail(pid, name, call.caller());
+        Ok(atom!(ok))
+    })
+}
+
+fn abandon(call: &Call) -> Answer {
+    let (pid, caller) = (call.any_pid(1)?, call.pid(2)?);
+    with_table(call, |table| {
+        table.abandon(&pid, caller);
+        Ok(atom!(ok))
+    })
+}
+
+fn next(call: &Call) -> Answer {
+    let pid = call.any_pid(1)?;
+    with_table(call, |table| {
+        Ok(match table.next(&pid) {
+            Next::Registered(name, announced) => {
+                call.tuple([atom!(registered), call.make(&name)?, boolean(announced)])
+            }
+            Next::Busy(callers) => {
+                let callers = list(call, &callers, |caller| Ok(call.word(*caller)))?;
+                call.tuple([atom!(busy), callers])
+            }
+            Next::Done => atom!(done),
+        })
+    })
+}
+
+fn registered_names(call: &Call) -> Answer {
+    let pid = call.any_pid(1)?;
+    with_table(call, |table| {
+        let names = table.names(&pid);
+        call.allow(names.iter().map(|name| 2 + call.cost(name)).sum())?;
+        list(call, &names, |name| call.make(name))
+    })
+}
+
+fn registered_count(call: &Call) -> Answer {
+    let name = call.owned_key(call.argument(1)?)?;
+    with_table(call, |table| Ok(call.integer(table.count(&name))))
+}
+
+fn processes_page(call: &Call) -> Answer {
+    page(call, Processes::page, |pid| pid, |_, pid| pid)
+}
+
+fn counts_page(call: &Call) -> Answer {
+    let pair = |(_, count): &(Datum<Copied>, i64), name| call.tuple([name, call.integer(*count)]);
+    page(call, Processes::counts, |(name, _)| name, pair)
+}
+
+/// The items of a part of a table, and the part to go on with.
+fn page<T>(
+    call: &Call,
+    read: impl FnOnce(&Processes<Copied>, usize) -> (Vec<T>, Option<usize>),
+    datum: impl Fn(&T) -> &Datum<Copied>,
+    make: impl Fn(&T, ErlNifTerm) -> ErlNifTerm,
+) -> Answer {
+    let part = call.get_integer(call.argument(1)?);
+    let part = part.and_then(|part| usize::try_from(part).ok());
+    with_table(call, |table| {
+        let (items, next) = read(table, part.ok_or(Fault::BadArgument)?);
+        let cost = items.iter().map(|item| 8 + call.cost(datum(item))).sum();
+        call.allow(cost)?;
+        call.consume(cost, FULL_PAGE);
+        let items = list(call, &items, |item| Ok(make(item, call.make(datum(item))?)))?;
+        let next = next.map_or(atom!(done), |next| call.integer(next as i64));
+        Ok(call.tuple([items, next]))
+    })
+}
+
+/// A list of what is made of each item.
+fn list<T>(call: &Call, items: &[T], make: impl Fn(&T) -> Answer) -> Answer {
+    let mut list = call.nil();
+    for item in items.iter().rev() {
+        list = call.cons(make(item)?, list);
+    }
+    Ok(list)
+}
+
+fn with_table(call: &Call, run: impl FnOnce(&Processes<Copied>) -> Answer) -> Answer {
+    let guard = reclaim::enter();
+    run(call.named(&guard)?)
+}
+
+/// Does something with the table that the first argument names, and the process and the name that are the next.
+fn with_registration(
+    call: &Call,
+    run: impl FnOnce(&Processes<Copied>, &Datum<Copied>, &Datum<Copied>) -> Answer,
+) -> Answer {
+    let pid = call.any_pid(1)?;
+    let name = call.owned_key(call.argument(2)?)?;
+    with_table(call, |table| run(table, &pid, &name))
+}
+
+/// Has the server watch the process that is the second argument. This is done here, because the caller may be killed as soon as it is back
+/// in Erlang.
+fn tell(call: &Call, server: Option<u64>) -> Result<(), Fault> {
+    let Some(server) = server else {
+        return Ok(());
+    };
+    let request = call.tuple([atom!(monitor), call.argument(1)?]);
+    let message = call.tuple([atom!(cast), request]);
+    call.with_env(|env: Env| {
+        // SAFETY: both are terms of the caller's environment.
+        let (server, message) =
+            unsafe { (Term::new(env, call.word(server)), Term::new(env, message)) };
+        if let Ok(server) = server.decode::<LocalPid>() {
+            // A server that is dead has nobody to tell: its successor will see the process in the table.
+            let _ = env.send(&server, message);
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,524 @@
+//! The processes that a server watches, and the names that each is registered under.
+//!
+//! Each process is another key, and each is written more often than read: sharded locks are right here. A shard is locked for one
+//! process or one name at a time, never two at once, and never while anything is told to anybody.
+//!
+//! A registration is made in one step ([`Processes::register`]), or begun and ended by a *caller*, who does something in between that may
+//! fail ([`Processes::begin`]); until it ends, nobody but [`Processes::next`] sees it. What happens when the caller dies in
+//! between is not for the table to know: whoever meets such a registration learns who began it, and says so
+//! ([`Processes::abandon`]) when that one is dead.
+//!
+//! Of a process that is registered the server has to know, so that it watches for its death. Who adds the first registration may be killed at
+//! any time and cannot be trusted to tell; so `begin` and `end` answer whom to tell, and the embedder does it before its caller can be
+//! stopped. A server that is replaced by another pages through all processes and claims each: one that was added before its page was read
+//! is seen there, and one that was added later was added by somebody who knew the new server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::mapref::entry::Entry;
+use dashmap::DashMap;
+use indexmap::map::Entry as Slot;
+use indexmap::IndexMap;
+
+use crate::datum::{Datum, Foreign};
+use crate::Seed;
+
+/// How many parts the processes and the names have. A part grows at once and is listed at once, so it has to stay small where
+/// the whole is large.
+const SHARDS: usize = 1024;
+
+/// No process at all.
+const NOBODY: u64 = 0;
+
+/// A table of processes and the names they are registered under.
+pub struct Processes<F: Foreign> {
+    processes: DashMap<Datum<F>, Process<F>, Seed>,
+    /// How many registrations each name has. For a moment one may be missing that a process has already lost again.
+    names: DashMap<Datum<F>, i64, Seed>,
+    server: AtomicU64,
+    holder: AtomicU64,
+}
+
+struct Process<F: Foreign> {
+    /// The server that watches it.
+    watcher: u64,
+    registrations: IndexMap<Datum<F>, Registration, Seed>,
+}
+
+enum Registration {
+    Begun { caller: u64 },
+    Made { times: u64, announced: bool },
+}
+
+/// What became of a registration that somebody wanted to begin.
+#[derive(Debug, PartialEq)]
+pub enum Begun {
+    /// It is the caller's to end. The server is named when it has to be told of the process.
+    New(Option<u64>),
+    /// It was there, or the caller began it before.
+    Registered,
+    /// This other caller has begun it and not ended it, or holds the table.
+    Busy(u64),
+}
+
+/// What to do next for a dead process.
+#[derive(Debug, PartialEq)]
+pub enum Next<F: Foreign> {
+    /// It is registered under this name, and was announced or not.
+    Registered(Datum<F>, bool),
+    /// These callers have not ended what they began. If they do, the server has to watch it anew.
+    Busy(Vec<u64>),
+    /// Nothing is left.
+    Done,
+}
+
+impl<F: Foreign> Default for Processes<F> {
+    fn default() -> Self {
+        let seed = Seed::default();
+        Processes {
+            processes: DashMap::with_hasher_and_shard_amount(seed.clone(), SHARDS),
+            names: DashMap::with_hasher_and_shard_amount(seed, SHARDS),
+            server: AtomicU64::new(NOBODY),
+            holder: AtomicU64::new(NOBODY),
+        }
+    }
+}
+
+impl<F: Foreign> Processes<F> {
+    /// From now on this server watches the processes; it claims those that there are.
+    pub fn serve(&self, server: u64) {
+        self.server.store(server, Ordering::SeqCst);
+    }
+
+    /// Until it is released, only `holder` can begin registrations.
+    pub fn hold(&self, holder: u64) {
+        self.holder.store(holder, Ordering::SeqCst);
+    }
+
+    /// Lets everybody begin registrations, if it is this one who holds them off.
+    pub fn release(&self, holder: u64) {
+        // Any other answer says that it holds nothing.
+        let _ = self
+            .holder
+            .compare_exchange(holder, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Whether the server `watcher` has to watch a process that it did not watch before.
+    pub fn claim(&self, pid: &Datum<F>, watcher: u64) -> bool {
+        let Some(mut process) = self.processes.get_mut(pid) else {
+            return false;
+        };
+        let changed = process.watcher != watcher;
+        process.watcher = watcher;
+        changed
+    }
+
+    /// Registers a process under a name once more.
+    pub fn register(&self, pid: &Datum<F>, name: &Datum<F>) {
+        let mut process = self.processes.entry(pid.clone()).or_default();
+        match process.registrations.entry(name.clone()) {
+            Slot::Occupied(mut slot) => match slot.get_mut() {
+                Registration::Made { times, .. } => *times += 1,
+                begun => *begun = Registration::made(true),
+            },
+            Slot::Vacant(slot) => {
+                slot.insert(Registration::made(true));
+            }
+        }
+        drop(process);
+        self.add(name, 1);
+    }
+
+    /// Begins to register a process under a name that it does not have.
+    pub fn begin(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) -> Begun {
+        let holder = self.holder.load(Ordering::SeqCst);
+        if holder != NOBODY && holder != caller {
+            return Begun::Busy(holder);
+        }
+        let mut process = self.processes.entry(pid.clone()).or_default();
+        match process.registrations.get(name) {
+            Some(Registration::Begun { caller: other }) if *other != caller => Begun::Busy(*other),
+            Some(_) => Begun::Registered,
+            None => {
+                let begun = Registration::Begun { caller };
+                process.registrations.insert(name.clone(), begun);
+                Begun::New(self.to_be_told(&process))
+            }
+        }
+    }
+
+    /// Ends what the caller began: the process is registered, and was announced or not. The server is named when it has to be told of the
+    /// process.
+    pub fn end(
+        &self,
+        pid: &Datum<F>,
+        name: &Datum<F>,
+        caller: u64,
+        announced: bool,
+    ) -> Option<u64> {
+        let mut process = self.processes.get_mut(pid)?;
+        let begun = process.registrations.get_mut(name)?;
+        if !begun.is_begun_by(caller) {
+            return None;
+        }
+        *begun = Registration::made(announced);
+        let server = self.to_be_told(&process);
+        drop(process);
+        self.add(name, 1);
+        server
+    }
+
+    /// Takes back what the caller began.
+    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) {
+        self.take_back(pid, |begun, registration| {
+            begun == name && registration.is_begun_by(caller)
+        });
+    }
+
+    /// Takes back all that a caller, who is dead, began for a process, and its hold of the table.
+    pub fn abandon(&self, pid: &Datum<F>, caller: u64) {
+        self.release(caller);
+        self.take_back(pid, |_, registration| registration.is_begun_by(caller));
+    }
+
+    fn take_back(&self, pid: &Datum<F>, is_taken: impl Fn(&Datum<F>, &Registration) -> bool) {
+        let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
+            return;
+        };
+        let process = entry.get_mut();
+        let taken: Vec<_> = process
+            .registrations
+            .extract_if(.., |name, registration| is_taken(name, registration))
+            .collect();
+        // One that is watched goes when it dies.
+        let removed = (process.registrations.is_empty() && process.watcher == NOBODY)
+            .then(|| entry.remove_entry());
+        drop((taken, removed));
+    }
+
+    /// What is left to do for a dead process. Its row goes when that is nothing.
+    pub fn next(&self, pid: &Datum<F>) -> Next<F> {
+        let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
+            return Next::Done;
+        };
+        let process = entry.get_mut();
+        let mut callers = Vec::new();
+        for (name, registration) in process.registrations.iter().rev() {
+            match registration {
+                Registration::Made { announced, .. } => {
+                    return Next::Registered(name.clone(), *announced)
+                }
+                Registration::Begun { caller } => callers.push(*caller),
+            }
+        }
+        if callers.is_empty() {
+            drop(entry.remove_entry());
+            return Next::Done;
+        }
+        process.watcher = NOBODY;
+        Next::Busy(callers)
+    }
+
+    /// Takes back one registration of a process under a name, if there is one.
+    pub fn unregister(&self, pid: &Datum<F>, name: &Datum<F>) {
+        let Some(mut process) = self.processes.get_mut(pid) else {
+            return;
+        };
+        let removed = match process.registrations.get_mut(name) {
+            Some(Registration::Made { times: 1, .. }) => {
+                process.registrations.swap_remove_entry(name)
+            }
+            Some(Registration::Made { times, .. }) => {
+                *times -= 1;
+                None
+            }
+            _ => return,
+        };
+        drop(process);
+        drop(removed);
+        self.add(name, -1);
+    }
+
+    /// The names that a process is registered under.
+    pub fn names(&self, pid: &Datum<F>) -> Vec<Datum<F>> {
+        let Some(process) = self.processes.get(pid) else {
+            return Vec::new();
+        };
+        let made = process
+            .registrations
+            .iter()
+            .filter(|(_, made)| made.is_made());
+        made.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How many registrations a name has.
+    pub fn count(&self, name: &Datum<F>) -> i64 {
+        self.names.get(name).map_or(0, |count| (*count).max(0))
+    }
+
+    /// The processes of a part of the table, and the part to go on with.
+    pub fn page(&self, part: usize) -> (Vec<Datum<F>>, Option<usize>) {
+        page(&self.processes, part, |_| Some(()), |pid, ()| pid)
+    }
+
+    /// The names of a part of the table, and how many registrations each has; and the part to go on with.
+    pub fn counts(&self, part: usize) -> (Vec<(Datum<F>, i64)>, Option<usize>) {
+        let positive = |count: &i64| (*count > 0).then_some(*count);
+        page(&self.names, part, positive, |name, count| (name, count))
+    }
+
+    fn to_be_told(&self, process: &Process<F>) -> Option<u64> {
+        let server = self.server.load(Ordering::SeqCst);
+        (server != NOBODY && server != process.watcher).then_some(server)
+    }
+
+    fn add(&self, name: &Datum<F>, change: i64) {
+        match self.names.entry(name.clone()) {
+            Entry::Occupied(mut entry) => {
+                *entry.get_mut() += change;
+                if *entry.get() == 0 {
+                    drop(entry.remove_entry());
+                }
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(change);
+            }
+        }
+    }
+}
+
+/// Some of a map's entries, at least one part of it.
+fn page<K, V, T, P>(
+    map: &DashMap<K, V, Seed>,
+    part: usize,
+    pick: impl Fn(&V) -> Option<P>,
+    make: impl Fn(K, P) -> T,
+) -> (Vec<T>, Option<usize>)
+where
+    K: Clone + Eq + std::hash::Hash,
+{
+    const ENOUGH: usize = 128;
+    let mut items = Vec::new();
+    for (part, shard) in map.shards().iter().enumerate().skip(part) {
+        if items.len() >= ENOUGH {
+            return (items, Some(part));
+        }
+        let shard = shard.read();
+        // SAFETY: the guard keeps the shard from being changed while its buckets are read, and it outlives them.
+        for bucket in unsafe { shard.iter() } {
+            // SAFETY: as above.
+            let (key, value) = unsafe { bucket.as_ref() };
+            items.extend(pick(value.get()).map(|picked| make(key.clone(), picked)));
+        }
+    }
+    (items, None)
+}
+
+impl<F: Foreign> Default for Process<F> {
+    fn default() -> Self {
+        Process {
+            watcher: NOBODY,
+            registrations: IndexMap::default(),
+        }
+    }
+}
+
+impl Registration {
+    fn made(announced: bool) -> Self {
+        Registration::Made {
+            times: 1,
+            announced,
+        }
+    }
+
+    fn is_made(&self) -> bool {
+        matches!(self, Registration::Made { .. })
+    }
+
+    fn is_begun_by(&self, caller: u64) -> bool {
+        matches!(self, Registration::Begun { caller: by } if *by == caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datum::Kind;
+    use crate::testing::Text;
+
+    const KIND: Kind = Kind::new(1);
+    const SERVER: u64 = 100;
+    const CALLER: u64 = 200;
+    const OTHER: u64 = 201;
+
+    fn pid(number: u64) -> Datum<Text> {
+        Datum::word(KIND, number)
+    }
+
+    fn name(name: &str) -> Datum<Text> {
+        Datum::bytes(KIND, name.as_bytes())
+    }
+
+    fn served() -> Processes<Text> {
+        let processes = Processes::default();
+        processes.serve(SERVER);
+        processes
+    }
+
+    /// All parts, one after the other.
+    fn all<T>(page: impl Fn(usize) -> (Vec<T>, Option<usize>)) -> Vec<T> {
+        let mut all = Vec::new();
+        let mut next = Some(0);
+        while let Some(part) = next {
+            let (items, after) = page(part);
+            all.extend(items);
+            next = after;
+        }
+        all
+    }
+
+    #[test]
+    fn a_registration_counts_once_it_has_ended() {
+        let table = served();
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER),
+            Begun::New(Some(SERVER))
+        );
+        assert_eq!((table.count(&name("a")), table.names(&pid(1))), (0, vec![]));
+        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Some(SERVER));
+        assert_eq!(
+            (table.count(&name("a")), table.names(&pid(1))),
+            (1, vec![name("a")])
+        );
+        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Registered);
+        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Registered);
+    }
+
+    #[test]
+    fn nobody_ends_or_takes_back_what_another_began() {
+        let table = served();
+        table.begin(&pid(1), &name("a"), CALLER);
+        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Registered);
+        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Busy(CALLER));
+        assert_eq!(table.end(&pid(1), &name("a"), OTHER, true), None);
+        table.fail(&pid(1), &name("a"), OTHER);
+        table.abandon(&pid(1), OTHER);
+        table.fail(&pid(1), &name("b"), CALLER);
+        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Busy(CALLER));
+        table.abandon(&pid(1), CALLER);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), OTHER),
+            Begun::New(Some(SERVER))
+        );
+    }
+
+    #[test]
+    fn what_failed_leaves_nothing_but_what_is_watched() {
+        let table = served();
+        table.begin(&pid(1), &name("a"), CALLER);
+        table.fail(&pid(1), &name("a"), CALLER);
+        assert!(all(|part| table.page(part)).is_empty());
+        assert!(!table.claim(&pid(1), SERVER));
+
+        table.begin(&pid(1), &name("a"), CALLER);
+        assert!(table.claim(&pid(1), SERVER));
+        table.fail(&pid(1), &name("a"), CALLER);
+        // Still watched: no second monitor.
+        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::New(None));
+    }
+
+    #[test]
+    fn a_process_is_claimed_once_by_each_server() {
+        let table = served();
+        assert!(!table.claim(&pid(1), SERVER));
+        table.register(&pid(1), &name("a"));
+        assert!(table.claim(&pid(1), SERVER));
+        assert!(!table.claim(&pid(1), SERVER));
+        assert_eq!(table.begin(&pid(1), &name("b"), CALLER), Begun::New(None));
+        table.serve(SERVER + 1);
+        assert_eq!(
+            table.end(&pid(1), &name("b"), CALLER, true),
+            Some(SERVER + 1)
+        );
+        assert!(table.claim(&pid(1), SERVER + 1));
+    }
+
+    #[test]
+    fn a_dead_process_is_undone_name_by_name_and_time_by_time() {
+        let table = served();
+        table.register(&pid(1), &name("a"));
+        table.register(&pid(1), &name("a"));
+        table.begin(&pid(1), &name("b"), CALLER);
+        table.end(&pid(1), &name("b"), CALLER, false);
+        table.register(&pid(2), &name("a"));
+        assert_eq!(table.count(&name("a")), 3);
+
+        assert_eq!(table.next(&pid(1)), Next::Registered(name("b"), false));
+        table.unregister(&pid(1), &name("b"));
+        for left in [2, 1] {
+            assert_eq!(table.next(&pid(1)), Next::Registered(name("a"), true));
+            table.unregister(&pid(1), &name("a"));
+            assert_eq!(table.count(&name("a")), left);
+        }
+        assert_eq!(table.next(&pid(1)), Next::Done);
+        table.unregister(&pid(1), &name("a"));
+        assert_eq!(all(|part| table.page(part)), [pid(2)]);
+        assert_eq!(all(|part| table.counts(part)), [(name("a"), 1)]);
+    }
+
+    #[test]
+    fn the_caller_of_a_dead_process_is_waited_for() {
+        let table = served();
+        table.begin(&pid(1), &name("a"), CALLER);
+        table.begin(&pid(1), &name("b"), OTHER);
+        assert!(table.claim(&pid(1), SERVER));
+        assert_eq!(table.next(&pid(1)), Next::Busy(vec![OTHER, CALLER]));
+        table.abandon(&pid(1), OTHER);
+        // Ended after all: the server has to look again, and its monitor is gone.
+        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Some(SERVER));
+        assert!(table.claim(&pid(1), SERVER));
+        assert_eq!(table.next(&pid(1)), Next::Registered(name("a"), true));
+        table.unregister(&pid(1), &name("a"));
+        assert_eq!(table.next(&pid(1)), Next::Done);
+        assert!(all(|part| table.page(part)).is_empty());
+    }
+
+    #[test]
+    fn who_holds_the_table_holds_off_the_others() {
+        let table = served();
+        table.hold(OTHER);
+        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Busy(OTHER));
+        table.release(CALLER);
+        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Busy(OTHER));
+        table.release(OTHER);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER),
+            Begun::New(Some(SERVER))
+        );
+
+        table.hold(OTHER);
+        table.abandon(&pid(1), OTHER);
+        assert_eq!(
+            table.begin(&pid(1), &name("b"), CALLER),
+            Begun::New(Some(SERVER))
+        );
+    }
+
+    #[test]
+    fn all_is_listed_once() {
+        let table = served();
+        for number in 0..5_000 {
+            table.register(&pid(number), &name(&number.to_string()));
+        }
+        let mut pids: Vec<_> = all(|part| table.page(part))
+            .iter()
+            .map(|pid| format!("{pid:?}"))
+            .collect();
+        pids.sort();
+        pids.dedup();
+        assert_eq!(pids.len(), 5_000);
+        let counts = all(|part| table.counts(part));
+        assert_eq!(counts.len(), 5_000);
+        assert!(counts.iter().all(|(_, count)| *count == 1));
+    }
+}

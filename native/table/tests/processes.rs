@@ -1,0 +1,163 @@
+//! Many callers and a changing server on one table of processes: nothing is counted twice, and nothing stays.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread;
+
+use crossbeam_channel::{unbounded, Sender};
+use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::processes::{Begun, Next, Processes};
+
+const KIND: Kind = Kind::new(2);
+const PIDS: u64 = 50;
+const NAMES: u64 = 3;
+const CALLERS: u64 = 4;
+const ROUNDS: u64 = 20_000;
+const SERVERS: u64 = 1_000;
+
+enum Nothing {}
+
+impl Foreign for Nothing {
+    type Borrowed<'a> = &'a Nothing;
+
+    fn borrow(&self) -> &Nothing {
+        self
+    }
+
+    fn hash(borrowed: &Nothing) -> u64 {
+        match *borrowed {}
+    }
+
+    fn same(one: &Nothing, _: &Nothing) -> bool {
+        match *one {}
+    }
+}
+
+struct World {
+    table: Processes<Nothing>,
+    ledger: [AtomicI64; NAMES as usize],
+    server: AtomicU64,
+    told: Sender<(u64, u64)>,
+}
+
+fn pid(number: u64) -> Datum<Nothing> {
+    Datum::word(KIND, number)
+}
+
+fn name(number: u64) -> Datum<Nothing> {
+    Datum::word(KIND, number)
+}
+
+impl World {
+    /// Registers as a caller does; every eighth fails in the middle, and every ninth is killed there.
+    fn call(&self, caller: u64, round: u64) {
+        let random = (round * CALLERS + caller).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+        let (process, named) = (random % PIDS, random / PIDS % NAMES);
+        let (pid, name) = (pid(process), name(named));
+        match self.table.begin(&pid, &name, caller) {
+            Begun::New(server) => {
+                self.tell(server, process);
+                thread::yield_now();
+                if round.is_multiple_of(8) {
+                    self.table.fail(&pid, &name, caller);
+                } else if round.is_multiple_of(9) {
+                    self.table.abandon(&pid, caller);
+                } else {
+                    self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
+                    let server = self.table.end(&pid, &name, caller, true);
+                    self.tell(server, process);
+                }
+            }
+            Begun::Registered => (),
+            Begun::Busy(other) => assert_ne!(other, caller),
+        }
+    }
+
+    fn tell(&self, server: Option<u64>, process: u64) {
+        if let Some(server) = server {
+            self.told.send((server, process)).unwrap();
+        }
+    }
+
+    /// A server begins: it claims all that is there.
+    fn begin_to_serve(&self, server: u64) {
+        self.table.serve(server);
+        self.server.store(server, Ordering::SeqCst);
+        let mut next = Some(0);
+        while let Some(part) = next {
+            let (pids, after) = self.table.page(part);
+            for pid in pids {
+                self.table.claim(&pid, server);
+            }
+            next = after;
+        }
+    }
+
+    /// A process is dead, as its watcher has learned.
+    fn bury(&self, process: u64) {
+        let pid = pid(process);
+        while let Next::Registered(name, true) = self.table.next(&pid) {
+            let named = (0..NAMES).find(|&number| self::name(number) == name);
+            self.ledger[named.unwrap() as usize].fetch_sub(1, Ordering::SeqCst);
+            self.table.unregister(&pid, &name);
+        }
+    }
+}
+
+#[test]
+fn whatever_callers_and_servers_do_the_books_balance() {
+    let (told, heard) = unbounded();
+    let world = World {
+        table: Processes::default(),
+        ledger: Default::default(),
+        server: AtomicU64::new(0),
+        told,
+    };
+    world.begin_to_serve(1);
+    let calling = AtomicBool::new(true);
+    thread::scope(|scope| {
+        // One server after the other; what an earlier one was told last is lost with it.
+        scope.spawn(|| {
+            for server in 1.. {
+                world.begin_to_serve(server);
+                for (to, process) in heard.try_iter().take(100) {
+                    if to == server && world.table.claim(&pid(process), server) {
+                        world.bury(process);
+                    }
+                }
+                world.bury(server % PIDS);
+                if server > SERVERS && !calling.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        let callers: Vec<_> = (1..=CALLERS)
+            .map(|caller| {
+                let world = &world;
+                scope.spawn(move || (0..ROUNDS).for_each(|round| world.call(caller, round)))
+            })
+            .collect();
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        calling.store(false, Ordering::SeqCst);
+    });
+
+    // All that is registered is known to the last server, or it was told.
+    let last = world.server.load(Ordering::SeqCst);
+    let told: Vec<_> = heard.try_iter().filter(|(to, _)| *to == last).collect();
+    for process in 0..PIDS {
+        let known = !world.table.claim(&pid(process), last);
+        assert!(known || told.contains(&(last, process)));
+    }
+    for named in 0..NAMES {
+        let balance = world.ledger[named as usize].load(Ordering::SeqCst);
+        assert_eq!(world.table.count(&name(named)), balance);
+    }
+    (0..PIDS).for_each(|process| world.bury(process));
+    assert_eq!(world.table.page(0), (vec![], None));
+    assert_eq!(world.table.counts(0), (vec![], None));
+    assert!(world
+        .ledger
+        .iter()
+        .all(|count| count.load(Ordering::SeqCst) == 0));
+}
