@@ -7,12 +7,18 @@
 %%
 %% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/2', `pending/2', `restarting/2', `remove/2') is believed
 %% only of the calling process itself, so that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one.
+%%
+%% A table of processes is named by an atom, too. Its server, the process that opened it last, watches the processes that are registered in it; they may be of
+%% other nodes. A process is registered in one step, or the caller begins and ends it, and has it announced in between.
 -module(proctab_nif).
 
 -export([zone_open/1, zone_close/1, count/1]).
 -export([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
 -export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
+-export([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
+-export([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
+-export([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
 
 -export_type([handle/0, state/0]).
 
@@ -22,6 +28,9 @@
 -nifs([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
 -nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
+-nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
+-nifs([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
+-nifs([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
 
 -type handle() :: reference().
 -type state() :: launching | running | terminating | pending | restarting.
@@ -120,6 +129,73 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
 -spec page(atom() | handle(), From :: non_neg_integer(), children | attributes | [Key :: term()], Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
+
+%% Makes the caller the server of a table of processes, and another process its owner; a new table if there is none. `badarg' when the owner is
+%% dead or of another node. The table goes when the owner dies.
+-spec processes_open(Table :: atom(), Owner :: pid()) -> ok.
+processes_open(_Table, _Owner) -> erlang:nif_error(not_loaded).
+
+%% Closes a table of processes.
+-spec processes_close(Table :: atom()) -> ok.
+processes_close(_Table) -> erlang:nif_error(not_loaded).
+
+%% From now on only the caller can begin to register, until it releases the table.
+-spec hold(Table :: atom()) -> ok.
+hold(_Table) -> erlang:nif_error(not_loaded).
+
+%% Lets others begin to register again.
+-spec release(Table :: atom()) -> ok.
+release(_Table) -> erlang:nif_error(not_loaded).
+
+%% Whether the caller, the server, has to monitor a process: it is registered, and the caller did not claim it before.
+-spec claim(Table :: atom(), pid()) -> boolean().
+claim(_Table, _Pid) -> erlang:nif_error(not_loaded).
+
+%% Registers a process under a name once more, as one that is announced already.
+-spec register(Table :: atom(), pid(), Name :: term()) -> ok.
+register(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
+
+%% Takes back one registration, if there is one.
+-spec unregister(Table :: atom(), pid(), Name :: term()) -> ok.
+unregister(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
+
+%% Begins to register a process under a name that it does not have; `busy' names another process that has begun it, or holds the table. Where the
+%% server does not know of the process, here and when the registering ends, it is sent `{monitor, Pid}' as a cast before this function returns.
+-spec begin_registering(Table :: atom(), pid(), Name :: term()) -> begun | registered | {busy, pid()}.
+begin_registering(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
+
+%% Ends what the caller began.
+-spec end_registering(Table :: atom(), pid(), Name :: term(), Announced :: boolean()) -> ok.
+end_registering(_Table, _Pid, _Name, _Announced) -> erlang:nif_error(not_loaded).
+
+%% Takes back what the caller began.
+-spec fail_registering(Table :: atom(), pid(), Name :: term()) -> ok.
+fail_registering(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
+
+%% Takes back all that another process, which is dead, began for a process, and its hold of the table.
+-spec abandon(Table :: atom(), pid(), Caller :: pid()) -> ok.
+abandon(_Table, _Pid, _Caller) -> erlang:nif_error(not_loaded).
+
+%% One registration of a dead process, to be undone and unregistered. `busy': these callers have not ended what they began; if they end it, the
+%% server is sent `{monitor, Pid}' again. `done': nothing is left of the process.
+-spec next(Table :: atom(), pid()) -> {registered, Name :: term(), Announced :: boolean()} | {busy, [pid()]} | done.
+next(_Table, _Pid) -> erlang:nif_error(not_loaded).
+
+%% The names of a process.
+-spec registered_names(Table :: atom(), pid()) -> [Name :: term()].
+registered_names(_Table, _Pid) -> erlang:nif_error(not_loaded).
+
+%% How many registrations a name has.
+-spec registered_count(Table :: atom(), Name :: term()) -> non_neg_integer().
+registered_count(_Table, _Name) -> erlang:nif_error(not_loaded).
+
+%% Some of the processes, and where to go on; the first page begins at 0. A process that stays registered while the table is paged through is seen exactly once.
+-spec processes_page(Table :: atom(), From :: non_neg_integer()) -> {[pid()], Next :: non_neg_integer() | done}.
+processes_page(_Table, _From) -> erlang:nif_error(not_loaded).
+
+%% Some of the names with how many registrations each has, and where to go on.
+-spec counts_page(Table :: atom(), From :: non_neg_integer()) -> {[{Name :: term(), pos_integer()}], Next :: non_neg_integer() | done}.
+counts_page(_Table, _From) -> erlang:nif_error(not_loaded).
 
 load() ->
     File = filename:join(priv_dir(), "proctab_nif"),

@@ -1,0 +1,172 @@
+%% @doc Counts the live processes behind a metric name.
+%%
+%% This is a drop-in replacement for the module of the same name in the application `metrics', which keeps its state in ETS. A process is tracked under any
+%% number of names, any terms; each name is announced to the metrics backend with `metrics:update(Name)' when it is tracked, and with
+%% `metrics:update(Name, {c, -1})' when the process has died. Without an application `metrics' nothing is announced, and {@link count/1}, {@link names/1} and
+%% {@link counts/0} see the numbers all the same.
+%%
+%% What is tracked is kept in a native table that belongs to the process that calls {@link start_link/0}, a supervisor: it outlives the tracker, not the
+%% supervisor. The tracker itself monitors the processes; everybody else reads and writes the table directly, and {@link proctab_reaper} counts the dead down.
+%%
+%% A caller that is killed inside of `metrics:update(Name)' is taken for one whose update has not counted.
+%%
+%% Every function but {@link start_link/0} raises `badarg' when that table does not exist.
+-module(metrics_process_tracker).
+-behaviour(gen_server).
+-behaviour(proctab_reaper).
+
+-export([start_link/0, track/1, track/2]).
+-export([count/1, names/1, counts/0]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
+-export([clean/3]).
+
+-export_type([name/0]).
+
+-type name() :: term().
+
+-define(REAPER, {?MODULE, metrics_process_tracker_reaper}).
+%% How often a caller looks whether another one has announced the same pair.
+-define(LOOK_INTERVAL, 1).
+
+%% @doc Starts the tracker, registered locally under the name of this module. The table belongs to the caller; it is the same one when the tracker is
+%% started again.
+-spec start_link() -> {ok, pid()} | {error, {already_started, pid()} | term()}.
+start_link() ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, self(), []).
+
+%% @doc The same as `track(Name, self())'.
+-spec track(name()) -> ok | {error, Reason :: term()}.
+track(Name) ->
+    track(Name, self()).
+
+%% @doc Tracks a process under a name. The first time `metrics:update(Name)' is called in the caller; what it returns is ignored. When it raises, the answer is
+%% `{error, Reason}', and the process is not tracked under that name. The process may be dead already: it is counted up and then down; and it
+%% may be of another node: the end of the connection counts as its death. `badarg' when `Pid' is no pid.
+-spec track(name(), pid()) -> ok | {error, Reason :: term()}.
+track(Name, Pid) ->
+    case proctab_nif:begin_registering(?MODULE, Pid, Name) of
+        registered ->
+            ok;
+        begun ->
+            announce(Name, Pid);
+        {busy, Caller} ->
+            await(Caller, Pid),
+            track(Name, Pid)
+    end.
+
+%% @doc How many live processes are tracked under a name now.
+-spec count(name()) -> non_neg_integer().
+count(Name) ->
+    proctab_nif:registered_count(?MODULE, Name).
+
+%% @doc The names that a process is tracked under, in any order. `badarg' when `Pid' is no pid.
+-spec names(pid()) -> [name()].
+names(Pid) ->
+    proctab_nif:registered_names(?MODULE, Pid).
+
+%% @doc All names that have a live process, and how many each has, in any order.
+-spec counts() -> [{name(), pos_integer()}].
+counts() ->
+    counts(proctab_nif:counts_page(?MODULE, 0), []).
+
+counts({Counts, done}, Pages) -> lists:append([Counts | Pages]);
+counts({Counts, Next}, Pages) -> counts(proctab_nif:counts_page(?MODULE, Next), [Counts | Pages]).
+
+announce(Name, Pid) ->
+    try update(Name) of
+        Announced -> proctab_nif:end_registering(?MODULE, Pid, Name, Announced)
+    catch
+        Class:Reason ->
+            ok = proctab_nif:fail_registering(?MODULE, Pid, Name),
+            {error, reason(Class, Reason)}
+    end.
+
+%% Whether there is somebody to announce to. The tracker has loaded `metrics', if it is there.
+update(Name) ->
+    Metrics = metrics(),
+    case erlang:function_exported(Metrics, update, 1) of
+        true -> _ = Metrics:update(Name), true;
+        false -> false
+    end.
+
+%% An application that may be there or not, and is unknown to those who check this one's calls.
+metrics() ->
+    metrics.
+
+reason(throw, Reason) -> {nocatch, Reason};
+reason(_ErrorOrExit, Reason) -> Reason.
+
+%% Another caller is announcing the same pair, or takes over from another tracker. Its outcome decides; it comes without a message.
+await(Caller, Pid) ->
+    Monitor = monitor(process, Caller),
+    receive
+        {'DOWN', Monitor, process, _, _} ->
+            proctab_nif:abandon(?MODULE, Pid, Caller)
+    after ?LOOK_INTERVAL ->
+        demonitor(Monitor, [flush])
+    end.
+
+%% @private
+-spec init(Owner :: pid()) -> {ok, proctab_reaper:watched()}.
+init(Owner) ->
+    _ = code:ensure_loaded(metrics()),
+    {ok, proctab_reaper:open(?REAPER, Owner)}.
+
+%% @private
+-spec handle_call(term(), gen_server:from(), State) -> {reply, bad_call, State} when State :: proctab_reaper:watched().
+handle_call(_Request, _From, Watched) ->
+    {reply, bad_call, Watched}.
+
+%% @private
+-spec handle_cast(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
+handle_cast({monitor, Pid}, Watched) when is_pid(Pid) ->
+    proctab_reaper:watch(Pid, Watched),
+    {noreply, Watched};
+handle_cast(_Request, Watched) ->
+    {noreply, Watched}.
+
+%% @private
+-spec handle_info(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
+handle_info(Message, Watched) ->
+    proctab_reaper:handle_down(Message, Watched),
+    {noreply, Watched}.
+
+%% @private
+-spec terminate(term(), proctab_reaper:watched()) -> ok.
+terminate(_Reason, _Watched) ->
+    ok.
+
+%% @private
+%% From a running original, whose state is anything else, all that its ETS table holds is taken over ({@link proctab:load/0}).
+-spec code_change(term(), term(), term()) -> {ok, proctab_reaper:watched()}.
+code_change(_OldVersion, State, _Extra) ->
+    case proctab_reaper:is_watched(State) of
+        true -> {ok, State};
+        false -> {ok, take_over()}
+    end.
+
+%% @private
+-spec clean(pid(), name(), boolean()) -> term().
+clean(_Pid, Name, true) -> (metrics()):update(Name, {c, -1});
+clean(_Pid, _Name, false) -> ok.
+
+%% The original's table has a row `{{Pid, Name}, Name}' for each pair, which is counted up or is just being so by a caller.
+take_over() ->
+    Owner = proctab_reaper:parent(),
+    ok = proctab_nif:processes_open(?MODULE, Owner),
+    Left = await_old_callers(1000),
+    Pairs = ets:select(metrics, [{{{'$1', '$2'}, '_'}, [{is_pid, '$1'}], [{{'$1', '$2'}}]}]),
+    lists:foreach(fun({Pid, Name}) -> ok = proctab_nif:register(?MODULE, Pid, Name) end, Pairs),
+    Watched = proctab_reaper:open(?REAPER, Owner),
+    %% A caller that is still at its update will look for the table once more.
+    Left orelse ets:delete(metrics),
+    Watched.
+
+%% Callers that are inside of the original's code may be about to write to its table; those that stay there are waiting for their backend, and have written.
+await_old_callers(0) ->
+    true;
+await_old_callers(Times) ->
+    case code:soft_purge(?MODULE) of
+        true -> false;
+        false -> receive after ?LOOK_INTERVAL -> await_old_callers(Times - 1) end
+    end.

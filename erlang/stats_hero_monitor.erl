@@ -1,0 +1,99 @@
+%% @doc Watches stats_hero workers, and has their `request_id <=> pid' mapping cleaned up when they exit.
+%%
+%% This is a drop-in replacement for the module of the same name in the application `stats_hero'. When a registered process dies,
+%% `stats_hero:clean_worker_data(Pid)' is called, once for each time that it was registered. When that crashes, it is logged, and no other cleanup suffers.
+%%
+%% Registrations are kept in a native table that belongs to the process that calls {@link start_link/0}, a supervisor. They survive a crash of the monitor: it
+%% monitors all of the processes again when it is restarted. {@link proctab_reaper} does the cleaning; a monitor that is killed does not interrupt it.
+-module(stats_hero_monitor).
+-behaviour(gen_server).
+-behaviour(proctab_reaper).
+
+-export([start_link/0, register/1, registered_count/0]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
+-export([clean/3]).
+
+-define(REAPER, {?MODULE, stats_hero_monitor_reaper}).
+%% The only name that processes are registered under.
+-define(NAME, worker).
+
+%% @doc Starts the monitor, registered locally under the name of this module. The registrations belong to the caller; they are the same ones when the monitor is
+%% started again.
+-spec start_link() -> {ok, pid()} | {error, {already_started, pid()} | term()}.
+start_link() ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, self(), []).
+
+%% @doc Registers a worker, and returns once it is monitored. A worker that registers twice counts twice. It may be dead already, or of another
+%% node. `badarg' when `Pid' is no pid; exits as {@link gen_server:call/2} does when the monitor does not run.
+-spec register(pid()) -> ok.
+register(Pid) when is_pid(Pid) ->
+    gen_server:call(?MODULE, {register, Pid});
+register(_Pid) ->
+    error(badarg).
+
+%% @doc How many registrations of live workers there are. A worker counts until its data has been cleaned up: whoever has seen its mapping gone reads a
+%% number without it, and the other way round. Exits as {@link gen_server:call/2} does when the monitor does not run.
+-spec registered_count() -> non_neg_integer().
+registered_count() ->
+    gen_server:call(?MODULE, registered_count).
+
+%% @private
+-spec init(Owner :: pid()) -> {ok, proctab_reaper:watched()}.
+init(Owner) ->
+    {ok, proctab_reaper:open(?REAPER, Owner)}.
+
+%% @private
+-spec handle_call(term(), gen_server:from(), State) -> {reply, ok | unhandled, State} | {noreply, State} when State :: proctab_reaper:watched().
+handle_call({register, Pid}, _From, Watched) when is_pid(Pid) ->
+    ok = proctab_nif:register(?MODULE, Pid, ?NAME),
+    proctab_reaper:watch(Pid, Watched),
+    {reply, ok, Watched};
+handle_call(registered_count, From, Watched) ->
+    proctab_reaper:count(?NAME, From, Watched),
+    {noreply, Watched};
+handle_call(_Request, _From, Watched) ->
+    {reply, unhandled, Watched}.
+
+%% @private
+-spec handle_cast(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
+handle_cast(_Request, Watched) ->
+    {noreply, Watched}.
+
+%% @private
+-spec handle_info(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
+handle_info(Message, Watched) ->
+    proctab_reaper:handle_down(Message, Watched),
+    {noreply, Watched}.
+
+%% @private
+-spec terminate(term(), proctab_reaper:watched()) -> ok.
+terminate(_Reason, _Watched) ->
+    ok.
+
+%% @private
+%% From a running original, whose state is anything else, all that it monitors is taken over ({@link proctab:load/0}).
+-spec code_change(term(), term(), term()) -> {ok, proctab_reaper:watched()}.
+code_change(_OldVersion, State, _Extra) ->
+    case proctab_reaper:is_watched(State) of
+        true -> {ok, State};
+        false -> {ok, take_over()}
+    end.
+
+%% @private
+-spec clean(pid(), worker, boolean()) -> term().
+clean(Pid, ?NAME, _Announced) ->
+    (stats_hero()):clean_worker_data(Pid).
+
+%% An application that depends on this one's module, not the other way round, and is unknown to those who check this one's calls.
+stats_hero() ->
+    stats_hero.
+
+%% The original's monitors are all that it knows, besides the deaths that it has been told of and not handled. Its monitors stay; what they will tell is ignored.
+take_over() ->
+    Owner = proctab_reaper:parent(),
+    ok = proctab_nif:processes_open(?MODULE, Owner),
+    [{monitors, Monitors}, {messages, Messages}] = process_info(self(), [monitors, messages]),
+    Dead = [Pid || {'DOWN', _, process, Pid, _} <- Messages, is_pid(Pid)],
+    lists:foreach(fun(Pid) -> ok = proctab_nif:register(?MODULE, Pid, ?NAME) end,
+                  Dead ++ [Pid || {process, Pid} <- Monitors, is_pid(Pid)]),
+    proctab_reaper:open(?REAPER, Owner).
