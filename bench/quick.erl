@@ -6,6 +6,7 @@
 -module(quick).
 
 -export([main/0, start_child/0]).
+-export([columns/1, line/2, time/1, until/1]).
 
 -define(ROUNDS, 7).
 -define(NAMES, 10000).
@@ -43,6 +44,7 @@ main() ->
     starts_and_deaths(shuffled(?MORTALS)),
     Memory = maps:map(fun(_Side, {_Zone, Bytes}) -> Bytes end, Counters),
     line("resident memory of a name with 4 counters, 100,000 names", Memory),
+    quick_processes:main(),
     halt(0).
 
 head() ->
