@@ -23,6 +23,9 @@
 %% Undoes a registration of a dead process, that was announced or not.
 -callback clean(pid(), Name :: term(), Announced :: boolean()) -> term().
 
+%% How long the reaper goes on without looking for messages, in microseconds; one cleanup may take longer.
+-define(TURN, 500).
+
 %% What a server knows of its table.
 -record(watched, {
     table :: module(),
@@ -132,23 +135,32 @@ handle_info(_TimeoutOrOther, Reaper) ->
 add(Pid, #reaper{dead = Dead} = Reaper) ->
     Reaper#reaper{dead = queue:in(Pid, Dead)}.
 
-%% Undoes one registration, and comes back for the next when there is no message to be handled before.
-reap(#reaper{dead = Dead} = Reaper) ->
+%% Undoes registrations for a while, and comes back for the next when there is no message to be handled before.
+reap(Reaper) ->
+    with_table(fun() -> reap(Reaper, erlang:monotonic_time(microsecond) + ?TURN) end, Reaper).
+
+reap(#reaper{dead = Dead} = Reaper, Until) ->
     case queue:peek(Dead) of
-        empty -> {noreply, Reaper};
-        {value, Pid} -> with_table(fun() -> reap(Pid, Reaper) end, Reaper)
+        empty ->
+            {noreply, Reaper};
+        {value, Pid} ->
+            Rest = reap_next(Pid, Reaper),
+            case erlang:monotonic_time(microsecond) < Until of
+                true -> reap(Rest, Until);
+                false -> {noreply, Rest, 0}
+            end
     end.
 
-reap(Pid, #reaper{table = Table, dead = Dead} = Reaper) ->
+reap_next(Pid, #reaper{table = Table, dead = Dead} = Reaper) ->
     case proctab_nif:next(Table, Pid) of
         {registered, Name, Announced} ->
             clean(Table, Pid, Name, Announced),
             ok = proctab_nif:unregister(Table, Pid, Name),
-            {noreply, Reaper, 0};
+            Reaper;
         Other ->
             %% Somebody may be announcing the process just now: a caller that is killed in the middle will not tell.
             _ = [monitor(process, Caller, [{tag, {busy, Pid}}]) || {busy, Callers} <- [Other], Caller <- Callers],
-            {noreply, Reaper#reaper{dead = queue:drop(Dead)}, 0}
+            Reaper#reaper{dead = queue:drop(Dead)}
     end.
 
 clean(Table, Pid, Name, Announced) ->
