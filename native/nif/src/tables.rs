@@ -101,11 +101,9 @@ where
         true
     }
 
+    /// Closes a table whose owner has died, unless it was given to another one meanwhile.
     fn owner_is_down(&self, monitor: Monitor) {
-        let is_owner = |(_, own): &(LocalPid, Monitor)| *own == monitor;
-        if self.owner.lock().as_ref().is_some_and(is_owner) {
-            self.close();
-        }
+        self.close_if(|owner| owner.is_some_and(|(_, own)| own == monitor));
     }
 
     fn owner_is_alive(&self, env: Env) -> bool {
@@ -113,13 +111,25 @@ where
         owner.is_some_and(|(owner, _)| env.is_process_alive(owner))
     }
 
-    /// Takes the table out of the map, if it is still this one: a new owner may have opened it again.
-    fn close(&self) {
+    /// Takes the table out of the map, if this is said of its owner, and if it is still this one: a new owner may have opened it again. It is
+    /// decided and done under the owner's lock, so that nobody is given a table that is about to go.
+    fn close_if(&self, is_said: impl FnOnce(Option<(LocalPid, Monitor)>) -> bool) {
         let guard = reclaim::enter();
-        let this = |_: &u64, table: &ResourceArc<Self>| std::ptr::eq(&**table, self);
-        // Any other answer says that it was closed before.
-        let _ = T::tables().remove_if(&self.name, this, &guard);
-        reclaim::flush(&guard);
+        let owner = self.owner.lock();
+        let closing = is_said(*owner);
+        if closing {
+            let this = |_: &u64, table: &ResourceArc<Self>| std::ptr::eq(&**table, self);
+            // Any other answer says that it was closed before.
+            let _ = T::tables().remove_if(&self.name, this, &guard);
+        }
+        drop(owner);
+        if closing {
+            reclaim::flush(&guard);
+        }
+    }
+
+    fn close(&self) {
+        self.close_if(|_| true);
     }
 }
 
@@ -183,9 +193,7 @@ impl Call<'_> {
             loop {
                 let table = PROCESSES.get_or_insert_with(name, || Table::new(name), guard);
                 if !Table::give(table, owner, env) {
-                    if table.owner.lock().is_none() {
-                        table.close();
-                    }
+                    table.close_if(|owner| owner.is_none());
                     return Err(Fault::BadArgument);
                 }
                 // Its last owner may have died just before.
