@@ -1,0 +1,409 @@
+%% Promise: `proctab:check/0' tells which modules run, and `proctab:load/0' brings ours into a running node. A running metrics_process_tracker or
+%% stats_hero_monitor of the original goes on with ours: no counter jumps, no death is missed. A running zone of the original gen_tracker is left alone.
+%%
+%% Each case runs in a node of its own, where the originals come first in the code path: the real application metrics with folsom behind it, and the
+%% tests' stand-ins for the other two.
+-module(swapping_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        check_names_what_is_loaded_and_what_to_do,
+        load_brings_ours_in_where_nothing_runs,
+        the_running_tracker_goes_on_with_ours,
+        deaths_that_the_tracker_was_not_told_of_are_counted_down,
+        no_count_is_lost_while_processes_come_and_go,
+        a_caller_that_is_still_in_the_originals_code_is_counted_once,
+        a_pair_of_the_original_is_not_counted_again,
+        a_takeover_that_fails_leaves_the_original_running,
+        the_running_monitor_goes_on_with_ours,
+        deaths_that_the_monitor_was_not_told_of_are_cleaned_up,
+        a_worker_that_registers_meanwhile_is_monitored,
+        a_running_zone_of_the_original_is_left_alone,
+        loading_again_changes_nothing
+    ].
+
+init_per_suite(Config) ->
+    Dir = filename:join(proplists:get_value(priv_dir, Config), "originals"),
+    ok = file:make_dir(Dir),
+    Sources = filelib:wildcard(filename:join([source_dir(), "stats_hero", "src", "*.erl"])),
+    ?assertNotEqual([], Sources),
+    lists:foreach(fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources),
+    compile_gen_tracker(Dir),
+    [{originals, Dir} | Config].
+
+end_per_suite(_Config) ->
+    ok.
+
+%% check/0
+
+check_names_what_is_loaded_and_what_to_do(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        %% One that is not loaded yet is judged by what would be loaded.
+        [#{module := gen_tracker, loaded := not_loaded, found := Zone, ours := false, advice := Advice1},
+         #{module := metrics_process_tracker, loaded := Tracker, ours := false, advice := Advice2},
+         #{module := stats_hero_monitor, loaded := not_loaded, ours := false, advice := Advice3}] = proctab:check(),
+        ?assertEqual(filename:join(proplists:get_value(originals, Config), "gen_tracker.beam"), Zone),
+        ?assertEqual(code:which(metrics_process_tracker), Tracker),
+        [?assertMatch({match, _}, re:run(Advice, "proctab:load\\(\\)")) || Advice <- [Advice1, Advice2, Advice3]],
+        ok = proctab:load(),
+        [begin
+             ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(Loaded)),
+             ?assertEqual({Module, true, ""}, {Module, Ours, Advice})
+         end || #{module := Module, loaded := Loaded, ours := Ours, advice := Advice} <- proctab:check()],
+        %% Ours runs, but the next start of the node will take the other one.
+        true = code:add_patha(proplists:get_value(originals, Config)),
+        [#{module := gen_tracker, ours := true, advice := Again} | _] = proctab:check(),
+        ?assertNotEqual("", Again)
+    end).
+
+load_brings_ours_in_where_nothing_runs(Config) ->
+    on_node(Config, fun() ->
+        {module, gen_tracker} = code:ensure_loaded(gen_tracker),
+        ok = proctab:load(),
+        ok = start_metrics(),
+        assert_ours(metrics_process_tracker),
+        {ok, _} = gen_tracker:start_link(streams),
+        ?assertEqual([], gen_tracker:list(streams)),
+        {ok, _} = application:ensure_all_started(folsom),
+        ?assertEqual([], metrics_process_tracker:counts())
+    end).
+
+%% metrics_process_tracker
+
+the_running_tracker_goes_on_with_ours(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        Tracker = whereis(metrics_process_tracker),
+        Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
+        Other = tracked([a, {some, "term"}]),
+        ?assertEqual({1001, 1000}, {folsom(a), folsom(b)}),
+
+        ok = proctab:load(),
+        assert_ours(metrics_process_tracker),
+        ?assertEqual({Tracker, {1001, 1000}}, {whereis(metrics_process_tracker), {folsom(a), folsom(b)}}),
+        ?assertEqual([{a, 1001}, {b, 1000}, {{some, "term"}, 1}], lists:sort(metrics_process_tracker:counts())),
+        ?assertEqual([a, {some, "term"}], lists:sort(metrics_process_tracker:names(Other))),
+        ?assertEqual(undefined, ets:info(metrics)),
+        ok = metrics_process_tracker:track(b, Other),
+        ?assertEqual(1001, folsom(b)),
+
+        {Half, Rest} = lists:split(500, Pids),
+        kill(Half),
+        settled([{a, 501}, {b, 501}, {{some, "term"}, 1}]),
+        ?assertEqual({501, 501}, {folsom(a), folsom(b)}),
+
+        %% And it is restarted by metrics_sup as one of ours.
+        Monitor = monitor(process, Tracker),
+        exit(Tracker, kill),
+        receive {'DOWN', Monitor, process, _, killed} -> ok end,
+        kill([Other | Rest]),
+        settled([]),
+        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+    end).
+
+deaths_that_the_tracker_was_not_told_of_are_counted_down(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        Pids = [tracked([a, b]) || _ <- lists:seq(1, 100)],
+        {Before, After} = lists:split(50, Pids),
+        %% Their messages wait in the tracker's mailbox while it is taken over.
+        ok = sys:suspend(metrics_process_tracker),
+        kill(Before),
+        {Late, Monitor} = spawn_monitor(fun() -> ok = metrics_process_tracker:track(a) end),
+        receive {'DOWN', Monitor, process, Late, Reason} -> ?assertEqual(normal, Reason) end,
+        ok = proctab:load(),
+        settled([{a, 50}, {b, 50}]),
+        ?assertEqual({50, 50}, {folsom(a), folsom(b)}),
+        kill(After),
+        settled([]),
+        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+    end).
+
+no_count_is_lost_while_processes_come_and_go(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        Test = self(),
+        Loops = [spawn_link(fun() -> come_and_go(Test, 0) end) || _ <- lists:seq(1, 10)],
+        [receive {hundred, Loop} -> ok end || Loop <- Loops],
+        ok = proctab:load(),
+        [receive {hundred, Loop} -> ok end || Loop <- Loops],
+        [Loop ! {stop, Test} || Loop <- Loops],
+        [receive {stopped, Loop} -> ok end || Loop <- Loops],
+        settled([]),
+        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+    end).
+
+a_caller_that_is_still_in_the_originals_code_is_counted_once(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        ok = metrics:backend(?MODULE),
+        Slow = {slow, self()},
+        metrics:new(counter, Slow),
+        {Caller, Monitor} = spawn_monitor(fun() -> ok = metrics_process_tracker:track(Slow), receive stop -> ok end end),
+        receive {updating, Caller} -> ok end,
+        ok = proctab:load(),
+        ?assertEqual(1, metrics_process_tracker:count(Slow)),
+        Caller ! go,
+        %% It comes back through the original's last lines, and is told of its success.
+        Caller ! stop,
+        receive {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(normal, Reason) end,
+        settled([]),
+        ?assertEqual(0, folsom(Slow))
+    end).
+
+%% Whoever tracks a pair again while the tracker is being taken over finds it tracked.
+a_pair_of_the_original_is_not_counted_again(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
+        Test = self(),
+        Again = spawn_link(fun() -> track_again(Pids, Test) end),
+        receive {round, Again} -> ok end,
+        ok = proctab:load(),
+        receive {round, Again} -> ok end,
+        receive {round, Again} -> ok end,
+        ?assertEqual({1000, 1000}, {folsom(a), folsom(b)}),
+        unlink(Again),
+        kill([Again | Pids]),
+        settled([]),
+        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+    end).
+
+a_takeover_that_fails_leaves_the_original_running(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        Original = code:which(metrics_process_tracker),
+        Tracker = whereis(metrics_process_tracker),
+        %% Without its table it has nothing to be taken over.
+        Rows = ets:tab2list(metrics),
+        true = ets:delete(metrics),
+        ?assertMatch({error, [{metrics_process_tracker, _}]}, proctab:load()),
+        ?assertEqual({Original, Tracker}, {code:which(metrics_process_tracker), whereis(metrics_process_tracker)}),
+        {file, Original} = code:is_loaded(metrics_process_tracker),
+        metrics = ets:new(metrics, [named_table, ordered_set, public]),
+        true = ets:insert(metrics, Rows),
+        Pid = tracked([a]),
+        ?assertEqual(1, folsom(a)),
+        kill([Pid]),
+        bad_call = gen_server:call(Tracker, anything),
+        ?assertEqual(0, folsom(a))
+    end).
+
+%% stats_hero_monitor
+
+the_running_monitor_goes_on_with_ours(Config) ->
+    on_node(Config, fun() ->
+        start_stats_hero(),
+        Monitor = whereis(stats_hero_monitor),
+        Workers = [worker() || _ <- lists:seq(1, 1000)],
+        Twice = worker(),
+        ok = stats_hero_monitor:register(Twice),
+        ?assertEqual(1002, stats_hero_monitor:registered_count()),
+
+        ok = proctab:load(),
+        assert_ours(stats_hero_monitor),
+        ?assertEqual({Monitor, 1002}, {whereis(stats_hero_monitor), stats_hero_monitor:registered_count()}),
+        {Half, Rest} = lists:split(500, Workers),
+        kill(Half),
+        workers(502, 501),
+        kill([Twice]),
+        workers(500),
+
+        Down = monitor(process, Monitor),
+        exit(Monitor, kill),
+        receive {'DOWN', Down, process, _, killed} -> ok end,
+        kill(Rest),
+        eventually(fun() -> is_pid(whereis(stats_hero_monitor)) end),
+        workers(0)
+    end).
+
+deaths_that_the_monitor_was_not_told_of_are_cleaned_up(Config) ->
+    on_node(Config, fun() ->
+        start_stats_hero(),
+        Workers = [worker() || _ <- lists:seq(1, 100)],
+        {Before, After} = lists:split(50, Workers),
+        ok = sys:suspend(stats_hero_monitor),
+        kill(Before),
+        ok = proctab:load(),
+        workers(50),
+        kill(After),
+        workers(0)
+    end).
+
+a_worker_that_registers_meanwhile_is_monitored(Config) ->
+    on_node(Config, fun() ->
+        start_stats_hero(),
+        ok = sys:suspend(stats_hero_monitor),
+        {Pid, Monitor} = spawn_monitor(fun() -> ok = stats_hero_monitor:register(self()), exit(registered) end),
+        %% Its request is in the mailbox of the original.
+        eventually(fun() -> {message_queue_len, 1} =:= process_info(whereis(stats_hero_monitor), message_queue_len) end),
+        ok = proctab:load(),
+        receive {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(registered, Reason) end,
+        workers(0)
+    end).
+
+%% gen_tracker
+
+a_running_zone_of_the_original_is_left_alone(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        {ok, Zone} = gen_tracker:start_link(streams),
+        Original = code:which(gen_tracker),
+        ?assertEqual({error, [{gen_tracker, {running_zones, [streams]}}]}, proctab:load()),
+        ?assertEqual(original, gen_server:call(Zone, who)),
+        ?assertEqual({file, Original}, code:is_loaded(gen_tracker)),
+        %% The others do not suffer from it.
+        assert_ours(metrics_process_tracker),
+        assert_ours(stats_hero_monitor),
+        ok = gen_server:stop(Zone),
+        ?assertEqual(ok, proctab:load()),
+        assert_ours(gen_tracker)
+    end).
+
+loading_again_changes_nothing(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        start_stats_hero(),
+        ok = proctab:load(),
+        Pid = tracked([a]),
+        Worker = worker(),
+        {ok, _} = gen_tracker:start_link(streams),
+        Before = [sys:get_state(Server) || Server <- [metrics_process_tracker, stats_hero_monitor, streams]],
+        ok = proctab:load(),
+        ?assertEqual(Before, [sys:get_state(Server) || Server <- [metrics_process_tracker, stats_hero_monitor, streams]]),
+        ?assertEqual([{a, 1}], metrics_process_tracker:counts()),
+        workers(1),
+        kill([Pid, Worker]),
+        settled([]),
+        workers(0)
+    end).
+
+%% The node
+
+%% Runs a case in a node where the originals come before proctab.
+on_node(Config, Case) ->
+    Last = ["-pz", filename:dirname(code:which(proctab)), filename:dirname(code:which(?MODULE))],
+    {ok, Peer, _Node} = peer:start_link(#{connection => standard_io, args => ["-pa", proplists:get_value(originals, Config) | Last]}),
+    try
+        peer:call(Peer, erlang, apply, [Case, []], infinity)
+    after
+        peer:stop(Peer)
+    end.
+
+start_metrics() ->
+    ok = application:load(metrics),
+    ok = application:set_env(metrics, metrics_mod, metrics_folsom),
+    {ok, _} = application:ensure_all_started(folsom),
+    {ok, _} = application:ensure_all_started(metrics),
+    [ok = metrics:new(counter, Name) || Name <- [a, b]],
+    ok.
+
+start_stats_hero() ->
+    {ok, _} = stats_hero_sup:start_link(),
+    ok.
+
+assert_ours(Module) ->
+    ?assertEqual({Module, filename:dirname(code:which(proctab))}, {Module, filename:dirname(code:which(Module))}).
+
+folsom(Name) ->
+    folsom_metrics:get_metric_value(Name).
+
+%% What the original does last of a death is the counter, what ours does last is the count.
+settled(Counts) ->
+    eventually(fun() -> lists:sort(Counts) =:= lists:sort(metrics_process_tracker:counts()) end).
+
+workers(Count) ->
+    workers(Count, Count).
+
+workers(Count, Mapped) ->
+    eventually(fun() -> Count =:= stats_hero_monitor:registered_count() end),
+    ?assertEqual(Mapped, stats_hero:mapped()).
+
+eventually(Condition) ->
+    eventually(Condition, erlang:monotonic_time(second) + 60).
+
+eventually(Condition, Until) ->
+    case Condition() of
+        true -> ok;
+        false ->
+            ?assert(erlang:monotonic_time(second) < Until),
+            receive after 1 -> eventually(Condition, Until) end
+    end.
+
+%% Processes
+
+tracked(Names) ->
+    started(fun() -> [ok = metrics_process_tracker:track(Name) || Name <- Names] end).
+
+worker() ->
+    started(fun() -> ok = stats_hero_monitor:register(self()), ok = stats_hero:map(make_ref(), self()) end).
+
+started(Begin) ->
+    Test = self(),
+    Pid = spawn(fun() -> Begin(), Test ! {begun, self()}, receive stop -> ok end end),
+    receive {begun, Pid} -> Pid end.
+
+kill(Pids) ->
+    Monitors = [monitor(process, Pid) || Pid <- Pids],
+    [exit(Pid, kill) || Pid <- Pids],
+    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors].
+
+come_and_go(Test, Count) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> [ok = metrics_process_tracker:track(Name) || Name <- [a, b]] end),
+    receive {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason end,
+    %% The original is slow: nobody runs far ahead of it.
+    bad_call = gen_server:call(metrics_process_tracker, here, infinity),
+    Count rem 100 =:= 99 andalso (Test ! {hundred, self()}),
+    receive
+        {stop, Test} -> Test ! {stopped, self()}
+    after 0 ->
+        come_and_go(Test, Count + 1)
+    end.
+
+track_again(Pids, Test) ->
+    [ok = metrics_process_tracker:track(Name, Pid) || Pid <- Pids, Name <- [a, b]],
+    Test ! {round, self()},
+    track_again(Pids, Test).
+
+%% A backend of metrics that is folsom, but slow for some names.
+
+new(Type, Name, Config) ->
+    metrics_folsom:new(Type, Name, Config).
+
+update({slow, Test} = Name, {c, 1} = Probe, Config) ->
+    Test ! {updating, self()},
+    receive go -> ok end,
+    metrics_folsom:update(Name, Probe, Config);
+update(Name, Probe, Config) ->
+    metrics_folsom:update(Name, Probe, Config).
+
+update_or_create(Name, Probe, Type, Config) ->
+    metrics_folsom:update_or_create(Name, Probe, Type, Config).
+
+delete(Name, Config) ->
+    metrics_folsom:delete(Name, Config).
+
+%% Stand-ins
+
+source_dir() ->
+    {ok, Native} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
+    filename:join(filename:dirname(filename:absname(Native, code:lib_dir(proctab))), "test").
+
+compile_gen_tracker(Dir) ->
+    File = filename:join(Dir, "gen_tracker.erl"),
+    ok = file:write_file(File, [
+        "-module(gen_tracker).\n-export([start_link/1, init/1, handle_call/3, handle_cast/2]).\n",
+        "start_link(Zone) -> gen_server:start_link({local, Zone}, ?MODULE, [Zone], []).\n",
+        "init([Zone]) -> {ok, ets:new(Zone, [public, named_table])}.\n",
+        "handle_call(who, _, State) -> {reply, original, State}.\n",
+        "handle_cast(_, State) -> {noreply, State}.\n"
+    ]),
+    {ok, gen_tracker} = compile:file(File, [{outdir, Dir}, return_errors]).
