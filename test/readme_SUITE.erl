@@ -7,7 +7,7 @@
 -compile([export_all, nowarn_export_all]).
 
 all() ->
-    [the_worked_example_runs_as_printed, a_project_with_proctab_in_its_checkouts_runs].
+    [the_worked_example_runs_as_printed].
 
 the_worked_example_runs_as_printed(Config) ->
     Readme = readme(),
@@ -26,37 +26,9 @@ the_worked_example_runs_as_printed(Config) ->
         group_leader(Leader, self())
     end.
 
-%% As the README says: `rebar3 compile` in a project that has proctab in `_checkouts` builds all that the project needs to run.
-a_project_with_proctab_in_its_checkouts_runs(Config) ->
-    Project = filename:join(proplists:get_value(priv_dir, Config), "example"),
-    ok = filelib:ensure_dir(filename:join([Project, "_checkouts", "x"])),
-    ok = filelib:ensure_dir(filename:join([Project, "src", "x"])),
-    ok = file:make_symlink(root(), filename:join([Project, "_checkouts", "proctab"])),
-    ok = file:write_file(filename:join(Project, "rebar.config"), "{deps, [proctab]}.\n"),
-    ok = file:write_file(
-        filename:join([Project, "src", "example.app.src"]),
-        "{application, example, [{vsn, \"1\"}, {applications, [kernel, stdlib, proctab]}]}.\n"
-    ),
-    ok = file:write_file(
-        filename:join([Project, "src", "example.erl"]),
-        "-module(example).\n-export([run/0]).\n"
-        "run() -> {ok, _} = application:ensure_all_started(example), {ok, Pid} = gen_tracker:start_link(streams),\n"
-        "  io:format(\"~p~n\", [{gen_tracker:find(streams, tv1), Pid =:= whereis(streams)}]), halt().\n"
-    ),
-    Output = os:cmd(
-        "cd '" ++ Project ++ "' && TERM=dumb rebar3 compile 2>&1 && "
-        "erl -noshell -pa _build/default/lib/*/ebin _build/default/checkouts/*/ebin -run example run 2>&1"
-    ),
-    ?assertMatch({match, _}, re:run(Output, "\\{undefined,true\\}"), Output).
-
 readme() ->
-    {ok, Readme} = file:read_file(filename:join(root(), "README.md")),
+    {ok, Readme} = file:read_file(filename:join(source_tree:root(), "README.md")),
     Readme.
-
-%% The project's own folder, wherever the suite was compiled to.
-root() ->
-    {ok, Native} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:dirname(filename:absname(Native, code:lib_dir(proctab))).
 
 %% The blocks of Erlang code that begin with a pattern.
 blocks(Readme, Pattern) ->

@@ -32,7 +32,7 @@ all() ->
 init_per_suite(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "originals"),
     ok = file:make_dir(Dir),
-    Sources = filelib:wildcard(filename:join([source_dir(), "stats_hero", "src", "*.erl"])),
+    Sources = filelib:wildcard(filename:join([source_tree:root(), "test", "stats_hero", "src", "*.erl"])),
     ?assertNotEqual([], Sources),
     lists:foreach(fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources),
     compile_gen_tracker(Dir),
@@ -392,10 +392,6 @@ delete(Name, Config) ->
     metrics_folsom:delete(Name, Config).
 
 %% Stand-ins
-
-source_dir() ->
-    {ok, Native} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:join(filename:dirname(filename:absname(Native, code:lib_dir(proctab))), "test").
 
 compile_gen_tracker(Dir) ->
     File = filename:join(Dir, "gen_tracker.erl"),

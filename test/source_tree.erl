@@ -1,0 +1,8 @@
+%% Where the project's own files are, wherever rebar3 has put what it compiled.
+-module(source_tree).
+
+-export([root/0]).
+
+root() ->
+    {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
+    filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))).
