@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # Everything Erlang that building and testing needs, by Debian's names, and a program or module that shows it is there.
 DEBIAN_PACKAGES := erlang-base erlang-dev erlang-common-test erlang-dialyzer erlang-eunit erlang-tools \
                    erlang-runtime-tools erlang-observer \
-                   erlang-proper erlang-meck erlang-metrics erlang-folsom rebar3 gcc libc6-dev
+                   erlang-proper erlang-meck erlang-metrics erlang-folsom rebar3 gcc libc6-dev git
 
 .PHONY: bootstrap build test demo bench clean
 

@@ -37,10 +37,7 @@ a_project_with_checkouts_runs_as_a_release_elsewhere(Config) ->
 
 a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     Project = project(?FUNCTION_NAME, Config),
-    {0, Commit} = run(root(), "git rev-parse HEAD"),
-    edit(Project, "rebar.config", "{deps, \\[proctab,", [
-        "{deps, [{proctab, {git, \"file://", root(), "\", {ref, \"", string:trim(Commit), "\"}}},"
-    ]),
+    edit(Project, "rebar.config", "{deps, \\[proctab,", ["{deps, [{proctab, {git, \"file://", repository(Config), "\", {branch, \"main\"}}},"]),
     checkout(Project, "stats_hero"),
     %% Its own clone is built, where a later run can use what was compiled for it; the tree's own build is not to be touched.
     Target = filename:join(root(), "target/example"),
@@ -68,6 +65,15 @@ with_checkouts(Project) ->
     checkout(Project, "stats_hero"),
     ok = file:make_symlink(root(), filename:join([Project, "_checkouts", "proctab"])),
     Project.
+
+%% A git repository of the tree as it is.
+repository(Config) ->
+    Repository = filename:join(proplists:get_value(priv_dir, Config), "proctab"),
+    ok = filelib:ensure_path(Repository),
+    {0, _} = run(root(), ["tar -c --exclude=./.git --exclude=./_build --exclude=./target --exclude=./priv . | tar -x -C '", Repository, "'"]),
+    Commit = "git -c user.name=test -c user.email=test@localhost commit -q -m test",
+    {0, _} = run(Repository, ["git init -q -b main . && git add . && ", Commit]),
+    Repository.
 
 checkout(Project, Application) ->
     copy(Application, filename:join([Project, "_checkouts", Application])).
