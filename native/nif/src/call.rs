@@ -1,5 +1,6 @@
 //! The edge between the VM and Rust: how an exported function is called, and how it fails.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -10,12 +11,12 @@ use rustler::sys::{
     enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif, ErlNifEnv, ErlNifTerm,
 };
 
-/// How much a call may convert on a normal scheduler, in words of terms: some hundred microseconds of work at the most.
+/// How much a call may convert on a normal scheduler, in words of terms: some hundred microseconds of work at the most. On a dirty one it may
+/// convert all it wants.
 const NORMAL_LIMIT: usize = 4_000;
 
-/// How much a call may convert at all: a gigabyte of terms. A larger term is refused; one whose parts are shared so often that
-/// it would unfold to more is, too.
-const DIRTY_LIMIT: usize = 1 << 27;
+/// How many words are converted in a hundredth of a time slice. A call that converts less counts as any other function of Erlang.
+const WORDS_A_PERCENT: usize = 100;
 
 /// Why a call gives no answer.
 #[derive(Clone, Copy)]
@@ -33,10 +34,10 @@ pub type Answer = Result<ErlNifTerm, Fault>;
 pub struct Call<'a> {
     /// The caller's environment.
     pub env: *mut ErlNifEnv,
-    /// How many words of terms the call may convert.
-    pub limit: usize,
-    /// Whether it runs on a normal scheduler.
-    pub normal: bool,
+    /// How many words of terms the call may still convert.
+    left: Cell<usize>,
+    /// Word and length of the long binary that was looked at last.
+    pub inspected: Cell<Option<(u64, usize)>>,
     arguments: &'a [ErlNifTerm],
     not_send: PhantomData<*mut ()>,
 }
@@ -48,22 +49,37 @@ impl Call<'_> {
         self.arguments.get(place).copied().ok_or(Fault::BadArgument)
     }
 
-    /// Says that this much work is too long for a normal scheduler.
+    /// How many words of terms the call may still convert.
+    #[inline]
+    pub fn left(&self) -> usize {
+        self.left.get()
+    }
+
+    /// Says that this much work is too long for a normal scheduler, after all that was done before.
     #[inline]
     pub fn allow(&self, words: usize) -> Result<(), Fault> {
-        if words <= self.limit {
+        if words <= self.left() {
             Ok(())
         } else {
             Err(Fault::Long)
         }
     }
 
-    /// Tells the scheduler that so much of a whole time slice is used up.
-    pub fn consume(&self, part: usize, whole: usize) {
-        if self.normal {
-            let percent = (100 * part / whole).clamp(1, 100) as c_int;
+    /// The same of work that is going to be done.
+    #[inline]
+    pub fn spend(&self, words: usize) -> Result<(), Fault> {
+        self.allow(words)?;
+        self.left.set(self.left() - words);
+        Ok(())
+    }
+
+    /// Tells the normal scheduler that it has run for as long as the call took.
+    #[inline]
+    fn consume(&self) {
+        let percent = (NORMAL_LIMIT - self.left()) / WORDS_A_PERCENT;
+        if percent > 0 {
             // SAFETY: `env` is the caller's environment.
-            unsafe { enif_consume_timeslice(self.env, percent) };
+            unsafe { enif_consume_timeslice(self.env, percent as c_int) };
         }
     }
 
@@ -102,13 +118,16 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
 ) -> ErlNifTerm {
     let call = Call {
         env,
-        limit: if NORMAL { NORMAL_LIMIT } else { DIRTY_LIMIT },
-        normal: NORMAL,
+        left: Cell::new(if NORMAL { NORMAL_LIMIT } else { usize::MAX }),
+        inspected: Cell::new(None),
         // SAFETY: the VM passes that many arguments, which live as long as the call.
         arguments: unsafe { slice::from_raw_parts(arguments, count as usize) },
         not_send: PhantomData,
     };
     let answer = catch_unwind(AssertUnwindSafe(|| T::run(&call)));
+    if NORMAL {
+        call.consume();
+    }
     // SAFETY: all calls are of the environment and the arguments that the VM passed in.
     unsafe {
         match answer {

@@ -8,9 +8,12 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod call;
+mod copied;
+mod encoding;
 mod processes;
 mod tables;
 mod terms;
+mod weight;
 
 use std::collections::HashSet;
 
@@ -19,13 +22,14 @@ use rustler::sys::ErlNifTerm;
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Child, Row, State};
+use proctab_table::row::{Child, Row, State, TooMany};
 use proctab_table::value::{Added, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 
 use call::{export, Answer, Call, Fault};
-use terms::{Copied, Scratch};
+use copied::Copied;
+use encoding::Scratch;
 
 mod atoms {
     rustler::atoms! {
@@ -54,6 +58,7 @@ export! {
 
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
     terms::learn(env.as_c_arg());
+    copied::draw_salt();
     true
 }
 
@@ -182,7 +187,7 @@ fn getattr(call: &Call) -> Answer {
             .as_ref()
             .and_then(|map| map.get(key, zone.seed()))
         {
-            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value, None)?])),
+            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value)?])),
             None => Ok(atom!(undefined)),
         }
     })
@@ -283,7 +288,7 @@ fn attrs(call: &Call) -> Answer {
         Err(_) => None,
     };
     with_row(call, |_, row, guard| match row {
-        Some(row) => Ok(attributes(call, row, wanted.as_ref(), guard)?.term),
+        Some(row) => attributes(call, row, wanted.as_ref(), guard),
         None => Ok(call.nil()),
     })
 }
@@ -299,21 +304,20 @@ fn page(call: &Call) -> Answer {
         what if what == atom!(children) || what == atom!(attributes) => None,
         keys => Some(wanted(call, keys)?),
     };
+    // What is wanted is converted for each page, so that it must not leave room for a few rows alone.
+    call.allow(PAGE_COST)?;
     let mut items = call.argument(3)?;
     let (rows, next) = table.content.page(from.ok_or(Fault::BadArgument)?);
     let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
-    let mut cost = 0;
+    let full = call.left() - PAGE_COST;
     for (place, row) in rows.iter().enumerate() {
-        let item = match what {
+        let item = call.spend(ROW_COST).and_then(|()| match what {
             what if what == atom!(children) => child_item(call, row),
             _ => attributes_item(call, row, wanted.as_ref(), &guard),
-        };
+        });
         match item {
-            Ok(Some(item)) => {
-                cost += ROW_COST + item.cost;
-                items = call.cons(item.term, items);
-            }
-            Ok(None) => cost += 1,
+            Ok(Some(item)) => items = call.cons(item, items),
+            Ok(None) => (),
             // Too long for this page, but perhaps not for one of its own.
             Err(Fault::Long) if place > 0 => {
                 next = call.integer(i64::from(row.slot));
@@ -321,14 +325,13 @@ fn page(call: &Call) -> Answer {
             }
             Err(fault) => return Err(fault),
         }
-        if cost > PAGE_COST {
+        if call.left() < full {
             if let Some(row) = rows.get(place + 1) {
                 next = call.integer(i64::from(row.slot));
             }
             break;
         }
     }
-    call.consume(cost, PAGE_COST);
     Ok(call.tuple([items, next]))
 }
 
@@ -336,23 +339,14 @@ fn page(call: &Call) -> Answer {
 const PAGE_COST: usize = 3_000;
 const ROW_COST: usize = 16;
 
-/// A term, and about how many words it took to write.
-struct Made {
-    term: ErlNifTerm,
-    cost: usize,
-}
-
 /// Name, state, pid, keeper and spec of a row's child.
-fn child_item(call: &Call, row: &Row<Copied>) -> Result<Option<Made>, Fault> {
+fn child_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Fault> {
     let Some(child) = row.child() else {
         return Ok(None);
     };
     let [state, pid, keeper, spec] = child_terms(call, &child)?;
     let name = call.make(&row.name)?;
-    Ok(Some(Made {
-        term: call.tuple([name, state, pid, keeper, spec]),
-        cost: call.cost(&row.name) + child.spec.map_or(0, |spec| call.cost(&spec)),
-    }))
+    Ok(Some(call.tuple([name, state, pid, keeper, spec])))
 }
 
 /// Name and attributes of a row whose child runs.
@@ -361,7 +355,7 @@ fn attributes_item(
     row: &Row<Copied>,
     wanted: Option<&Wanted>,
     guard: &Guard,
-) -> Result<Option<Made>, Fault> {
+) -> Result<Option<ErlNifTerm>, Fault> {
     let Some(pid) = row.pid() else {
         return Ok(None);
     };
@@ -371,55 +365,52 @@ fn attributes_item(
         return Ok(None);
     }
     let pid = call.tuple([atom!(pid), call.word(pid)]);
-    let attributes_term = call.cons(pid, attributes.term);
+    let attributes = call.cons(pid, attributes);
     let name = call.make(&row.name)?;
-    Ok(Some(Made {
-        term: call.tuple([name, attributes_term]),
-        cost: call.cost(&row.name) + attributes.cost,
-    }))
+    Ok(Some(call.tuple([name, attributes])))
 }
 
+/// What an attribute costs: to be looked at, and to be put into a list as a pair.
+const LOOK_COST: usize = 1;
+const PAIR_COST: usize = 5;
+
 /// The attributes of a row at one moment as a list of pairs: all, or those whose keys are wanted.
-fn attributes(
-    call: &Call,
-    row: &Row<Copied>,
-    wanted: Option<&Wanted>,
-    guard: &Guard,
-) -> Result<Made, Fault> {
-    let mut list = Made {
-        term: call.nil(),
-        cost: 0,
+fn attributes(call: &Call, row: &Row<Copied>, wanted: Option<&Wanted>, guard: &Guard) -> Answer {
+    let least = match wanted {
+        Some(_) => LOOK_COST,
+        None => LOOK_COST + PAIR_COST,
     };
-    let Some((attributes, integers)) = row.snapshot(guard) else {
-        return Ok(list);
+    let snapshot = row.snapshot(call.left() / least, guard);
+    let Some((attributes, integers)) = snapshot.map_err(|TooMany| Fault::Long)? else {
+        return Ok(call.nil());
     };
     let is_wanted = |key| wanted.is_none_or(|wanted| wanted.contains(key));
+    let mut cost = 0;
     attributes.for_each(&mut |Attribute { key, value }| {
-        list.cost += match value {
-            _ if !is_wanted(key) => 1,
-            Value::Fixed(datum) => 5 + call.cost(key) + call.cost(datum),
-            Value::Integer(_) => 6 + call.cost(key),
-        };
-    });
-    call.allow(list.cost)?;
-    let mut integers = integers.into_iter();
-    let mut fault = None;
-    attributes.for_each(&mut |Attribute { key, value }| {
-        let counted = match value {
-            Value::Integer(_) => integers.next(),
-            Value::Fixed(_) => None,
-        };
+        cost += LOOK_COST;
         if is_wanted(key) {
-            let pair = call
-                .make(key)
-                .and_then(|key| Ok(call.tuple([key, call.make_value(value, counted)?])));
-            match pair {
-                Ok(pair) => list.term = call.cons(pair, list.term),
-                Err(long) => fault = Some(long),
-            }
+            cost += PAIR_COST + call.cost(key);
+            cost += match value {
+                Value::Fixed(datum) => call.cost(datum),
+                Value::Integer(_) => 1,
+            };
         }
     });
-    fault.map_or(Ok(list), Err)
+    call.spend(cost)?;
+    let mut list = call.nil();
+    let mut put = |key, value| list = call.cons(call.tuple([call.write(key), value]), list);
+    let mut integers = integers.into_iter();
+    attributes.for_each(&mut |Attribute { key, value }| match value {
+        Value::Integer(counter) => {
+            let integer = integers.next().unwrap_or_else(|| counter.get());
+            if is_wanted(key) {
+                put(key, call.integer(integer));
+            }
+        }
+        Value::Fixed(datum) if is_wanted(key) => put(key, call.write(datum)),
+        Value::Fixed(_) => (),
+    });
+    Ok(list)
 }
 
 /// The keys that a caller wants to see.

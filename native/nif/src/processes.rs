@@ -8,7 +8,7 @@ use proctab_table::processes::{Begun, Next, Processes};
 use proctab_table::reclaim;
 
 use crate::call::{export, Answer, Call, Fault};
-use crate::terms::Copied;
+use crate::copied::Copied;
 use crate::{atom, boolean};
 
 export! {
@@ -16,9 +16,6 @@ export! {
     register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2,
     registered_names/2, registered_count/2, processes_page/2, counts_page/2,
 }
-
-/// What a page may cost before it is left to a dirty scheduler to be made.
-const FULL_PAGE: usize = 4_000;
 
 fn processes_open(call: &Call) -> Answer {
     let guard = reclaim::enter();
@@ -108,7 +105,7 @@ fn next(call: &Call) -> Answer {
                 call.tuple([atom!(registered), call.make(&name)?, boolean(announced)])
             }
             Next::Busy(callers) => {
-                let callers = list(call, &callers, |caller| Ok(call.word(*caller)))?;
+                let callers = list(call, &callers, |caller| call.word(*caller));
                 call.tuple([atom!(busy), callers])
             }
             Next::Done => atom!(done),
@@ -120,8 +117,8 @@ fn registered_names(call: &Call) -> Answer {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
         let names = table.names(&pid);
-        call.allow(names.iter().map(|name| 2 + call.cost(name)).sum())?;
-        list(call, &names, |name| call.make(name))
+        call.spend(names.iter().map(|name| 2 + call.cost(name)).sum())?;
+        Ok(list(call, &names, |name| call.write(name)))
     })
 }
 
@@ -150,22 +147,17 @@ fn page<T>(
     let part = part.and_then(|part| usize::try_from(part).ok());
     with_table(call, |table| {
         let (items, next) = read(table, part.ok_or(Fault::BadArgument)?);
-        let cost = items.iter().map(|item| 8 + call.cost(datum(item))).sum();
-        call.allow(cost)?;
-        call.consume(cost, FULL_PAGE);
-        let items = list(call, &items, |item| Ok(make(item, call.make(datum(item))?)))?;
+        call.spend(items.iter().map(|item| 8 + call.cost(datum(item))).sum())?;
+        let items = list(call, &items, |item| make(item, call.write(datum(item))));
         let next = next.map_or(atom!(done), |next| call.integer(next as i64));
         Ok(call.tuple([items, next]))
     })
 }
 
 /// A list of what is made of each item.
-fn list<T>(call: &Call, items: &[T], make: impl Fn(&T) -> Answer) -> Answer {
-    let mut list = call.nil();
-    for item in items.iter().rev() {
-        list = call.cons(make(item)?, list);
-    }
-    Ok(list)
+fn list<T>(call: &Call, items: &[T], make: impl Fn(&T) -> ErlNifTerm) -> ErlNifTerm {
+    let items = items.iter().rev();
+    items.fold(call.nil(), |list, item| call.cons(make(item), list))
 }
 
 fn with_table(call: &Call, run: impl FnOnce(&Processes<Copied>) -> Answer) -> Answer {

@@ -15,7 +15,7 @@ use proctab_table::zone::Zone;
 use proctab_table::Seed;
 
 use crate::call::{Call, Fault};
-use crate::terms::Copied;
+use crate::copied::Copied;
 
 /// All tables of a kind, by the words of their atoms.
 pub type Tables<T> = HashMap<u64, ResourceArc<Table<T>>, Seed>;

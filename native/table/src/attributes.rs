@@ -176,6 +176,17 @@ impl<F: Foreign> Attributes<F> {
     /// The value of a key.
     #[inline]
     pub fn get(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Value<F>> {
+        self.attribute(key, seed).map(|attribute| &attribute.value)
+    }
+
+    /// Whether a key, or its value, is [heavy](Foreign::is_heavy); `false` where it is not there.
+    pub(crate) fn is_heavy_at(&self, key: Borrowed<'_, F>, seed: &Seed) -> bool {
+        let attribute = self.attribute(key, seed);
+        attribute.is_some_and(Attribute::is_heavy)
+    }
+
+    #[inline]
+    fn attribute(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Attribute<F>> {
         let mut node = self;
         if node.is_branch() {
             let hash = seed.hash_one(key);
@@ -186,7 +197,7 @@ impl<F: Foreign> Attributes<F> {
             }
         }
         node.slots().iter().find_map(|slot| match slot {
-            Slot::Attribute(attribute) if key.equivalent(&attribute.key) => Some(&attribute.value),
+            Slot::Attribute(attribute) if key.equivalent(&attribute.key) => Some(attribute),
             _ => None,
         })
     }

@@ -80,7 +80,18 @@ pub struct Child<F> {
 #[derive(Debug)]
 pub struct Gone;
 
-/// The attributes of a row, as they are while a guard is held.
+/// The row has more attributes than its reader has time for.
+#[derive(Debug)]
+pub struct TooMany;
+
+/// The attributes of a row, as they are while a guard is held and the row is there.
+///
+/// ```compile_fail
+/// # use proctab_table::{datum::Foreign, reclaim::Guard, row::{Reading, Row}};
+/// fn outlive<'g, F: Foreign>(row: Row<F>, guard: &'g Guard) -> Option<Reading<'g, F>> {
+///     row.attributes(guard)
+/// }
+/// ```
 pub struct Reading<'g, F: Foreign>(ManuallyDrop<Attributes<F>>, PhantomData<&'g Guard>);
 
 impl<F: Foreign> Deref for Reading<'_, F> {
@@ -135,29 +146,43 @@ impl<F: Foreign> Row<F> {
 
     /// The attributes as they are now; an empty map is none.
     #[inline]
-    pub fn attributes<'g>(&self, guard: &'g Guard) -> Option<Reading<'g, F>> {
+    pub fn attributes<'g>(&'g self, guard: &'g Guard) -> Option<Reading<'g, F>> {
         let raw = guard.protect(&self.attributes, Ordering::Acquire);
         (!raw.is_null()).then(|| {
-            // SAFETY: `raw` came from `into_raw`. Its memory is given up only through `publish`, which retires it, and so stays
-            // until the guard is left, which `Reading` does not outlive; and a `Reading` never drops what it holds.
+            // SAFETY: `raw` came from `into_raw`. Its memory is given up by `publish`, which retires it, so that it stays until the guard is
+            // left, or when the row is dropped. `Reading` outlives neither, and never drops what it holds.
             let attributes = unsafe { Attributes::from_raw(raw) };
             Reading(ManuallyDrop::new(attributes), PhantomData)
         })
     }
 
-    /// All attributes with the counters as they were at one moment, in the order of [`Attributes::for_each`].
-    pub fn snapshot<'g>(&self, guard: &'g Guard) -> Option<(Reading<'g, F>, Integers)> {
-        let attributes = self.attributes(guard)?;
+    /// All attributes with the counters as they were at one moment, in the order of [`Attributes::for_each`]. Nothing is done with more
+    /// than `most` of them.
+    pub fn snapshot<'g>(
+        &'g self,
+        most: usize,
+        guard: &'g Guard,
+    ) -> Result<Option<(Reading<'g, F>, Integers)>, TooMany> {
+        let at_most = |attributes: Reading<'g, F>| match attributes.count() <= most {
+            true => Ok(attributes),
+            false => Err(TooMany),
+        };
+        let Some(attributes) = self.attributes(guard).map(at_most).transpose()? else {
+            return Ok(None);
+        };
         if attributes.counters() < 2 {
             // One counter is a moment of its own.
             let mut integers = Integers::new();
             attributes.for_each(&mut |attribute| integers.extend(attribute.value.counted()));
-            return Some((attributes, integers));
+            return Ok(Some((attributes, integers)));
         }
         let _record = self.record.lock();
-        let attributes = self.attributes(guard)?;
+        // There may be more by now.
+        let Some(attributes) = self.attributes(guard).map(at_most).transpose()? else {
+            return Ok(None);
+        };
         let integers = attributes.freeze_and_thaw();
-        Some((attributes, integers))
+        Ok(Some((attributes, integers)))
     }
 
     /// Sets attributes in one step; `false` when no child holds the name.
@@ -191,8 +216,12 @@ impl<F: Foreign> Row<F> {
                 return;
             }
         }
+        let heavy = before.as_ref().is_some_and(|map| {
+            let mut changes = changes.iter();
+            map.is_heavy() && changes.any(|change| map.is_heavy_at(change.key.borrow(), seed))
+        });
         let after = Attributes::with(before.as_deref(), changes, seed);
-        self.publish(record, after, guard);
+        self.publish(record, after, heavy, guard);
     }
 
     /// Removes an attribute, where there is one.
@@ -200,8 +229,9 @@ impl<F: Foreign> Row<F> {
         let record = self.record.lock();
         if let Some(before) = self.attributes(guard) {
             if before.get(key, seed).is_some() {
+                let heavy = before.is_heavy_at(key, seed);
                 let after = before.without(key, seed);
-                self.publish(record, after, guard);
+                self.publish(record, after, heavy, guard);
             }
         }
     }
@@ -217,7 +247,10 @@ impl<F: Foreign> Row<F> {
         let record = self.record.lock();
         let attributes = self.attributes(guard);
         let key = change.key.borrow();
-        let Some(value) = attributes.as_ref().and_then(|map| map.get(key, seed)) else {
+        let Some((map, value)) = attributes
+            .as_ref()
+            .and_then(|map| Some((map, map.get(key, seed)?)))
+        else {
             return false;
         };
         // This freezes a counter, so that no addition comes between comparing and replacing.
@@ -226,8 +259,9 @@ impl<F: Foreign> Row<F> {
             value.thaw();
             return false;
         }
-        let after = Attributes::with(attributes.as_deref(), Changes::from_iter([change]), seed);
-        self.publish(record, after, guard);
+        let heavy = map.is_heavy_at(key, seed);
+        let after = Attributes::with(Some(map), Changes::from_iter([change]), seed);
+        self.publish(record, after, heavy, guard);
         true
     }
 
@@ -312,7 +346,13 @@ impl<F: Foreign> Row<F> {
         };
         record.state = state;
         self.pid.store(NOBODY, Ordering::Release);
-        self.publish(record, None, guard);
+        // The row itself stays in memory for a while, until it is freed with others.
+        let spec = (state == State::Removed)
+            .then(|| record.spec.take())
+            .flatten();
+        let heavy = self.attributes(guard).is_some_and(|map| map.is_heavy());
+        self.publish(record, None, heavy, guard);
+        drop(spec);
         true
     }
 
@@ -322,17 +362,15 @@ impl<F: Foreign> Row<F> {
         (record.keeper == keeper && record.state != State::Removed).then_some(record)
     }
 
-    /// Replaces the attributes, unlocks, and retires the old ones.
+    /// Replaces the attributes, unlocks, and retires the old ones; at once, when something heavy is not among the new ones any more.
     fn publish(
         &self,
         record: MutexGuard<'_, Record<F>>,
         after: Option<Attributes<F>>,
+        heavy: bool,
         guard: &Guard,
     ) {
         let after = after.map_or(ptr::null_mut(), Attributes::into_raw);
-        let heavy = self
-            .attributes(guard)
-            .is_some_and(|before| before.is_heavy());
         let before = guard.swap(&self.attributes, after, Ordering::AcqRel);
         drop(record);
         if before.is_null() {
@@ -363,5 +401,121 @@ impl<F: Foreign> Drop for Row<F> {
 fn drop_large<F: Foreign>(attributes: Attributes<F>) {
     if attributes.count() > MANY {
         reclaim::later(attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::datum::Kind;
+    use crate::testing::Held;
+    use crate::value::Counter;
+
+    /// Longer than anything takes that does not wait for ever.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn word(word: u64) -> Datum<Held> {
+        Datum::word(Kind::new(0), word)
+    }
+
+    fn held(by: &Arc<()>, heavy: bool) -> Datum<Held> {
+        let _by = Arc::clone(by);
+        Datum::foreign(Held { _by, heavy })
+    }
+
+    fn running(spec: Option<Datum<Held>>) -> Row<Held> {
+        let row = Row::vacant(word(0), 0, 0);
+        let child = Child {
+            state: State::Running,
+            pid: Some(1),
+            keeper: 1,
+            spec,
+        };
+        assert!(row.occupy(&child).unwrap());
+        row
+    }
+
+    fn fixed(key: u64, datum: Datum<Held>) -> Attribute<Held> {
+        Attribute {
+            key: word(key),
+            value: Value::Fixed(datum),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_too_many_attributes_does_not_even_take_the_lock() {
+        let (row, seed, guard) = (running(None), Seed::default(), reclaim::enter());
+        let counter = |key| Attribute {
+            key: word(key),
+            value: Value::Integer(Counter::new(0).unwrap()),
+        };
+        assert!(row.set((0..100).map(counter).collect(), &seed, &guard));
+        let record = row.record.lock();
+        thread::scope(|scope| {
+            let (sender, refused) = bounded(1);
+            let row = &row;
+            scope.spawn(move || sender.send(row.snapshot(99, &reclaim::enter()).is_err()));
+            let refused = refused.recv_timeout(LONG);
+            drop(record);
+            assert_eq!(refused, Ok(true));
+        });
+        let (attributes, integers) = row.snapshot(100, &guard).unwrap().unwrap();
+        assert_eq!((attributes.count(), integers.len()), (100, 100));
+    }
+
+    #[test]
+    fn a_row_keeps_its_spec_until_it_is_removed_and_no_longer() {
+        let (kept, guard) = (Arc::new(()), reclaim::enter());
+        let row = running(Some(held(&kept, false)));
+        for state in [State::Pending, State::Restarting] {
+            assert!(row.clear(1, state, &guard));
+            assert_eq!(Arc::strong_count(&kept), 2, "{state:?}");
+        }
+        assert!(row.clear(1, State::Removed, &guard));
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
+    /// A change to what is light waits until there is more to free, also in the company of what is heavy; a change to that does not.
+    #[test]
+    fn what_is_heavy_is_freed_at_once_when_it_goes_and_not_before() {
+        let (light, heavy, seed) = (Arc::new(()), Arc::new(()), Seed::default());
+        let goes = |change: &dyn Fn(&Row<Held>, &Guard)| {
+            let (row, guard) = (running(None), reclaim::enter());
+            let both = [fixed(1, held(&light, false)), fixed(2, held(&heavy, true))];
+            assert!(row.set(both.into_iter().collect(), &seed, &guard));
+            reclaim::flush(&guard);
+            change(&row, &guard);
+            row
+        };
+        let set = |key: u64, row: &Row<Held>, guard: &Guard| {
+            let change = Changes::from_iter([fixed(key, word(0))]);
+            assert!(row.set(change, &seed, guard));
+        };
+        let replace = |key: u64, row: &Row<Held>, guard: &Guard| {
+            assert!(row.replace(fixed(key, word(0)), |_| true, &seed, guard));
+        };
+        let delete = |key: u64, row: &Row<Held>, guard: &Guard| {
+            row.delete(word(key).borrow(), &seed, guard);
+        };
+        for change in [&set as &dyn Fn(u64, &Row<Held>, &Guard), &replace, &delete] {
+            let before = Arc::strong_count(&light);
+            let row = goes(&|row, guard| change(1, row, guard));
+            assert_eq!(Arc::strong_count(&light), before + 1);
+            drop(row);
+            let row = goes(&|row, guard| change(2, row, guard));
+            // Other tests may be reading just now.
+            let begin = Instant::now();
+            while Arc::strong_count(&heavy) > 1 {
+                assert!(begin.elapsed() < LONG, "it waits for more");
+                thread::yield_now();
+            }
+            drop(row);
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! A foreign term for this crate's own tests.
+//! Foreign terms for this crate's own tests.
+
+use std::sync::Arc;
 
 use crate::datum::Foreign;
 
@@ -19,5 +21,31 @@ impl Foreign for Text {
 
     fn same(one: &[u8], other: &[u8]) -> bool {
         one == other
+    }
+}
+
+/// A foreign term by whose reference count a test sees whether it has been freed.
+pub struct Held {
+    pub _by: Arc<()>,
+    pub heavy: bool,
+}
+
+impl Foreign for Held {
+    type Borrowed<'a> = &'a Held;
+
+    fn borrow(&self) -> &Held {
+        self
+    }
+
+    fn hash(_: &Held) -> u64 {
+        42
+    }
+
+    fn same(one: &Held, other: &Held) -> bool {
+        std::ptr::eq(one, other)
+    }
+
+    fn is_heavy(&self) -> bool {
+        self.heavy
     }
 }

@@ -116,7 +116,9 @@ fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let mut found = HashMap::new();
     let pin = zone.pin();
     let row = zone.row(word(name).borrow(), &pin);
-    if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(&guard)) {
+    if let Some((attributes, integers)) =
+        row.and_then(|row| row.snapshot(usize::MAX, &guard).unwrap())
+    {
         let mut integers = integers.into_iter();
         attributes.for_each(&mut |attribute| {
             if let Value::Integer(_) = attribute.value {

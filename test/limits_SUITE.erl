@@ -1,0 +1,205 @@
+%% Promise: "The longest time that a scheduler is held, under any call: 1 ms." A call that converts much goes to a dirty scheduler, however its
+%% work is divided; one that stays counts as the work that it does. And no term is taken that would unfold to over a gigabyte.
+%%
+%% Nothing here is timed. Each case has a zone of its own name, in which the child ?NAME runs.
+-module(limits_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [apart/1, open/2]).
+-import(gen_tracker, [find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
+
+-define(NAME, <<"tv1">>).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map,
+        a_call_leaves_the_scheduler_when_its_parts_are_much_together,
+        a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes,
+        ordinary_calls_stay_where_they_are,
+        what_was_set_on_a_dirty_scheduler_is_all_there,
+        a_call_that_converts_much_counts_as_much,
+        a_call_that_converts_little_counts_as_any_other,
+        a_page_of_a_list_counts_as_much_as_is_in_it,
+        an_unaligned_binary_is_looked_at_once
+    ].
+
+init_per_testcase(Case, Config) ->
+    _ = open(tracked_child:zone(Case), ?NAME),
+    [{zone, Case} | Config].
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+zone(Config) ->
+    proplists:get_value(zone, Config).
+
+%% A small map, but for one value: 26 list cells, that copying would make 67 million. In a map of so many keys the limit is reached within the map.
+a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map(Config) ->
+    Zone = zone(Config),
+    Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 26)),
+    Map = maps:from_list([{N, N + 0.5} || N <- lists:seq(1, 1300)]),
+    InOrder = [Key || {Key, _} <- maps:to_list(Map)],
+    Set = fun(Term) -> setattr(Zone, ?NAME, key, Term) end,
+    Calls = [
+        fun(Term) -> setattr(Zone, ?NAME, [{key, {within, Term}}]) end,
+        fun(Term) -> setattr(Zone, ?NAME, Term, value) end,
+        fun(Term) -> find(Zone, Term) end
+    ],
+    [
+        ?assertEqual({Place, badarg}, {Place, apart(fun() -> outcome(Call, Map#{lists:nth(Place, InOrder) := Huge}) end)})
+     || {Place, Call} <- [{1, Set}, {1250, Set}, {1300, Set} | [{1300, Call} || Call <- Calls]]
+    ],
+    [] = info(Zone, ?NAME).
+
+outcome(Call, Term) ->
+    try
+        Call(Term)
+    catch
+        error:badarg -> badarg
+    end.
+
+%% Leaving the scheduler
+
+a_call_leaves_the_scheduler_when_its_parts_are_much_together(Config) ->
+    Zone = zone(Config),
+    Encoded = [{N, lists:seq(1, 400)} || N <- lists:seq(1, 100)],
+    Binaries = [{N, binary:copy(<<N>>, 4000)} || N <- lists:seq(1, 200)],
+    Copied = [{N, [make_ref() || _ <- lists:seq(1, 100)]} || N <- lists:seq(1, 20)],
+    Several = [{N, lists:seq(1, 1500)} || N <- lists:seq(1, 5)],
+    ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Encoded) end)),
+    ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Binaries) end)),
+    ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Copied) end)),
+    ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Several) end)),
+    [?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, Pairs) end)) || Pairs <- [Encoded, Binaries, Copied, Several]].
+
+a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, [{N, N} || N <- lists:seq(1, 5000)]),
+    ?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, [1]) end)),
+    ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
+    ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
+
+ordinary_calls_stay_where_they_are(Config) ->
+    Zone = zone(Config),
+    Values = [1, 1.5, a, <<"rtmp://a">>, self(), make_ref(), {1, 2, 3, 4}, "some text", #{a => 1}, 1 bsl 70, counters:new(1, [])],
+    Pairs = lists:zip(lists:seq(1, length(Values)), Values),
+    Frame = binary:copy(<<"frame">>, 1000000),
+    Calls = [
+        fun() -> ok = setattr(Zone, ?NAME, Pairs) end,
+        fun() -> ok = setattr(Zone, ?NAME, [{N, N} || N <- lists:seq(1, 200)]) end,
+        fun() -> ok = setattr(Zone, ?NAME, frame, Frame) end,
+        fun() -> ok = setattr(Zone, ?NAME, list, lists:seq(1, 1000)) end,
+        fun() -> {ok, Frame} = getattr(Zone, ?NAME, frame) end,
+        fun() -> [_ | _] = info(Zone, ?NAME, lists:seq(1, 20)) end,
+        fun() -> {ok, _} = find(Zone, ?NAME) end
+    ],
+    [?assertEqual([], left(Call)) || Call <- Calls].
+
+what_was_set_on_a_dirty_scheduler_is_all_there(Config) ->
+    Zone = zone(Config),
+    Pairs = [{N, [N | lists:seq(1, 400)]} || N <- lists:seq(1, 499)],
+    ok = setattr(Zone, ?NAME, Pairs),
+    ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME))),
+    ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME, lists:seq(1, 499)))).
+
+%% The native functions in which a process was taken off its scheduler while it called a fun: that is what going to a dirty one looks like.
+left(Fun) ->
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        receive
+            go -> Fun()
+        end
+    end),
+    1 = erlang:trace(Pid, true, [running]),
+    Pid ! go,
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason
+    end,
+    Delivered = erlang:trace_delivered(Pid),
+    receive
+        {trace_delivered, Pid, Delivered} -> lists:usort(taken_off(Pid))
+    end.
+
+taken_off(Pid) ->
+    receive
+        {trace, Pid, out, {proctab_nif, Function, Arity}} -> [{Function, Arity} | taken_off(Pid)];
+        {trace, Pid, _, _} -> taken_off(Pid)
+    after 0 -> []
+    end.
+
+%% Reductions: a time slice has 4,000
+
+a_call_that_converts_much_counts_as_much(Config) ->
+    Zone = zone(Config),
+    List = lists:seq(1, 1500),
+    Calls = [
+        fun() -> setattr(Zone, ?NAME, key, List) end,
+        fun() -> getattr(Zone, ?NAME, key) end,
+        fun() -> info(Zone, ?NAME) end,
+        fun() -> setattr(Zone, ?NAME, List, value) end,
+        fun() -> getattr(Zone, ?NAME, List) end,
+        fun() -> find(Zone, List) end
+    ],
+    [?assert(Reductions > 1000, Reductions) || Call <- Calls, Reductions <- [reductions(Call)]].
+
+a_call_that_converts_little_counts_as_any_other(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
+    Calls = [
+        fun() -> find(Zone, ?NAME) end,
+        fun() -> getattr(Zone, ?NAME, url) end,
+        fun() -> setattr(Zone, ?NAME, url, make_ref()) end,
+        fun() -> gen_tracker:increment(Zone, ?NAME, n, 1) end,
+        fun() -> info(Zone, ?NAME) end
+    ],
+    [?assert(Reductions < 100, Reductions) || Call <- Calls, Reductions <- [reductions(Call)]].
+
+a_page_of_a_list_counts_as_much_as_is_in_it(Config) ->
+    Zone = zone(Config),
+    [open(Zone, Name) || Name <- lists:seq(1, 1000)],
+    [ok = setattr(Zone, Name, [{a, {1, 2, 3}}, {b, <<"b">>}]) || Name <- lists:seq(1, 1000)],
+    ?assert(reductions(fun() -> gen_tracker:list(Zone) end) > 10000).
+
+%% What a fun takes in a process of its own, without what that takes for itself.
+reductions(Fun) ->
+    apart(fun() ->
+        Count = fun() ->
+            {reductions, Reductions} = process_info(self(), reductions),
+            Reductions
+        end,
+        Before = Count(),
+        Between = Count(),
+        _ = Fun(),
+        Count() - Between - (Between - Before)
+    end).
+
+%% The VM copies a binary that does not begin at a byte when a native function looks at it, and frees all such copies when that returns.
+an_unaligned_binary_is_looked_at_once(Config) ->
+    Zone = zone(Config),
+    Size = 32000000,
+    <<_:1, Unaligned:Size/binary, _/bitstring>> = <<0:((Size + 1) * 8)>>,
+    [
+        begin
+            _ = most_temporary(),
+            ok = setattr(Zone, ?NAME, key, Value),
+            ?assert(most_temporary() < Size * 3 div 2)
+        end
+     || Value <- [Unaligned, {within, [Unaligned]}]
+    ],
+    ?assertEqual({ok, {within, [Unaligned]}}, getattr(Zone, ?NAME, key)).
+
+%% The most bytes that were used for temporary copies since this was asked last.
+most_temporary() ->
+    lists:sum([
+        Most
+     || {instance, _, Sizes} <- erlang:system_info({allocator_sizes, temp_alloc}),
+        {sbcs, Blocks} <- Sizes,
+        {blocks, Kinds} <- Blocks,
+        {_, Kind} <- Kinds,
+        {size, _, Most, _} <- Kind
+    ]).
