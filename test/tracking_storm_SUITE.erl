@@ -1,0 +1,218 @@
+%% Promise: metrics_process_tracker forgets none and counts none twice, however many processes die at the same moment, however often the
+%% tracker is killed, and whatever is reloaded meanwhile.
+-module(tracking_storm_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
+-import(ledger_backend, [moves/1, let_go/1, open_names/0]).
+-import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+
+-define(LOOPS, 20).
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+all() ->
+    [
+        a_hundred_thousand_processes_that_die_at_once_are_counted_down,
+        a_process_with_ten_thousand_names_is_counted_down_under_each,
+        ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down,
+        callers_that_are_killed_while_they_track_leave_no_count,
+        a_tracker_that_is_killed_a_hundred_times_loses_nothing,
+        reloading_the_modules_under_load_loses_nothing
+    ].
+
+init_per_testcase(Case, Config) ->
+    tracking_SUITE:init_per_testcase(Case, Config).
+
+end_per_testcase(Case, Config) ->
+    tracking_SUITE:end_per_testcase(Case, Config).
+
+a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
+    Tracker = tracker(),
+    Makers = [fun() -> [tracked([all, {tenth, Tenth}, {own, Tenth, Number}]) || Number <- lists:seq(1, 10000)] end || Tenth <- lists:seq(1, 10)],
+    %% The cleanup stops at this one's name, until it is let go.
+    Slow = {gated, -1, self(), name},
+    Pids = [tracked([all, Slow]) | lists:append(tracked_child:together(Makers))],
+    Living = tracked([all]),
+    ?assertEqual(100002, count(all)),
+    ?assertEqual([10000], lists:usort([count({tenth, Tenth}) || Tenth <- lists:seq(1, 10)])),
+    ?assertEqual(1 + 10 + 1 + 100000, length(counts())),
+
+    kill(Pids),
+    receive {updating, Slow, -1, Cleaner} -> ok end,
+    ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
+    ?assertEqual(1, count(Slow)),
+    ?assertEqual([all, meanwhile], lists:sort(begin ok = track(meanwhile, Living), names(Living) end)),
+    let_go(Cleaner),
+    eventually(fun() -> bad_call = gen_server:call(Tracker, anything), count(all) =:= 1 end),
+    settled([{all, 1}, {meanwhile, 1}]),
+    ?assertEqual([{all, 100002, 100001}, {meanwhile, 1, 0}], lists:sort(open_names())),
+    ?assertEqual([[]], lists:usort([names(Pid) || Pid <- Pids])),
+    ?assertEqual({monitors, [{process, Living}]}, process_info(Tracker, monitors)),
+    kill([Living]),
+    all_is_gone().
+
+a_process_with_ten_thousand_names_is_counted_down_under_each(_) ->
+    Tracker = tracker(),
+    Names = lists:seq(1, 10000),
+    Slow = {gated, -1, self(), name},
+    Pid = tracked([Slow | Names]),
+    Other = tracked([1, 10000]),
+    ?assertEqual(10001, length(names(Pid))),
+    kill([Pid]),
+    receive {updating, Slow, -1, Cleaner} -> ok end,
+    ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
+    let_go(Cleaner),
+    settled([{1, 1}, {10000, 1}]),
+    ?assertEqual([{1, 2, 1}, {10000, 2, 1}], lists:sort(open_names())),
+    ?assertEqual([{1, 1}], lists:usort([moves(Name) || Name <- Names -- [1, 10000]])),
+    ?assertEqual([], names(Pid)),
+    kill([Other]),
+    all_is_gone().
+
+%% Each pair is tracked by two callers, from both ends, at any moment before, during and after the death.
+ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
+    tracker(),
+    Pids = [idle() || _ <- lists:seq(1, 10000)],
+    Track = fun(These) -> [ok = track(Name, Pid) || Pid <- These, Name <- [a, b, Pid]] end,
+    tracked_child:together([fun() -> Track(Pids) end, fun() -> Track(lists:reverse(Pids)) end, fun() -> kill(Pids) end]),
+    all_is_gone().
+
+%% They do nothing else than to track, so they are killed between a count in the backend and its record as often as it can happen.
+callers_that_are_killed_while_they_track_leave_no_count(_) ->
+    tracker(),
+    [
+        begin
+            Callers = [spawn(fun() -> track_on(1) end) || _ <- lists:seq(1, 20)],
+            pass(rand:uniform(200)),
+            kill(Callers)
+        end
+     || _ <- lists:seq(1, 500)
+    ],
+    all_is_gone().
+
+track_on(Name) ->
+    ok = track(Name),
+    track_on(Name + 1).
+
+a_tracker_that_is_killed_a_hundred_times_loses_nothing(_) ->
+    Supervisor = tracked_process:supervisor(1000),
+    Survivors = [tracked([survivors, a]) || _ <- lists:seq(1, 1000)],
+    Loops = start_loops(),
+    Kill = fun() ->
+        Tracker = whereis(metrics_process_tracker),
+        killed = kill_tracker(),
+        eventually(fun() -> not lists:member(whereis(metrics_process_tracker), [Tracker, undefined]) end)
+    end,
+    %% The second of two in a row is killed while it starts.
+    [while_they_come_and_go(Loops, fun() -> [Kill() || _ <- lists:seq(1, Times)] end) || _ <- lists:seq(1, 40), Times <- [1, 2]],
+    stop_loops(Loops),
+    settled([{survivors, 1000}, {a, 1000}]),
+    ?assertEqual([a, survivors], lists:sort([Name || {Name, Ups, Downs} <- open_names(), Ups - Downs =:= 1000])),
+    kill(Survivors),
+    all_is_gone(),
+    gen_server:stop(Supervisor).
+
+%% Many times, for from the second on it is refused while processes still run the old code. And in the way of OTP's release handler.
+reloading_the_modules_under_load_loses_nothing(_) ->
+    Tracker = tracker(),
+    Survivors = [tracked([survivors, a]) || _ <- lists:seq(1, 1000)],
+    Loops = start_loops(),
+    Modules = [metrics_process_tracker, proctab_reaper],
+    Reload = fun(Module) ->
+        eventually(fun() -> code:soft_purge(Module) end),
+        {module, Module} = code:load_file(Module)
+    end,
+    [while_they_come_and_go(Loops, fun() -> Reload(Module) end) || _ <- lists:seq(1, 20), Module <- Modules],
+    while_they_come_and_go(Loops, fun() -> ok = sys:suspend(Tracker) end),
+    while_they_come_and_go(Loops, fun() -> Reload(metrics_process_tracker) end),
+    ok = sys:change_code(Tracker, metrics_process_tracker, undefined, []),
+    ok = sys:resume(Tracker),
+    stop_loops(Loops),
+    settled([{survivors, 1000}, {a, 1000}]),
+    ?assertEqual(Tracker, whereis(metrics_process_tracker)),
+    [eventually(fun() -> code:soft_purge(Module) end) || Module <- Modules],
+    kill(Survivors),
+    all_is_gone().
+
+all_is_gone() ->
+    tracked_process:empty(),
+    ?assertEqual([], open_names()).
+
+%% Loops in which processes come and go
+
+start_loops() ->
+    [spawn_link(fun() -> rand:seed(exsss, Number), loop([]) end) || Number <- lists:seq(1, ?LOOPS)].
+
+loop(Gone) ->
+    receive
+        {run, Test} ->
+            Pids = [come_and_go(rand:uniform(4)) || _ <- lists:seq(1, 20)],
+            Test ! {ran, self()},
+            loop(Pids ++ Gone);
+        {stop, Test} ->
+            Test ! {gone, self(), Gone}
+    end.
+
+%% Does something in the middle of it: when some of the loops may be done and the others are not.
+while_they_come_and_go(Loops, Do) ->
+    [Loop ! {run, self()} || Loop <- Loops],
+    {Before, After} = lists:split(rand:uniform(?LOOPS) - 1, Loops),
+    [answer_of(Loop, ran) || Loop <- Before],
+    Do(),
+    [answer_of(Loop, ran) || Loop <- After].
+
+%% Once all is counted down, nothing is left of any process.
+stop_loops(Loops) ->
+    [Loop ! {stop, self()} || Loop <- Loops],
+    Pids = lists:append([element(3, answer_of(Loop, gone)) || Loop <- Loops]),
+    eventually(fun() -> lists:all(fun(Pid) -> names(Pid) =:= [] end, Pids) end).
+
+answer_of(Loop, Tag) ->
+    receive
+        Message when element(1, Message) =:= Tag, element(2, Message) =:= Loop -> Message;
+        {'EXIT', Loop, Reason} -> error(Reason)
+    end.
+
+%% It tracks itself, and ends as it likes. Who is killed in the backend may have been counted or not, so nobody is killed there.
+come_and_go(1) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> [ok = track(Name) || Name <- [a, b, self()]] end),
+    ended(Pid, Monitor, normal);
+%% It tracks itself, and is killed at some moment after that.
+come_and_go(2) ->
+    Pid = tracked([a, b, self()]),
+    Monitor = monitor(process, Pid),
+    pass(rand:uniform(20)),
+    exit(Pid, kill),
+    ended(Pid, Monitor, killed);
+%% It is tracked, by two callers, and killed at any moment before, during or after that.
+come_and_go(3) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> receive stop -> ok end end),
+    Passes = rand:uniform(20),
+    spawn_link(fun() -> pass(Passes), exit(Pid, kill) end),
+    Helper = tracked_child:ask(fun() -> [ok = track(Name, Pid) || Name <- [b, a]] end),
+    [ok = track(Name, Pid) || Name <- [a, b, Pid]],
+    {answer, [ok, ok]} = tracked_child:answer(Helper),
+    ended(Pid, Monitor, killed);
+%% It is dead before it is tracked.
+come_and_go(4) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> ok end),
+    ended(Pid, Monitor, normal),
+    [ok = track(Name, Pid) || Name <- [a, b, Pid]],
+    Pid.
+
+ended(Pid, Monitor, Expected) ->
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(Expected, Reason), Pid
+    end.
+
+%% Leaves the processor to others so many times.
+pass(0) ->
+    ok;
+pass(Times) ->
+    erlang:yield(),
+    pass(Times - 1).
