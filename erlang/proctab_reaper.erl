@@ -40,7 +40,9 @@
     name :: atom(),
     server :: pid(),
     owner :: reference(),
-    dead = queue:new() :: queue:queue(pid())
+    dead = queue:new() :: queue:queue(pid()),
+    %% The dead who are just being announced, and the monitors of those who do it.
+    busy = #{} :: #{pid() => [reference()]}
 }).
 
 -type next() :: {noreply, #reaper{}} | {noreply, #reaper{}, 0} | {stop, normal | shutdown, #reaper{}}.
@@ -151,17 +153,22 @@ reap(#reaper{dead = Dead} = Reaper, Until) ->
             end
     end.
 
-reap_next(Pid, #reaper{table = Table, dead = Dead} = Reaper) ->
+reap_next(Pid, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
     case proctab_nif:next(Table, Pid) of
         {registered, Name, Announced} ->
             clean(Table, Pid, Name, Announced),
             ok = proctab_nif:unregister(Table, Pid, Name),
             Reaper;
         Other ->
-            %% Somebody may be announcing the process just now: a caller that is killed in the middle will not tell.
-            _ = [monitor(process, Caller, [{tag, {busy, Pid}}]) || {busy, Callers} <- [Other], Caller <- Callers],
-            Reaper#reaper{dead = queue:drop(Dead)}
+            lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Busy, [])),
+            Reaper#reaper{dead = queue:drop(Dead), busy = wait(Other, Pid, maps:remove(Pid, Busy))}
     end.
+
+%% The server is told when a caller is through that was announcing the process when it died. One that is killed in the middle will not tell.
+wait({busy, Callers}, Pid, Busy) ->
+    Busy#{Pid => [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers]};
+wait(done, _Pid, Busy) ->
+    Busy.
 
 clean(Table, Pid, Name, Announced) ->
     try

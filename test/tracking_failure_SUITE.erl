@@ -26,6 +26,7 @@ all() ->
         when_the_first_of_two_callers_succeeds_the_second_is_the_second,
         a_caller_killed_in_the_backend_leaves_nothing,
         a_process_killed_in_the_backend_leaves_nothing,
+        nothing_of_dead_processes_is_left_at_a_caller_that_lives_on,
         when_the_first_of_two_callers_is_killed_the_second_is_the_first,
         tracked_processes_survive_a_crash_of_the_tracker,
         those_that_died_while_there_was_no_tracker_are_counted_down,
@@ -218,6 +219,25 @@ a_process_killed_in_the_backend_leaves_nothing(_) ->
     {answer, ok} = answer(Asked),
     settled(),
     ?assertEqual({1, 1}, moves(Name)).
+
+%% Whoever waits to learn whether such a caller is killed must not wait for ever.
+nothing_of_dead_processes_is_left_at_a_caller_that_lives_on(_) ->
+    tracker(),
+    Test = self(),
+    Name = {gated, 1, Test, name},
+    Pids = [tracked([before]) || _ <- lists:seq(1, 100)],
+    Caller = spawn_link(fun() -> [ok = track(Name, Pid) || Pid <- Pids], Test ! done, receive stop -> ok end end),
+    lists:foreach(
+        fun(Pid) ->
+            receive {updating, Name, 1, Caller} -> kill([Pid]) end,
+            eventually(fun() -> not lists:member(before, names(Pid)) end),
+            let_go(Caller)
+        end,
+        Pids
+    ),
+    receive done -> tracked_process:empty() end,
+    ?assertEqual([{100, 100}, {100, 100}], [moves(Which) || Which <- [before, Name]]),
+    eventually(fun() -> process_info(Caller, monitored_by) =:= {monitored_by, []} end).
 
 when_the_first_of_two_callers_is_killed_the_second_is_the_first(_) ->
     tracker(),

@@ -84,7 +84,7 @@ fn end_registering(call: &Call) -> Answer {
 
 fn fail_registering(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
-        table.fail(pid, name, call.caller());
+        tell(call, table.fail(pid, name, call.caller()))?;
         Ok(atom!(ok))
     })
 }

@@ -30,6 +30,9 @@ const SHARDS: usize = 1024;
 /// No process at all.
 const NOBODY: u64 = 0;
 
+/// The watcher of a process that is dead and waits for those who have not ended what they began. Whoever ends it has to tell the server.
+const WAITING: u64 = u64::MAX;
+
 /// A table of processes and the names they are registered under.
 pub struct Processes<F: Foreign> {
     processes: DashMap<Datum<F>, Process<F>, Seed>,
@@ -66,7 +69,7 @@ pub enum Begun {
 pub enum Next<F: Foreign> {
     /// It is registered under this name, and was announced or not.
     Registered(Datum<F>, bool),
-    /// These callers have not ended what they began. If they do, the server has to watch it anew.
+    /// These callers have not ended what they began. When one does, the server is told, and has to watch the process anew.
     Busy(Vec<u64>),
     /// Nothing is left.
     Done,
@@ -168,11 +171,11 @@ impl<F: Foreign> Processes<F> {
         server
     }
 
-    /// Takes back what the caller began.
-    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) {
+    /// Takes back what the caller began. The server is named when it waits for that.
+    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) -> Option<u64> {
         self.take_back(pid, |begun, registration| {
             begun == name && registration.is_begun_by(caller)
-        });
+        })
     }
 
     /// Takes back all that a caller, who is dead, began for a process, and its hold of the table.
@@ -181,19 +184,25 @@ impl<F: Foreign> Processes<F> {
         self.take_back(pid, |_, registration| registration.is_begun_by(caller));
     }
 
-    fn take_back(&self, pid: &Datum<F>, is_taken: impl Fn(&Datum<F>, &Registration) -> bool) {
+    fn take_back(
+        &self,
+        pid: &Datum<F>,
+        is_taken: impl Fn(&Datum<F>, &Registration) -> bool,
+    ) -> Option<u64> {
         let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
-            return;
+            return None;
         };
         let process = entry.get_mut();
         let taken: Vec<_> = process
             .registrations
             .extract_if(.., |name, registration| is_taken(name, registration))
             .collect();
+        let awaited = (process.watcher == WAITING).then(|| self.to_be_told(process));
         // One that is watched goes when it dies.
         let removed = (process.registrations.is_empty() && process.watcher == NOBODY)
             .then(|| entry.remove_entry());
         drop((taken, removed));
+        awaited.flatten()
     }
 
     /// What is left to do for a dead process. Its row goes when that is nothing.
@@ -215,7 +224,7 @@ impl<F: Foreign> Processes<F> {
             drop(entry.remove_entry());
             return Next::Done;
         }
-        process.watcher = NOBODY;
+        process.watcher = WAITING;
         Next::Busy(callers)
     }
 
@@ -481,6 +490,17 @@ mod tests {
         table.unregister(&pid(1), &name("a"));
         assert_eq!(table.next(&pid(1)), Next::Done);
         assert!(all(|part| table.page(part)).is_empty());
+    }
+
+    #[test]
+    fn the_failure_of_the_caller_of_a_dead_process_is_told() {
+        let table = served();
+        table.begin(&pid(1), &name("a"), CALLER);
+        assert!(table.claim(&pid(1), SERVER));
+        assert_eq!(table.next(&pid(1)), Next::Busy(vec![CALLER]));
+        assert_eq!(table.fail(&pid(1), &name("a"), CALLER), Some(SERVER));
+        assert!(table.claim(&pid(1), SERVER));
+        assert_eq!(table.next(&pid(1)), Next::Done);
     }
 
     #[test]
