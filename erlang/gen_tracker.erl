@@ -24,9 +24,12 @@
 -export([start_link/1, start_link/2, find/2, find_or_open/2, which_children/1, add_existing_child/2, wait/1, init_ack/1]).
 -export([setattr/3, setattr/4, getattr/3, getattr/4, delattr/3, increment/4, increment/5]).
 -export([info/2, info/3, attrs/2, list/1, list/2]).
+-export([count/1, names/1, fold/3, cas/5]).
+-export([register_name/2, unregister_name/1, whereis_name/1, send/2]).
+-export([subscribe/1, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
 
--export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0]).
+-export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0, via_name/0, event/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -46,17 +49,23 @@
                     | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
 -type options() :: #{restart => boolean()}.
+%% What stands for a process in `{via, gen_tracker, {Zone, Name}}'.
+-type via_name() :: {zone(), name()}.
+%% What a subscriber receives.
+-type event() :: {gen_tracker, zone(), {up, name(), pid()} | {down, name(), pid(), Reason :: term()} | unsubscribed}.
 
 %% How long a caller waits for a start; the start itself may take longer.
 -define(OPEN_TIMEOUT, 60000).
-%% How often a waiting `getattr/4' looks.
--define(LOOK_INTERVAL, 5).
+%% The longest time that a process can wait for a message, in milliseconds.
+-define(LONGEST_WAIT, 16#ffffffff).
 
 -record(tracker, {
     zone :: zone(),
     restarts :: boolean(),
     handle :: proctab_nif:handle(),
     guard :: pid(),
+    %% As long as somebody has subscribed.
+    events :: pid() | undefined,
     %% What waits for a keeper: for the end of its start, or for its own end. The latest first.
     waiting = #{} :: #{Keeper :: pid() => [request()]}
 }).
@@ -201,27 +210,52 @@ getattr(Zone, Name, Key) ->
 
 %% @doc The value of an attribute; waits for it to appear, up to so many milliseconds.
 -spec getattr(zone(), name(), key(), Timeout :: timeout()) -> {ok, value()} | undefined.
-getattr(Zone, Name, Key, infinity) ->
-    getattr_until(Zone, Name, Key, infinity);
-getattr(Zone, Name, Key, Timeout) when is_integer(Timeout), Timeout >= 0 ->
-    getattr_until(Zone, Name, Key, erlang:monotonic_time(millisecond) + Timeout);
+getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
+    case proctab_nif:getattr(Zone, Name, Key) of
+        undefined when Timeout =:= infinity -> await_attribute(Zone, Name, Key, infinity);
+        undefined when Timeout > 0 -> await_attribute(Zone, Name, Key, erlang:monotonic_time(millisecond) + Timeout);
+        Found -> Found
+    end;
 getattr(Zone, Name, Key, Timeout) ->
     error(badarg, [Zone, Name, Key, Timeout]).
 
-getattr_until(Zone, Name, Key, Deadline) ->
-    case proctab_nif:getattr(Zone, Name, Key) of
-        undefined ->
-            %% An atom is greater than any number.
-            case min(?LOOK_INTERVAL, Deadline - erlang:monotonic_time(millisecond)) of
-                Left when Left > 0 ->
-                    timer:sleep(Left),
-                    getattr_until(Zone, Name, Key, Deadline);
-                _ ->
-                    undefined
+%% A look that finds nothing is followed by a wait for another attribute of the name, or for the end of the zone.
+await_attribute(Zone, Name, Key, Deadline) ->
+    {Waits, Id} = proctab_nif:wait_for(Zone, Name),
+    Tracker = monitor(process, Zone),
+    Answer =
+        try proctab_nif:getattr(Zone, Name, Key) of
+            undefined ->
+                receive
+                    {'$proctab_woken', Id} -> again;
+                    {'DOWN', Tracker, process, _, _} -> stop_waiting(Waits, Id), again
+                after left(Deadline) -> stop_waiting(Waits, Id), again
+                end;
+            Found ->
+                stop_waiting(Waits, Id),
+                Found
+        catch
+            error:badarg ->
+                stop_waiting(Waits, Id),
+                error(badarg, [Zone, Name, Key])
+        after
+            demonitor(Tracker, [flush])
+        end,
+    case Answer of
+        again ->
+            case left(Deadline) of
+                0 -> proctab_nif:getattr(Zone, Name, Key);
+                _ -> await_attribute(Zone, Name, Key, Deadline)
             end;
-        Found ->
-            Found
+        _ ->
+            Answer
     end.
+
+stop_waiting(Waits, Id) ->
+    proctab_nif:stop_waiting(Waits) orelse receive {'$proctab_woken', Id} -> true end.
+
+left(infinity) -> ?LONGEST_WAIT;
+left(Deadline) -> min(?LONGEST_WAIT, max(0, Deadline - erlang:monotonic_time(millisecond))).
 
 %% @doc Removes an attribute, if it is there.
 -spec delattr(zone(), name(), key()) -> ok.
@@ -264,6 +298,19 @@ increment_large(Zone, Name, Key, Increment, Missing) ->
         {false, _} -> increment_large(Zone, Name, Key, Increment, Missing)
     end.
 
+%% @doc Compare and set: in one step sets an attribute to `New' where it is `Old' (`=:='). Otherwise `{error, {current, Value}}', or `{error, undefined}' when
+%% there is no such attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.
+-spec cas(zone(), name(), key(), Old :: value(), New :: value()) -> ok | {error, {current, value()} | undefined}.
+cas(Zone, Name, Key, Old, New) ->
+    case proctab_nif:cas(Zone, Name, Key, Old, New) of
+        ok -> ok;
+        %% The table compares what it stores, which tells `0.0' from `-0.0'.
+        {current, Value} when Value =:= Old -> cas(Zone, Name, Key, Value, New);
+        {current, Value} -> {error, {current, Value}};
+        undefined -> {error, undefined};
+        void -> error({void_setting, Zone, Name, Key}, [Zone, Name, Key, Old, New])
+    end.
+
 %% @doc All attributes of a name at one moment, in any order.
 -spec info(zone(), name()) -> attributes().
 info(Zone, Name) ->
@@ -291,6 +338,29 @@ list(Zone, Keys) when is_list(Keys) ->
 list(Zone, Keys) ->
     error(badarg, [Zone, Keys]).
 
+%% @doc How many children there are, in any state.
+-spec count(zone()) -> non_neg_integer().
+count(Zone) ->
+    proctab_nif:count(Zone).
+
+%% @doc The names of all children, in any state and any order.
+-spec names(zone()) -> [name()].
+names(Zone) ->
+    pages(Zone, names).
+
+%% @doc Folds a function over the running children, in any order. The zone may change meanwhile: a child that lives throughout is seen exactly once.
+-spec fold(fun((name(), pid(), Acc) -> Acc), Acc, zone()) -> Acc.
+fold(Fun, Acc, Zone) when is_function(Fun, 3), is_atom(Zone) ->
+    fold(Fun, Acc, Zone, 0);
+fold(Fun, Acc, Zone) ->
+    error(badarg, [Fun, Acc, Zone]).
+
+fold(_, Acc, _, done) ->
+    Acc;
+fold(Fun, Acc, Zone, From) ->
+    {Page, Next} = proctab_nif:page(Zone, From, pids, []),
+    fold(Fun, lists:foldl(fun({Name, Pid}, Before) -> Fun(Name, Pid, Before) end, Acc, Page), Zone, Next).
+
 pages(Zone, What) when is_atom(Zone) ->
     pages(Zone, 0, What, []);
 pages(Zone, What) ->
@@ -306,6 +376,108 @@ call(Zone, Request) ->
     %% Raises badarg when the zone does not run.
     _ = proctab_nif:count(Zone),
     gen_server:call(Zone, Request, infinity).
+
+%%% Names for OTP
+
+%% @doc Registers a process that runs already, as `{via, gen_tracker, {Zone, Name}}' does: it becomes a child as by {@link add_existing_child/2}. `no' when the
+%% name is held. While its last holder is terminating, the call waits until that is cleaned up.
+-spec register_name(via_name(), pid()) -> yes | no.
+register_name({Zone, Name}, Pid) when is_pid(Pid) ->
+    case is_being_started(Zone, Name, Pid) of
+        true ->
+            yes;
+        false ->
+            case add_existing_child(Zone, {Name, Pid, worker, []}) of
+                {ok, Pid} -> yes;
+                {error, _} -> no
+            end
+    end;
+register_name(ViaName, Pid) ->
+    error(badarg, [ViaName, Pid]).
+
+%% A child that the zone itself is starting under that name will have it.
+is_being_started(Zone, Name, Pid) ->
+    case proctab_nif:child(Zone, Name) of
+        {_, undefined, Keeper, _} when Pid =:= self() ->
+            case get('$ancestors') of
+                [Keeper | _] -> true;
+                _ -> false
+            end;
+        _ ->
+            false
+    end.
+
+%% @doc Forgets a process that was registered or added without a start function: its entry and its attributes go, and it lives on. Nothing happens when there is no
+%% such process, or when the zone has started it itself: that one goes when it ends.
+-spec unregister_name(via_name()) -> ok.
+unregister_name({Zone, Name}) when is_atom(Zone) ->
+    try proctab_nif:child(Zone, Name) of
+        {running, _, Keeper, {undefined, _, _, _, _}} ->
+            %% Not by the keeper, which may be waiting for the end of just the process that calls.
+            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered),
+            ok;
+        _ ->
+            ok
+    catch
+        error:badarg -> ok
+    end;
+unregister_name(ViaName) ->
+    error(badarg, [ViaName]).
+
+%% @doc The running child of a name; `undefined' when there is none, or no such zone.
+-spec whereis_name(via_name()) -> pid() | undefined.
+whereis_name({Zone, Name}) when is_atom(Zone) ->
+    try proctab_nif:find(Zone, Name) of
+        {ok, Pid} -> Pid;
+        undefined -> undefined
+    catch
+        error:badarg -> undefined
+    end;
+whereis_name(ViaName) ->
+    error(badarg, [ViaName]).
+
+%% @doc Sends a message to the running child of a name; its pid. Exits with `{badarg, {{Zone, Name}, Message}}' when there is none.
+-spec send(via_name(), Message :: term()) -> pid().
+send(ViaName, Message) ->
+    case whereis_name(ViaName) of
+        undefined ->
+            exit({badarg, {ViaName, Message}});
+        Pid ->
+            Pid ! Message,
+            Pid
+    end.
+
+%%% Events
+
+%% @doc Subscribes the caller to births and deaths in a zone; the children that run at that moment.
+%%
+%% From then on it receives `{gen_tracker, Zone, {up, Name, Pid}}' when a child has been started or added, and `{gen_tracker, Zone, {down, Name, Pid, Reason}}' when it has
+%% ended (before `after_terminate' is called) or was unregistered (then the reason is `unregistered'): for each name in order, none missing, none
+%% twice. A subscription ends with the zone, after the deaths of its last children. Subscribing again changes nothing.
+%%
+%% Events are sent by a process of the zone's own. Should that one be killed, subscribers receive `{gen_tracker, Zone, unsubscribed}', and no more events.
+-spec subscribe(zone()) -> {ok, [{name(), pid()}]}.
+subscribe(Zone) ->
+    case gen_tracker_events:subscribe(call(Zone, events)) of
+        {ok, Children} -> {ok, Children};
+        %% That process is gone; there will be another, or no zone.
+        ended -> subscribe(Zone)
+    end.
+
+%% @doc Ends the caller's subscription. No event arrives after this has returned, and none that came before is left in the mailbox.
+-spec unsubscribe(zone()) -> ok.
+unsubscribe(Zone) ->
+    case call(Zone, current_events) of
+        undefined -> ok;
+        Events -> _ = gen_tracker_events:unsubscribe(Events), ok
+    end,
+    flush_events(Zone).
+
+flush_events(Zone) ->
+    receive
+        {gen_tracker, Zone, _} -> flush_events(Zone)
+    after 0 -> ok
+    end.
 
 %%% The tracker
 
@@ -349,6 +521,13 @@ route(which_children, _From, #tracker{zone = Zone} = Tracker) ->
     {reply, which_children(Zone), Tracker};
 route(count_children, _From, #tracker{zone = Zone} = Tracker) ->
     {reply, count_children(Zone), Tracker};
+route(events, _From, #tracker{events = undefined, zone = Zone, handle = Handle} = Tracker) ->
+    Events = gen_tracker_events:start(Zone, Handle),
+    {reply, Events, Tracker#tracker{events = Events}};
+route(events, _From, #tracker{events = Events} = Tracker) ->
+    {reply, Events, Tracker};
+route(current_events, _From, #tracker{events = Events} = Tracker) ->
+    {reply, Events, Tracker};
 route(wait, _From, Tracker) ->
     {reply, ok, Tracker};
 route(shutdown, _From, Tracker) ->
@@ -371,6 +550,11 @@ handle_info({launched, Keeper, Result}, Tracker) ->
     {noreply, launched(Keeper, Result, Tracker)};
 handle_info({'EXIT', Guard, _}, #tracker{guard = Guard, handle = Handle} = Tracker) ->
     {noreply, Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)}};
+handle_info({'EXIT', Events, _}, #tracker{events = Events} = Tracker) ->
+    {noreply, Tracker#tracker{events = undefined}};
+handle_info({'ETS-TRANSFER', Subscribers, _, gen_tracker_events}, #tracker{zone = Zone} = Tracker) ->
+    gen_tracker_events:lost(Zone, Subscribers),
+    {noreply, Tracker};
 handle_info({'EXIT', Keeper, normal}, Tracker) ->
     {noreply, ended(Keeper, Tracker)};
 handle_info({'EXIT', Keeper, Reason}, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->

@@ -12,6 +12,7 @@
 %%      | <- {launched, Keeper, Result} ------ |
 %%      | -- stop ---------------------------> |   stop the child and forget it
 %%      | -- retry --------------------------> |   do not wait any longer before the next start
+%%      |           the table -- detached ---> |   somebody has unregistered the child, which belongs to nobody now
 %%      | <- EXIT normal --------------------- |   name and attributes have left the table
 %%
 %% The child's state is always written to the table before the tracker is told, so that what the tracker reads there is never older than
@@ -231,6 +232,8 @@ loop(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
             forget(Child);
         stop ->
             forget(Child);
+        detached ->
+            ok;
         _ ->
             %% The child's exit signal, before or after the monitor's message; and what strays in.
             wait(Child)
@@ -348,7 +351,7 @@ down(Pid, Monitor) ->
 
 after_terminate(#child{zone = Zone, name = Name, spec = {MFA, _, _, _, _}}, Reason) ->
     %% The attributes go with the zone, and another zone's are none of ours.
-    Own = own(fun proctab_nif:terminating/2, [Zone, Name]),
+    Own = own(fun proctab_nif:terminating/3, [Zone, Name, Reason]),
     case callback(MFA) of
         undefined ->
             ok;

@@ -5,34 +5,38 @@
 %% A zone is named by its atom. `badarg' is raised for a zone that does not run and for arguments of a wrong type. Names and keys are
 %% compared with `=:='. A call that has to convert large terms moves itself to a dirty scheduler.
 %%
-%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/2', `pending/2', `restarting/2', `remove/2') is believed
+%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/3', `pending/2', `restarting/2', `remove/2') is believed
 %% only of the calling process itself, so that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one.
 %%
 %% A table of processes is named by an atom, too. Its server, the process that opened it last, watches the processes that are registered in it; they may be of
 %% other nodes. A process is registered in one step, or the caller begins and ends it, and has it announced in between.
 -module(proctab_nif).
 
--export([zone_open/1, zone_close/1, count/1]).
--export([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
--export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
+-export([zone_open/1, zone_close/1, tables/0, count/1]).
+-export([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
+-export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
+-export([listen/1, unlisten/1, wait_for/2, stop_waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
 -export([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
 -export([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
 
--export_type([handle/0, state/0]).
+-export_type([handle/0, state/0, waits/0]).
 
 -on_load(load/0).
 
--nifs([zone_open/1, zone_close/1, count/1]).
--nifs([insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3]).
--nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5]).
+-nifs([zone_open/1, zone_close/1, tables/0, count/1]).
+-nifs([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
+-nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
+-nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
 -nifs([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
 -nifs([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
 
 -type handle() :: reference().
+%% A place among those who wait; it goes with the last process that has it.
+-type waits() :: reference().
 -type state() :: launching | running | terminating | pending | restarting.
 
 %% Opens a zone, owned by the calling process. The handle reaches its table for as long as it is kept, also after the zone was closed.
@@ -42,6 +46,10 @@ zone_open(_Zone) -> erlang:nif_error(not_loaded).
 %% Closes a zone; it is closed by itself when its owner dies.
 -spec zone_close(atom() | handle()) -> ok.
 zone_close(_Zone) -> erlang:nif_error(not_loaded).
+
+%% All tables: zones, and tables of processes; and whom each belongs to.
+-spec tables() -> [{zone | processes, Table :: atom(), Owner :: pid()}].
+tables() -> erlang:nif_error(not_loaded).
 
 %% The number of children, in any state.
 -spec count(Zone :: atom()) -> non_neg_integer().
@@ -59,9 +67,9 @@ child(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec running(Zone :: atom(), Name :: term(), Child :: pid()) -> boolean().
 running(_Zone, _Name, _Child) -> erlang:nif_error(not_loaded).
 
-%% The caller's child is dead.
--spec terminating(Zone :: atom(), Name :: term()) -> boolean().
-terminating(_Zone, _Name) -> erlang:nif_error(not_loaded).
+%% The caller's child is dead, for this reason.
+-spec terminating(Zone :: atom(), Name :: term(), Reason :: term()) -> boolean().
+terminating(_Zone, _Name, _Reason) -> erlang:nif_error(not_loaded).
 
 %% The caller's child is cleaned up, and will be started again at some time: its attributes go, and its name stays.
 -spec pending(Zone :: atom(), Name :: term()) -> boolean().
@@ -74,6 +82,10 @@ restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% The caller's child is cleaned up: name and attributes go.
 -spec remove(Zone :: atom(), Name :: term()) -> boolean().
 remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The running child of this keeper, who was seen there, is forgotten while it lives on, for this reason. The keeper is sent `detached'.
+-spec unregister_name(Zone :: atom(), Name :: term(), Keeper :: pid(), Reason :: term()) -> boolean().
+unregister_name(_Zone, _Name, _Keeper, _Reason) -> erlang:nif_error(not_loaded).
 
 %% Gives a keeper's child to another keeper; the child's name.
 -spec change_keeper(Zone :: atom(), Keeper :: pid(), New :: pid()) -> {ok, Name :: term()} | undefined.
@@ -103,6 +115,10 @@ set_missing(_Zone, _Name, _Key, _Value) -> erlang:nif_error(not_loaded).
 -spec replace(Zone :: atom(), Name :: term(), Key :: term(), Expected :: term(), Value :: term()) -> boolean().
 replace(_Zone, _Name, _Key, _Expected, _Value) -> erlang:nif_error(not_loaded).
 
+%% The same for a name that a child holds; the other value, or why there is none: `void' when no child of that name is running or starting.
+-spec cas(Zone :: atom(), Name :: term(), Key :: term(), Expected :: term(), Value :: term()) -> ok | {current, term()} | undefined | void.
+cas(_Zone, _Name, _Key, _Expected, _Value) -> erlang:nif_error(not_loaded).
+
 %% Removes an attribute, if it is there.
 -spec delattr(Zone :: atom(), Name :: term(), Key :: term()) -> ok.
 delattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
@@ -123,12 +139,31 @@ attrs(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec attrs(Zone :: atom(), Name :: term(), Keys :: [term()]) -> [{Key :: term(), Value :: term()}].
 attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
 
-%% Some of the names, put before `Acc', and where to go on; a page that begins at 0 is the first. `children': `{Name, State, Child, Keeper,
-%% Spec}'; `attributes', or a list of keys: `{Name, [{pid, Child} | Attributes]}' for those that run. A name that stays in the table while it is
-%% paged through is seen exactly once.
--spec page(atom() | handle(), From :: non_neg_integer(), children | attributes | [Key :: term()], Acc :: list()) ->
+%% Some of the names, put before `Acc', and where to go on; a page that begins at 0 is the first. `names': `Name' of each child in any state; `pids':
+%% `{Name, Child}' for those that run; `children': `{Name, State, Child, Keeper, Spec}'; `attributes', or a list of keys: `{Name, [{pid, Child} |
+%% Attributes]}' for those that run; `sizes': `{Name, Child, Attributes, Bytes}' for all names, those without a child included. A name that stays in the
+%% table while it is paged through is seen exactly once.
+-spec page(atom() | handle(), From :: non_neg_integer(), names | pids | children | attributes | sizes | [Key :: term()], Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
+
+%% Makes the caller the zone's listener: from now on it is sent `{up, Name, Child}' when a child begins to run, and `{down, Name, Child, Reason}' when it has ended,
+%% in the order in which that happens to a name. Pages that it reads afterwards show what it was not told of.
+-spec listen(Zone :: atom() | handle()) -> ok.
+listen(_Zone) -> erlang:nif_error(not_loaded).
+
+%% Ends that, if the caller is still the listener.
+-spec unlisten(Zone :: atom() | handle()) -> ok.
+unlisten(_Zone) -> erlang:nif_error(not_loaded).
+
+%% Has the caller be sent `{'$proctab_woken', Id}' when a name is given one more attribute, once. It has to look for the attribute again after this call, and to stop
+%% waiting when it has it.
+-spec wait_for(Zone :: atom(), Name :: term()) -> {waits(), Id :: non_neg_integer()}.
+wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% Ends that; `false' when the message has been sent, or is just being.
+-spec stop_waiting(waits()) -> boolean().
+stop_waiting(_Waits) -> erlang:nif_error(not_loaded).
 
 %% Makes the caller the server of a table of processes, and another process its owner; a new table if there is none. `badarg' when the owner is
 %% dead or of another node. The table goes when the owner dies.

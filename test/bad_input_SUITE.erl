@@ -115,7 +115,12 @@ calls(Zone, Pid) ->
         {info, [Zone, ?VOID, [n]], [{3, no_lists([n])}]},
         {attrs, [Zone, ?NAME], []},
         {list, [Zone], []},
-        {list, [Zone, [n]], [{2, no_lists([n])}]}
+        {list, [Zone, [n]], [{2, no_lists([n])}]},
+        {count, [Zone], []},
+        {names, [Zone], []},
+        {cas, [Zone, ?NAME, n, 1, 2], []},
+        {subscribe, [Zone], []},
+        {unsubscribe, [Zone], []}
     ].
 
 no_zones() ->
@@ -143,7 +148,8 @@ elsewhere() ->
 
 the_table_of_wrong_calls_names_every_function(Config) ->
     Callbacks = lists:usort(gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)),
-    Elsewhere = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}],
+    Elsewhere = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
+        [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}],
     %% Takes any term, and belongs to a child.
     Any = [{init_ack, 1}],
     Named = [{Function, length(Arguments)} || {Function, Arguments, _} <- calls(zone(Config), self())],
@@ -243,10 +249,11 @@ native(Zone, Pid) ->
         {insert, [Zone, void, self(), spec, Pid], [{3, NoPids}, {5, NoPids}]},
         {child, [Zone, ?NAME], []},
         {running, [Zone, ?NAME, Pid], [{3, NoPids}]},
-        {terminating, [Zone, ?NAME], []},
+        {terminating, [Zone, ?NAME, normal], []},
         {pending, [Zone, ?NAME], []},
         {restarting, [Zone, ?NAME], []},
         {remove, [Zone, ?NAME], []},
+        {unregister_name, [Zone, ?NAME, self(), normal], [{3, NoPids}]},
         {change_keeper, [Zone, self(), self()], [{2, NoPids}, {3, NoPids}]},
         {find, [Zone, ?NAME], []},
         {getattr, [Zone, ?NAME, n], []},
@@ -255,18 +262,22 @@ native(Zone, Pid) ->
         {setattr, [Zone, ?NAME, n, 2], []},
         {set_missing, [Zone, ?NAME, none, 2], []},
         {replace, [Zone, ?NAME, n, 1, 2], []},
+        {cas, [Zone, ?NAME, n, 1, 2], []},
         {delattr, [Zone, ?NAME, n], []},
         {increment, [Zone, ?NAME, n, 1], [{4, no_integers()}]},
         {increment, [Zone, void, n, 1, 1], [{4, no_integers()}, {5, no_integers()}]},
         {attrs, [Zone, ?NAME], []},
         {attrs, [Zone, ?NAME, [n]], [{3, no_lists([n])}]},
-        {page, [Zone, 0, children, []], [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]}
+        {page, [Zone, 0, children, []], [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]},
+        {listen, [Zone], []},
+        {unlisten, [Zone], []},
+        {wait_for, [Zone, ?NAME], []}
     ].
 
 %% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.
 the_native_functions_refuse_who_is_no_keeper(Config) ->
     Zone = zone(Config),
-    Calls = [{running, [self()]}, {terminating, []}, {pending, []}, {restarting, []}, {remove, []}],
+    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {restarting, []}, {remove, []}],
     unchanged(Zone, fun() ->
         [
             ?assertEqual({Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])})
@@ -274,6 +285,8 @@ the_native_functions_refuse_who_is_no_keeper(Config) ->
         ],
         false = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
         undefined = proctab_nif:change_keeper(Zone, self(), self()),
+        [false = proctab_nif:unregister_name(Zone, Name, self(), normal) || Name <- [?NAME, ?VOID]],
+        [?assertError(badarg, proctab_nif:stop_waiting(Wrong)) || Wrong <- [Zone, 1, make_ref()]],
         void = proctab_nif:setattr(Zone, ?VOID, n, 2),
         false = proctab_nif:replace(Zone, ?NAME, n, 7, 2),
         false = proctab_nif:replace(Zone, ?VOID, n, 1, 2),

@@ -116,6 +116,10 @@ impl Foreign for Copied {
     fn is_heavy(&self) -> bool {
         self.weight.heaviest() > reclaim::ENOUGH
     }
+
+    fn bytes(&self) -> usize {
+        (ENVIRONMENT + self.weight.words) * size_of::<ErlNifTerm>() + self.weight.bytes
+    }
 }
 
 impl Drop for Copied {

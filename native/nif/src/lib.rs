@@ -2,7 +2,7 @@
 //!
 //! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`terms`], how a
 //! call starts and fails in [`call`], and to whom tables belong in [`tables`]; what the functions on
-//! tables of processes do stands in [`processes`]. The documentation of the functions is in
+//! tables of processes do stands in [`processes`], who is told of what happens in a zone in [`watching`]. The documentation of the functions is in
 //! `proctab_nif.erl`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -13,6 +13,7 @@ mod encoding;
 mod processes;
 mod tables;
 mod terms;
+mod watching;
 mod weight;
 
 use std::collections::HashSet;
@@ -21,8 +22,9 @@ use rustler::sys::ErlNifTerm;
 
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
+use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Child, Row, State, TooMany};
+use proctab_table::row::{Child, Replaced, Row, State, TooMany, Void};
 use proctab_table::value::{Added, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
@@ -33,9 +35,10 @@ use encoding::Scratch;
 
 mod atoms {
     rustler::atoms! {
-        attributes, begun, busy, children, done, large, launching, monitor, nif_panicked, ok, pending, pid, registered, restarting, running,
-        terminating, undefined, void,
+        attributes, begun, busy, children, current, detached, done, down, large, launching, monitor, names, nif_panicked, ok, pending, pid, pids,
+        processes, registered, restarting, running, sizes, terminating, undefined, up, void, zone,
         cast = "$gen_cast",
+        woken = "$proctab_woken",
         yes = "true",
         no = "false",
     }
@@ -50,9 +53,9 @@ macro_rules! atom {
 use atom;
 
 export! {
-    zone_open/1, zone_close/1, count/1,
-    insert/5, child/2, running/3, terminating/2, pending/2, restarting/2, remove/2, change_keeper/3,
-    find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, delattr/3, increment/4, increment/5,
+    zone_open/1, zone_close/1, tables/0, count/1,
+    insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3,
+    find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
 }
 
@@ -71,6 +74,11 @@ fn zone_open(call: &Call) -> Answer {
 fn zone_close(call: &Call) -> Answer {
     call.close_zone()?;
     Ok(atom!(ok))
+}
+
+fn tables(call: &Call) -> Answer {
+    let zones = call.owners::<Zone<Copied>>(atom!(zone), call.nil())?;
+    call.owners::<Processes<Copied>>(atom!(processes), zones)
 }
 
 fn count(call: &Call) -> Answer {
@@ -93,7 +101,12 @@ fn insert(call: &Call) -> Answer {
         keeper: call.pid(2)?,
         spec: Some(call.datum(call.argument(3)?)?),
     };
-    Ok(boolean(zone.insert(&name, child)))
+    let pid = child.pid;
+    let inserted = zone.insert(&name, child);
+    if inserted && pid.is_some() {
+        call.tell_up(zone, call.argument(4)?);
+    }
+    Ok(boolean(inserted))
 }
 
 fn child(call: &Call) -> Answer {
@@ -122,18 +135,29 @@ fn child_terms(call: &Call, child: &Child<Copied>) -> Result<[ErlNifTerm; 4], Fa
 }
 
 fn running(call: &Call) -> Answer {
-    change_state(call, State::Running, Some(call.pid(2)?))
+    let (keeper, pid) = (call.caller(), call.pid(2)?);
+    with_row(call, |zone, row, _| {
+        let changed = row.map(|row| row.change_state(keeper, State::Running, Some(pid)));
+        let Some(Ok(_)) = changed else {
+            return Ok(boolean(false));
+        };
+        call.tell_up(zone, call.argument(2)?);
+        Ok(boolean(true))
+    })
 }
 
 fn terminating(call: &Call) -> Answer {
-    change_state(call, State::Terminating, None)
-}
-
-fn change_state(call: &Call, state: State, pid: Option<u64>) -> Answer {
     let keeper = call.caller();
-    with_row(call, |_, row, _| {
-        let changed = row.is_some_and(|row| row.change_state(keeper, state, pid));
-        Ok(boolean(changed))
+    let reason = call.argument(2)?;
+    with_row(call, |zone, row, _| {
+        let changed = row.map(|row| row.change_state(keeper, State::Terminating, None));
+        let Some(Ok(pid)) = changed else {
+            return Ok(boolean(false));
+        };
+        if let Some(pid) = pid {
+            call.tell_down(zone, call.word(pid), reason);
+        }
+        Ok(boolean(true))
     })
 }
 
@@ -159,6 +183,20 @@ fn remove(call: &Call) -> Answer {
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
     Ok(boolean(zone.remove(name, call.caller(), &guard)))
+}
+
+fn unregister_name(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let zone = call.named::<Zone<Copied>>(&guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
+    let (keeper, reason) = (call.pid(2)?, call.argument(3)?);
+    let child = zone.unregister(name, keeper, &guard);
+    if let Some(child) = child {
+        call.tell_down(zone, call.word(child), reason);
+        call.send(keeper, atom!(detached));
+    }
+    Ok(boolean(child.is_some()))
 }
 
 fn change_keeper(call: &Call) -> Answer {
@@ -199,8 +237,19 @@ fn setattr(call: &Call) -> Answer {
         Err(_) => changes(call, call.argument(2)?)?,
     };
     with_row(call, |zone, row, guard| {
-        let set = row.is_some_and(|row| row.set(changes, zone.seed(), guard));
-        Ok(if set { atom!(ok) } else { atom!(void) })
+        let Some(row) = row else {
+            return Ok(atom!(void));
+        };
+        call.allow_waking(zone, &row.name)?;
+        match row.set(changes, zone.seed(), guard) {
+            Ok(grown) => {
+                if grown {
+                    call.wake(zone, &row.name);
+                }
+                Ok(atom!(ok))
+            }
+            Err(Void) => Ok(atom!(void)),
+        }
     })
 }
 
@@ -222,6 +271,20 @@ fn set_missing(call: &Call) -> Answer {
 }
 
 fn replace(call: &Call) -> Answer {
+    Ok(boolean(matches!(exchange(call, false)?, Replaced::Done)))
+}
+
+fn cas(call: &Call) -> Answer {
+    Ok(match exchange(call, true)? {
+        Replaced::Done => atom!(ok),
+        Replaced::Not(value) => call.tuple([atom!(current), call.make_value(&value)?]),
+        Replaced::Missing => atom!(undefined),
+        Replaced::Void => atom!(void),
+    })
+}
+
+/// Replaces the value of an attribute where it is the expected one.
+fn exchange(call: &Call, of_child: bool) -> Result<Replaced<Copied>, Fault> {
     let change = call.attribute(call.argument(2)?, call.argument(4)?)?;
     let expected = call.value(call.argument(3)?)?;
     let is_expected = |current: &Value<Copied>| match (current, &expected) {
@@ -230,8 +293,11 @@ fn replace(call: &Call) -> Answer {
         _ => false,
     };
     with_row(call, |zone, row, guard| {
-        let replaced = row.is_some_and(|row| row.replace(change, is_expected, zone.seed(), guard));
-        Ok(boolean(replaced))
+        Ok(match row {
+            Some(row) => row.replace(change, is_expected, of_child, zone.seed(), guard),
+            None if of_child => Replaced::Void,
+            None => Replaced::Missing,
+        })
     })
 }
 
@@ -279,7 +345,12 @@ fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, F
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let name = call.owned_key(call.argument(1)?)?;
     let missing = call.attribute(call.argument(2)?, value)?;
-    Ok(zone.add_or_set(&name, increment, &missing, &guard))
+    call.allow_waking(zone, &name)?;
+    let added = zone.add_or_set(&name, increment, &missing, &guard);
+    if added == Added::Missing {
+        call.wake(zone, &name);
+    }
+    Ok(added)
 }
 
 fn attrs(call: &Call) -> Answer {
@@ -300,9 +371,16 @@ fn page(call: &Call) -> Answer {
     let from = call.get_integer(call.argument(1)?);
     let from = from.and_then(|from| u32::try_from(from).ok());
     let what = call.argument(2)?;
-    let wanted = match what {
-        what if what == atom!(children) || what == atom!(attributes) => None,
-        keys => Some(wanted(call, keys)?),
+    let kinds = [
+        atom!(children),
+        atom!(names),
+        atom!(pids),
+        atom!(sizes),
+        atom!(attributes),
+    ];
+    let wanted = match kinds.contains(&what) {
+        true => None,
+        false => Some(wanted(call, what)?),
     };
     // What is wanted is converted for each page, so that it must not leave room for a few rows alone.
     call.allow(PAGE_COST)?;
@@ -313,6 +391,9 @@ fn page(call: &Call) -> Answer {
     for (place, row) in rows.iter().enumerate() {
         let item = call.spend(ROW_COST).and_then(|()| match what {
             what if what == atom!(children) => child_item(call, row),
+            what if what == atom!(names) => name_item(call, row),
+            what if what == atom!(pids) => pid_item(call, row),
+            what if what == atom!(sizes) => size_item(call, row, &guard),
             _ => attributes_item(call, row, wanted.as_ref(), &guard),
         });
         match item {
@@ -347,6 +428,33 @@ fn child_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Faul
     let [state, pid, keeper, spec] = child_terms(call, &child)?;
     let name = call.make(&row.name)?;
     Ok(Some(call.tuple([name, state, pid, keeper, spec])))
+}
+
+/// Name of a row's child.
+fn name_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Fault> {
+    match row.has_child() {
+        true => Ok(Some(call.make(&row.name)?)),
+        false => Ok(None),
+    }
+}
+
+/// Name and pid of a row whose child runs.
+fn pid_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Fault> {
+    let Some(pid) = row.pid() else {
+        return Ok(None);
+    };
+    let name = call.make(&row.name)?;
+    Ok(Some(call.tuple([name, call.word(pid)])))
+}
+
+/// Name of a row, its pid, how many attributes it has, and how many bytes it takes.
+fn size_item(call: &Call, row: &Row<Copied>, guard: &Guard) -> Result<Option<ErlNifTerm>, Fault> {
+    let size = row.size(call.left() / LOOK_COST, guard);
+    let (count, bytes) = size.map_err(|TooMany| Fault::Long)?;
+    call.spend(count * LOOK_COST)?;
+    let pid = row.pid().map_or(atom!(undefined), |pid| call.word(pid));
+    let [count, bytes] = [count, bytes].map(|number| call.integer(number as i64));
+    Ok(Some(call.tuple([call.make(&row.name)?, pid, count, bytes])))
 }
 
 /// Name and attributes of a row whose child runs.

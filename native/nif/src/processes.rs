@@ -1,7 +1,6 @@
 //! The exported functions on tables of processes.
 
 use rustler::sys::ErlNifTerm;
-use rustler::{Env, LocalPid, Term};
 
 use proctab_table::datum::Datum;
 use proctab_table::processes::{Begun, Next, Processes};
@@ -178,19 +177,10 @@ fn with_registration(
 /// Has the server watch the process that is the second argument. This is done here, because the caller may be killed as soon as it is back
 /// in Erlang.
 fn tell(call: &Call, server: Option<u64>) -> Result<(), Fault> {
-    let Some(server) = server else {
-        return Ok(());
-    };
-    let request = call.tuple([atom!(monitor), call.argument(1)?]);
-    let message = call.tuple([atom!(cast), request]);
-    call.with_env(|env: Env| {
-        // SAFETY: both are terms of the caller's environment.
-        let (server, message) =
-            unsafe { (Term::new(env, call.word(server)), Term::new(env, message)) };
-        if let Ok(server) = server.decode::<LocalPid>() {
-            // A server that is dead has nobody to tell: its successor will see the process in the table.
-            let _ = env.send(&server, message);
-        }
-        Ok(())
-    })
+    if let Some(server) = server {
+        let request = call.tuple([atom!(monitor), call.argument(1)?]);
+        // A server that is dead has nobody to tell: its successor will see the process in the table.
+        call.send(server, call.tuple([atom!(cast), request]));
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use proctab_table::reclaim::{self, Deferred, Guard};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 
-use crate::call::{Call, Fault};
+use crate::call::{Answer, Call, Fault};
 use crate::copied::Copied;
 
 /// All tables of a kind, by the words of their atoms.
@@ -28,6 +28,9 @@ where
     /// The tables that hold such.
     fn tables() -> &'static Tables<Self>;
 }
+
+/// What it costs to list a table, in words of terms.
+const OWNER_COST: usize = 8;
 
 /// A table, and whose it is.
 pub struct Table<T: Send + 'static> {
@@ -155,6 +158,23 @@ impl Call<'_> {
                 term.decode().map_err(|_| Fault::BadArgument)
             }),
         }
+    }
+
+    /// The tables of a kind with their owners, put before a list of others.
+    pub fn owners<T: Content>(&self, kind: ErlNifTerm, mut others: ErlNifTerm) -> Answer
+    where
+        Table<T>: Resource,
+    {
+        let guard = reclaim::enter();
+        for (name, table) in T::tables().iter(&guard) {
+            self.spend(OWNER_COST)?;
+            let Some((owner, _)) = *table.owner.lock() else {
+                continue;
+            };
+            let owner = self.with_env(|env| Ok(owner.encode(env).as_c_arg()))?;
+            others = self.cons(self.tuple([kind, self.word(*name), owner]), others);
+        }
+        Ok(others)
     }
 
     /// Opens the zone that the first argument names, for the caller; its handle.

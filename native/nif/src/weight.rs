@@ -19,7 +19,7 @@ pub struct Weight {
     /// Words to copy.
     pub words: usize,
     /// Bytes of binaries, which are shared.
-    bytes: usize,
+    pub bytes: usize,
 }
 
 /// The parts of a term that have parts of their own, and have not been looked into.

@@ -106,6 +106,22 @@ impl<F> Attributes<F> {
         count
     }
 
+    /// How many bytes all of it takes.
+    pub fn bytes(&self) -> usize
+    where
+        F: Foreign,
+    {
+        let slots = self.slots();
+        let below = slots.iter().map(|slot| match slot {
+            Slot::Attribute(Attribute { key, value }) => {
+                key.size() + value.datum().map_or(0, Datum::size)
+            }
+            Slot::Child(child) => child.bytes(),
+            Slot::Empty => 0,
+        });
+        size_of::<Header>() + 16 + size_of_val(slots) + below.sum::<usize>()
+    }
+
     /// The children of a branch, shared.
     fn children(&self) -> [Option<Self>; FANOUT] {
         std::array::from_fn(|index| self.child(index).cloned())

@@ -44,6 +44,11 @@ pub trait Foreign: Send + Sync + 'static {
     fn is_heavy(&self) -> bool {
         false
     }
+
+    /// How many bytes of memory the term takes besides itself.
+    fn bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A stored term. Cloning shares; nothing is copied that is longer than a few words.
@@ -123,6 +128,18 @@ impl<F> Datum<F> {
         F: Foreign,
     {
         matches!(&self.0, Shape::Foreign(foreign) if foreign.is_heavy())
+    }
+
+    /// How many bytes of memory the term takes besides the sixteen.
+    pub fn size(&self) -> usize
+    where
+        F: Foreign,
+    {
+        match &self.0 {
+            Shape::Word(..) | Shape::Short(_) => 0,
+            Shape::Long(long) => 24 + long.slice.len(),
+            Shape::Foreign(foreign) => 16 + size_of::<F>() + foreign.bytes(),
+        }
     }
 
     /// The term as a look-up would bring it.

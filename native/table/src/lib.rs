@@ -33,7 +33,7 @@
 //! let row = zone.row(name.borrow(), &pin).unwrap();
 //! assert_eq!(row.pid(), Some(42));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
-//! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard));
+//! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard).is_ok());
 //! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard), Added::Changed(1000));
 //!
 //! assert!(zone.remove(name.borrow(), 41, &guard));
@@ -67,6 +67,7 @@ pub mod row;
 #[cfg(test)]
 mod testing;
 pub mod value;
+pub mod waiters;
 pub mod zone;
 
 /// The keyed hash functions of a table. The key is drawn at random, because names come from users.

@@ -22,6 +22,9 @@ use crate::Seed;
 /// How many attributes are too many to free on the thread of a caller, who may be freeing a whole batch of such maps.
 const MANY: usize = 64;
 
+/// What the indexes of a zone take for a row, and the count of those that share it, in bytes.
+const INDEXED: usize = 80;
+
 /// The pid of a row without a running child. No process has it.
 const NOBODY: u64 = 0;
 
@@ -49,6 +52,16 @@ struct Record<F> {
     state: State,
     keeper: u64,
     spec: Option<Datum<F>>,
+}
+
+impl<F> Record<F> {
+    /// Whether there is a child that may have attributes set.
+    fn is_settable(&self) -> bool {
+        matches!(
+            self.state,
+            State::Launching | State::Restarting | State::Running
+        )
+    }
 }
 
 /// One name of a zone.
@@ -79,6 +92,22 @@ pub struct Child<F> {
 /// The row is no longer what the caller found; it should look again.
 #[derive(Debug)]
 pub struct Gone;
+
+/// No child holds the name, so that no attribute can be set.
+#[derive(Debug, PartialEq)]
+pub struct Void;
+
+/// What became of a value that was to be replaced.
+pub enum Replaced<F> {
+    /// It was.
+    Done,
+    /// It is another one than expected.
+    Not(Value<F>),
+    /// There is no such attribute.
+    Missing,
+    /// No child holds the name.
+    Void,
+}
 
 /// The row has more attributes than its reader has time for.
 #[derive(Debug)]
@@ -140,6 +169,24 @@ impl<F: Foreign> Row<F> {
         }
     }
 
+    /// Whether there is a child, in any state.
+    pub fn has_child(&self) -> bool {
+        !matches!(self.record.lock().state, State::Vacant | State::Removed)
+    }
+
+    /// How many attributes there are, and how many bytes the row takes with all that is in it. What it shares counts in full. Nothing is done with more
+    /// than `most` attributes.
+    pub fn size(&self, most: usize, guard: &Guard) -> Result<(usize, usize), TooMany> {
+        let spec = self.record.lock().spec.clone();
+        let besides = size_of::<Self>() + INDEXED + self.name.size();
+        let besides = besides + spec.map_or(0, |spec| spec.size());
+        match self.attributes(guard) {
+            Some(map) if map.count() > most => Err(TooMany),
+            Some(map) => Ok((map.count(), besides + map.bytes())),
+            None => Ok((0, besides)),
+        }
+    }
+
     pub(crate) fn is_removed(&self) -> bool {
         self.record.lock().state == State::Removed
     }
@@ -185,17 +232,13 @@ impl<F: Foreign> Row<F> {
         Ok(Some((attributes, integers)))
     }
 
-    /// Sets attributes in one step; `false` when no child holds the name.
-    pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> bool {
+    /// Sets attributes in one step; whether there are more of them than before.
+    pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> Result<bool, Void> {
         let record = self.record.lock();
-        if !matches!(
-            record.state,
-            State::Launching | State::Restarting | State::Running
-        ) {
-            return false;
+        if !record.is_settable() {
+            return Err(Void);
         }
-        self.set_locked(record, changes, seed, guard);
-        true
+        Ok(self.set_locked(record, changes, seed, guard))
     }
 
     fn set_locked(
@@ -204,7 +247,7 @@ impl<F: Foreign> Row<F> {
         changes: Changes<F>,
         seed: &Seed,
         guard: &Guard,
-    ) {
+    ) -> bool {
         let before = self.attributes(guard);
         if let ([Attribute { key, value }], Some(before)) = (changes.as_slice(), &before) {
             // One integer in the place of another is stored there.
@@ -213,7 +256,7 @@ impl<F: Foreign> Row<F> {
             {
                 old.set(new.get());
                 drop(record);
-                return;
+                return false;
             }
         }
         let heavy = before.as_ref().is_some_and(|map| {
@@ -221,7 +264,10 @@ impl<F: Foreign> Row<F> {
             map.is_heavy() && changes.any(|change| map.is_heavy_at(change.key.borrow(), seed))
         });
         let after = Attributes::with(before.as_deref(), changes, seed);
+        let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
+        let grown = count(after.as_ref()) > count(before.as_deref());
         self.publish(record, after, heavy, guard);
+        grown
     }
 
     /// Removes an attribute, where there is one.
@@ -236,33 +282,37 @@ impl<F: Foreign> Row<F> {
         }
     }
 
-    /// Replaces a value when it is the expected one; `false` when it is not, or missing.
+    /// Replaces a value when it is the expected one. Where the name has to be a child's, it is as if there were nothing when it is not.
     pub fn replace(
         &self,
         change: Attribute<F>,
         is_expected: impl FnOnce(&Value<F>) -> bool,
+        of_child: bool,
         seed: &Seed,
         guard: &Guard,
-    ) -> bool {
+    ) -> Replaced<F> {
         let record = self.record.lock();
+        if of_child && !record.is_settable() {
+            return Replaced::Void;
+        }
         let attributes = self.attributes(guard);
         let key = change.key.borrow();
         let Some((map, value)) = attributes
             .as_ref()
             .and_then(|map| Some((map, map.get(key, seed)?)))
         else {
-            return false;
+            return Replaced::Missing;
         };
         // This freezes a counter, so that no addition comes between comparing and replacing.
         let current = value.carry_over();
         if !is_expected(&current) {
             value.thaw();
-            return false;
+            return Replaced::Not(current);
         }
         let heavy = map.is_heavy_at(key, seed);
         let after = Attributes::with(Some(map), Changes::from_iter([change]), seed);
         self.publish(record, after, heavy, guard);
-        true
+        Replaced::Done
     }
 
     /// Adds to a counter in one step.
@@ -323,14 +373,18 @@ impl<F: Foreign> Row<F> {
         }
     }
 
-    /// Moves the child of `keeper` to another state; `false` when the row is not that keeper's.
-    pub fn change_state(&self, keeper: u64, state: State, pid: Option<u64>) -> bool {
-        let Some(mut record) = self.lock_own(keeper) else {
-            return false;
-        };
+    /// Moves the child of `keeper` to another state; the child that ran till now. [`Gone`] when the row is not that keeper's.
+    pub fn change_state(
+        &self,
+        keeper: u64,
+        state: State,
+        pid: Option<u64>,
+    ) -> Result<Option<u64>, Gone> {
+        let mut record = self.lock_own(keeper).ok_or(Gone)?;
+        let before = self.pid();
         record.state = state;
         self.pid.store(pid.unwrap_or(NOBODY), Ordering::Release);
-        true
+        Ok(before)
     }
 
     /// Gives the row to another keeper; `false` when it is not `keeper`'s.
@@ -341,9 +395,20 @@ impl<F: Foreign> Row<F> {
 
     /// Takes away all attributes and goes to `state`, in one step; `false` when the row is not that keeper's.
     pub fn clear(&self, keeper: u64, state: State, guard: &Guard) -> bool {
-        let Some(mut record) = self.lock_own(keeper) else {
-            return false;
-        };
+        self.clear_if(|_| true, keeper, state, guard).is_ok()
+    }
+
+    /// The same, if this is said of its state now; the child that ran till now.
+    pub(crate) fn clear_if(
+        &self,
+        is_said: impl FnOnce(State) -> bool,
+        keeper: u64,
+        state: State,
+        guard: &Guard,
+    ) -> Result<Option<u64>, Gone> {
+        let record = self.lock_own(keeper);
+        let mut record = record.filter(|record| is_said(record.state)).ok_or(Gone)?;
+        let child = self.pid();
         record.state = state;
         self.pid.store(NOBODY, Ordering::Release);
         // The row itself stays in memory for a while, until it is freed with others.
@@ -353,7 +418,7 @@ impl<F: Foreign> Row<F> {
         let heavy = self.attributes(guard).is_some_and(|map| map.is_heavy());
         self.publish(record, None, heavy, guard);
         drop(spec);
-        true
+        Ok(child)
     }
 
     /// The lock, when the row is that keeper's.
@@ -455,7 +520,9 @@ mod tests {
             key: word(key),
             value: Value::Integer(Counter::new(0).unwrap()),
         };
-        assert!(row.set((0..100).map(counter).collect(), &seed, &guard));
+        assert!(row
+            .set((0..100).map(counter).collect(), &seed, &guard)
+            .is_ok());
         let record = row.record.lock();
         thread::scope(|scope| {
             let (sender, refused) = bounded(1);
@@ -488,17 +555,18 @@ mod tests {
         let goes = |change: &dyn Fn(&Row<Held>, &Guard)| {
             let (row, guard) = (running(None), reclaim::enter());
             let both = [fixed(1, held(&light, false)), fixed(2, held(&heavy, true))];
-            assert!(row.set(both.into_iter().collect(), &seed, &guard));
+            assert!(row.set(both.into_iter().collect(), &seed, &guard).is_ok());
             reclaim::flush(&guard);
             change(&row, &guard);
             row
         };
         let set = |key: u64, row: &Row<Held>, guard: &Guard| {
             let change = Changes::from_iter([fixed(key, word(0))]);
-            assert!(row.set(change, &seed, guard));
+            assert!(row.set(change, &seed, guard).is_ok());
         };
         let replace = |key: u64, row: &Row<Held>, guard: &Guard| {
-            assert!(row.replace(fixed(key, word(0)), |_| true, &seed, guard));
+            let replaced = row.replace(fixed(key, word(0)), |_| true, true, &seed, guard);
+            assert!(matches!(replaced, Replaced::Done));
         };
         let delete = |key: u64, row: &Row<Held>, guard: &Guard| {
             row.delete(word(key).borrow(), &seed, guard);

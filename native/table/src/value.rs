@@ -106,6 +106,14 @@ impl<F> Value<F> {
         }
     }
 
+    /// The term, if it is not an integer that is counted in place.
+    pub fn datum(&self) -> Option<&Datum<F>> {
+        match self {
+            Value::Fixed(datum) => Some(datum),
+            Value::Integer(_) => None,
+        }
+    }
+
     /// The integer, if it is counted in place.
     pub fn counted(&self) -> Option<i64> {
         match self {

@@ -14,7 +14,7 @@
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -28,6 +28,7 @@ use crate::datum::{Borrowed, Datum, Foreign};
 use crate::reclaim::Guard;
 use crate::row::{Child, Gone, Row, State};
 use crate::value::Added;
+use crate::waiters::Waiters;
 use crate::Seed;
 
 /// How many parts names and slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
@@ -50,7 +51,13 @@ pub struct Zone<F: Foreign> {
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
     slots: [Mutex<Slots<F>>; SHARDS],
     children: AtomicUsize,
+    /// The process that is told of births and deaths.
+    listener: AtomicU64,
+    waiters: Waiters<F>,
 }
+
+/// No process at all.
+const NOBODY: u64 = 0;
 
 struct Named<F: Foreign>(Arc<Row<F>>);
 
@@ -143,6 +150,8 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: AtomicUsize::new(0),
+            listener: AtomicU64::new(NOBODY),
+            waiters: Waiters::new(seed.clone()),
             seed,
         }
     }
@@ -185,6 +194,33 @@ impl<F: Foreign> Zone<F> {
         self.children.load(Ordering::Relaxed)
     }
 
+    /// Who waits for an attribute.
+    pub fn waiters(&self) -> &Waiters<F> {
+        &self.waiters
+    }
+
+    /// From now on this process is told of every birth and every death. It finds in the pages that it reads next what it was not told of; what happens
+    /// meanwhile it may both read and be told.
+    pub fn listen(&self, listener: u64) {
+        self.listener.store(listener, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Ends what [`listen`](Self::listen) began, if it is still this process that listens.
+    pub fn unlisten(&self, listener: u64) {
+        // Any other answer says that somebody else does.
+        let _ =
+            self.listener
+                .compare_exchange(listener, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Who is to be told of a birth or a death that has taken place.
+    #[inline]
+    pub fn listener(&self) -> Option<u64> {
+        fence(Ordering::SeqCst);
+        Some(self.listener.load(Ordering::SeqCst)).filter(|listener| *listener != NOBODY)
+    }
+
     /// Adds a child; `false` when the name is held.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>) -> bool {
         let pin = self.pin();
@@ -204,19 +240,33 @@ impl<F: Foreign> Zone<F> {
 
     /// Removes the child of `keeper` with its attributes, in one step; `false` when the name is not that keeper's.
     pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> bool {
+        self.remove_if(|_| true, name, keeper, guard).is_ok()
+    }
+
+    /// The same while it runs, for whoever saw that keeper; the child, who lives on.
+    pub fn unregister(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> Option<u64> {
+        let is_running = |state| state == State::Running;
+        self.remove_if(is_running, name, keeper, guard)
+            .ok()
+            .flatten()
+    }
+
+    fn remove_if(
+        &self,
+        is_said: impl FnOnce(State) -> bool,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        guard: &Guard,
+    ) -> Result<Option<u64>, Gone> {
         let pin = self.pin();
-        let Some(row) = self.named(name, &pin) else {
-            return false;
-        };
-        let removed = row.clear(keeper, State::Removed, guard);
-        if removed {
-            self.children.fetch_sub(1, Ordering::Relaxed);
-            self.unname(name, &pin);
-            self.unlist(row);
-            // The guard of the keepers is gone before the row it gives is dropped.
-            drop(self.keepers.remove(&keeper));
-        }
-        removed
+        let row = self.named(name, &pin).ok_or(Gone)?;
+        let child = row.clear_if(is_said, keeper, State::Removed, guard)?;
+        self.children.fetch_sub(1, Ordering::Relaxed);
+        self.unname(name, &pin);
+        self.unlist(row);
+        // The guard of the keepers is gone before the row it gives is dropped.
+        drop(self.keepers.remove(&keeper));
+        Ok(child)
     }
 
     /// Gives the child of a keeper to another one: its row, or none when that keeper has none.

@@ -98,7 +98,7 @@ fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Coun
     let changes = Changes::from_iter(changes);
     let pin = zone.pin();
     let row = zone.row(word(name).borrow(), &pin);
-    row.is_some_and(|row| row.set(changes, zone.seed(), &guard))
+    row.is_some_and(|row| row.set(changes, zone.seed(), &guard).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {

@@ -1,0 +1,132 @@
+%% @private
+%% Births and deaths in a zone, for those who have subscribed to them.
+%%
+%% A zone has such a process from its first subscriber to its last. The native table tells it of each change, and it tells the subscribers: with one sender for all
+%% that happens, nobody is told of two events of a name in the wrong order. It keeps a copy of who lives, for new subscribers, and to tell what it has been told of
+%% from what it has read: it begins to listen, and then reads the table, so that a change at that moment may come in both ways.
+%%
+%% It outlives its tracker for as long as children of it live, so that no death is missed.
+-module(gen_tracker_events).
+-behaviour(gen_server).
+
+-export([start/2, subscribe/1, unsubscribe/1, lost/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-record(events, {
+    zone :: gen_tracker:zone(),
+    tracker :: pid(),
+    handle :: proctab_nif:handle(),
+    children = #{} :: #{gen_tracker:name() => pid()},
+    %% `{Subscriber, Monitor}'. When this process is killed, the tracker inherits it.
+    subscribers :: ets:table(),
+    %% The zone has ended, and these children have not yet.
+    ending = #{} :: #{Monitor :: reference() => gen_tracker:name()}
+}).
+
+%% Starts the process, linked to the calling tracker.
+-spec start(gen_tracker:zone(), proctab_nif:handle()) -> pid().
+start(Zone, Handle) ->
+    %% Not as its child, whom a gen_server would end together with itself.
+    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle}, []),
+    Events.
+
+%% Subscribes the caller; the children that live at that moment. `ended' when the process is about to go.
+-spec subscribe(pid()) -> {ok, [{gen_tracker:name(), pid()}]} | ended.
+subscribe(Events) ->
+    call(Events, subscribe).
+
+%% Ends that. What has been sent is in the caller's mailbox when this returns.
+-spec unsubscribe(pid()) -> ok | ended.
+unsubscribe(Events) ->
+    call(Events, unsubscribe).
+
+call(Events, Request) ->
+    try
+        gen_server:call(Events, Request, infinity)
+    catch
+        exit:{Reason, _} when Reason =:= normal; Reason =:= noproc -> ended
+    end.
+
+%% The process was killed: what it has left to its tracker says whom to tell that no more events will come.
+-spec lost(gen_tracker:zone(), ets:table()) -> ok.
+lost(Zone, Subscribers) ->
+    lists:foreach(fun({Subscriber, _}) -> Subscriber ! {gen_tracker, Zone, unsubscribed} end, ets:tab2list(Subscribers)),
+    true = ets:delete(Subscribers),
+    ok.
+
+-spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle()}) -> {ok, #events{}, {continue, listen}}.
+init({Zone, Tracker, Handle}) ->
+    process_flag(trap_exit, true),
+    link(Tracker),
+    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, ?MODULE}]),
+    {ok, #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers}, {continue, listen}}.
+
+-spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
+handle_continue(listen, #events{handle = Handle} = Events) ->
+    ok = proctab_nif:listen(Handle),
+    {noreply, Events#events{children = read(proctab_nif:page(Handle, 0, pids, []), Handle, #{})}}.
+
+read({Page, Next}, Handle, Read) ->
+    Children = lists:foldl(fun({Name, Pid}, Before) -> Before#{Name => Pid} end, Read, Page),
+    case Next of
+        done -> Children;
+        _ -> read(proctab_nif:page(Handle, Next, pids, []), Handle, Children)
+    end.
+
+-spec handle_call(term(), gen_server:from(), #events{}) ->
+          {reply, term(), #events{}} | {stop, normal, ok, #events{}}.
+handle_call(subscribe, {Pid, _}, #events{subscribers = Subscribers, children = Children, ending = Ending} = Events) when map_size(Ending) =:= 0 ->
+    _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
+    {reply, {ok, maps:to_list(Children)}, Events};
+handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) ->
+    _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
+    case ets:info(Subscribers, size) of
+        0 -> {stop, normal, ok, Events};
+        _ -> {reply, ok, Events}
+    end;
+handle_call(_Request, _From, Events) ->
+    {reply, ended, Events}.
+
+-spec handle_cast(term(), #events{}) -> {noreply, #events{}}.
+handle_cast(_Request, Events) ->
+    {noreply, Events}.
+
+-spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal, #events{}}.
+handle_info({up, Name, Pid}, #events{children = Children} = Events) when not is_map_key(Name, Children) ->
+    tell({up, Name, Pid}, Events),
+    {noreply, Events#events{children = Children#{Name => Pid}}};
+handle_info({down, Name, Pid, Reason}, #events{children = Children} = Events) when map_get(Name, Children) =:= Pid ->
+    down(Name, Pid, Reason, Events);
+handle_info({'DOWN', Monitor, process, Pid, Reason}, #events{subscribers = Subscribers, children = Children, ending = Ending} = Events) ->
+    case {Ending, ets:lookup(Subscribers, Pid)} of
+        {#{Monitor := Name}, _} when map_get(Name, Children) =:= Pid ->
+            down(Name, Pid, Reason, Events);
+        {_, [{Pid, Monitor}]} ->
+            true = ets:delete(Subscribers, Pid),
+            stop_unless(ets:info(Subscribers, size) > 0, Events);
+        _ ->
+            {noreply, Events}
+    end;
+handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker, children = Children} = Events) ->
+    %% Their keepers may tell the table no more.
+    Ending = maps:fold(fun(Name, Pid, Monitors) -> Monitors#{monitor(process, Pid) => Name} end, #{}, Children),
+    stop_unless(map_size(Ending) > 0, Events#events{ending = Ending});
+handle_info(_Message, Events) ->
+    {noreply, Events}.
+
+down(Name, Pid, Reason, #events{children = Children, ending = Ending} = Events) ->
+    tell({down, Name, Pid, Reason}, Events),
+    Rest = maps:remove(Name, Children),
+    stop_unless(map_size(Ending) =:= 0 orelse map_size(Rest) > 0, Events#events{children = Rest}).
+
+tell(Event, #events{zone = Zone, subscribers = Subscribers}) ->
+    ets:foldl(fun({Subscriber, _}, ok) -> Subscriber ! {gen_tracker, Zone, Event}, ok end, ok, Subscribers).
+
+stop_unless(true, Events) -> {noreply, Events};
+stop_unless(false, Events) -> {stop, normal, Events}.
+
+-spec terminate(term(), #events{}) -> ok.
+terminate(_Reason, #events{handle = Handle, subscribers = Subscribers}) ->
+    ok = proctab_nif:unlisten(Handle),
+    true = ets:delete(Subscribers),
+    ok.

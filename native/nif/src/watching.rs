@@ -1,0 +1,133 @@
+//! Who is told of what happens in a zone: its listener of births and deaths, and those who wait for an attribute.
+//!
+//! They are told here, from within the call that has changed the table, because its caller may be killed as soon as it is back in Erlang. No lock is held then.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustler::sys::ErlNifTerm;
+use rustler::{Encoder, LocalPid, Resource, ResourceArc, Term};
+
+use proctab_table::datum::Datum;
+use proctab_table::reclaim;
+use proctab_table::waiters::Waiter;
+use proctab_table::zone::Zone;
+
+use crate::call::{export, Answer, Call, Fault};
+use crate::copied::Copied;
+use crate::tables::Table;
+use crate::{atom, boolean};
+
+export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1 }
+
+/// What it costs to wake one who waits, in words of terms.
+const WAKE_COST: usize = 16;
+
+/// The last waiter's number.
+static LAST_WAITER: AtomicU64 = AtomicU64::new(0);
+
+/// One who waits. When it dies, its memory goes, this with it, and so its place among the waiters.
+struct Waits {
+    zone: ResourceArc<Table<Zone<Copied>>>,
+    name: Datum<Copied>,
+    id: u64,
+}
+
+#[rustler::resource_impl(name = "proctab_waits")]
+impl Resource for Waits {}
+
+impl Waits {
+    fn stop(&self) -> bool {
+        self.zone.content.waiters().forget(&self.name, self.id)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    call.zone_table(&guard)?.content.listen(call.caller());
+    Ok(atom!(ok))
+}
+
+fn unlisten(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    call.zone_table(&guard)?.content.unlisten(call.caller());
+    Ok(atom!(ok))
+}
+
+fn wait_for(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let waits = ResourceArc::new(Waits {
+        zone: call.zone_table(&guard)?,
+        name: call.owned_key(call.argument(1)?)?,
+        id: LAST_WAITER.fetch_add(1, Ordering::Relaxed),
+    });
+    let waiter = Waiter {
+        id: waits.id,
+        pid: call.caller(),
+    };
+    waits.zone.content.waiters().add(waits.name.clone(), waiter);
+    let id = call.integer(waits.id as i64);
+    let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
+    Ok(call.tuple([waits, id]))
+}
+
+fn stop_waiting(call: &Call) -> Answer {
+    let waits: ResourceArc<Waits> = call.with_env(|env| {
+        // SAFETY: the argument is a term of the caller's environment.
+        let term = unsafe { Term::new(env, call.argument(0)?) };
+        term.decode().map_err(|_| Fault::BadArgument)
+    })?;
+    Ok(boolean(waits.stop()))
+}
+
+impl Call<'_> {
+    /// Tells the zone's listener that the name that is the second argument has a running child now.
+    #[inline]
+    pub fn tell_up(&self, zone: &Zone<Copied>, child: ErlNifTerm) {
+        if let (Some(listener), Ok(name)) = (zone.listener(), self.argument(1)) {
+            self.send(listener, self.tuple([atom!(up), name, child]));
+        }
+    }
+
+    /// Tells it that the child is dead.
+    #[inline]
+    pub fn tell_down(&self, zone: &Zone<Copied>, child: ErlNifTerm, reason: ErlNifTerm) {
+        if let (Some(listener), Ok(name)) = (zone.listener(), self.argument(1)) {
+            self.send(listener, self.tuple([atom!(down), name, child, reason]));
+        }
+    }
+
+    /// Pays for waking those who wait for an attribute of a name, before anything is changed.
+    pub fn allow_waking(&self, zone: &Zone<Copied>, name: &Datum<Copied>) -> Result<(), Fault> {
+        match zone.waiters().is_empty() {
+            true => Ok(()),
+            false => self.spend(WAKE_COST * zone.waiters().count(name)),
+        }
+    }
+
+    /// Wakes them: an attribute was added.
+    pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>) {
+        for waiter in zone.waiters().take(name) {
+            let message = self.tuple([atom!(woken), self.integer(waiter.id as i64)]);
+            self.send(waiter.pid, message);
+        }
+    }
+
+    /// Sends a message to a local process; nothing happens when it is dead.
+    pub fn send(&self, to: u64, message: ErlNifTerm) {
+        // Nothing in it fails.
+        let _ = self.with_env(|env| {
+            // SAFETY: both are terms of the caller's environment.
+            let (to, message) = unsafe { (Term::new(env, self.word(to)), Term::new(env, message)) };
+            if let Ok(to) = to.decode::<LocalPid>() {
+                let _ = env.send(&to, message);
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! Who waits for an attribute of a name to appear.
+//!
+//! Waiters are kept by name, whether a child holds it or not, and taken all at once by whoever adds an attribute to it. Both sides write before they look: a waiter puts
+//! itself down and then looks for the attribute once more, a writer publishes the attribute and then looks for waiters. So one of
+//! them sees the other. Where nobody waits, a writer reads one word.
+
+use std::sync::atomic::{fence, AtomicUsize, Ordering};
+
+use dashmap::mapref::entry::Entry;
+use dashmap::DashMap;
+use smallvec::SmallVec;
+
+use crate::datum::{Datum, Foreign};
+use crate::Seed;
+
+/// A process that waits.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Waiter {
+    /// By this it knows what it is woken for.
+    pub id: u64,
+    /// The process.
+    pub pid: u64,
+}
+
+/// The waiters of one name.
+pub type Waiting = SmallVec<[Waiter; 2]>;
+
+/// All waiters of a zone.
+pub struct Waiters<F: Foreign> {
+    names: DashMap<Datum<F>, Waiting, Seed>,
+    count: AtomicUsize,
+}
+
+impl<F: Foreign> Waiters<F> {
+    pub(crate) fn new(seed: Seed) -> Self {
+        Waiters {
+            names: DashMap::with_hasher(seed),
+            count: AtomicUsize::new(0),
+        }
+    }
+
+    /// Puts a waiter down. It has to look once more before it sleeps.
+    pub fn add(&self, name: Datum<F>, waiter: Waiter) {
+        self.names.entry(name).or_default().push(waiter);
+        self.count.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether nobody waits, as far as is known.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// How many wait for something of this name.
+    pub fn count(&self, name: &Datum<F>) -> usize {
+        self.names.get(name).map_or(0, |waiting| waiting.len())
+    }
+
+    /// Takes the waiters of a name, who are to be woken: an attribute was added before.
+    pub fn take(&self, name: &Datum<F>) -> Waiting {
+        fence(Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return Waiting::new();
+        }
+        let waiting = self.names.remove(name).map(|(_, waiting)| waiting);
+        let waiting = waiting.unwrap_or_default();
+        self.count.fetch_sub(waiting.len(), Ordering::SeqCst);
+        waiting
+    }
+
+    /// Strikes a waiter out; `false` when it has been taken.
+    pub fn forget(&self, name: &Datum<F>, id: u64) -> bool {
+        let Entry::Occupied(mut entry) = self.names.entry(name.clone()) else {
+            return false;
+        };
+        let waiting = entry.get_mut();
+        let Some(place) = waiting.iter().position(|waiter| waiter.id == id) else {
+            return false;
+        };
+        waiting.swap_remove(place);
+        let emptied = waiting.is_empty().then(|| entry.remove_entry());
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        drop(emptied);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datum::Kind;
+    use crate::testing::Text;
+
+    fn name(number: u64) -> Datum<Text> {
+        Datum::word(Kind::new(0), number)
+    }
+
+    fn waiter(id: u64) -> Waiter {
+        Waiter { id, pid: 100 + id }
+    }
+
+    #[test]
+    fn those_of_a_name_are_taken_once_and_all_at_once() {
+        let waiters = Waiters::new(Seed::default());
+        for id in 0..5 {
+            waiters.add(name(id % 2), waiter(id));
+        }
+        assert_eq!(waiters.count(&name(0)), 3);
+        let taken = waiters.take(&name(0));
+        assert_eq!(taken.as_slice(), [waiter(0), waiter(2), waiter(4)]);
+        assert!(waiters.take(&name(0)).is_empty());
+        assert!(!waiters.forget(&name(0), 2));
+        assert_eq!(waiters.take(&name(1)).len(), 2);
+        assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn who_has_gone_is_not_woken() {
+        let waiters = Waiters::new(Seed::default());
+        for id in 0..3 {
+            waiters.add(name(1), waiter(id));
+        }
+        assert!(waiters.forget(&name(1), 0));
+        assert!(!waiters.forget(&name(1), 0));
+        assert!(waiters.forget(&name(1), 1));
+        assert_eq!(waiters.take(&name(1)).as_slice(), [waiter(2)]);
+        waiters.add(name(1), waiter(3));
+        assert!(waiters.forget(&name(1), 3));
+        assert!(waiters.names.is_empty());
+        assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
+    }
+}
