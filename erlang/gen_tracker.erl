@@ -424,12 +424,18 @@ unregister_name({Zone, Name}) when is_atom(Zone) ->
 unregister_name(ViaName) ->
     error(badarg, [ViaName]).
 
-%% @doc The running child of a name; `undefined' when there is none, or no such zone.
+%% @doc The running child of a name; `undefined' when there is none, or no such zone, or it is dead and nobody has noticed yet.
 -spec whereis_name(via_name()) -> pid() | undefined.
 whereis_name({Zone, Name}) when is_atom(Zone) ->
     try proctab_nif:find(Zone, Name) of
-        {ok, Pid} -> Pid;
-        undefined -> undefined
+        {ok, Pid} ->
+            %% Who starts a process in the place of another one that has just ended looks whether the name is free.
+            case is_process_alive(Pid) of
+                true -> Pid;
+                false -> undefined
+            end;
+        undefined ->
+            undefined
     catch
         error:badarg -> undefined
     end;
@@ -588,9 +594,15 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
     case proctab_nif:child(Zone, element(2, Request)) of
         undefined ->
             take(Request, Tracker);
-        {running, Pid, _, _} ->
-            reply(Request, running(Request, Pid)),
-            Tracker;
+        {running, Pid, Keeper, _} ->
+            case is_process_alive(Pid) of
+                true ->
+                    reply(Request, running(Request, Pid)),
+                    Tracker;
+                false ->
+                    %% The keeper does not know yet. Who restarts a process that had a name comes just then.
+                    await(Keeper, Request, Tracker)
+            end;
         {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
             reply(Request, {error, already_present}),
             Tracker;

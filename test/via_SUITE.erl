@@ -1,0 +1,303 @@
+%% Promise: "the four functions behind `{via, gen_tracker, {Zone, Name}}`, with `global`'s answers; `send` to a name that nobody holds exits with
+%% `{badarg, {{Zone, Name}, Msg}}`". A process that registers itself becomes an entry of the zone, and goes when it dies or unregisters.
+-module(via_SUITE).
+-behaviour(gen_server).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [await/1, down/1, kill/1, open/2, spec/2, spec/4]).
+-import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4, unregister_name/1, whereis_name/1, which_children/1]).
+
+-define(NAME, <<"tv1">>).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        a_gen_server_is_started_called_and_stopped_by_its_name,
+        a_gen_statem_is_reached_by_its_name,
+        a_supervisor_is_reached_by_its_name_and_restarts_a_child_with_a_name,
+        a_name_is_free_as_soon_as_its_server_has_stopped,
+        a_name_that_is_held_is_refused_with_its_holder,
+        a_server_whose_init_fails_leaves_no_name,
+        a_server_that_the_zone_starts_may_have_the_same_name_by_via,
+        a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing,
+        a_call_to_a_name_that_nobody_holds_exits_with_noproc,
+        a_registered_process_is_a_child_with_attributes,
+        a_registered_process_is_told_to_exit_when_the_zone_stops,
+        registering_answers_yes_or_no_as_global_does,
+        a_name_that_is_being_cleaned_up_is_waited_for,
+        a_dead_process_can_be_registered_and_goes,
+        an_unregistered_process_lives_on_and_may_be_registered_again,
+        a_child_that_the_zone_has_started_cannot_be_unregistered,
+        a_process_that_unregisters_while_it_is_stopped_does_not_wait,
+        an_unregistered_process_survives_its_zone,
+        whereis_name_is_undefined_where_there_is_nobody,
+        send_reaches_the_process_or_exits,
+        wrong_names_are_badarg
+    ].
+
+init_per_testcase(Case, Config) ->
+    process_flag(trap_exit, true),
+    [{zone, tracked_child:zone(Case)} | Config].
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+zone(Config) ->
+    proplists:get_value(zone, Config).
+
+via(Zone, Name) ->
+    {via, gen_tracker, {Zone, Name}}.
+
+%% A server of the test's own: it answers with itself, and its init does what its argument says.
+
+init(Init) when is_function(Init) -> Init();
+init(State) -> {ok, State}.
+
+handle_call(who, _From, State) -> {reply, self(), State}.
+
+handle_cast(Message, State) -> State ! {cast, Message}, {noreply, State}.
+
+handle_info(Message, State) -> State ! {info, Message}, {noreply, State}.
+
+server(Zone, Name) ->
+    {ok, Pid} = gen_server:start_link(via(Zone, Name), ?MODULE, self(), []),
+    Pid.
+
+a_gen_server_is_started_called_and_stopped_by_its_name(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    {ok, Pid} = find(Zone, ?NAME),
+    Pid = gen_server:call(via(Zone, ?NAME), who),
+    ok = gen_server:cast(via(Zone, ?NAME), hello),
+    {cast, hello} = await(cast),
+    ok = gen_server:stop(via(Zone, ?NAME)),
+    undefined = whereis_name({Zone, ?NAME}).
+
+callback_mode() -> handle_event_function.
+
+handle_event({call, From}, who, state, _) -> {keep_state_and_data, {reply, From, self()}}.
+
+a_gen_statem_is_reached_by_its_name(Config) ->
+    Via = via(zone(Config), {a, "statem"}),
+    {ok, Pid} = gen_statem:start_link(Via, ?MODULE, fun() -> {ok, state, data} end, []),
+    Pid = gen_statem:call(Via, who),
+    ok = gen_statem:stop(Via).
+
+a_supervisor_is_reached_by_its_name_and_restarts_a_child_with_a_name(Config) ->
+    Zone = zone(Config),
+    Start = {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, self(), []]},
+    Supervisor = via(Zone, supervisor),
+    {ok, _} = supervisor:start_link(Supervisor, ?MODULE, fun() -> {ok, {#{}, [#{id => server, start => Start}]}} end),
+    [{server, First, worker, _}] = supervisor:which_children(Supervisor),
+    {ok, _} = gen_tracker:subscribe(Zone),
+    exit(First, kill),
+    {gen_tracker, Zone, {up, ?NAME, Second}} = up(Zone, ?NAME),
+    Second = gen_server:call(via(Zone, ?NAME), who),
+    ok = gen_server:stop(Supervisor).
+
+up(Zone, Name) ->
+    receive
+        {gen_tracker, Zone, {up, Name, _}} = Event -> Event
+    after 10000 -> ct:fail({no_birth, Name})
+    end.
+
+%% Twice a thousand chances to be too early.
+a_name_is_free_as_soon_as_its_server_has_stopped(Config) ->
+    Zone = zone(Config),
+    [
+        begin
+            Pid = server(Zone, ?NAME),
+            case Round rem 2 of
+                0 -> ok = gen_server:stop(Pid);
+                1 -> kill(Pid)
+            end
+        end
+     || Round <- lists:seq(1, 2000)
+    ],
+    Last = server(Zone, ?NAME),
+    [{?NAME, Last, worker, []}] = which_children(Zone).
+
+a_name_that_is_held_is_refused_with_its_holder(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    {error, {already_started, Pid}} = gen_server:start_link(via(Zone, ?NAME), ?MODULE, self(), []),
+    Other = open(Zone, other),
+    {error, {already_started, Other}} = gen_server:start(via(Zone, other), ?MODULE, self(), []),
+    {error, {already_started, Pid}} = supervisor:start_child(Zone, spec(?NAME, temporary, 200, {start_link, [self()]})).
+
+a_server_whose_init_fails_leaves_no_name(Config) ->
+    Zone = zone(Config),
+    Failures = [fun() -> {stop, no} end, fun() -> ignore end, fun() -> error(no) end],
+    [
+        begin
+            _ = gen_server:start(via(Zone, ?NAME), ?MODULE, Init, []),
+            undefined = whereis_name({Zone, ?NAME})
+        end
+     || Init <- Failures
+    ],
+    _ = server(Zone, ?NAME).
+
+%% "Registered ... by the tracker" and by itself is no contradiction.
+a_server_that_the_zone_starts_may_have_the_same_name_by_via(Config) ->
+    Zone = zone(Config),
+    Spec = {?NAME, {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, self(), []]}, transient},
+    {ok, Pid} = find_or_open(Zone, Spec),
+    Pid = gen_server:call(via(Zone, ?NAME), who),
+    [{?NAME, Pid, worker, []}] = which_children(Zone),
+    {ok, [{?NAME, Pid}]} = gen_tracker:subscribe(Zone),
+    exit(Pid, crash),
+    {gen_tracker, Zone, {up, ?NAME, Again}} = up(Zone, ?NAME),
+    Again = gen_server:call(via(Zone, ?NAME), who).
+
+a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing(Config) ->
+    Zone = zone(Config),
+    Init = fun() -> ok = setattr(Zone, ?NAME, a, 1), {stop, no} end,
+    Spec = {?NAME, {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, Init, []]}, temporary},
+    {error, no} = find_or_open(Zone, Spec),
+    {[], []} = {which_children(Zone), attrs(Zone, ?NAME)}.
+
+a_call_to_a_name_that_nobody_holds_exits_with_noproc(Config) ->
+    Zone = zone(Config),
+    [?assertExit({noproc, _}, gen_server:call(via(Where, nobody), who)) || Where <- [Zone, not_running]],
+    [?assertExit(noproc, gen_server:stop(via(Where, nobody))) || Where <- [Zone, not_running]],
+    ok = gen_server:cast(via(Zone, nobody), lost).
+
+a_registered_process_is_a_child_with_attributes(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    ok = setattr(Zone, ?NAME, a, 1),
+    [{?NAME, [{pid, Pid}, {a, 1}]}] = gen_tracker:list(Zone),
+    [{?NAME, Pid, worker, []}] = supervisor:which_children(Zone),
+    _ = kill(Pid),
+    nothing_is_left(Zone).
+
+%% Returns once nothing is left of a process that is dead, or finds that so.
+nothing_is_left(Zone) ->
+    true = lists:member(supervisor:terminate_child(Zone, ?NAME), [ok, {error, no_child}]),
+    {undefined, [], 0} = {whereis_name({Zone, ?NAME}), attrs(Zone, ?NAME), gen_tracker:count(Zone)},
+    ok.
+
+a_registered_process_is_told_to_exit_when_the_zone_stops(Config) ->
+    Pid = server(zone(Config), ?NAME),
+    ok = gen_server:stop(zone(Config)),
+    shutdown = receive {'EXIT', Pid, Reason} -> Reason end.
+
+registering_answers_yes_or_no_as_global_does(Config) ->
+    Zone = zone(Config),
+    [One, Two] = [tracked_child:loose(start_deaf) || _ <- [1, 2]],
+    Answers = fun(Module, Name) ->
+        [Module:register_name(Name, One), Module:register_name(Name, Two), Module:register_name(Name, One),
+         Module:whereis_name(Name), Module:unregister_name(Name), Module:whereis_name(Name), Module:unregister_name(Name),
+         Module:register_name(Name, Two), Module:whereis_name(Name)]
+    end,
+    Expected = Answers(global, {Zone, ?NAME}),
+    [yes, no, no, One, ok, undefined, ok, yes, Two] = Expected,
+    ?assertEqual(Expected, Answers(gen_tracker, {Zone, ?NAME})),
+    %% A name that is just being started is held, too.
+    {_, Starter} = tracked_child:gated(Zone, starting),
+    no = register_name({Zone, starting}, One),
+    Starter ! go,
+    [kill(Pid) || Pid <- [One, Two]].
+
+a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
+    Zone = zone(Config),
+    {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
+    Child = tracked_child:loose(start_deaf),
+    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    tracked_child:waiting(),
+    undefined = whereis_name({Zone, ?NAME}),
+    Cleaner ! done,
+    {answer, yes} = tracked_child:answer(Asked),
+    Child = whereis_name({Zone, ?NAME}).
+
+a_dead_process_can_be_registered_and_goes(Config) ->
+    Zone = zone(Config),
+    Dead = spawn(fun() -> ok end),
+    _ = down(Dead),
+    yes = register_name({Zone, ?NAME}, Dead),
+    nothing_is_left(Zone).
+
+an_unregistered_process_lives_on_and_may_be_registered_again(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    ok = setattr(Zone, ?NAME, a, 1),
+    [
+        begin
+            ok = unregister_name({Zone, ?NAME}),
+            ok = nothing_is_left(Zone),
+            yes = register_name({Zone, ?NAME}, Pid),
+            Pid = whereis_name({Zone, ?NAME})
+        end
+     || _ <- lists:seq(1, 1000)
+    ],
+    %% No keeper of an earlier time thinks that it is still its child: there is one for the present time, and the guard.
+    ok = gen_tracker:wait(Zone),
+    Pid = gen_server:call(Pid, who),
+    _ = kill(Pid),
+    nothing_is_left(Zone),
+    [_] = tracked_child:beside(Zone).
+
+a_child_that_the_zone_has_started_cannot_be_unregistered(Config) ->
+    Zone = zone(Config),
+    Pid = open(Zone, ?NAME),
+    ok = unregister_name({Zone, ?NAME}),
+    {ok, Pid} = find(Zone, ?NAME).
+
+%% Its keeper waits for just this process meanwhile.
+a_process_that_unregisters_while_it_is_stopped_does_not_wait(Config) ->
+    Zone = zone(Config),
+    Test = self(),
+    Pid = spawn_link(fun() ->
+        process_flag(trap_exit, true),
+        yes = register_name({Zone, ?NAME}, self()),
+        Test ! {registered, self()},
+        receive {'EXIT', _, shutdown} -> ok = unregister_name({Zone, ?NAME}), exit(in_order) end
+    end),
+    {registered, Pid} = await(registered),
+    ok = supervisor:terminate_child(Zone, ?NAME),
+    in_order = receive {'EXIT', Pid, Reason} -> Reason end.
+
+an_unregistered_process_survives_its_zone(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    ok = unregister_name({Zone, ?NAME}),
+    ok = gen_server:stop(Zone),
+    Pid = gen_server:call(Pid, who),
+    ok = gen_server:stop(Pid).
+
+whereis_name_is_undefined_where_there_is_nobody(Config) ->
+    Zone = zone(Config),
+    {_, Cleaner} = tracked_child:terminating(Zone, ending),
+    {_, Starter} = tracked_child:gated(Zone, starting),
+    [undefined = whereis_name(Name) || Name <- [{Zone, ending}, {Zone, starting}, {Zone, nobody}, {not_running, ?NAME}]],
+    Starter ! go,
+    Cleaner ! done.
+
+send_reaches_the_process_or_exits(Config) ->
+    Zone = zone(Config),
+    Pid = server(Zone, ?NAME),
+    Pid = send({Zone, ?NAME}, hello),
+    {info, hello} = await(info),
+    [
+        ?assertExit({badarg, {{Where, nobody}, {a, message}}}, send({Where, nobody}, {a, message}))
+     || Where <- [Zone, not_running]
+    ].
+
+wrong_names_are_badarg(Config) ->
+    Zone = zone(Config),
+    Wrong = [name, {Zone}, {"zone", ?NAME}, {Zone, ?NAME, more}, [Zone, ?NAME], 1],
+    [?assertError(badarg, Function(Name)) || Name <- Wrong, Function <- [
+        fun gen_tracker:unregister_name/1,
+        fun gen_tracker:whereis_name/1,
+        fun(To) -> send(To, message) end,
+        fun(New) -> register_name(New, self()) end
+    ]],
+    [?assertError(badarg, register_name({Zone, ?NAME}, NoPid)) || NoPid <- [atom, "pid", 1, make_ref()]],
+    ?assertError(badarg, register_name({not_running, ?NAME}, self())),
+    ok = unregister_name({not_running, ?NAME}),
+    [] = which_children(Zone).
