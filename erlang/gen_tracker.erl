@@ -58,6 +58,8 @@
 -define(OPEN_TIMEOUT, 60000).
 %% The longest time that a process can wait for a message, in milliseconds.
 -define(LONGEST_WAIT, 16#ffffffff).
+%% How long the tracker waits for the end of some process, when there can be no more of them.
+-define(LIMIT_INTERVAL, 100).
 
 -record(tracker, {
     zone :: zone(),
@@ -117,7 +119,7 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
                     undefined -> gen_server:call(Zone, {find_or_open, Name, ChildSpec}, ?OPEN_TIMEOUT)
                 end
             catch
-                error:badarg -> not_started(Zone, Spec);
+                error:badarg -> not_started(Zone, Name, Spec);
                 exit:{noproc, _} -> {error, gen_tracker_not_started}
             end;
         {error, Reason} ->
@@ -126,12 +128,24 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
 find_or_open(Zone, Spec) ->
     error(badarg, [Zone, Spec]).
 
-%% The zone does not run, or it does and the name is a term that the table refuses.
-not_started(Zone, Spec) ->
+%% The zone does not run, or it does by now, or the name is a term that the table refuses.
+not_started(Zone, Name, Spec) ->
+    case is_running(Zone) of
+        false ->
+            {error, gen_tracker_not_started};
+        true ->
+            try proctab_nif:find(Zone, Name) of
+                _ -> find_or_open(Zone, Spec)
+            catch
+                error:badarg -> error(badarg, [Zone, Spec])
+            end
+    end.
+
+is_running(Zone) ->
     try proctab_nif:count(Zone) of
-        _ -> error(badarg, [Zone, Spec])
+        _ -> true
     catch
-        error:badarg -> {error, gen_tracker_not_started}
+        error:badarg -> false
     end.
 
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
@@ -503,7 +517,9 @@ handle_call(Call, From, Tracker) ->
         route(Call, From, Tracker)
     catch
         %% A term so large that the table refuses it is no reason to die.
-        error:badarg -> {reply, {error, badarg}, Tracker}
+        error:badarg -> {reply, {error, badarg}, Tracker};
+        %% Nor is it when there can be no more processes.
+        error:system_limit -> {reply, {error, system_limit}, Tracker}
     end.
 
 route({find_or_open, Name, Spec}, From, Tracker) ->
@@ -552,22 +568,34 @@ handle_cast(Cast, Tracker) ->
 
 %% @private
 -spec handle_info(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_info({launched, Keeper, Result}, Tracker) ->
-    {noreply, launched(Keeper, Result, Tracker)};
-handle_info({'EXIT', Guard, _}, #tracker{guard = Guard, handle = Handle} = Tracker) ->
-    {noreply, Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)}};
-handle_info({'EXIT', Events, _}, #tracker{events = Events} = Tracker) ->
-    {noreply, Tracker#tracker{events = undefined}};
-handle_info({'ETS-TRANSFER', Subscribers, _, gen_tracker_events}, #tracker{zone = Zone} = Tracker) ->
-    gen_tracker_events:lost(Zone, Subscribers),
-    {noreply, Tracker};
-handle_info({'EXIT', Keeper, normal}, Tracker) ->
-    {noreply, ended(Keeper, Tracker)};
-handle_info({'EXIT', Keeper, Reason}, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
-    {noreply, lost(Keeper, Reason, Tracker)};
 handle_info(Message, Tracker) ->
-    ?LOG_ERROR(#{label => {gen_tracker, unknown_message}, zone => Tracker#tracker.zone, message => Message}),
-    {noreply, Tracker}.
+    try
+        {noreply, told(Message, Tracker)}
+    catch
+        error:system_limit ->
+            _ = erlang:send_after(?LIMIT_INTERVAL, self(), Message),
+            {noreply, Tracker}
+    end.
+
+told({launched, Keeper, Result}, Tracker) ->
+    launched(Keeper, Result, Tracker);
+told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, handle = Handle} = Tracker) when is_pid(Pid), node(Pid) =:= node() ->
+    case {is_process_alive(Pid), Pid} of
+        {true, _} -> unknown(Message, Tracker);
+        {false, Guard} -> Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)};
+        {false, Events} -> Tracker#tracker{events = undefined};
+        {false, Keeper} when Reason =:= shutdown -> ended(Keeper, Tracker);
+        {false, Keeper} -> lost(Keeper, Reason, Tracker)
+    end;
+told({'ETS-TRANSFER', Subscribers, _, gen_tracker_events}, #tracker{zone = Zone} = Tracker) ->
+    gen_tracker_events:lost(Zone, Subscribers),
+    Tracker;
+told(Message, Tracker) ->
+    unknown(Message, Tracker).
+
+unknown(Message, #tracker{zone = Zone} = Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_message}, zone => Zone, message => Message}),
+    Tracker.
 
 %% @private
 -spec terminate(term(), #tracker{}) -> ok.
@@ -606,8 +634,12 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
         {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
             reply(Request, {error, already_present}),
             Tracker;
+        {pending, _, _, _} when element(1, Request) =:= start_child ->
+            %% As a supervisor says of a child that it has not managed to restart.
+            reply(Request, {error, already_present}),
+            Tracker;
         {pending, _, Keeper, _} ->
-            Keeper ! retry,
+            gen_tracker_child:retry(Keeper),
             await(Keeper, Request, Tracker);
         {_, _, Keeper, _} ->
             await(Keeper, Request, Tracker)
@@ -640,7 +672,7 @@ insert(Name, Spec, Child, #tracker{zone = Zone}) ->
         Keeper
     catch
         error:badarg:Stacktrace ->
-            exit(Keeper, kill),
+            gen_tracker_child:discard(Keeper),
             erlang:raise(error, badarg, Stacktrace)
     end.
 
@@ -664,6 +696,10 @@ answer({starting, _, _, _} = Request, _, Result, Tracker) ->
 answer({forget, _} = Request, Keeper, _, Tracker) ->
     %% Until the keeper is gone.
     await(Keeper, Request, Tracker);
+answer(Request, _, Result, Tracker) when element(1, Result) =:= ok ->
+    %% Even if it is dead by now: a child that dies as soon as it is started would never be found running.
+    reply(Request, running(Request, element(2, Result))),
+    Tracker;
 answer(Request, _, _, Tracker) ->
     handle(Request, Tracker).
 
@@ -686,11 +722,11 @@ lost(Keeper, Reason, #tracker{zone = Zone, restarts = Restarts} = Tracker) ->
         {ok, Name} ->
             gen_tracker_child:adopt(New, Name, Restarts, Reason),
             {Requests, Rest} = take_waiting(Keeper, Tracker),
-            _ = [New ! stop || {forget, _} <- Requests],
+            _ = [gen_tracker_child:stop(New) || {forget, _} <- Requests],
             lists:foldl(fun(Request, Next) -> await(New, Request, Next) end, Rest, Requests);
         undefined ->
             %% It was no keeper, or it had cleaned up already.
-            exit(New, kill),
+            gen_tracker_child:discard(New),
             ended(Keeper, Tracker)
     end.
 
@@ -708,7 +744,7 @@ stop_child(Name, From, #tracker{zone = Zone} = Tracker) ->
             gen_server:reply(From, {error, no_child}),
             Tracker;
         {_, _, Keeper, _} ->
-            Keeper ! stop,
+            gen_tracker_child:stop(Keeper),
             await(Keeper, {forget, From}, Tracker)
     end.
 

@@ -22,13 +22,15 @@
 %% function. Those keepers are ended from outside: by the tracker when it stops, and when it was killed by the zone's guard, a process
 %% that does nothing else. All other keepers see the exit signal of the tracker and stop their children themselves.
 %%
+%% A keeper ends with the reason `shutdown', and what a start function has linked to it and left behind ends, too.
+%%
 %% Keepers and guards hibernate while they wait: they keep no memory, and no old code when this module is reloaded.
 -module(gen_tracker_child).
 
 -export([check/1, to_map/2]).
--export([start/1, launch/4, attach/5, adopt/4, await_registered/1]).
+-export([start/1, launch/4, attach/5, adopt/4, stop/1, retry/1, discard/1, await_registered/1]).
 -export([start_guard/1, stop_all/1]).
--export([init/1, loop/1, guard/2]).
+-export([init/1, loop/1, pending/2, guard/2]).
 
 -export_type([spec/0, result/0]).
 
@@ -52,6 +54,13 @@
 
 -define(MORE_DELAY, 150).
 -define(LONGEST_DELAY, 5000).
+%% The longest time that a process can wait for a message, in milliseconds.
+-define(LONGEST_WAIT, 16#ffffffff).
+
+%% What a keeper is told. Start functions run in its process, which may be sent anything else.
+-define(STOP, {?MODULE, stop}).
+-define(RETRY, {?MODULE, retry}).
+-define(DETACHED, '$proctab_detached').
 
 %%% Child specs
 
@@ -65,6 +74,8 @@ check(Spec) ->
         {error, Reason} -> {error, Reason}
     end.
 
+normalize({Name, MFA, Restart, Shutdown, Type, Mods}) when is_integer(Shutdown), Shutdown > ?LONGEST_WAIT ->
+    normalize({Name, MFA, Restart, ?LONGEST_WAIT, Type, Mods});
 normalize({Name, MFA, Restart, Shutdown, Type, Mods}) ->
     {ok, Name, {MFA, Restart, Shutdown, Type, Mods}};
 normalize(#{id := Name, start := {Module, _, _} = MFA} = Spec) ->
@@ -74,8 +85,8 @@ normalize(#{id := Name, start := {Module, _, _} = MFA} = Spec) ->
             worker -> 5000;
             supervisor -> infinity
         end,
-    {ok, Name, {MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown), Type,
-                maps:get(modules, Spec, [Module])}}.
+    normalize({Name, MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown), Type,
+               maps:get(modules, Spec, [Module])}).
 
 %% @doc A child spec as `supervisor:get_childspec/2' gives it.
 -spec to_map(gen_tracker:name(), spec()) -> map().
@@ -108,6 +119,28 @@ adopt(Keeper, Name, Restarts, Reason) ->
     Keeper ! {adopt, Name, Restarts, Reason},
     ok.
 
+%% @doc Has a keeper stop its child and forget it.
+-spec stop(pid()) -> ok.
+stop(Keeper) ->
+    Keeper ! ?STOP,
+    ok.
+
+%% @doc Has a keeper wait no longer before it starts its child again.
+-spec retry(pid()) -> ok.
+retry(Keeper) ->
+    Keeper ! ?RETRY,
+    ok.
+
+%% @doc Ends a keeper that was told nothing yet.
+-spec discard(pid()) -> ok.
+discard(Keeper) ->
+    unlink(Keeper),
+    exit(Keeper, kill),
+    receive
+        {'EXIT', Keeper, _} -> ok
+    after 0 -> ok
+    end.
+
 %% @doc For a child that has acknowledged its start to its parent: waits until it is registered, if that parent is a keeper.
 -spec await_registered(Parent :: pid()) -> ok.
 await_registered(Parent) ->
@@ -129,9 +162,13 @@ await_registered(Parent) ->
 %%% The keeper
 
 %% @private
--spec init({Tracker :: pid(), gen_tracker:zone()}) -> ok.
+-spec init({Tracker :: pid(), gen_tracker:zone()}) -> no_return().
 init({Tracker, Zone}) ->
     process_flag(trap_exit, true),
+    keep(Tracker, Zone),
+    exit(shutdown).
+
+keep(Tracker, Zone) ->
     receive
         {launch, Name, Spec, Restarts} ->
             Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
@@ -158,6 +195,8 @@ launch_first(Child) ->
     end.
 
 adopted(running, Pid, Child, _) ->
+    %% There may have been no time to tell.
+    tell_launched(Child, {ok, Pid}),
     wait(watch(Pid, Child));
 adopted(launching, _, Child, Reason) ->
     remove(Child),
@@ -165,8 +204,9 @@ adopted(launching, _, Child, Reason) ->
 adopted(terminating, _, Child, Reason) ->
     %% after_terminate may have been called, and is never called twice.
     cleaned_up(Child, Reason);
-adopted(_, _, Child, _) ->
-    %% It was to be restarted.
+adopted(restarting, _, Child, Reason) ->
+    not_restarted(Child, {error, Reason});
+adopted(pending, _, Child, _) ->
     restart(Child).
 
 %% Runs the start function, and registers what it started.
@@ -206,7 +246,7 @@ registered(Pid, Result, #child{zone = Zone, name = Name} = Child) ->
         false ->
             %% The zone has gone meanwhile.
             _ = stop_child(Running),
-            exit(normal)
+            exit(shutdown)
     end.
 
 tell_launched(#child{tracker = Tracker}, Result) ->
@@ -220,7 +260,7 @@ wait(Child) ->
     proc_lib:hibernate(?MODULE, loop, [Child]).
 
 %% @private While the child runs.
--spec loop(#child{}) -> ok.
+-spec loop(#child{}) -> no_return().
 loop(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
     receive
         {registered, Asking, Ref} ->
@@ -228,22 +268,40 @@ loop(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
             wait(Child);
         {'DOWN', Monitor, process, Pid, Reason} ->
             terminated(Child, exit_reason(Pid, Reason));
+        {'EXIT', Pid, Reason} ->
+            case is_process_alive(Pid) of
+                true -> wait(Child);
+                false -> terminated(Child, down(Pid, Monitor, Reason))
+            end;
         {'EXIT', Tracker, _} ->
             forget(Child);
-        stop ->
+        ?STOP ->
             forget(Child);
-        detached ->
+        ?DETACHED ->
             ok;
         _ ->
-            %% The child's exit signal, before or after the monitor's message; and what strays in.
             wait(Child)
+    end,
+    exit(shutdown).
+
+%% The monitor of a child that was dead before it was monitored does not know the reason; the exit signal of a child that is linked does.
+down(Pid, Monitor, Told) ->
+    receive
+        {'DOWN', Monitor, process, Pid, noproc} -> Told;
+        {'DOWN', Monitor, process, Pid, Reason} -> Reason
     end.
 
-%% A child that was dead before it was monitored told its reason in its exit signal.
 exit_reason(Pid, noproc) ->
+    %% The exit signal may not have come yet; as long as there is a link, it will.
+    {links, Links} = process_info(self(), links),
+    Patience =
+        case lists:member(Pid, Links) of
+            true -> infinity;
+            false -> 0
+        end,
     receive
         {'EXIT', Pid, Reason} -> Reason
-    after 0 -> noproc
+    after Patience -> noproc
     end;
 exit_reason(_, Reason) ->
     Reason.
@@ -286,19 +344,38 @@ restart(#child{zone = Zone, name = Name} = Child) ->
 
 not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, {error, Reason}) ->
     #child{tracker = Tracker, zone = Zone, name = Name, delay = Delay} = Child,
+    drain(Tracker),
     _ = own(fun proctab_nif:pending/2, [Zone, Name]),
     tell_launched(Child, {error, Reason}),
-    receive
-        retry -> restart(later(Child));
-        stop -> remove(Child);
-        {'EXIT', Tracker, _} -> remove(Child)
-    after Delay ->
-        restart(later(Child))
-    end;
+    proc_lib:hibernate(?MODULE, pending, [Child, erlang:send_after(Delay, self(), ?RETRY)]);
 not_restarted(#child{name = Name} = Child, Result) ->
     ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, name => Name, result => Result}),
     remove(Child),
     tell_launched(Child, Result).
+
+%% Takes what has come since the last try: requests that it has answered, and the ends of processes that were linked to this one.
+drain(Tracker) ->
+    receive
+        ?RETRY -> drain(Tracker);
+        {'EXIT', Pid, _} when Pid =/= Tracker -> drain(Tracker)
+    after 0 -> ok
+    end.
+
+%% @private Until the next try to start the child again.
+-spec pending(#child{}, Timer :: reference()) -> no_return().
+pending(#child{tracker = Tracker} = Child, Timer) ->
+    receive
+        ?RETRY ->
+            _ = erlang:cancel_timer(Timer),
+            restart(later(Child));
+        ?STOP ->
+            remove(Child);
+        {'EXIT', Tracker, _} ->
+            remove(Child);
+        _ ->
+            proc_lib:hibernate(?MODULE, pending, [Child, Timer])
+    end,
+    exit(shutdown).
 
 later(#child{delay = Delay} = Child) ->
     Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)}.
@@ -307,7 +384,7 @@ later(#child{delay = Delay} = Child) ->
 is_stopping(#child{tracker = Tracker}) ->
     receive
         {'EXIT', Tracker, _} -> true;
-        stop -> true
+        ?STOP -> true
     after 0 -> false
     end.
 
@@ -337,8 +414,16 @@ end_process(Pid, Monitor, brutal_kill) ->
     down(Pid, Monitor);
 end_process(Pid, Monitor, Shutdown) ->
     exit(Pid, shutdown),
+    await_end(Pid, Monitor, Shutdown).
+
+await_end(Pid, Monitor, Shutdown) ->
     receive
-        {'DOWN', Monitor, process, Pid, Reason} -> exit_reason(Pid, Reason)
+        {registered, Asking, Ref} ->
+            %% The child itself may be waiting for this, once.
+            Asking ! {registered, Ref},
+            await_end(Pid, Monitor, Shutdown);
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            exit_reason(Pid, Reason)
     after Shutdown ->
         exit(Pid, kill),
         down(Pid, Monitor)
@@ -407,16 +492,35 @@ guard(Tracker, Handle) ->
         {'EXIT', Tracker, _} ->
             %% From here on no keeper of this zone starts a child again.
             ok = proctab_nif:zone_close(Handle),
-            lists:foreach(fun await/1, end_launching(Handle));
+            lists:foreach(fun await/1, end_launching(Handle)),
+            end_orphans(maps:from_list([
+                {monitor(process, Keeper), {Pid, Shutdown}}
+             || {_, running, Pid, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, [])
+            ]));
         _ ->
             proc_lib:hibernate(?MODULE, guard, [Tracker, Handle])
+    end.
+
+%% Keepers that were killed shortly before the tracker have left their children behind.
+end_orphans(Keepers) when map_size(Keepers) =:= 0 ->
+    ok;
+end_orphans(Keepers) ->
+    receive
+        {'DOWN', Keeper, process, _, _} when is_map_key(Keeper, Keepers) ->
+            {{Pid, Shutdown}, Rest} = maps:take(Keeper, Keepers),
+            _ = [spawn(fun() -> end_process(Pid, monitor(process, Pid), Shutdown) end) || is_process_alive(Pid)],
+            end_orphans(Rest);
+        _ ->
+            end_orphans(Keepers)
     end.
 
 %% @doc Stops all children of a zone at the same time, and returns when they and their keepers are gone. For the tracker.
 -spec stop_all(proctab_nif:handle()) -> ok.
 stop_all(Handle) ->
     Keepers = maps:from_list([{Keeper, Pid} || {_, _, Pid, Keeper, _} <- children(Handle, 0, [])]),
-    ok = maps:foreach(fun(Keeper, _) -> exit(Keeper, shutdown) end, Keepers),
+    Tracker = self(),
+    %% Not by a signal: a keeper that has not run yet would die of it, and not stop its child.
+    ok = maps:foreach(fun(Keeper, _) -> Keeper ! {'EXIT', Tracker, shutdown} end, Keepers),
     %% Those that are inside a start function by now have not seen the signal.
     lists:foreach(fun await/1, end_launching(Handle)),
     await_keepers(Keepers),
@@ -426,10 +530,14 @@ await_keepers(Keepers) when map_size(Keepers) =:= 0 ->
     ok;
 await_keepers(Keepers) ->
     receive
+        {'$gen_call', {Keeper, _} = From, _} when is_map_key(Keeper, Keepers) ->
+            %% From after_terminate: its keeper cannot wait for our end, as we wait for its.
+            gen_server:reply(From, {error, shutdown}),
+            await_keepers(Keepers);
         {'EXIT', Keeper, Reason} when is_map_key(Keeper, Keepers) ->
             {Pid, Rest} = maps:take(Keeper, Keepers),
             %% A keeper that was killed has left its child behind.
-            _ = [end_process(Pid, monitor(process, Pid), brutal_kill) || Reason =/= normal, is_pid(Pid)],
+            _ = [end_process(Pid, monitor(process, Pid), brutal_kill) || Reason =/= shutdown, is_pid(Pid)],
             await_keepers(Rest);
         _ ->
             %% Requests that nobody will answer: who sent them sees the tracker die.
@@ -443,6 +551,8 @@ end_launching(Handle) ->
 
 %% Ends a keeper inside a start function, and what that has started so far.
 end_start(Keeper, Shutdown) ->
+    %% So that it starts nothing between the look and its end.
+    _ = (catch erlang:suspend_process(Keeper)),
     Started = [{Pid, monitor(process, Pid)} || Pid <- linked(Keeper), process_info(Pid, parent) =:= {parent, Keeper}],
     exit(Keeper, kill),
     lists:foreach(fun({Pid, Monitor}) -> end_process(Pid, Monitor, Shutdown) end, Started).

@@ -83,7 +83,7 @@ restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec remove(Zone :: atom(), Name :: term()) -> boolean().
 remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
-%% The running child of this keeper, who was seen there, is forgotten while it lives on, for this reason. The keeper is sent `detached'.
+%% The running child of this keeper, who was seen there, is forgotten while it lives on, for this reason. The keeper is sent `$proctab_detached'.
 -spec unregister_name(Zone :: atom(), Name :: term(), Keeper :: pid(), Reason :: term()) -> boolean().
 unregister_name(_Zone, _Name, _Keeper, _Reason) -> erlang:nif_error(not_loaded).
 

@@ -35,9 +35,10 @@ use encoding::Scratch;
 
 mod atoms {
     rustler::atoms! {
-        attributes, begun, busy, children, current, detached, done, down, large, launching, monitor, names, nif_panicked, ok, pending, pid, pids,
+        attributes, begun, busy, children, current, done, down, large, launching, monitor, names, nif_panicked, ok, pending, pid, pids,
         processes, registered, restarting, running, sizes, terminating, undefined, up, void, zone,
         cast = "$gen_cast",
+        detached = "$proctab_detached",
         woken = "$proctab_woken",
         yes = "true",
         no = "false",
