@@ -8,7 +8,7 @@
 %%
 %% <ul>
 %% <li>the tracker decides who gets a name, and answers those who wait for one. Starting, supervisor calls and shutdown go through it;</li>
-%% <li>beside each child its keeper ({@link gen_tracker_child}) starts it, waits for its death, and cleans up after it;</li>
+%% <li>beside each child its keeper (`gen_tracker_child') starts it, waits for its death, and cleans up after it;</li>
 %% <li>everybody else reads and writes the native table directly. Finding, attributes and listing send no message to anybody.</li>
 %% </ul>
 %%
@@ -29,18 +29,19 @@
 -export([subscribe/1, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
 
--export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0, via_name/0, event/0]).
+-export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0, via_name/0, start_result/0, event/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
+%% EDoc takes the comment behind a type for its description.
 -type zone() :: atom().
 -type name() :: term().
 -type key() :: term().
 -type value() :: term().
 -type attributes() :: [{key(), value()}].
 -type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
-%% As in child specs of OTP; `supervisor' does not export these types.
+%% This and the next four are as in child specs of OTP; `supervisor' does not export them.
 -type restart() :: permanent | transient | temporary.
 -type shutdown() :: brutal_kill | timeout().
 -type child_type() :: worker | supervisor.
@@ -49,10 +50,12 @@
                     | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
 -type options() :: #{restart => boolean()}.
-%% What stands for a process in `{via, gen_tracker, {Zone, Name}}'.
 -type via_name() :: {zone(), name()}.
-%% What a subscriber receives.
+%% What stands for a process in `{via, gen_tracker, {Zone, Name}}'.
+-type start_result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
+%% What a start function returns, or why it did not.
 -type event() :: {gen_tracker, zone(), {up, name(), pid()} | {down, name(), pid(), Reason :: term()} | unsubscribed}.
+%% What a subscriber receives.
 
 %% How long a caller waits for a start; the start itself may take longer.
 -define(OPEN_TIMEOUT, 60000).
@@ -60,6 +63,11 @@
 -define(LONGEST_WAIT, 16#ffffffff).
 %% How long the tracker waits for the end of some process, when there can be no more of them.
 -define(LIMIT_INTERVAL, 100).
+
+%% The shell names the argument that was bad.
+-define(BADARG(Arguments), error(badarg, Arguments, [{error_info, #{module => proctab_errors}}])).
+%% The same for a call of another function.
+-define(OR_BADARG(Call, Arguments), try Call catch error:badarg -> ?BADARG(Arguments) end).
 
 -record(tracker, {
     zone :: zone(),
@@ -93,15 +101,15 @@ start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options
     Restarts = maps:get(restart, Options, true),
     case maps:size(maps:remove(restart, Options)) =:= 0 andalso is_boolean(Restarts) of
         true -> gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restarts}, []);
-        false -> error(badarg, [Zone, Options])
+        false -> ?BADARG([Zone, Options])
     end;
 start_link(Zone, Options) ->
-    error(badarg, [Zone, Options]).
+    ?BADARG([Zone, Options]).
 
 %% @doc The child of a name; `undefined' when there is none, or it is still starting or already terminating.
 -spec find(zone(), name()) -> {ok, pid()} | undefined.
 find(Zone, Name) ->
-    proctab_nif:find(Zone, Name).
+    ?OR_BADARG(proctab_nif:find(Zone, Name), [Zone, Name]).
 
 %% @doc The child of a name, started if there is none.
 %%
@@ -109,7 +117,7 @@ find(Zone, Name) ->
 %% `{error, Reason}' as it returned them; `{error, {bad_return_value, Other}}' when it returned anything else; `{error, Reason}' when it
 %% crashed. For a malformed spec, the error of `supervisor:check_childspecs/1'. `{error, gen_tracker_not_started}' when the zone does not run.
 %% Exits as `gen_server:call/3' does when the start takes over 60 seconds, which goes on, or when the tracker ends meanwhile.
--spec find_or_open(zone(), child_spec()) -> gen_tracker_child:result() | {error, gen_tracker_not_started}.
+-spec find_or_open(zone(), child_spec()) -> start_result() | {error, gen_tracker_not_started}.
 find_or_open(Zone, Spec) when is_atom(Zone) ->
     case gen_tracker_child:check(Spec) of
         {ok, Name, ChildSpec} ->
@@ -119,33 +127,32 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
                     undefined -> gen_server:call(Zone, {find_or_open, Name, ChildSpec}, ?OPEN_TIMEOUT)
                 end
             catch
-                error:badarg -> not_started(Zone, Name, Spec);
-                exit:{noproc, _} -> {error, gen_tracker_not_started}
+                error:badarg ->
+                    case not_started(Zone, Name) of
+                        false -> find_or_open(Zone, Spec);
+                        true -> {error, gen_tracker_not_started};
+                        refused -> ?BADARG([Zone, Spec])
+                    end;
+                exit:{noproc, _} ->
+                    {error, gen_tracker_not_started}
             end;
         {error, Reason} ->
             {error, Reason}
     end;
 find_or_open(Zone, Spec) ->
-    error(badarg, [Zone, Spec]).
+    ?BADARG([Zone, Spec]).
 
-%% The zone does not run, or it does by now, or the name is a term that the table refuses.
-not_started(Zone, Name, Spec) ->
-    case is_running(Zone) of
-        false ->
-            {error, gen_tracker_not_started};
-        true ->
-            try proctab_nif:find(Zone, Name) of
-                _ -> find_or_open(Zone, Spec)
-            catch
-                error:badarg -> error(badarg, [Zone, Spec])
-            end
-    end.
-
-is_running(Zone) ->
-    try proctab_nif:count(Zone) of
-        _ -> true
+%% Whether the zone does not run; it may by now. Or the name is a term that the table refuses.
+not_started(Zone, Name) ->
+    try
+        _ = proctab_nif:count(Zone),
+        try proctab_nif:find(Zone, Name) of
+            _ -> false
+        catch
+            error:badarg -> refused
+        end
     catch
-        error:badarg -> false
+        error:badarg -> true
     end.
 
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
@@ -153,7 +160,8 @@ is_running(Zone) ->
 -spec which_children(zone()) ->
           [{name(), pid() | launching | terminating, child_type(), modules()}].
 which_children(Zone) ->
-    [{Name, visible(State, Pid), Type, Mods} || {Name, State, Pid, _, {_, _, _, Type, Mods}} <- pages(Zone, children)].
+    [{Name, visible(State, Pid), Type, Mods} || {Name, State, Pid, _, {_, _, _, Type, Mods}} <-
+        ?OR_BADARG(pages(Zone, children), [Zone])].
 
 visible(running, Pid) -> Pid;
 visible(terminating, _) -> terminating;
@@ -167,25 +175,29 @@ visible(_, _) -> launching.
 -spec add_existing_child(zone(), Child) -> {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
       Child :: {name(), pid(), worker, modules()}
              | {pid(), {name(), mfargs(), restart(), shutdown(), worker, modules()}}.
-add_existing_child(Zone, {Name, Pid, worker, Mods}) when is_pid(Pid), node(Pid) =:= node() ->
-    case gen_tracker_child:check({Name, {?MODULE, start_link, []}, temporary, 200, worker, Mods}) of
-        {ok, Name, {_, Restart, Shutdown, Type, Mods}} ->
-            call(Zone, {add, Name, {undefined, Restart, Shutdown, Type, Mods}, Pid});
-        {error, _} ->
-            error(badarg, [Zone, {Name, Pid, worker, Mods}])
-    end;
-add_existing_child(Zone, {Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid), node(Pid) =:= node() ->
-    case gen_tracker_child:check(Spec) of
-        {ok, Name, ChildSpec} -> call(Zone, {add, Name, ChildSpec, Pid});
-        {error, _} -> error(badarg, [Zone, {Pid, Spec}])
-    end;
 add_existing_child(Zone, Child) ->
-    error(badarg, [Zone, Child]).
+    case to_add(Child) of
+        {Name, Spec, Pid} -> ?OR_BADARG(call(Zone, {add, Name, Spec, Pid}), [Zone, Child]);
+        malformed -> ?BADARG([Zone, Child])
+    end.
+
+to_add({Name, Pid, worker, Mods}) when is_pid(Pid), node(Pid) =:= node() ->
+    case gen_tracker_child:check({Name, {?MODULE, start_link, []}, temporary, 200, worker, Mods}) of
+        {ok, Name, {_, Restart, Shutdown, Type, Mods}} -> {Name, {undefined, Restart, Shutdown, Type, Mods}, Pid};
+        {error, _} -> malformed
+    end;
+to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid), node(Pid) =:= node() ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} -> {Name, ChildSpec, Pid};
+        {error, _} -> malformed
+    end;
+to_add(_) ->
+    malformed.
 
 %% @doc Returns after the tracker has handled all that was sent to it before.
 -spec wait(zone()) -> ok.
 wait(Zone) ->
-    call(Zone, wait).
+    ?OR_BADARG(call(Zone, wait), [Zone]).
 
 %% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as `proc_lib:init_ack/1' does, and returns once the
 %% child is registered in its zone, so that it may set its own attributes at once.
@@ -204,7 +216,7 @@ init_ack(Ret) ->
 %% `error({void_setting, Zone, Name, Keys})' when no child of that name is running or starting.
 -spec setattr(zone(), name(), attributes() | [term()]) -> ok.
 setattr(Zone, Name, Attributes) ->
-    case proctab_nif:setattr(Zone, Name, Attributes) of
+    case ?OR_BADARG(proctab_nif:setattr(Zone, Name, Attributes), [Zone, Name, Attributes]) of
         ok -> ok;
         void -> error({void_setting, Zone, Name, [Key || {Key, _} <- Attributes]}, [Zone, Name, Attributes])
     end.
@@ -212,7 +224,7 @@ setattr(Zone, Name, Attributes) ->
 %% @doc Sets one attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.
 -spec setattr(zone(), name(), key(), value()) -> ok.
 setattr(Zone, Name, Key, Value) ->
-    case proctab_nif:setattr(Zone, Name, Key, Value) of
+    case ?OR_BADARG(proctab_nif:setattr(Zone, Name, Key, Value), [Zone, Name, Key, Value]) of
         ok -> ok;
         void -> error({void_setting, Zone, Name, Key}, [Zone, Name, Key, Value])
     end.
@@ -220,18 +232,21 @@ setattr(Zone, Name, Key, Value) ->
 %% @doc The value of an attribute.
 -spec getattr(zone(), name(), key()) -> {ok, value()} | undefined.
 getattr(Zone, Name, Key) ->
-    proctab_nif:getattr(Zone, Name, Key).
+    ?OR_BADARG(proctab_nif:getattr(Zone, Name, Key), [Zone, Name, Key]).
 
 %% @doc The value of an attribute; waits for it to appear, up to so many milliseconds.
 -spec getattr(zone(), name(), key(), Timeout :: timeout()) -> {ok, value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
-    case proctab_nif:getattr(Zone, Name, Key) of
-        undefined when Timeout =:= infinity -> await_attribute(Zone, Name, Key, infinity);
-        undefined when Timeout > 0 -> await_attribute(Zone, Name, Key, erlang:monotonic_time(millisecond) + Timeout);
-        Found -> Found
-    end;
+    ?OR_BADARG(
+        case proctab_nif:getattr(Zone, Name, Key) of
+            undefined when Timeout =:= infinity -> await_attribute(Zone, Name, Key, infinity);
+            undefined when Timeout > 0 -> await_attribute(Zone, Name, Key, erlang:monotonic_time(millisecond) + Timeout);
+            Found -> Found
+        end,
+        [Zone, Name, Key, Timeout]
+    );
 getattr(Zone, Name, Key, Timeout) ->
-    error(badarg, [Zone, Name, Key, Timeout]).
+    ?BADARG([Zone, Name, Key, Timeout]).
 
 %% A look that finds nothing is followed by a wait for another attribute of the name, or for the end of the zone.
 await_attribute(Zone, Name, Key, Deadline) ->
@@ -251,7 +266,7 @@ await_attribute(Zone, Name, Key, Deadline) ->
         catch
             error:badarg ->
                 stop_waiting(Waits, Id),
-                error(badarg, [Zone, Name, Key])
+                error(badarg)
         after
             demonitor(Tracker, [flush])
         end,
@@ -274,26 +289,31 @@ left(Deadline) -> min(?LONGEST_WAIT, max(0, Deadline - erlang:monotonic_time(mil
 %% @doc Removes an attribute, if it is there.
 -spec delattr(zone(), name(), key()) -> ok.
 delattr(Zone, Name, Key) ->
-    proctab_nif:delattr(Zone, Name, Key).
+    ?OR_BADARG(proctab_nif:delattr(Zone, Name, Key), [Zone, Name, Key]).
 
 %% @doc Adds to an integer attribute in one step; the new value. `badarg' when there is no such attribute, or it is not an integer.
 -spec increment(zone(), name(), key(), integer()) -> integer().
 increment(Zone, Name, Key, Increment) ->
-    case proctab_nif:increment(Zone, Name, Key, Increment) of
-        large -> increment_large(Zone, Name, Key, Increment, undefined);
+    try proctab_nif:increment(Zone, Name, Key, Increment) of
+        large -> ?OR_BADARG(increment_large(Zone, Name, Key, Increment, undefined), [Zone, Name, Key, Increment]);
         Sum -> Sum
+    catch
+        error:badarg -> ?BADARG([Zone, Name, Key, Increment])
     end.
 
 %% @doc The same; where the attribute is missing, it starts from `Default'. This works also for a name that no child holds: such an attribute goes
 %% when a child of that name is next cleaned up, or with the zone.
 -spec increment(zone(), name(), key(), integer(), Default :: integer()) -> integer().
 increment(Zone, Name, Key, Increment, Default) when is_integer(Increment), is_integer(Default) ->
-    case proctab_nif:increment(Zone, Name, Key, Increment, Default + Increment) of
-        large -> increment_large(Zone, Name, Key, Increment, Default + Increment);
-        Sum -> Sum
-    end;
+    ?OR_BADARG(
+        case proctab_nif:increment(Zone, Name, Key, Increment, Default + Increment) of
+            large -> increment_large(Zone, Name, Key, Increment, Default + Increment);
+            Sum -> Sum
+        end,
+        [Zone, Name, Key, Increment, Default]
+    );
 increment(Zone, Name, Key, Increment, Default) ->
-    error(badarg, [Zone, Name, Key, Increment, Default]).
+    ?BADARG([Zone, Name, Key, Increment, Default]).
 
 %% Integers of more than 63 bits are added here, and compared and set in the table.
 increment_large(Zone, Name, Key, Increment, Missing) ->
@@ -305,7 +325,7 @@ increment_large(Zone, Name, Key, Increment, Missing) ->
             undefined when is_integer(Missing) ->
                 {proctab_nif:set_missing(Zone, Name, Key, Missing), Missing};
             _ ->
-                error(badarg, [Zone, Name, Key, Increment])
+                error(badarg)
         end,
     case Done of
         {true, Result} -> Result;
@@ -316,7 +336,7 @@ increment_large(Zone, Name, Key, Increment, Missing) ->
 %% there is no such attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.
 -spec cas(zone(), name(), key(), Old :: value(), New :: value()) -> ok | {error, {current, value()} | undefined}.
 cas(Zone, Name, Key, Old, New) ->
-    case proctab_nif:cas(Zone, Name, Key, Old, New) of
+    case ?OR_BADARG(proctab_nif:cas(Zone, Name, Key, Old, New), [Zone, Name, Key, Old, New]) of
         ok -> ok;
         %% The table compares what it stores, which tells `0.0' from `-0.0'.
         {current, Value} when Value =:= Old -> cas(Zone, Name, Key, Value, New);
@@ -328,46 +348,47 @@ cas(Zone, Name, Key, Old, New) ->
 %% @doc All attributes of a name at one moment, in any order.
 -spec info(zone(), name()) -> attributes().
 info(Zone, Name) ->
-    proctab_nif:attrs(Zone, Name).
+    ?OR_BADARG(proctab_nif:attrs(Zone, Name), [Zone, Name]).
 
 %% @doc Those attributes of a name that have one of the keys.
 -spec info(zone(), name(), [key()]) -> attributes().
 info(Zone, Name, Keys) ->
-    proctab_nif:attrs(Zone, Name, Keys).
+    ?OR_BADARG(proctab_nif:attrs(Zone, Name, Keys), [Zone, Name, Keys]).
 
 %% @doc The same as {@link info/2}.
 -spec attrs(zone(), name()) -> attributes().
 attrs(Zone, Name) ->
-    proctab_nif:attrs(Zone, Name).
+    ?OR_BADARG(proctab_nif:attrs(Zone, Name), [Zone, Name]).
 
 %% @doc Every running child with its pid, as the attribute `pid', and its attributes at one moment.
 -spec list(zone()) -> [{name(), [{pid, pid()} | {key(), value()}]}].
 list(Zone) ->
-    pages(Zone, attributes).
+    ?OR_BADARG(pages(Zone, attributes), [Zone]).
 
 %% @doc Every running child with its pid and those of its attributes that have one of the keys.
 -spec list(zone(), [key()]) -> [{name(), [{pid, pid()} | {key(), value()}]}].
 list(Zone, Keys) when is_list(Keys) ->
-    pages(Zone, Keys);
+    ?OR_BADARG(pages(Zone, Keys), [Zone, Keys]);
 list(Zone, Keys) ->
-    error(badarg, [Zone, Keys]).
+    ?BADARG([Zone, Keys]).
 
 %% @doc How many children there are, in any state.
 -spec count(zone()) -> non_neg_integer().
 count(Zone) ->
-    proctab_nif:count(Zone).
+    ?OR_BADARG(proctab_nif:count(Zone), [Zone]).
 
 %% @doc The names of all children, in any state and any order.
 -spec names(zone()) -> [name()].
 names(Zone) ->
-    pages(Zone, names).
+    ?OR_BADARG(pages(Zone, names), [Zone]).
 
 %% @doc Folds a function over the running children, in any order. The zone may change meanwhile: a child that lives throughout is seen exactly once.
 -spec fold(fun((name(), pid(), Acc) -> Acc), Acc, zone()) -> Acc.
 fold(Fun, Acc, Zone) when is_function(Fun, 3), is_atom(Zone) ->
+    _ = ?OR_BADARG(proctab_nif:count(Zone), [Fun, Acc, Zone]),
     fold(Fun, Acc, Zone, 0);
 fold(Fun, Acc, Zone) ->
-    error(badarg, [Fun, Acc, Zone]).
+    ?BADARG([Fun, Acc, Zone]).
 
 fold(_, Acc, _, done) ->
     Acc;
@@ -377,8 +398,8 @@ fold(Fun, Acc, Zone, From) ->
 
 pages(Zone, What) when is_atom(Zone) ->
     pages(Zone, 0, What, []);
-pages(Zone, What) ->
-    error(badarg, [Zone, What]).
+pages(_Zone, _What) ->
+    error(badarg).
 
 pages(_, done, _, Items) ->
     Items;
@@ -397,17 +418,16 @@ call(Zone, Request) ->
 %% name is held. While its last holder is terminating, the call waits until that is cleaned up.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid) ->
-    case is_being_started(Zone, Name, Pid) of
-        true ->
-            yes;
-        false ->
-            case add_existing_child(Zone, {Name, Pid, worker, []}) of
-                {ok, Pid} -> yes;
-                {error, _} -> no
-            end
+    Added = ?OR_BADARG(
+        is_being_started(Zone, Name, Pid) orelse add_existing_child(Zone, {Name, Pid, worker, []}),
+        [{Zone, Name}, Pid]
+    ),
+    case Added of
+        {error, _} -> no;
+        _ -> yes
     end;
 register_name(ViaName, Pid) ->
-    error(badarg, [ViaName, Pid]).
+    ?BADARG([ViaName, Pid]).
 
 %% A child that the zone itself is starting under that name will have it.
 is_being_started(Zone, Name, Pid) ->
@@ -436,7 +456,7 @@ unregister_name({Zone, Name}) when is_atom(Zone) ->
         error:badarg -> ok
     end;
 unregister_name(ViaName) ->
-    error(badarg, [ViaName]).
+    ?BADARG([ViaName]).
 
 %% @doc The running child of a name; `undefined' when there is none, or no such zone, or it is dead and nobody has noticed yet.
 -spec whereis_name(via_name()) -> pid() | undefined.
@@ -454,12 +474,12 @@ whereis_name({Zone, Name}) when is_atom(Zone) ->
         error:badarg -> undefined
     end;
 whereis_name(ViaName) ->
-    error(badarg, [ViaName]).
+    ?BADARG([ViaName]).
 
 %% @doc Sends a message to the running child of a name; its pid. Exits with `{badarg, {{Zone, Name}, Message}}' when there is none.
 -spec send(via_name(), Message :: term()) -> pid().
 send(ViaName, Message) ->
-    case whereis_name(ViaName) of
+    case ?OR_BADARG(whereis_name(ViaName), [ViaName, Message]) of
         undefined ->
             exit({badarg, {ViaName, Message}});
         Pid ->
@@ -478,7 +498,7 @@ send(ViaName, Message) ->
 %% Events are sent by a process of the zone's own. Should that one be killed, subscribers receive `{gen_tracker, Zone, unsubscribed}', and no more events.
 -spec subscribe(zone()) -> {ok, [{name(), pid()}]}.
 subscribe(Zone) ->
-    case gen_tracker_events:subscribe(call(Zone, events)) of
+    case gen_tracker_events:subscribe(?OR_BADARG(call(Zone, events), [Zone])) of
         {ok, Children} -> {ok, Children};
         %% That process is gone; there will be another, or no zone.
         ended -> subscribe(Zone)
@@ -487,7 +507,7 @@ subscribe(Zone) ->
 %% @doc Ends the caller's subscription. No event arrives after this has returned, and none that came before is left in the mailbox.
 -spec unsubscribe(zone()) -> ok.
 unsubscribe(Zone) ->
-    case call(Zone, current_events) of
+    case ?OR_BADARG(call(Zone, current_events), [Zone]) of
         undefined -> ok;
         Events -> _ = gen_tracker_events:unsubscribe(Events), ok
     end,

@@ -38,7 +38,7 @@
 
 -type spec() :: {MFA :: gen_tracker:mfargs() | undefined, gen_tracker:restart(), gen_tracker:shutdown(),
                  gen_tracker:child_type(), gen_tracker:modules()}.
--type result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
+-type result() :: gen_tracker:start_result().
 
 -record(child, {
     tracker :: pid(),

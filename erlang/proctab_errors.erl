@@ -1,0 +1,124 @@
+%% @private
+%% Says which argument of a call was a bad one, for the shell and for whoever prints an exception: see `error_info' in
+%% <a href="https://www.erlang.org/eeps/eep-0054">EEP 54</a>.
+-module(proctab_errors).
+
+-export([format_error/2]).
+
+-type place() :: pos_integer().
+
+%% The faults of a call that has raised `badarg', by the places of its arguments; `general' where none of them explains it.
+-spec format_error(Reason :: term(), erlang:stacktrace()) -> #{place() | general => unicode:chardata()}.
+format_error(badarg, [{Module, Function, Arguments, _} | _]) when is_list(Arguments) ->
+    Faults = faults(Module, Function, Arguments),
+    case maps:from_list([{Place, Text} || {Place, Text} <- Faults, Text =/= none]) of
+        None when map_size(None) =:= 0 -> #{general => "a term is too large for the table"};
+        Found -> Found
+    end;
+format_error(_Reason, _Stacktrace) ->
+    #{}.
+
+faults(gen_tracker, start_link, [Zone | Options]) ->
+    [{1, zone_name(Zone)} | [{2, options(Map)} || Map <- Options]];
+faults(gen_tracker, add_existing_child, [Zone, Child]) ->
+    [{1, zone(Zone)}, {2, child(Child)}];
+faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
+    [{1, zone(Zone)}, {3, proper_list(Attributes)}];
+faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
+    [{1, zone(Zone)}, {4, timeout(Timeout)}];
+faults(gen_tracker, increment, [Zone, Name, Key, Increment | Default]) ->
+    [{1, zone(Zone)}, {3, counter(Zone, Name, Key, Default)}, {4, integer(Increment)} | [{5, integer(Value)} || Value <- Default]];
+faults(gen_tracker, info, [Zone, _, Keys]) ->
+    [{1, zone(Zone)}, {3, proper_list(Keys)}];
+faults(gen_tracker, list, [Zone, Keys]) ->
+    [{1, zone(Zone)}, {2, proper_list(Keys)}];
+faults(gen_tracker, fold, [Fun, _, Zone]) ->
+    [{1, folding(Fun)}, {3, zone(Zone)}];
+faults(gen_tracker, register_name, [Name, Pid]) ->
+    [{1, registered_name(Name)}, {2, local_pid(Pid)}];
+faults(gen_tracker, Function, [Name | _]) when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
+    [{1, via_name(Name)}];
+faults(gen_tracker, _, [Zone | _]) ->
+    [{1, zone(Zone)}];
+faults(_, _, _) ->
+    [].
+
+zone(Zone) ->
+    case zone_name(Zone) of
+        none -> running(Zone);
+        Fault -> Fault
+    end.
+
+zone_name(Zone) when is_atom(Zone), Zone =/= undefined -> none;
+zone_name(_) -> "not an atom that can name a zone".
+
+running(Zone) ->
+    try proctab_nif:count(Zone) of
+        _ -> none
+    catch
+        error:badarg -> "no zone of this name is running"
+    end.
+
+via_name({Zone, _}) when is_atom(Zone) -> none;
+via_name(_) -> "not a pair {Zone, Name}".
+
+registered_name({Zone, _}) -> zone(Zone);
+registered_name(Name) -> via_name(Name).
+
+options(Options) when is_map(Options) ->
+    case maps:to_list(maps:remove(restart, Options)) of
+        [{Unknown, _} | _] -> io_lib:format("~0tp is not an option", [Unknown]);
+        [] -> restart(maps:get(restart, Options, true))
+    end;
+options(_) ->
+    "not a map".
+
+restart(Restart) when is_boolean(Restart) -> none;
+restart(_) -> "the option restart is neither true nor false".
+
+child({_, Pid, worker, _}) when not is_pid(Pid); node(Pid) =/= node() -> "not the pid of a process of this node";
+child({_, _, worker, Mods}) -> modules(Mods);
+child({Pid, {_, _, _, _, worker, _}}) when not is_pid(Pid); node(Pid) =/= node() -> "not the pid of a process of this node";
+child({_, {_, _, _, _, worker, _} = Spec}) -> spec(Spec);
+child(_) -> "neither {Name, Pid, worker, Modules} nor {Pid, Spec} of a worker".
+
+modules(Mods) ->
+    spec({name, {module, function, []}, temporary, 200, worker, Mods}).
+
+spec(Spec) ->
+    case supervisor:check_childspecs([Spec]) of
+        ok -> none;
+        {error, Reason} -> io_lib:format("not a child spec: ~0tP", [Reason, 12])
+    end.
+
+proper_list(List) when is_list(List) ->
+    try length(List) of
+        _ -> none
+    catch
+        error:badarg -> "not a proper list"
+    end;
+proper_list(_) ->
+    "not a list".
+
+timeout(infinity) -> none;
+timeout(Timeout) when is_integer(Timeout), Timeout >= 0 -> none;
+timeout(_) -> "neither a non-negative integer nor infinity".
+
+integer(Integer) when is_integer(Integer) -> none;
+integer(_) -> "not an integer".
+
+counter(Zone, Name, Key, Default) ->
+    try proctab_nif:getattr(Zone, Name, Key) of
+        {ok, Value} when is_integer(Value) -> none;
+        {ok, _} -> "the attribute is not an integer";
+        undefined when Default =:= [] -> "there is no such attribute";
+        undefined -> none
+    catch
+        error:badarg -> none
+    end.
+
+folding(Fun) when is_function(Fun, 3) -> none;
+folding(_) -> "not a fun of three arguments".
+
+local_pid(Pid) when is_pid(Pid), node(Pid) =:= node() -> none;
+local_pid(_) -> "not the pid of a process of this node".

@@ -1,0 +1,111 @@
+%% Promise: "`badarg` errors carry `error_info` so that the shell names the bad argument, as OTP's own do".
+-module(errors_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-define(NAME, <<"tv1">>).
+
+all() ->
+    [
+        the_bad_argument_is_named_in_every_place_of_every_function,
+        a_zone_that_does_not_run_is_named_by_every_function,
+        the_shell_prints_what_is_wrong,
+        wrong_names_for_otp_are_named,
+        a_wrong_start_is_named,
+        a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own,
+        a_term_that_is_too_large_is_said_to_be_so
+    ].
+
+init_per_testcase(Case, Config) ->
+    Child = tracked_child:open(tracked_child:zone(Case), ?NAME),
+    ok = gen_tracker:setattr(Case, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
+    [{zone, Case}, {child, Child} | Config].
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+%% What the shell would print of an exception.
+printed(Function, Arguments) ->
+    try apply(gen_tracker, Function, Arguments) of
+        Answer -> ct:fail({no_error, Function, Arguments, Answer})
+    catch
+        error:badarg:Stack ->
+            ?assertMatch({gen_tracker, Function, Arguments, _}, hd(Stack)),
+            unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
+    end.
+
+%% The argument that is named.
+named(Function, Arguments) ->
+    Text = printed(Function, Arguments),
+    case re:run(Text, "\\*\\*\\* argument (\\d+): \\S", [global, {capture, [1], list}]) of
+        {match, Places} -> [list_to_integer(Place) || [Place] <- Places];
+        nomatch -> Text
+    end.
+
+the_bad_argument_is_named_in_every_place_of_every_function(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
+    [
+        ?assertEqual({Function, Arguments, expected(Place, Arguments)}, {Function, Arguments, named(Function, Arguments)})
+     || {Function, Good, Places} <- Calls,
+        {Place, AllWrong} <- [{1, bad_input_SUITE:no_zones()} | Places],
+        Wrong <- AllWrong,
+        Arguments <- [bad_input_SUITE:with(Place, Good, Wrong)]
+    ].
+
+%% A name without the attribute is no wrong name.
+expected(2, [_, Name, _ | _]) when Name =/= ?NAME -> [3];
+expected(Place, _) -> [Place].
+
+a_zone_that_does_not_run_is_named_by_every_function(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
+    ok = gen_server:stop(Zone),
+    [?assertNotEqual(nomatch, string:find(printed(Function, Good), "argument 1: no zone of this name is running")) || {Function, Good, _} <- Calls].
+
+the_shell_prints_what_is_wrong(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    Says = fun(Function, Arguments, Text) ->
+        Printed = printed(Function, [Zone | Arguments]),
+        ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
+    end,
+    Says(setattr, [?NAME, [{a, 1} | b]], "not a proper list"),
+    Says(setattr, [?NAME, #{}], "not a list"),
+    Says(getattr, [?NAME, n, -1], "neither a non-negative integer nor infinity"),
+    Says(increment, [?NAME, n, 1.0], "not an integer"),
+    Says(increment, [?NAME, none, 1], "there is no such attribute"),
+    Says(increment, [?NAME, url, 1], "the attribute is not an integer"),
+    Says(add_existing_child, [{added, atom, worker, []}], "not the pid of a process of this node"),
+    Says(add_existing_child, [{self(), {added, {m, f, []}, never, 200, worker, []}}], "invalid_restart_type").
+
+wrong_names_for_otp_are_named(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    [[1] = named(Function, Arguments) || {Function, Arguments} <- [
+        {whereis_name, [name]}, {unregister_name, [{"zone", name}]}, {send, [[Zone, name], message]},
+        {register_name, [name, self()]}, {register_name, [{not_running, name}, self()]}
+    ]],
+    [2] = named(register_name, [{Zone, name}, name]).
+
+a_wrong_start_is_named(_) ->
+    [1] = named(start_link, ["zone", #{}]),
+    [2] = named(start_link, [not_running, []]),
+    [2] = named(start_link, [not_running, #{other => 1}]),
+    [2] = named(start_link, [not_running, #{restart => 1}]).
+
+a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    [1] = named(fold, [fun(_, _) -> ok end, 0, Zone]),
+    [3] = named(fold, [fun(_, _, Acc) -> Acc end, 0, not_running]),
+    try gen_tracker:fold(fun(Name, _, _) -> atom_to_list(Name) end, 0, Zone) of
+        Answer -> ct:fail(Answer)
+    catch
+        error:badarg:Stack -> ?assertMatch([{erlang, atom_to_list, _, _} | _], Stack)
+    end.
+
+a_term_that_is_too_large_is_said_to_be_so(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    Endless = bad_input_SUITE:without_end(),
+    Text = try gen_tracker:find(Zone, Endless) catch error:badarg:Stack -> proctab_errors:format_error(badarg, Stack) end,
+    ?assertMatch(#{general := "a term is too large" ++ _}, Text).
