@@ -16,7 +16,7 @@
 -export([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
--export([listen/1, unlisten/1, wait_for/2, stop_waiting/1]).
+-export([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
 -export([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
 -export([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
@@ -29,7 +29,7 @@
 -nifs([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
--nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1]).
+-nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
 -nifs([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
 -nifs([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
@@ -164,6 +164,10 @@ wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% Ends that; `false' when the message has been sent, or is just being.
 -spec stop_waiting(waits()) -> boolean().
 stop_waiting(_Waits) -> erlang:nif_error(not_loaded).
+
+%% How many wait so in a zone.
+-spec waiting(Zone :: atom()) -> non_neg_integer().
+waiting(_Zone) -> erlang:nif_error(not_loaded).
 
 %% Makes the caller the server of a table of processes, and another process its owner; a new table if there is none. `badarg' when the owner is
 %% dead or of another node. The table goes when the owner dies.

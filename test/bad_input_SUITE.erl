@@ -271,7 +271,8 @@ native(Zone, Pid) ->
         {page, [Zone, 0, children, []], [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]},
         {listen, [Zone], []},
         {unlisten, [Zone], []},
-        {wait_for, [Zone, ?NAME], []}
+        {wait_for, [Zone, ?NAME], []},
+        {waiting, [Zone], []}
     ].
 
 %% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.

@@ -35,7 +35,9 @@ all() ->
         a_killed_keeper_swallows_no_event,
         a_subscription_ends_with_its_zone,
         subscribers_are_told_when_the_sender_of_events_is_killed,
-        every_subscriber_keeps_an_exact_copy_while_all_changes
+        every_subscriber_keeps_an_exact_copy_while_all_changes,
+        no_birth_is_missed_or_doubled_while_the_first_subscribes,
+        what_was_read_and_is_told_as_well_is_no_second_event
     ].
 
 init_per_testcase(Case, Config) ->
@@ -239,7 +241,7 @@ a_killed_keeper_swallows_no_event(Config) ->
         begin
             Child = tracked_child:loose(start_link),
             {ok, Child} = gen_tracker:add_existing_child(Zone, {Round, Child, worker, []}),
-            [Keeper] = [Pid || Pid <- tracked_child:beside(Zone), {monitors, [{process, Of}]} <- [process_info(Pid, monitors)], Of =:= Child],
+            {running, Child, Keeper, _} = proctab_nif:child(Zone, Round),
             %% One of them dies first.
             exit(Child, stopped),
             exit(Keeper, kill),
@@ -327,3 +329,36 @@ follow(Zone, Copy, Test) ->
 
 followed({up, Name, Pid}, Copy) when not is_map_key(Name, Copy) -> Copy#{Name => Pid};
 followed({down, Name, Pid, _}, Copy) when map_get(Name, Copy) =:= Pid -> maps:remove(Name, Copy).
+
+%% One name after the other is born, and the only subscriber comes and goes: what it sees has no gap, and nothing twice.
+no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
+    Zone = zone(Config),
+    Birth = fun(Number) -> {ok, _} = find_or_open(Zone, spec({born, Number}, temporary)) end,
+    Round = fun() ->
+        {ok, Children} = subscribe(Zone),
+        Last = make_ref(),
+        {ok, _} = find_or_open(Zone, spec(Last, temporary)),
+        Seen = lists:sort([Number || {{born, Number}, _} <- Children] ++ born_until(Zone, Last)),
+        ok = unsubscribe(Zone),
+        {length(Seen), Seen =:= lists:seq(1, length(Seen))}
+    end,
+    [Answers] = tracked_child:while_writing(Birth, 300, [Round]),
+    ?assertEqual([], [Count || {Count, false} <- Answers]).
+
+born_until(Zone, Last) ->
+    case event(Zone) of
+        {up, Last, _} -> [];
+        {up, {born, Number}, _} -> [Number | born_until(Zone, Last)];
+        {up, _, _} -> born_until(Zone, Last)
+    end.
+
+%% A change at the moment when the sender begins may come to it both ways.
+what_was_read_and_is_told_as_well_is_no_second_event(Config) ->
+    Zone = zone(Config),
+    [Pid, Other] = [open(Zone, Name) || Name <- [?NAME, other]],
+    {ok, _} = subscribe(Zone),
+    Sender = sender(self()),
+    [Sender ! Told || Told <- [{up, ?NAME, Pid}, {down, ?NAME, Other, earlier}, {up, ?NAME, Other}, {down, nobody, Pid, earlier}]],
+    normal = stop(Other, normal),
+    {down, other, Other, normal} = event(Zone),
+    {ok, [{?NAME, Pid}]} = subscribe(Zone).

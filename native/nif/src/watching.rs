@@ -17,7 +17,7 @@ use crate::copied::Copied;
 use crate::tables::Table;
 use crate::{atom, boolean};
 
-export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1 }
+export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1 }
 
 /// What it costs to wake one who waits, in words of terms.
 const WAKE_COST: usize = 16;
@@ -85,6 +85,12 @@ fn stop_waiting(call: &Call) -> Answer {
     Ok(boolean(waits.stop()))
 }
 
+fn waiting(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let zone = call.named::<Zone<Copied>>(&guard)?;
+    Ok(call.integer(zone.waiters().total() as i64))
+}
+
 impl Call<'_> {
     /// Tells the zone's listener that the name that is the second argument has a running child now.
     #[inline]
@@ -104,9 +110,9 @@ impl Call<'_> {
 
     /// Pays for waking those who wait for an attribute of a name, before anything is changed.
     pub fn allow_waking(&self, zone: &Zone<Copied>, name: &Datum<Copied>) -> Result<(), Fault> {
-        match zone.waiters().is_empty() {
-            true => Ok(()),
-            false => self.spend(WAKE_COST * zone.waiters().count(name)),
+        match zone.waiters().total() {
+            0 => Ok(()),
+            _ => self.spend(WAKE_COST * zone.waiters().count(name)),
         }
     }
 

@@ -46,10 +46,10 @@ impl<F: Foreign> Waiters<F> {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether nobody waits, as far as is known.
+    /// How many wait for something of any name, as far as is known.
     #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+    pub fn total(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// How many wait for something of this name.
