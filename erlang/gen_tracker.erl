@@ -84,7 +84,9 @@
                  | {start_child, name(), gen_tracker_child:spec(), gen_server:from()}
                  %% The start_child whose child it is; the others find it started.
                  | {starting, name(), gen_tracker_child:spec(), gen_server:from()}
-                 | {add, name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}
+                 | {add | register, name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}
+                 %% One of these, while the keeper is getting to know its child.
+                 | {adding, name(), Child :: pid(), gen_server:from()}
                  | {forget, gen_server:from()}.
 
 %%% Starting and finding
@@ -415,11 +417,11 @@ call(Zone, Request) ->
 %%% Names for OTP
 
 %% @doc Registers a process that runs already, as `{via, gen_tracker, {Zone, Name}}' does: it becomes a child as by {@link add_existing_child/2}. `no' when the
-%% name is held. While its last holder is terminating, the call waits until that is cleaned up.
+%% name is held. While a child of that name is being started, the call waits for it; while the last holder is terminating, until that is cleaned up.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid) ->
     Added = ?OR_BADARG(
-        is_being_started(Zone, Name, Pid) orelse add_existing_child(Zone, {Name, Pid, worker, []}),
+        is_being_started(Zone, Name, Pid) orelse register_child(Zone, {Name, Pid, worker, []}),
         [{Zone, Name}, Pid]
     ),
     case Added of
@@ -428,6 +430,13 @@ register_name({Zone, Name}, Pid) when is_pid(Pid) ->
     end;
 register_name(ViaName, Pid) ->
     ?BADARG([ViaName, Pid]).
+
+%% As adding one, but for what comes while another child of that name is being started: whoever is told `no' asks for the pid of the other.
+register_child(Zone, Child) ->
+    case to_add(Child) of
+        {Name, Spec, Pid} -> call(Zone, {register, Name, Spec, Pid});
+        malformed -> error(badarg)
+    end.
 
 %% A child that the zone itself is starting under that name will have it.
 is_being_started(Zone, Name, Pid) ->
@@ -549,8 +558,8 @@ route({start_child, Spec}, From, Tracker) ->
         {ok, Name, ChildSpec} -> {noreply, handle({start_child, Name, ChildSpec, From}, Tracker)};
         {error, Reason} -> {reply, {error, Reason}, Tracker}
     end;
-route({add, Name, Spec, Child}, From, Tracker) ->
-    {noreply, handle({add, Name, Spec, Child, From}, Tracker)};
+route({Add, Name, Spec, Child}, From, Tracker) when Add =:= add; Add =:= register ->
+    {noreply, handle({Add, Name, Spec, Child, From}, Tracker)};
 route({terminate_child, Name}, From, Tracker) ->
     {noreply, stop_child(Name, From, Tracker)};
 route({delete_child, Name}, From, Tracker) ->
@@ -654,7 +663,7 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
         {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
             reply(Request, {error, already_present}),
             Tracker;
-        {pending, _, _, _} when element(1, Request) =:= start_child ->
+        {pending, _, _, _} when element(1, Request) =:= start_child; element(1, Request) =:= register ->
             %% As a supervisor says of a child that it has not managed to restart.
             reply(Request, {error, already_present}),
             Tracker;
@@ -673,11 +682,10 @@ await(Keeper, Request, #tracker{waiting = Waiting} = Tracker) ->
     Tracker#tracker{waiting = Waiting#{Keeper => [Request | Requests]}}.
 
 %% Takes a free name.
-take({add, Name, Spec, Child, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
+take({Add, Name, Spec, Child, From}, #tracker{restarts = Restarts} = Tracker) when Add =:= add; Add =:= register ->
     Keeper = insert(Name, Spec, Child, Tracker),
     gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
-    reply(Request, {ok, Child}),
-    Tracker;
+    await(Keeper, {adding, Name, Child, From}, Tracker);
 take({start_child, Name, Spec, From}, Tracker) ->
     take({starting, Name, Spec, From}, Tracker);
 take({_, Name, Spec, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
@@ -707,6 +715,9 @@ launched(Keeper, Result, Tracker) ->
 answer({find_or_open, _, _, _} = Request, _, Result, Tracker) ->
     reply(Request, Result),
     Tracker;
+answer({adding, _, Child, _} = Request, _, _, Tracker) ->
+    reply(Request, {ok, Child}),
+    Tracker;
 answer({starting, _, _, _} = Request, _, ignore, Tracker) ->
     reply(Request, {ok, undefined}),
     Tracker;
@@ -729,6 +740,7 @@ ended(Keeper, Tracker) ->
     lists:foldl(
         fun
             ({forget, _} = Request, Next) -> reply(Request, ok), Next;
+            ({adding, _, Child, _} = Request, Next) -> reply(Request, {ok, Child}), Next;
             (Request, Next) -> handle(Request, Next)
         end,
         Rest,

@@ -8,7 +8,7 @@
 %%   tracker                                keeper
 %%      | spawn_link, insert into the table    |
 %%      | -- {launch | attach | adopt, ...} -> |
-%%      |                                      | start function, running/3 in the table
+%%      |                                      | start function, running/3 in the table; or a monitor of the attached child
 %%      | <- {launched, Keeper, Result} ------ |
 %%      | -- stop ---------------------------> |   stop the child and forget it
 %%      | -- retry --------------------------> |   do not wait any longer before the next start
@@ -175,7 +175,11 @@ keep(Tracker, Zone) ->
             launch_first(Child);
         {attach, Name, Spec, Restarts, Pid} ->
             Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-            wait(watch(Pid, Child));
+            Watched = watch(Pid, Child),
+            %% The VM may hold back a monitor for as long as a process runs; a child that ends when it has been answered ends with its reason.
+            erlang:yield(),
+            tell_launched(Child, {ok, Pid}),
+            wait(Watched);
         {adopt, Name, Restarts, Reason} ->
             %% The keeper before us was killed, and what it knew is in the table.
             {State, Pid, _, Spec} = proctab_nif:child(Zone, Name),

@@ -8,6 +8,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [await/1, down/1, kill/1, open/2, spec/2, spec/4]).
+-import(tracked_process, [eventually/1]).
 -import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4, unregister_name/1, whereis_name/1, which_children/1]).
 
 -define(NAME, <<"tv1">>).
@@ -30,6 +31,8 @@ all() ->
         a_registered_process_is_told_to_exit_when_the_zone_stops,
         registering_answers_yes_or_no_as_global_does,
         a_name_that_is_being_cleaned_up_is_waited_for,
+        a_name_that_is_being_started_is_waited_for,
+        a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason,
         a_dead_process_can_be_registered_and_goes,
         an_unregistered_process_lives_on_and_may_be_registered_again,
         a_child_that_the_zone_has_started_cannot_be_unregistered,
@@ -198,10 +201,6 @@ registering_answers_yes_or_no_as_global_does(Config) ->
     Expected = Answers(global, {Zone, ?NAME}),
     [yes, no, no, One, ok, undefined, ok, yes, Two] = Expected,
     ?assertEqual(Expected, Answers(gen_tracker, {Zone, ?NAME})),
-    %% A name that is just being started is held, too.
-    {_, Starter} = tracked_child:gated(Zone, starting),
-    no = register_name({Zone, starting}, One),
-    Starter ! go,
     [kill(Pid) || Pid <- [One, Two]].
 
 a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
@@ -214,6 +213,37 @@ a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
     Cleaner ! done,
     {answer, yes} = tracked_child:answer(Asked),
     Child = whereis_name({Zone, ?NAME}).
+
+%% What comes of it: `{error, {already_started, Pid}}` names the process.
+a_name_that_is_being_started_is_waited_for(Config) ->
+    Zone = zone(Config),
+    {Asked, Starter} = tracked_child:gated(Zone, ?NAME),
+    Started = tracked_child:ask(fun() -> gen_server:start(via(Zone, ?NAME), ?MODULE, self(), []) end),
+    tracked_child:waiting(),
+    Starter ! go,
+    {answer, {ok, Pid}} = tracked_child:answer(Asked),
+    {answer, {error, {already_started, Pid}}} = tracked_child:answer(Started),
+    %% Nobody has it when the start fails.
+    Failing = {other, {tracked_child, start_with, [self(), fun() -> receive go -> {error, no} end end]}, temporary},
+    Failed = tracked_child:ask(fun() -> find_or_open(Zone, Failing) end),
+    {started, Other} = receive {started, Keeper} when Keeper =/= Pid -> {started, Keeper} end,
+    Registered = tracked_child:ask(fun() -> register_name({Zone, other}, Pid) end),
+    tracked_child:waiting(),
+    Other ! go,
+    {answer, {error, no}} = tracked_child:answer(Failed),
+    {answer, yes} = tracked_child:answer(Registered).
+
+a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
+    Zone = zone(Config),
+    {ok, []} = gen_tracker:subscribe(Zone),
+    Reasons = [
+        begin
+            Pid = spawn(fun() -> yes = register_name({Zone, N}, self()), exit({mine, N}) end),
+            receive {gen_tracker, Zone, {down, N, Pid, Reason}} -> {N, Reason} end
+        end
+     || N <- lists:seq(1, 5000)
+    ],
+    ?assertEqual([], [Wrong || {N, Reason} = Wrong <- Reasons, Reason =/= {mine, N}]).
 
 a_dead_process_can_be_registered_and_goes(Config) ->
     Zone = zone(Config),
@@ -240,7 +270,7 @@ an_unregistered_process_lives_on_and_may_be_registered_again(Config) ->
     Pid = gen_server:call(Pid, who),
     _ = kill(Pid),
     nothing_is_left(Zone),
-    [_] = tracked_child:beside(Zone).
+    eventually(fun() -> length(tracked_child:beside(Zone)) =:= 1 end).
 
 a_child_that_the_zone_has_started_cannot_be_unregistered(Config) ->
     Zone = zone(Config),
