@@ -5,9 +5,9 @@ SHELL := /bin/bash
 # Everything Erlang that building and testing needs, by Debian's names, and a program or module that shows it is there.
 DEBIAN_PACKAGES := erlang-base erlang-dev erlang-common-test erlang-dialyzer erlang-eunit erlang-tools \
                    erlang-runtime-tools erlang-observer \
-                   erlang-proper erlang-meck erlang-metrics erlang-folsom rebar3 gcc libc6-dev git
+                   erlang-edoc erlang-proper erlang-meck erlang-metrics erlang-folsom elixir rebar3 gcc libc6-dev git
 
-.PHONY: bootstrap build test demo bench clean
+.PHONY: bootstrap build test demo docs bench clean
 
 bootstrap:
 	@test/bootstrap $(DEBIAN_PACKAGES)
@@ -22,6 +22,10 @@ test: bootstrap
 DIR ?=
 demo: build
 	test/demo "$(DIR)"
+
+# The reference of all modules, in doc/reference.
+docs: bootstrap
+	test/docs
 
 bench: build
 	bench/run

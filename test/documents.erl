@@ -1,0 +1,127 @@
+%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in which these run.
+-module(documents).
+
+-export([names/0, links/1, fences/1, blocks/1, kind/1, terms/1, steps/1]).
+-export([run/3, open_shell/4, type/2, close_shell/1]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+names() ->
+    ["README.md" | ["doc/" ++ Guide || Guide <- lists:sort(filelib:wildcard("*.md", filename:join(source_tree:root(), "doc")))]].
+
+text(Document) ->
+    {ok, Text} = file:read_file(filename:join(source_tree:root(), Document)),
+    Text.
+
+%% The files that a document links to, as it calls them.
+links(Document) ->
+    case re:run(text(Document), "\\]\\(([^):#]+)\\)", [global, {capture, [1], list}]) of
+        {match, Links} -> lists:append(Links);
+        nomatch -> []
+    end.
+
+%% How many lines begin or end a block, wherever they are indented to.
+fences(Document) ->
+    {match, Fences} = re:run(text(Document), "^\\s*(```|~~~)", [global, multiline]),
+    length(Fences).
+
+%% The blocks of a document in their order: the line, the language, and the text of each.
+blocks(Document) ->
+    Text = text(Document),
+    {match, Blocks} = re:run(Text, "^```(\\w*)\n(.*?)^```$", [global, multiline, dotall, {capture, all, index}]),
+    [{line(Text, Start), part(Text, Language), part(Text, Body)} || [{Start, _}, Language, Body] <- Blocks].
+
+part(Text, Where) -> binary_to_list(binary:part(Text, Where)).
+line(Text, Position) -> length(binary:split(binary:part(Text, 0, Position), <<"\n">>, [global])).
+
+%% What a block is, by which it is covered; `unknown' is not to be.
+kind({_, "erlang", "-module(" ++ _}) -> module;
+kind({_, "erlang", "{" ++ _}) -> terms;
+kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
+kind({_, "elixir", _}) -> elixir;
+kind({_, "sh", Commands}) ->
+    case lists:usort([hd(string:lexemes(Command, " ")) || Command <- string:lexemes(Commands, "\n")]) of
+        ["make"] -> make;
+        Programs -> commands(Programs -- ["cd", "rebar3"])
+    end;
+kind(_) -> unknown.
+
+commands([]) -> commands;
+commands(_Others) -> unknown.
+
+%% What `file:consult/1' would read.
+terms({_, "erlang", Text}) -> terms(erl_scan:tokens([], Text, 1), []).
+
+terms({done, {ok, Tokens, _}, Rest}, Terms) ->
+    {ok, Term} = erl_parse:parse_term(Tokens),
+    terms(erl_scan:tokens([], Rest, 1), [Term | Terms]);
+terms({done, {eof, _}, _}, Terms) ->
+    lists:reverse(Terms);
+terms({more, Continuation}, Terms) ->
+    terms(erl_scan:tokens(Continuation, eof, 1), Terms).
+
+%% What is typed in a session, with the number of the prompt, and what is printed for it.
+steps({_, "erlang", Session}) ->
+    {match, Steps} = re:run(Session, "^(\\d+)> (.*?\\.)\n(.*?)(?=^\\d+> |\\z)", [global, multiline, dotall, {capture, [1, 2, 3], list}]),
+    [{list_to_integer(Number), Typed, Printed} || [Number, Typed, Printed] <- Steps].
+
+%%% Programs
+
+%% What a shell command prints, which has to succeed.
+run(Dir, Env, Command) ->
+    Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
+    {Status, Output} = ended(Port, <<>>),
+    ?assertEqual(0, Status, {unicode:characters_to_list(Command), Output}),
+    Output.
+
+ended(Port, Output) ->
+    receive
+        {Port, {data, Data}} -> ended(Port, <<Output/binary, Data/binary>>);
+        {Port, {exit_status, Status}} -> {Status, Output}
+    end.
+
+%% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
+open_shell(Dir, Env, [Program | Args], Patterns) ->
+    Port = open(Dir, Env, os:find_executable(Program), Args),
+    shown(Port, ["(?m)^1> " | Patterns], <<>>).
+
+shown(Shell, Patterns, Output) ->
+    case [Pattern || Pattern <- Patterns, re:run(Output, Pattern) =:= nomatch] of
+        [] -> Shell;
+        Missing -> shown(Shell, Missing, <<Output/binary, (more(Shell, Output))/binary>>)
+    end.
+
+more(Shell, Output) ->
+    receive
+        {Shell, {data, Data}} -> Data;
+        {Shell, {exit_status, Status}} -> error({ended, Status, Output})
+    end.
+
+open(Dir, Env, Program, Args) ->
+    open_port({spawn_executable, Program}, [{args, Args}, {cd, Dir}, {env, [{"TERM", "dumb"} | Env]}, exit_status, stderr_to_stdout, binary]).
+
+%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where this library is.
+type(Shell, {Number, Typed, Printed}) ->
+    true = port_command(Shell, [string:replace(Typed, "/path/to/proctab", code:lib_dir(proctab)), $\n]),
+    Shown = prompt(Shell, Number + 1, <<>>),
+    ?assertMatch({match, _}, re:run(Shown, ["\\A", pattern(Printed), "\\z"]), {Typed, Shown}).
+
+prompt(Shell, Number, Output) ->
+    case re:run(Output, ["\\A(|.*\n)", integer_to_list(Number), "> \\z"], [dotall, {capture, [1], binary}]) of
+        {match, [Before]} ->
+            Before;
+        nomatch ->
+            prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
+    end.
+
+%% What is printed, with any process in the place of a process, and anything in the place of `...' and of a last `_'.
+pattern(Printed) ->
+    Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
+    Pids = re:replace(Escaped, "<0\\\\\\.\\d+\\\\\\.0>", "<0\\\\.\\\\d+\\\\.\\\\d+>", [global, {return, list}]),
+    Dots = re:replace(Pids, "\\\\\\.\\\\\\.\\\\\\.", "(?s:.*)", [global, {return, list}]),
+    re:replace(Dots, ",_\\\\}", ",(?s:.*)", [global, {return, list}]).
+
+close_shell(Shell) ->
+    true = port_command(Shell, "halt().\n"),
+    {0, _} = ended(Shell, <<>>),
+    ok.

@@ -1,0 +1,64 @@
+# Long enough for a machine that is busy with other things.
+ExUnit.start(assert_receive_timeout: 10_000)
+
+defmodule Server do
+  # A server for the tests; its init does what its argument says.
+  use GenServer
+
+  def start_link(init, options), do: GenServer.start_link(__MODULE__, init, options)
+
+  @impl true
+  def init(init), do: init.()
+
+  @impl true
+  def handle_call(:who, _from, state), do: {:reply, self(), state}
+
+  @impl true
+  def handle_cast({:tell, pid, message}, state), do: told(pid, message, state)
+
+  @impl true
+  def handle_info({:tell, pid, message}, state), do: told(pid, message, state)
+
+  defp told(pid, message, state) do
+    send(pid, {message, self()})
+    {:noreply, state}
+  end
+end
+
+defmodule ZoneCase do
+  # Each test has a zone of its own, under the name of the test.
+  use ExUnit.CaseTemplate
+
+  using do
+    quote do
+      import ZoneCase
+    end
+  end
+
+  setup context do
+    zone = context.test
+    start_supervised!(%{id: zone, start: {:gen_tracker, :start_link, [zone]}, type: :supervisor})
+    {:ok, zone: zone}
+  end
+
+  def zone_spec(zone) do
+    %{id: zone, start: {:gen_tracker, :start_link, [zone]}, type: :supervisor}
+  end
+
+  def via(zone, name \\ "tv1"), do: {:via, :gen_tracker, {zone, name}}
+
+  def server_spec(zone, name \\ "tv1") do
+    %{id: name, start: {Server, :start_link, [fn -> {:ok, name} end, [name: via(zone, name)]]}}
+  end
+
+  def start_server(zone, name \\ "tv1") do
+    {:ok, pid} = Server.start_link(fn -> {:ok, name} end, name: via(zone, name))
+    pid
+  end
+
+  # The next event of the zone.
+  def event(zone) do
+    assert_receive {:gen_tracker, ^zone, event}
+    event
+  end
+end

@@ -1,0 +1,168 @@
+%% Promise: every block of code in README.md and in the guides runs as printed. A document is worked through as a reader would, from its first block to its last,
+%% in an empty folder:
+%%
+%% - commands of the shell are run where the ones before them have led to; `make' is asked whether it has such a target;
+%% - a module, and the terms of a configuration, become the project's files of that name, once a command has made a project; before, a module is compiled,
+%%   and terms have to be some of doc/swapping.md, which have a test of their own;
+%% - what is typed into the Erlang shell is typed into one, the project's if it was started, and compared with what is printed under it.
+-module(guides_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(source_tree, [root/0]).
+
+%% The address that the documents have for the repository.
+-define(ADDRESS, "https://example.org/proctab.git").
+%% Where Elixir is in, and which suite covers that. In doc/elixir.md, it covers all.
+-define(ELIXIR, ["README.md", "doc/elixir.md"]).
+
+%% A cold build of the native library is among it.
+suite() ->
+    [{timetrap, {minutes, 8}}].
+
+all() ->
+    [
+        a_rule_covers_every_block,
+        every_link_between_documents_leads_somewhere,
+        every_document_runs_as_printed,
+        an_overridden_dependency_is_compiled_without_its_module,
+        a_release_leaves_out_the_modules_of_the_originals
+    ].
+
+a_rule_covers_every_block(_Config) ->
+    ?assertEqual([], [{Document, Line} || Document <- documents:names(), {Line, _, _} = Block <- documents:blocks(Document),
+                                          not is_covered(documents:kind(Block), Document)]),
+    [?assertEqual({Document, documents:fences(Document)}, {Document, 2 * length(documents:blocks(Document))}) || Document <- documents:names()].
+
+every_link_between_documents_leads_somewhere(_Config) ->
+    Links = [{Document, Link} || Document <- documents:names(), Link <- documents:links(Document)],
+    ?assertNotEqual([], Links),
+    ?assertEqual([], [{Document, Link} || {Document, Link} <- Links, not filelib:is_file(filename:join([root(), filename:dirname(Document), Link]))]).
+
+is_covered(unknown, Document) -> Document =:= "doc/elixir.md";
+is_covered(elixir, Document) -> lists:member(Document, ?ELIXIR) andalso filelib:is_regular(filename:join(root(), "test/elixir_SUITE.erl"));
+is_covered(_, _) -> true.
+
+every_document_runs_as_printed(Config) ->
+    Env = env(Config),
+    lists:foreach(
+        fun(Document) ->
+            Dir = filename:join(proplists:get_value(priv_dir, Config), filename:basename(Document, ".md")),
+            ok = filelib:ensure_path(Dir),
+            Reader = #{dir => Dir, env => Env, project => false, shell => none},
+            close(lists:foldl(fun(Block, Before) -> read(Document, Block, Before) end, Reader, documents:blocks(Document)))
+        end,
+        documents:names() -- ["doc/elixir.md"]
+    ).
+
+%% "This works in development and in releases alike."
+an_overridden_dependency_is_compiled_without_its_module(Config) ->
+    Project = project([metrics, stats_hero], overrides, Config),
+    Metrics = filename:join(Project, "_checkouts/metrics/src"),
+    write(filename:join(Metrics, "metrics.app.src"), "{application, metrics, [{vsn, \"1\"}, {applications, [kernel, stdlib]}]}."),
+    [write(filename:join(Metrics, [Module, ".erl"]), ["-module(", Module, ").\n"]) || Module <- ["metrics", "metrics_process_tracker"]],
+    _ = documents:run(Project, [], "rebar3 compile"),
+    Compiled = filelib:wildcard(filename:join(Project, "_build/default/checkouts/{metrics,stats_hero}/ebin/*.beam")),
+    ?assertEqual(["metrics", "stats_hero", "stats_hero_app", "stats_hero_sup"], lists:sort([filename:basename(File, ".beam") || File <- Compiled])).
+
+a_release_leaves_out_the_modules_of_the_originals(Config) ->
+    Project = project([stats_hero], relx, Config),
+    _ = documents:run(Project, [], "rebar3 release"),
+    [Modules] = filelib:wildcard(filename:join(Project, "_build/default/rel/example/lib/stats_hero-*/ebin/stats_hero.app")),
+    {ok, [{application, stats_hero, Keys}]} = file:consult(Modules),
+    ?assertEqual([stats_hero, stats_hero_app, stats_hero_sup], lists:sort(proplists:get_value(modules, Keys))).
+
+%%% Reading on
+
+read(Document, {Line, _, _} = Block, Reader) ->
+    try
+        read_block(documents:kind(Block), Block, Reader)
+    catch
+        error:Reason:Stack -> erlang:raise(error, {Document, Line, Reason}, Stack)
+    end.
+
+read_block(make, {_, _, Commands}, Reader) ->
+    %% With a comment behind some of them.
+    [_ = documents:run(root(), [], ["make -n ", Target, " >/dev/null"])
+     || Command <- string:lexemes(Commands, "\n"), ["make", Target | _] <- [string:lexemes(Command, " ")]],
+    Reader;
+read_block(commands, {_, _, Commands}, Reader) ->
+    run_commands(string:lexemes(Commands, "\n"), Reader);
+read_block(module, {_, _, Text}, #{dir := Dir, project := Project} = Reader) ->
+    {match, [Name]} = re:run(Text, "-module\\((\\w+)\\)", [{capture, [1], list}]),
+    case Project of
+        true -> write(filename:join([Dir, "src", Name ++ ".erl"]), Text);
+        false -> write(filename:join(Dir, Name ++ ".erl"), Text), {ok, _} = compile:file(filename:join(Dir, Name), [{outdir, Dir}, report, warnings_as_errors])
+    end,
+    Reader;
+read_block(terms, {_, _, Text} = Block, #{dir := Dir, project := Project} = Reader) ->
+    Terms = documents:terms(Block),
+    case {Project, Terms} of
+        {true, [{application, Name, _}]} -> write(filename:join([Dir, "src", atom_to_list(Name) ++ ".app.src"]), Text);
+        {true, _} -> write(filename:join(Dir, "rebar.config"), Text);
+        {false, _} -> ?assertEqual([], Terms -- fragments())
+    end,
+    Reader;
+read_block(session, Block, Reader) ->
+    #{shell := Shell} = Typing = with_shell(documents:steps(Block), Reader),
+    lists:foreach(fun(Step) -> documents:type(Shell, Step) end, documents:steps(Block)),
+    Typing;
+read_block(elixir, _, Reader) ->
+    Reader.
+
+run_commands(["rebar3 shell"], #{dir := Dir} = Reader) ->
+    open_shell(["rebar3", "shell"], ["Booted " ++ filename:basename(Dir)], Reader);
+run_commands([], Reader) ->
+    Reader;
+run_commands([Command | Commands], #{dir := Dir, env := Env} = Reader) ->
+    Output = documents:run(Dir, Env, [Command, "\npwd"]),
+    Now = lists:last(string:lexemes(unicode:characters_to_list(Output), "\n")),
+    run_commands(Commands, Reader#{dir := Now, project := filelib:is_regular(filename:join(Now, "rebar.config"))}).
+
+%% A session that begins with the first prompt is of a new shell, if the project's is not just at it.
+with_shell([{1, _, _} | _], #{shell := {new, Shell}} = Reader) ->
+    Reader#{shell := Shell};
+with_shell([{1, _, _} | _] = Steps, #{dir := Dir} = Reader) ->
+    Program = ["erl", "-kernel", "logger_level", "emergency", "-pa", filename:dirname(code:which(gen_tracker)), Dir],
+    with_shell(Steps, open_shell(Program, [], close(Reader)));
+with_shell(_, Reader) ->
+    Reader.
+
+open_shell(Program, Patterns, #{dir := Dir, env := Env} = Reader) ->
+    Reader#{shell := {new, documents:open_shell(Dir, Env, Program, Patterns)}}.
+
+close(#{shell := none} = Reader) -> Reader;
+close(#{shell := Shell} = Reader) ->
+    documents:close_shell(Shell),
+    Reader#{shell := none}.
+
+%% The address leads to a repository of the tree as it is. What is compiled for it can be used by a later run.
+env(Config) ->
+    Repository = filename:join(proplists:get_value(priv_dir, Config), "proctab"),
+    ok = filelib:ensure_path(Repository),
+    _ = documents:run(root(), [], ["tar -c --exclude=./.git --exclude=./_build --exclude=./target --exclude=./priv . | tar -x -C '", Repository, "'"]),
+    _ = documents:run(Repository, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
+    [{"GIT_CONFIG_COUNT", "1"}, {"GIT_CONFIG_KEY_0", "url.file://" ++ Repository ++ ".insteadOf"}, {"GIT_CONFIG_VALUE_0", ?ADDRESS},
+     {"CARGO_TARGET_DIR", filename:join(root(), "target/example")}].
+
+%%% The fragments of doc/swapping.md
+
+fragments() ->
+    lists:append([documents:terms(Block) || Block <- documents:blocks("doc/swapping.md"), documents:kind(Block) =:= terms]).
+
+%% The project in test/ with a fragment in its configuration, beside the dependency on proctab and those that it had before, which are in `_checkouts'.
+project(Before, Key, Config) ->
+    Project = filename:join(proplists:get_value(priv_dir, Config), atom_to_list(Key)),
+    Fragments = fragments(),
+    ?assertEqual([deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])),
+    {deps, Proctab} = lists:keyfind(deps, 1, Fragments),
+    write(filename:join(Project, "rebar.config"), [io_lib:format("~p.~n", [Term]) || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]]),
+    _ = documents:run(root(), [], ["cp -R test/example/src '", Project, "' && mkdir '", Project, "/_checkouts' && ",
+                                   "cp -R test/stats_hero '", Project, "/_checkouts' && ln -s '", root(), "' '", Project, "/_checkouts/proctab'"]),
+    Project.
+
+write(File, Text) ->
+    ok = filelib:ensure_dir(File),
+    ok = file:write_file(File, Text).
