@@ -146,12 +146,18 @@ find_or_open(Zone, Spec) ->
 
 %% Whether the zone does not run; it may by now. Or the name is a term that the table refuses.
 not_started(Zone, Name) ->
+    Tracker = whereis(Zone),
     try
         _ = proctab_nif:count(Zone),
         try proctab_nif:find(Zone, Name) of
             _ -> false
         catch
-            error:badarg -> refused
+            error:badarg ->
+                %% Under one and the same tracker, or it may have been another zone's end.
+                case whereis(Zone) of
+                    Tracker -> _ = proctab_nif:count(Zone), refused;
+                    _ -> false
+                end
         end
     catch
         error:badarg -> true

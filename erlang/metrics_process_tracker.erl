@@ -6,9 +6,11 @@
 %% {@link counts/0} see the numbers all the same.
 %%
 %% What is tracked is kept in a native table that belongs to the process that calls {@link start_link/0}, a supervisor: it outlives the tracker, not the
-%% supervisor. The tracker itself monitors the processes; everybody else reads and writes the table directly, and {@link proctab_reaper} counts the dead down.
+%% supervisor. The tracker itself monitors the processes; everybody else reads and writes the table directly, and `proctab_reaper' counts the dead down.
 %%
-%% A caller that is killed while `metrics:update(Name)' waits for another process is taken for one whose update has not counted.
+%% A caller that is killed while `metrics:update(Name)' waits for another process is taken for one whose update has not counted. Who tracks a pair of process and
+%% name that another caller is just announcing waits for that one's outcome; so a backend must not track crosswise: two callers whose updates each track
+%% the pair that the other one is announcing wait for each other for ever.
 %%
 %% Every function but {@link start_link/0} raises `badarg' when that table does not exist.
 -module(metrics_process_tracker).
@@ -25,8 +27,10 @@
 -type name() :: term().
 
 -define(REAPER, {?MODULE, metrics_process_tracker_reaper}).
-%% How often a caller looks whether another one has announced the same pair.
--define(LOOK_INTERVAL, 1).
+%% How long the last wait is, in milliseconds, of a caller that looks whether another one has announced the same pair, each time after twice as long; then it begins anew.
+-define(LONGEST_WAIT, 128).
+%% How long a takeover waits for callers who are inside of the original's code, in milliseconds.
+-define(PATIENCE, 1000).
 
 %% @doc Starts the tracker, registered locally under the name of this module. The table belongs to the caller; it is the same one when the tracker is
 %% started again.
@@ -41,17 +45,12 @@ track(Name) ->
 
 %% @doc Tracks a process under a name. The first time `metrics:update(Name)' is called in the caller; what it returns is ignored. When it raises, the answer is
 %% `{error, Reason}', and the process is not tracked under that name. The process may be dead already: it is counted up and then down; and it
-%% may be of another node: the end of the connection counts as its death. `badarg' when `Pid' is no pid.
+%% may be of another node: the end of the connection counts as its death. `badarg' when `Pid' is no pid, or when the table goes before the update returns.
 -spec track(name(), pid()) -> ok | {error, Reason :: term()}.
 track(Name, Pid) ->
     case proctab_nif:begin_registering(?MODULE, Pid, Name) of
-        registered ->
-            ok;
-        begun ->
-            announce(Name, Pid);
-        {busy, Caller} ->
-            await(Caller, Pid),
-            track(Name, Pid)
+        {busy, Caller} -> await(Name, Pid, Caller, monitor(process, Caller), 1);
+        Begun -> go_on(Begun, Name, Pid)
     end.
 
 %% @doc How many live processes are tracked under a name now.
@@ -72,7 +71,9 @@ counts() ->
 counts({Counts, done}, Pages) -> lists:append([Counts | Pages]);
 counts({Counts, Next}, Pages) -> counts(proctab_nif:counts_page(?MODULE, Next), [Counts | Pages]).
 
-announce(Name, Pid) ->
+go_on(registered, _Name, _Pid) ->
+    ok;
+go_on(begun, Name, Pid) ->
     %% An exit signal ends a process where it is scheduled out, and nowhere in between: with a time slice of its own, an update that waits for nobody and its
     %% record are one step. Of 10,000 callers that were killed while they tracked on and on, 19 had counted and not recorded it before this was here.
     erlang:yield(),
@@ -82,7 +83,10 @@ announce(Name, Pid) ->
         Class:Reason ->
             ok = proctab_nif:fail_registering(?MODULE, Pid, Name),
             {error, reason(Class, Reason)}
-    end.
+    end;
+%% Not by a local call: who waits for long is not for ever in code that has been replaced, nor in ours when the original has been put back.
+go_on(_BusyOrGone, Name, Pid) ->
+    ?MODULE:track(Name, Pid).
 
 %% Whether there is somebody to announce to. The tracker has loaded `metrics', if it is there.
 update(Name) ->
@@ -100,20 +104,33 @@ reason(throw, Reason) -> {nocatch, Reason};
 reason(_ErrorOrExit, Reason) -> Reason.
 
 %% Another caller is announcing the same pair, or takes over from another tracker. Its outcome decides; it comes without a message.
-await(Caller, Pid) ->
-    Monitor = monitor(process, Caller),
-    receive
-        {'DOWN', Monitor, process, _, _} ->
-            proctab_nif:abandon(?MODULE, Pid, Caller)
-    after ?LOOK_INTERVAL ->
-        demonitor(Monitor, [flush])
+await(Name, Pid, Caller, Monitor, Wait) ->
+    case look(Name, Pid, Caller, Monitor, Wait) of
+        {busy, Caller} when Wait < ?LONGEST_WAIT ->
+            await(Name, Pid, Caller, Monitor, 2 * Wait);
+        Outcome ->
+            demonitor(Monitor, [flush]),
+            go_on(Outcome, Name, Pid)
+    end.
+
+look(Name, Pid, Caller, Monitor, Wait) ->
+    try
+        receive
+            {'DOWN', Monitor, process, _, _} -> proctab_nif:abandon(?MODULE, Pid, Caller)
+        after Wait -> proctab_nif:begin_registering(?MODULE, Pid, Name)
+        end
+    catch
+        error:badarg -> gone
     end.
 
 %% @private
 -spec init(Owner :: pid()) -> {ok, proctab_reaper:watched()}.
 init(Owner) ->
     _ = code:ensure_loaded(metrics()),
-    {ok, proctab_reaper:open(?REAPER, Owner)}.
+    case is_left_by_original(Owner) of
+        true -> {ok, take_over(Owner)};
+        false -> {ok, proctab_reaper:open(?REAPER, Owner)}
+    end.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), State) -> {reply, bad_call, State} when State :: proctab_reaper:watched().
@@ -145,7 +162,7 @@ terminate(_Reason, _Watched) ->
 code_change(_OldVersion, State, _Extra) ->
     case proctab_reaper:is_watched(State) of
         true -> {ok, State};
-        false -> {ok, take_over()}
+        false -> {ok, take_over(proctab_reaper:parent())}
     end.
 
 %% @private
@@ -153,23 +170,42 @@ code_change(_OldVersion, State, _Extra) ->
 clean(_Pid, Name, true) -> (metrics()):update(Name, {c, -1});
 clean(_Pid, _Name, false) -> ok.
 
+%% Whether the original was killed, or stopped, in the middle of a takeover. Its table belongs to the process that started it.
+is_left_by_original(Owner) ->
+    {ets:info(metrics, owner), ets:info(metrics, type)} =:= {Owner, ordered_set} andalso original_pairs() =/= [].
+
 %% The original's table has a row `{{Pid, Name}, Name}' for each pair, which is counted up or is just being so by a caller.
-take_over() ->
-    Owner = proctab_reaper:parent(),
+original_pairs() ->
+    ets:select(metrics, [{{{'$1', '$2'}, '$2'}, [{is_pid, '$1'}], [{{'$1', '$2'}}]}]).
+
+take_over(Owner) ->
     ok = proctab_nif:processes_open(?MODULE, Owner),
-    Left = await_old_callers(1000),
-    Pairs = ets:select(metrics, [{{{'$1', '$2'}, '_'}, [{is_pid, '$1'}], [{{'$1', '$2'}}]}]),
-    lists:foreach(fun({Pid, Name}) -> ok = proctab_nif:register(?MODULE, Pid, Name) end, Pairs),
+    Left = await_old_callers(3, erlang:monotonic_time(millisecond) + ?PATIENCE),
+    maps:foreach(fun take_over/2, maps:groups_from_list(fun({Pid, _}) -> Pid end, fun({_, Name}) -> Name end, original_pairs())),
+    _ = ets:select_delete(metrics, [{{'$1', m}, [{is_pid, '$1'}], [true]}]),
     Watched = proctab_reaper:open(?REAPER, Owner),
     %% A caller that is still at its update will look for the table once more.
     Left orelse ets:delete(metrics),
     Watched.
 
+%% A row goes when it is registered here; whoever was killed in between has left one that is.
+take_over(Pid, Names) ->
+    Known = maps:from_keys(names(Pid), known),
+    lists:foreach(
+        fun(Name) ->
+            is_map_key(Name, Known) orelse proctab_nif:register(?MODULE, Pid, Name),
+            true = ets:delete(metrics, {Pid, Name})
+        end,
+        Names
+    ).
+
 %% Callers that are inside of the original's code may be about to write to its table; those that stay there are waiting for their backend, and have written.
-await_old_callers(0) ->
-    true;
-await_old_callers(Times) ->
+%% Each look is at all processes.
+await_old_callers(Looks, Until) ->
     case code:soft_purge(?MODULE) of
-        true -> false;
-        false -> receive after ?LOOK_INTERVAL -> await_old_callers(Times - 1) end
+        true ->
+            false;
+        false ->
+            Looks =< 1 andalso erlang:monotonic_time(millisecond) >= Until
+                orelse receive after 1 -> await_old_callers(Looks - 1, Until) end
     end.

@@ -40,6 +40,10 @@ faults(gen_tracker, Function, [Name | _]) when Function =:= unregister_name; Fun
     [{1, via_name(Name)}];
 faults(gen_tracker, _, [Zone | _]) ->
     [{1, zone(Zone)}];
+faults(proctab, top, [Zone, _, N]) ->
+    [{1, zone(Zone)}, {3, number_of_names(N)}];
+faults(proctab, _, [Zone | _]) ->
+    [{1, zone(Zone)}];
 faults(_, _, _) ->
     [].
 
@@ -106,6 +110,9 @@ timeout(_) -> "neither a non-negative integer nor infinity".
 
 integer(Integer) when is_integer(Integer) -> none;
 integer(_) -> "not an integer".
+
+number_of_names(N) when is_integer(N), N >= 0 -> none;
+number_of_names(_) -> "not a non-negative integer".
 
 counter(Zone, Name, Key, Default) ->
     try proctab_nif:getattr(Zone, Name, Key) of

@@ -2,19 +2,23 @@
 %% The deaths of the processes in a table of processes: how its server watches for them, and the process that cleans up after them.
 %%
 %% The server, a `gen_server' whose module names the table, too, monitors each process that is registered. It does nothing else with a death than to hand it to its
-%% reaper, so that it answers at once whatever thousands of deaths and slow cleanups cost. The reaper undoes the registrations of the dead, one by
-%% one, and answers between two of them.
+%% reaper, so that it answers at once whatever thousands of deaths and slow cleanups cost. The reaper sees to it that the registrations of the dead are undone,
+%% one after the other.
 %%
 %% What a death undoes is done by `Module:clean/3', once for each registration. The registration goes after that, so whoever sees it gone finds all of it
-%% done. A server that is killed cannot interrupt the two: its reaper learns of it by a link, finishes the one that it is at, and stops; the rest stays in
+%% done. The cleanups run in a process of their own, the *cleaner*, some at a time. So none of this library's code waits for one to return, and can be replaced
+%% twice meanwhile. A cleanup that raises, or is killed because it has not returned for ten seconds, is logged and counts as done.
+%%
+%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a link, waits for the one that is under way, and stops; the rest stays in
 %% the table, where the next server finds it. The next reaper begins when the one before is gone, for which the reapers have a registered name.
 %%
-%% Monitors carry a tag that nobody else knows, so no other message is taken for the death of a process.
+%% Monitors, and what the server sends to its reaper, carry a tag that nobody else knows, so no other message is taken for the death of a process.
 -module(proctab_reaper).
 -behaviour(gen_server).
 
 -export([open/2, watch/2, is_watched/1, handle_down/2, count/3, parent/0]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([step/1, cleaned/5]).
 
 -export_type([watched/0]).
 
@@ -23,8 +27,12 @@
 %% Undoes a registration of a dead process, that was announced or not.
 -callback clean(pid(), Name :: term(), Announced :: boolean()) -> term().
 
-%% How long the reaper goes on without looking for messages, in microseconds; one cleanup may take longer.
+%% How many registrations a cleaner is given at most, each of another process.
+-define(PORTION, 32).
+%% How long it begins another cleanup, in microseconds: whoever asks for a number waits that long.
 -define(TURN, 500).
+%% How long it may take in all, in milliseconds.
+-define(PATIENCE, 10000).
 
 %% What a server knows of its table.
 -record(watched, {
@@ -35,25 +43,43 @@
 
 -opaque watched() :: #watched{}.
 
+-record(cleaner, {
+    pid :: pid(),
+    monitor :: reference(),
+    timer :: reference(),
+    registrations :: [registration()],
+    %% How many of them are undone.
+    progress :: counters:counters_ref()
+}).
+
+-type registration() :: {pid(), Name :: term(), Announced :: boolean()}.
+
 -record(reaper, {
     table :: module(),
     name :: atom(),
-    server :: pid(),
+    tag :: reference(),
+    server :: pid() | gone,
     owner :: reference(),
+    %% The monitor of the reaper before, until that is gone.
+    predecessor :: reference() | gone,
+    cleaner = none :: #cleaner{} | none,
     dead = queue:new() :: queue:queue(pid()),
     %% The dead who are just being announced, and the monitors of those who do it.
-    busy = #{} :: #{pid() => [reference()]}
+    busy = #{} :: #{pid() => [reference()]},
+    %% Who waits for a number.
+    asking = [] :: [{Name :: term(), gen_server:from()}]
 }).
 
--type next() :: {noreply, #reaper{}} | {noreply, #reaper{}, 0} | {stop, normal | shutdown, #reaper{}}.
+-type next() :: {noreply, #reaper{}} | {stop, normal | shutdown, #reaper{}}.
 
 %% Makes the caller the server of its table, which belongs to `Owner', and watches all processes in it.
 -spec open({Table :: module(), Reaper :: atom()}, Owner :: pid()) -> watched().
 open({Table, Name}, Owner) ->
     ok = proctab_nif:processes_open(Table, Owner),
+    Tag = make_ref(),
     %% Not the reaper's parent but its link: the end of the server is then a message, to which the reaper stops without a report.
-    {ok, Reaper} = gen_server:start(?MODULE, {Table, Name, self(), Owner}, []),
-    Watched = #watched{table = Table, tag = make_ref(), reaper = Reaper},
+    {ok, Reaper} = gen_server:start(?MODULE, {Table, Name, Tag, self(), Owner}, []),
+    Watched = #watched{table = Table, tag = Tag, reaper = Reaper},
     watch_page(proctab_nif:processes_page(Table, 0), Watched),
     Watched.
 
@@ -75,14 +101,14 @@ is_watched(State) ->
 %% Hands the death of a process to the reaper; other messages are ignored.
 -spec handle_down(term(), watched()) -> ok.
 handle_down({Tag, _Monitor, process, Pid, _Reason}, #watched{tag = Tag, reaper = Reaper}) ->
-    gen_server:cast(Reaper, {dead, Pid});
+    gen_server:cast(Reaper, {Tag, dead, Pid});
 handle_down(_Message, _Watched) ->
     ok.
 
 %% Has the reaper tell a caller of the server how many registrations a name has, at a moment when no cleanup is half done.
 -spec count(Name :: term(), gen_server:from(), watched()) -> ok.
-count(Name, From, #watched{reaper = Reaper}) ->
-    gen_server:cast(Reaper, {count, Name, From}).
+count(Name, From, #watched{tag = Tag, reaper = Reaper}) ->
+    gen_server:cast(Reaper, {Tag, count, Name, From}).
 
 %% The process that has started the calling one.
 -spec parent() -> pid().
@@ -92,101 +118,138 @@ parent() ->
         [Name | _] -> whereis(Name)
     end.
 
--spec init({Table :: module(), Name :: atom(), Server :: pid(), Owner :: pid()}) -> {ok, #reaper{}, {continue, succeed}}.
-init({Table, Name, Server, Owner}) ->
+-spec init({Table :: module(), Name :: atom(), Tag :: reference(), Server :: pid(), Owner :: pid()}) -> {ok, #reaper{}}.
+init({Table, Name, Tag, Server, Owner}) ->
     process_flag(trap_exit, true),
     link(Server),
-    {ok, #reaper{table = Table, name = Name, server = Server, owner = monitor(process, Owner)}, {continue, succeed}}.
+    {ok, #reaper{table = Table, name = Name, tag = Tag, server = Server, owner = monitor(process, Owner), predecessor = succeed(Name)}}.
 
--spec handle_continue(succeed, #reaper{}) -> next().
-handle_continue(succeed, #reaper{name = Name, server = Server} = Reaper) ->
+succeed(Name) ->
     try register(Name, self()) of
-        true -> {noreply, Reaper}
+        true -> gone
     catch
-        error:badarg ->
-            Predecessor = monitor(process, Name),
-            receive
-                {'DOWN', Predecessor, process, _, _} -> handle_continue(succeed, Reaper);
-                {'EXIT', Server, _} -> {stop, normal, Reaper}
-            end
+        error:badarg -> monitor(process, Name)
     end.
 
--spec handle_call(term(), gen_server:from(), #reaper{}) -> {reply, bad_call, #reaper{}, 0}.
+-spec handle_call(term(), gen_server:from(), #reaper{}) -> {reply, bad_call, #reaper{}}.
 handle_call(_Request, _From, Reaper) ->
-    {reply, bad_call, Reaper, 0}.
+    {reply, bad_call, Reaper}.
 
 -spec handle_cast(term(), #reaper{}) -> next().
-handle_cast({dead, Pid}, Reaper) ->
-    %% All that waits comes in before anything is cleaned up, so that no question waits behind it.
-    {noreply, add(Pid, Reaper), 0};
-handle_cast({count, Name, From}, #reaper{table = Table} = Reaper) ->
-    with_table(fun() -> gen_server:reply(From, proctab_nif:registered_count(Table, Name)), reap(Reaper) end, Reaper);
+handle_cast({Tag, dead, Pid}, #reaper{tag = Tag} = Reaper) ->
+    go_on(add(Pid, Reaper));
+handle_cast({Tag, count, Name, From}, #reaper{tag = Tag, asking = Asking} = Reaper) ->
+    go_on(Reaper#reaper{asking = [{Name, From} | Asking]});
 handle_cast(_Request, Reaper) ->
-    reap(Reaper).
+    {noreply, Reaper}.
 
 -spec handle_info(term(), #reaper{}) -> next().
+handle_info({'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{monitor = Monitor} = Cleaner} = Reaper) ->
+    with_table(fun() -> go_on(finish(Cleaner, Reason, Reaper#reaper{cleaner = none})) end, Reaper);
+handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer, pid = Pid}} = Reaper) ->
+    exit(Pid, kill),
+    {noreply, Reaper};
 handle_info({'EXIT', Server, _Reason}, #reaper{server = Server} = Reaper) ->
-    {stop, normal, Reaper};
+    go_on(Reaper#reaper{server = gone});
 handle_info({'DOWN', Owner, process, _, _Reason}, #reaper{owner = Owner} = Reaper) ->
-    stop_server(Reaper);
+    {stop, shutdown, Reaper};
+handle_info({'DOWN', Predecessor, process, _, _Reason}, #reaper{predecessor = Predecessor, name = Name} = Reaper) ->
+    go_on(Reaper#reaper{predecessor = succeed(Name)});
 handle_info({{busy, Pid}, _Monitor, process, Caller, _Reason}, #reaper{table = Table} = Reaper) ->
-    with_table(fun() -> ok = proctab_nif:abandon(Table, Pid, Caller), reap(add(Pid, Reaper)) end, Reaper);
-handle_info(_TimeoutOrOther, Reaper) ->
-    reap(Reaper).
+    with_table(fun() -> ok = proctab_nif:abandon(Table, Pid, Caller), go_on(add(Pid, Reaper)) end, Reaper);
+handle_info(_Message, Reaper) ->
+    {noreply, Reaper}.
+
+%% A server without its reaper would be of no use, and not every end reaches it by the link.
+-spec terminate(term(), #reaper{}) -> true.
+terminate(_Reason, #reaper{server = Server}) ->
+    Server =:= gone orelse exit(Server, shutdown).
 
 add(Pid, #reaper{dead = Dead} = Reaper) ->
     Reaper#reaper{dead = queue:in(Pid, Dead)}.
 
-%% Undoes registrations for a while, and comes back for the next when there is no message to be handled before.
-reap(Reaper) ->
-    with_table(fun() -> reap(Reaper, erlang:monotonic_time(microsecond) + ?TURN) end, Reaper).
+%% Whatever there is to do, when no cleanup is under way.
+go_on(#reaper{cleaner = #cleaner{}} = Reaper) ->
+    {noreply, Reaper};
+go_on(#reaper{server = gone} = Reaper) ->
+    {stop, normal, Reaper};
+go_on(#reaper{predecessor = gone, table = Table, asking = Asking} = Reaper) ->
+    with_table(
+        fun() ->
+            lists:foreach(fun({Name, From}) -> gen_server:reply(From, proctab_nif:registered_count(Table, Name)) end, Asking),
+            {noreply, clean(take(?PORTION, [], Reaper#reaper{asking = []}))}
+        end,
+        Reaper
+    );
+go_on(Reaper) ->
+    {noreply, Reaper}.
 
-reap(#reaper{dead = Dead} = Reaper, Until) ->
-    case queue:peek(Dead) of
-        empty ->
-            {noreply, Reaper};
-        {value, Pid} ->
-            Rest = reap_next(Pid, Reaper),
-            case erlang:monotonic_time(microsecond) < Until of
-                true -> reap(Rest, Until);
-                false -> {noreply, Rest, 0}
+%% One registration each of some of the dead. What is left of a process when nothing is registered is no work for a cleaner.
+take(0, Taken, Reaper) ->
+    {Taken, Reaper};
+take(Count, Taken, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
+    case queue:out(Dead) of
+        {empty, _} ->
+            {Taken, Reaper};
+        {{value, Pid}, Rest} ->
+            lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Busy, [])),
+            Next = Reaper#reaper{dead = Rest, busy = maps:remove(Pid, Busy)},
+            %% The server may have been told twice of the same death.
+            case lists:keymember(Pid, 1, Taken) orelse proctab_nif:next(Table, Pid) of
+                {registered, Name, Announced} -> take(Count - 1, [{Pid, Name, Announced} | Taken], Next);
+                {busy, Callers} -> take(Count, Taken, wait(Pid, Callers, Next));
+                _DoneOrTaken -> take(Count, Taken, Next)
             end
     end.
 
-reap_next(Pid, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
-    case proctab_nif:next(Table, Pid) of
-        {registered, Name, Announced} ->
-            clean(Table, Pid, Name, Announced),
-            ok = proctab_nif:unregister(Table, Pid, Name),
-            Reaper;
-        Other ->
-            lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Busy, [])),
-            Reaper#reaper{dead = queue:drop(Dead), busy = wait(Other, Pid, maps:remove(Pid, Busy))}
-    end.
-
 %% The server is told when a caller is through that was announcing the process when it died. One that is killed in the middle will not tell.
-wait({busy, Callers}, Pid, Busy) ->
-    Busy#{Pid => [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers]};
-wait(done, _Pid, Busy) ->
-    Busy.
+wait(Pid, Callers, #reaper{busy = Busy} = Reaper) ->
+    Reaper#reaper{busy = Busy#{Pid => [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers]}}.
 
-clean(Table, Pid, Name, Announced) ->
+clean({[], Reaper}) ->
+    Reaper;
+clean({Registrations, #reaper{table = Table} = Reaper}) ->
+    Progress = counters:new(1, []),
+    Until = erlang:monotonic_time(microsecond) + ?TURN,
+    Steps = [[{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Table, Pid, Name, Progress, Until]}] || {Pid, Name, Announced} <- Registrations],
+    {Pid, Monitor} = spawn_opt(lists, foreach, [fun ?MODULE:step/1, lists:append(Steps)], [link, monitor]),
+    Timer = erlang:start_timer(?PATIENCE, self(), patience),
+    Reaper#reaper{cleaner = #cleaner{pid = Pid, monitor = Monitor, timer = Timer, registrations = Registrations, progress = Progress}}.
+
+%% In the cleaner: a call that leaves no frame of this module behind.
+-spec step({module(), atom(), [term()]}) -> term().
+step({Module, Function, Arguments}) ->
+    apply(Module, Function, Arguments).
+
+%% In the cleaner, after a cleanup.
+-spec cleaned(Table :: module(), pid(), Name :: term(), counters:counters_ref(), Until :: integer()) -> true.
+cleaned(Table, Pid, Name, Progress, Until) ->
     try
-        Table:clean(Pid, Name, Announced)
+        ok = proctab_nif:unregister(Table, Pid, Name)
     catch
-        Class:Reason:Stack ->
-            ?LOG_ERROR(#{label => {Table, clean}, what => "cleaning up after a dead process failed", process => Pid, name => Name,
-                         class => Class, reason => Reason, stacktrace => Stack})
-    end.
+        %% The table is closed, by the end of its owner.
+        error:badarg -> exit(Progress)
+    end,
+    counters:add(Progress, 1, 1),
+    erlang:monotonic_time(microsecond) < Until orelse exit(Progress).
+
+%% The cleaner is at its end. Those that it had may have more registrations.
+finish(#cleaner{timer = Timer, registrations = Registrations, progress = Progress}, Reason, #reaper{dead = Dead} = Reaper) ->
+    _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
+    case lists:nthtail(counters:get(Progress, 1), Registrations) of
+        [Failed | _] when Reason =/= Progress -> fail(Failed, Reason, Reaper);
+        _ -> ok
+    end,
+    Reaper#reaper{dead = lists:foldl(fun({Pid, _, _}, Queue) -> queue:in_r(Pid, Queue) end, Dead, Registrations)}.
+
+fail({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
+    ok = proctab_nif:unregister(Table, Pid, Name),
+    ?LOG_ERROR(#{label => {Table, clean}, what => "cleaning up after a dead process failed", process => Pid, name => Name, reason => Reason}).
 
 %% The table may be closed at any time, by the end of its owner.
 with_table(Run, Reaper) ->
     try
         Run()
     catch
-        error:badarg -> stop_server(Reaper)
+        error:badarg -> {stop, shutdown, Reaper}
     end.
-
-%% A server without a table would be of no use; not every end of an owner reaches it by itself.
-stop_server(Reaper) ->
-    {stop, shutdown, Reaper}.

@@ -4,7 +4,7 @@
 %% `stats_hero:clean_worker_data(Pid)' is called, once for each time that it was registered. When that crashes, it is logged, and no other cleanup suffers.
 %%
 %% Registrations are kept in a native table that belongs to the process that calls {@link start_link/0}, a supervisor. They survive a crash of the monitor: it
-%% monitors all of the processes again when it is restarted. {@link proctab_reaper} does the cleaning; a monitor that is killed does not interrupt it.
+%% monitors all of the processes again when it is restarted. `proctab_reaper' does the cleaning; a monitor that is killed does not interrupt it.
 -module(stats_hero_monitor).
 -behaviour(gen_server).
 -behaviour(proctab_reaper).
@@ -31,8 +31,9 @@ register(Pid) when is_pid(Pid) ->
 register(_Pid) ->
     error(badarg).
 
-%% @doc How many registrations of live workers there are. A worker counts until its data has been cleaned up: whoever has seen its mapping gone reads a
-%% number without it, and the other way round. Exits as {@link gen_server:call/2} does when the monitor does not run.
+%% @doc How many registrations of live workers there are. Each counts until the cleanup that belongs to it has returned: whoever has seen what a cleanup undid reads
+%% a number without that registration, and whoever has read the number finds it undone. So a worker that was registered twice counts once more when its mapping
+%% is gone, until the second cleanup has returned. Exits as {@link gen_server:call/2} does when the monitor does not run.
 -spec registered_count() -> non_neg_integer().
 registered_count() ->
     gen_server:call(?MODULE, registered_count).

@@ -1,5 +1,6 @@
 %% Promise: `proctab:check/0' tells which modules run, and `proctab:load/0' brings ours into a running node. A running metrics_process_tracker or
 %% stats_hero_monitor of the original goes on with ours: no counter jumps, no death is missed. A running zone of the original gen_tracker is left alone.
+%% What happens when something comes in between is in takeover_SUITE.
 %%
 %% Each case runs in a node of its own, where the originals come first in the code path: the real application metrics with folsom behind it, and the
 %% tests' stand-ins for the other two.
@@ -151,6 +152,7 @@ a_caller_that_is_still_in_the_originals_code_is_counted_once(Config) ->
         receive {updating, Caller} -> ok end,
         ok = proctab:load(),
         ?assertEqual(1, metrics_process_tracker:count(Slow)),
+        ?assertEqual(0, ets:info(metrics, size)),
         Caller ! go,
         %% It comes back through the original's last lines, and is told of its success.
         Caller ! stop,

@@ -1,5 +1,6 @@
 %% Promise: metrics_process_tracker counts the live processes behind a name: up when a process is tracked, down once when it dies, and
-%% nothing is left of it then. What happens when something fails on the way is in tracking_failure_SUITE.
+%% nothing is left of it then. What happens when something fails on the way is in tracking_failure_SUITE
+%% and tracking_crash_SUITE.
 -module(tracking_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").

@@ -1,5 +1,5 @@
-%% Promise: whatever fails on the way, metrics_process_tracker counts each process up and down as often, and forgets none: a backend that raises, a
-%% caller that is killed, a tracker that crashes. Only with the process that started the tracker, its supervisor, all is gone.
+%% Promise: whatever fails on the way, metrics_process_tracker counts each process up and down as often, and forgets none: a backend that raises, or does not
+%% return, a caller that is killed, code that is replaced. What happens when the tracker crashes is in tracking_crash_SUITE.
 -module(tracking_failure_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -22,24 +22,16 @@ all() ->
         a_missing_backend_is_answered,
         a_backend_that_raises_on_the_way_down_is_logged,
         a_backend_that_raises_on_the_way_down_costs_no_other_name,
+        a_backend_that_never_returns_on_the_way_down_costs_no_other_name,
+        reloads_while_a_process_is_counted_down_count_nothing_twice,
         when_the_first_of_two_callers_fails_the_second_is_the_first,
         when_the_first_of_two_callers_succeeds_the_second_is_the_second,
         a_caller_killed_in_the_backend_leaves_nothing,
         a_process_killed_in_the_backend_leaves_nothing,
         nothing_of_dead_processes_is_left_at_a_caller_that_lives_on,
         when_the_first_of_two_callers_is_killed_the_second_is_the_first,
-        tracked_processes_survive_a_crash_of_the_tracker,
-        those_that_died_while_there_was_no_tracker_are_counted_down,
-        what_is_tracked_while_there_is_no_tracker_is_monitored_by_the_next,
-        a_crash_of_the_tracker_under_its_supervisor_is_not_noticed,
-        a_crash_of_the_tracker_does_not_touch_a_caller_in_the_backend,
-        a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice,
-        an_orderly_stop_of_the_tracker_keeps_the_processes,
-        when_the_supervisor_is_killed_the_table_goes,
-        when_the_starting_process_ends_normally_the_table_goes,
-        with_the_table_the_tracked_processes_are_forgotten,
-        a_supervisor_may_start_as_soon_as_the_other_is_gone,
-        a_second_start_changes_nothing
+        who_waits_for_another_caller_looks_ever_more_seldom,
+        who_waits_for_another_caller_leaves_code_that_is_replaced
     ].
 
 init_per_testcase(Case, Config) ->
@@ -127,9 +119,9 @@ a_backend_that_raises_on_the_way_down_is_logged(_) ->
                 Reason = list_to_atom(atom_to_list(Class) ++ "_on_the_way_down"),
                 kill([tracked([{raises, -1, Class, Reason}])]),
                 settled(),
-                tracked_child:logged("reason: " ++ atom_to_list(Reason))
+                tracked_child:logged(Begin ++ atom_to_list(Reason))
             end
-         || Class <- classes()
+         || {Class, Begin} <- lists:zip(classes(), ["reason: {", "reason: ", "reason: {{nocatch,"])
         ]
     after
         logger:remove_handler(tracked_child)
@@ -146,6 +138,39 @@ a_backend_that_raises_on_the_way_down_costs_no_other_name(_) ->
     [?assertEqual({10, 0}, moves(Name)) || Name <- Raising],
     [?assertEqual([], names(Pid)) || Pid <- Pids],
     ?assertEqual(Tracker, whereis(metrics_process_tracker)).
+
+%% Nobody is asked for it, not even when the tracker is started again meanwhile.
+a_backend_that_never_returns_on_the_way_down_costs_no_other_name(_) ->
+    tracker(),
+    tracked_child:listen(),
+    Hanging = {gated, -1, self(), name},
+    kill([tracked([Hanging, a])]),
+    receive {updating, Hanging, -1, Cleaner} -> ok end,
+    Monitor = monitor(process, Cleaner),
+    kill([tracked([a])]),
+    killed = kill_tracker(),
+    tracker(),
+    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    tracked_child:logged("cleaning up after a dead process failed"),
+    logger:remove_handler(tracked_child),
+    settled(),
+    ?assertEqual([{1, 0}, {2, 2}], [moves(Name) || Name <- [Hanging, a]]).
+
+%% Whatever is still in the code that is replaced for the second time is killed.
+reloads_while_a_process_is_counted_down_count_nothing_twice(_) ->
+    Tracker = tracker(),
+    Name = {gated, -1, self(), name},
+    kill([tracked([a, Name])]),
+    receive {updating, Name, -1, Cleaner} -> ok end,
+    [reload(Module) || Module <- [metrics_process_tracker, proctab_reaper], _ <- [1, 2]],
+    let_go(Cleaner),
+    settled(),
+    ?assertEqual([{1, 1}, {1, 1}], [moves(Which) || Which <- [a, Name]]),
+    ?assertEqual(Tracker, whereis(metrics_process_tracker)).
+
+reload(Module) ->
+    code:purge(Module),
+    {module, Module} = code:load_file(Module).
 
 %% Two callers, one pair
 
@@ -251,175 +276,43 @@ when_the_first_of_two_callers_is_killed_the_second_is_the_first(_) ->
     ?assertEqual({answer, ok}, answer(Second)),
     ?assertEqual({1, {1, 0}}, {count(Name), moves(Name)}).
 
-%% A crash of the tracker. The test takes the supervisor's place where it says when the tracker starts again.
-
-tracked_processes_survive_a_crash_of_the_tracker(_) ->
-    tracker(),
-    [One, Two] = Pids = [tracked(Names) || Names <- [[a, b], [a]]],
-    killed = kill_tracker(),
-    Seen = fun() -> {lists:sort(counts()), [lists:sort(names(Pid)) || Pid <- Pids], count(a)} end,
-    ?assertEqual({[{a, 2}, {b, 1}], [[a, b], [a]], 2}, Seen()),
-    tracker(),
-    ?assertEqual({[{a, 2}, {b, 1}], [[a, b], [a]], 2}, Seen()),
-    ok = track(a, One),
-    ?assertEqual({2, 0}, moves(a)),
-    kill([One]),
-    settled([{a, 1}]),
-    kill([Two]),
-    settled(),
-    ?assertEqual([{2, 2}, {1, 1}], [moves(Name) || Name <- [a, b]]).
-
-those_that_died_while_there_was_no_tracker_are_counted_down(_) ->
-    tracker(),
-    {Dying, Living} = lists:split(500, [tracked([a, b, {name, Number}]) || Number <- lists:seq(1, 1000)]),
-    killed = kill_tracker(),
-    kill(Dying),
-    ok = track(c, hd(Dying)),
-    tracker(),
-    settled([{a, 500}, {b, 500} | [{{name, Number}, 1} || Number <- lists:seq(501, 1000)]]),
-    ?assertEqual([{1000, 500}, {1000, 500}, {1, 1}], [moves(Name) || Name <- [a, b, c]]),
-    [?assertEqual({1, 1}, moves({name, Number})) || Number <- lists:seq(1, 500)],
-    kill(Living),
-    settled(),
-    ?assertEqual([], ledger_backend:open_names()).
-
-what_is_tracked_while_there_is_no_tracker_is_monitored_by_the_next(_) ->
-    tracker(),
-    Known = tracked([a]),
-    killed = kill_tracker(),
-    ?assertEqual(ok, track(b, Known)),
-    ?assertEqual(ok, track(b, Known)),
-    Unknown = tracked([a, b]),
-    ?assertEqual([{2, 0}, {2, 0}], [moves(Name) || Name <- [a, b]]),
-    ?assertEqual([{a, 2}, {b, 2}], lists:sort(counts())),
-    tracker(),
-    kill([Known, Unknown]),
-    settled(),
-    ?assertEqual([{2, 2}, {2, 2}], [moves(Name) || Name <- [a, b]]).
-
-a_crash_of_the_tracker_under_its_supervisor_is_not_noticed(_) ->
-    Supervisor = tracked_process:supervisor(1),
-    Pids = [tracked([a]), tracked([a])],
-    killed = kill_tracker(),
-    kill([hd(Pids)]),
-    ?assertEqual(ok, track(b, hd(Pids))),
-    settled([{a, 1}]),
-    ?assertMatch([{tracker, _, worker, _}], supervisor:which_children(Supervisor)),
-    kill(Pids),
-    settled(),
-    ?assertEqual([{2, 2}, {1, 1}], [moves(Name) || Name <- [a, b]]),
-    gen_server:stop(Supervisor).
-
-a_crash_of_the_tracker_does_not_touch_a_caller_in_the_backend(_) ->
+%% Thousands may wait for one that is slow. One monitor is enough for many looks, and each waits twice as long as the one before.
+who_waits_for_another_caller_looks_ever_more_seldom(_) ->
     tracker(),
     Name = {gated, 1, self(), name},
-    Pids = [idle(), idle()],
-    [{Before, Caller1}, {After, Caller2}] = [in_backend(Name, Pid) || Pid <- Pids],
-    killed = kill_tracker(),
-    let_go(Caller1),
-    ?assertEqual({answer, ok}, answer(Before)),
-    tracker(),
-    let_go(Caller2),
-    ?assertEqual({answer, ok}, answer(After)),
-    ?assertEqual({2, {2, 0}}, {count(Name), moves(Name)}),
-    kill(Pids),
-    settled(),
-    ?assertEqual({2, 2}, moves(Name)).
-
-%% Whoever cleans up after the crash is let go, too: then it would be counted twice.
-a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice(_) ->
-    tracker(),
-    Names = [{gated, -1, self(), Number} || Number <- [1, 2, 3]],
-    kill([tracked([a, b | Names]) || _ <- [1, 2]]),
-    receive {updating, _, -1, Cleaner} -> ok end,
-    killed = kill_tracker(),
-    tracker(),
-    let_go(Cleaner),
-    eventually(fun() -> [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)], counts() =:= [] end),
-    [?assertEqual({2, 2}, moves(Name)) || Name <- [a, b | Names]].
-
-an_orderly_stop_of_the_tracker_keeps_the_processes(_) ->
-    tracker(),
-    Pid = tracked([a]),
-    ok = gen_server:stop(metrics_process_tracker),
-    ?assertEqual([{a, 1}], counts()),
-    kill([Pid]),
-    tracker(),
-    settled(),
-    ?assertEqual({1, 1}, moves(a)).
-
-%% The end of the supervisor
-
-%% A process that has started the tracker, or a supervisor.
-owner(Start) ->
+    Pid = idle(),
+    {First, Caller} = in_backend(Name, Pid),
+    Looks = [{proctab_nif, begin_registering, 3}, {erlang, monitor, 2}],
+    [1 = erlang:trace_pattern(Look, true, []) || Look <- Looks],
     Test = self(),
-    {Owner, _} = spawn_monitor(fun() -> Start(), Test ! {started, self(), whereis(metrics_process_tracker)}, receive stop -> ok end end),
-    receive {started, Owner, Tracker} -> {Owner, monitor(process, Tracker)} end.
+    Second = ask(fun() -> erlang:trace(self(), true, [call, monotonic_timestamp, {tracer, Test}]), track(Name, Pid) end),
+    {Begin, 0} = looks(1, 0),
+    {End, 1} = looks(7, 0),
+    ?assert(End - Begin >= erlang:convert_time_unit(1 + 2 + 4 + 8 + 16 + 32 + 64, millisecond, native)),
+    [1 = erlang:trace_pattern(Look, false, []) || Look <- Looks],
+    let_go(Caller),
+    ?assertEqual([{answer, ok}, {answer, ok}], [answer(First), answer(Second)]).
 
-%% Waits until a table is gone, and its tracker too.
-gone({Owner, Tracker}) ->
-    receive {'DOWN', _, process, Owner, _} -> ok end,
-    receive {'DOWN', Tracker, process, _, _} -> ok end,
-    eventually(fun() -> badarg =:= tracking_SUITE:error_of(fun() -> counts() end) end).
+%% When the last of so many looks was, and how many monitors had been made by then.
+looks(Count, Monitors) ->
+    receive
+        {trace_ts, _, call, {erlang, monitor, _}, _} when Count > 0 -> looks(Count, Monitors + 1);
+        {trace_ts, _, call, {proctab_nif, begin_registering, _}, Time} when Count =:= 1 -> {Time, Monitors};
+        {trace_ts, _, call, {proctab_nif, begin_registering, _}, _} -> looks(Count - 1, Monitors)
+    end.
 
-when_the_supervisor_is_killed_the_table_goes(_) ->
-    {Holder, Tracker} = owner(fun() -> put(supervisor, tracked_process:supervisor(1)) end),
-    {links, Links} = process_info(Holder, links),
-    [Supervisor] = [Pid || Pid <- Links, is_pid(Pid)],
-    Pid = tracked([a]),
-    exit(Supervisor, kill),
-    gone({Holder, Tracker}),
-    [?assertEqual(badarg, tracking_SUITE:error_of(Call)) || Call <- tracking_SUITE:calls(Pid)].
-
-when_the_starting_process_ends_normally_the_table_goes(_) ->
-    {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
-    Pid = tracked([a]),
-    Starter ! stop,
-    gone(Owner),
-    [?assertEqual(badarg, tracking_SUITE:error_of(Call)) || Call <- tracking_SUITE:calls(Pid)],
+%% Or it would be killed when that is replaced once more.
+who_waits_for_another_caller_leaves_code_that_is_replaced(_) ->
     tracker(),
-    ?assertEqual([], counts()).
-
-with_the_table_the_tracked_processes_are_forgotten(_) ->
-    {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
-    [One, Two] = [tracked([a, b]) || _ <- [1, 2]],
-    exit(Starter, kill),
-    gone(Owner),
-    tracker(),
-    ?assertEqual({0, [], []}, {count(a), names(One), counts()}),
-    ok = track(a, One),
-    kill([One, Two]),
-    settled(),
-    ?assertEqual([{3, 1}, {2, 0}], [moves(Name) || Name <- [a, b]]).
-
-%% The table of the one that is gone may still be on its way out: it takes nothing of the new one with it.
-a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
-    [
-        begin
-            {Starter, Tracker} = owner(fun tracked_process:tracker/0),
-            Pid = tracked([a]),
-            exit(Starter, kill),
-            receive {'DOWN', Tracker, process, _, _} -> ok end,
-            {Next, _} = Owner = owner(fun tracked_process:tracker/0),
-            ?assertEqual([], counts()),
-            ok = track(b, Pid),
-            ?assertEqual([{b, 1}], counts()),
-            kill([Pid]),
-            settled(),
-            exit(Next, kill),
-            gone(Owner)
-        end
-     || _ <- lists:seq(1, 50)
-    ],
-    ?assertEqual({50, 50}, moves(b)).
-
-a_second_start_changes_nothing(_) ->
-    Tracker = tracker(),
-    Pid = tracked([a]),
-    Second = fun() -> metrics_process_tracker:start_link() end,
-    ?assertEqual({error, {already_started, Tracker}}, tracked_child:apart(Second)),
-    ?assertEqual({error, {already_started, Tracker}}, Second()),
-    ?assertEqual({Tracker, [{a, 1}]}, {whereis(metrics_process_tracker), counts()}),
-    kill([Pid]),
-    settled(),
-    ?assertEqual({1, 1}, moves(a)).
+    Name = {gated, 1, self(), name},
+    Pid = idle(),
+    {First, Caller} = in_backend(Name, Pid),
+    Test = self(),
+    Second = ask(fun() -> Test ! {second, self()}, track(Name, Pid) end),
+    Waiting = receive {second, Waiter} -> Waiter end,
+    waiting(),
+    reload(metrics_process_tracker),
+    eventually(fun() -> not erlang:check_process_code(Waiting, metrics_process_tracker) end),
+    let_go(Caller),
+    ?assertEqual([{answer, ok}, {answer, ok}], [answer(First), answer(Second)]),
+    eventually(fun() -> code:soft_purge(metrics_process_tracker) end).

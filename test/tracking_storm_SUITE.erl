@@ -21,6 +21,7 @@ all() ->
         a_process_with_ten_thousand_names_is_counted_down_under_each,
         ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down,
         callers_that_are_killed_while_they_track_leave_no_count,
+        callers_that_are_killed_on_their_way_into_the_table_leave_no_row,
         a_tracker_that_is_killed_a_hundred_times_loses_nothing,
         reloading_the_modules_under_load_loses_nothing
     ].
@@ -98,6 +99,20 @@ callers_that_are_killed_while_they_track_leave_no_count(_) ->
 track_on(Name) ->
     ok = track(Name),
     track_on(Name + 1).
+
+%% A large name is taken into the table by a dirty scheduler, where its caller may be killed without being stopped.
+callers_that_are_killed_on_their_way_into_the_table_leave_no_row(_) ->
+    tracker(),
+    Large = lists:seq(1, 8000),
+    [
+        begin
+            Callers = [spawn(fun() -> track([Number | Large]), receive stop -> ok end end) || Number <- lists:seq(1, 10)],
+            pass(rand:uniform(30)),
+            kill(Callers)
+        end
+     || _ <- lists:seq(1, 100)
+    ],
+    tracked_process:empty().
 
 a_tracker_that_is_killed_a_hundred_times_loses_nothing(_) ->
     Supervisor = tracked_process:supervisor(1000),

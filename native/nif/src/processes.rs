@@ -76,7 +76,8 @@ fn begin_registering(call: &Call) -> Answer {
 fn end_registering(call: &Call) -> Answer {
     let announced = call.argument(3)? == atom!(yes);
     with_registration(call, |table, pid, name| {
-        tell(call, table.end(pid, name, call.caller(), announced))?;
+        let server = table.end(pid, name, call.caller(), announced);
+        tell(call, server.map_err(|_| Fault::BadArgument)?)?;
         Ok(atom!(ok))
     })
 }

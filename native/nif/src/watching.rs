@@ -4,8 +4,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustler::sys::ErlNifTerm;
-use rustler::{Encoder, LocalPid, Resource, ResourceArc, Term};
+use rustler::env::SavedTerm;
+use rustler::sys::{enif_is_current_process_alive, ErlNifTerm};
+use rustler::thread::is_scheduler_thread;
+use rustler::{Encoder, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
 use proctab_table::datum::Datum;
 use proctab_table::reclaim;
@@ -44,6 +46,19 @@ impl Waits {
 impl Drop for Waits {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A message that is sent when this is dropped.
+struct Undelivered(OwnedEnv, SavedTerm, LocalPid);
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        let Undelivered(environment, message, to) = self;
+        // Only the background thread may send in this way; when there is none, nothing is sent.
+        if !is_scheduler_thread() {
+            let _ = environment.send_and_clear(to, |env| message.load(env));
+        }
     }
 }
 
@@ -124,16 +139,28 @@ impl Call<'_> {
         }
     }
 
-    /// Sends a message to a local process; nothing happens when it is dead.
-    pub fn send(&self, to: u64, message: ErlNifTerm) {
-        // Nothing in it fails.
-        let _ = self.with_env(|env| {
+    /// Sends a message to a local process; `false` when that one is dead.
+    ///
+    /// A caller that was killed while it ran on a dirty scheduler cannot send any more, by the VM's rule. What it has done is done, and told by the background
+    /// thread, later.
+    pub fn send(&self, to: u64, message: ErlNifTerm) -> bool {
+        let sent = self.with_env(|env| {
             // SAFETY: both are terms of the caller's environment.
             let (to, message) = unsafe { (Term::new(env, self.word(to)), Term::new(env, message)) };
-            if let Ok(to) = to.decode::<LocalPid>() {
-                let _ = env.send(&to, message);
+            let to: LocalPid = to.decode().map_err(|_| Fault::BadArgument)?;
+            // SAFETY: `env` is the caller's environment.
+            let is_killed = || unsafe { enif_is_current_process_alive(self.env) == 0 };
+            if env.send(&to, message).is_ok() {
+                return Ok(true);
             }
-            Ok(())
+            if is_killed() {
+                let environment = OwnedEnv::new();
+                let message = environment.save(message);
+                reclaim::later(Undelivered(environment, message, to));
+                return Ok(true);
+            }
+            Ok(false)
         });
+        sent.unwrap_or(false)
     }
 }

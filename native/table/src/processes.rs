@@ -64,6 +64,10 @@ pub enum Begun {
     Busy(u64),
 }
 
+/// The caller has begun no such registration, and nobody else has made it.
+#[derive(Debug, PartialEq)]
+pub struct NotBegun;
+
 /// What to do next for a dead process.
 #[derive(Debug, PartialEq)]
 pub enum Next<F: Foreign> {
@@ -158,17 +162,17 @@ impl<F: Foreign> Processes<F> {
         name: &Datum<F>,
         caller: u64,
         announced: bool,
-    ) -> Option<u64> {
-        let mut process = self.processes.get_mut(pid)?;
-        let begun = process.registrations.get_mut(name)?;
-        if !begun.is_begun_by(caller) {
-            return None;
+    ) -> Result<Option<u64>, NotBegun> {
+        let mut process = self.processes.get_mut(pid).ok_or(NotBegun)?;
+        match process.registrations.get_mut(name) {
+            Some(begun) if begun.is_begun_by(caller) => *begun = Registration::made(announced),
+            Some(Registration::Made { .. }) => return Ok(None),
+            _ => return Err(NotBegun),
         }
-        *begun = Registration::made(announced);
         let server = self.to_be_told(&process);
         drop(process);
         self.add(name, 1);
-        server
+        Ok(server)
     }
 
     /// Takes back what the caller began. The server is named when it waits for that.
@@ -394,7 +398,10 @@ mod tests {
             Begun::New(Some(SERVER))
         );
         assert_eq!((table.count(&name("a")), table.names(&pid(1))), (0, vec![]));
-        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Some(SERVER));
+        assert_eq!(
+            table.end(&pid(1), &name("a"), CALLER, true),
+            Ok(Some(SERVER))
+        );
         assert_eq!(
             (table.count(&name("a")), table.names(&pid(1))),
             (1, vec![name("a")])
@@ -409,7 +416,7 @@ mod tests {
         table.begin(&pid(1), &name("a"), CALLER);
         assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Registered);
         assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Busy(CALLER));
-        assert_eq!(table.end(&pid(1), &name("a"), OTHER, true), None);
+        assert_eq!(table.end(&pid(1), &name("a"), OTHER, true), Err(NotBegun));
         table.fail(&pid(1), &name("a"), OTHER);
         table.abandon(&pid(1), OTHER);
         table.fail(&pid(1), &name("b"), CALLER);
@@ -447,9 +454,20 @@ mod tests {
         table.serve(SERVER + 1);
         assert_eq!(
             table.end(&pid(1), &name("b"), CALLER, true),
-            Some(SERVER + 1)
+            Ok(Some(SERVER + 1))
         );
         assert!(table.claim(&pid(1), SERVER + 1));
+    }
+
+    #[test]
+    fn what_is_registered_already_needs_no_end_and_what_is_gone_has_none() {
+        let table = served();
+        table.begin(&pid(1), &name("a"), CALLER);
+        table.register(&pid(1), &name("a"));
+        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Ok(None));
+        assert_eq!(table.count(&name("a")), 1);
+        assert_eq!(table.end(&pid(1), &name("b"), CALLER, true), Err(NotBegun));
+        assert_eq!(table.end(&pid(2), &name("a"), CALLER, true), Err(NotBegun));
     }
 
     #[test]
@@ -458,7 +476,7 @@ mod tests {
         table.register(&pid(1), &name("a"));
         table.register(&pid(1), &name("a"));
         table.begin(&pid(1), &name("b"), CALLER);
-        table.end(&pid(1), &name("b"), CALLER, false);
+        assert!(table.end(&pid(1), &name("b"), CALLER, false).is_ok());
         table.register(&pid(2), &name("a"));
         assert_eq!(table.count(&name("a")), 3);
 
@@ -484,7 +502,10 @@ mod tests {
         assert_eq!(table.next(&pid(1)), Next::Busy(vec![OTHER, CALLER]));
         table.abandon(&pid(1), OTHER);
         // Ended after all: the server has to look again, and its monitor is gone.
-        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Some(SERVER));
+        assert_eq!(
+            table.end(&pid(1), &name("a"), CALLER, true),
+            Ok(Some(SERVER))
+        );
         assert!(table.claim(&pid(1), SERVER));
         assert_eq!(table.next(&pid(1)), Next::Registered(name("a"), true));
         table.unregister(&pid(1), &name("a"));

@@ -64,7 +64,7 @@ impl World {
                     self.table.abandon(&pid, caller);
                 } else {
                     self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
-                    let server = self.table.end(&pid, &name, caller, true);
+                    let server = self.table.end(&pid, &name, caller, true).unwrap();
                     self.tell(server, process);
                 }
             }

@@ -1,0 +1,163 @@
+%% Promise: the promises of `keeper_SUITE` where they are a matter of the moment, in many rounds.
+-module(keeper_storm_SUITE).
+-behaviour(gen_server).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, ask/1, answer/1, kill/1]).
+-import(tracked_process, [eventually/1]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        a_thousand_transient_children_that_end_normally_at_once_are_started_once,
+        a_child_is_stopped_in_good_order_right_after_it_was_added,
+        nothing_is_left_of_starts_that_a_stop_meets,
+        nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets,
+        callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
+        find_or_open_has_an_answer_whenever_the_zone_is_started_again
+    ].
+
+init_per_testcase(Case, Config) ->
+    keeper_SUITE:init_per_testcase(Case, Config).
+
+end_per_testcase(Case, Config) ->
+    keeper_SUITE:end_per_testcase(Case, Config).
+
+%% "a `transient` one whose reason was not `normal`" is started again: no other is, however soon it ends.
+a_thousand_transient_children_that_end_normally_at_once_are_started_once(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Starts = counters:new(1, []),
+    Start = {gen_server, start_link, [?MODULE, Starts, []]},
+    Opened = ask(fun() -> [{ok, _} = gen_tracker:find_or_open(Zone, {Name, Start, transient}) || Name <- lists:seq(1, 1000)], ok end),
+    {answer, ok} = answer(Opened),
+    eventually(fun() -> gen_tracker:which_children(Zone) =:= [] orelse counters:get(Starts, 1) > 1000 end),
+    ?assertEqual(1000, counters:get(Starts, 1)).
+
+init(Starts) ->
+    counters:add(Starts, 1, 1),
+    {ok, Starts, {continue, stop}}.
+
+handle_continue(stop, Starts) ->
+    {stop, normal, Starts}.
+
+handle_call(_, _, Starts) ->
+    {reply, ok, Starts}.
+
+handle_cast(_, Starts) ->
+    {noreply, Starts}.
+
+%% The tracker handles the two requests without a pause, and the keeper may not have run at all by then.
+a_child_is_stopped_in_good_order_right_after_it_was_added(_) ->
+    [added_and_stopped(?FUNCTION_NAME) || _ <- lists:seq(1, 50)].
+
+added_and_stopped(Case) ->
+    Zone = zone(Case),
+    Child = tracked_child:loose(start_link),
+    Monitor = monitor(process, Child),
+    Name = {self(), child},
+    ok = sys:suspend(Zone),
+    Spec = {Name, {keeper_SUITE, start, [none]}, temporary, 10000, worker, []},
+    Adding = ask(fun() -> gen_tracker:add_existing_child(Zone, {Child, Spec}) end),
+    tracked_child:waiting(),
+    Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
+    tracked_child:waiting(),
+    ok = sys:resume(Zone),
+    %% Which may have been answered before the stop, or not.
+    _ = answer(Adding),
+    {answer, ok} = answer(Stopping),
+    {'DOWN', _, process, Child, shutdown} = await('DOWN', Monitor),
+    ?assertEqual({last, Name, [], shutdown}, await(last)),
+    {'EXIT', _, shutdown} = await('EXIT').
+
+%% "When the tracker is gone, its children are gone [...] also when it is stopped while children are still starting."
+
+nothing_is_left_of_starts_that_a_stop_meets(_) ->
+    [starts_end_with(?FUNCTION_NAME, fun(Tracker) -> gen_server:stop(Tracker) end) || _ <- lists:seq(1, 50)].
+
+nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets(_) ->
+    [starts_end_with(?FUNCTION_NAME, fun(Tracker) -> exit(Tracker, kill) end) || _ <- lists:seq(1, 50)].
+
+%% The end comes while the start functions spawn processes that ignore it, one after the other. All that they have spawned goes.
+starts_end_with(Case, End) ->
+    Test = self(),
+    {ok, Tracker} = gen_tracker:start_link(Case),
+    Monitor = monitor(process, Tracker),
+    Callers = [
+        ask(fun() -> gen_tracker:find_or_open(Case, spec(Number, temporary, brutal_kill, {start_with, [Test, fun() -> spawn_many(Test) end]})) end)
+     || Number <- lists:seq(1, 3)
+    ],
+    Keepers = [Keeper || {started, Keeper} <- [await(started) || _ <- Callers]],
+    [1 = erlang:trace(Keeper, true, [procs]) || Keeper <- Keepers],
+    [Keeper ! go || Keeper <- Keepers],
+    [{spawning, _} = await(spawning) || _ <- Keepers],
+    End(Tracker),
+    _ = await('DOWN', Monitor),
+    lists:foreach(fun tracked_child:down/1, Keepers),
+    _ = erlang:trace_delivered(all),
+    _ = await(trace_delivered),
+    Spawned = [Pid || {trace, _, spawn, Pid, _} <- taken(trace)],
+    ?assert(length(Spawned) >= 30),
+    [{'DOWN', _, process, _, _} = await('DOWN', monitor(process, Pid)) || Pid <- Spawned],
+    [_ = answer(Caller) || Caller <- Callers],
+    await('EXIT').
+
+spawn_many(Test) ->
+    receive go -> ok end,
+    [spawn_deaf() || _ <- lists:seq(1, 10)],
+    Test ! {spawning, self()},
+    [spawn_deaf() || _ <- lists:seq(1, 1000)],
+    receive never -> ok end.
+
+spawn_deaf() ->
+    {ok, _} = proc_lib:start_link(erlang, apply, [fun() -> process_flag(trap_exit, true), proc_lib:init_ack({ok, self()}), deaf() end, []]).
+
+deaf() ->
+    receive _ -> deaf() end.
+
+%% Each child kills its keeper as soon as it is registered. The keeper's time slice ends at about that point, now a little earlier, now later.
+callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    [given_to_its_caller(Zone, Round) || Round <- lists:seq(1, 600)].
+
+given_to_its_caller(Zone, Round) ->
+    Start = fun() ->
+        Keeper = self(),
+        Child = spawn(fun() -> kill_when_found(Zone, Round, Keeper) end),
+        erlang:yield(),
+        erlang:bump_reductions(4000 - Round rem 60),
+        {ok, Child}
+    end,
+    Asked = ask(fun() -> gen_tracker:find_or_open(Zone, {Round, {keeper_SUITE, start, [Start]}, temporary}) end),
+    {answer, {ok, Child}} = answer(Asked),
+    {ok, Child} = gen_tracker:find(Zone, Round).
+
+kill_when_found(Zone, Name, Keeper) ->
+    case gen_tracker:find(Zone, Name) of
+        undefined ->
+            kill_when_found(Zone, Name, Keeper);
+        {ok, _} ->
+            exit(Keeper, kill),
+            receive never -> ok end
+    end.
+
+%% "Zone not running: `{error, gen_tracker_not_started}`." A zone that starts between the looks at it is no bad argument.
+find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
+    Case = ?FUNCTION_NAME,
+    Restart = fun(_) ->
+        {ok, Tracker} = gen_tracker:start_link(Case),
+        kill(Tracker)
+    end,
+    Find = fun() ->
+        try gen_tracker:find_or_open(Case, {child, {gen_event, start_link, []}, temporary}) of
+            {ok, _} -> answered;
+            {error, gen_tracker_not_started} -> answered
+        catch
+            exit:{_, {gen_server, call, _}} -> answered
+        end
+    end,
+    [answered] = lists:usort(lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))).
