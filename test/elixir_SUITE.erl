@@ -39,7 +39,9 @@ is_covered(_, "elixir", Block, Texts) -> lists:any(fun(Text) -> string:find(Text
 is_covered(Document, _, _, _) -> Document =/= ?GUIDE.
 
 the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
-    Dir = proplists:get_value(priv_dir, Config),
+    %% All suites of a run share the folder.
+    Dir = filename:join(proplists:get_value(priv_dir, Config), "elixir"),
+    ok = filelib:ensure_path(Dir),
     Project = filename:join(Dir, "example"),
     Env = env(Dir),
     [New | Commands] = [Block || {_, "sh", Block} <- documents:blocks(?GUIDE)],

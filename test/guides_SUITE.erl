@@ -49,7 +49,7 @@ every_document_runs_as_printed(Config) ->
     Env = env(Config),
     lists:foreach(
         fun(Document) ->
-            Dir = filename:join(proplists:get_value(priv_dir, Config), filename:basename(Document, ".md")),
+            Dir = filename:join(folder(Config), filename:basename(Document, ".md")),
             ok = filelib:ensure_path(Dir),
             Reader = #{dir => Dir, env => Env, project => false, shell => none},
             close(lists:foldl(fun(Block, Before) -> read(Document, Block, Before) end, Reader, documents:blocks(Document)))
@@ -140,7 +140,7 @@ close(#{shell := Shell} = Reader) ->
 
 %% The address leads to a repository of the tree as it is. What is compiled for it can be used by a later run.
 env(Config) ->
-    Repository = filename:join(proplists:get_value(priv_dir, Config), "proctab"),
+    Repository = filename:join(folder(Config), "proctab"),
     ok = filelib:ensure_path(Repository),
     _ = documents:run(root(), [], ["tar -c --exclude=./.git --exclude=./_build --exclude=./target --exclude=./priv . | tar -x -C '", Repository, "'"]),
     _ = documents:run(Repository, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
@@ -154,7 +154,7 @@ fragments() ->
 
 %% The project in test/ with a fragment in its configuration, beside the dependency on proctab and those that it had before, which are in `_checkouts'.
 project(Before, Key, Config) ->
-    Project = filename:join(proplists:get_value(priv_dir, Config), atom_to_list(Key)),
+    Project = filename:join(folder(Config), atom_to_list(Key)),
     Fragments = fragments(),
     ?assertEqual([deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])),
     {deps, Proctab} = lists:keyfind(deps, 1, Fragments),
@@ -166,3 +166,9 @@ project(Before, Key, Config) ->
 write(File, Text) ->
     ok = filelib:ensure_dir(File),
     ok = file:write_file(File, Text).
+
+%% All suites of a run share theirs.
+folder(Config) ->
+    Folder = filename:join(proplists:get_value(priv_dir, Config), "guides"),
+    ok = filelib:ensure_path(Folder),
+    Folder.

@@ -32,7 +32,7 @@ all() ->
 
 init_per_suite(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "originals"),
-    ok = file:make_dir(Dir),
+    ok = filelib:ensure_path(Dir),
     Sources = filelib:wildcard(filename:join([source_tree:root(), "test", "stats_hero", "src", "*.erl"])),
     ?assertNotEqual([], Sources),
     lists:foreach(fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources),
