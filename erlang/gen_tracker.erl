@@ -302,12 +302,13 @@ delattr(Zone, Name, Key) ->
 %% @doc Adds to an integer attribute in one step; the new value. `badarg' when there is no such attribute, or it is not an integer.
 -spec increment(zone(), name(), key(), integer()) -> integer().
 increment(Zone, Name, Key, Increment) ->
-    try proctab_nif:increment(Zone, Name, Key, Increment) of
-        large -> ?OR_BADARG(increment_large(Zone, Name, Key, Increment, undefined), [Zone, Name, Key, Increment]);
-        Sum -> Sum
-    catch
-        error:badarg -> ?BADARG([Zone, Name, Key, Increment])
-    end.
+    ?OR_BADARG(
+        case proctab_nif:increment(Zone, Name, Key, Increment) of
+            large -> increment_large(Zone, Name, Key, Increment, undefined);
+            Sum -> Sum
+        end,
+        [Zone, Name, Key, Increment]
+    ).
 
 %% @doc The same; where the attribute is missing, it starts from `Default'. This works also for a name that no child holds: such an attribute goes
 %% when a child of that name is next cleaned up, or with the zone.

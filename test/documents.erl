@@ -2,9 +2,12 @@
 -module(documents).
 
 -export([names/0, links/1, fences/1, blocks/1, kind/1, terms/1, steps/1]).
--export([run/3, open_shell/4, type/2, close_shell/1]).
+-export([repository/1, run/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
+
+%% The address of the library that documents tell a user to write.
+-define(ADDRESS, "https://example.org/proctab.git").
 
 names() ->
     ["README.md" | ["doc/" ++ Guide || Guide <- lists:sort(filelib:wildcard("*.md", filename:join(source_tree:root(), "doc")))]].
@@ -79,6 +82,14 @@ ended(Port, Output) ->
         {Port, {data, Data}} -> ended(Port, <<Output/binary, Data/binary>>);
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
+
+%% Makes a folder a repository of the tree as it is. The environment in which the library's address leads there.
+repository(Folder) ->
+    ok = filelib:ensure_path(Folder),
+    Excluded = [[" --exclude=./", Other] || Other <- [".git", "_build", "target", "priv"]],
+    _ = run(source_tree:root(), [], ["tar -c", Excluded, " . | tar -x -C '", Folder, "'"]),
+    _ = run(Folder, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
+    [{"GIT_CONFIG_COUNT", "1"}, {"GIT_CONFIG_KEY_0", "url.file://" ++ Folder ++ ".insteadOf"}, {"GIT_CONFIG_VALUE_0", ?ADDRESS}].
 
 %% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
 open_shell(Dir, Env, [Program | Args], Patterns) ->

@@ -10,7 +10,6 @@
 
 -define(GUIDE, "doc/elixir.md").
 %% The address that the guide has for the repository.
--define(ADDRESS, "https://example.org/proctab.git").
 
 %% A cold build of the native library is among it.
 suite() ->
@@ -55,21 +54,13 @@ the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
     Result = io_lib:format("~w doctests, ~w tests, 0 failures\n", [Sessions, Tests]),
     ?assertNotEqual(nomatch, string:find(Output, Result), {Result, Output}).
 
-%% Leads the address in the guide to a repository of the tree as it is.
-repository(Repository) ->
-    ok = filelib:ensure_path(Repository),
-    Excluded = [[" --exclude=./", Folder] || Folder <- [".git", "_build", "target", "priv"]],
-    _ = documents:run(root(), [], ["tar -c", Excluded, " . | tar -x -C '", Repository, "'"]),
-    _ = documents:run(Repository, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
-    [{"GIT_CONFIG_COUNT", "1"}, {"GIT_CONFIG_KEY_0", "url.file://" ++ Repository ++ ".insteadOf"}, {"GIT_CONFIG_VALUE_0", ?ADDRESS}].
-
 %% Nothing of the user's is written to but what cargo downloads; and what it compiles for the repository, a later run can use.
 env(Dir) ->
     [
         {"HOME", Dir}, {"MIX_HOME", filename:join(Dir, "mix")}, {"MIX_ENV", false}, {"MIX_REBAR3", false},
         {"CARGO_HOME", home("CARGO_HOME", ".cargo")}, {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")},
         {"CARGO_TARGET_DIR", filename:join(root(), "target/example")}
-        | repository(filename:join(Dir, "proctab"))
+        | documents:repository(filename:join(Dir, "proctab"))
     ].
 
 home(Variable, Default) ->

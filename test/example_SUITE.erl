@@ -69,10 +69,7 @@ with_checkouts(Project) ->
 %% A git repository of the tree as it is.
 repository(Config) ->
     Repository = filename:join(proplists:get_value(priv_dir, Config), "proctab"),
-    ok = filelib:ensure_path(Repository),
-    {0, _} = run(root(), ["tar -c --exclude=./.git --exclude=./_build --exclude=./target --exclude=./priv . | tar -x -C '", Repository, "'"]),
-    Commit = "git -c user.name=test -c user.email=test@localhost commit -q -m test",
-    {0, _} = run(Repository, ["git init -q -b main . && git add . && ", Commit]),
+    _ = documents:repository(Repository),
     Repository.
 
 checkout(Project, Application) ->

@@ -14,7 +14,6 @@
 -import(source_tree, [root/0]).
 
 %% The address that the documents have for the repository.
--define(ADDRESS, "https://example.org/proctab.git").
 %% Where Elixir is in, and which suite covers that. In doc/elixir.md, it covers all.
 -define(ELIXIR, ["README.md", "doc/elixir.md"]).
 
@@ -140,12 +139,8 @@ close(#{shell := Shell} = Reader) ->
 
 %% The address leads to a repository of the tree as it is. What is compiled for it can be used by a later run.
 env(Config) ->
-    Repository = filename:join(folder(Config), "proctab"),
-    ok = filelib:ensure_path(Repository),
-    _ = documents:run(root(), [], ["tar -c --exclude=./.git --exclude=./_build --exclude=./target --exclude=./priv . | tar -x -C '", Repository, "'"]),
-    _ = documents:run(Repository, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
-    [{"GIT_CONFIG_COUNT", "1"}, {"GIT_CONFIG_KEY_0", "url.file://" ++ Repository ++ ".insteadOf"}, {"GIT_CONFIG_VALUE_0", ?ADDRESS},
-     {"CARGO_TARGET_DIR", filename:join(root(), "target/example")}].
+    Repository = documents:repository(filename:join(folder(Config), "proctab")),
+    [{"CARGO_TARGET_DIR", filename:join(root(), "target/example")} | Repository].
 
 %%% The fragments of doc/swapping.md
 

@@ -139,28 +139,24 @@ impl Call<'_> {
         }
     }
 
-    /// Sends a message to a local process; `false` when that one is dead.
+    /// Sends a message to a local process; nothing happens when that one is dead.
     ///
     /// A caller that was killed while it ran on a dirty scheduler cannot send any more, by the VM's rule. What it has done is done, and told by the background
     /// thread, later.
-    pub fn send(&self, to: u64, message: ErlNifTerm) -> bool {
-        let sent = self.with_env(|env| {
+    pub fn send(&self, to: u64, message: ErlNifTerm) {
+        // What fails says that there is nobody to tell.
+        let _ = self.with_env(|env| {
             // SAFETY: both are terms of the caller's environment.
             let (to, message) = unsafe { (Term::new(env, self.word(to)), Term::new(env, message)) };
             let to: LocalPid = to.decode().map_err(|_| Fault::BadArgument)?;
             // SAFETY: `env` is the caller's environment.
             let is_killed = || unsafe { enif_is_current_process_alive(self.env) == 0 };
-            if env.send(&to, message).is_ok() {
-                return Ok(true);
-            }
-            if is_killed() {
+            if env.send(&to, message).is_err() && is_killed() {
                 let environment = OwnedEnv::new();
                 let message = environment.save(message);
                 reclaim::later(Undelivered(environment, message, to));
-                return Ok(true);
             }
-            Ok(false)
+            Ok(())
         });
-        sent.unwrap_or(false)
     }
 }
