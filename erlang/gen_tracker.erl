@@ -33,6 +33,7 @@
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
+-include("proctab_errors.hrl").
 
 %% EDoc takes the comment behind a type for its description.
 -type zone() :: atom().
@@ -63,11 +64,6 @@
 -define(LONGEST_WAIT, 16#ffffffff).
 %% How long the tracker waits for the end of some process, when there can be no more of them.
 -define(LIMIT_INTERVAL, 100).
-
-%% The shell names the argument that was bad.
--define(BADARG(Arguments), error(badarg, Arguments, [{error_info, #{module => proctab_errors}}])).
-%% The same for a call of another function.
--define(OR_BADARG(Call, Arguments), try Call catch error:badarg -> ?BADARG(Arguments) end).
 
 -record(tracker, {
     zone :: zone(),

@@ -26,6 +26,8 @@
 
 -type name() :: term().
 
+-include("proctab_errors.hrl").
+
 -define(REAPER, {?MODULE, metrics_process_tracker_reaper}).
 %% How long the last wait is, in milliseconds, of a caller that looks whether another one has announced the same pair, each time after twice as long; then it begins anew.
 -define(LONGEST_WAIT, 128).
@@ -48,7 +50,7 @@ track(Name) ->
 %% may be of another node: the end of the connection counts as its death. `badarg' when `Pid' is no pid, or when the table goes before the update returns.
 -spec track(name(), pid()) -> ok | {error, Reason :: term()}.
 track(Name, Pid) ->
-    case proctab_nif:begin_registering(?MODULE, Pid, Name) of
+    case ?OR_BADARG(proctab_nif:begin_registering(?MODULE, Pid, Name), [Name, Pid]) of
         {busy, Caller} -> await(Name, Pid, Caller, monitor(process, Caller), 1);
         Begun -> go_on(Begun, Name, Pid)
     end.
@@ -56,17 +58,17 @@ track(Name, Pid) ->
 %% @doc How many live processes are tracked under a name now.
 -spec count(name()) -> non_neg_integer().
 count(Name) ->
-    proctab_nif:registered_count(?MODULE, Name).
+    ?OR_BADARG(proctab_nif:registered_count(?MODULE, Name), [Name]).
 
 %% @doc The names that a process is tracked under, in any order. `badarg' when `Pid' is no pid.
 -spec names(pid()) -> [name()].
 names(Pid) ->
-    proctab_nif:registered_names(?MODULE, Pid).
+    ?OR_BADARG(proctab_nif:registered_names(?MODULE, Pid), [Pid]).
 
 %% @doc All names that have a live process, and how many each has, in any order.
 -spec counts() -> [{name(), pos_integer()}].
 counts() ->
-    counts(proctab_nif:counts_page(?MODULE, 0), []).
+    ?OR_BADARG(counts(proctab_nif:counts_page(?MODULE, 0), []), []).
 
 counts({Counts, done}, Pages) -> lists:append([Counts | Pages]);
 counts({Counts, Next}, Pages) -> counts(proctab_nif:counts_page(?MODULE, Next), [Counts | Pages]).
@@ -78,7 +80,7 @@ go_on(begun, Name, Pid) ->
     %% record are one step. Of 10,000 callers that were killed while they tracked on and on, 19 had counted and not recorded it before this was here.
     erlang:yield(),
     try update(Name) of
-        Announced -> proctab_nif:end_registering(?MODULE, Pid, Name, Announced)
+        Announced -> ?OR_BADARG(proctab_nif:end_registering(?MODULE, Pid, Name, Announced), [Name, Pid])
     catch
         Class:Reason ->
             ok = proctab_nif:fail_registering(?MODULE, Pid, Name),

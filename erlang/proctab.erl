@@ -13,10 +13,9 @@
 
 -export_type([info/0, zone_info/0, table_info/0, total/0, finding/0, load_error/0]).
 
--define(TEN, 10).
+-include("proctab_errors.hrl").
 
-%% The shell names the argument that was bad.
--define(BADARG(Arguments), error(badarg, Arguments, [{error_info, #{module => proctab_errors}}])).
+-define(TEN, 10).
 
 -type info() :: #{zones := [zone_info()],
                   processes := [table_info()],

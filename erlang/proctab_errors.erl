@@ -44,8 +44,23 @@ faults(proctab, top, [Zone, _, N]) ->
     [{1, zone(Zone)}, {3, number_of_names(N)}];
 faults(proctab, _, [Zone | _]) ->
     [{1, zone(Zone)}];
+faults(metrics_process_tracker, Function, Arguments) ->
+    [tracker() | tracked(Function, Arguments)];
+faults(stats_hero_monitor, register, [Pid]) ->
+    [{1, pid(Pid)}];
 faults(_, _, _) ->
     [].
+
+tracked(track, [_, Pid]) -> [{2, pid(Pid)}];
+tracked(names, [Pid]) -> [{1, pid(Pid)}];
+tracked(_, _) -> [].
+
+tracker() ->
+    try proctab_nif:registered_count(metrics_process_tracker, name) of
+        _ -> {general, none}
+    catch
+        error:badarg -> {general, "metrics_process_tracker has no table: it was not started, or its supervisor is gone"}
+    end.
 
 zone(Zone) ->
     case zone_name(Zone) of
@@ -126,6 +141,9 @@ counter(Zone, Name, Key, Default) ->
 
 folding(Fun) when is_function(Fun, 3) -> none;
 folding(_) -> "not a fun of three arguments".
+
+pid(Pid) when is_pid(Pid) -> none;
+pid(_) -> "not a pid".
 
 local_pid(Pid) when is_pid(Pid), node(Pid) =:= node() -> none;
 local_pid(_) -> "not the pid of a process of this node".

@@ -13,6 +13,8 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 -export([clean/3]).
 
+-include("proctab_errors.hrl").
+
 -define(REAPER, {?MODULE, stats_hero_monitor_reaper}).
 %% The only name that processes are registered under.
 -define(NAME, worker).
@@ -28,8 +30,8 @@ start_link() ->
 -spec register(pid()) -> ok.
 register(Pid) when is_pid(Pid) ->
     gen_server:call(?MODULE, {register, Pid});
-register(_Pid) ->
-    error(badarg).
+register(Pid) ->
+    ?BADARG([Pid]).
 
 %% @doc How many registrations of live workers there are. Each counts until the cleanup that belongs to it has returned: whoever has seen what a cleanup undid reads
 %% a number without that registration, and whoever has read the number finds it undone. So a worker that was registered twice counts once more when its mapping

@@ -15,7 +15,9 @@ all() ->
         wrong_names_for_otp_are_named,
         a_wrong_start_is_named,
         a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own,
-        a_term_that_is_too_large_is_said_to_be_so
+        a_term_that_is_too_large_is_said_to_be_so,
+        what_is_no_pid_is_named_by_the_other_two_modules,
+        a_tracker_of_metrics_that_does_not_run_is_named
     ].
 
 init_per_testcase(Case, Config) ->
@@ -28,11 +30,14 @@ end_per_testcase(Case, _Config) ->
 
 %% What the shell would print of an exception.
 printed(Function, Arguments) ->
-    try apply(gen_tracker, Function, Arguments) of
-        Answer -> ct:fail({no_error, Function, Arguments, Answer})
+    printed(gen_tracker, Function, Arguments).
+
+printed(Module, Function, Arguments) ->
+    try apply(Module, Function, Arguments) of
+        Answer -> ct:fail({no_error, Module, Function, Arguments, Answer})
     catch
         error:badarg:Stack ->
-            ?assertMatch({gen_tracker, Function, Arguments, _}, hd(Stack)),
+            ?assertMatch({Module, Function, Arguments, _}, hd(Stack)),
             unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
     end.
 
@@ -109,3 +114,21 @@ a_term_that_is_too_large_is_said_to_be_so(Config) ->
     Endless = bad_input_SUITE:without_end(),
     Text = try gen_tracker:find(Zone, Endless) catch error:badarg:Stack -> proctab_errors:format_error(badarg, Stack) end,
     ?assertMatch(#{general := "a term is too large" ++ _}, Text).
+
+what_is_no_pid_is_named_by_the_other_two_modules(_) ->
+    process_flag(trap_exit, true),
+    _ = tracked_process:tracker(),
+    Says = fun(Module, Function, Arguments, Text) ->
+        ?assertNotEqual(nomatch, string:find(printed(Module, Function, Arguments), Text))
+    end,
+    Says(metrics_process_tracker, track, [name, undefined], "argument 2: not a pid"),
+    Says(metrics_process_tracker, names, [name], "argument 1: not a pid"),
+    Says(stats_hero_monitor, register, [worker], "argument 1: not a pid"),
+    Says(metrics_process_tracker, count, [bad_input_SUITE:without_end()], "a term is too large"),
+    tracked_process:stop_tracker().
+
+a_tracker_of_metrics_that_does_not_run_is_named(_) ->
+    [
+        ?assertNotEqual(nomatch, string:find(printed(metrics_process_tracker, Function, Arguments), "metrics_process_tracker has no table"))
+     || {Function, Arguments} <- [{track, [name, self()]}, {count, [name]}, {names, [self()]}, {counts, []}]
+    ].
