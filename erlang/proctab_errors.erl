@@ -3,17 +3,28 @@
 %% <a href="https://www.erlang.org/eeps/eep-0054">EEP 54</a>.
 -module(proctab_errors).
 
--export([format_error/2]).
+-export([info/3, format_error/2]).
 
 -type place() :: pos_integer().
+-type faults() :: #{place() | general => unicode:chardata()}.
 
-%% The faults of a call that has raised `badarg', by the places of its arguments; `general' where none of them explains it.
--spec format_error(Reason :: term(), erlang:stacktrace()) -> #{place() | general => unicode:chardata()}.
-format_error(badarg, [{Module, Function, Arguments, _} | _]) when is_list(Arguments) ->
-    Faults = faults(Module, Function, Arguments),
-    case maps:from_list([{Place, Text} || {Place, Text} <- Faults, Text =/= none]) of
-        None when map_size(None) =:= 0 -> #{general => "a term is too large for the table"};
-        Found -> Found
+%% What a function that raises `badarg' gives to `erlang:error/3': the faults of its arguments, by their places; `general' where none of them explains it.
+-spec info(module(), Function :: atom(), Arguments :: [term()]) -> [{error_info, #{module := ?MODULE, cause := faults()}}].
+info(Module, Function, Arguments) ->
+    Faults = maps:from_list([{Place, Text} || {Place, Text} <- faults(Module, Function, Arguments), Text =/= none]),
+    Cause =
+        case map_size(Faults) of
+            0 -> #{general => "a term is too large for the table"};
+            _ -> Faults
+        end,
+    [{error_info, #{module => ?MODULE, cause => Cause}}].
+
+%% For whoever prints the exception.
+-spec format_error(Reason :: term(), erlang:stacktrace()) -> faults().
+format_error(badarg, [{_, _, _, Info} | _]) ->
+    case proplists:get_value(error_info, Info) of
+        #{cause := Faults} -> Faults;
+        _ -> #{}
     end;
 format_error(_Reason, _Stacktrace) ->
     #{}.
@@ -86,7 +97,7 @@ registered_name(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
     case maps:to_list(maps:remove(restart, Options)) of
-        [{Unknown, _} | _] -> io_lib:format("~0tp is not an option", [Unknown]);
+        [{Unknown, _} | _] -> io_lib:format("~0tP is not an option", [Unknown, 12]);
         [] -> restart(maps:get(restart, Options, true))
     end;
 options(_) ->

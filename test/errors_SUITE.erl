@@ -12,6 +12,7 @@ all() ->
         the_bad_argument_is_named_in_every_place_of_every_function,
         a_zone_that_does_not_run_is_named_by_every_function,
         the_shell_prints_what_is_wrong,
+        what_was_wrong_is_known_when_the_zone_has_ended,
         wrong_names_for_otp_are_named,
         a_wrong_start_is_named,
         a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own,
@@ -85,6 +86,14 @@ the_shell_prints_what_is_wrong(Config) ->
     Says(add_existing_child, [{added, atom, worker, []}], "not the pid of a process of this node"),
     Says(add_existing_child, [{self(), {added, {m, f, []}, never, 200, worker, []}}], "invalid_restart_type").
 
+%% A shell that has started the zone dies of the error, and the zone with it, before the error is printed.
+what_was_wrong_is_known_when_the_zone_has_ended(Config) ->
+    Zone = proplists:get_value(zone, Config),
+    Stack = try gen_tracker:increment(Zone, ?NAME, none, 1) catch error:badarg:Raised -> Raised end,
+    ok = gen_server:stop(Zone),
+    Printed = unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack)),
+    ?assertNotEqual({nomatch, Printed}, {string:find(Printed, "argument 3: there is no such attribute"), Printed}).
+
 wrong_names_for_otp_are_named(Config) ->
     Zone = proplists:get_value(zone, Config),
     [[1] = named(Function, Arguments) || {Function, Arguments} <- [
@@ -97,7 +106,8 @@ a_wrong_start_is_named(_) ->
     [1] = named(start_link, ["zone", #{}]),
     [2] = named(start_link, [not_running, []]),
     [2] = named(start_link, [not_running, #{other => 1}]),
-    [2] = named(start_link, [not_running, #{restart => 1}]).
+    [2] = named(start_link, [not_running, #{restart => 1}]),
+    #{2 := _} = faults(fun() -> gen_tracker:start_link(not_running, #{bad_input_SUITE:without_end() => 1}) end).
 
 a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
     Zone = proplists:get_value(zone, Config),
@@ -112,8 +122,15 @@ a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
 a_term_that_is_too_large_is_said_to_be_so(Config) ->
     Zone = proplists:get_value(zone, Config),
     Endless = bad_input_SUITE:without_end(),
-    Text = try gen_tracker:find(Zone, Endless) catch error:badarg:Stack -> proctab_errors:format_error(badarg, Stack) end,
-    ?assertMatch(#{general := "a term is too large" ++ _}, Text).
+    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> gen_tracker:find(Zone, Endless) end)).
+
+%% What is found, of terms that it would take too long to print.
+faults(Call) ->
+    try Call() of
+        Answer -> ct:fail({no_error, Answer})
+    catch
+        error:badarg:Stack -> proctab_errors:format_error(badarg, Stack)
+    end.
 
 what_is_no_pid_is_named_by_the_other_two_modules(_) ->
     process_flag(trap_exit, true),
@@ -124,7 +141,8 @@ what_is_no_pid_is_named_by_the_other_two_modules(_) ->
     Says(metrics_process_tracker, track, [name, undefined], "argument 2: not a pid"),
     Says(metrics_process_tracker, names, [name], "argument 1: not a pid"),
     Says(stats_hero_monitor, register, [worker], "argument 1: not a pid"),
-    Says(metrics_process_tracker, count, [bad_input_SUITE:without_end()], "a term is too large"),
+    Endless = bad_input_SUITE:without_end(),
+    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> metrics_process_tracker:count(Endless) end)),
     tracked_process:stop_tracker().
 
 a_tracker_of_metrics_that_does_not_run_is_named(_) ->
