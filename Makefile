@@ -2,34 +2,42 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
-# Everything Erlang that building and testing needs, by Debian's names, and a program or module that shows it is there.
-DEBIAN_PACKAGES := erlang-base erlang-dev erlang-common-test erlang-dialyzer erlang-eunit erlang-tools \
-                   erlang-runtime-tools erlang-observer \
-                   erlang-edoc erlang-proper erlang-meck erlang-metrics erlang-folsom elixir rebar3 gcc libc6-dev git
+# By Debian's names: what building takes, and what the gate takes beside it.
+TO_BUILD := erlang-base erlang-dev rebar3 gcc libc6-dev
+TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-runtime-tools erlang-observer erlang-edoc \
+           erlang-proper erlang-meck erlang-metrics erlang-folsom elixir git
 
-.PHONY: bootstrap build test demo docs bench clean
+.PHONY: bootstrap build test demo docs bench clean help
 
 bootstrap:
-	@test/bootstrap $(DEBIAN_PACKAGES)
+	@test/bootstrap $(TO_BUILD) $(TO_TEST)
 
-build: bootstrap
+#: make           builds the library
+build:
+	@test/bootstrap $(TO_BUILD)
 	rebar3 compile
 
+#: make test      the whole gate
 test: bootstrap
 	test/gate
 
-# The folder whose files the demonstration reads; by default the installed OTP libraries.
+#: make demo      the demonstration; DIR=... is the folder whose files it reads, by default the installed OTP libraries
 DIR ?=
 demo: build
 	test/demo "$(DIR)"
 
-# The reference of all modules, in doc/reference.
+#: make docs      the reference of all modules, in doc/reference
 docs: bootstrap
 	test/docs
 
+#: make bench     compares with the ETS designs of the originals
 bench: build
 	bench/run
 
+#: make clean     deletes what was built
 clean:
 	rm -rf _build priv
 	cargo clean
+
+help:
+	@sed -n 's/^#: //p' Makefile

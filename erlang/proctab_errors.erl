@@ -38,7 +38,7 @@ faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
 faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
     [{1, zone(Zone)}, {4, timeout(Timeout)}];
 faults(gen_tracker, increment, [Zone, Name, Key, Increment | Default]) ->
-    [{1, zone(Zone)}, {3, counter(Zone, Name, Key, Default)}, {4, integer(Increment)} | [{5, integer(Value)} || Value <- Default]];
+    [{1, zone(Zone)}, counter(Zone, Name, Key, Default), {4, integer(Increment)} | [{5, integer(Value)} || Value <- Default]];
 faults(gen_tracker, info, [Zone, _, Keys]) ->
     [{1, zone(Zone)}, {3, proper_list(Keys)}];
 faults(gen_tracker, list, [Zone, Keys]) ->
@@ -141,13 +141,14 @@ number_of_names(N) when is_integer(N), N >= 0 -> none;
 number_of_names(_) -> "not a non-negative integer".
 
 counter(Zone, Name, Key, Default) ->
-    try proctab_nif:getattr(Zone, Name, Key) of
-        {ok, Value} when is_integer(Value) -> none;
-        {ok, _} -> "the attribute is not an integer";
-        undefined when Default =:= [] -> "there is no such attribute";
-        undefined -> none
+    try {proctab_nif:getattr(Zone, Name, Key), proctab_nif:child(Zone, Name)} of
+        {{ok, Value}, _} when is_integer(Value) -> {3, none};
+        {{ok, _}, _} -> {3, "the attribute is not an integer"};
+        {undefined, _} when Default =/= [] -> {3, none};
+        {undefined, undefined} -> {2, "there is no child of this name, and no such attribute"};
+        {undefined, _} -> {3, "there is no such attribute"}
     catch
-        error:badarg -> none
+        error:badarg -> {3, none}
     end.
 
 folding(Fun) when is_function(Fun, 3) -> none;

@@ -42,9 +42,12 @@ check(Module) ->
 swap(gen_tracker) ->
     "take the application gen_tracker out of the project's dependencies";
 swap(metrics_process_tracker) ->
-    "exclude it from the application metrics, as the README says under \"Swapping\"";
+    exclude("metrics");
 swap(stats_hero_monitor) ->
-    "exclude it from the application stats_hero, as the README says under \"Swapping\"".
+    exclude("stats_hero").
+
+exclude(Application) ->
+    "exclude it from the application " ++ Application ++ ", as the README says under \"Swapping\"; one that rebar3 has compiled already needs `rebar3 clean -a' then".
 
 loaded(Module) ->
     case code:is_loaded(Module) of

@@ -92,7 +92,7 @@ read_block(commands, {_, _, Commands}, Reader) ->
 read_block(module, {_, _, Text}, #{dir := Dir, project := Project} = Reader) ->
     {match, [Name]} = re:run(Text, "-module\\((\\w+)\\)", [{capture, [1], list}]),
     case Project of
-        true -> write(filename:join([Dir, "src", Name ++ ".erl"]), Text);
+        true -> write(filename:join([Dir, source_folder(lists:suffix("_tests", Name)), Name ++ ".erl"]), Text);
         false -> write(filename:join(Dir, Name ++ ".erl"), Text), {ok, _} = compile:file(filename:join(Dir, Name), [{outdir, Dir}, report, warnings_as_errors])
     end,
     Reader;
@@ -110,6 +110,9 @@ read_block(session, Block, Reader) ->
     Typing;
 read_block(elixir, _, Reader) ->
     Reader.
+
+source_folder(true) -> "test";
+source_folder(false) -> "src".
 
 run_commands(["rebar3 shell"], #{dir := Dir} = Reader) ->
     open_shell(["rebar3", "shell"], ["Booted " ++ filename:basename(Dir)], Reader);
