@@ -182,7 +182,8 @@ impl<F: Foreign> Processes<F> {
         })
     }
 
-    /// Takes back all that a caller, who is dead, began for a process, and its hold of the table.
+    /// Takes back all that a caller, who is dead, began for a process, and its hold of the table. A server that waits for the caller has to
+    /// learn of its death by itself.
     pub fn abandon(&self, pid: &Datum<F>, caller: u64) {
         self.release(caller);
         self.take_back(pid, |_, registration| registration.is_begun_by(caller));

@@ -59,9 +59,12 @@ impl World {
                 self.tell(server, process);
                 thread::yield_now();
                 if round.is_multiple_of(8) {
-                    self.table.fail(&pid, &name, caller);
+                    let server = self.table.fail(&pid, &name, caller);
+                    self.tell(server, process);
                 } else if round.is_multiple_of(9) {
                     self.table.abandon(&pid, caller);
+                    // A server that waits for this caller learns of its death.
+                    self.tell(Some(self.server.load(Ordering::SeqCst)), process);
                 } else {
                     self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
                     let server = self.table.end(&pid, &name, caller, true).unwrap();
