@@ -254,8 +254,9 @@ getattr(Zone, Name, Key, Timeout) ->
 
 %% A look that finds nothing is followed by a wait for another attribute of the name, or for the end of the zone.
 await_attribute(Zone, Name, Key, Deadline) ->
-    {Waits, Id} = proctab_nif:wait_for(Zone, Name),
-    Tracker = monitor(process, Zone),
+    %% The owner of the table that is waited in, who may not be the process that has the zone's name by now.
+    {Waits, Id, Owner} = proctab_nif:wait_for(Zone, Name),
+    Tracker = monitor(process, Owner),
     Answer =
         try proctab_nif:getattr(Zone, Name, Key) of
             undefined ->
@@ -420,7 +421,7 @@ call(Zone, Request) ->
 %%% Names for OTP
 
 %% @doc Registers a process that runs already, as `{via, gen_tracker, {Zone, Name}}' does: it becomes a child as by {@link add_existing_child/2}. `no' when the
-%% name is held. While a child of that name is being started, the call waits for it; while the last holder is terminating, until that is cleaned up.
+%% name is held. While a child of that name is being started, the call waits for it, up to 60 seconds; while the last holder is terminating, until that is cleaned up.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid) ->
     Added = ?OR_BADARG(
@@ -458,17 +459,23 @@ is_being_started(Zone, Name, Pid) ->
 -spec unregister_name(via_name()) -> ok.
 unregister_name({Zone, Name}) when is_atom(Zone) ->
     try proctab_nif:child(Zone, Name) of
-        {running, _, Keeper, {undefined, _, _, _, _}} ->
-            %% Not by the keeper, which may be waiting for the end of just the process that calls.
-            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered),
-            ok;
-        _ ->
-            ok
+        {_, _, _, {undefined, _, _, _, _}} -> unregister_child(Zone, Name);
+        _ -> ok
     catch
         error:badarg -> ok
     end;
 unregister_name(ViaName) ->
     ?BADARG([ViaName]).
+
+%% By the tracker: it tells subscribers of all who were registered or added, so that they are told in order. Not by the keeper, which may be waiting for the end of just
+%% the process that calls.
+unregister_child(Zone, Name) ->
+    try
+        gen_server:call(Zone, {unregister, Name}, infinity)
+    catch
+        %% The zone is gone, and all its names.
+        exit:_ -> ok
+    end.
 
 %% @doc The running child of a name; `undefined' when there is none, or no such zone, or it is dead and nobody has noticed yet.
 -spec whereis_name(via_name()) -> pid() | undefined.
@@ -505,23 +512,34 @@ send(ViaName, Message) ->
 %%
 %% From then on it receives `{gen_tracker, Zone, {up, Name, Pid}}' when a child has been started or added, and `{gen_tracker, Zone, {down, Name, Pid, Reason}}' when it has
 %% ended (before `after_terminate' is called) or was unregistered (then the reason is `unregistered'): for each name in order, none missing, none
-%% twice. A subscription ends with the zone, after the deaths of its last children. Subscribing again changes nothing.
+%% twice. Subscribing again changes nothing.
 %%
-%% Events are sent by a process of the zone's own. Should that one be killed, subscribers receive `{gen_tracker, Zone, unsubscribed}', and no more events.
+%% A subscription ends with the zone, after the deaths of its last children: then `{gen_tracker, Zone, unsubscribed}' is the last message. Whoever subscribes to a
+%% zone of the same name before it has come may receive events of both. Should the process that sends events be killed, it comes as well, at once.
 -spec subscribe(zone()) -> {ok, [{name(), pid()}]}.
 subscribe(Zone) ->
-    case gen_tracker_events:subscribe(?OR_BADARG(call(Zone, events), [Zone])) of
-        {ok, Children} -> {ok, Children};
-        %% That process is gone; there will be another, or no zone.
-        ended -> subscribe(Zone)
+    case ?OR_BADARG(call(Zone, events), [Zone]) of
+        Events when is_pid(Events) ->
+            case gen_tracker_events:subscribe(Events) of
+                {ok, Children} -> {ok, Children};
+                %% That process is gone; there will be another, or no zone.
+                ended -> subscribe(Zone)
+            end;
+        {error, Reason} ->
+            exit({Reason, {?MODULE, subscribe, [Zone]}})
     end.
 
-%% @doc Ends the caller's subscription. No event arrives after this has returned, and none that came before is left in the mailbox.
+%% @doc Ends the caller's subscription. No event arrives after this has returned, and none that came before is left in the mailbox. (A zone that has ended, and runs
+%% again, may still be telling of its last children; see {@link subscribe/1}.)
 -spec unsubscribe(zone()) -> ok.
 unsubscribe(Zone) ->
     case ?OR_BADARG(call(Zone, current_events), [Zone]) of
-        undefined -> ok;
-        Events -> _ = gen_tracker_events:unsubscribe(Events), ok
+        Events when is_pid(Events) ->
+            %% Should it be gone, the tracker has told of that when it answers once more.
+            _ = gen_tracker_events:unsubscribe(Events) =:= ended andalso ?OR_BADARG(call(Zone, wait), [Zone]),
+            ok;
+        _NoneOrStopping ->
+            ok
     end,
     flush_events(Zone).
 
@@ -563,6 +581,8 @@ route({start_child, Spec}, From, Tracker) ->
     end;
 route({Add, Name, Spec, Child}, From, Tracker) when Add =:= add; Add =:= register ->
     {noreply, handle({Add, Name, Spec, Child, From}, Tracker)};
+route({unregister, Name}, _From, Tracker) ->
+    {reply, unregister(Name, Tracker), Tracker};
 route({terminate_child, Name}, From, Tracker) ->
     {noreply, stop_child(Name, From, Tracker)};
 route({delete_child, Name}, From, Tracker) ->
@@ -619,9 +639,11 @@ told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, h
         {false, Keeper} when Reason =:= shutdown -> ended(Keeper, Tracker);
         {false, Keeper} -> lost(Keeper, Reason, Tracker)
     end;
-told({'ETS-TRANSFER', Subscribers, _, gen_tracker_events}, #tracker{zone = Zone} = Tracker) ->
+told({'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}}, Tracker) ->
     gen_tracker_events:lost(Zone, Subscribers),
     Tracker;
+told({patience_ended, Keeper, From}, Tracker) ->
+    give_up(Keeper, From, Tracker);
 told(Message, Tracker) ->
     unknown(Message, Tracker).
 
@@ -674,7 +696,26 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
             gen_tracker_child:retry(Keeper),
             await(Keeper, Request, Tracker);
         {_, _, Keeper, _} ->
+            be_patient(Keeper, Request),
             await(Keeper, Request, Tracker)
+    end.
+
+%% The start may be waiting for just the process that is to be registered, or for the one that starts it.
+be_patient(Keeper, {register, _, _, _, From}) ->
+    _ = erlang:send_after(?OPEN_TIMEOUT, self(), {patience_ended, Keeper, From}),
+    ok;
+be_patient(_, _) ->
+    ok.
+
+give_up(Keeper, From, #tracker{waiting = Waiting} = Tracker) ->
+    IsIts = fun(Request) -> element(tuple_size(Request), Request) =:= From end,
+    case Waiting of
+        #{Keeper := Requests} ->
+            {Its, Others} = lists:partition(IsIts, Requests),
+            lists:foreach(fun(Request) -> reply(Request, {error, already_present}) end, Its),
+            Tracker#tracker{waiting = Waiting#{Keeper := Others}};
+        #{} ->
+            Tracker
     end.
 
 running({find_or_open, _, _, _}, Pid) -> {ok, Pid};
@@ -769,6 +810,12 @@ take_waiting(Keeper, #tracker{waiting = Waiting} = Tracker) ->
     case maps:take(Keeper, Waiting) of
         {Requests, Rest} -> {lists:reverse(Requests), Tracker#tracker{waiting = Rest}};
         error -> {[], Tracker}
+    end.
+
+unregister(Name, #tracker{zone = Zone}) ->
+    case proctab_nif:child(Zone, Name) of
+        {running, _, Keeper, {undefined, _, _, _, _}} -> _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered), ok;
+        _ -> ok
     end.
 
 %%% Being a supervisor

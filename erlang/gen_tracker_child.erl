@@ -538,6 +538,13 @@ await_keepers(Keepers) ->
             %% From after_terminate: its keeper cannot wait for our end, as we wait for its.
             gen_server:reply(From, {error, shutdown}),
             await_keepers(Keepers);
+        {'$gen_call', From, {unregister, _}} ->
+            %% From whoever ends, for whom somebody may be waiting. The name goes with the zone.
+            gen_server:reply(From, ok),
+            await_keepers(Keepers);
+        {'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}} ->
+            gen_tracker_events:lost(Zone, Subscribers),
+            await_keepers(Keepers);
         {'EXIT', Keeper, Reason} when is_map_key(Keeper, Keepers) ->
             {Pid, Rest} = maps:take(Keeper, Keepers),
             %% A keeper that was killed has left its child behind.
@@ -569,7 +576,11 @@ linked(Keeper) ->
 
 await({Pid, Monitor}) ->
     receive
-        {'DOWN', Monitor, process, Pid, _} -> ok
+        {'DOWN', Monitor, process, Pid, _} ->
+            ok;
+        {'$gen_call', From, {unregister, _}} ->
+            gen_server:reply(From, ok),
+            await({Pid, Monitor})
     end.
 
 children(_, done, Children) ->

@@ -5,23 +5,29 @@
 %% that happens, nobody is told of two events of a name in the wrong order. It keeps a copy of who lives, for new subscribers, and to tell what it has been told of
 %% from what it has read: it begins to listen, and then reads the table, so that a change at that moment may come in both ways.
 %%
-%% It outlives its tracker for as long as children of it live, so that no death is missed.
+%% What it is told of a name comes in order, too: of children that were added, and of those that are unregistered, the tracker tells, and in between their keepers, who
+%% hear of them from the tracker.
+%%
+%% It outlives its tracker for as long as children of it live, so that no death is missed. Their keepers may be able to tell no more then; so it monitors
+%% the children, but as long as there is a tracker it leaves the telling to the keepers, after whose word the name is free.
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
 -export([start/2, subscribe/1, unsubscribe/1, lost/2]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 
 -record(events, {
     zone :: gen_tracker:zone(),
     tracker :: pid(),
     handle :: proctab_nif:handle(),
-    children = #{} :: #{gen_tracker:name() => pid()},
+    children = #{} :: #{gen_tracker:name() => child()},
     %% `{Subscriber, Monitor}'. When this process is killed, the tracker inherits it.
     subscribers :: ets:table(),
-    %% The zone has ended, and these children have not yet.
-    ending = #{} :: #{Monitor :: reference() => gen_tracker:name()}
+    has_ended = false :: boolean()
 }).
+
+%% With the reason of its death, when this was seen before the keeper has told.
+-type child() :: {pid(), Monitor :: reference()} | {pid(), Monitor :: reference(), Reason :: term()}.
 
 %% Starts the process, linked to the calling tracker.
 -spec start(gen_tracker:zone(), proctab_nif:handle()) -> pid().
@@ -44,21 +50,24 @@ call(Events, Request) ->
     try
         gen_server:call(Events, Request, infinity)
     catch
-        exit:{Reason, _} when Reason =:= normal; Reason =:= noproc -> ended
+        exit:_ -> ended
     end.
 
 %% The process was killed: what it has left to its tracker says whom to tell that no more events will come.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
 lost(Zone, Subscribers) ->
-    lists:foreach(fun({Subscriber, _}) -> Subscriber ! {gen_tracker, Zone, unsubscribed} end, ets:tab2list(Subscribers)),
+    tell(unsubscribed, Zone, Subscribers),
     true = ets:delete(Subscribers),
     ok.
+
+tell(Event, Zone, Subscribers) ->
+    ets:foldl(fun({Subscriber, _}, ok) -> Subscriber ! {gen_tracker, Zone, Event}, ok end, ok, Subscribers).
 
 -spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle()}) -> {ok, #events{}, {continue, listen}}.
 init({Zone, Tracker, Handle}) ->
     process_flag(trap_exit, true),
     link(Tracker),
-    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, ?MODULE}]),
+    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {?MODULE, Zone}}]),
     {ok, #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers}, {continue, listen}}.
 
 -spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
@@ -67,17 +76,20 @@ handle_continue(listen, #events{handle = Handle} = Events) ->
     {noreply, Events#events{children = read(proctab_nif:page(Handle, 0, pids, []), Handle, #{})}}.
 
 read({Page, Next}, Handle, Read) ->
-    Children = lists:foldl(fun({Name, Pid}, Before) -> Before#{Name => Pid} end, Read, Page),
+    Children = lists:foldl(fun({Name, Pid}, Before) -> Before#{Name => monitored(Name, Pid)} end, Read, Page),
     case Next of
         done -> Children;
         _ -> read(proctab_nif:page(Handle, Next, pids, []), Handle, Children)
     end.
 
+monitored(Name, Pid) ->
+    {Pid, monitor(process, Pid, [{tag, {dead, Name}}])}.
+
 -spec handle_call(term(), gen_server:from(), #events{}) ->
           {reply, term(), #events{}} | {stop, normal, ok, #events{}}.
-handle_call(subscribe, {Pid, _}, #events{subscribers = Subscribers, children = Children, ending = Ending} = Events) when map_size(Ending) =:= 0 ->
+handle_call(subscribe, {Pid, _}, #events{subscribers = Subscribers, children = Children, has_ended = false} = Events) ->
     _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
-    {reply, {ok, maps:to_list(Children)}, Events};
+    {reply, {ok, [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)]}, Events};
 handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) ->
     _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
     case ets:info(Subscribers, size) of
@@ -92,41 +104,48 @@ handle_cast(_Request, Events) ->
     {noreply, Events}.
 
 -spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal, #events{}}.
-handle_info({up, Name, Pid}, #events{children = Children} = Events) when not is_map_key(Name, Children) ->
-    tell({up, Name, Pid}, Events),
-    {noreply, Events#events{children = Children#{Name => Pid}}};
-handle_info({down, Name, Pid, Reason}, #events{children = Children} = Events) when map_get(Name, Children) =:= Pid ->
+handle_info({up, Name, Pid}, #events{zone = Zone, subscribers = Subscribers, children = Children} = Events) when not is_map_key(Name, Children) ->
+    tell({up, Name, Pid}, Zone, Subscribers),
+    {noreply, Events#events{children = Children#{Name => monitored(Name, Pid)}}};
+handle_info({down, Name, Pid, Reason}, #events{children = Children} = Events) when element(1, map_get(Name, Children)) =:= Pid ->
+    true = demonitor(element(2, map_get(Name, Children)), [flush]),
     down(Name, Pid, Reason, Events);
-handle_info({'DOWN', Monitor, process, Pid, Reason}, #events{subscribers = Subscribers, children = Children, ending = Ending} = Events) ->
-    case {Ending, ets:lookup(Subscribers, Pid)} of
-        {#{Monitor := Name}, _} when map_get(Name, Children) =:= Pid ->
-            down(Name, Pid, Reason, Events);
-        {_, [{Pid, Monitor}]} ->
-            true = ets:delete(Subscribers, Pid),
-            stop_unless(ets:info(Subscribers, size) > 0, Events);
-        _ ->
-            {noreply, Events}
+handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Children, has_ended = HasEnded} = Events)
+        when map_get(Name, Children) =:= {Pid, Monitor} ->
+    case HasEnded of
+        true -> down(Name, Pid, Reason, Events);
+        false -> {noreply, Events#events{children = Children#{Name := {Pid, Monitor, Reason}}}}
     end;
-handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker, children = Children} = Events) ->
-    %% Their keepers may tell the table no more.
-    Ending = maps:fold(fun(Name, Pid, Monitors) -> Monitors#{monitor(process, Pid) => Name} end, #{}, Children),
-    stop_unless(map_size(Ending) > 0, Events#events{ending = Ending});
+handle_info({'DOWN', Monitor, process, Pid, _Reason}, #events{subscribers = Subscribers} = Events) ->
+    true = ets:delete_object(Subscribers, {Pid, Monitor}),
+    stop_unless(ets:info(Subscribers, size) > 0, Events);
+handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker, zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
+    %% Nobody else may be left to tell of those whose death was seen.
+    Alive = maps:filter(
+        fun
+            (Name, {Pid, _, Reason}) -> tell({down, Name, Pid, Reason}, Zone, Subscribers), false;
+            (_, _) -> true
+        end,
+        Children
+    ),
+    stop_unless(map_size(Alive) > 0, Events#events{children = Alive, has_ended = true});
 handle_info(_Message, Events) ->
     {noreply, Events}.
 
-down(Name, Pid, Reason, #events{children = Children, ending = Ending} = Events) ->
-    tell({down, Name, Pid, Reason}, Events),
+down(Name, Pid, Reason, #events{zone = Zone, subscribers = Subscribers, children = Children, has_ended = HasEnded} = Events) ->
+    tell({down, Name, Pid, Reason}, Zone, Subscribers),
     Rest = maps:remove(Name, Children),
-    stop_unless(map_size(Ending) =:= 0 orelse map_size(Rest) > 0, Events#events{children = Rest}).
-
-tell(Event, #events{zone = Zone, subscribers = Subscribers}) ->
-    ets:foldl(fun({Subscriber, _}, ok) -> Subscriber ! {gen_tracker, Zone, Event}, ok end, ok, Subscribers).
+    stop_unless(not HasEnded orelse map_size(Rest) > 0, Events#events{children = Rest}).
 
 stop_unless(true, Events) -> {noreply, Events};
 stop_unless(false, Events) -> {stop, normal, Events}.
 
 -spec terminate(term(), #events{}) -> ok.
-terminate(_Reason, #events{handle = Handle, subscribers = Subscribers}) ->
+terminate(_Reason, #events{zone = Zone, handle = Handle, subscribers = Subscribers}) ->
     ok = proctab_nif:unlisten(Handle),
-    true = ets:delete(Subscribers),
-    ok.
+    %% Those who are left know that their subscription has ended, and that what comes now is of another zone.
+    lost(Zone, Subscribers).
+
+-spec code_change(term(), #events{}, term()) -> {ok, #events{}}.
+code_change(_OldVsn, Events, _Extra) ->
+    {ok, Events}.

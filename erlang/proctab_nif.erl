@@ -156,9 +156,9 @@ listen(_Zone) -> erlang:nif_error(not_loaded).
 -spec unlisten(Zone :: atom() | handle()) -> ok.
 unlisten(_Zone) -> erlang:nif_error(not_loaded).
 
-%% Has the caller be sent `{'$proctab_woken', Id}' when a name is given one more attribute, once. It has to look for the attribute again after this call, and to stop
+%% Has the caller be sent `{'$proctab_woken', Id}' when a name is given one more attribute, once, or never when the table's owner has died. It has to look for the attribute again after this call, and to stop
 %% waiting when it has it.
--spec wait_for(Zone :: atom(), Name :: term()) -> {waits(), Id :: non_neg_integer()}.
+-spec wait_for(Zone :: atom(), Name :: term()) -> {waits(), Id :: non_neg_integer(), Owner :: pid()}.
 wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% Ends that; `false' when the message has been sent, or is just being.

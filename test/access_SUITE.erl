@@ -39,6 +39,7 @@ all() ->
         nothing_is_left_of_those_who_waited,
         a_killed_waiter_is_forgotten,
         who_waits_is_told_when_the_zone_ends,
+        who_waits_is_woken_by_the_zone_that_runs_again,
         waiting_for_longer_than_a_process_can_is_waiting
     ].
 
@@ -281,6 +282,40 @@ who_waits_is_told_when_the_zone_ends(Config) ->
     tracked_child:waiting(),
     ok = gen_server:stop(Zone),
     [?assertMatch({answer, {'EXIT', {badarg, _}}}, answer(Asked)) || Asked <- Waiters].
+
+%% It is held at the moment when it waits in the table of the first zone and has not noticed its end; a name that large is read on another scheduler.
+who_waits_is_woken_by_the_zone_that_runs_again(Config) ->
+    Zone = zone(Config),
+    Name = lists:seq(1, 20000),
+    {Waiter, Asked} = held_waiter(Zone, Name),
+    _ = tracked_child:kill(whereis(Zone)),
+    Zone = tracked_child:zone(Zone),
+    true = erlang:resume_process(Waiter),
+    tracked_process:eventually(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+    1 = gen_tracker:increment(Zone, Name, late, 1, 0),
+    ?assertMatch({'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, tracked_child:await('DOWN', Asked)).
+
+held_waiter(Zone, Name) ->
+    {Waiter, Asked} = spawn_monitor(fun() -> exit({answer, getattr(Zone, Name, late, infinity)}) end),
+    put_down(Zone),
+    true = erlang:suspend_process(Waiter),
+    case process_info(Waiter, monitors) of
+        {monitors, []} ->
+            {Waiter, Asked};
+        {monitors, _} ->
+            _ = tracked_child:kill(Waiter),
+            none_waits(Zone),
+            held_waiter(Zone, Name)
+    end.
+
+put_down(Zone) ->
+    case proctab_nif:waiting(Zone) of
+        0 -> put_down(Zone);
+        1 -> ok
+    end.
+
+none_waits(Zone) ->
+    tracked_process:eventually(fun() -> proctab_nif:waiting(Zone) =:= 0 end).
 
 waiting_for_longer_than_a_process_can_is_waiting(Config) ->
     Zone = zone(Config),

@@ -232,7 +232,7 @@ the_deaths_are_told_when_the_tracker_is_killed(Config) ->
     Told = [{Name, Pid} || {down, Name, Pid, _} <- [event(Zone) || _ <- Children]],
     ?assertEqual(Children, lists:sort(Told)),
     _ = down(Sender),
-    [] = tracked_child:taken(gen_tracker).
+    [{gen_tracker, Zone, unsubscribed}] = tracked_child:taken(gen_tracker).
 
 a_killed_keeper_swallows_no_event(Config) ->
     Zone = zone(Config),
@@ -256,6 +256,7 @@ a_subscription_ends_with_its_zone(Config) ->
     Sender = sender(self()),
     ok = gen_server:stop(Zone),
     _ = down(Sender),
+    unsubscribed = event(Zone),
     ?assertError(badarg, subscribe(Zone)),
     Zone = tracked_child:zone(Zone),
     _ = open(Zone, ?NAME),

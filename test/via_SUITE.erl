@@ -32,6 +32,7 @@ all() ->
         registering_answers_yes_or_no_as_global_does,
         a_name_that_is_being_cleaned_up_is_waited_for,
         a_name_that_is_being_started_is_waited_for,
+        a_start_that_waits_for_who_waits_for_it_ends,
         a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason,
         a_dead_process_can_be_registered_and_goes,
         an_unregistered_process_lives_on_and_may_be_registered_again,
@@ -232,6 +233,22 @@ a_name_that_is_being_started_is_waited_for(Config) ->
     Other ! go,
     {answer, {error, no}} = tracked_child:answer(Failed),
     {answer, yes} = tracked_child:answer(Registered).
+
+%% Its start function has another process take the name, and waits for that. The time is up by the test's word, not after a minute.
+a_start_that_waits_for_who_waits_for_it_ends(Config) ->
+    Zone = zone(Config),
+    Start = fun() -> tracked_child:apart(fun() -> {error, gen_tracker:register_name({Zone, ?FUNCTION_NAME}, self())} end) end,
+    Asked = tracked_child:ask(fun() -> find_or_open(Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}) end),
+    ok = give_up(Zone),
+    ?assertEqual({answer, {error, no}}, tracked_child:answer(Asked)),
+    ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
+
+give_up(Zone) ->
+    Waiting = element(7, sys:get_state(Zone)),
+    case [{Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, _, _, _, From} <- Requests] of
+        [{Keeper, From}] -> Zone ! {patience_ended, Keeper, From}, ok;
+        [] -> erlang:yield(), give_up(Zone)
+    end.
 
 a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
     Zone = zone(Config),

@@ -241,7 +241,14 @@ fn setattr(call: &Call) -> Answer {
         let Some(row) = row else {
             return Ok(atom!(void));
         };
-        call.allow_waking(zone, &row.name)?;
+        let adds = || {
+            row.attributes(guard).is_none_or(|known| {
+                let is_missing =
+                    |change: &Attribute<_>| known.get(change.key.borrow(), zone.seed()).is_none();
+                changes.iter().any(is_missing)
+            })
+        };
+        call.allow_waking(zone, &row.name, adds)?;
         match row.set(changes, zone.seed(), guard) {
             Ok(grown) => {
                 if grown {
@@ -346,7 +353,7 @@ fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, F
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let name = call.owned_key(call.argument(1)?)?;
     let missing = call.attribute(call.argument(2)?, value)?;
-    call.allow_waking(zone, &name)?;
+    call.allow_waking(zone, &name, || true)?;
     let added = zone.add_or_set(&name, increment, &missing, &guard);
     if added == Added::Missing {
         call.wake(zone, &name);

@@ -109,6 +109,12 @@ where
         self.close_if(|owner| owner.is_some_and(|(_, own)| own == monitor));
     }
 
+    /// Whose it is; one that was never given away has none.
+    pub fn owner(&self, call: &Call) -> Answer {
+        let (owner, _) = (*self.owner.lock()).ok_or(Fault::BadArgument)?;
+        call.with_env(|env| Ok(owner.encode(env).as_c_arg()))
+    }
+
     fn owner_is_alive(&self, env: Env) -> bool {
         let owner = *self.owner.lock();
         owner.is_some_and(|(owner, _)| env.is_process_alive(owner))
@@ -168,10 +174,9 @@ impl Call<'_> {
         let guard = reclaim::enter();
         for (name, table) in T::tables().iter(&guard) {
             self.spend(OWNER_COST)?;
-            let Some((owner, _)) = *table.owner.lock() else {
+            let Ok(owner) = table.owner(self) else {
                 continue;
             };
-            let owner = self.with_env(|env| Ok(owner.encode(env).as_c_arg()))?;
             others = self.cons(self.tuple([kind, self.word(*name), owner]), others);
         }
         Ok(others)

@@ -86,9 +86,10 @@ fn wait_for(call: &Call) -> Answer {
         pid: call.caller(),
     };
     waits.zone.content.waiters().add(waits.name.clone(), waiter);
+    let owner = waits.zone.owner(call)?;
     let id = call.integer(waits.id as i64);
     let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
-    Ok(call.tuple([waits, id]))
+    Ok(call.tuple([waits, id, owner]))
 }
 
 fn stop_waiting(call: &Call) -> Answer {
@@ -123,11 +124,17 @@ impl Call<'_> {
         }
     }
 
-    /// Pays for waking those who wait for an attribute of a name, before anything is changed.
-    pub fn allow_waking(&self, zone: &Zone<Copied>, name: &Datum<Copied>) -> Result<(), Fault> {
+    /// Pays for waking those who wait for an attribute of a name, before anything is changed; unless the change adds none.
+    pub fn allow_waking(
+        &self,
+        zone: &Zone<Copied>,
+        name: &Datum<Copied>,
+        adds: impl FnOnce() -> bool,
+    ) -> Result<(), Fault> {
         match zone.waiters().total() {
             0 => Ok(()),
-            _ => self.spend(WAKE_COST * zone.waiters().count(name)),
+            _ if adds() => self.spend(WAKE_COST * zone.waiters().count(name)),
+            _ => Ok(()),
         }
     }
 

@@ -224,15 +224,19 @@ impl<F: Foreign> Zone<F> {
     /// Adds a child; `false` when the name is held.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>) -> bool {
         let pin = self.pin();
+        // Before: as soon as it is there, somebody may remove it.
+        self.children.fetch_add(1, Ordering::Relaxed);
         loop {
             let row = self.row_or_vacant(name, &pin);
             match row.occupy(&child) {
                 Ok(true) => {
-                    self.children.fetch_add(1, Ordering::Relaxed);
                     self.keepers.insert(child.keeper, Arc::clone(row));
                     return true;
                 }
-                Ok(false) => return false,
+                Ok(false) => {
+                    self.children.fetch_sub(1, Ordering::Relaxed);
+                    return false;
+                }
                 Err(Gone) => self.unname(name.borrow(), &pin),
             }
         }

@@ -1,0 +1,196 @@
+%% Promise: births and deaths come "for each name in order, none missing, none twice": also when many processes hand one name over to each other, and when a zone ends while
+%% it is being changed. A subscription ends with `unsubscribed', after the last death.
+-module(events_storm_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [down/1, kill/1, open/2, spec/2]).
+-import(gen_tracker, [find_or_open/2, register_name/2, subscribe/1, unregister_name/1]).
+
+-define(NAME, <<"tv1">>).
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+all() ->
+    [
+        a_name_that_goes_from_hand_to_hand_dies_as_often_as_it_is_born,
+        each_birth_has_its_death_whoever_unregisters,
+        each_birth_has_its_death_when_the_tracker_is_killed_while_children_start,
+        the_reasons_are_told_when_the_tracker_is_killed,
+        what_comes_after_the_end_of_a_subscription_is_of_another_zone,
+        subscribers_are_told_when_the_sender_of_events_crashes,
+        a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone,
+        nobody_subscribes_to_a_zone_that_is_about_to_end
+    ].
+
+init_per_testcase(Case, Config) ->
+    process_flag(trap_exit, true),
+    [{zone, tracked_child:zone(Case)} | Config].
+
+end_per_testcase(Case, _Config) ->
+    tracked_child:stop_zone(Case).
+
+zone(Config) ->
+    proplists:get_value(zone, Config).
+
+%% A subscriber that follows a zone until its subscription ends. The answer: births, deaths, the events that contradict what came before, and who lives then.
+follower(Zone) ->
+    Test = self(),
+    Asked = tracked_child:ask(fun() ->
+        {ok, Children} = subscribe(Zone),
+        Test ! {subscribed, Zone},
+        follow(Zone, maps:from_list(Children), {0, 0, []})
+    end),
+    {subscribed, Zone} = tracked_child:await(subscribed),
+    Asked.
+
+follow(Zone, Copy, {Births, Deaths, Faults}) ->
+    receive
+        {gen_tracker, Zone, {up, Name, Pid}} when not is_map_key(Name, Copy) -> follow(Zone, Copy#{Name => Pid}, {Births + 1, Deaths, Faults});
+        {gen_tracker, Zone, {down, Name, Pid, _}} when map_get(Name, Copy) =:= Pid -> follow(Zone, maps:remove(Name, Copy), {Births, Deaths + 1, Faults});
+        {gen_tracker, Zone, unsubscribed} -> {Births, Deaths, Faults, Copy};
+        {gen_tracker, Zone, Event} -> follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
+    end.
+
+a_name_that_goes_from_hand_to_hand_dies_as_often_as_it_is_born(Config) ->
+    Zone = zone(Config),
+    Following = follower(Zone),
+    Worker = fun() -> length([yes || _ <- lists:seq(1, 10000), taken_and_given_back({Zone, ?NAME})]) end,
+    Taken = lists:sum(tracked_child:together([Worker || _ <- lists:seq(1, 4)])),
+    ok = gen_server:stop(Zone),
+    ?assertEqual({answer, {Taken, Taken, [], #{}}}, tracked_child:answer(Following)).
+
+taken_and_given_back(Via) ->
+    Answer = register_name(Via, self()),
+    ok = unregister_name(Via),
+    Answer =:= yes.
+
+each_birth_has_its_death_whoever_unregisters(Config) ->
+    Zone = zone(Config),
+    Following = follower(Zone),
+    Current = atomics:new(1, []),
+    Others = [spawn_link(fun() -> take_away(Zone, Current) end) || _ <- lists:seq(1, 4)],
+    Count = 10000,
+    lists:foreach(
+        fun(Name) ->
+            atomics:put(Current, 1, Name),
+            yes = register_name({Zone, Name}, self()),
+            gone(Zone, Name)
+        end,
+        lists:seq(1, Count)
+    ),
+    _ = [begin unlink(Other), kill(Other) end || Other <- Others],
+    {ok, []} = subscribe(Zone),
+    ok = gen_server:stop(Zone),
+    ?assertEqual({answer, {Count, Count, [], #{}}}, tracked_child:answer(Following)).
+
+take_away(Zone, Current) ->
+    ok = unregister_name({Zone, atomics:get(Current, 1)}),
+    take_away(Zone, Current).
+
+gone(Zone, Name) ->
+    case gen_tracker:find(Zone, Name) of
+        undefined -> ok;
+        {ok, _} -> erlang:yield(), gone(Zone, Name)
+    end.
+
+each_birth_has_its_death_when_the_tracker_is_killed_while_children_start(Config) ->
+    Zone = zone(Config),
+    [
+        begin
+            Following = follower(Zone),
+            [open(Zone, Name) || Name <- lists:seq(1, 300)],
+            Starts = [tracked_child:ask(fun() -> find_or_open(Zone, spec({starting, Name}, temporary)) end) || Name <- lists:seq(1, 300)],
+            _ = tracked_child:answer(hd(Starts)),
+            _ = kill(whereis(Zone)),
+            {answer, {_, _, Faults, Left}} = tracked_child:answer(Following),
+            ?assertEqual({[], #{}}, {Faults, Left}),
+            Zone = tracked_child:zone(Zone)
+        end
+     || _ <- lists:seq(1, 10)
+    ].
+
+the_reasons_are_told_when_the_tracker_is_killed(Config) ->
+    Zone = zone(Config),
+    Children = [{Name, open(Zone, Name)} || Name <- lists:seq(1, 1000)],
+    {ok, _} = subscribe(Zone),
+    _ = kill(whereis(Zone)),
+    ?assertEqual([{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort(events(Zone))).
+
+%% All events until the end of the subscription.
+events(Zone) ->
+    receive
+        {gen_tracker, Zone, unsubscribed} -> [];
+        {gen_tracker, Zone, Event} -> [Event | events(Zone)]
+    after 10000 -> ct:fail(no_end)
+    end.
+
+what_comes_after_the_end_of_a_subscription_is_of_another_zone(Config) ->
+    Zone = zone(Config),
+    Old = tracked_child:loose(start_stubborn),
+    Spec = {?NAME, {tracked_child, start_link, [self()]}, temporary, infinity, worker, []},
+    {ok, Old} = gen_tracker:add_existing_child(Zone, {Old, Spec}),
+    {ok, [{?NAME, Old}]} = subscribe(Zone),
+    _ = kill(whereis(Zone)),
+    {exit_signal, Old, shutdown} = tracked_child:await(exit_signal),
+    Zone = tracked_child:zone(Zone),
+    New = open(Zone, ?NAME),
+    Old ! {stop, at_last},
+    ?assertEqual([{down, ?NAME, Old, at_last}], events(Zone)),
+    {ok, [{?NAME, New}]} = subscribe(Zone),
+    normal = tracked_child:stop(New, normal),
+    ok = gen_server:stop(Zone),
+    ?assertEqual([{down, ?NAME, New, normal}], events(Zone)).
+
+subscribers_are_told_when_the_sender_of_events_crashes(Config) ->
+    Zone = zone(Config),
+    {ok, []} = subscribe(Zone),
+    Sender = events_SUITE:sender(self()),
+    ok = gen_server:stop(Sender, crash, infinity),
+    ?assertEqual([], events(Zone)),
+    {ok, []} = subscribe(Zone),
+    Pid = open(Zone, ?NAME),
+    ok = gen_server:stop(Zone),
+    ?assertEqual([{up, ?NAME, Pid}, {down, ?NAME, Pid, shutdown}], events(Zone)).
+
+a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone(Config) ->
+    Zone = zone(Config),
+    Other = tracked_child:loose(start_link),
+    yes = register_name({Zone, other}, Other),
+    Start = fun() ->
+        process_flag(trap_exit, true),
+        receive {'EXIT', _, shutdown} -> ok = unregister_name({Zone, other}) end
+    end,
+    Spec = #{id => ?NAME, start => {tracked_child, start_with, [self(), fun() -> {ok, spawn_link(Start)} end]}, shutdown => infinity},
+    {ok, Pid} = find_or_open(Zone, Spec),
+    {trap_exit, true} = trapping(Pid),
+    Tracker = whereis(Zone),
+    ok = gen_server:stop(Zone),
+    ?assertEqual({noproc, noproc, noproc}, {down(Tracker), down(Pid), down(Other)}).
+
+trapping(Pid) ->
+    case process_info(Pid, trap_exit) of
+        {trap_exit, false} -> erlang:yield(), trapping(Pid);
+        Trapping -> Trapping
+    end.
+
+%% From after_terminate, at the end of the zone, which cannot answer any more.
+nobody_subscribes_to_a_zone_that_is_about_to_end(Config) ->
+    Zone = zone(Config),
+    Test = self(),
+    Subscribe = fun() -> Test ! {outcome, catch subscribe(Zone)} end,
+    {ok, _} = find_or_open(Zone, {?NAME, {?MODULE, start_child, [Subscribe]}, temporary}),
+    ok = gen_server:stop(Zone),
+    {outcome, Outcome} = tracked_child:await(outcome),
+    ?assertMatch({'EXIT', {shutdown, {gen_tracker, subscribe, [Zone]}}}, Outcome).
+
+start_child(Subscribe) ->
+    Pid = spawn_link(fun() -> receive after infinity -> ok end end),
+    put(at_the_end, Subscribe),
+    {ok, Pid}.
+
+after_terminate(_Name, _Attributes) ->
+    (get(at_the_end))().
