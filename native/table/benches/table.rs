@@ -1,0 +1,281 @@
+//! What the paths that matter cost in plain Rust, by one, two and four threads; `cargo bench -p proctab_table` runs it.
+//!
+//! A figure is the time of one operation in one thread. Where threads do not disturb each other it stays the same, as long as there is
+//! a core for each. *Different* is 10,000 names, taken in an order of no pattern; *same* is one hot name for all threads.
+
+#![deny(missing_docs)]
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::LazyLock;
+
+use divan::{Bencher, Divan};
+use papaya::HashMap;
+use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::processes::Processes;
+use proctab_table::reclaim;
+use proctab_table::row::{Child, State};
+use proctab_table::value::{Added, Counter, Value};
+use proctab_table::zone::Zone;
+use proctab_table::Seed;
+use Names::{Different, Same};
+
+/// Without terms of its own.
+enum Nothing {}
+
+impl Foreign for Nothing {
+    type Borrowed<'a> = &'a Nothing;
+
+    fn borrow(&self) -> &Nothing {
+        self
+    }
+
+    fn hash(borrowed: &Nothing) -> u64 {
+        match *borrowed {}
+    }
+
+    fn same(one: &Nothing, _: &Nothing) -> bool {
+        match *one {}
+    }
+}
+
+type Term = Datum<Nothing>;
+
+/// Which names the threads work on.
+#[derive(Clone, Copy, Debug)]
+enum Names {
+    Different,
+    Same,
+}
+
+const THREADS: [usize; 3] = [1, 2, 4];
+const COUNT: u64 = 10_000;
+/// Has no divisor in common with `COUNT`, so that its multiples reach every name.
+const STRIDE: u64 = 7_919;
+const KIND: Kind = Kind::new(3);
+const TWENTY_BYTES: &[u8] = b"twenty bytes of text";
+
+static TERMS: LazyLock<Terms> = LazyLock::new(Terms::default);
+static ZONE: LazyLock<Zone<Nothing>> = LazyLock::new(zone);
+
+/// What the benchmarks look up and store.
+struct Terms {
+    names: Vec<Term>,
+    integer: Term,
+    binary: Term,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms {
+            names: (0..COUNT).map(|number| name("stream", number)).collect(),
+            integer: Datum::bytes(KIND, b"integer"),
+            binary: Datum::bytes(KIND, b"binary"),
+        }
+    }
+}
+
+fn name(prefix: &str, number: u64) -> Term {
+    let mut name = String::new();
+    write!(name, "{prefix}-{number:06}").expect("a string takes it");
+    Datum::bytes(KIND, name.as_bytes())
+}
+
+/// A zone whose children have four attributes each.
+fn zone() -> Zone<Nothing> {
+    let (zone, guard) = (Zone::default(), reclaim::enter());
+    for (number, name) in (1..).zip(&TERMS.names) {
+        assert!(zone.insert(name, child(number)));
+        let pin = zone.pin();
+        let row = zone.row(name.borrow(), &pin).expect("it was inserted");
+        let attributes = [
+            integer(1280),
+            fixed(Datum::bytes(KIND, b"atom"), Datum::word(KIND, number)),
+            binary(),
+            fixed(Datum::bytes(KIND, b"pid"), Datum::word(KIND, number)),
+        ];
+        assert!(row
+            .set(Changes::from_iter(attributes), zone.seed(), &guard)
+            .is_ok());
+    }
+    zone
+}
+
+fn child(number: u64) -> Child<Nothing> {
+    Child {
+        state: State::Running,
+        pid: Some(number),
+        keeper: number,
+        spec: None,
+    }
+}
+
+fn fixed(key: Term, value: Term) -> Attribute<Nothing> {
+    Attribute {
+        key,
+        value: Value::Fixed(value),
+    }
+}
+
+fn integer(integer: i64) -> Attribute<Nothing> {
+    Attribute {
+        key: TERMS.integer.clone(),
+        value: Value::Integer(Counter::new(integer).expect("it is small")),
+    }
+}
+
+fn binary() -> Attribute<Nothing> {
+    fixed(TERMS.binary.clone(), Datum::bytes(KIND, TWENTY_BYTES))
+}
+
+/// A number that no other call of this benchmark gets.
+fn next() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(COUNT);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn pick(names: Names) -> &'static Term {
+    match names {
+        Different => &TERMS.names[(next() * STRIDE % COUNT) as usize],
+        Same => &TERMS.names[0],
+    }
+}
+
+/// Measures an operation on names of the zone.
+fn on_names<T>(bencher: Bencher, names: Names, operation: impl Fn(&'static Term) -> T + Sync) {
+    LazyLock::force(&ZONE);
+    bencher.with_inputs(|| pick(names)).bench_values(operation);
+}
+
+/// What each of the calls below does first, and nothing else: entering and leaving both guards.
+#[divan::bench(threads = THREADS)]
+fn guards() {
+    let _guard = reclaim::enter();
+    let _pin = ZONE.pin();
+}
+
+/// Finding a table by a word in a map of the kind that an embedder keeps its tables in.
+#[divan::bench(threads = THREADS)]
+fn table(bencher: Bencher) {
+    let tables: HashMap<u64, u64, Seed> = HashMap::builder()
+        .hasher(Seed::default())
+        .shared_collector(reclaim::collector())
+        .build();
+    let guard = reclaim::enter();
+    for number in 0..8 {
+        tables.insert(number, number, &guard);
+    }
+    drop(guard);
+    bencher.bench(|| {
+        let guard = reclaim::enter();
+        tables.get(&black_box(5), &guard).copied()
+    });
+    // A map that is dropped frees what others may be reading.
+    std::mem::forget(tables);
+}
+
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn find(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| {
+        let pin = ZONE.pin();
+        let row = ZONE.row(name.borrow(), &pin);
+        row.and_then(|row| row.pid())
+    });
+}
+
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn getattr_integer(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| {
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
+        attributes
+            .get(TERMS.integer.borrow(), ZONE.seed())?
+            .counted()
+    });
+}
+
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn getattr_binary(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| {
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
+        let value = attributes.get(TERMS.binary.borrow(), ZONE.seed())?;
+        value.datum().cloned()
+    });
+}
+
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn increment(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| {
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let row = ZONE.row(name.borrow(), &pin);
+        row.map_or(Added::Missing, |row| {
+            row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard)
+        })
+    });
+}
+
+/// One integer in the place of another.
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn setattr_in_place(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| set(name, integer(1000)));
+}
+
+/// Any other value: a new map of attributes.
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn setattr_binary(bencher: Bencher, names: Names) {
+    on_names(bencher, names, |name| set(name, binary()));
+}
+
+fn set(name: &Term, attribute: Attribute<Nothing>) {
+    let (guard, pin) = (reclaim::enter(), ZONE.pin());
+    let row = ZONE.row(name.borrow(), &pin).expect("it is never removed");
+    assert!(row
+        .set(Changes::from_iter([attribute]), ZONE.seed(), &guard)
+        .is_ok());
+}
+
+/// A child comes and goes. With one same name for all, most find it held.
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn insert_and_remove(bencher: Bencher, names: Names) {
+    LazyLock::force(&ZONE);
+    let pick = || match names {
+        Different => (next(), name("guest", next())),
+        Same => (next(), name("guest", 0)),
+    };
+    bencher.with_inputs(pick).bench_values(|(number, name)| {
+        let guard = reclaim::enter();
+        if ZONE.insert(&name, child(number)) {
+            assert!(ZONE.remove(name.borrow(), number, &guard));
+        }
+    });
+}
+
+/// The rows of one page, of 128 at the most.
+#[divan::bench(threads = THREADS)]
+fn page(bencher: Bencher) {
+    LazyLock::force(&ZONE);
+    bencher.bench(|| ZONE.page(0));
+}
+
+/// A process is registered under a name, dies, and is cleaned up after.
+#[divan::bench(args = [Different, Same], threads = THREADS)]
+fn register(bencher: Bencher, names: Names) {
+    let processes: Processes<Nothing> = Processes::default();
+    let pick = || (Datum::word(KIND, next()), pick(names));
+    bencher.with_inputs(pick).bench_values(|(pid, name)| {
+        processes.register(&pid, name);
+        processes.unregister(&pid, name);
+        processes.next(&pid)
+    });
+}
+
+fn main() {
+    // A sample of this size also where the first call of all is a slow one.
+    Divan::default()
+        .sample_size(1_000)
+        .config_with_args()
+        .main();
+}
