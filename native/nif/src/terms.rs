@@ -146,11 +146,16 @@ impl Call<'_> {
     #[inline]
     pub fn atom(&self, place: usize) -> Result<u64, Fault> {
         let term = self.argument(place)?;
-        // SAFETY: the term is of the caller's environment.
-        if unsafe { enif_is_atom(self.env, term) } == 0 {
+        if !self.is_atom(term) {
             return Err(Fault::BadArgument);
         }
         Ok(to_word(term))
+    }
+
+    #[inline]
+    fn is_atom(&self, term: ErlNifTerm) -> bool {
+        // SAFETY: the term is of the caller's environment.
+        unsafe { enif_is_atom(self.env, term) != 0 }
     }
 
     /// The word of a local pid.
@@ -417,8 +422,15 @@ impl Call<'_> {
         scratch: &'s mut Scratch,
     ) -> Result<Option<Borrowed<'s, Copied>>, Fault> {
         let word = |kind, word| Ok(Some(Borrowed::Word(kind, word)));
+        // Most names are binaries and most keys atoms, and both are asked for faster than a type.
+        if self.is_atom(term) {
+            return word(IMMEDIATE, to_word(term));
+        }
+        if let Some(bytes) = self.binary(term).filter(|b| b.len() <= LONGEST_BYTES) {
+            self.spend(bytes.len() / BYTES_A_WORD)?;
+            return Ok(Some(Borrowed::Bytes(BINARY, bytes)));
+        }
         match self.type_of(term) {
-            term_type::ATOM => return word(IMMEDIATE, to_word(term)),
             term_type::INTEGER => {
                 if let Some(integer) = self.get_integer(term) {
                     return word(INTEGER, integer as u64);
@@ -431,12 +443,6 @@ impl Call<'_> {
             }
             term_type::PID if self.is_local_pid(term) => return word(IMMEDIATE, to_word(term)),
             term_type::PORT if self.is_local_port(term) => return word(IMMEDIATE, to_word(term)),
-            term_type::BITSTRING => {
-                if let Some(bytes) = self.binary(term).filter(|b| b.len() <= LONGEST_BYTES) {
-                    self.spend(bytes.len() / BYTES_A_WORD)?;
-                    return Ok(Some(Borrowed::Bytes(BINARY, bytes)));
-                }
-            }
             term_type::LIST if self.is_nil(term) => return word(IMMEDIATE, to_word(term)),
             term_type::TUPLE | term_type::LIST | term_type::MAP
                 if self.encode(term, purpose, scratch)? =>

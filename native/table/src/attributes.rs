@@ -232,6 +232,16 @@ impl<F: Foreign> Attributes<F> {
         if let Some(branch) = before.filter(|node| node.is_branch()) {
             return Self::with_spread(branch.children(), changes.into_iter(), seed, shift);
         }
+        if let (Some(leaf), 1) = (before, changes.len()) {
+            let change = &changes[0];
+            let place = leaf.place(change.key.borrow());
+            if place.is_some() || leaf.count() < LEAF {
+                return changes
+                    .into_iter()
+                    .next()
+                    .map(|change| leaf.with_one(place, change));
+            }
+        }
         if changes.len() > LEAF && shift < u64::BITS {
             // Too many for a leaf, unless keys repeat: the branch is a good guess, and correct in any case.
             let mut attributes = Vec::new();
@@ -257,6 +267,37 @@ impl<F: Foreign> Attributes<F> {
             return Self::with_spread(Default::default(), attributes.into_iter(), seed, shift);
         }
         Self::leaf(attributes)
+    }
+
+    /// Where a leaf has a key.
+    fn place(&self, key: Borrowed<'_, F>) -> Option<usize> {
+        self.slots()
+            .iter()
+            .position(|slot| matches!(slot, Slot::Attribute(old) if key.equivalent(&old.key)))
+    }
+
+    /// A leaf with `change` at this place, or after all others.
+    fn with_one(&self, place: Option<usize>, change: Attribute<F>) -> Self {
+        let slots = self.slots();
+        let place = place.unwrap_or(slots.len());
+        let heavy = |(other, slot): (usize, &Slot<F>)| {
+            other != place && matches!(slot, Slot::Attribute(attribute) if attribute.is_heavy())
+        };
+        let count = slots.len().max(place + 1);
+        let header = Header {
+            branch: false,
+            heavy: change.is_heavy() || self.is_heavy() && slots.iter().enumerate().any(heavy),
+            count: count as u32,
+        };
+        let mut change = Some(change);
+        let slots = (0..count).map(|index| match slots.get(index) {
+            Some(Slot::Attribute(kept)) if index != place => Slot::Attribute(Attribute {
+                key: kept.key.clone(),
+                value: kept.value.carry_over(),
+            }),
+            _ => change.take().map_or(Slot::Empty, Slot::Attribute),
+        });
+        Attributes(ThinArc::from_header_and_iter(header, slots))
     }
 
     /// A branch over `children`, each with those of the changes that belong to it.
