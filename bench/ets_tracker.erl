@@ -12,7 +12,7 @@
 -module(ets_tracker).
 -behaviour(gen_server).
 
--export([start_link/1, find/2, find_or_open/2, which_children/1]).
+-export([start_link/1, find/2, find_or_open/2, which_children/1, fill/5]).
 -export([setattr/3, setattr/4, getattr/3, increment/4, increment/5, info/2, list/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
@@ -34,6 +34,12 @@ find_or_open(Zone, {Name, _MFA, _Restart, _Shutdown, _Type, _Modules} = Spec) ->
         undefined -> gen_server:call(Zone, {open, Spec}, 60000);
         Found -> Found
     end.
+
+%% The rows of a child and its attributes, without any process: for the benchmark, to have a million of them.
+fill(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}, Pid, Helper, Attributes) ->
+    Child = #child{name = Name, pid = Pid, helper = Helper, mfa = MFA, restart = Restart, shutdown = Shutdown, type = Type, modules = Modules},
+    true = ets:insert(Zone, Child),
+    true = ets:insert(attrs(Zone), [{{Name, Key}, Value} || {Key, Value} <- Attributes]).
 
 which_children(Zone) ->
     ets:select(Zone, [{#child{name = '$1', pid = '$2', type = '$3', modules = '$4', _ = '_'}, [], [{{'$1', '$2', '$3', '$4'}}]}]).

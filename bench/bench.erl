@@ -1,0 +1,36 @@
+%% The benchmark: runs its sections, all of them or those that are named, and says on standard error how long each took. A whole run writes `bench/results`, a part of
+%% one only prints. Nothing here passes or fails, but a wrong answer ends it; `bench_check` is what fails.
+-module(bench).
+
+-export([main/0]).
+
+%% The section about memory comes first, see there.
+-define(SECTIONS, [
+    {"memory", bench_memory},
+    {"operations", bench_operations},
+    {"zones", bench_zones},
+    {"processes", bench_processes},
+    {"growth", bench_growth},
+    {"hold", bench_hold}
+]).
+
+main() ->
+    [Results | Arguments] = init:get_plain_arguments(),
+    {ok, _} = application:ensure_all_started(elixir),
+    case Arguments of
+        ["check"] -> halt(bench_check:main());
+        [] -> bench_report:write(Results, sections([Name || {Name, _} <- ?SECTIONS]));
+        Names -> io:put_chars(bench_report:markdown(sections(Names)))
+    end,
+    halt(0).
+
+sections(Names) ->
+    [{Name, section(Name, proplists:get_value(Name, ?SECTIONS))} || Name <- Names].
+
+section(Name, undefined) ->
+    io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [Name, lists:join(", ", [Known || {Known, _} <- ?SECTIONS])]),
+    halt(2);
+section(Name, Module) ->
+    {Time, Rows} = bench_data:time(fun Module:rows/0),
+    io:format(standard_error, "~s: ~b s~n", [Name, round(Time / 1.0e9)]),
+    Rows.

@@ -1,0 +1,188 @@
+%% How long a scheduler is held, on a table of a million names with 4 attributes each.
+%%
+%% Native calls are timed one by one, by the processor time of the scheduler's thread, because the system that the VM runs on takes a core away now and then, for longer than
+%% any call lasts. The same calls are made in several passes. What belongs to the calls, the growth of a table among them, is in each pass; what does not is in some.
+%% So the longest call is that of the pass whose longest is the shortest; beside it is the longest that was seen in any. The times go into an array, so that no
+%% garbage collection is long. A native call that does nothing is measured the same way, as often as names are inserted.
+%%
+%% The public functions, deaths and the end of a table run for many time slices; there, the VM itself reports slices of 1 ms and more (`long_schedule`), with all that
+%% the system took from them. A process that only computes is measured the same way, for as long as it takes: what is not longer than its slices says nothing.
+-module(bench_hold).
+
+-export([rows/0]).
+
+-define(NAMES, 1000000).
+-define(PASSES, 5).
+-define(CALLS, 100000).
+-define(DEATHS, 10000).
+-define(PAGES, [
+    {"names", names}, {"names and pids", pids}, {"children", children}, {"attributes", attributes}, {"one attribute", [integer]}, {"sizes", sizes}
+]).
+
+rows() ->
+    Opened = #{zone := Zone, owner := Tracker} = bench_sides:open(proctab, hold, [], []),
+    %% Another process ends it.
+    true = unlink(Tracker),
+    Rows = lists:append([
+        fills(),
+        filled(Opened),
+        [passes("a page of " ++ Label, [page_pass(Zone, What) || _ <- lists:seq(1, ?PASSES)]) || {Label, What} <- ?PAGES],
+        single_calls(Zone),
+        deaths(Opened),
+        whole_calls(Zone),
+        slices("the zone ends", fun() -> end_zone(Opened) end)
+    ]),
+    lists:flatten(Rows).
+
+filled(Opened) ->
+    slices("a million names are inserted, 4 attributes each", fun() -> bench_sides:fill(Opened, ?NAMES, bench_data:attributes()) end).
+
+%% The table grows from nothing to a million names in each pass, and is closed in one call.
+fills() ->
+    {Inserts, Sets, Ends} = lists:unzip3([fill("hold_fill_" ++ integer_to_list(Pass)) || Pass <- lists:seq(1, ?PASSES)]),
+    [passes("insert of a name", Inserts), passes("setattr of 4 attributes of a new name", Sets), passes("end of the table (zone_close)", Ends)].
+
+fill(ZoneName) ->
+    Zone = list_to_atom(ZoneName),
+    Attributes = bench_data:attributes(),
+    Spec = {{bench_data, start_child, []}, temporary, 200, worker, []},
+    [Inserts, Sets, End] = All = [times(?NAMES), times(?NAMES), times(1)],
+    in_process(fun() ->
+        _ = proctab_nif:zone_open(Zone),
+        each(?NAMES, fun(N) ->
+            Name = bench_data:name(N),
+            {Keeper, Child} = {bench_data:keeper_pid(N), bench_data:child_pid(N)},
+            true = timed(Inserts, N, fun() -> proctab_nif:insert(Zone, Name, Keeper, Spec, Child) end),
+            ok = timed(Sets, N, fun() -> proctab_nif:setattr(Zone, Name, Attributes) end)
+        end),
+        ok = timed(End, 1, fun() -> proctab_nif:zone_close(Zone) end)
+    end),
+    list_to_tuple(All).
+
+single_calls(Zone) ->
+    [
+        passes(Label, [single_pass(Fun) || _ <- lists:seq(1, ?PASSES)])
+     || {Label, Fun} <- [
+            {"find", fun(Name) -> {ok, _} = proctab_nif:find(Zone, Name) end},
+            {"getattr", fun(Name) -> {ok, _} = proctab_nif:getattr(Zone, Name, integer) end},
+            {"setattr", fun(Name) -> ok = proctab_nif:setattr(Zone, Name, binary, <<"another twenty bytes">>) end},
+            {"increment", fun(Name) -> proctab_nif:increment(Zone, Name, integer, 1) end},
+            {"attributes of a name", fun(Name) -> [_ | _] = proctab_nif:attrs(Zone, Name) end},
+            {"delattr", fun(Name) -> ok = proctab_nif:delattr(Zone, Name, tuple) end},
+            {"count", fun(_) -> proctab_nif:count(Zone) end}
+        ]
+    ] ++ [passes("a native call that does nothing", [single_pass(?NAMES, fun(Name) -> empty_nif:call(Zone, Name) end) || _ <- lists:seq(1, ?PASSES)])].
+
+single_pass(Fun) ->
+    single_pass(?CALLS, Fun).
+
+single_pass(Count, Fun) ->
+    Times = times(Count),
+    in_process(fun() ->
+        each(Count, fun(N) ->
+            Name = bench_data:name(N),
+            timed(Times, N, fun() -> Fun(Name) end)
+        end)
+    end),
+    Times.
+
+%% All pages of a table. There are never more than names.
+page_pass(Zone, What) ->
+    Times = times(?NAMES),
+    in_process(fun() -> page(Zone, What, Times, 1, 0) end),
+    Times.
+
+page(_, _, _, _, done) ->
+    ok;
+page(Zone, What, Times, Index, From) ->
+    {_, Next} = timed(Times, Index, fun() -> proctab_nif:page(Zone, From, What, []) end),
+    page(Zone, What, Times, Index + 1, Next).
+
+times(Count) ->
+    atomics:new(Count, [{signed, true}]).
+
+timed(Times, Index, Fun) ->
+    Start = empty_nif:thread_time(),
+    Result = Fun(),
+    ok = atomics:put(Times, Index, empty_nif:thread_time() - Start),
+    Result.
+
+each(0, _) ->
+    ok;
+each(N, Fun) ->
+    Fun(N),
+    each(N - 1, Fun).
+
+in_process(Fun) ->
+    ended(spawn_opt(Fun, [monitor, {priority, max}])).
+
+ended({Pid, Monitor}) ->
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok;
+        {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)
+    end.
+
+%% A time of 0 is a place of the array that was not used.
+passes(Label, Passes) ->
+    Calls = lists:seq(1, maps:get(size, atomics:info(hd(Passes)))),
+    OfPasses = [[Time || Call <- Calls, (Time = atomics:get(Times, Call)) > 0] || Times <- Passes],
+    Longest = [lists:max(Times) || Times <- OfPasses],
+    [
+        row(Label, "median call", [rounds:median(Times) || Times <- OfPasses]),
+        row(Label, "longest call", [lists:min(Longest)]),
+        row(Label, "longest seen", [lists:max(Longest)])
+    ].
+
+row(Label, Mode, Figures) ->
+    bench_data:row(proctab, Label, Mode, "ns", Figures).
+
+whole_calls(Zone) ->
+    Seen = fun(_, _, Count) -> Count + 1 end,
+    [
+        slices(Label, Fun)
+     || {Label, Fun} <- [
+            {"list/1", fun() -> length(gen_tracker:list(Zone)) end},
+            {"list/2 of one key", fun() -> length(gen_tracker:list(Zone, [integer])) end},
+            {"which_children/1", fun() -> length(gen_tracker:which_children(Zone)) end},
+            {"names/1", fun() -> length(gen_tracker:names(Zone)) end},
+            {"fold/3", fun() -> gen_tracker:fold(Seen, 0, Zone) end},
+            {"proctab:info/1", fun() -> proctab:info(Zone) end},
+            {"proctab:top/2", fun() -> proctab:top(Zone, integer) end},
+            {"only computing, for 2 s", fun() -> compute(erlang:monotonic_time(millisecond) + 2000) end}
+        ]
+    ].
+
+compute(End) ->
+    erlang:monotonic_time(millisecond) > End orelse compute(End).
+
+deaths(Opened) ->
+    slices("10,000 children start and die at once", fun() -> die(Opened) end).
+
+die(Opened) ->
+    Names = [{child, N} || N <- lists:seq(1, ?DEATHS)],
+    #{pids := Pids} = lists:foldl(fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end, Opened, Names),
+    bench_zones:death_time(Opened, lists:zip(Names, lists:reverse(Pids))).
+
+%% The table's memory is freed in the background, in a thread that is no scheduler.
+end_zone(Opened) ->
+    Before = bench_data:resident(),
+    bench_sides:close(Opened),
+    End = erlang:monotonic_time(millisecond) + 5000,
+    bench_data:until(fun() -> bench_data:resident() < Before div 2 orelse erlang:monotonic_time(millisecond) > End end).
+
+%% The longest slice of at least 1 ms that the VM reports while a process does something, or 0; and how many there were.
+slices(Label, Fun) ->
+    _ = erlang:system_monitor(self(), [{long_schedule, 1}]),
+    ok = ended(spawn_monitor(Fun)),
+    _ = erlang:system_monitor(undefined),
+    Times = reported(),
+    [
+        row(Label, "longest slice", [lists:max([0 | Times])]),
+        bench_data:row(proctab, Label, "slices of 1 ms and more", "slices", [length(Times)])
+    ].
+
+reported() ->
+    receive
+        {monitor, _, long_schedule, Info} -> [1000000 * proplists:get_value(timeout, Info) | reported()]
+    after 0 -> []
+    end.
