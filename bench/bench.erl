@@ -4,6 +4,8 @@
 
 -export([main/0]).
 
+%% Only by name.
+-define(OTHERS, [{"scale", bench_scale}]).
 %% The section about memory comes first, see there.
 -define(SECTIONS, [
     {"memory", bench_memory},
@@ -25,10 +27,10 @@ main() ->
     halt(0).
 
 sections(Names) ->
-    [{Name, section(Name, proplists:get_value(Name, ?SECTIONS))} || Name <- Names].
+    [{Name, section(Name, proplists:get_value(Name, ?SECTIONS ++ ?OTHERS))} || Name <- Names].
 
 section(Name, undefined) ->
-    io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [Name, lists:join(", ", [Known || {Known, _} <- ?SECTIONS])]),
+    io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [Name, lists:join(", ", [Known || {Known, _} <- ?SECTIONS ++ ?OTHERS])]),
     halt(2);
 section(Name, Module) ->
     {Time, Rows} = bench_data:time(fun Module:rows/0),

@@ -1,7 +1,8 @@
 %% The results: a CSV file with a row for each figure, Markdown for readers, and the charts.
 -module(bench_report).
 
--export([write/2, markdown/1, times/1]).
+-export([write/2, markdown/1]).
+-export([machine/0, line/1, value/2]).
 
 -define(ORDER, [proctab, ets_design, ets_set, ets_ordered, registry, pg, global, whereis, empty_nif]).
 
@@ -12,6 +13,7 @@ write(Folder, Sections) ->
     Text = [head(), targets(Rows), markdown(Sections)],
     ok = write_file(Folder, "results.md", Text),
     bench_charts:draw(Folder, Rows),
+    ok = bench_readme:write(filename:join(Folder, "../../README.md"), Rows),
     io:put_chars(targets(Rows)).
 
 write_file(Folder, Name, Text) ->
@@ -30,15 +32,17 @@ csv(Sections) ->
 
 head() ->
     [
-        "# Results of `make bench`\n\n",
-        io_lib:format("~ts, ~b schedulers; OTP ~s, erts ~s (~s); Elixir ~s; commit ~s.\n\n", [
-            processor(), erlang:system_info(schedulers_online), erlang:system_info(otp_release), erlang:system_info(version),
-            erlang:system_info(emu_flavor), 'Elixir.System':version(), os:getenv("COMMIT", "unknown")
-        ]),
+        "# Results of `make bench`\n\n", machine(), "\n\n",
         "Medians of rounds that alternate between the sides in one VM, ± half of their range; seven rounds, or as many as the cell says. Of single operations, the loop around "
         "them is subtracted, measured in the same rounds. Ratios are medians of the ratios of the rounds: the clock of the machine drifts, and it hits both sides of a round. `-`: the side "
         "has no such operation, or it would take minutes. What the sides are: `bench/bench_sides.erl`.\n\n"
     ].
+
+machine() ->
+    io_lib:format("~ts, ~b schedulers; OTP ~s, erts ~s (~s); Elixir ~s; commit ~s.", [
+        processor(), erlang:system_info(schedulers_online), erlang:system_info(otp_release), erlang:system_info(version),
+        erlang:system_info(emu_flavor), 'Elixir.System':version(), os:getenv("COMMIT", "unknown")
+    ]).
 
 processor() ->
     {ok, Text} = file:read_file("/proc/cpuinfo"),
@@ -72,7 +76,8 @@ title("operations") -> "Single operations";
 title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
-title("hold") -> "How long a scheduler is held, 1,000,000 names".
+title("hold") -> "How long a scheduler is held, 1,000,000 names";
+title("scale") -> "What SCALING.md argues from".
 
 notes("memory") ->
     "100,000 names, filled without processes. Resident: how much larger the VM got. The ETS tables do not count what binaries over 64 bytes take.\n\n";
@@ -87,6 +92,8 @@ notes("processes") ->
 notes("growth") ->
     "4 attributes for each name. The ETS design's `list` of 10,000 names would take half a minute, that of a million days: it is measured with 1,000. Its deaths are 1,000 children, 100 "
     "among 100,000 names, and 10 among a million.\n\n";
+notes("scale") ->
+    "proctab alone, once. Writes are to one of four attributes, of 10,000 names.\n\n";
 notes("hold") ->
     "proctab alone. Calls: processor time. The longest call is that of the pass, of 5, whose longest is the shortest; the longest seen is that of any pass. Slices are those of at least 1 ms "
     "that the VM reports (`long_schedule`), in whole milliseconds, whatever the system that it runs on took from them included; 0 when there is none. What is not longer than those of a "
@@ -122,6 +129,7 @@ cells(Rows, Across, Columns, WithRatio) ->
 cell([]) -> "-";
 cell([#{figures := Figures, unit := Unit}]) -> [value(Unit, rounds:median(Figures)), spread(Figures)].
 
+value("ns", 0) -> "none";
 value("ns", Time) -> duration(Time);
 value("bytes", Bytes) -> io_lib:format("~b bytes", [round(Bytes)]);
 value("slices", Count) -> integer_to_list(Count).
