@@ -148,9 +148,9 @@ fn on_names<T>(bencher: Bencher, names: Names, operation: impl Fn(&'static Term)
     bencher.with_inputs(|| pick(names)).bench_values(operation);
 }
 
-/// What each of the calls below does first, and nothing else: entering and leaving both guards.
+/// What each of the calls below does first, and nothing else: entering and leaving a guard.
 #[divan::bench(threads = THREADS)]
-fn guards() {
+fn guard() {
     let _guard = reclaim::enter();
 }
 

@@ -46,7 +46,7 @@ const LARGE: usize = 256;
 const WEIGHT: usize = 16;
 
 /// The rows by hash. Each shard is replaced at once, so it has to stay small where the whole is large.
-pub(crate) struct Names<T, const SHARDS: usize = 256> {
+pub(crate) struct Names<T, const SHARDS: usize = 512> {
     /// Packed, or null. Apart from the locks: readers of one shard do not feel the writers of another.
     tables: [AtomicPtr<Line<T>>; SHARDS],
     writers: [Mutex<Fill>; SHARDS],
@@ -220,8 +220,8 @@ impl<T: Send + Sync + 'static, const SHARDS: usize> Names<T, SHARDS> {
 
     /// The table of a shard, for the holder of its lock.
     fn table(&self, shard: usize) -> Option<&[Line<T>]> {
-        // SAFETY: only the holder of the lock replaces it, and only under a guard, so that it stays until that is left. (This reference
-        // is not used any more by then: the guard is the caller's of `insert` and `remove`.)
+        // SAFETY: only the holder of the lock replaces it, and it is retired under the guard of the caller of `insert` or `remove`, who does not
+        // use it any more when that is left.
         unsafe { lines(self.tables[shard].load(Ordering::Relaxed)) }
     }
 
