@@ -551,7 +551,8 @@ fn with_row<T>(
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    run(zone, zone.row(name, &guard), &guard)
+    let pin = zone.pin();
+    run(zone, zone.row(name, &pin), &guard)
 }
 
 fn boolean(boolean: bool) -> ErlNifTerm {

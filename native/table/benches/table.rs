@@ -88,7 +88,8 @@ fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
         assert!(zone.insert(name, child(number)));
-        let row = zone.row(name.borrow(), &guard).expect("it was inserted");
+        let pin = zone.pin();
+        let row = zone.row(name.borrow(), &pin).expect("it was inserted");
         let attributes = [
             integer(1280),
             fixed(Datum::bytes(KIND, b"atom"), Datum::word(KIND, number)),
@@ -148,10 +149,11 @@ fn on_names<T>(bencher: Bencher, names: Names, operation: impl Fn(&'static Term)
     bencher.with_inputs(|| pick(names)).bench_values(operation);
 }
 
-/// What each of the calls below does first, and nothing else: entering and leaving a guard.
+/// What each of the calls below does first, and nothing else: entering and leaving both guards.
 #[divan::bench(threads = THREADS)]
-fn guard() {
+fn guards() {
     let _guard = reclaim::enter();
+    let _pin = ZONE.pin();
 }
 
 /// Finding a table by a word in a map of the kind that an embedder keeps its tables in.
@@ -177,8 +179,8 @@ fn table(bencher: Bencher) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn find(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let pin = ZONE.pin();
+        let row = ZONE.row(name.borrow(), &pin);
         row.and_then(|row| row.pid())
     });
 }
@@ -186,8 +188,8 @@ fn find(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn getattr_integer(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
         attributes
             .get(TERMS.integer.borrow(), ZONE.seed())?
             .counted()
@@ -197,8 +199,8 @@ fn getattr_integer(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn getattr_binary(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
         let value = attributes.get(TERMS.binary.borrow(), ZONE.seed())?;
         value.datum().cloned()
     });
@@ -207,8 +209,8 @@ fn getattr_binary(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn increment(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let (guard, pin) = (reclaim::enter(), ZONE.pin());
+        let row = ZONE.row(name.borrow(), &pin);
         row.map_or(Added::Missing, |row| {
             row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard)
         })
@@ -228,10 +230,8 @@ fn setattr_binary(bencher: Bencher, names: Names) {
 }
 
 fn set(name: &Term, attribute: Attribute<Nothing>) {
-    let guard = reclaim::enter();
-    let row = ZONE
-        .row(name.borrow(), &guard)
-        .expect("it is never removed");
+    let (guard, pin) = (reclaim::enter(), ZONE.pin());
+    let row = ZONE.row(name.borrow(), &pin).expect("it is never removed");
     assert!(row
         .set(Changes::from_iter([attribute]), ZONE.seed(), &guard)
         .is_ok());

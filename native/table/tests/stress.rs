@@ -96,13 +96,15 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     row.is_some_and(|row| row.set(changes, zone.seed(), &guard).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     row.map_or(Added::Missing, |row| {
         row.add(word(key).borrow(), increment, zone.seed(), &guard)
     })
@@ -112,7 +114,8 @@ fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
 fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
-    let row = zone.row(word(name).borrow(), &guard);
+    let pin = zone.pin();
+    let row = zone.row(word(name).borrow(), &pin);
     if let Some((attributes, integers)) =
         row.and_then(|row| row.snapshot(usize::MAX, &guard).unwrap())
     {
@@ -156,7 +159,8 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let changes = (2..40).map(|key| fixed(key, word(round)));
                 assert!(set(&zone, 1, changes));
                 let guard = reclaim::enter();
-                let row = zone.row(word(1).borrow(), &guard).unwrap();
+                let pin = zone.pin();
+                let row = zone.row(word(1).borrow(), &pin).unwrap();
                 for key in 2..40 {
                     row.delete(word(key).borrow(), zone.seed(), &guard);
                 }
@@ -377,7 +381,8 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             while !done.load(Ordering::SeqCst) {
                 for name in 0..64 {
                     let guard = reclaim::enter();
-                    let row = zone.row(word(name).borrow(), &guard);
+                    let pin = zone.pin();
+                    let row = zone.row(word(name).borrow(), &pin);
                     if let Some(map) = row.and_then(|row| row.attributes(&guard)) {
                         map.for_each(&mut |attribute| {
                             if let Value::Fixed(datum) = &attribute.value {
