@@ -11,7 +11,6 @@ use rustler::{Encoder, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
 use proctab_table::datum::Datum;
 use proctab_table::reclaim;
-use proctab_table::waiters::Waiter;
 use proctab_table::zone::Zone;
 
 use crate::call::{export, Answer, Call, Fault};
@@ -81,11 +80,8 @@ fn wait_for(call: &Call) -> Answer {
         name: call.owned_key(call.argument(1)?)?,
         id: LAST_WAITER.fetch_add(1, Ordering::Relaxed),
     });
-    let waiter = Waiter {
-        id: waits.id,
-        pid: call.caller(),
-    };
-    waits.zone.content.waiters().add(waits.name.clone(), waiter);
+    let waiters = waits.zone.content.waiters();
+    waiters.add(waits.name.clone(), waits.id, call.caller());
     let owner = waits.zone.owner(call)?;
     let id = call.integer(waits.id as i64);
     let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
@@ -140,9 +136,9 @@ impl Call<'_> {
 
     /// Wakes them: an attribute was added.
     pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>) {
-        for waiter in zone.waiters().take(name) {
-            let message = self.tuple([atom!(woken), self.integer(waiter.id as i64)]);
-            self.send(waiter.pid, message);
+        for (id, pid) in zone.waiters().take(name) {
+            let message = self.tuple([atom!(woken), self.integer(id as i64)]);
+            self.send(pid, message);
         }
     }
 

@@ -8,22 +8,13 @@ use std::sync::atomic::{fence, AtomicUsize, Ordering};
 
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
-use smallvec::SmallVec;
+use indexmap::IndexMap;
 
 use crate::datum::{Datum, Foreign};
 use crate::Seed;
 
-/// A process that waits.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Waiter {
-    /// By this it knows what it is woken for.
-    pub id: u64,
-    /// The process.
-    pub pid: u64,
-}
-
-/// The waiters of one name.
-pub type Waiting = SmallVec<[Waiter; 2]>;
+/// The waiters of one name: each knows by its number what it is woken for, and is a process.
+pub type Waiting = IndexMap<u64, u64, Seed>;
 
 /// All waiters of a zone.
 pub struct Waiters<F: Foreign> {
@@ -39,9 +30,9 @@ impl<F: Foreign> Waiters<F> {
         }
     }
 
-    /// Puts a waiter down. It has to look once more before it sleeps.
-    pub fn add(&self, name: Datum<F>, waiter: Waiter) {
-        self.names.entry(name).or_default().push(waiter);
+    /// Puts a waiter down, by a number that is nobody else's. It has to look once more before it sleeps.
+    pub fn add(&self, name: Datum<F>, id: u64, pid: u64) {
+        self.names.entry(name).or_default().insert(id, pid);
         self.count.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
@@ -61,7 +52,7 @@ impl<F: Foreign> Waiters<F> {
     pub fn take(&self, name: &Datum<F>) -> Waiting {
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {
-            return Waiting::new();
+            return Waiting::default();
         }
         let waiting = self.names.remove(name).map(|(_, waiting)| waiting);
         let waiting = waiting.unwrap_or_default();
@@ -75,10 +66,9 @@ impl<F: Foreign> Waiters<F> {
             return false;
         };
         let waiting = entry.get_mut();
-        let Some(place) = waiting.iter().position(|waiter| waiter.id == id) else {
+        if waiting.swap_remove(&id).is_none() {
             return false;
-        };
-        waiting.swap_remove(place);
+        }
         let emptied = waiting.is_empty().then(|| entry.remove_entry());
         self.count.fetch_sub(1, Ordering::SeqCst);
         drop(emptied);
@@ -96,22 +86,25 @@ mod tests {
         Datum::word(Kind::new(0), number)
     }
 
-    fn waiter(id: u64) -> Waiter {
-        Waiter { id, pid: 100 + id }
+    fn add(waiters: &Waiters<Text>, number: u64, id: u64) {
+        waiters.add(name(number), id, 100 + id);
+    }
+
+    fn taken(waiters: &Waiters<Text>, number: u64) -> Vec<(u64, u64)> {
+        waiters.take(&name(number)).into_iter().collect()
     }
 
     #[test]
     fn those_of_a_name_are_taken_once_and_all_at_once() {
         let waiters = Waiters::new(Seed::default());
         for id in 0..5 {
-            waiters.add(name(id % 2), waiter(id));
+            add(&waiters, id % 2, id);
         }
         assert_eq!(waiters.count(&name(0)), 3);
-        let taken = waiters.take(&name(0));
-        assert_eq!(taken.as_slice(), [waiter(0), waiter(2), waiter(4)]);
-        assert!(waiters.take(&name(0)).is_empty());
+        assert_eq!(taken(&waiters, 0), [(0, 100), (2, 102), (4, 104)]);
+        assert_eq!(taken(&waiters, 0), []);
         assert!(!waiters.forget(&name(0), 2));
-        assert_eq!(waiters.take(&name(1)).len(), 2);
+        assert_eq!(taken(&waiters, 1), [(1, 101), (3, 103)]);
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
 
@@ -119,13 +112,13 @@ mod tests {
     fn who_has_gone_is_not_woken() {
         let waiters = Waiters::new(Seed::default());
         for id in 0..3 {
-            waiters.add(name(1), waiter(id));
+            add(&waiters, 1, id);
         }
         assert!(waiters.forget(&name(1), 0));
         assert!(!waiters.forget(&name(1), 0));
         assert!(waiters.forget(&name(1), 1));
-        assert_eq!(waiters.take(&name(1)).as_slice(), [waiter(2)]);
-        waiters.add(name(1), waiter(3));
+        assert_eq!(taken(&waiters, 1), [(2, 102)]);
+        add(&waiters, 1, 3);
         assert!(waiters.forget(&name(1), 3));
         assert!(waiters.names.is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
