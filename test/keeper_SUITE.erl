@@ -259,9 +259,8 @@ pending(Zone, Fail) ->
 %% A second load of a module kills the processes that still run the code before the first one.
 a_permanent_child_that_keeps_failing_does_not_keep_old_code(_) ->
     Zone = zone(?FUNCTION_NAME),
-    eventually(fun() -> code:soft_purge(gen_tracker_child) end),
     {_, Spec} = pending(Zone, fun() -> {error, later} end),
-    {module, _} = code:load_file(gen_tracker_child),
+    reloading:load_softly(gen_tracker_child),
     {error, later} = gen_tracker:find_or_open(Zone, Spec),
     eventually(fun() -> code:soft_purge(gen_tracker_child) end).
 

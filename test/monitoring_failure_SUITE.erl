@@ -123,13 +123,7 @@ reloads_during_a_cleanup_repeat_nothing(_) ->
     Worker = worker(held_before_removing()),
     kill([Worker]),
     Cleaner = held(),
-    [
-        begin
-            code:purge(Module),
-            {module, Module} = code:load_file(Module)
-        end
-     || Module <- [stats_hero_monitor, proctab_reaper], _ <- [1, 2]
-    ],
+    [reloading:load(Module) || Module <- [stats_hero_monitor, proctab_reaper], _ <- [1, 2]],
     Cleaner ! go,
     settled(),
     ?assertEqual({#{Worker => 1}, 0}, {calls(Calls), stats_hero:mapped()}),

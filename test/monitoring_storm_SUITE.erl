@@ -79,7 +79,7 @@ a_hundred_crashes_while_workers_come_and_go_lose_nothing(_) ->
 reloads_while_workers_come_and_go_lose_nothing(_) ->
     Monitor = supervised_monitor(),
     Calls = count_calls(),
-    {Registered, Refused} = come_and_go(20, fun() -> lists:foreach(fun reload/1, modules()) end),
+    {Registered, Refused} = come_and_go(20, fun() -> lists:foreach(fun reloading:load_softly/1, modules()) end),
     %% Nobody but those that were killed.
     ?assertEqual([], [Reason || {_, Reason} <- Refused, Reason =/= killed]),
     ?assertEqual(Monitor, whereis(stats_hero_monitor)),
@@ -91,11 +91,6 @@ modules() ->
     {ok, Modules} = application:get_key(proctab, modules),
     true = lists:member(stats_hero_monitor, Modules),
     Modules -- [proctab_nif].
-
-%% Not while a process is still in the code before the last, which would be killed.
-reload(Module) ->
-    eventually(fun() -> code:soft_purge(Module) end),
-    {module, Module} = code:load_file(Module).
 
 %% One cleanup for each that is known to be registered; for one that had no answer, none or one.
 assert_cleaned_up(Registered, Refused, Calls) ->

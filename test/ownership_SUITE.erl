@@ -389,7 +389,7 @@ reloading_the_erlang_modules_loses_nothing(_) ->
     [
         begin
             true = code:soft_purge(Module),
-            {module, Module} = code:load_file(Module)
+            reloading:load(Module)
         end
      || _ <- [first, second], Module <- Modules
     ],

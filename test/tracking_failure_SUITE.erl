@@ -162,15 +162,11 @@ reloads_while_a_process_is_counted_down_count_nothing_twice(_) ->
     Name = {gated, -1, self(), name},
     kill([tracked([a, Name])]),
     receive {updating, Name, -1, Cleaner} -> ok end,
-    [reload(Module) || Module <- [metrics_process_tracker, proctab_reaper], _ <- [1, 2]],
+    [reloading:load(Module) || Module <- [metrics_process_tracker, proctab_reaper], _ <- [1, 2]],
     let_go(Cleaner),
     settled(),
     ?assertEqual([{1, 1}, {1, 1}], [moves(Which) || Which <- [a, Name]]),
     ?assertEqual(Tracker, whereis(metrics_process_tracker)).
-
-reload(Module) ->
-    code:purge(Module),
-    {module, Module} = code:load_file(Module).
 
 %% Two callers, one pair
 
@@ -311,7 +307,7 @@ who_waits_for_another_caller_leaves_code_that_is_replaced(_) ->
     Second = ask(fun() -> Test ! {second, self()}, track(Name, Pid) end),
     Waiting = receive {second, Waiter} -> Waiter end,
     waiting(),
-    reload(metrics_process_tracker),
+    reloading:load(metrics_process_tracker),
     eventually(fun() -> not erlang:check_process_code(Waiting, metrics_process_tracker) end),
     let_go(Caller),
     ?assertEqual([{answer, ok}, {answer, ok}], [answer(First), answer(Second)]),

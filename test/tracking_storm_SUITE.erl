@@ -138,13 +138,9 @@ reloading_the_modules_under_load_loses_nothing(_) ->
     Survivors = [tracked([survivors, a]) || _ <- lists:seq(1, 1000)],
     Loops = start_loops(),
     Modules = [metrics_process_tracker, proctab_reaper],
-    Reload = fun(Module) ->
-        eventually(fun() -> code:soft_purge(Module) end),
-        {module, Module} = code:load_file(Module)
-    end,
-    [while_they_come_and_go(Loops, fun() -> Reload(Module) end) || _ <- lists:seq(1, 20), Module <- Modules],
+    [while_they_come_and_go(Loops, fun() -> reloading:load_softly(Module) end) || _ <- lists:seq(1, 20), Module <- Modules],
     while_they_come_and_go(Loops, fun() -> ok = sys:suspend(Tracker) end),
-    while_they_come_and_go(Loops, fun() -> Reload(metrics_process_tracker) end),
+    while_they_come_and_go(Loops, fun() -> reloading:load_softly(metrics_process_tracker) end),
     ok = sys:change_code(Tracker, metrics_process_tracker, undefined, []),
     ok = sys:resume(Tracker),
     stop_loops(Loops),
