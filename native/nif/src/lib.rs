@@ -551,8 +551,7 @@ fn with_row<T>(
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    let pin = zone.pin();
-    run(zone, zone.row(name, &pin), &guard)
+    run(zone, zone.row(name, &guard), &guard)
 }
 
 fn boolean(boolean: bool) -> ErlNifTerm {

@@ -88,8 +88,7 @@ fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
         assert!(zone.insert(name, child(number)));
-        let pin = zone.pin();
-        let row = zone.row(name.borrow(), &pin).expect("it was inserted");
+        let row = zone.row(name.borrow(), &guard).expect("it was inserted");
         let attributes = [
             integer(1280),
             fixed(Datum::bytes(KIND, b"atom"), Datum::word(KIND, number)),
@@ -149,11 +148,10 @@ fn on_names<T>(bencher: Bencher, names: Names, operation: impl Fn(&'static Term)
     bencher.with_inputs(|| pick(names)).bench_values(operation);
 }
 
-/// What each of the calls below does first, and nothing else: entering and leaving both guards.
+/// What each of the calls below does first, and nothing else: entering and leaving a guard.
 #[divan::bench(threads = THREADS)]
-fn guards() {
+fn guard() {
     let _guard = reclaim::enter();
-    let _pin = ZONE.pin();
 }
 
 /// Finding a table by a word in a map of the kind that an embedder keeps its tables in.
@@ -179,8 +177,8 @@ fn table(bencher: Bencher) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn find(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let pin = ZONE.pin();
-        let row = ZONE.row(name.borrow(), &pin);
+        let guard = reclaim::enter();
+        let row = ZONE.row(name.borrow(), &guard);
         row.and_then(|row| row.pid())
     });
 }
@@ -188,8 +186,8 @@ fn find(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn getattr_integer(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let (guard, pin) = (reclaim::enter(), ZONE.pin());
-        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
+        let guard = reclaim::enter();
+        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
         attributes
             .get(TERMS.integer.borrow(), ZONE.seed())?
             .counted()
@@ -199,8 +197,8 @@ fn getattr_integer(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn getattr_binary(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let (guard, pin) = (reclaim::enter(), ZONE.pin());
-        let attributes = ZONE.row(name.borrow(), &pin)?.attributes(&guard)?;
+        let guard = reclaim::enter();
+        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
         let value = attributes.get(TERMS.binary.borrow(), ZONE.seed())?;
         value.datum().cloned()
     });
@@ -209,8 +207,8 @@ fn getattr_binary(bencher: Bencher, names: Names) {
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn increment(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
-        let (guard, pin) = (reclaim::enter(), ZONE.pin());
-        let row = ZONE.row(name.borrow(), &pin);
+        let guard = reclaim::enter();
+        let row = ZONE.row(name.borrow(), &guard);
         row.map_or(Added::Missing, |row| {
             row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard)
         })
@@ -230,8 +228,10 @@ fn setattr_binary(bencher: Bencher, names: Names) {
 }
 
 fn set(name: &Term, attribute: Attribute<Nothing>) {
-    let (guard, pin) = (reclaim::enter(), ZONE.pin());
-    let row = ZONE.row(name.borrow(), &pin).expect("it is never removed");
+    let guard = reclaim::enter();
+    let row = ZONE
+        .row(name.borrow(), &guard)
+        .expect("it is never removed");
     assert!(row
         .set(Changes::from_iter([attribute]), ZONE.seed(), &guard)
         .is_ok());

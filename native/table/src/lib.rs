@@ -29,15 +29,14 @@
 //! let child = Child { state: State::Running, pid: Some(42), keeper: 41, spec: None };
 //! assert!(zone.insert(&name, child));
 //!
-//! let pin = zone.pin();
-//! let row = zone.row(name.borrow(), &pin).unwrap();
+//! let row = zone.row(name.borrow(), &guard).unwrap();
 //! assert_eq!(row.pid(), Some(42));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
 //! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard).is_ok());
 //! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard), Added::Changed(1000));
 //!
 //! assert!(zone.remove(name.borrow(), 41, &guard));
-//! assert!(zone.row(name.borrow(), &pin).is_none());
+//! assert!(zone.row(name.borrow(), &guard).is_none());
 //! ```
 //!
 //! # What readers see
@@ -61,6 +60,7 @@
 
 pub mod attributes;
 pub mod datum;
+mod names;
 pub mod processes;
 pub mod reclaim;
 pub mod row;
@@ -69,6 +69,14 @@ mod testing;
 pub mod value;
 pub mod waiters;
 pub mod zone;
+
+/// What [`names`] is built on. Its model checker puts others in their place.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+    pub(crate) use std::sync::Arc;
+
+    pub(crate) use parking_lot::Mutex;
+}
 
 /// The keyed hash functions of a table. The key is drawn at random, because names come from users.
 pub type Seed = foldhash::fast::RandomState;

@@ -187,10 +187,6 @@ impl<F: Foreign> Row<F> {
         }
     }
 
-    pub(crate) fn is_removed(&self) -> bool {
-        self.record.lock().state == State::Removed
-    }
-
     /// The attributes as they are now; an empty map is none.
     #[inline]
     pub fn attributes<'g>(&'g self, guard: &'g Guard) -> Option<Reading<'g, F>> {

@@ -1,37 +1,33 @@
 //! The table of one zone: its rows by name, by keeper, and in the order in which they are listed.
 //!
 //! Three indexes, and who uses them:
-//! - *names*, a lock-free map, for everything that is said of one name;
+//! - *names*, which readers search without a lock, for everything that is said of one name;
 //! - *keepers*, sharded by locks, to find the row of a keeper that died without a word; only starting and ending a child touch it;
 //! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
 //!   whatever comes and goes meanwhile.
 //!
-//! The names have a collector of their own, and so a guard of their own, a [`Pin`]: a papaya map frees all that its collector has retired when
-//! it is dropped, for whoever else uses that collector, too. They are spread over several maps, because a map allocates its larger
-//! successor in one piece, which for a million names would take milliseconds.
-//!
 //! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use papaya::{Equivalent, HashMap};
+use papaya::Equivalent;
 use parking_lot::Mutex;
-use seize::{Collector, LocalGuard};
 use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
 use crate::datum::{Borrowed, Datum, Foreign};
-use crate::reclaim::Guard;
+use crate::names::{Found, Names};
+use crate::reclaim::{self, Guard};
 use crate::row::{Child, Gone, Row, State};
 use crate::value::Added;
 use crate::waiters::Waiters;
 use crate::Seed;
 
-/// How many parts names and slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
+/// How many parts the slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
 /// whole is large.
 const SHARDS: usize = 16;
 const KEEPER_SHARDS: usize = 64;
@@ -46,8 +42,7 @@ const PAGE_SLOTS: usize = 4096;
 /// The table of a zone.
 pub struct Zone<F: Foreign> {
     seed: Seed,
-    names: [HashMap<Named<F>, (), Prehashed>; SHARDS],
-    collector: Arc<Collector>,
+    names: Names<Row<F>>,
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
     slots: [Mutex<Slots<F>>; SHARDS],
     children: AtomicUsize,
@@ -59,89 +54,19 @@ pub struct Zone<F: Foreign> {
 /// No process at all.
 const NOBODY: u64 = 0;
 
-struct Named<F: Foreign>(Arc<Row<F>>);
-
 struct Slots<F: Foreign> {
     rows: Vec<Option<Arc<Row<F>>>>,
     free: Vec<u32>,
 }
 
-/// Proof that its thread is looking up names in a zone: the rows that it finds are not freed until it is dropped.
-pub type Pin<'z> = LocalGuard<'z>;
-
 /// Rows in the order of their slots.
 pub type Page<F> = SmallVec<[Arc<Row<F>>; PAGE_ROWS]>;
-
-impl<F: Foreign> Hash for Named<F> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
-    }
-}
-
-impl<F: Foreign> PartialEq for Named<F> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl<F: Foreign> Eq for Named<F> {}
-
-/// A name to look up, and its hash.
-struct Name<'a, F: Foreign>(Borrowed<'a, F>, u64);
-
-impl<F: Foreign> Hash for Name<'_, F> {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.1);
-    }
-}
-
-impl<F: Foreign> Equivalent<Named<F>> for Name<'_, F> {
-    #[inline]
-    fn equivalent(&self, named: &Named<F>) -> bool {
-        self.0.equivalent(&named.0.name)
-    }
-}
-
-/// Takes the hash that a name brings along.
-#[derive(Clone, Default)]
-struct Prehashed(u64);
-
-impl BuildHasher for Prehashed {
-    type Hasher = Self;
-
-    #[inline]
-    fn build_hasher(&self) -> Self {
-        Prehashed(0)
-    }
-}
-
-impl Hasher for Prehashed {
-    #[inline]
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 impl<F: Foreign> Default for Zone<F> {
     fn default() -> Self {
         let seed = Seed::default();
-        let collector = Arc::new(Collector::new());
         Zone {
-            names: std::array::from_fn(|_| {
-                HashMap::builder()
-                    .hasher(Prehashed::default())
-                    .shared_collector(Arc::clone(&collector))
-                    .build()
-            }),
-            collector,
+            names: Names::default(),
             keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
             slots: std::array::from_fn(|_| {
                 Mutex::new(Slots {
@@ -164,29 +89,16 @@ impl<F: Foreign> Zone<F> {
         &self.seed
     }
 
-    /// Begins to look up names.
-    #[inline]
-    pub fn pin(&self) -> Pin<'_> {
-        self.collector.enter()
-    }
-
     /// The row of a name.
     #[inline]
-    pub fn row<'p>(&self, name: Borrowed<'_, F>, pin: &'p Pin<'_>) -> Option<&'p Row<F>> {
-        self.named(name, pin).map(|row| &**row)
+    pub fn row<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Row<F>> {
+        self.named(name, guard).map(Found::get)
     }
 
     #[inline]
-    fn named<'p>(&self, name: Borrowed<'_, F>, pin: &'p Pin<'_>) -> Option<&'p Arc<Row<F>>> {
-        let hash = self.seed.hash_one(name);
-        let found = self.names(hash).get_key_value(&Name(name, hash), pin);
-        found.map(|(named, ())| &named.0)
-    }
-
-    /// The map that names of this hash are in. It uses the lowest and the highest bits itself.
-    #[inline]
-    fn names(&self, hash: u64) -> &HashMap<Named<F>, (), Prehashed> {
-        &self.names[shard(hash)]
+    fn named<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Found<'g, Row<F>>> {
+        let is_it = |row: &Row<F>| name.equivalent(&row.name);
+        self.names.get(self.seed.hash_one(name), is_it, guard)
     }
 
     /// How many children there are, in any state.
@@ -223,21 +135,21 @@ impl<F: Foreign> Zone<F> {
 
     /// Adds a child; `false` when the name is held.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>) -> bool {
-        let pin = self.pin();
+        let guard = reclaim::enter();
         // Before: as soon as it is there, somebody may remove it.
         self.children.fetch_add(1, Ordering::Relaxed);
         loop {
-            let row = self.row_or_vacant(name, &pin);
+            let row = self.row_or_vacant(name, &guard);
             match row.occupy(&child) {
                 Ok(true) => {
-                    self.keepers.insert(child.keeper, Arc::clone(row));
+                    self.keepers.insert(child.keeper, row.share());
                     return true;
                 }
                 Ok(false) => {
                     self.children.fetch_sub(1, Ordering::Relaxed);
                     return false;
                 }
-                Err(Gone) => self.unname(name.borrow(), &pin),
+                Err(Gone) => self.unname(&row, &guard),
             }
         }
     }
@@ -262,11 +174,10 @@ impl<F: Foreign> Zone<F> {
         keeper: u64,
         guard: &Guard,
     ) -> Result<Option<u64>, Gone> {
-        let pin = self.pin();
-        let row = self.named(name, &pin).ok_or(Gone)?;
+        let row = self.row(name, guard).ok_or(Gone)?;
         let child = row.clear_if(is_said, keeper, State::Removed, guard)?;
         self.children.fetch_sub(1, Ordering::Relaxed);
-        self.unname(name, &pin);
+        self.unname(row, guard);
         self.unlist(row);
         // The guard of the keepers is gone before the row it gives is dropped.
         drop(self.keepers.remove(&keeper));
@@ -292,14 +203,13 @@ impl<F: Foreign> Zone<F> {
         missing: &Attribute<F>,
         guard: &Guard,
     ) -> Added {
-        let pin = self.pin();
         loop {
-            let row = self.row_or_vacant(name, &pin);
+            let row = self.row_or_vacant(name, guard);
             match row.add(missing.key.borrow(), increment, &self.seed, guard) {
                 Added::Missing => match row.set_missing(missing, &self.seed, guard) {
                     Ok(true) => return Added::Missing,
                     Ok(false) => (),
-                    Err(Gone) => self.unname(name.borrow(), &pin),
+                    Err(Gone) => self.unname(&row, guard),
                 },
                 added => return added,
             }
@@ -307,14 +217,14 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// The row of a name, a new one if there was none.
-    fn row_or_vacant<'p>(&self, name: &Datum<F>, pin: &'p Pin<'_>) -> &'p Arc<Row<F>> {
+    fn row_or_vacant<'g>(&'g self, name: &Datum<F>, guard: &'g Guard) -> Found<'g, Row<F>> {
         loop {
-            if let Some(row) = self.named(name.borrow(), pin) {
+            if let Some(row) = self.named(name.borrow(), guard) {
                 return row;
             }
             let row = self.list(name.clone());
-            let named = Named(Arc::clone(&row));
-            if self.names(row.hash).try_insert(named, (), pin).is_err() {
+            let is_it = |other: &Row<F>| other.name == *name;
+            if !self.names.insert(row.hash, Arc::clone(&row), is_it, guard) {
                 // Somebody else was faster; nobody has seen this row.
                 self.unlist(&row);
             }
@@ -373,11 +283,8 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Takes a removed row out of the names, if it is still there.
-    fn unname(&self, name: Borrowed<'_, F>, pin: &Pin<'_>) {
-        let removed = |named: &Named<F>, _: &()| named.0.is_removed();
-        // The other answers say that it was gone, or that a new row has its place.
-        let hash = self.seed.hash_one(name);
-        let _ = self.names(hash).remove_if(&Name(name, hash), removed, pin);
+    fn unname(&self, row: &Row<F>, guard: &Guard) {
+        self.names.remove(row.hash, row, guard);
     }
 }
 

@@ -96,15 +96,13 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
-    let pin = zone.pin();
-    let row = zone.row(word(name).borrow(), &pin);
+    let row = zone.row(word(name).borrow(), &guard);
     row.is_some_and(|row| row.set(changes, zone.seed(), &guard).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
-    let pin = zone.pin();
-    let row = zone.row(word(name).borrow(), &pin);
+    let row = zone.row(word(name).borrow(), &guard);
     row.map_or(Added::Missing, |row| {
         row.add(word(key).borrow(), increment, zone.seed(), &guard)
     })
@@ -114,8 +112,7 @@ fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
 fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
-    let pin = zone.pin();
-    let row = zone.row(word(name).borrow(), &pin);
+    let row = zone.row(word(name).borrow(), &guard);
     if let Some((attributes, integers)) =
         row.and_then(|row| row.snapshot(usize::MAX, &guard).unwrap())
     {
@@ -159,8 +156,7 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let changes = (2..40).map(|key| fixed(key, word(round)));
                 assert!(set(&zone, 1, changes));
                 let guard = reclaim::enter();
-                let pin = zone.pin();
-                let row = zone.row(word(1).borrow(), &pin).unwrap();
+                let row = zone.row(word(1).borrow(), &guard).unwrap();
                 for key in 2..40 {
                     row.delete(word(key).borrow(), zone.seed(), &guard);
                 }
@@ -381,8 +377,7 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             while !done.load(Ordering::SeqCst) {
                 for name in 0..64 {
                     let guard = reclaim::enter();
-                    let pin = zone.pin();
-                    let row = zone.row(word(name).borrow(), &pin);
+                    let row = zone.row(word(name).borrow(), &guard);
                     if let Some(map) = row.and_then(|row| row.attributes(&guard)) {
                         map.for_each(&mut |attribute| {
                             if let Value::Fixed(datum) = &attribute.value {

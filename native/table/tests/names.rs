@@ -1,0 +1,216 @@
+//! The table of names alone: real threads change it and grow it, and readers hold it against what its writers say that they did.
+
+#[path = "../src/names.rs"]
+mod names;
+
+mod sync {
+    pub use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+    pub use std::sync::Arc;
+
+    pub use parking_lot::Mutex;
+}
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::thread;
+
+use names::Names;
+use proctab_table::reclaim;
+use sync::{Arc, Mutex, Ordering};
+
+/// Few enough that a shard grows and shrinks all the time.
+const SHARDS: usize = 2;
+
+struct Row {
+    name: u64,
+    version: u64,
+    live: &'static AtomicUsize,
+}
+
+impl Row {
+    fn new(name: u64, version: u64, live: &'static AtomicUsize) -> Arc<Row> {
+        live.fetch_add(1, Ordering::SeqCst);
+        Arc::new(Row {
+            name,
+            version,
+            live,
+        })
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        // A row that is read after this is nobody's.
+        self.name = u64::MAX;
+        self.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Table = Names<Row, SHARDS>;
+
+/// Every third name has the hash of another one.
+fn hash(name: u64) -> u64 {
+    let name = if name.is_multiple_of(3) {
+        name + 1
+    } else {
+        name
+    };
+    name.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(20)
+}
+
+fn insert(table: &Table, row: &Arc<Row>) -> bool {
+    let is_it = |other: &Row| other.name == row.name;
+    table.insert(hash(row.name), Arc::clone(row), is_it, &reclaim::enter())
+}
+
+fn version(table: &Table, name: u64) -> Option<u64> {
+    let guard = reclaim::enter();
+    let row = table.get(hash(name), |row| row.name == name, &guard)?;
+    assert_eq!(row.name, name);
+    Some(row.version)
+}
+
+fn wait_for(live: &AtomicUsize, count: usize) {
+    while live.load(Ordering::SeqCst) != count {
+        thread::yield_now();
+    }
+}
+
+/// Each name's changes are numbered: 4 n is absent, 4 n + 1 being inserted, 4 n + 2 present as version n, 4 n + 3 being removed.
+#[test]
+fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    const NAMES: u64 = 900;
+    const WRITERS: u64 = 3;
+    const ROUNDS: u64 = 60;
+    let table = Table::default();
+    let changes: Vec<_> = (0..NAMES).map(|_| AtomicU64::new(0)).collect();
+    let running = AtomicUsize::new(WRITERS as usize);
+    // These are there all the while.
+    for name in NAMES..NAMES + 20 {
+        assert!(insert(&table, &Row::new(name, 0, &LIVE)));
+    }
+    thread::scope(|scope| {
+        let (table, changes, running) = (&table, &changes, &running);
+        for writer in 0..WRITERS {
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    // All come, and all but a few go again, the more the fuller the table was.
+                    let own = (writer..NAMES).step_by(WRITERS as usize);
+                    let own: Vec<_> = own
+                        .filter(|name| name.is_multiple_of(1 + round % 7))
+                        .collect();
+                    let rows: Vec<_> = own
+                        .iter()
+                        .map(|name| Row::new(*name, round, &LIVE))
+                        .collect();
+                    for row in &rows {
+                        let change = &changes[row.name as usize];
+                        change.store(4 * round + 1, Ordering::SeqCst);
+                        assert!(insert(table, row));
+                        change.store(4 * round + 2, Ordering::SeqCst);
+                        assert!(!insert(table, row));
+                    }
+                    for row in &rows {
+                        let change = &changes[row.name as usize];
+                        assert_eq!(version(table, row.name), Some(round));
+                        change.store(4 * round + 3, Ordering::SeqCst);
+                        table.remove(hash(row.name), row, &reclaim::enter());
+                        change.store(4 * round + 4, Ordering::SeqCst);
+                        assert_eq!(version(table, row.name), None);
+                    }
+                }
+                reclaim::flush(&reclaim::enter());
+                running.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        for reader in 0..2 {
+            scope.spawn(move || {
+                let mut name = reader;
+                while running.load(Ordering::SeqCst) > 0 {
+                    name = (name + 7) % NAMES;
+                    let before = changes[name as usize].load(Ordering::SeqCst);
+                    let found = version(table, name);
+                    let after = changes[name as usize].load(Ordering::SeqCst);
+                    match before % 4 {
+                        0 if before == after => assert_eq!(found, None, "{name}"),
+                        2 if before == after => assert_eq!(found, Some(before / 4), "{name}"),
+                        _ => assert!(found.is_none_or(|version| version <= after / 4)),
+                    }
+                    assert_eq!(version(table, NAMES + name % 20), Some(0));
+                }
+            });
+        }
+    });
+    drop(table);
+    wait_for(&LIVE, 0);
+}
+
+/// All threads change all names.
+#[test]
+fn writers_agree_with_a_plain_map_behind_a_lock() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let table = Table::default();
+    let models: Vec<Mutex<HashMap<u64, Arc<Row>>>> = (0..64).map(|_| Mutex::default()).collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (table, models, done) = (&table, &models, &done);
+        let writers: Vec<_> = (0..3_u64)
+            .map(|writer| {
+                scope.spawn(move || {
+                    for round in 0..60_000_u64 {
+                        let name = (round * (7 + writer * 2)) % 640;
+                        let mut model = models[name as usize % 64].lock();
+                        let found = version(table, name);
+                        assert_eq!(found, model.get(&name).map(|row| row.version));
+                        if let Some(row) = model.remove(&name) {
+                            table.remove(hash(name), &row, &reclaim::enter());
+                        } else {
+                            let row = Row::new(name, round, &LIVE);
+                            assert!(insert(table, &row));
+                            model.insert(name, row);
+                        }
+                    }
+                    reclaim::flush(&reclaim::enter());
+                })
+            })
+            .collect();
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                (0..640).filter_map(|name| version(table, name)).count();
+            }
+        });
+        writers
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
+        done.store(true, Ordering::SeqCst);
+    });
+    drop((table, models));
+    wait_for(&LIVE, 0);
+}
+
+#[test]
+fn a_row_can_be_shared_and_outlives_its_place_and_the_table() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let table = Table::default();
+    let kept: Vec<_> = (0..200)
+        .map(|name| {
+            assert!(insert(&table, &Row::new(name, name, &LIVE)));
+            let guard = reclaim::enter();
+            let row = table.get(hash(name), |row| row.name == name, &guard);
+            row.unwrap().share()
+        })
+        .collect();
+    for row in kept.iter().take(190) {
+        table.remove(hash(row.name), row, &reclaim::enter());
+        assert_eq!(version(&table, row.name), None);
+        // Nothing happens when it is gone.
+        table.remove(hash(row.name), row, &reclaim::enter());
+    }
+    drop(table);
+    assert!(kept
+        .iter()
+        .enumerate()
+        .all(|(name, row)| row.name == name as u64));
+    assert_eq!(LIVE.load(Ordering::SeqCst), 200);
+}
