@@ -11,6 +11,8 @@ use rustler::sys::{
     enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif, ErlNifEnv, ErlNifTerm,
 };
 
+use crate::longest;
+
 /// How much a call may convert on a normal scheduler, in words of terms: some hundred microseconds of work at the most. On a dirty one it may
 /// convert all it wants.
 const NORMAL_LIMIT: usize = 4_000;
@@ -124,10 +126,14 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
         arguments: unsafe { slice::from_raw_parts(arguments, count as usize) },
         not_send: PhantomData,
     };
-    let answer = catch_unwind(AssertUnwindSafe(|| T::run(&call)));
-    if NORMAL {
+    let run = || catch_unwind(AssertUnwindSafe(|| T::run(&call)));
+    let answer = if NORMAL {
+        let answer = longest::measure(T::NAME, run);
         call.consume();
-    }
+        answer
+    } else {
+        run()
+    };
     // SAFETY: all calls are of the environment and the arguments that the VM passed in.
     unsafe {
         match answer {

@@ -10,6 +10,7 @@
 mod call;
 mod copied;
 mod encoding;
+mod longest;
 mod processes;
 mod tables;
 mod terms;

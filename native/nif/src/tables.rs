@@ -16,6 +16,7 @@ use proctab_table::Seed;
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::Copied;
+use crate::longest;
 
 /// All tables of a kind, by the words of their atoms.
 pub type Tables<T> = HashMap<u64, ResourceArc<Table<T>>, Seed>;
@@ -68,7 +69,7 @@ macro_rules! kinds {
             const IMPLEMENTS_DOWN: bool = true;
 
             fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-                self.owner_is_down(monitor);
+                longest::measure(c"down", || self.owner_is_down(monitor));
             }
         }
     )*};

@@ -15,6 +15,7 @@ use proctab_table::zone::Zone;
 
 use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
+use crate::longest;
 use crate::tables::Table;
 use crate::{atom, boolean};
 
@@ -44,7 +45,7 @@ impl Waits {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.stop();
+        longest::measure(c"end of waiting", || self.stop());
     }
 }
 
