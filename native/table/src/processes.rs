@@ -1,7 +1,8 @@
 //! The processes that a server watches, and the names that each is registered under.
 //!
 //! Each process is another key, and each is written more often than read: sharded locks are right here. A shard is locked for one
-//! process or one name at a time, never two at once, and never while anything is told to anybody.
+//! process or one name at a time, and never while anything is told to anybody. A name is counted while the process is locked, never the other way
+//! round: who reads a process after a name, or a name after a process, sees both before a registration or both after it.
 //!
 //! A registration is made in one step ([`Processes::register`]), or begun and ended by a *caller*, who does something in between that may
 //! fail ([`Processes::begin`]); until it ends, nobody but [`Processes::next`] sees it. What happens when the caller dies in
@@ -36,7 +37,7 @@ const WAITING: u64 = u64::MAX;
 /// A table of processes and the names they are registered under.
 pub struct Processes<F: Foreign> {
     processes: DashMap<Datum<F>, Process<F>, Seed>,
-    /// How many registrations each name has. For a moment one may be missing that a process has already lost again.
+    /// How many registrations each name has.
     names: DashMap<Datum<F>, i64, Seed>,
     server: AtomicU64,
     holder: AtomicU64,
@@ -132,7 +133,6 @@ impl<F: Foreign> Processes<F> {
                 slot.insert(Registration::made(true));
             }
         }
-        drop(process);
         self.add(name, 1);
     }
 
@@ -169,10 +169,8 @@ impl<F: Foreign> Processes<F> {
             Some(Registration::Made { .. }) => return Ok(None),
             _ => return Err(NotBegun),
         }
-        let server = self.to_be_told(&process);
-        drop(process);
         self.add(name, 1);
-        Ok(server)
+        Ok(self.to_be_told(&process))
     }
 
     /// Takes back what the caller began. The server is named when it waits for that.
@@ -248,9 +246,9 @@ impl<F: Foreign> Processes<F> {
             }
             _ => return,
         };
+        let uncounted = self.add(name, -1);
         drop(process);
-        drop(removed);
-        self.add(name, -1);
+        drop((removed, uncounted));
     }
 
     /// The names that a process is registered under.
@@ -267,18 +265,22 @@ impl<F: Foreign> Processes<F> {
 
     /// How many registrations a name has.
     pub fn count(&self, name: &Datum<F>) -> i64 {
-        self.names.get(name).map_or(0, |count| (*count).max(0))
+        self.names.get(name).map_or(0, |count| *count)
     }
 
     /// The processes of a part of the table, and the part to go on with.
     pub fn page(&self, part: usize) -> (Vec<Datum<F>>, Option<usize>) {
-        page(&self.processes, part, |_| Some(()), |pid, ()| pid)
+        page(&self.processes, part, |_| (), |pid, ()| pid)
     }
 
     /// The names of a part of the table, and how many registrations each has; and the part to go on with.
     pub fn counts(&self, part: usize) -> (Vec<(Datum<F>, i64)>, Option<usize>) {
-        let positive = |count: &i64| (*count > 0).then_some(*count);
-        page(&self.names, part, positive, |name, count| (name, count))
+        page(
+            &self.names,
+            part,
+            |count| *count,
+            |name, count| (name, count),
+        )
     }
 
     fn to_be_told(&self, process: &Process<F>) -> Option<u64> {
@@ -286,16 +288,16 @@ impl<F: Foreign> Processes<F> {
         (server != NOBODY && server != process.watcher).then_some(server)
     }
 
-    fn add(&self, name: &Datum<F>, change: i64) {
+    /// The name, when nothing is registered under it any more: to be dropped when the process is unlocked.
+    fn add(&self, name: &Datum<F>, change: i64) -> Option<(Datum<F>, i64)> {
         match self.names.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 *entry.get_mut() += change;
-                if *entry.get() == 0 {
-                    drop(entry.remove_entry());
-                }
+                (*entry.get() == 0).then(|| entry.remove_entry())
             }
             Entry::Vacant(entry) => {
                 entry.insert(change);
+                None
             }
         }
     }
@@ -305,7 +307,7 @@ impl<F: Foreign> Processes<F> {
 fn page<K, V, T, P>(
     map: &DashMap<K, V, Seed>,
     part: usize,
-    pick: impl Fn(&V) -> Option<P>,
+    pick: impl Fn(&V) -> P,
     make: impl Fn(K, P) -> T,
 ) -> (Vec<T>, Option<usize>)
 where
@@ -322,7 +324,7 @@ where
         for bucket in unsafe { shard.iter() } {
             // SAFETY: as above.
             let (key, value) = unsafe { bucket.as_ref() };
-            items.extend(pick(value.get()).map(|picked| make(key.clone(), picked)));
+            items.push(make(key.clone(), pick(value.get())));
         }
     }
     (items, None)

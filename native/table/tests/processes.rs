@@ -168,3 +168,32 @@ fn whatever_callers_and_servers_do_the_books_balance() {
         .iter()
         .all(|count| count.load(Ordering::SeqCst) == 0));
 }
+
+/// One registers and unregisters, the other looks at the process and then at the name; what it sees there has to be as late, unless more has happened.
+#[test]
+fn who_sees_a_process_registered_sees_it_counted() {
+    let table = Processes::<Nothing>::default();
+    let (pid, name) = (pid(1), name(1));
+    let change = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS * 5 {
+                change.fetch_add(1, Ordering::SeqCst);
+                table.register(&pid, &name);
+                change.fetch_add(1, Ordering::SeqCst);
+                table.unregister(&pid, &name);
+            }
+        });
+        loop {
+            let before = change.load(Ordering::SeqCst);
+            let (names, count) = (table.names(&pid).len(), table.count(&name));
+            let registered = before % 2;
+            if change.load(Ordering::SeqCst) == before && names as u64 == registered {
+                assert_eq!(count as u64, registered);
+            }
+            if before == ROUNDS * 10 {
+                break;
+            }
+        }
+    });
+}
