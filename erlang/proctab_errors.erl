@@ -97,7 +97,8 @@ registered_name(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
     case maps:to_list(maps:remove(restart, Options)) of
-        [{Unknown, _} | _] -> io_lib:format("~0tP is not an option", [Unknown, 12]);
+        [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("~tp is not an option", [Unknown]);
+        [_ | _] -> "an option that is not an atom";
         [] -> restart(maps:get(restart, Options, true))
     end;
 options(_) ->
@@ -118,7 +119,9 @@ modules(Mods) ->
 spec(Spec) ->
     case supervisor:check_childspecs([Spec]) of
         ok -> none;
-        {error, Reason} -> io_lib:format("not a child spec: ~0tP", [Reason, 12])
+        %% Not the term: a long integer takes a scheduler for seconds to print.
+        {error, Reason} when is_tuple(Reason) -> io_lib:format("not a child spec: ~tp", [element(1, Reason)]);
+        {error, _} -> "not a child spec"
     end.
 
 proper_list(List) when is_list(List) ->

@@ -36,7 +36,11 @@ all() ->
         a_term_that_would_unfold_without_end_is_refused_in_every_place,
         a_name_that_is_refused_is_badarg_for_find_or_open,
         a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all,
-        readers_go_on_while_huge_values_replace_each_other
+        readers_go_on_while_huge_values_replace_each_other,
+        long_integers_that_would_be_copied_without_end_are_refused,
+        a_long_integer_is_not_printed_in_an_error,
+        the_rounds_call_every_function,
+        random_calls_are_answered_or_refused_and_harm_nobody
     ].
 
 init_per_testcase(Case, Config) ->
@@ -395,6 +399,8 @@ without_end() ->
 
 a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
     Zone = zone(Config),
+    Pid = proplists:get_value(child, Config),
+    Start = fun(Term) -> {tracked_child, start_link, [Term]} end,
     Calls = [
         fun(Term) -> setattr(Zone, ?NAME, key, Term) end,
         fun(Term) -> setattr(Zone, ?NAME, Term, value) end,
@@ -405,7 +411,12 @@ a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
         fun(Term) -> info(Zone, Term) end,
         fun(Term) -> info(Zone, ?NAME, [Term]) end,
         fun(Term) -> increment(Zone, Term, n, 1, 0) end,
-        fun(Term) -> find(Zone, Term) end
+        fun(Term) -> find(Zone, Term) end,
+        %% These are sent to the tracker.
+        fun(Term) -> find_or_open(Zone, {void, Start(Term), temporary}) end,
+        fun(Term) -> gen_tracker:add_existing_child(Zone, {Term, Pid, worker, []}) end,
+        fun(Term) -> gen_tracker:add_existing_child(Zone, {Pid, {void, Start(Term), temporary, 200, worker, []}}) end,
+        fun(Term) -> gen_tracker:register_name({Zone, Term}, Pid) end
     ],
     [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(without_end()) end) end) end) || Call <- Calls].
 
@@ -443,3 +454,46 @@ readers_go_on_while_huge_values_replace_each_other(Config) ->
         fun() -> getattr(Zone, ?NAME, n) =:= {ok, 1} end
     ],
     [?assertEqual([true], lists:usort(Answers)) || Answers <- while_writing(Set, 30, Readers)].
+
+%% A megabyte, two thousand times.
+long_integers_that_would_be_copied_without_end_are_refused(Config) ->
+    Zone = zone(Config),
+    Long = 1 bsl (8 * 1000 * 1000),
+    Calls = [
+        fun(Term) -> setattr(Zone, ?NAME, key, Term) end,
+        fun(Term) -> setattr(Zone, ?NAME, Term, value) end,
+        fun(Term) -> find(Zone, Term) end
+    ],
+    [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(lists:duplicate(2000, Long)) end) end) end) || Call <- Calls],
+    ok = setattr(Zone, ?NAME, key, [Long, Long]),
+    ?assert({ok, [Long, Long]} =:= getattr(Zone, ?NAME, key)).
+
+%% To write one takes a time that grows with the square of its length, in which a scheduler does nothing else.
+a_long_integer_is_not_printed_in_an_error(Config) ->
+    Long = 1 bsl 100000,
+    Start = {tracked_child, start_link, []},
+    Calls = [
+        {start_link, [not_running, #{Long => 1}]},
+        {start_link, [not_running, #{#{[{Long}] => 1} => 1}]},
+        {add_existing_child, [zone(Config), {proplists:get_value(child, Config), {void, Start, temporary, -Long, worker, []}}]}
+    ],
+    [?assert(string:length(maps:get(2, explained(Function, Arguments))) < 100) || {Function, Arguments} <- Calls].
+
+explained(Function, Arguments) ->
+    try apply(gen_tracker, Function, Arguments) of
+        Answer -> Answer
+    catch
+        error:badarg:Stacktrace -> proctab_errors:format_error(badarg, Stacktrace)
+    end.
+
+the_rounds_call_every_function(_) ->
+    ?assertEqual([], bad_input:exported() -- bad_input:covered()).
+
+random_calls_are_answered_or_refused_and_harm_nobody(_) ->
+    [
+        case bad_input:round(Seed) of
+            {ok, Figures} -> ct:pal("~p: ~p", [Seed, Figures]);
+            {failed, History} -> ct:fail(History)
+        end
+     || Seed <- [erlang:unique_integer([positive]), rand:uniform(1 bsl 32)]
+    ].

@@ -26,7 +26,8 @@ all() ->
         a_call_that_converts_much_counts_as_much,
         a_call_that_converts_little_counts_as_any_other,
         a_page_of_a_list_counts_as_much_as_is_in_it,
-        an_unaligned_binary_is_looked_at_once
+        an_unaligned_binary_is_looked_at_once,
+        of_many_unaligned_binaries_two_are_copied_at_a_time
     ].
 
 init_per_testcase(Case, Config) ->
@@ -193,11 +194,27 @@ an_unaligned_binary_is_looked_at_once(Config) ->
     ],
     ?assertEqual({ok, {within, [Unaligned]}}, getattr(Zone, ?NAME, key)).
 
-%% The most bytes that were used for temporary copies since this was asked last.
+of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
+    Zone = zone(Config),
+    Size = 4000000,
+    <<_:1, One:Size/binary, Other:Size/binary, _/bitstring>> = <<0:((2 * Size + 1) * 8)>>,
+    Many = lists:append(lists:duplicate(10, [One, Other])),
+    [
+        begin
+            _ = most_temporary(),
+            ok = setattr(Zone, ?NAME, Pairs),
+            ?assert(most_temporary() < Size * 3)
+        end
+     || Pairs <- [[{key, Many}], [{key, list_to_tuple(Many)}], lists:enumerate(Many), [{Number, {Binary}} || {Number, Binary} <- lists:enumerate(Many)]]
+    ],
+    ?assertEqual({ok, {Other}}, getattr(Zone, ?NAME, 20)).
+
+%% The most bytes that were used for temporary copies, and by native functions, since this was asked last.
 most_temporary() ->
     lists:sum([
         Most
-     || {instance, _, Sizes} <- erlang:system_info({allocator_sizes, temp_alloc}),
+     || Allocator <- [temp_alloc, driver_alloc],
+        {instance, _, Sizes} <- erlang:system_info({allocator_sizes, Allocator}),
         {sbcs, Blocks} <- Sizes,
         {blocks, Kinds} <- Blocks,
         {_, Kind} <- Kinds,

@@ -4,11 +4,13 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
 use std::slice;
 
 use rustler::sys::{
-    self, c_int, enif_consume_timeslice, enif_make_badarg, enif_make_int64,
-    enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif, ErlNifEnv, ErlNifTerm,
+    self, c_int, enif_alloc_env, enif_consume_timeslice, enif_free_env, enif_make_badarg,
+    enif_make_int64, enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif,
+    ErlNifEnv, ErlNifTerm,
 };
 
 use crate::longest;
@@ -40,6 +42,8 @@ pub struct Call<'a> {
     left: Cell<usize>,
     /// Word and length of the long binary that was looked at last.
     pub inspected: Cell<Option<(u64, usize)>>,
+    /// An environment of nobody's, once one was needed; see [`Call::scratch_environment`].
+    scratch: Cell<*mut ErlNifEnv>,
     arguments: &'a [ErlNifTerm],
     not_send: PhantomData<*mut ()>,
 }
@@ -85,6 +89,15 @@ impl Call<'_> {
         }
     }
 
+    /// An environment for what has to go before the call ends.
+    pub fn scratch_environment(&self) -> *mut ErlNifEnv {
+        if self.scratch.get().is_null() {
+            // SAFETY: the new environment is this call's alone, and freed with it.
+            self.scratch.set(unsafe { enif_alloc_env() });
+        }
+        self.scratch.get()
+    }
+
     /// A tuple.
     #[inline]
     pub fn tuple<const N: usize>(&self, elements: [ErlNifTerm; N]) -> ErlNifTerm {
@@ -97,6 +110,16 @@ impl Call<'_> {
     pub fn integer(&self, integer: i64) -> ErlNifTerm {
         // SAFETY: `env` is the caller's environment.
         unsafe { enif_make_int64(self.env, integer) }
+    }
+}
+
+impl Drop for Call<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.scratch.get().is_null() {
+            // SAFETY: it was allocated for this call, and is freed once.
+            unsafe { enif_free_env(self.scratch.get()) };
+        }
     }
 }
 
@@ -122,6 +145,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
         env,
         left: Cell::new(if NORMAL { NORMAL_LIMIT } else { usize::MAX }),
         inspected: Cell::new(None),
+        scratch: Cell::new(ptr::null_mut()),
         // SAFETY: the VM passes that many arguments, which live as long as the call.
         arguments: unsafe { slice::from_raw_parts(arguments, count as usize) },
         not_send: PhantomData,

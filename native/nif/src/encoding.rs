@@ -93,9 +93,13 @@ impl Call<'_> {
                 into.put(tag::IMMEDIATE, to_word(term));
             }
             term_type::BITSTRING => {
-                let bytes = self.binary(term).filter(|b| b.len() <= LONGEST_ENCODING)?;
-                into.put(tag::BINARY, bytes.len() as u64);
-                into.bytes.extend_from_slice(bytes);
+                self.read_binary(term, |bytes| {
+                    let short = bytes.len() <= LONGEST_ENCODING;
+                    short.then(|| {
+                        into.put(tag::BINARY, bytes.len() as u64);
+                        into.bytes.extend_from_slice(bytes);
+                    })
+                })??;
             }
             term_type::TUPLE => {
                 let elements = self.elements(term)?;

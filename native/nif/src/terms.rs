@@ -142,6 +142,20 @@ impl Call<'_> {
         matches!(self.type_of(term), term_type::INTEGER)
     }
 
+    /// How many bytes an integer of more than 64 bits takes. The VM tells nobody, but writes it out in about as many.
+    pub fn bytes_of_integer(&self, term: ErlNifTerm) -> usize {
+        let mut written = MaybeUninit::<ErlNifBinary>::uninit();
+        // SAFETY: the term is of the caller's environment; the binary is made before it is read, and released once.
+        unsafe {
+            if enif_term_to_binary(self.env, term, written.as_mut_ptr()) == 0 {
+                return usize::MAX >> 8;
+            }
+            let mut written = written.assume_init();
+            enif_release_binary(&mut written);
+            written.size
+        }
+    }
+
     /// The word of an atom.
     #[inline]
     pub fn atom(&self, place: usize) -> Result<u64, Fault> {
@@ -324,13 +338,39 @@ impl Call<'_> {
         unsafe { enif_make_double(self.env, f64::from_bits(bits)) }
     }
 
-    /// The bytes of a binary; none of a bitstring that is not whole bytes.
+    /// The bytes of a binary, for a look-up; none of a bitstring that is not whole bytes.
     #[inline]
-    pub fn binary(&self, term: ErlNifTerm) -> Option<&[u8]> {
+    fn binary(&self, term: ErlNifTerm) -> Option<&[u8]> {
+        // SAFETY: the caller's environment keeps the bytes until the call returns.
+        unsafe { self.inspect(self.env, term) }
+    }
+
+    /// Reads the bytes of a binary; none of a bitstring that is not whole bytes.
+    ///
+    /// The VM copies one that does not begin at a byte to have it inspected, however long, and keeps the copy with the environment. So
+    /// from the second long one on they are inspected in an environment that is cleared after each, or a list of them would take more memory than there is.
+    pub fn read_binary<T>(&self, term: ErlNifTerm, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        if self.inspected.get().is_none() {
+            return self.binary(term).map(read);
+        }
+        let scratch = self.scratch_environment();
+        // SAFETY: the bytes are there until that environment is cleared.
+        let result = unsafe { self.inspect(scratch, term) }.map(read);
+        // SAFETY: nothing that was in it is used any more.
+        unsafe { enif_clear_env(scratch) };
+        result
+    }
+
+    /// The bytes of a binary.
+    ///
+    /// # Safety
+    /// The environment is not cleared while they are used. It is the caller's, or one of nobody's: the VM only keeps its copy there.
+    #[inline]
+    unsafe fn inspect<'b>(&self, env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<&'b [u8]> {
         let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
-        // SAFETY: the term is of the caller's environment, which keeps the bytes until the call returns.
+        // SAFETY: the term is of the caller's environment; the bytes live as long as this function's caller says.
         unsafe {
-            if enif_inspect_binary(self.env, term, binary.as_mut_ptr()) == 0 {
+            if enif_inspect_binary(env, term, binary.as_mut_ptr()) == 0 {
                 return None;
             }
             let binary = binary.assume_init();
@@ -344,12 +384,11 @@ impl Call<'_> {
         }
     }
 
-    /// How long a binary is; 0 for a bitstring that is not whole bytes. The VM copies one that does not begin at a byte to have it inspected,
-    /// however long, so that the one that was inspected last is not inspected again.
+    /// How long a binary is; 0 for a bitstring that is not whole bytes. The one that was inspected last is not inspected again.
     pub fn binary_length(&self, term: ErlNifTerm) -> usize {
         match self.inspected.get() {
             Some((word, length)) if word == to_word(term) => length,
-            _ => self.binary(term).map_or(0, <[u8]>::len),
+            _ => self.read_binary(term, <[u8]>::len).unwrap_or(0),
         }
     }
 
@@ -456,16 +495,32 @@ impl Call<'_> {
 
     fn own(&self, term: ErlNifTerm, purpose: Use) -> Result<Datum<Copied>, Fault> {
         let mut scratch = Scratch::new();
+        if self.inspected.get().is_some() {
+            let datum = self.read_binary(term, |bytes| {
+                let short = bytes.len() <= LONGEST_BYTES;
+                short.then(|| Datum::bytes(BINARY, bytes))
+            });
+            match datum {
+                Some(Some(datum)) => {
+                    self.spend(datum.size() / BYTES_A_WORD)?;
+                    return Ok(datum);
+                }
+                Some(None) => return self.own_copy(term, purpose),
+                None => (),
+            }
+        }
         Ok(match self.compact(term, purpose, &mut scratch)? {
             Some(Borrowed::Word(kind, word)) => Datum::word(kind, word),
             Some(Borrowed::Bytes(kind, bytes)) => Datum::bytes(kind, bytes),
-            Some(Borrowed::Foreign(_)) | None => {
-                let weight = self.weigh(term, purpose)?;
-                self.spend(ENVIRONMENT)?;
-                // SAFETY: the term is of the caller's environment.
-                Datum::foreign(unsafe { Copied::new(term, weight) })
-            }
+            Some(Borrowed::Foreign(_)) | None => return self.own_copy(term, purpose),
         })
+    }
+
+    fn own_copy(&self, term: ErlNifTerm, purpose: Use) -> Result<Datum<Copied>, Fault> {
+        let weight = self.weigh(term, purpose)?;
+        self.spend(ENVIRONMENT)?;
+        // SAFETY: the term is of the caller's environment.
+        Ok(Datum::foreign(unsafe { Copied::new(term, weight) }))
     }
 }
 

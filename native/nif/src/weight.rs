@@ -92,6 +92,9 @@ impl Call<'_> {
                 weight.bytes += self.binary_length(part);
             }
             term_type::FUN => weight.words += FUN,
+            term_type::INTEGER => {
+                weight.words += 4 + self.bytes_of_integer(part) / size_of::<u64>()
+            }
             _ => weight.words += 4,
         }
         if weight.words > LARGEST {
