@@ -73,7 +73,9 @@
     %% As long as somebody has subscribed.
     events :: pid() | undefined,
     %% What waits for a keeper: for the end of its start, or for its own end. The latest first.
-    waiting = #{} :: #{Keeper :: pid() => [request()]}
+    waiting = #{} :: #{Keeper :: pid() => [request()]},
+    %% The keeper of the name that was taken last.
+    taken :: pid() | undefined
 }).
 
 -type request() :: {find_or_open, name(), gen_tracker_child:spec(), gen_server:from()}
@@ -122,11 +124,11 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
             try
                 case proctab_nif:find(Zone, Name) of
                     {ok, Pid} -> {ok, Pid};
-                    undefined -> gen_server:call(Zone, {find_or_open, Name, ChildSpec}, ?OPEN_TIMEOUT)
+                    undefined -> gen_server:call(Zone, sendable(Zone, {find_or_open, Name, ChildSpec}), ?OPEN_TIMEOUT)
                 end
             catch
                 error:badarg ->
-                    case not_started(Zone, Name) of
+                    case not_started(Zone, {find_or_open, Name, ChildSpec}) of
                         false -> find_or_open(Zone, Spec);
                         true -> {error, gen_tracker_not_started};
                         refused -> ?BADARG([Zone, Spec])
@@ -140,12 +142,12 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
 find_or_open(Zone, Spec) ->
     ?BADARG([Zone, Spec]).
 
-%% Whether the zone does not run; it may by now. Or the name is a term that the table refuses.
-not_started(Zone, Name) ->
+%% Whether the zone does not run; it may by now. Or the request has a term that the table refuses.
+not_started(Zone, Request) ->
     Tracker = whereis(Zone),
     try
         _ = proctab_nif:count(Zone),
-        try proctab_nif:find(Zone, Name) of
+        try sendable(Zone, Request) of
             _ -> false
         catch
             error:badarg ->
@@ -414,9 +416,13 @@ pages(Zone, From, What, Items) ->
     pages(Zone, Next, What, More).
 
 call(Zone, Request) ->
-    %% Raises badarg when the zone does not run.
-    _ = proctab_nif:count(Zone),
-    gen_server:call(Zone, Request, infinity).
+    gen_server:call(Zone, sendable(Zone, Request), infinity).
+
+%% Raises badarg when the zone does not run, or when the request is a term that no table takes: its parts may be shared so often that the VM would never come
+%% to the end of sending it.
+sendable(Zone, Request) ->
+    _ = proctab_nif:find(Zone, Request),
+    Request.
 
 %%% Names for OTP
 
@@ -729,13 +735,13 @@ await(Keeper, Request, #tracker{waiting = Waiting} = Tracker) ->
 take({Add, Name, Spec, Child, From}, #tracker{restarts = Restarts} = Tracker) when Add =:= add; Add =:= register ->
     Keeper = insert(Name, Spec, Child, Tracker),
     gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
-    await(Keeper, {adding, Name, Child, From}, Tracker);
+    await(Keeper, {adding, Name, Child, From}, Tracker#tracker{taken = Keeper});
 take({start_child, Name, Spec, From}, Tracker) ->
     take({starting, Name, Spec, From}, Tracker);
 take({_, Name, Spec, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
     Keeper = insert(Name, Spec, launching, Tracker),
     gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
-    await(Keeper, Request, Tracker).
+    await(Keeper, Request, Tracker#tracker{taken = Keeper}).
 
 insert(Name, Spec, Child, #tracker{zone = Zone}) ->
     Keeper = gen_tracker_child:start(Zone),
@@ -778,18 +784,22 @@ answer(Request, _, Result, Tracker) when element(1, Result) =:= ok ->
 answer(Request, _, _, Tracker) ->
     handle(Request, Tracker).
 
-%% A keeper is gone, and its child with it.
+%% A keeper is gone, and its child with it. The first request that wants the name takes it, and those who asked to find or open it wait with that one: a start that
+%% fails at once may be over before they are looked at, and is not to be made again for them.
 ended(Keeper, Tracker) ->
     {Requests, Rest} = take_waiting(Keeper, Tracker),
-    lists:foldl(
-        fun
-            ({forget, _} = Request, Next) -> reply(Request, ok), Next;
-            ({adding, _, Child, _} = Request, Next) -> reply(Request, {ok, Child}), Next;
-            (Request, Next) -> handle(Request, Next)
-        end,
-        Rest,
-        Requests
-    ).
+    lists:foldl(fun go_on/2, Rest#tracker{taken = undefined}, Requests).
+
+go_on({forget, _} = Request, Tracker) ->
+    reply(Request, ok),
+    Tracker;
+go_on({adding, _, Child, _} = Request, Tracker) ->
+    reply(Request, {ok, Child}),
+    Tracker;
+go_on({find_or_open, _, _, _} = Request, #tracker{taken = Keeper} = Tracker) when is_pid(Keeper) ->
+    await(Keeper, Request, Tracker);
+go_on(Request, Tracker) ->
+    handle(Request, Tracker).
 
 %% A keeper was killed, and has left its child to us.
 lost(Keeper, Reason, #tracker{zone = Zone, restarts = Restarts} = Tracker) ->

@@ -27,6 +27,7 @@ all() ->
         nothing_is_left_after_a_failed_start,
         a_name_that_failed_to_start_can_be_opened_again,
         a_name_held_by_a_terminating_child_is_opened_after_its_cleanup,
+        those_who_waited_for_one_cleanup_get_the_answer_of_one_start,
         callers_exit_when_the_tracker_is_stopped,
         callers_exit_when_the_tracker_is_called_with_stop,
         callers_exit_when_the_tracker_is_called_with_shutdown,
@@ -281,6 +282,18 @@ a_name_held_by_a_terminating_child_is_opened_after_its_cleanup(_) ->
     ?assertNotEqual(Old, New),
     ?assertEqual({ok, New}, gen_tracker:find(Zone, name)),
     ?assertEqual([{attributes, []}], taken(attributes)).
+
+those_who_waited_for_one_cleanup_get_the_answer_of_one_start(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    {_, Cleaner} = terminating(Zone, name),
+    Spec = doing(name, fun() -> Test ! {starting, name}, ignore end),
+    Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end) || _ <- lists:seq(1, 5)],
+    waiting(),
+    ok = gen_tracker:wait(Zone),
+    Cleaner ! done,
+    ?assertEqual([{answer, ignore}], lists:usort([answer(Caller) || Caller <- Callers])),
+    ?assertEqual([{starting, name}], taken(starting)).
 
 %% Callers that the tracker leaves behind
 
