@@ -8,7 +8,7 @@ TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-r
            erlang-proper erlang-meck erlang-metrics erlang-folsom elixir git
 TO_BENCH := elixir gnuplot-nox
 
-.PHONY: bootstrap build test demo docs bench bench-check clean help
+.PHONY: bootstrap build test demo docs bench bench-check soak sanitize clean help
 
 bootstrap:
 	@test/bootstrap $(TO_BUILD) $(TO_TEST)
@@ -40,6 +40,17 @@ bench: build
 bench-check: build
 	@test/bootstrap $(TO_BENCH)
 	bench/run check
+
+#: make soak      models, faults and bad input for HOURS=0.5 hours; REPLAY=... runs again what failed
+HOURS ?= 0.5
+REPLAY ?=
+soak: bootstrap build
+	test/soak $(if $(REPLAY),replay "$(REPLAY)",hours "$(HOURS)")
+
+#: make sanitize  the crate, the storms and a fuzz target under AddressSanitizer; FUZZ_SECONDS=120
+sanitize: bootstrap build
+	@test/bootstrap g++
+	native/sanitize
 
 #: make clean     deletes what was built
 clean:
