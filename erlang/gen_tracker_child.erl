@@ -182,9 +182,14 @@ keep(Tracker, Zone) ->
             wait(Watched);
         {adopt, Name, Restarts, Reason} ->
             %% The keeper before us was killed, and what it knew is in the table.
-            {State, Pid, _, Spec} = proctab_nif:child(Zone, Name),
-            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-            adopted(State, Pid, Child, Reason);
+            case own(fun proctab_nif:child/2, [Zone, Name]) of
+                {State, Pid, Keeper, Spec} when Keeper =:= self() ->
+                    Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
+                    adopted(State, Pid, Child, Reason);
+                _ ->
+                    %% Its child was unregistered meanwhile, or its zone has gone.
+                    ok
+            end;
         {'EXIT', Tracker, _} ->
             ok
     end.

@@ -17,7 +17,7 @@
 -behaviour(gen_server).
 
 -export([open/2, watch/2, is_watched/1, handle_down/2, count/3, parent/0]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 -export([step/1, cleaned/5]).
 
 -export_type([watched/0]).
@@ -59,7 +59,7 @@
     name :: atom(),
     tag :: reference(),
     server :: pid() | gone,
-    owner :: reference(),
+    owner :: {pid(), Monitor :: reference()},
     %% The monitor of the reaper before, until that is gone.
     predecessor :: reference() | gone,
     cleaner = none :: #cleaner{} | none,
@@ -122,7 +122,7 @@ parent() ->
 init({Table, Name, Tag, Server, Owner}) ->
     process_flag(trap_exit, true),
     link(Server),
-    {ok, #reaper{table = Table, name = Name, tag = Tag, server = Server, owner = monitor(process, Owner), predecessor = succeed(Name)}}.
+    {ok, #reaper{table = Table, name = Name, tag = Tag, server = Server, owner = {Owner, monitor(process, Owner)}, predecessor = succeed(Name)}}.
 
 succeed(Name) ->
     try register(Name, self()) of
@@ -151,10 +151,14 @@ handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer
     {noreply, Reaper};
 handle_info({'EXIT', Server, _Reason}, #reaper{server = Server} = Reaper) ->
     go_on(Reaper#reaper{server = gone});
-handle_info({'DOWN', Owner, process, _, _Reason}, #reaper{owner = Owner} = Reaper) ->
+handle_info({'DOWN', Monitor, process, Owner, _Reason}, #reaper{owner = {Owner, Monitor}} = Reaper) ->
     {stop, shutdown, Reaper};
-handle_info({'DOWN', Predecessor, process, _, _Reason}, #reaper{predecessor = Predecessor, name = Name} = Reaper) ->
-    go_on(Reaper#reaper{predecessor = succeed(Name)});
+handle_info({'DOWN', Predecessor, process, _, _Reason}, #reaper{predecessor = Predecessor, name = Name, owner = {Owner, _}} = Reaper) ->
+    case is_process_alive(Owner) of
+        true -> go_on(Reaper#reaper{predecessor = succeed(Name)});
+        %% It ended by that, too, and left a cleanup that was under way: which is not to be begun again, while the table is still there.
+        false -> {stop, shutdown, Reaper}
+    end;
 handle_info({{busy, Pid}, _Monitor, process, Caller, _Reason}, #reaper{table = Table} = Reaper) ->
     with_table(fun() -> ok = proctab_nif:abandon(Table, Pid, Caller), go_on(add(Pid, Reaper)) end, Reaper);
 handle_info(_Message, Reaper) ->
@@ -164,6 +168,10 @@ handle_info(_Message, Reaper) ->
 -spec terminate(term(), #reaper{}) -> true.
 terminate(_Reason, #reaper{server = Server}) ->
     Server =:= gone orelse exit(Server, shutdown).
+
+-spec code_change(term(), #reaper{}, term()) -> {ok, #reaper{}}.
+code_change(_OldVersion, Reaper, _Extra) ->
+    {ok, Reaper}.
 
 add(Pid, #reaper{dead = Dead} = Reaper) ->
     Reaper#reaper{dead = queue:in(Pid, Dead)}.

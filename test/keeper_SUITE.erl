@@ -37,6 +37,7 @@ all() ->
         init_ack_returns_when_a_stop_waits_already,
         a_shutdown_longer_than_any_timer_is_kept,
         the_children_of_killed_keepers_end_with_a_tracker_that_is_killed,
+        a_child_that_is_unregistered_before_its_next_keeper_has_it_is_let_go,
         at_the_limit_of_processes_a_caller_gets_an_error,
         at_the_limit_of_processes_the_tracker_takes_a_child_over_later
     ].
@@ -86,7 +87,9 @@ the_tracker_rests_after_a_spec_that_the_table_refuses(_) ->
     Child = open(Zone, child),
     Refused = fun(_) ->
         Spec = {refused, {tracked_child, start_link, [persistent_term:get(Zone)]}, temporary},
-        {error, badarg} = gen_tracker:find_or_open(Zone, Spec)
+        {error, badarg} = supervisor:start_child(Zone, Spec),
+        %% Refused before it is sent.
+        badarg = try gen_tracker:find_or_open(Zone, Spec) catch error:badarg -> badarg end
     end,
     ?assertMatch([_], spawned(Zone, Refused)),
     {ok, Child} = gen_tracker:find(Zone, child),
@@ -344,6 +347,25 @@ the_children_of_killed_keepers_end_with_a_tracker_that_is_killed(_) ->
 keeper_of(Zone, Name) ->
     {running, _, Keeper, _} = proctab_nif:child(Zone, Name),
     Keeper.
+
+%% The next keeper finds nothing in the table. That is no crash.
+a_child_that_is_unregistered_before_its_next_keeper_has_it_is_let_go(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Child = loose(start_link),
+    {ok, Child} = gen_tracker:add_existing_child(Zone, {child, Child, worker, []}),
+    {running, Child, Keeper, _} = proctab_nif:child(Zone, child),
+    ok = tracked_child:listen(),
+    ok = sys:suspend(Zone),
+    _ = tracked_child:kill(Keeper),
+    Asked = ask(fun() -> gen_tracker:unregister_name({Zone, child}) end),
+    tracked_child:waiting(),
+    ok = sys:resume(Zone),
+    {answer, ok} = answer(Asked),
+    %% The guard is left.
+    eventually(fun() -> length(tracked_child:beside(Zone)) =:= 1 end),
+    ?assertEqual([], [Line || {log, Line} <- taken(log), string:find(Line, "crash") =/= nomatch]),
+    ?assertEqual({true, undefined}, {is_process_alive(Child), gen_tracker:find(Zone, child)}),
+    exit(Child, kill).
 
 %% The limit of processes
 

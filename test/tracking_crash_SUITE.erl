@@ -31,6 +31,7 @@ all() ->
         with_the_table_a_cleanup_that_is_under_way_ends,
         what_a_caller_tracks_while_the_table_goes_is_badarg,
         a_supervisor_may_start_as_soon_as_the_other_is_gone,
+        a_table_is_not_given_on_by_an_owner_whose_death_the_vm_has_still_to_tell,
         a_second_start_changes_nothing
     ].
 
@@ -243,6 +244,25 @@ a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
      || _ <- lists:seq(1, 50)
     ],
     ?assertEqual({50, 50}, moves(b)).
+
+%% The test hears of the end first, for it was the first to ask; then thousands of others, and then the table.
+a_table_is_not_given_on_by_an_owner_whose_death_the_vm_has_still_to_tell(_) ->
+    Test = self(),
+    {Starter, Tracker} = owner(fun() ->
+        Owner = self(),
+        Others = spawn(fun() -> [monitor(process, Owner) || _ <- lists:seq(1, 50000)], Owner ! monitored, receive {stop, Test} -> ok end end),
+        receive monitored -> Test ! {others, Others} end,
+        tracked_process:tracker()
+    end),
+    Others = receive {others, Pid} -> Pid end,
+    Tracked = tracked([a]),
+    exit(whereis(metrics_process_tracker), kill),
+    receive {'DOWN', Tracker, process, _, _} -> ok end,
+    receive {'DOWN', _, process, Starter, _} -> ok end,
+    tracker(),
+    ?assertEqual({[], []}, {counts(), names(Tracked)}),
+    Others ! {stop, Test},
+    kill([Tracked]).
 
 a_second_start_changes_nothing(_) ->
     Tracker = tracker(),

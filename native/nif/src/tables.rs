@@ -33,6 +33,16 @@ where
 /// What it costs to list a table, in words of terms.
 const OWNER_COST: usize = 8;
 
+/// What became of a table that was to be given to an owner.
+#[derive(PartialEq)]
+enum Given {
+    Done,
+    /// The owner before is dead, and the table has to go with it, although the VM has not told of that yet.
+    Left,
+    /// The new owner is dead.
+    Dead,
+}
+
 /// A table, and whose it is.
 pub struct Table<T: Send + 'static> {
     name: u64,
@@ -92,17 +102,20 @@ where
         })
     }
 
-    /// Gives a table to another owner; `false` when that one is dead.
-    fn give(this: &ResourceArc<Self>, new: LocalPid, env: Env) -> bool {
+    /// Gives a table to another owner.
+    fn give(this: &ResourceArc<Self>, new: LocalPid, env: Env) -> Given {
         // The callback waits for the lock, so it finds the monitor that it is called for.
         let mut owner = this.owner.lock();
+        if owner.is_some_and(|(old, _)| old != new && !env.is_process_alive(old)) {
+            return Given::Left;
+        }
         let Some(monitor) = env.monitor(this, &new) else {
-            return false;
+            return Given::Dead;
         };
         if let Some((_, old)) = owner.replace((new, monitor)) {
             env.demonitor(this, &old);
         }
-        true
+        Given::Done
     }
 
     /// Closes a table whose owner has died, unless it was given to another one meanwhile.
@@ -193,7 +206,7 @@ impl Call<'_> {
                 return Err(Fault::BadArgument);
             }
             let table = Table::new(name);
-            if !Table::give(&table, env.pid(), env) {
+            if Table::give(&table, env.pid(), env) != Given::Done {
                 return Err(Fault::BadArgument);
             }
             let handle = table.encode(env).as_c_arg();
@@ -218,9 +231,16 @@ impl Call<'_> {
             let owner = owner.decode().map_err(|_| Fault::BadArgument)?;
             loop {
                 let table = PROCESSES.get_or_insert_with(name, || Table::new(name), guard);
-                if !Table::give(table, owner, env) {
-                    table.close_if(|owner| owner.is_none());
-                    return Err(Fault::BadArgument);
+                match Table::give(table, owner, env) {
+                    Given::Done => (),
+                    Given::Left => {
+                        table.close();
+                        continue;
+                    }
+                    Given::Dead => {
+                        table.close_if(|owner| owner.is_none());
+                        return Err(Fault::BadArgument);
+                    }
                 }
                 // Its last owner may have died just before.
                 let current = PROCESSES.get(&name, guard);
