@@ -65,7 +65,7 @@ growth(File, Rows) ->
 
 %% The first panel has the key of all.
 panel(Rows, {Operation, Title}, Number) ->
-    Lines = [{Side, Colour, Points} || {Side, Colour} <- ?GROWING, (Points = points(Rows, Operation, Side)) =/= []],
+    Lines = [{Side, Colour, Points} || {Side, Colour} <- ?GROWING, Points <- [points(Rows, Operation, Side)], Points =/= []],
     [
         io_lib:format("set title '~s'\n", [Title]),
         "set yrange [*:*]\nset ytics ('10 ns' 10, '100 ns' 100, '1 µs' 1e3, '10 µs' 1e4, '100 µs' 1e5, '1 ms' 1e6, '10 ms' 1e7, '100 ms' 1e8, '1 s' 1e9)\n",

@@ -40,7 +40,8 @@ operation(Size, Sides, Label, What, Names) ->
         {Side, rounds:timed(Fun, bench_sides:right(What), [enough(Side, What, Size, Names)])}
      || #{side := Side} = Opened <- [Loop | Sides],
         has(Side, What),
-        (Fun = bench_sides:operation(Opened, What)) =/= none
+        Fun <- [bench_sides:operation(Opened, What)],
+        Fun =/= none
     ],
     Figures = rounds:alternate(rounds(What, Size), Works),
     Loops = maps:get(loop, Figures),

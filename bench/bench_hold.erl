@@ -125,7 +125,7 @@ ended({Pid, Monitor}) ->
 %% A time of 0 is a place of the array that was not used.
 passes(Label, Passes) ->
     Calls = lists:seq(1, maps:get(size, atomics:info(hd(Passes)))),
-    OfPasses = [[Time || Call <- Calls, (Time = atomics:get(Times, Call)) > 0] || Times <- Passes],
+    OfPasses = [[Time || Call <- Calls, Time <- [atomics:get(Times, Call)], Time > 0] || Times <- Passes],
     Longest = [lists:max(Times) || Times <- OfPasses],
     [
         row(Label, "median call", [rounds:median(Times) || Times <- OfPasses]),

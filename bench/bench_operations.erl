@@ -93,7 +93,7 @@ measured(Sides, Labels, Modes, Rounds) ->
 measured_one(Sides, Label, What, Modes, Rounds) ->
     Works = [
         {{Side, Mode}, rounds:timed(Fun, bench_sides:right(What), [items(What, List) || List <- Lists])}
-     || #{side := Side} = Opened <- Sides, (Fun = bench_sides:operation(Opened, What)) =/= none, {Mode, Lists} <- Modes
+     || #{side := Side} = Opened <- Sides, Fun <- [bench_sides:operation(Opened, What)], Fun =/= none, {Mode, Lists} <- Modes
     ],
     Figures = rounds:alternate(Rounds, Works),
     [

@@ -28,6 +28,8 @@
 -export([register_name/2, unregister_name/1, whereis_name/1, send/2]).
 -export([subscribe/1, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
+%% Newer releases of OTP warn of format_status/2. What it is here for is said there.
+-compile(nowarn_deprecated_callback).
 
 -export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0, via_name/0, start_result/0, event/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).

@@ -69,9 +69,12 @@
 check({Name, MFA, Restart}) ->
     check({Name, MFA, Restart, 200, worker, []});
 check(Spec) ->
-    case supervisor:check_childspecs([Spec]) of
+    try supervisor:check_childspecs([Spec]) of
         ok -> normalize(Spec);
         {error, Reason} -> {error, Reason}
+    catch
+        %% A list of modules without an end: OTP 29 raises what others answer.
+        error:Reason:Stack -> {error, {'EXIT', {Reason, Stack}}}
     end.
 
 normalize({Name, MFA, Restart, Shutdown, Type, Mods}) when is_integer(Shutdown), Shutdown > ?LONGEST_WAIT ->
@@ -568,7 +571,7 @@ end_launching(Handle) ->
 %% Ends a keeper inside a start function, and what that has started so far.
 end_start(Keeper, Shutdown) ->
     %% So that it starts nothing between the look and its end.
-    _ = (catch erlang:suspend_process(Keeper)),
+    _ = try erlang:suspend_process(Keeper) catch error:badarg -> ended end,
     Started = [{Pid, monitor(process, Pid)} || Pid <- linked(Keeper), process_info(Pid, parent) =:= {parent, Keeper}],
     exit(Keeper, kill),
     lists:foreach(fun({Pid, Monitor}) -> end_process(Pid, Monitor, Shutdown) end, Started).

@@ -117,8 +117,8 @@ modules(Mods) ->
     spec({name, {module, function, []}, temporary, 200, worker, Mods}).
 
 spec(Spec) ->
-    case supervisor:check_childspecs([Spec]) of
-        ok -> none;
+    case gen_tracker_child:check(Spec) of
+        {ok, _, _} -> none;
         %% Not the term: a long integer takes a scheduler for seconds to print.
         {error, Reason} when is_tuple(Reason) -> io_lib:format("not a child spec: ~tp", [element(1, Reason)]);
         {error, _} -> "not a child spec"

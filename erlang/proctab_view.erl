@@ -192,7 +192,7 @@ print(Zone, Wanted) ->
               attributes := Attributes, memory := Memory, message_queue_len := Length} = Info,
             Figures =
                 [["zone", {name, Name}], ["owner", {pid, Owner}], ["children", Children]] ++
-                [["  " ++ atom_to_list(State), Count] || {State, Count} <- maps:to_list(States)] ++
+                [["  " ++ atom_to_list(State), Count] || {State, Count} <- lists:sort(maps:to_list(States))] ++
                 [["names without child", WithoutChild], ["attributes", Attributes], ["bytes", Memory], ["queue", Length]],
             print([Figures, [["busiest names", "pid", "reductions", "queue", "process bytes", "attributes", "bytes"] | Busiest]]);
         _ ->

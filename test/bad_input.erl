@@ -517,7 +517,7 @@ is_right(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_right(living, Pid, World) -> is_right(pid, Pid, World) andalso is_process_alive(Pid);
 is_right(any_pid, Pid, _) -> is_pid(Pid);
 is_right(pid_or_launching, Term, World) -> Term =:= launching orelse is_right(pid, Term, World);
-is_right(proper_list, List, _) -> is_list(List) andalso is_list(catch lists:nthtail(length(List), List));
+is_right(proper_list, List, _) -> is_list(List) andalso try length(List) of _ -> true catch error:badarg -> false end;
 is_right(integer, Integer, _) -> is_integer(Integer);
 is_right(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_right(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;

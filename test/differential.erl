@@ -151,7 +151,7 @@ after_terminate(Name, Attributes, Reason) ->
 tracker(Function, Arguments) -> apply(ets:lookup_element(?MODULE, module, 2), Function, Arguments).
 
 %% Processes that nobody waits for any more may be left when the player has gone.
-note(Note) -> catch ?MODULE ! {note, Note}.
+note(Note) -> try ?MODULE ! {note, Note} catch error:badarg -> Note end.
 
 wait_at_gate(Kind, Zone, Name) ->
     ?MODULE ! {gated, {Zone, Name}, Kind, self()},

@@ -278,7 +278,7 @@ after_terminate_may_call_its_zone_while_that_stops(_) ->
         {find_or_open, fun() -> gen_tracker:find_or_open(Zone, spec(another, temporary, 200, {start_link, [Test]})) end}
     ],
     [
-        tracked_child_reason:open(Zone, Name, temporary, fun(_, _, _) -> Test ! {calling, Name}, catch Call(), Test ! {called, Name} end)
+        tracked_child_reason:open(Zone, Name, temporary, fun(_, _, _) -> Test ! {calling, Name}, _ = try Call() catch exit:_ -> ended end, Test ! {called, Name} end)
      || {Name, Call} <- Calls
     ],
     {answer, ok} = answer(ask(fun() -> gen_server:stop(Zone) end)),

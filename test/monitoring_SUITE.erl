@@ -177,7 +177,7 @@ beside_another_node(Case) ->
         {module, stats_hero} = code:ensure_loaded(stats_hero),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
         %% The case may have ended it already.
-        try Case(Peer, Node) after catch peer:stop(Peer) end
+        try Case(Peer, Node) after try peer:stop(Peer) catch exit:_ -> ended end end
     end).
 
 a_pid_of_another_node_is_cleaned_up(_) ->

@@ -271,7 +271,8 @@ registrations_go_with_the_process_that_called_start_link(_) ->
 code_change_keeps_the_registrations(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
-    {Dead, Alive} = lists:split(5, Workers = [worker() || _ <- lists:seq(1, 10)]),
+    Workers = [worker() || _ <- lists:seq(1, 10)],
+    {Dead, Alive} = lists:split(5, Workers),
     ok = sys:suspend(Monitor),
     kill(Dead),
     ok = sys:change_code(Monitor, stats_hero_monitor, undefined, []),

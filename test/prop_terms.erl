@@ -66,7 +66,7 @@ changed(Zone, {count, Key, Incr, Default}, Map) ->
             After = gen_tracker:increment(Zone, ?NAME, Key, Incr, Default),
             Map#{Key => After};
         _ ->
-            {'EXIT', {badarg, _}} = (catch gen_tracker:increment(Zone, ?NAME, Key, Incr, Default)),
+            badarg = try gen_tracker:increment(Zone, ?NAME, Key, Incr, Default) catch error:badarg -> badarg end,
             Map
     end.
 

@@ -152,9 +152,12 @@ ask(Zone, Question) ->
 %% A child spec in the form of a map, with nothing left out.
 checked({Name, Start, Restart}) -> checked({Name, Start, Restart, 200, worker, []});
 checked(Spec) ->
-    case supervisor:check_childspecs([Spec]) of
+    try supervisor:check_childspecs([Spec]) of
         ok -> {ok, name(Spec), in_full(Spec)};
         {error, Reason} -> {error, Reason}
+    catch
+        %% OTP 29, for a list of modules without an end.
+        error:Reason:Stack -> {error, {'EXIT', {Reason, Stack}}}
     end.
 
 name(#{id := Name}) -> Name;

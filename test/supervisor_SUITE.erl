@@ -260,9 +260,9 @@ an_exit_signal_of_a_stranger_is_ignored(_) ->
 wrong_arguments_do_not_stop_the_tracker(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
         Wrong = [undefined, [], {}, #{}, {a, b, c}, {name, no_pid, worker, []}, {self(), {name, no_spec}}],
-        [catch gen_tracker:add_existing_child(Zone, Argument) || Argument <- Wrong],
+        [answer(ask(fun() -> gen_tracker:add_existing_child(Zone, Argument) end)) || Argument <- Wrong],
         [
-            catch supervisor:Function(Zone, Argument)
+            answer(ask(fun() -> supervisor:Function(Zone, Argument) end))
          || Argument <- Wrong,
             Function <- [start_child, restart_child, terminate_child, delete_child, get_childspec]
         ]

@@ -343,7 +343,7 @@ beside_another_node(Case) ->
         ok = ledger_backend:open(),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
         %% The case may have ended it already.
-        try Case(Node) after catch peer:stop(Peer) end
+        try Case(Node) after try peer:stop(Peer) catch exit:_ -> ended end end
     end).
 
 a_process_of_another_node_is_counted_down_when_it_dies(_) ->

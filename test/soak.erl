@@ -1,0 +1,213 @@
+%% For hours: the parts of the tests that draw their rounds from a seed, round after round, beside a table of a million names that is read and written all the
+%% while. test/soak starts it.
+%%
+%% A part is a module with `round(Seed)' and `replay(History)'; both answer `{ok, Figures}' or `{failed, History}', and leave nothing behind.
+-module(soak).
+
+-export([main/0]).
+
+-import(tracked_process, [eventually/1]).
+
+-define(PARTS, [model_tracker, model_counted, differential, faults, bad_input]).
+-define(NAMES, 1000000).
+-define(ZONE, soak_million).
+%% A failure that depends on what was scheduled when takes some rounds to come again.
+-define(REPLAYS, 5).
+
+main() ->
+    %% Processes that die as they should are not worth a report each.
+    ok = logger:remove_handler(default),
+    Passed = case init:get_plain_arguments() of
+        ["hours", Hours, Folder] -> soak(seconds(Hours), Folder);
+        ["replay", File, _Folder] -> replay(File)
+    end,
+    halt(case Passed of true -> 0; false -> 1 end).
+
+seconds(Hours) ->
+    case string:to_float(Hours ++ ".0") of
+        {Number, _} when is_float(Number), Number > 0 -> round(Number * 3600);
+        _ -> io:format("soak: HOURS is a number such as 0.5 or 8, not ~ts~n", [Hours]), halt(2)
+    end.
+
+%% Hours
+
+soak(Seconds, Folder) ->
+    First = rand:uniform(1 bsl 58),
+    io:format("~ts; the first seed is ~b~n", [machine(), First]),
+    {Loads, Counted} = million(),
+    Begin = now_in_seconds(),
+    Ended = rounds(?PARTS, First, #{folder => Folder, ends => Begin + Seconds, left => #{}, figures => #{}}),
+    Hours = (now_in_seconds() - Begin) / 3600,
+    Operations = stop(Loads, Counted),
+    report(Ended, Hours, Operations),
+    case Ended of
+        {passed, _} -> longest();
+        {failed, _} -> false
+    end.
+
+%% Each part in turn; then the next seed.
+rounds([], Seed, #{ends := Ends} = Soak) ->
+    case now_in_seconds() < Ends of
+        true -> rounds(?PARTS, Seed + 1, Soak);
+        false -> {passed, Soak}
+    end;
+rounds([Part | Parts], Seed, #{folder := Folder, left := Left} = Soak) ->
+    %% Should the VM die, this is what it died of.
+    _ = keep(Folder, "running", Part, Seed, seed),
+    Round = run(fun() ->
+        Ended = Part:round(Seed),
+        eventually(fun() -> length(processes()) =< maps:get(Part, Left, infinity) end),
+        Ended
+    end),
+    case Round of
+        {ok, Figures} ->
+            %% What the first round of a part started for good is no leak.
+            Known = maps:merge(#{Part => length(processes()) + 5}, Left),
+            rounds(Parts, Seed, add(Part, Figures, Soak#{left := Known}));
+        {failed, History} ->
+            failed(Part, Seed, History, Soak),
+            {failed, Soak}
+    end.
+
+run(Round) ->
+    try
+        Round()
+    catch
+        Class:Reason:Stack -> {failed, {Class, Reason, Stack}}
+    end.
+
+add(Part, Figures, #{figures := Sums} = Soak) ->
+    Sum = maps:get(Part, Sums, #{rounds => 0}),
+    Added = maps:merge_with(fun(_, One, Other) -> One + Other end, Sum, Figures#{rounds => 1}),
+    Soak#{figures := Sums#{Part => Added}}.
+
+failed(Part, Seed, History, #{folder := Folder}) ->
+    File = keep(Folder, io_lib:format("~s-~b", [Part, Seed]), Part, Seed, History),
+    ok = file:write_file(File ++ ".txt", io_lib:format("~p~n", [{Part, Seed, History}])),
+    io:format("~s failed with the seed ~b. To read: ~ts.txt. To run it again:~n    make soak REPLAY=~ts~n", [Part, Seed, File, File]).
+
+keep(Folder, Name, Part, Seed, History) ->
+    File = filename:join(Folder, Name),
+    ok = file:write_file(File, term_to_binary({Part, Seed, History})),
+    File.
+
+%% Again
+
+replay(File) ->
+    {ok, Kept} = file:read_file(File),
+    {Part, Seed, History} = binary_to_term(Kept),
+    io:format("~s, seed ~b~n", [Part, Seed]),
+    Again = case History of
+        seed -> fun() -> Part:round(Seed) end;
+        {Class, _, _} when Class =:= error; Class =:= exit; Class =:= throw -> fun() -> Part:round(Seed) end;
+        _ -> fun() -> Part:replay(History) end
+    end,
+    again(Again, 1).
+
+again(_, Time) when Time > ?REPLAYS ->
+    io:format("passed ~b times~n", [?REPLAYS]),
+    true;
+again(Again, Time) ->
+    case run(Again) of
+        {ok, _} -> again(Again, Time + 1);
+        {failed, History} -> io:format("failed in run ~b:~n~p~n", [Time, History]), false
+    end.
+
+%% The million names
+
+%% Those who read and write, and how often they did.
+million() ->
+    Soak = self(),
+    Owner = spawn_link(fun() ->
+        _ = proctab_nif:zone_open(?ZONE),
+        [insert(name(Number), pid(Number)) || Number <- lists:seq(1, ?NAMES)],
+        Soak ! filled,
+        receive stop -> proctab_nif:zone_close(?ZONE) end
+    end),
+    receive filled -> ok end,
+    Counted = counters:new(1, []),
+    Loads = [spawn_link(fun() -> use(Counted, Load, 1) end) || Load <- [fun read/1, fun write/1, fun come_and_go/1, fun page/1]],
+    {[Owner | Loads], Counted}.
+
+insert(Name, Keeper) ->
+    Spec = {{?MODULE, start_link, [Name]}, permanent, 200, worker, []},
+    true = proctab_nif:insert(?ZONE, Name, Keeper, Spec, Keeper),
+    ok = proctab_nif:setattr(?ZONE, Name, attributes()).
+
+attributes() ->
+    [{number, 1}, {state, running}, {text, <<"twenty bytes of text">>}, {tuple, {stream, <<"tv1">>, 1280, running}}].
+
+name(Number) ->
+    <<"name ", (integer_to_binary(Number))/binary>>.
+
+%% Of no process.
+pid(Number) ->
+    list_to_pid(lists:concat(["<0.", Number rem 32768, ".", 1000 + Number div 32768, ">"])).
+
+%% Some hundred uses a second by each: the parts need the processors as well.
+use(Counted, Load, Number) ->
+    [Load((Number * 7919 + Time) rem ?NAMES + 1) || Time <- lists:seq(1, 50)],
+    counters:add(Counted, 1, 50),
+    receive stop -> ok after 100 -> use(Counted, Load, Number + 1) end.
+
+read(Number) ->
+    Name = name(Number),
+    {ok, _} = proctab_nif:find(?ZONE, Name),
+    {ok, running} = proctab_nif:getattr(?ZONE, Name, state),
+    [_ | _] = proctab_nif:attrs(?ZONE, Name).
+
+write(Number) ->
+    Name = name(Number),
+    ok = proctab_nif:setattr(?ZONE, Name, text, <<"other twenty bytes!!">>),
+    ok = proctab_nif:setattr(?ZONE, Name, [{extra, {Number}}, {text, <<"twenty bytes of text">>}]),
+    ok = proctab_nif:delattr(?ZONE, Name, extra),
+    _ = proctab_nif:increment(?ZONE, Name, number, 1).
+
+come_and_go(Number) ->
+    {_, Monitor} = spawn_monitor(fun() ->
+        insert({new, Number}, self()),
+        true = proctab_nif:remove(?ZONE, {new, Number})
+    end),
+    receive {'DOWN', Monitor, process, _, normal} -> ok end.
+
+page(Number) ->
+    {_, _} = proctab_nif:page(?ZONE, (Number rem 16) bsl 28 bor (Number rem 60000), attributes, []).
+
+stop(Loads, Counted) ->
+    [unlink(Load) || Load <- Loads],
+    [Load ! stop || Load <- lists:reverse(Loads)],
+    counters:get(Counted, 1).
+
+%% Figures
+
+report({Outcome, #{figures := Sums}}, Hours, Operations) ->
+    io:format("~nafter ~.2f hours: ~s~n", [Hours, Outcome]),
+    [
+        io:format("~-16s ~ts~n", [Part, lists:join(", ", [io_lib:format("~b ~ts", [Count, words(What)]) || {What, Count} <- lists:sort(maps:to_list(Sum))])])
+     || {Part, Sum} <- lists:sort(maps:to_list(Sums))
+    ],
+    io:format("~-16s ~b operations~n~-16s ~b MB at the end~n", [a_million_names, Operations, memory, erlang:memory(total) div 1000000]).
+
+words(What) ->
+    string:replace(atom_to_list(What), "_", " ", all).
+
+%% Whether none of our calls had a processor for more than a millisecond.
+longest() ->
+    Lines = case file:read_file(os:getenv("PROCTAB_LONGEST")) of
+        {ok, Text} -> [string:lexemes(Line, " ") || Line <- string:lexemes(Text, "\n")];
+        {error, enoent} -> []
+    end,
+    %% The later lines of a function have its longer times; its name may be of several words.
+    Longest = maps:from_list([longest_of(lists:reverse(Line)) || Line <- Lines]),
+    io:format("the longest calls on a scheduler, microseconds of processor time (and on the clock):~n"),
+    [io:format("    ~ts ~b (~b)~n", [Name, Processor, Clock]) || {Name, {Processor, Clock}} <- lists:reverse(lists:keysort(2, maps:to_list(Longest)))],
+    lists:all(fun({Processor, _}) -> Processor =< 1000 end, maps:values(Longest)).
+
+longest_of([Clock, Processor | Name]) ->
+    {lists:join($\s, lists:reverse(Name)), {binary_to_integer(Processor), binary_to_integer(Clock)}}.
+
+machine() ->
+    io_lib:format("OTP ~s, ~b schedulers", [erlang:system_info(otp_release), erlang:system_info(schedulers_online)]).
+
+now_in_seconds() ->
+    erlang:monotonic_time(second).
