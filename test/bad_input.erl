@@ -634,7 +634,8 @@ recipe(harmless) ->
 recipe(any) ->
     case rand:uniform(1000) of
         1 -> one([{long_list, 1000000}, {wide_tuple, 1000000}, {wide_map, 100000}, {nested, map, 100000}]);
-        2 -> one([{binary, 10000000}, {sub_binary, 10000000}, {unaligned, 10000000}, {bitstring, 10000000}, {bignum, one([1, -1]), 332193}]);
+        %% What does not begin at a byte the VM copies on whatever scheduler that is, so it is not over a millisecond's worth of it.
+        2 -> one([{binary, 10000000}, {sub_binary, 10000000}, {unaligned, 100000}, {bitstring, 10000000}, {bignum, one([1, -1]), 332193}]);
         N when N < 5 -> one([{nested, list, 100000}, {nested, tail, 100000}, {nested, tuple, 100000}, {improper_pairs, 10000}, {long_list, 100000}]);
         N when N < 20 -> one([{nested, list, 5000}, {nested, tail, 5000}, {nested, tuple, 5000}, {improper_pairs, 1000}, {long_list, 5000}]);
         N when N < 40 -> one([{unaligned, 5000}, {bitstring, 5000}, {sub_binary, 5000}, {wide_map, 40}, {wide_tuple, 1000}, {bignum, 1, 10000}]);

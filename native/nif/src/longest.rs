@@ -1,8 +1,12 @@
 //! How long our calls hold the VM's schedulers. Measured in a build with the feature `longest` alone, which is not for production.
 //!
-//! A call that takes longer than any of its function before, and than [`SHORT`], is written to the file that the environment variable `PROCTAB_LONGEST` names, as a
-//! line of three: function, microseconds of the thread's processor time, microseconds on the clock. The system takes a core away now and then for longer than any call
-//! lasts, so the former says what the call does; the latter has the waiting for locks in it as well.
+//! What counts is the processor time of the thread: the system takes a core away now and then for longer than any call lasts. Where it runs on a virtual machine, so does
+//! that one's host, and that is in the processor time. So a thread of our own that only computes, a little at a time, is measured the same way: what comes as often
+//! there is not the calls'.
+//!
+//! The file that the environment variable `PROCTAB_LONGEST` names has a line for each function, written again every second: how many calls, their processor time in microseconds,
+//! how many took over a millisecond of it, the longest, and the longest on the clock, which has the waiting for locks in it. The thread's own line is called
+//! `control`.
 
 /// Runs a part of a call on a normal scheduler.
 #[cfg(not(feature = "longest"))]
@@ -18,49 +22,89 @@ pub use measured::measure;
 mod measured {
     use std::collections::HashMap;
     use std::ffi::CStr;
-    use std::fs::OpenOptions;
-    use std::io::Write;
+    use std::fmt::Write;
+    use std::hint::black_box;
+    use std::sync::Once;
     use std::time::{Duration, Instant};
+    use std::{env, fs, thread};
 
     use lazy_static::lazy_static;
     use parking_lot::Mutex;
 
-    /// What takes less is not written.
-    const SHORT: Duration = Duration::from_micros(100);
+    const LIMIT: Duration = Duration::from_millis(1);
+    /// How often the control computes, and how often the file is written.
+    const PAUSE: Duration = Duration::from_millis(1);
+    const WRITTEN: Duration = Duration::from_secs(1);
+
+    #[derive(Default)]
+    struct Times {
+        calls: u64,
+        processor: Duration,
+        over: u64,
+        longest: Duration,
+        longest_on_clock: Duration,
+    }
 
     lazy_static! {
-        static ref LONGEST: Mutex<HashMap<&'static CStr, (Duration, Duration)>> = Mutex::default();
+        static ref FUNCTIONS: Mutex<HashMap<&'static CStr, Times>> = Mutex::default();
     }
 
     /// Runs a part of a call on a normal scheduler, and notes how long it took.
     pub fn measure<T>(name: &'static CStr, run: impl FnOnce() -> T) -> T {
+        static CONTROL: Once = Once::new();
+        CONTROL.call_once(|| {
+            thread::spawn(control);
+        });
+        note(name, run)
+    }
+
+    fn note<T>(name: &'static CStr, run: impl FnOnce() -> T) -> T {
         let (processor, clock) = (processor_time(), Instant::now());
         let result = run();
-        let (processor, clock) = (processor_time() - processor, clock.elapsed());
-        if clock > SHORT {
-            note(name, processor, clock);
-        }
+        let (processor, clock) = (processor_time().saturating_sub(processor), clock.elapsed());
+        let mut functions = FUNCTIONS.lock();
+        let times = functions.entry(name).or_default();
+        times.calls += 1;
+        times.processor += processor;
+        times.over += u64::from(processor > LIMIT);
+        times.longest = times.longest.max(processor);
+        times.longest_on_clock = times.longest_on_clock.max(clock);
         result
     }
 
-    fn note(name: &'static CStr, processor: Duration, clock: Duration) {
-        let mut longest = LONGEST.lock();
-        let (most_processor, most_clock) = longest.entry(name).or_default();
-        if processor <= *most_processor && clock <= *most_clock {
-            return;
+    fn control() {
+        let mut written = Instant::now();
+        loop {
+            note(c"control", || {
+                (0..1_000_000).fold(0, |sum, next| black_box(sum + next))
+            });
+            if written.elapsed() > WRITTEN {
+                written = Instant::now();
+                write();
+            }
+            thread::sleep(PAUSE);
         }
-        *most_processor = processor.max(*most_processor);
-        *most_clock = clock.max(*most_clock);
-        let Some(path) = std::env::var_os("PROCTAB_LONGEST") else {
+    }
+
+    fn write() {
+        let Some(path) = env::var_os("PROCTAB_LONGEST") else {
             return;
         };
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        // A run whose figures cannot be written has none, which its reader sees.
-        let _ = file.and_then(|mut file| {
+        let mut lines = String::new();
+        for (name, times) in FUNCTIONS.lock().iter() {
             let name = name.to_string_lossy();
-            let (processor, clock) = (processor.as_micros(), clock.as_micros());
-            writeln!(file, "{name} {processor} {clock}")
-        });
+            let [processor, longest, on_clock] =
+                [times.processor, times.longest, times.longest_on_clock]
+                    .map(|time| time.as_micros());
+            // To a string, which takes all.
+            let _ = writeln!(
+                lines,
+                "{name} {} {processor} {} {longest} {on_clock}",
+                times.calls, times.over
+            );
+        }
+        // Without the file there are no figures, which its reader sees.
+        let _ = fs::write(path, lines);
     }
 
     /// The processor time of this thread.

@@ -45,7 +45,7 @@ impl Waits {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        longest::measure(c"end of waiting", || self.stop());
+        longest::measure(c"end_of_waiting", || self.stop());
     }
 }
 
