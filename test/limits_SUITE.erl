@@ -21,6 +21,8 @@ all() ->
         a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map,
         a_call_leaves_the_scheduler_when_its_parts_are_much_together,
         a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes,
+        a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is,
+        who_waits_for_a_long_name_stops_on_another_scheduler,
         ordinary_calls_stay_where_they_are,
         what_was_set_on_a_dirty_scheduler_is_all_there,
         a_call_that_converts_much_counts_as_much,
@@ -85,6 +87,22 @@ a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Confi
     ?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, [1]) end)),
     ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
+
+%% The VM tells no native function how long a bitstring is that is not whole bytes. A value is only shared.
+a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is(Config) ->
+    Zone = zone(Config),
+    ?assertEqual([{find, 2}], left(fun() -> find(Zone, <<1:3>>) end)),
+    ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, {key, <<1:3>>}, value) end)),
+    ?assertEqual([], left(fun() -> setattr(Zone, ?NAME, key, <<1:3>>) end)).
+
+who_waits_for_a_long_name_stops_on_another_scheduler(Config) ->
+    Zone = zone(Config),
+    Wait = fun(Name) ->
+        {Waits, _, _} = proctab_nif:wait_for(Zone, Name),
+        true = proctab_nif:stop_waiting(Waits)
+    end,
+    ?assertEqual([{stop_waiting, 1}, {wait_for, 2}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
+    ?assertEqual([], left(fun() -> Wait(?NAME) end)).
 
 ordinary_calls_stay_where_they_are(Config) ->
     Zone = zone(Config),

@@ -61,6 +61,11 @@ impl Call<'_> {
         self.left.get()
     }
 
+    /// Whether the call has left its normal scheduler.
+    pub fn is_dirty(&self) -> bool {
+        self.left() > NORMAL_LIMIT
+    }
+
     /// Says that this much work is too long for a normal scheduler, after all that was done before.
     #[inline]
     pub fn allow(&self, words: usize) -> Result<(), Fault> {

@@ -384,11 +384,11 @@ impl Call<'_> {
         }
     }
 
-    /// How long a binary is; 0 for a bitstring that is not whole bytes. The one that was inspected last is not inspected again.
-    pub fn binary_length(&self, term: ErlNifTerm) -> usize {
+    /// How long a binary is; none of a bitstring that is not whole bytes. The one that was inspected last is not inspected again.
+    pub fn binary_length(&self, term: ErlNifTerm) -> Option<usize> {
         match self.inspected.get() {
-            Some((word, length)) if word == to_word(term) => length,
-            _ => self.read_binary(term, <[u8]>::len).unwrap_or(0),
+            Some((word, length)) if word == to_word(term) => Some(length),
+            _ => self.read_binary(term, <[u8]>::len),
         }
     }
 

@@ -28,24 +28,39 @@ const WAKE_COST: usize = 16;
 static LAST_WAITER: AtomicU64 = AtomicU64::new(0);
 
 /// One who waits. When it dies, its memory goes, this with it, and so its place among the waiters.
-struct Waits {
+struct Waits(Option<Place>);
+
+/// A place among the waiters, until it is dropped.
+struct Place {
     zone: ResourceArc<Table<Zone<Copied>>>,
     name: Datum<Copied>,
     id: u64,
+    /// Whether it takes long to find the name.
+    long: bool,
 }
 
 #[rustler::resource_impl(name = "proctab_waits")]
 impl Resource for Waits {}
 
-impl Waits {
-    fn stop(&self) -> bool {
+impl Place {
+    fn leave(&self) -> bool {
         self.zone.content.waiters().forget(&self.name, self.id)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        longest::measure(c"end_of_waiting", || self.stop());
+        let place = self.0.take();
+        longest::measure(c"end_of_waiting", || match place {
+            Some(place) if place.long => reclaim::later(place),
+            short => drop(short),
+        });
     }
 }
 
@@ -76,15 +91,17 @@ fn unlisten(call: &Call) -> Answer {
 
 fn wait_for(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    let waits = ResourceArc::new(Waits {
+    let place = Place {
         zone: call.zone_table(&guard)?,
         name: call.owned_key(call.argument(1)?)?,
         id: LAST_WAITER.fetch_add(1, Ordering::Relaxed),
-    });
-    let waiters = waits.zone.content.waiters();
-    waiters.add(waits.name.clone(), waits.id, call.caller());
-    let owner = waits.zone.owner(call)?;
-    let id = call.integer(waits.id as i64);
+        long: call.is_dirty(),
+    };
+    let waiters = place.zone.content.waiters();
+    waiters.add(place.name.clone(), place.id, call.caller());
+    let owner = place.zone.owner(call)?;
+    let id = call.integer(place.id as i64);
+    let waits = ResourceArc::new(Waits(Some(place)));
     let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
     Ok(call.tuple([waits, id, owner]))
 }
@@ -95,7 +112,11 @@ fn stop_waiting(call: &Call) -> Answer {
         let term = unsafe { Term::new(env, call.argument(0)?) };
         term.decode().map_err(|_| Fault::BadArgument)
     })?;
-    Ok(boolean(waits.stop()))
+    let place = waits.0.as_ref().ok_or(Fault::BadArgument)?;
+    if place.long && !call.is_dirty() {
+        return Err(Fault::Long);
+    }
+    Ok(boolean(place.leave()))
 }
 
 fn waiting(call: &Call) -> Answer {

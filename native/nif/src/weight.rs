@@ -12,6 +12,8 @@ const LARGEST: usize = 1 << 27;
 const BYTES_A_WORD: usize = 16;
 /// What the copy of a fun may cost, for all that can be seen from outside.
 const FUN: usize = 8192;
+/// What it may cost to hash a bitstring that is not whole bytes: the VM tells nobody how long it is. More than a normal scheduler has.
+const ODD_BITS: usize = 1 << 20;
 
 /// What a term costs.
 #[derive(Clone, Copy, Default)]
@@ -42,24 +44,24 @@ impl Call<'_> {
                 term_type::LIST => {
                     let mut list = term;
                     while let Some((head, tail)) = self.cell(list) {
-                        self.weigh_part(head, 2, &mut weight, &mut open)?;
+                        self.weigh_part(head, 2, purpose, &mut weight, &mut open)?;
                         list = tail;
                     }
-                    self.weigh_part(list, 0, &mut weight, &mut open)?;
+                    self.weigh_part(list, 0, purpose, &mut weight, &mut open)?;
                 }
                 term_type::MAP => {
                     self.allow(weight.words + 3 * self.map_size(term))?;
                     self.for_each_pair(term, |key, value| {
-                        self.weigh_part(key, 2, &mut weight, &mut open)?;
-                        self.weigh_part(value, 2, &mut weight, &mut open)
+                        self.weigh_part(key, 2, purpose, &mut weight, &mut open)?;
+                        self.weigh_part(value, 2, purpose, &mut weight, &mut open)
                     })?;
                 }
                 term_type::TUPLE => {
                     for element in self.elements(term).unwrap_or_default() {
-                        self.weigh_part(*element, 1, &mut weight, &mut open)?;
+                        self.weigh_part(*element, 1, purpose, &mut weight, &mut open)?;
                     }
                 }
-                _ => self.weigh_part(term, 0, &mut weight, &mut open)?,
+                _ => self.weigh_part(term, 0, purpose, &mut weight, &mut open)?,
             }
         }
         let read = match purpose {
@@ -75,6 +77,7 @@ impl Call<'_> {
         &self,
         part: ErlNifTerm,
         place: usize,
+        purpose: Use,
         weight: &mut Weight,
         open: &mut Open,
     ) -> Result<(), Fault> {
@@ -89,7 +92,11 @@ impl Call<'_> {
             }
             term_type::BITSTRING => {
                 weight.words += 8;
-                weight.bytes += self.binary_length(part);
+                match self.binary_length(part) {
+                    Some(length) => weight.bytes += length,
+                    None if purpose == Use::Key => self.allow(ODD_BITS)?,
+                    None => (),
+                }
             }
             term_type::FUN => weight.words += FUN,
             term_type::INTEGER => {
