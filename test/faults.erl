@@ -333,7 +333,7 @@ do(kill_reaper, World) ->
 do(stop_reaper, World) ->
     _ = faults_books:meddled(),
     Name = any(reapers()),
-    errand(Name, World, fun() -> catch gen_server:stop(Name, any([normal, crash]), infinity) end);
+    errand(Name, World, fun() -> try gen_server:stop(Name, any([normal, crash]), infinity) catch exit:_ -> ended end end);
 do(kill_cleaner, World) ->
     Reaper = whereis(any(reapers())),
     Cleaners = [Pid || is_pid(Reaper), {links, Links} <- [process_info(Reaper, links)], Pid <- Links, initial_call(Pid) =:= none],
@@ -433,8 +433,15 @@ kill_parent(Tracker) ->
         undefined -> gone
     end.
 
-stop(Tracker, How) when How =:= shutdown; How =:= stop -> catch gen_server:call(Tracker, How, infinity);
-stop(Tracker, How) -> catch gen_server:stop(Tracker, How, infinity).
+stop(Tracker, How) ->
+    try
+        case lists:member(How, [shutdown, stop]) of
+            true -> gen_server:call(Tracker, How, infinity);
+            false -> gen_server:stop(Tracker, How, infinity)
+        end
+    catch
+        exit:_ -> ended
+    end.
 
 kill_owner(#world{roof = Roof}) ->
     tracked_process:kill([watch(Roof)]),
@@ -455,8 +462,8 @@ suspend(undefined, _, _, World) ->
     {none, World};
 suspend(Pid, Suspend, Resume, #world{suspended = Suspended, errands = Errands} = World) ->
     Suspender = spawn_link(fun() ->
-        _ = (catch Suspend(Pid)),
-        receive resume -> catch Resume(Pid) end
+        _ = try Suspend(Pid) catch _:_ -> ended end,
+        receive resume -> try Resume(Pid) catch _:_ -> ended end end
     end),
     Monitor = monitor(process, Suspender),
     Next = World#world{suspended = Suspended ++ [Suspender], errands = [Monitor | Errands]},

@@ -68,7 +68,7 @@ differences(Checks) ->
 
 %% What waits for its next start, is started now.
 revive(Zone) ->
-    [spawn(fun() -> catch gen_tracker:find_or_open(Zone, {Name, Start, Restart, Shutdown, Type, Modules}) end)
+    [spawn(fun() -> try gen_tracker:find_or_open(Zone, {Name, Start, Restart, Shutdown, Type, Modules}) catch _:_ -> failed end end)
      || {Name, pending, _, _, {Start, Restart, Shutdown, Type, Modules}} <- children(Zone)].
 
 zone(Zone) ->

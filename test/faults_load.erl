@@ -132,7 +132,7 @@ open(Zone, Number) ->
 
 %% Opens a child, and is not heard of again.
 opener(Zone, Number) ->
-    spawn(fun() -> catch open(Zone, Number) end).
+    spawn(fun() -> try open(Zone, Number) catch _:_ -> failed end end).
 
 %% Both are always set together.
 whole(Name, Attributes) ->

@@ -197,3 +197,42 @@ fn who_sees_a_process_registered_sees_it_counted() {
         }
     });
 }
+
+/// What is on the heap, for a sanitizer to see who reads it after it has gone.
+fn long(number: u64) -> Datum<Nothing> {
+    Datum::bytes(KIND, format!("a long name of process {number}").as_bytes())
+}
+
+#[test]
+fn who_stays_is_in_each_walk_through_the_pages_once() {
+    const CHURN: u64 = 2_000;
+    let table = Processes::<Nothing>::default();
+    let (staying, name) = (long(0), name(1));
+    table.register(&staying, &name);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                let pids: Vec<_> = (1..CHURN).map(long).collect();
+                for pid in &pids {
+                    table.register(pid, &name);
+                }
+                for pid in &pids {
+                    table.unregister(pid, &name);
+                    assert!(matches!(table.next(pid), Next::Done));
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            let (mut seen, mut next) = (0, Some(0));
+            while let Some(part) = next {
+                let (pids, after) = table.page(part);
+                seen += pids.iter().filter(|pid| **pid == staying).count();
+                next = after;
+            }
+            assert_eq!(seen, 1);
+        }
+    });
+    assert_eq!(table.count(&name), 1);
+}
