@@ -297,6 +297,8 @@ stopped(Zone, Tracker, exit, #{asks := Asks, index := Index} = State) ->
     await_stop(Zone, Monitor, State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}});
 stopped(Zone, _, How, #{asks := Asks, index := Index} = State) ->
     Monitor = tracked_child:ask(fun() -> outcome(stop_call(Zone, How)) end),
+    %% Before any gate is opened, or those who wait behind it are served.
+    tracked_child:waiting(),
     await_stop(Zone, Monitor, State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}}).
 
 stop_call(Zone, gen_server) -> fun() -> gen_server:stop(Zone) end;
@@ -329,14 +331,15 @@ settled(#{asks := Asks, gates := Gates} = State) ->
 
 is_steady(#{module := Module, gates := Gates, noted := Noted, subscribed := Subscribed}) ->
     Starts = length([start || {start, _} <- maps:values(Gates)]),
-    ets:lookup_element(?MODULE, calls, 2) =:= Noted + Starts andalso
-        lists:all(
-            fun
-                (Zone) when is_map_key(Zone, Subscribed) -> is_running(Zone) andalso is_steady(Zone, Module, Gates, map_get(Zone, Subscribed));
-                (Zone) -> not is_running(Zone) orelse is_steady(Zone, Module, Gates, all)
-            end,
-            ?ZONES
-        ).
+    lists:all(
+        fun
+            (Zone) when is_map_key(Zone, Subscribed) -> is_running(Zone) andalso is_steady(Zone, Module, Gates, map_get(Zone, Subscribed));
+            (Zone) -> not is_running(Zone) orelse is_steady(Zone, Module, Gates, all)
+        end,
+        ?ZONES
+    ) andalso
+        %% Last: a child that runs may still be about to say so.
+        ets:lookup_element(?MODULE, calls, 2) =:= Noted + Starts.
 
 is_running(Zone) -> is_pid(whereis(Zone)).
 
