@@ -474,7 +474,7 @@ step({restart_child, Name}, start, Model) ->
         _ -> answer({error, restarting}, Model)
     end;
 step(alive, start, #model{rows = Rows, detached = Detached} = Model) ->
-    answer(lists:sort(Detached ++ [Id || #row{state = running, child = #child{id = Id, ended = undefined}} <- maps:values(Rows)]), Model);
+    answer(sorted(Detached ++ [Id || #row{state = running, child = #child{id = Id, ended = undefined}} <- maps:values(Rows)]), Model);
 step({open, Name, Spec}, Stage, Model) ->
     opened(Name, Spec, Stage, Model);
 step({open_together, Name, Spec, Count}, Stage, Model) ->
@@ -519,6 +519,10 @@ found(Row, Fun) ->
 
 found(#row{state = running, child = Child}, Fun, _) -> Fun(Child);
 found(_, _, Else) -> Else.
+
+%% In an order that tells the zeros apart.
+sorted(Ids) ->
+    [Id || {_, Id} <- lists:sort([{term_to_binary(Id, [deterministic]), Id} || Id <- Ids])].
 
 alive(#row{state = running, child = #child{id = Id, ended = undefined}}, _) -> Id;
 alive(_, Else) -> Else.
@@ -830,7 +834,7 @@ perform({terminate_child, Name}, _) ->
 perform({delete_child, Name}, _) ->
     supervisor:delete_child(?ZONE, Name);
 perform(alive, #world{books = Books}) ->
-    lists:sort([Id || {Pid, Id} <- ets:tab2list(Books), is_pid(Pid), is_process_alive(Pid)]);
+    sorted([Id || {Pid, Id} <- ets:tab2list(Books), is_pid(Pid), is_process_alive(Pid)]);
 perform({open, Name, Spec}, World) ->
     known(gen_tracker:find_or_open(?ZONE, child_spec(Name, Spec, World)), World);
 perform({open_together, Name, Spec, Count}, World) ->
