@@ -11,6 +11,8 @@
 -export([round/1, replay/1, history/2, difference/2, shrunk/2]).
 -export([start/3, acknowledged/3, registered/3, failing/0, after_terminate/3]).
 
+-import(prop_terms, [sorted/1]).
+
 -define(ZONES, [differential_a, differential_b]).
 %% Nothing takes so long, in milliseconds, unless it hangs.
 -define(HANGS, 30000).
@@ -473,8 +475,6 @@ shown(_, Outcome) -> Outcome.
 
 sorted_note({ended, Name, Attributes, Reason}) -> {ended, Name, sorted(Attributes), Reason};
 sorted_note(Note) -> Note.
-
-sorted(List) -> [Term || {_, Term} <- lists:sort([{term_to_binary(Term, [deterministic]), Term} || Term <- List])].
 
 %% Only what concerns one name has an order. (Which zone it is whose child has ended, `after_terminate` does not say.)
 by_name(Notes) -> lists:sort(fun(One, Other) -> key(One) =< key(Other) end, Notes).

@@ -17,6 +17,7 @@
 
 -import(proper_types, [bind/3, elements/1, exactly/1, frequency/1, integer/2, lazy/1, list/1, noshrink/1, oneof/1, resize/2, tuple/1]).
 -import(proper_types, [vector/2]).
+-import(prop_terms, [sorted/1]).
 
 -define(ZONE, ?MODULE).
 %% The attribute that start functions set.
@@ -519,10 +520,6 @@ found(Row, Fun) ->
 
 found(#row{state = running, child = Child}, Fun, _) -> Fun(Child);
 found(_, _, Else) -> Else.
-
-%% In an order that tells the zeros apart.
-sorted(Ids) ->
-    [Id || {_, Id} <- lists:sort([{term_to_binary(Id, [deterministic]), Id} || Id <- Ids])].
 
 alive(#row{state = running, child = #child{id = Id, ended = undefined}}, _) -> Id;
 alive(_, Else) -> Else.

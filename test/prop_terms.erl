@@ -5,7 +5,7 @@
 -module(prop_terms).
 
 -export([prop_value/1, prop_key/1, prop_pair/1, prop_name/1, prop_attributes_are_a_map/1]).
--export([pair_comes_back/4, name_comes_back/2, same/2, readings/3, kinds/0, alike/0, any_term/0, sizes/0, part/2]).
+-export([pair_comes_back/4, name_comes_back/2, same/2, sorted/1, readings/3, kinds/0, alike/0, any_term/0, sizes/0, part/2]).
 
 -import(proper, [forall/2]).
 -import(proper_types, [bind/3, exactly/1, elements/1, frequency/1, integer/0, lazy/1, list/1, oneof/1, range/2]).
@@ -123,6 +123,10 @@ with_child(Zone, Name, Fun) ->
 %% The same term, bit for bit: `-0.0 =:= 0.0` before OTP 27.
 same(Term, Other) ->
     Term =:= Other andalso term_to_binary(Term, [deterministic]) =:= term_to_binary(Other, [deterministic]).
+
+%% In an order that equal lists share: `lists:sort/1` leaves `0` and `0.0` as they stand, and the bits of `-0.0` and `0.0` differ, which are equal before OTP 27.
+sorted(Terms) ->
+    [Term || {_, Term} <- lists:sort([{erlang:phash2(Term, 1 bsl 32), Term} || Term <- Terms])].
 
 %% An equal term that shares no memory with the first.
 anew(Term) ->
