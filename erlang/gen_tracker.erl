@@ -76,8 +76,8 @@
     events :: pid() | undefined,
     %% What waits for a keeper: for the end of its start, or for its own end. The latest first.
     waiting = #{} :: #{Keeper :: pid() => [request()]},
-    %% The keeper of the name that was taken last.
-    taken :: pid() | undefined
+    %% The keeper that a request was last left to wait for.
+    awaited :: pid() | undefined
 }).
 
 -type request() :: {find_or_open, name(), gen_tracker_child:spec(), gen_server:from()}
@@ -731,19 +731,19 @@ running(_, Pid) -> {error, {already_started, Pid}}.
 
 await(Keeper, Request, #tracker{waiting = Waiting} = Tracker) ->
     Requests = maps:get(Keeper, Waiting, []),
-    Tracker#tracker{waiting = Waiting#{Keeper => [Request | Requests]}}.
+    Tracker#tracker{waiting = Waiting#{Keeper => [Request | Requests]}, awaited = Keeper}.
 
 %% Takes a free name.
 take({Add, Name, Spec, Child, From}, #tracker{restarts = Restarts} = Tracker) when Add =:= add; Add =:= register ->
     Keeper = insert(Name, Spec, Child, Tracker),
     gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
-    await(Keeper, {adding, Name, Child, From}, Tracker#tracker{taken = Keeper});
+    await(Keeper, {adding, Name, Child, From}, Tracker);
 take({start_child, Name, Spec, From}, Tracker) ->
     take({starting, Name, Spec, From}, Tracker);
 take({_, Name, Spec, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
     Keeper = insert(Name, Spec, launching, Tracker),
     gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
-    await(Keeper, Request, Tracker#tracker{taken = Keeper}).
+    await(Keeper, Request, Tracker).
 
 insert(Name, Spec, Child, #tracker{zone = Zone}) ->
     Keeper = gen_tracker_child:start(Zone),
@@ -762,7 +762,7 @@ reply(Request, Reply) ->
 %% A keeper has come to the end of a start.
 launched(Keeper, Result, Tracker) ->
     {Requests, Rest} = take_waiting(Keeper, Tracker),
-    lists:foldl(fun(Request, Next) -> answer(Request, Keeper, Result, Next) end, Rest, Requests).
+    lists:foldl(fun(Request, Next) -> answer(Request, Keeper, Result, Next) end, Rest#tracker{awaited = undefined}, Requests).
 
 answer({find_or_open, _, _, _} = Request, _, Result, Tracker) ->
     reply(Request, Result),
@@ -784,24 +784,37 @@ answer(Request, _, Result, Tracker) when element(1, Result) =:= ok ->
     reply(Request, running(Request, element(2, Result))),
     Tracker;
 answer(Request, _, _, Tracker) ->
-    handle(Request, Tracker).
+    go_on(Request, Tracker).
 
-%% A keeper is gone, and its child with it. The first request that wants the name takes it, and those who asked to find or open it wait with that one: a start that
-%% fails at once may be over before they are looked at, and is not to be made again for them.
+%% A keeper is gone, and its child with it.
 ended(Keeper, Tracker) ->
     {Requests, Rest} = take_waiting(Keeper, Tracker),
-    lists:foldl(fun go_on/2, Rest#tracker{taken = undefined}, Requests).
+    lists:foldl(fun free/2, Rest#tracker{awaited = undefined}, Requests).
 
-go_on({forget, _} = Request, Tracker) ->
+free({forget, _} = Request, Tracker) ->
     reply(Request, ok),
     Tracker;
-go_on({adding, _, Child, _} = Request, Tracker) ->
+free({adding, _, Child, _} = Request, Tracker) ->
     reply(Request, {ok, Child}),
     Tracker;
-go_on({find_or_open, _, _, _} = Request, #tracker{taken = Keeper} = Tracker) when is_pid(Keeper) ->
-    await(Keeper, Request, Tracker);
-go_on(Request, Tracker) ->
-    handle(Request, Tracker).
+free(Request, Tracker) ->
+    go_on(Request, Tracker).
+
+%% Those who have waited for the same keeper have the name one after the other: as soon as one of them waits again, the others wait with it. A start that fails at once
+%% may be over before the next request is looked at, which would be served before its turn, and the start made again for it.
+go_on(Request, #tracker{awaited = undefined} = Tracker) ->
+    handle(Request, Tracker);
+go_on({add, Name, _, _, _} = Request, #tracker{zone = Zone, awaited = Keeper} = Tracker) ->
+    case proctab_nif:child(Zone, Name) of
+        {State, _, _, _} when State =/= running, State =/= terminating ->
+            reply(Request, {error, already_present}),
+            Tracker;
+        _ ->
+            await(Keeper, Request, Tracker)
+    end;
+go_on(Request, #tracker{awaited = Keeper} = Tracker) ->
+    be_patient(Keeper, Request),
+    await(Keeper, Request, Tracker).
 
 %% A keeper was killed, and has left its child to us.
 lost(Keeper, Reason, #tracker{zone = Zone, restarts = Restarts} = Tracker) ->

@@ -10,8 +10,12 @@ living(Zones, Followers, Modules) ->
     lists:foreach(fun({Zone, Follower}) -> agree({events, Zone}, fun() -> followed(Zone, Follower) end) end, with_zones(Zones, Followers)),
     agree(tracked, fun tracked/0),
     agree(workers, fun workers/0),
-    agree('old code', fun() -> [Module || Module <- Modules, not code:soft_purge(Module)] end),
+    agree('old code', fun() -> [{Module, holders(Module)} || Module <- Modules, not code:soft_purge(Module)] end),
     lists:foreach(fun restarted/1, Zones).
+
+%% Who keeps the old code of a module.
+holders(Module) ->
+    [{Pid, process_info(Pid, [status, current_stacktrace, dictionary, messages])} || Pid <- processes(), erlang:check_process_code(Pid, Module)].
 
 %% All die at once, and those that are to be started again, are.
 restarted(Zone) ->

@@ -28,6 +28,8 @@ all() ->
         a_name_that_failed_to_start_can_be_opened_again,
         a_name_held_by_a_terminating_child_is_opened_after_its_cleanup,
         those_who_waited_for_one_cleanup_get_the_answer_of_one_start,
+        that_start_is_the_first_however_soon_it_fails,
+        those_who_waited_for_one_cleanup_have_their_turn_in_order,
         callers_exit_when_the_tracker_is_stopped,
         callers_exit_when_the_tracker_is_called_with_stop,
         callers_exit_when_the_tracker_is_called_with_shutdown,
@@ -294,6 +296,43 @@ those_who_waited_for_one_cleanup_get_the_answer_of_one_start(_) ->
     Cleaner ! done,
     ?assertEqual([{answer, ignore}], lists:usort([answer(Caller) || Caller <- Callers])),
     ?assertEqual([{starting, name}], taken(starting)).
+
+%% The first start may have failed before the tracker looks at the second request.
+that_start_is_the_first_however_soon_it_fails(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {_, Cleaner} = terminating(Zone, name),
+    Failing = fun(Number) -> doing(name, fun() -> {error, Number} end) end,
+    Asked = fun(Call) -> Caller = ask(Call), waiting(), Caller end,
+    Starts = [Asked(fun() -> supervisor:start_child(Zone, Failing(Number)) end) || Number <- lists:seq(1, 50)],
+    Opening = Asked(fun() -> gen_tracker:find_or_open(Zone, Failing(last)) end),
+    ok = gen_tracker:wait(Zone),
+    Cleaner ! done,
+    ?assertEqual([{answer, {error, Number}} || Number <- lists:seq(1, 50)], [answer(Caller) || Caller <- Starts]),
+    ?assertEqual({answer, {error, 1}}, answer(Opening)).
+
+%% The first start fails while the tracker looks at those who come after the second one.
+those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Asked = fun(Name, Start) -> ask(fun() -> supervisor:start_child(Zone, doing(Name, Start)) end) end,
+    Running = fun() -> tracked_child:start_link(Test) end,
+    [
+        begin
+            {_, Cleaner} = terminating(Zone, Name),
+            First = Asked(Name, fun() -> ignore end),
+            waiting(),
+            Second = Asked(Name, Running),
+            waiting(),
+            Later = [Asked(Name, Running) || _ <- lists:seq(1, 500)],
+            waiting(),
+            ok = gen_tracker:wait(Zone),
+            Cleaner ! done,
+            {answer, {ok, undefined}} = answer(First),
+            {answer, {ok, Pid}} = answer(Second),
+            ?assertEqual([{answer, {error, {already_started, Pid}}}], lists:usort([answer(Caller) || Caller <- Later]))
+        end
+     || Name <- lists:seq(1, 20)
+    ].
 
 %% Callers that the tracker leaves behind
 
