@@ -864,10 +864,13 @@ ended(Pid, Reason) -> tracked_child:stop(Pid, Reason).
 settled(Name) ->
     Spec = {Name, {?MODULE, ignore, []}, temporary, 200, worker, []},
     case supervisor:start_child(?ZONE, Spec) of
-        {error, already_present} -> gen_tracker:find_or_open(?ZONE, Spec);
-        Started -> Started
-    end,
-    ok.
+        {error, already_present} ->
+            %% It may be told of a start that fails before the one that will not.
+            _ = gen_tracker:find_or_open(?ZONE, Spec),
+            settled(Name);
+        _ ->
+            ok
+    end.
 
 %% A process that is to be added.
 with_process(Tag, Add, #world{books = Books} = World) ->
