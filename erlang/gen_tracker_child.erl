@@ -529,6 +529,8 @@ end_orphans(Keepers) ->
 %% @doc Stops all children of a zone at the same time, and returns when they and their keepers are gone. For the tracker.
 -spec stop_all(proctab_nif:handle()) -> ok.
 stop_all(Handle) ->
+    %% Before the first child is told to stop: its end may be the end of others, whose keepers hear of that sooner than of ours.
+    ok = proctab_nif:zone_stop(Handle),
     Keepers = maps:from_list([{Keeper, Pid} || {_, _, Pid, Keeper, _} <- children(Handle, 0, [])]),
     Tracker = self(),
     %% Not by a signal: a keeper that has not run yet would die of it, and not stop its child.

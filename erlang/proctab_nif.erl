@@ -12,7 +12,7 @@
 %% other nodes. A process is registered in one step, or the caller begins and ends it, and has it announced in between.
 -module(proctab_nif).
 
--export([zone_open/1, zone_close/1, tables/0, count/1]).
+-export([zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1]).
 -export([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
@@ -25,7 +25,7 @@
 
 -on_load(load/0).
 
--nifs([zone_open/1, zone_close/1, tables/0, count/1]).
+-nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1]).
 -nifs([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
@@ -42,6 +42,10 @@
 %% Opens a zone, owned by the calling process. The handle reaches its table for as long as it is kept, also after the zone was closed.
 -spec zone_open(Zone :: atom()) -> handle().
 zone_open(_Zone) -> erlang:nif_error(not_loaded).
+
+%% From now on no child of the zone is started again; `restarting/2' says so to its keeper.
+-spec zone_stop(atom() | handle()) -> ok.
+zone_stop(_Zone) -> erlang:nif_error(not_loaded).
 
 %% Closes a zone; it is closed by itself when its owner dies.
 -spec zone_close(atom() | handle()) -> ok.
@@ -75,7 +79,7 @@ terminating(_Zone, _Name, _Reason) -> erlang:nif_error(not_loaded).
 -spec pending(Zone :: atom(), Name :: term()) -> boolean().
 pending(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
-%% The same, and it is being started now.
+%% The same, and it is being started now; `false' also when the zone is stopping.
 -spec restarting(Zone :: atom(), Name :: term()) -> boolean().
 restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
 

@@ -370,6 +370,7 @@ expected({Module, Function, Recipes}) ->
 native() ->
     [{proctab_nif, Function, Kinds, Shapes} || {Function, Kinds, Shapes} <- [
         {zone_open, [new_zone], [reference]},
+        {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
         {count, [raw], [integer]},

@@ -24,6 +24,7 @@ all() ->
         a_stopped_permanent_child_is_not_started_again,
         terminate_child_stops_many_at_the_same_time,
         a_stopping_tracker_stops_all_children_at_the_same_time,
+        a_stopping_tracker_starts_nothing_again_whatever_its_children_die_of,
         a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time,
         nothing_is_left_when_the_supervisor_stops_the_tracker,
         nothing_is_left_when_the_parent_of_the_tracker_is_killed,
@@ -139,6 +140,19 @@ a_stopping_tracker_stops_all_children_at_the_same_time(_) ->
     {answer, ok} = answer(Stopping).
 
 %% One after the other they would take over a quarter of an hour.
+%% The end of the first child is the end of all, before most of their keepers are told to stop.
+a_stopping_tracker_starts_nothing_again_whatever_its_children_die_of(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Starts = counters:new(1, []),
+    Middle = spawn(fun() -> receive after infinity -> never end end),
+    [{ok, _} = gen_tracker:find_or_open(Zone, {Name, {?MODULE, start_tied, [Middle, Starts]}, permanent}) || Name <- lists:seq(1, 2000)],
+    ok = gen_server:call(Zone, shutdown),
+    ?assertEqual(2000, counters:get(Starts, 1)).
+
+start_tied(Middle, Starts) ->
+    counters:add(Starts, 1, 1),
+    {ok, spawn_link(fun() -> link(Middle), receive after infinity -> never end end)}.
+
 a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time(_) ->
     Zone = zone(?FUNCTION_NAME),
     Children = [open(Zone, Name, start_stubborn, 1000) || Name <- lists:seq(1, 1000)],

@@ -55,7 +55,7 @@ macro_rules! atom {
 use atom;
 
 export! {
-    zone_open/1, zone_close/1, tables/0, count/1,
+    zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1,
     insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3,
     find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
@@ -71,6 +71,12 @@ rustler::init!("proctab_nif", load = load);
 
 fn zone_open(call: &Call) -> Answer {
     call.open_zone()
+}
+
+fn zone_stop(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    call.zone_table(&guard)?.content.stop();
+    Ok(atom!(ok))
 }
 
 fn zone_close(call: &Call) -> Answer {
@@ -173,8 +179,9 @@ fn restarting(call: &Call) -> Answer {
 
 fn clear(call: &Call, state: State) -> Answer {
     let keeper = call.caller();
-    with_row(call, |_, row, guard| {
-        let cleared = row.is_some_and(|row| row.clear(keeper, state, guard));
+    with_row(call, |zone, row, guard| {
+        let is_allowed = state != State::Restarting || !zone.is_stopping();
+        let cleared = is_allowed && row.is_some_and(|row| row.clear(keeper, state, guard));
         Ok(boolean(cleared))
     })
 }

@@ -10,7 +10,7 @@
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -48,6 +48,7 @@ pub struct Zone<F: Foreign> {
     children: AtomicUsize,
     /// The process that is told of births and deaths.
     listener: AtomicU64,
+    is_stopping: AtomicBool,
     waiters: Waiters<F>,
 }
 
@@ -76,6 +77,7 @@ impl<F: Foreign> Default for Zone<F> {
             }),
             children: AtomicUsize::new(0),
             listener: AtomicU64::new(NOBODY),
+            is_stopping: AtomicBool::new(false),
             waiters: Waiters::new(seed.clone()),
             seed,
         }
@@ -131,6 +133,16 @@ impl<F: Foreign> Zone<F> {
     pub fn listener(&self) -> Option<u64> {
         fence(Ordering::SeqCst);
         Some(self.listener.load(Ordering::SeqCst)).filter(|listener| *listener != NOBODY)
+    }
+
+    /// From now on no child is to be started again. Whoever learns of a death that this has led to sees it.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Adds a child; `false` when the name is held.
