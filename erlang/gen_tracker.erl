@@ -87,6 +87,8 @@
                  | {add | register, name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}
                  %% One of these, while the keeper is getting to know its child.
                  | {adding, name(), Child :: pid(), gen_server:from()}
+                 %% One that found this child dead, of which its keeper does not know yet.
+                 | {after_death, pid(), request()}
                  | {forget, gen_server:from()}.
 
 %%% Starting and finding
@@ -691,7 +693,7 @@ handle(Request, #tracker{zone = Zone} = Tracker) ->
                     Tracker;
                 false ->
                     %% The keeper does not know yet. Who restarts a process that had a name comes just then.
-                    await(Keeper, Request, Tracker)
+                    await(Keeper, {after_death, Pid, Request}, Tracker)
             end;
         {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
             reply(Request, {error, already_present}),
@@ -764,6 +766,11 @@ launched(Keeper, Result, Tracker) ->
     {Requests, Rest} = take_waiting(Keeper, Tracker),
     lists:foldl(fun(Request, Next) -> answer(Request, Keeper, Result, Next) end, Rest#tracker{awaited = undefined}, Requests).
 
+answer({after_death, Pid, _} = Request, Keeper, Result, Tracker) when element(1, Result) =:= ok, element(2, Result) =:= Pid ->
+    %% So late that the child is dead already. It is the next one that is waited for.
+    await(Keeper, Request, Tracker);
+answer({after_death, _, Request}, Keeper, Result, Tracker) ->
+    answer(Request, Keeper, Result, Tracker);
 answer({find_or_open, _, _, _} = Request, _, Result, Tracker) ->
     reply(Request, Result),
     Tracker;
@@ -791,6 +798,8 @@ ended(Keeper, Tracker) ->
     {Requests, Rest} = take_waiting(Keeper, Tracker),
     lists:foldl(fun free/2, Rest#tracker{awaited = undefined}, Requests).
 
+free({after_death, _, Request}, Tracker) ->
+    free(Request, Tracker);
 free({forget, _} = Request, Tracker) ->
     reply(Request, ok),
     Tracker;

@@ -322,15 +322,10 @@ terminated(Child, Reason) ->
     after_terminate(Child, Reason),
     cleaned_up(Child, Reason).
 
-cleaned_up(#child{zone = Zone, name = Name} = Child, Reason) ->
+cleaned_up(Child, Reason) ->
     case restarts(Child, Reason) andalso not is_stopping(Child) of
-        true ->
-            case own(fun proctab_nif:pending/2, [Zone, Name]) of
-                true -> restart(Child);
-                false -> ok
-            end;
-        false ->
-            remove(Child)
+        true -> restart(Child);
+        false -> remove(Child)
     end.
 
 restarts(#child{restarts = false}, _) -> false;

@@ -32,6 +32,8 @@ all() ->
         a_temporary_child_is_never_started_again,
         a_child_of_a_map_spec_is_permanent,
         restarts_are_not_throttled,
+        start_child_while_the_child_is_started_again_gets_the_next_one,
+        nobody_who_asks_after_the_death_of_a_child_gets_that_child,
         a_permanent_child_whose_restart_fails_is_tried_until_it_runs,
         a_failed_restart_leaves_no_attribute,
         find_or_open_of_a_child_that_is_being_restarted_gets_that_child,
@@ -219,6 +221,40 @@ a_child_of_a_map_spec_is_permanent(_) ->
 
 restarts_are_not_throttled(_) ->
     come_back(zone(?FUNCTION_NAME), permanent, lists:duplicate(500, kill)).
+
+start_child_while_the_child_is_started_again_gets_the_next_one(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {child, {?MODULE, start_plain, []}, permanent},
+    Next = fun(Child) ->
+        _ = tracked_child:kill(Child),
+        {error, {already_started, Again}} = supervisor:start_child(Zone, Spec),
+        ?assertNotEqual(Child, Again),
+        Again
+    end,
+    {ok, First} = gen_tracker:find_or_open(Zone, Spec),
+    _ = lists:foldl(fun(_, Child) -> Next(Child) end, First, lists:seq(1, 20000)).
+
+%% Its keeper tells of the start when the child is dead already.
+nobody_who_asks_after_the_death_of_a_child_gets_that_child(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {child, {?MODULE, start_plain, []}, permanent},
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {running, Child, Keeper, _} = proctab_nif:child(Zone, child),
+    true = erlang:suspend_process(Keeper),
+    _ = tracked_child:kill(Child),
+    Start = ask(fun() -> supervisor:start_child(Zone, Spec) end),
+    Register = ask(fun() -> gen_tracker:register_name({Zone, child}, whereis(Zone)) end),
+    tracked_child:waiting(),
+    Zone ! {launched, Keeper, {ok, Child}},
+    ok = gen_tracker:wait(Zone),
+    true = erlang:resume_process(Keeper),
+    {answer, {error, {already_started, Next}}} = answer(Start),
+    ?assertNotEqual(Child, Next),
+    ?assertEqual({ok, Next}, gen_tracker:find(Zone, child)),
+    {answer, no} = answer(Register).
+
+start_plain() ->
+    {ok, spawn_link(fun() -> receive after infinity -> never end end)}.
 
 %% Restarts that fail
 
