@@ -199,7 +199,7 @@ report({Outcome, #{figures := Sums}}, Hours, Operations) ->
 words(What) ->
     string:replace(atom_to_list(What), "_", " ", all).
 
-%% Whether our calls had a processor for over a millisecond no more often than a thread that only computes, in as much processor time. Its host may stop
+%% Whether our calls had a processor for over a millisecond no more often than a thread that only computes and takes memory, in as much processor time. Its host may stop
 %% a virtual machine, which none of its clocks knows.
 longest() ->
     %% The file is written every second.
@@ -209,7 +209,7 @@ longest() ->
     {value, {"control", [_, ControlTime, ControlOver, ControlLongest, _]}, Ours} = lists:keytake("control", 1, Functions),
     [Calls, Time, Over] = [lists:sum([lists:nth(Place, Times) || {_, Times} <- Ours]) || Place <- [1, 2, 3]],
     io:format("~b native calls on normal schedulers, ~.1f s of processor time, ~b of them over 1 ms~n", [Calls, Time / 1.0e6, Over]),
-    io:format("to compare, ~.1f s of computing, ~b times over 1 ms, the longest ~b us~n", [ControlTime / 1.0e6, ControlOver, ControlLongest]),
+    io:format("to compare, ~.1f s of computing and taking memory, ~b times over 1 ms, the longest ~b us~n", [ControlTime / 1.0e6, ControlOver, ControlLongest]),
     io:format("function, times over 1 ms, longest in us (on the clock):~n"),
     [
         io:format("    ~s ~b ~b (~b)~n", [Name, FunctionOver, Longest, OnClock])

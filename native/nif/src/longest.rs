@@ -76,6 +76,7 @@ mod measured {
         let mut written = Instant::now();
         loop {
             note(c"control", || {
+                touch();
                 (0..1_000_000).fold(0, |sum, next| black_box(sum + next))
             });
             if written.elapsed() > WRITTEN {
@@ -83,6 +84,29 @@ mod measured {
                 write();
             }
             thread::sleep(PAUSE);
+        }
+    }
+
+    /// Uses memory that is new to the process, once.
+    fn touch() {
+        const LENGTH: usize = 1 << 15;
+        const PAGE: usize = 1 << 12;
+        // SAFETY: the mapping is new, private and of that length, is written to within it, and nobody else knows of it when it goes.
+        unsafe {
+            let memory = libc::mmap(
+                std::ptr::null_mut(),
+                LENGTH,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if memory != libc::MAP_FAILED {
+                for offset in (0..LENGTH).step_by(PAGE) {
+                    memory.cast::<u8>().add(offset).write_volatile(1);
+                }
+                libc::munmap(memory, LENGTH);
+            }
         }
     }
 

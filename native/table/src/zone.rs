@@ -30,7 +30,7 @@ use crate::Seed;
 /// How many parts the slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
 /// whole is large.
 const SHARDS: usize = 16;
-const KEEPER_SHARDS: usize = 64;
+const KEEPER_SHARDS: usize = 512;
 
 /// A slot's number: its shard in the upper bits, its place there in the lower.
 const PLACE_BITS: u32 = 28;
