@@ -394,8 +394,8 @@ explained(Model, [Phase | Phases]) ->
 search([], _) ->
     false;
 search([{Model, Branches, Phases} | Places], Seen) ->
-    %% A branch is known by how much of it is left.
-    Place = {Model, [{Stage, length(Rest)} || {Stage, Rest} <- Branches], length(Phases)},
+    %% A branch is known by how much of it is left. Bit for bit: models with 0.0 and with -0.0 are equal before OTP 27, but explain different answers.
+    Place = term_to_binary({Model, [{Stage, length(Rest)} || {Stage, Rest} <- Branches], length(Phases)}, [deterministic]),
     case {is_map_key(Place, Seen), lists:all(fun({_, Rest}) -> Rest =:= [] end, Branches), Phases} of
         {true, _, _} -> search(Places, Seen);
         {false, true, []} -> true;
