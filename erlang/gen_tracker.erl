@@ -146,23 +146,26 @@ find_or_open(Zone, Spec) when is_atom(Zone) ->
 find_or_open(Zone, Spec) ->
     ?BADARG([Zone, Spec]).
 
-%% Whether the zone does not run; it may by now. Or the request has a term that the table refuses.
+%% Why a zone could not be asked: it does not run, which may be otherwise by now, or the request has a term that no table takes. The latter is certain only of a table
+%% that was there all the while.
 not_started(Zone, Request) ->
-    Tracker = whereis(Zone),
-    try
-        _ = proctab_nif:count(Zone),
-        try sendable(Zone, Request) of
-            _ -> false
-        catch
-            error:badarg ->
-                %% Under one and the same tracker, or it may have been another zone's end.
-                case whereis(Zone) of
-                    Tracker -> _ = proctab_nif:count(Zone), refused;
-                    _ -> false
-                end
-        end
+    Owner = owner(Zone),
+    try sendable(Zone, Request) of
+        _ -> false
     catch
-        error:badarg -> true
+        error:badarg ->
+            case owner(Zone) of
+                none -> true;
+                Owner -> refused;
+                _ -> false
+            end
+    end.
+
+owner(Zone) ->
+    try
+        proctab_nif:owner(Zone)
+    catch
+        error:badarg -> none
     end.
 
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or

@@ -12,7 +12,7 @@
 %% other nodes. A process is registered in one step, or the caller begins and ends it, and has it announced in between.
 -module(proctab_nif).
 
--export([zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1]).
+-export([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
 -export([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
@@ -25,7 +25,7 @@
 
 -on_load(load/0).
 
--nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1]).
+-nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
 -nifs([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
@@ -54,6 +54,10 @@ zone_close(_Zone) -> erlang:nif_error(not_loaded).
 %% All tables: zones, and tables of processes; and whom each belongs to.
 -spec tables() -> [{zone | processes, Table :: atom(), Owner :: pid()}].
 tables() -> erlang:nif_error(not_loaded).
+
+%% Whom a zone belongs to.
+-spec owner(Zone :: atom()) -> pid().
+owner(_Zone) -> erlang:nif_error(not_loaded).
 
 %% The number of children, in any state.
 -spec count(Zone :: atom()) -> non_neg_integer().

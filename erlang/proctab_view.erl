@@ -28,9 +28,10 @@ info(Zone) ->
     with_owner(Zone, fun(Owner) -> zone(Zone, Owner) end).
 
 with_owner(Zone, Fun) ->
-    case [Owner || {zone, Running, Owner} <- proctab_nif:tables(), Running =:= Zone] of
-        [Owner] -> Fun(Owner);
-        [] -> ended
+    try proctab_nif:owner(Zone) of
+        Owner -> Fun(Owner)
+    catch
+        error:badarg -> ended
     end.
 
 zone(Zone, Owner) ->

@@ -373,6 +373,7 @@ native() ->
         {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
+        {owner, [raw], [pid]},
         {count, [raw], [integer]},
         {insert, [raw, any, pid, any, pid_or_launching], [true, false]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},

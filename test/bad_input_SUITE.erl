@@ -249,6 +249,7 @@ the_native_functions_refuse_wrong_terms(Config) ->
 native(Zone, Pid) ->
     NoPids = [atom, undefined, 1, "pid", [], {}, make_ref(), elsewhere()],
     [
+        {owner, [Zone], []},
         {count, [Zone], []},
         {insert, [Zone, void, self(), spec, Pid], [{3, NoPids}, {5, NoPids}]},
         {child, [Zone, ?NAME], []},

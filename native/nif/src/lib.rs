@@ -55,7 +55,7 @@ macro_rules! atom {
 use atom;
 
 export! {
-    zone_open/1, zone_stop/1, zone_close/1, tables/0, count/1,
+    zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1,
     insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3,
     find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
@@ -87,6 +87,10 @@ fn zone_close(call: &Call) -> Answer {
 fn tables(call: &Call) -> Answer {
     let zones = call.owners::<Zone<Copied>>(atom!(zone), call.nil())?;
     call.owners::<Processes<Copied>>(atom!(processes), zones)
+}
+
+fn owner(call: &Call) -> Answer {
+    call.zone_owner()
 }
 
 fn count(call: &Call) -> Answer {

@@ -180,6 +180,15 @@ impl Call<'_> {
         }
     }
 
+    /// Whose the running zone is that the first argument names.
+    pub fn zone_owner(&self) -> Answer {
+        let guard = reclaim::enter();
+        let zone = ZONES
+            .get(&self.atom(0)?, &guard)
+            .ok_or(Fault::BadArgument)?;
+        zone.owner(self)
+    }
+
     /// The tables of a kind with their owners, put before a list of others.
     pub fn owners<T: Content>(&self, kind: ErlNifTerm, mut others: ErlNifTerm) -> Answer
     where
