@@ -7,7 +7,7 @@
 %% Three kinds of process, and what each is for:
 %%
 %% <ul>
-%% <li>the tracker decides who gets a name, and answers those who wait for one. Starting, supervisor calls and shutdown go through it;</li>
+%% <li>the tracker decides who gets a name, and answers those who wait for one (`gen_tracker_requests'). Starting, supervisor calls and shutdown go through it;</li>
 %% <li>beside each child its keeper (`gen_tracker_child') starts it, waits for its death, and cleans up after it;</li>
 %% <li>everybody else reads and writes the native table directly. Finding, attributes and listing send no message to anybody.</li>
 %% </ul>
@@ -69,27 +69,12 @@
 
 -record(tracker, {
     zone :: zone(),
-    restarts :: boolean(),
     handle :: proctab_nif:handle(),
     guard :: pid(),
     %% As long as somebody has subscribed.
     events :: pid() | undefined,
-    %% What waits for a keeper: for the end of its start, or for its own end. The latest first.
-    waiting = #{} :: #{Keeper :: pid() => [request()]},
-    %% The keeper that a request was last left to wait for.
-    awaited :: pid() | undefined
+    requests :: gen_tracker_requests:requests()
 }).
-
--type request() :: {find_or_open, name(), gen_tracker_child:spec(), gen_server:from()}
-                 | {start_child, name(), gen_tracker_child:spec(), gen_server:from()}
-                 %% The start_child whose child it is; the others find it started.
-                 | {starting, name(), gen_tracker_child:spec(), gen_server:from()}
-                 | {add | register, name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}
-                 %% One of these, while the keeper is getting to know its child.
-                 | {adding, name(), Child :: pid(), gen_server:from()}
-                 %% One that found this child dead, of which its keeper does not know yet.
-                 | {after_death, pid(), request()}
-                 | {forget, gen_server:from()}.
 
 %%% Starting and finding
 
@@ -570,7 +555,7 @@ init({Zone, Restarts}) ->
     process_flag(trap_exit, true),
     Handle = proctab_nif:zone_open(Zone),
     Guard = gen_tracker_child:start_guard(Handle),
-    {ok, #tracker{zone = Zone, restarts = Restarts, handle = Handle, guard = Guard}}.
+    {ok, #tracker{zone = Zone, handle = Handle, guard = Guard, requests = gen_tracker_requests:new(Zone, Restarts)}}.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #tracker{}) ->
@@ -596,10 +581,8 @@ route({Add, Name, Spec, Child}, From, Tracker) when Add =:= add; Add =:= registe
     {noreply, handle({Add, Name, Spec, Child, From}, Tracker)};
 route({unregister, Name}, _From, Tracker) ->
     {reply, unregister(Name, Tracker), Tracker};
-route({terminate_child, Name}, From, Tracker) ->
-    {noreply, stop_child(Name, From, Tracker)};
-route({delete_child, Name}, From, Tracker) ->
-    {noreply, stop_child(Name, From, Tracker)};
+route({Forget, Name}, From, #tracker{requests = Requests} = Tracker) when Forget =:= terminate_child; Forget =:= delete_child ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:forget(Name, From, Requests)}};
 route({restart_child, Name}, _From, Tracker) ->
     {reply, restart_child(Name, Tracker), Tracker};
 route({get_childspec, Name}, _From, Tracker) ->
@@ -625,6 +608,15 @@ route(Call, From, Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_call}, zone => Tracker#tracker.zone, call => Call, from => From}),
     {reply, {error, {unknown_call, Call}}, Tracker}.
 
+handle(Request, #tracker{requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:handle(Request, Requests)}.
+
+unregister(Name, #tracker{zone = Zone}) ->
+    case proctab_nif:child(Zone, Name) of
+        {running, _, Keeper, {undefined, _, _, _, _}} -> _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered), ok;
+        _ -> ok
+    end.
+
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
 handle_cast(Cast, Tracker) ->
@@ -642,21 +634,21 @@ handle_info(Message, Tracker) ->
             {noreply, Tracker}
     end.
 
-told({launched, Keeper, Result}, Tracker) ->
-    launched(Keeper, Result, Tracker);
-told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, handle = Handle} = Tracker) when is_pid(Pid), node(Pid) =:= node() ->
+told({launched, Keeper, Result}, #tracker{requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
+told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, handle = Handle, requests = Requests} = Tracker) when is_pid(Pid), node(Pid) =:= node() ->
     case {is_process_alive(Pid), Pid} of
         {true, _} -> unknown(Message, Tracker);
         {false, Guard} -> Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)};
         {false, Events} -> Tracker#tracker{events = undefined};
-        {false, Keeper} when Reason =:= shutdown -> ended(Keeper, Tracker);
-        {false, Keeper} -> lost(Keeper, Reason, Tracker)
+        {false, Keeper} when Reason =:= shutdown -> Tracker#tracker{requests = gen_tracker_requests:ended(Keeper, Requests)};
+        {false, Keeper} -> Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)}
     end;
 told({'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}}, Tracker) ->
     gen_tracker_events:lost(Zone, Subscribers),
     Tracker;
-told({patience_ended, Keeper, From}, Tracker) ->
-    give_up(Keeper, From, Tracker);
+told({patience_ended, Keeper, From}, #tracker{requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:patience_ended(Keeper, From, Requests)};
 told(Message, Tracker) ->
     unknown(Message, Tracker).
 
@@ -682,190 +674,7 @@ format_status(terminate, [_Dictionary, Tracker]) ->
 format_status(_, [_Dictionary, Tracker]) ->
     [{data, [{"State", Tracker}]}, {supervisor, [{"Callback", ?MODULE}]}].
 
-%%% Requests for a name
-
-%% Does what a request asks for, or lets it wait for the keeper of the name's present holder.
-handle(Request, #tracker{zone = Zone} = Tracker) ->
-    case proctab_nif:child(Zone, element(2, Request)) of
-        undefined ->
-            take(Request, Tracker);
-        {running, Pid, Keeper, _} ->
-            case is_process_alive(Pid) of
-                true ->
-                    reply(Request, running(Request, Pid)),
-                    Tracker;
-                false ->
-                    %% The keeper does not know yet. Who restarts a process that had a name comes just then.
-                    await(Keeper, {after_death, Pid, Request}, Tracker)
-            end;
-        {State, _, _, _} when element(1, Request) =:= add, State =/= terminating ->
-            reply(Request, {error, already_present}),
-            Tracker;
-        {pending, _, _, _} when element(1, Request) =:= start_child; element(1, Request) =:= register ->
-            %% As a supervisor says of a child that it has not managed to restart.
-            reply(Request, {error, already_present}),
-            Tracker;
-        {pending, _, Keeper, _} ->
-            gen_tracker_child:retry(Keeper),
-            await(Keeper, Request, Tracker);
-        {_, _, Keeper, _} ->
-            be_patient(Keeper, Request),
-            await(Keeper, Request, Tracker)
-    end.
-
-%% The start may be waiting for just the process that is to be registered, or for the one that starts it.
-be_patient(Keeper, {register, _, _, _, From}) ->
-    _ = erlang:send_after(?OPEN_TIMEOUT, self(), {patience_ended, Keeper, From}),
-    ok;
-be_patient(_, _) ->
-    ok.
-
-give_up(Keeper, From, #tracker{waiting = Waiting} = Tracker) ->
-    IsIts = fun(Request) -> element(tuple_size(Request), Request) =:= From end,
-    case Waiting of
-        #{Keeper := Requests} ->
-            {Its, Others} = lists:partition(IsIts, Requests),
-            lists:foreach(fun(Request) -> reply(Request, {error, already_present}) end, Its),
-            Tracker#tracker{waiting = Waiting#{Keeper := Others}};
-        #{} ->
-            Tracker
-    end.
-
-running({find_or_open, _, _, _}, Pid) -> {ok, Pid};
-running(_, Pid) -> {error, {already_started, Pid}}.
-
-await(Keeper, Request, #tracker{waiting = Waiting} = Tracker) ->
-    Requests = maps:get(Keeper, Waiting, []),
-    Tracker#tracker{waiting = Waiting#{Keeper => [Request | Requests]}, awaited = Keeper}.
-
-%% Takes a free name.
-take({Add, Name, Spec, Child, From}, #tracker{restarts = Restarts} = Tracker) when Add =:= add; Add =:= register ->
-    Keeper = insert(Name, Spec, Child, Tracker),
-    gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
-    await(Keeper, {adding, Name, Child, From}, Tracker);
-take({start_child, Name, Spec, From}, Tracker) ->
-    take({starting, Name, Spec, From}, Tracker);
-take({_, Name, Spec, _} = Request, #tracker{restarts = Restarts} = Tracker) ->
-    Keeper = insert(Name, Spec, launching, Tracker),
-    gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
-    await(Keeper, Request, Tracker).
-
-insert(Name, Spec, Child, #tracker{zone = Zone}) ->
-    Keeper = gen_tracker_child:start(Zone),
-    try
-        true = proctab_nif:insert(Zone, Name, Keeper, Spec, Child),
-        Keeper
-    catch
-        error:badarg:Stacktrace ->
-            gen_tracker_child:discard(Keeper),
-            erlang:raise(error, badarg, Stacktrace)
-    end.
-
-reply(Request, Reply) ->
-    gen_server:reply(element(tuple_size(Request), Request), Reply).
-
-%% A keeper has come to the end of a start.
-launched(Keeper, Result, Tracker) ->
-    {Requests, Rest} = take_waiting(Keeper, Tracker),
-    lists:foldl(fun(Request, Next) -> answer(Request, Keeper, Result, Next) end, Rest#tracker{awaited = undefined}, Requests).
-
-answer({after_death, Pid, _} = Request, Keeper, Result, Tracker) when element(1, Result) =:= ok, element(2, Result) =:= Pid ->
-    %% So late that the child is dead already. It is the next one that is waited for.
-    await(Keeper, Request, Tracker);
-answer({after_death, _, Request}, Keeper, Result, Tracker) ->
-    answer(Request, Keeper, Result, Tracker);
-answer({find_or_open, _, _, _} = Request, _, Result, Tracker) ->
-    reply(Request, Result),
-    Tracker;
-answer({adding, _, Child, _} = Request, _, _, Tracker) ->
-    reply(Request, {ok, Child}),
-    Tracker;
-answer({starting, _, _, _} = Request, _, ignore, Tracker) ->
-    reply(Request, {ok, undefined}),
-    Tracker;
-answer({starting, _, _, _} = Request, _, Result, Tracker) ->
-    reply(Request, Result),
-    Tracker;
-answer({forget, _} = Request, Keeper, _, Tracker) ->
-    %% Until the keeper is gone.
-    await(Keeper, Request, Tracker);
-answer(Request, _, Result, Tracker) when element(1, Result) =:= ok ->
-    %% Even if it is dead by now: a child that dies as soon as it is started would never be found running.
-    reply(Request, running(Request, element(2, Result))),
-    Tracker;
-answer(Request, _, _, Tracker) ->
-    go_on(Request, Tracker).
-
-%% A keeper is gone, and its child with it.
-ended(Keeper, Tracker) ->
-    {Requests, Rest} = take_waiting(Keeper, Tracker),
-    lists:foldl(fun free/2, Rest#tracker{awaited = undefined}, Requests).
-
-free({after_death, _, Request}, Tracker) ->
-    free(Request, Tracker);
-free({forget, _} = Request, Tracker) ->
-    reply(Request, ok),
-    Tracker;
-free({adding, _, Child, _} = Request, Tracker) ->
-    reply(Request, {ok, Child}),
-    Tracker;
-free(Request, Tracker) ->
-    go_on(Request, Tracker).
-
-%% Those who have waited for the same keeper have the name one after the other: as soon as one of them waits again, the others wait with it. A start that fails at once
-%% may be over before the next request is looked at, which would be served before its turn, and the start made again for it.
-go_on(Request, #tracker{awaited = undefined} = Tracker) ->
-    handle(Request, Tracker);
-go_on({add, Name, _, _, _} = Request, #tracker{zone = Zone, awaited = Keeper} = Tracker) ->
-    case proctab_nif:child(Zone, Name) of
-        {State, _, _, _} when State =/= running, State =/= terminating ->
-            reply(Request, {error, already_present}),
-            Tracker;
-        _ ->
-            await(Keeper, Request, Tracker)
-    end;
-go_on(Request, #tracker{awaited = Keeper} = Tracker) ->
-    be_patient(Keeper, Request),
-    await(Keeper, Request, Tracker).
-
-%% A keeper was killed, and has left its child to us.
-lost(Keeper, Reason, #tracker{zone = Zone, restarts = Restarts} = Tracker) ->
-    New = gen_tracker_child:start(Zone),
-    case proctab_nif:change_keeper(Zone, Keeper, New) of
-        {ok, Name} ->
-            gen_tracker_child:adopt(New, Name, Restarts, Reason),
-            {Requests, Rest} = take_waiting(Keeper, Tracker),
-            _ = [gen_tracker_child:stop(New) || {forget, _} <- Requests],
-            lists:foldl(fun(Request, Next) -> await(New, Request, Next) end, Rest, Requests);
-        undefined ->
-            %% It was no keeper, or it had cleaned up already.
-            gen_tracker_child:discard(New),
-            ended(Keeper, Tracker)
-    end.
-
-take_waiting(Keeper, #tracker{waiting = Waiting} = Tracker) ->
-    case maps:take(Keeper, Waiting) of
-        {Requests, Rest} -> {lists:reverse(Requests), Tracker#tracker{waiting = Rest}};
-        error -> {[], Tracker}
-    end.
-
-unregister(Name, #tracker{zone = Zone}) ->
-    case proctab_nif:child(Zone, Name) of
-        {running, _, Keeper, {undefined, _, _, _, _}} -> _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered), ok;
-        _ -> ok
-    end.
-
 %%% Being a supervisor
-
-stop_child(Name, From, #tracker{zone = Zone} = Tracker) ->
-    case proctab_nif:child(Zone, Name) of
-        undefined ->
-            gen_server:reply(From, {error, no_child}),
-            Tracker;
-        {_, _, Keeper, _} ->
-            gen_tracker_child:stop(Keeper),
-            await(Keeper, {forget, From}, Tracker)
-    end.
 
 %% A child that has stopped for good is forgotten, so there is never one to restart.
 restart_child(Name, #tracker{zone = Zone}) ->

@@ -2,7 +2,7 @@
 %% whoever hangs is let go again and again and what waits for its next start is tried at once, is told to `demo_books:wrong/2'.
 -module(faults_balance).
 
--export([living/3, dead/1, agree/2, snapshot/0, left_over/2, children/1]).
+-export([living/3, dead/1, agree/2, snapshot/0, left_over/2, children/1, waiting/1]).
 
 %% While the world lives, and nobody torments it any more.
 living(Zones, Followers, Modules) ->
@@ -102,10 +102,15 @@ zone(Zone) ->
         {guards, 1, length([Pid || Pid <- Beside, not is_keeper(Pid), not is_sender(Pid)])},
         {monitored_children, [], [Child || {_, _, Pid, Keeper, _} = Child <- Children, process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}]},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
-        {waiting_for_keepers, [], [Waiting || Waiting <- tuple_to_list(sys:get_state(Zone)), is_map(Waiting), map_size(Waiting) > 0]},
+        {waiting_for_keepers, #{}, waiting(sys:get_state(Zone))},
         {monitors_of_the_tracker, {monitors, []}, process_info(Tracker, monitors)},
         {own_attributes, [], [Child || faults_books:is_calm(Zone), {Name, Pid} = Child <- Pids, is_other(gen_tracker:getattr(Zone, Name, pid), Pid)]}
     ]).
+
+%% Who waits for which keeper, in the state of a tracker.
+waiting(State) ->
+    [{requests, _, _, Waiting}] = [Requests || Requests <- tuple_to_list(State), is_tuple(Requests), element(1, Requests) =:= requests],
+    Waiting.
 
 %% `1' and `1.0' are two names.
 bag(Items) ->

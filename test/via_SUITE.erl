@@ -33,6 +33,8 @@ all() ->
         a_name_that_is_being_cleaned_up_is_waited_for,
         a_name_that_is_being_started_is_waited_for,
         a_start_that_waits_for_who_waits_for_it_ends,
+        a_cleanup_is_waited_for_without_end,
+        the_end_of_a_keeper_does_not_make_waiting_endless,
         a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason,
         a_dead_process_can_be_registered_and_goes,
         an_unregistered_process_lives_on_and_may_be_registered_again,
@@ -239,16 +241,51 @@ a_start_that_waits_for_who_waits_for_it_ends(Config) ->
     Zone = zone(Config),
     Start = fun() -> tracked_child:apart(fun() -> {error, gen_tracker:register_name({Zone, ?FUNCTION_NAME}, self())} end) end,
     Asked = tracked_child:ask(fun() -> find_or_open(Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}) end),
-    ok = give_up(Zone),
+    _ = give_up(Zone),
     ?assertEqual({answer, {error, no}}, tracked_child:answer(Asked)),
     ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
 
 give_up(Zone) ->
-    Waiting = element(7, sys:get_state(Zone)),
-    case [{Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, _, _, _, From} <- Requests] of
-        [{Keeper, From}] -> Zone ! {patience_ended, Keeper, From}, ok;
-        [] -> erlang:yield(), give_up(Zone)
+    {_, Keeper, _} = Patience = impatient(Zone),
+    Zone ! Patience,
+    Keeper.
+
+%% What the tracker is told when the time is up of the only one who registers.
+impatient(Zone) ->
+    Waiting = faults_balance:waiting(sys:get_state(Zone)),
+    case [{patience_ended, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, _, _, _, From} <- Requests] of
+        [Patience] -> Patience;
+        [] -> erlang:yield(), impatient(Zone)
     end.
+
+%% "while the last holder is terminating, until that is cleaned up", however long that takes.
+a_cleanup_is_waited_for_without_end(Config) ->
+    Zone = zone(Config),
+    {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
+    Child = tracked_child:loose(start_deaf),
+    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    tracked_child:waiting(),
+    Keeper = give_up(Zone),
+    %% And the time is measured anew.
+    {patience_ended, Keeper, _} = impatient(Zone),
+    Cleaner ! done,
+    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
+
+%% Who waits for another keeper from then on, and for its start, waits for a minute again.
+the_end_of_a_keeper_does_not_make_waiting_endless(Config) ->
+    Zone = zone(Config),
+    {_, Starter} = tracked_child:gated(Zone, ?NAME),
+    Child = tracked_child:loose(start_deaf),
+    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    tracked_child:waiting(),
+    Tracker = whereis(Zone),
+    1 = erlang:trace_pattern({erlang, send_after, 3}, true, []),
+    1 = erlang:trace(Tracker, true, [call]),
+    exit(Starter, kill),
+    {patience_ended, New, _} = receive {trace, Tracker, call, {erlang, send_after, [60000, Tracker, Patience]}} -> Patience end,
+    1 = erlang:trace_pattern({erlang, send_after, 3}, false, []),
+    ?assertNotEqual(Starter, New),
+    _ = tracked_child:answer(Asked).
 
 a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
     Zone = zone(Config),
