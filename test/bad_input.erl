@@ -207,13 +207,13 @@ outcome(Module, Function, Arguments) ->
     end.
 
 brief(badarg) -> badarg;
-brief(Outcome) -> lists:flatten(io_lib:format("~0tP", [without_integers(Outcome), 8])).
+brief(Outcome) -> lists:flatten(io_lib:format("~0tP", [outline(Outcome, 4), 8])).
 
-%% Long ones take too long to print.
-without_integers(Integer) when is_integer(Integer), abs(Integer) > 1 bsl 64 -> large;
-without_integers(Tuple) when is_tuple(Tuple), tuple_size(Tuple) < 6 -> list_to_tuple([without_integers(Element) || Element <- tuple_to_list(Tuple)]);
-without_integers(Other) when is_atom(Other); is_pid(Other); is_integer(Other); is_reference(Other) -> Other;
-without_integers(_) -> '_'.
+%% Its outermost levels: it may unfold without end. Long integers take too long to print.
+outline(Integer, _) when is_integer(Integer), abs(Integer) > 1 bsl 64 -> large;
+outline(Tuple, Levels) when is_tuple(Tuple), tuple_size(Tuple) < 6, Levels > 0 -> list_to_tuple([outline(Element, Levels - 1) || Element <- tuple_to_list(Tuple)]);
+outline(Other, _) when is_atom(Other); is_pid(Other); is_integer(Other); is_reference(Other) -> Other;
+outline(_, _) -> '_'.
 
 %% How a call counts, or what is wrong with it.
 judge(_, panicked, _, _, _) ->
