@@ -5,15 +5,19 @@
 
 #![deny(missing_docs)]
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
 
+use common::Nothing;
 use divan::{Bencher, Divan};
 use papaya::HashMap;
 use proctab_table::attributes::{Attribute, Changes};
-use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
 use proctab_table::row::{Child, State};
@@ -21,25 +25,6 @@ use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use Names::{Different, Same};
-
-/// Without terms of its own.
-enum Nothing {}
-
-impl Foreign for Nothing {
-    type Borrowed<'a> = &'a Nothing;
-
-    fn borrow(&self) -> &Nothing {
-        self
-    }
-
-    fn hash(borrowed: &Nothing) -> u64 {
-        match *borrowed {}
-    }
-
-    fn same(one: &Nothing, _: &Nothing) -> bool {
-        match *one {}
-    }
-}
 
 type Term = Datum<Nothing>;
 

@@ -263,6 +263,12 @@ impl<F: Foreign> Processes<F> {
         made.map(|(name, _)| name.clone()).collect()
     }
 
+    /// How many names a process is registered under, or somebody has begun to register it under.
+    pub fn registrations(&self, pid: &Datum<F>) -> usize {
+        let process = self.processes.get(pid);
+        process.map_or(0, |process| process.registrations.len())
+    }
+
     /// How many registrations a name has.
     pub fn count(&self, name: &Datum<F>) -> i64 {
         self.names.get(name).map_or(0, |count| *count)

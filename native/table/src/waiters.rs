@@ -5,6 +5,7 @@
 //! them sees the other. Where nobody waits, a writer reads one word.
 
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
+use std::sync::OnceLock;
 
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
@@ -16,23 +17,34 @@ use crate::Seed;
 /// The waiters of one name: each knows by its number what it is woken for, and is a process.
 pub type Waiting = IndexMap<u64, u64, Seed>;
 
+type ByName<F> = DashMap<Datum<F>, Waiting, Seed>;
+
+/// How many parts the names have. A part grows at once.
+const SHARDS: usize = 512;
+
 /// All waiters of a zone.
 pub struct Waiters<F: Foreign> {
-    names: DashMap<Datum<F>, Waiting, Seed>,
+    /// Made for the first that waits; in most zones nobody ever does.
+    names: OnceLock<ByName<F>>,
+    seed: Seed,
     count: AtomicUsize,
 }
 
 impl<F: Foreign> Waiters<F> {
     pub(crate) fn new(seed: Seed) -> Self {
         Waiters {
-            names: DashMap::with_hasher(seed),
+            names: OnceLock::new(),
+            seed,
             count: AtomicUsize::new(0),
         }
     }
 
     /// Puts a waiter down, by a number that is nobody else's. It has to look once more before it sleeps.
     pub fn add(&self, name: Datum<F>, id: u64, pid: u64) {
-        self.names.entry(name).or_default().insert(id, pid);
+        let names = self
+            .names
+            .get_or_init(|| DashMap::with_hasher_and_shard_amount(self.seed.clone(), SHARDS));
+        names.entry(name).or_default().insert(id, pid);
         self.count.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
@@ -45,7 +57,9 @@ impl<F: Foreign> Waiters<F> {
 
     /// How many wait for something of this name.
     pub fn count(&self, name: &Datum<F>) -> usize {
-        self.names.get(name).map_or(0, |waiting| waiting.len())
+        let names = self.names.get();
+        let waiting = names.and_then(|names| names.get(name));
+        waiting.map_or(0, |waiting| waiting.len())
     }
 
     /// Takes the waiters of a name, who are to be woken: an attribute was added before.
@@ -54,15 +68,16 @@ impl<F: Foreign> Waiters<F> {
         if self.count.load(Ordering::SeqCst) == 0 {
             return Waiting::default();
         }
-        let waiting = self.names.remove(name).map(|(_, waiting)| waiting);
-        let waiting = waiting.unwrap_or_default();
+        let taken = self.names.get().and_then(|names| names.remove(name));
+        let waiting = taken.map(|(_, waiting)| waiting).unwrap_or_default();
         self.count.fetch_sub(waiting.len(), Ordering::SeqCst);
         waiting
     }
 
     /// Strikes a waiter out; `false` when it has been taken.
     pub fn forget(&self, name: &Datum<F>, id: u64) -> bool {
-        let Entry::Occupied(mut entry) = self.names.entry(name.clone()) else {
+        let entry = self.names.get().map(|names| names.entry(name.clone()));
+        let Some(Entry::Occupied(mut entry)) = entry else {
             return false;
         };
         let waiting = entry.get_mut();
@@ -120,7 +135,7 @@ mod tests {
         assert_eq!(taken(&waiters, 1), [(2, 102)]);
         add(&waiters, 1, 3);
         assert!(waiters.forget(&name(1), 3));
-        assert!(waiters.names.is_empty());
+        assert!(waiters.names.get().unwrap().is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
 }

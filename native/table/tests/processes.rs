@@ -1,10 +1,13 @@
 //! Many callers and a changing server on one table of processes: nothing is counted twice, and nothing stays.
 
+mod common;
+
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
 
+use common::Nothing;
 use crossbeam_channel::{unbounded, Sender};
-use proctab_table::datum::{Datum, Foreign, Kind};
+use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::{Begun, Next, Processes};
 
 const KIND: Kind = Kind::new(2);
@@ -14,24 +17,6 @@ const CALLERS: u64 = 4;
 const ROUNDS: u64 = 100_000;
 /// How many processes die under one server.
 const TURNS: u64 = 2_000;
-
-enum Nothing {}
-
-impl Foreign for Nothing {
-    type Borrowed<'a> = &'a Nothing;
-
-    fn borrow(&self) -> &Nothing {
-        self
-    }
-
-    fn hash(borrowed: &Nothing) -> u64 {
-        match *borrowed {}
-    }
-
-    fn same(one: &Nothing, _: &Nothing) -> bool {
-        match *one {}
-    }
-}
 
 struct World {
     table: Processes<Nothing>,
