@@ -12,6 +12,8 @@
 -define(PARTS, [model_tracker, bad_input, model_counted, bad_input, differential, bad_input, faults, bad_input]).
 -define(NAMES, 1000000).
 -define(ZONE, soak_million).
+-define(CROWD, 60000).
+-define(CROWDS, soak_crowds).
 %% A failure that depends on what was scheduled when takes some rounds to come again.
 -define(REPLAYS, 5).
 
@@ -129,7 +131,8 @@ million() ->
     Counted = counters:new(1, []),
     Loads = [spawn_link(fun() -> use(Counted, Load, 1) end) || Load <- [fun read/1, fun write/1, fun come_and_go/1]],
     Pages = spawn_link(fun() -> pages(Counted, 0) end),
-    {[Owner, Pages | Loads], Counted}.
+    Crowds = spawn_link(fun() -> crowds(Counted) end),
+    {[Owner, Pages, Crowds | Loads], Counted}.
 
 insert(Name, Keeper) ->
     Spec = {{?MODULE, start_link, [Name]}, permanent, 200, worker, []},
@@ -180,6 +183,21 @@ pages(Counted, From) ->
         stop -> ok
     after 100 -> pages(Counted, case Next of done -> 0; _ -> Next end)
     end.
+
+%% Very many who wait for one name, and very many names of one process, come and go.
+crowds(Counted) ->
+    ok = proctab_nif:processes_open(?CROWDS, self()),
+    Waiting = [proctab_nif:wait_for(?ZONE, crowd) || _ <- lists:seq(1, ?CROWD)],
+    1 = proctab_nif:increment(?ZONE, crowd, key, 1, 1),
+    [receive {'$proctab_woken', Id} -> false = proctab_nif:stop_waiting(Waits) end || {Waits, Id, _} <- Waiting],
+    ok = proctab_nif:delattr(?ZONE, crowd, key),
+    [ok = proctab_nif:register(?CROWDS, self(), Number) || Number <- lists:seq(1, ?CROWD)],
+    ok = proctab_nif:abandon(?CROWDS, self(), self()),
+    ?CROWD = length(proctab_nif:registered_names(?CROWDS, self())),
+    [ok = proctab_nif:unregister(?CROWDS, self(), Number) || Number <- lists:seq(1, ?CROWD)],
+    ok = proctab_nif:processes_close(?CROWDS),
+    counters:add(Counted, 1, 4 * ?CROWD),
+    receive stop -> ok after 60000 -> crowds(Counted) end.
 
 stop(Loads, Counted) ->
     [unlink(Load) || Load <- Loads],

@@ -19,6 +19,9 @@ use crate::longest;
 /// convert all it wants.
 const NORMAL_LIMIT: usize = 4_000;
 
+/// How many entries of a map may be moved to a larger one, or looked at, for a word.
+pub const MOVED_A_WORD: usize = 2;
+
 /// How many words are converted in a hundredth of a time slice. A call that converts less counts as any other function of Erlang.
 const WORDS_A_PERCENT: usize = 100;
 
