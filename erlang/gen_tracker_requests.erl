@@ -44,6 +44,8 @@ handle(Request, Requests) ->
 
 %% As soon as one of those who have waited for the same keeper waits again, the others wait with it, behind it. A start that fails at once may be over before the next
 %% one is looked at, which would be served before its turn, and the start made again for it.
+handle(Request, Before, Requests) when Before =/= nobody, element(1, Request) =/= add ->
+    wait(Before, Request, Requests);
 handle(Request, Before, #requests{zone = Zone} = Requests) ->
     case proctab_nif:child(Zone, element(2, Request)) of
         {State, _, _, _} when element(1, Request) =:= add, State =/= running, State =/= terminating ->
@@ -52,7 +54,14 @@ handle(Request, Before, #requests{zone = Zone} = Requests) ->
         _ when Before =/= nobody ->
             wait(Before, Request, Requests);
         undefined ->
-            take(Request, Requests);
+            try
+                take(Request, Requests)
+            catch
+                %% A spec may be so large that the table refuses it, and there may be no more processes.
+                error:Reason when Reason =:= badarg; Reason =:= system_limit ->
+                    reply(Request, {error, Reason}),
+                    {nobody, Requests}
+            end;
         {running, Pid, Keeper, _} ->
             case is_process_alive(Pid) of
                 true ->
@@ -128,7 +137,7 @@ be_patient(Keeper, {after_death, _, Request}) ->
 be_patient(_, _) ->
     ok.
 
-%% @doc Tells who still waits for this keeper's start that it has been too long. A cleanup waits for nobody.
+%% @doc Tells who still waits for this keeper's start that it has been too long. A cleanup waits for nobody, and who is gone is about to be heard of.
 -spec patience_ended(Keeper :: pid(), gen_server:from(), requests()) -> requests().
 patience_ended(Keeper, From, #requests{zone = Zone, waiting = Waiting} = Requests) ->
     {Its, Others} = lists:partition(fun(Request) -> from(Request) =:= From end, maps:get(Keeper, Waiting, [])),
@@ -140,9 +149,11 @@ patience_ended(Keeper, From, #requests{zone = Zone, waiting = Waiting} = Request
                 {terminating, _, Keeper, _} ->
                     be_patient(Keeper, Request),
                     Requests;
-                _ ->
+                {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
-                    Requests#requests{waiting = Waiting#{Keeper := Others}}
+                    Requests#requests{waiting = Waiting#{Keeper := Others}};
+                _ ->
+                    Requests
             end
     end.
 

@@ -35,6 +35,7 @@ all() ->
         a_child_with_a_huge_name_lives_and_dies_as_any_other,
         a_term_that_would_unfold_without_end_is_refused_in_every_place,
         a_name_that_is_refused_is_badarg_for_find_or_open,
+        a_spec_that_is_refused_when_its_turn_comes_ends_no_zone,
         a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all,
         readers_go_on_while_huge_values_replace_each_other,
         long_integers_that_would_be_copied_without_end_are_refused,
@@ -429,6 +430,18 @@ a_name_that_is_refused_is_badarg_for_find_or_open(Config) ->
     Zone = zone(Config),
     Open = fun() -> find_or_open(Zone, {without_end(), {tracked_child, start_link, [self()]}, temporary}) end,
     ?assertEqual(badarg, unchanged(Zone, fun() -> apart(fun() -> outcome(Open) end) end)).
+
+%% Past our own functions, which would not send it. The funs are too many for the table.
+a_spec_that_is_refused_when_its_turn_comes_ends_no_zone(Config) ->
+    Zone = zone(Config),
+    Tracker = whereis(Zone),
+    {_, Cleaner} = tracked_child:terminating(Zone, cleaned),
+    Funs = [fun() -> N end || N <- lists:seq(1, 20000)],
+    Started = tracked_child:ask(fun() -> supervisor:start_child(Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}) end),
+    tracked_process:eventually(fun() -> map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1 end),
+    Cleaner ! done,
+    ?assertEqual({answer, {error, badarg}}, tracked_child:answer(Started)),
+    ?assertEqual(Tracker, whereis(Zone)).
 
 a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all(Config) ->
     Zone = zone(Config),

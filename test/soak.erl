@@ -131,8 +131,12 @@ million() ->
     Counted = counters:new(1, []),
     Loads = [spawn_link(fun() -> use(Counted, Load, 1) end) || Load <- [fun read/1, fun write/1, fun come_and_go/1]],
     Pages = spawn_link(fun() -> pages(Counted, 0) end),
-    Crowds = spawn_link(fun() -> crowds(Counted) end),
-    {[Owner, Pages, Crowds | Loads], Counted}.
+    Crowds = spawn_link(fun() ->
+        ok = proctab_nif:processes_open(?CROWDS, self()),
+        Soak ! opened,
+        crowds(Counted)
+    end),
+    receive opened -> {[Owner, Pages, Crowds | Loads], Counted} end.
 
 insert(Name, Keeper) ->
     Spec = {{?MODULE, start_link, [Name]}, permanent, 200, worker, []},
@@ -186,7 +190,6 @@ pages(Counted, From) ->
 
 %% Very many who wait for one name, and very many names of one process, come and go.
 crowds(Counted) ->
-    ok = proctab_nif:processes_open(?CROWDS, self()),
     Waiting = [proctab_nif:wait_for(?ZONE, crowd) || _ <- lists:seq(1, ?CROWD)],
     1 = proctab_nif:increment(?ZONE, crowd, key, 1, 1),
     [receive {'$proctab_woken', Id} -> false = proctab_nif:stop_waiting(Waits) end || {Waits, Id, _} <- Waiting],
@@ -195,9 +198,8 @@ crowds(Counted) ->
     ok = proctab_nif:abandon(?CROWDS, self(), self()),
     ?CROWD = length(proctab_nif:registered_names(?CROWDS, self())),
     [ok = proctab_nif:unregister(?CROWDS, self(), Number) || Number <- lists:seq(1, ?CROWD)],
-    ok = proctab_nif:processes_close(?CROWDS),
     counters:add(Counted, 1, 4 * ?CROWD),
-    receive stop -> ok after 60000 -> crowds(Counted) end.
+    receive stop -> proctab_nif:processes_close(?CROWDS) after 60000 -> crowds(Counted) end.
 
 stop(Loads, Counted) ->
     [unlink(Load) || Load <- Loads],

@@ -35,6 +35,7 @@ all() ->
         a_start_that_waits_for_who_waits_for_it_ends,
         a_cleanup_is_waited_for_without_end,
         the_end_of_a_keeper_does_not_make_waiting_endless,
+        who_is_out_of_patience_when_the_name_is_free_has_it,
         a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason,
         a_dead_process_can_be_registered_and_goes,
         an_unregistered_process_lives_on_and_may_be_registered_again,
@@ -246,9 +247,7 @@ a_start_that_waits_for_who_waits_for_it_ends(Config) ->
     ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
 
 give_up(Zone) ->
-    {_, Keeper, _} = Patience = impatient(Zone),
-    Zone ! Patience,
-    Keeper.
+    Zone ! impatient(Zone).
 
 %% What the tracker is told when the time is up of the only one who registers.
 impatient(Zone) ->
@@ -264,10 +263,9 @@ a_cleanup_is_waited_for_without_end(Config) ->
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    tracked_child:waiting(),
-    Keeper = give_up(Zone),
-    %% And the time is measured anew.
-    {patience_ended, Keeper, _} = impatient(Zone),
+    Patience = impatient(Zone),
+    %% The time is measured anew.
+    ?assertEqual(Patience, timed_again(Zone, fun() -> give_up(Zone) end)),
     Cleaner ! done,
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
@@ -277,15 +275,38 @@ the_end_of_a_keeper_does_not_make_waiting_endless(Config) ->
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    tracked_child:waiting(),
+    {patience_ended, Starter, From} = impatient(Zone),
+    {patience_ended, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
+    ?assertNotEqual(Starter, Keeper),
+    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
+
+%% What the tracker will be told in a minute, by what it does after this.
+timed_again(Zone, Fun) ->
     Tracker = whereis(Zone),
     1 = erlang:trace_pattern({erlang, send_after, 3}, true, []),
     1 = erlang:trace(Tracker, true, [call]),
-    exit(Starter, kill),
-    {patience_ended, New, _} = receive {trace, Tracker, call, {erlang, send_after, [60000, Tracker, Patience]}} -> Patience end,
-    1 = erlang:trace_pattern({erlang, send_after, 3}, false, []),
-    ?assertNotEqual(Starter, New),
-    _ = tracked_child:answer(Asked).
+    Fun(),
+    receive
+        {trace, Tracker, call, {erlang, send_after, [60000, Tracker, Patience]}} ->
+            1 = erlang:trace_pattern({erlang, send_after, 3}, false, []),
+            Patience
+    end.
+
+%% Its keeper has cleaned up, and of its end the tracker hears next.
+who_is_out_of_patience_when_the_name_is_free_has_it(Config) ->
+    Zone = zone(Config),
+    {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
+    Child = tracked_child:loose(start_deaf),
+    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    {_, Keeper, _} = Patience = impatient(Zone),
+    Monitor = monitor(process, Keeper),
+    ok = sys:suspend(Zone),
+    %% The tracker does not take what is sent to it meanwhile, and has this first.
+    Zone ! Patience,
+    Cleaner ! done,
+    receive {'DOWN', Monitor, process, Keeper, _} -> ok end,
+    ok = sys:resume(Zone),
+    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
 a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
     Zone = zone(Config),

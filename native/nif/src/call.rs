@@ -20,7 +20,7 @@ use crate::longest;
 const NORMAL_LIMIT: usize = 4_000;
 
 /// How many entries of a map may be moved to a larger one, or looked at, for a word.
-pub const MOVED_A_WORD: usize = 2;
+const ENTRIES_A_WORD: usize = 2;
 
 /// How many words are converted in a hundredth of a time slice. A call that converts less counts as any other function of Erlang.
 const WORDS_A_PERCENT: usize = 100;
@@ -85,6 +85,12 @@ impl Call<'_> {
         self.allow(words)?;
         self.left.set(self.left() - words);
         Ok(())
+    }
+
+    /// The same of entries of a map that are going to be moved to a larger one, or looked at.
+    #[inline]
+    pub fn spend_entries(&self, entries: usize) -> Result<(), Fault> {
+        self.spend(entries / ENTRIES_A_WORD)
     }
 
     /// Tells the normal scheduler that it has run for as long as the call took.

@@ -6,7 +6,7 @@ use proctab_table::datum::Datum;
 use proctab_table::processes::{Begun, Next, Processes};
 use proctab_table::reclaim;
 
-use crate::call::{export, Answer, Call, Fault, MOVED_A_WORD};
+use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
 use crate::{atom, boolean};
 
@@ -48,7 +48,7 @@ fn claim(call: &Call) -> Answer {
 
 fn register(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
-        allow_all_names(call, table, pid)?;
+        call.spend_entries(table.growth(pid))?;
         table.register(pid, name);
         Ok(atom!(ok))
     })
@@ -63,7 +63,7 @@ fn unregister(call: &Call) -> Answer {
 
 fn begin_registering(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
-        allow_all_names(call, table, pid)?;
+        call.spend_entries(table.growth(pid))?;
         Ok(match table.begin(pid, name, call.caller()) {
             Begun::New(server) => {
                 tell(call, server)?;
@@ -86,7 +86,7 @@ fn end_registering(call: &Call) -> Answer {
 
 fn fail_registering(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
-        allow_all_names(call, table, pid)?;
+        call.spend_entries(table.registrations(pid))?;
         tell(call, table.fail(pid, name, call.caller()))?;
         Ok(atom!(ok))
     })
@@ -95,7 +95,7 @@ fn fail_registering(call: &Call) -> Answer {
 fn abandon(call: &Call) -> Answer {
     let (pid, caller) = (call.any_pid(1)?, call.pid(2)?);
     with_table(call, |table| {
-        allow_all_names(call, table, &pid)?;
+        call.spend_entries(table.registrations(&pid))?;
         table.abandon(&pid, caller);
         Ok(atom!(ok))
     })
@@ -120,7 +120,7 @@ fn next(call: &Call) -> Answer {
 fn registered_names(call: &Call) -> Answer {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        allow_all_names(call, table, &pid)?;
+        call.spend_entries(table.registrations(&pid))?;
         let names = table.names(&pid);
         call.spend(names.iter().map(|name| 2 + call.cost(name)).sum())?;
         Ok(list(call, &names, |name| call.write(name)))
@@ -178,15 +178,6 @@ fn with_registration(
     let pid = call.any_pid(1)?;
     let name = call.owned_key(call.argument(2)?)?;
     with_table(call, |table| run(table, &pid, &name))
-}
-
-/// Pays for going through all names of a process, or for moving them where there is no room for one more, before anything is changed.
-fn allow_all_names(
-    call: &Call,
-    table: &Processes<Copied>,
-    pid: &Datum<Copied>,
-) -> Result<(), Fault> {
-    call.spend(table.registrations(pid) / MOVED_A_WORD)
 }
 
 /// Has the server watch the process that is the second argument. This is done here, because the caller may be killed as soon as it is back

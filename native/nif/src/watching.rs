@@ -13,7 +13,7 @@ use proctab_table::datum::Datum;
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
 
-use crate::call::{export, Answer, Call, Fault, MOVED_A_WORD};
+use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
 use crate::longest;
 use crate::tables::Table;
@@ -98,8 +98,7 @@ fn wait_for(call: &Call) -> Answer {
         long: call.is_dirty(),
     };
     let waiters = place.zone.content.waiters();
-    // Those of one name are moved at once when there is no room for one more.
-    call.spend(waiters.count(&place.name) / MOVED_A_WORD)?;
+    call.spend_entries(waiters.growth(&place.name))?;
     waiters.add(place.name.clone(), place.id, call.caller());
     let owner = place.zone.owner(call)?;
     let id = call.integer(place.id as i64);

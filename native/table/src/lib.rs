@@ -80,3 +80,12 @@ mod sync {
 
 /// The keyed hash functions of a table. The key is drawn at random, because names come from users.
 pub type Seed = foldhash::fast::RandomState;
+
+/// How many entries a map moves at once when one more is added.
+pub(crate) fn growth<K, V>(map: &indexmap::IndexMap<K, V, Seed>) -> usize {
+    if map.len() < map.capacity() {
+        0
+    } else {
+        map.len()
+    }
+}

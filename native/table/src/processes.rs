@@ -22,7 +22,7 @@ use indexmap::map::Entry as Slot;
 use indexmap::IndexMap;
 
 use crate::datum::{Datum, Foreign};
-use crate::Seed;
+use crate::{growth, Seed};
 
 /// How many parts the processes and the names have. A part grows at once and is listed at once, so it has to stay small where
 /// the whole is large.
@@ -267,6 +267,12 @@ impl<F: Foreign> Processes<F> {
     pub fn registrations(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
         process.map_or(0, |process| process.registrations.len())
+    }
+
+    /// How many of them are moved when one more is added.
+    pub fn growth(&self, pid: &Datum<F>) -> usize {
+        let process = self.processes.get(pid);
+        process.map_or(0, |process| growth(&process.registrations))
     }
 
     /// How many registrations a name has.

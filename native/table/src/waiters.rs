@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use indexmap::IndexMap;
 
 use crate::datum::{Datum, Foreign};
-use crate::Seed;
+use crate::{growth, Seed};
 
 /// The waiters of one name: each knows by its number what it is woken for, and is a process.
 pub type Waiting = IndexMap<u64, u64, Seed>;
@@ -57,9 +57,18 @@ impl<F: Foreign> Waiters<F> {
 
     /// How many wait for something of this name.
     pub fn count(&self, name: &Datum<F>) -> usize {
+        self.of(name, |waiting| waiting.len())
+    }
+
+    /// How many of them are moved when one more is added.
+    pub fn growth(&self, name: &Datum<F>) -> usize {
+        self.of(name, growth)
+    }
+
+    fn of(&self, name: &Datum<F>, read: impl FnOnce(&Waiting) -> usize) -> usize {
         let names = self.names.get();
         let waiting = names.and_then(|names| names.get(name));
-        waiting.map_or(0, |waiting| waiting.len())
+        waiting.map_or(0, |waiting| read(&waiting))
     }
 
     /// Takes the waiters of a name, who are to be woken: an attribute was added before.

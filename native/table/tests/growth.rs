@@ -17,7 +17,7 @@ use proctab_table::zone::Zone;
 
 const KIND: Kind = Kind::new(3);
 const NAMES: u64 = 1_000_000;
-/// As many as the VM has at the most, unless it is told otherwise.
+/// As many as OTP 25 allows unless it is told otherwise.
 const PROCESSES: u64 = 262_144;
 /// In bytes. Moving as much takes some hundred microseconds where the memory is cold.
 const LARGEST_PART: usize = 1 << 18;
