@@ -644,6 +644,9 @@ told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, h
         {false, Keeper} when Reason =:= shutdown -> Tracker#tracker{requests = gen_tracker_requests:ended(Keeper, Requests)};
         {false, Keeper} -> Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)}
     end;
+told({{attached, Keeper}, _, process, Child, Reason}, Tracker) ->
+    gen_tracker_child:died(Keeper, Child, Reason),
+    Tracker;
 told({'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}}, Tracker) ->
     gen_tracker_events:lost(Zone, Subscribers),
     Tracker;

@@ -9,6 +9,7 @@
 %%      | spawn_link, insert into the table    |
 %%      | -- {launch | attach | adopt, ...} -> |
 %%      |                                      | start function, running/3 in the table; or a monitor of the attached child
+%%      | -- died ---------------------------> |   why the attached child ended, which the keeper's monitor may have come too late to know
 %%      | <- {launched, Keeper, Result} ------ |
 %%      | -- stop ---------------------------> |   stop the child and forget it
 %%      | -- retry --------------------------> |   do not wait any longer before the next start
@@ -28,7 +29,7 @@
 -module(gen_tracker_child).
 
 -export([check/1, to_map/2]).
--export([start/1, launch/4, attach/5, adopt/4, stop/1, retry/1, discard/1, await_registered/1]).
+-export([start/1, launch/4, attach/5, attached/1, died/3, adopt/4, stop/1, retry/1, discard/1, await_registered/1]).
 -export([start_guard/1, stop_all/1]).
 -export([init/1, loop/1, pending/2, guard/2]).
 
@@ -60,6 +61,7 @@
 %% What a keeper is told. Start functions run in its process, which may be sent anything else.
 -define(STOP, {?MODULE, stop}).
 -define(RETRY, {?MODULE, retry}).
+-define(ATTACHED, {?MODULE, attached}).
 -define(DETACHED, '$proctab_detached').
 
 %%% Child specs
@@ -110,10 +112,26 @@ launch(Keeper, Name, Spec, Restarts) ->
     Keeper ! {launch, Name, Spec, Restarts},
     ok.
 
-%% @doc Gives a keeper a child that runs.
--spec attach(pid(), gen_tracker:name(), spec(), Restarts :: boolean(), Child :: pid()) -> ok.
+%% @doc Gives a keeper a child that runs, and that is about to be put into the table; {@link attached/1} says that it is.
+%%
+%% The tracker has a monitor as well, until it is told `launched': the keeper's may come too late to know why the child ends. What it sends,
+%% `{{attached, Keeper}, Monitor, process, Child, Reason}', is to be passed on.
+-spec attach(pid(), gen_tracker:name(), spec(), Restarts :: boolean(), Child :: pid()) -> Monitor :: reference().
 attach(Keeper, Name, Spec, Restarts, Child) ->
+    Monitor = monitor_now(Child, [{tag, {attached, Keeper}}]),
     Keeper ! {attach, Name, Spec, Restarts, Child},
+    Monitor.
+
+%% @doc The child that a keeper was given is in the table.
+-spec attached(pid()) -> ok.
+attached(Keeper) ->
+    Keeper ! ?ATTACHED,
+    ok.
+
+%% @doc Passes that on.
+-spec died(pid(), Child :: pid(), Reason :: term()) -> ok.
+died(Keeper, Child, Reason) ->
+    Keeper ! {?MODULE, died, Child, Reason},
     ok.
 
 %% @doc Gives a keeper the child of one that died for `Reason', in whatever state it is.
@@ -178,11 +196,11 @@ keep(Tracker, Zone) ->
             launch_first(Child);
         {attach, Name, Spec, Restarts, Pid} ->
             Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-            Watched = watch(Pid, Child),
-            %% The VM may hold back a monitor for as long as a process runs; a child that ends when it has been answered ends with its reason.
-            erlang:yield(),
-            tell_launched(Child, {ok, Pid}),
-            wait(Watched);
+            Watched = Child#child{pid = Pid, monitor = monitor_now(Pid, [])},
+            receive
+                ?ATTACHED -> look(Watched);
+                {'EXIT', Tracker, _} -> ok
+            end;
         {adopt, Name, Restarts, Reason} ->
             %% The keeper before us was killed, and what it knew is in the table.
             case own(fun proctab_nif:child/2, [Zone, Name]) of
@@ -205,6 +223,31 @@ launch_first(Child) ->
             remove(Child),
             tell_launched(Child, Result)
     end.
+
+%% If the process is alive, the monitor, which was sent before, will know why it ends. If it is not, and was dead before there was a monitor, the tracker knows, who has had
+%% one for longer, and has it until it is told.
+look(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
+    case is_process_alive(Pid) of
+        true ->
+            tell_launched(Child, {ok, Pid}),
+            wait(Child);
+        false ->
+            receive
+                {'DOWN', Monitor, process, Pid, noproc} ->
+                    receive
+                        {?MODULE, died, Pid, Reason} -> attached_dead(Child, Reason);
+                        {'EXIT', Tracker, _} ->
+                            after_terminate(Child, exit_reason(Pid, noproc)),
+                            remove(Child)
+                    end;
+                {'DOWN', Monitor, process, Pid, Reason} ->
+                    attached_dead(Child, Reason)
+            end
+    end.
+
+attached_dead(#child{pid = Pid} = Child, Reason) ->
+    tell_launched(Child, {ok, Pid}),
+    terminated(Child, exit_reason(Pid, Reason)).
 
 adopted(running, Pid, Child, _) ->
     %% There may have been no time to tell.
@@ -264,6 +307,12 @@ registered(Pid, Result, #child{zone = Zone, name = Name} = Child) ->
 tell_launched(#child{tracker = Tracker}, Result) ->
     Tracker ! {launched, self(), Result},
     ok.
+
+%% A process may keep its latest monitor to itself for as long as it runs. This one has been sent, for the next one pushed it out, and its own end that one.
+monitor_now(Pid, Options) ->
+    Monitor = monitor(process, Pid, Options),
+    true = demonitor(monitor(process, Pid), [flush]),
+    Monitor.
 
 watch(Pid, Child) ->
     Child#child{pid = Pid, monitor = monitor(process, Pid)}.

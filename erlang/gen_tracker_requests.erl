@@ -25,8 +25,8 @@
 -type waiting() :: request()
                  %% The start_child whose child it is; the others find it started.
                  | {starting, gen_tracker:name(), gen_tracker_child:spec(), gen_server:from()}
-                 %% An add or register, while the keeper is getting to know its child.
-                 | {adding, gen_tracker:name(), Child :: pid(), gen_server:from()}
+                 %% An add or register, while the keeper is getting to know its child; till then the tracker has a monitor.
+                 | {adding, gen_tracker:name(), Child :: pid(), reference(), gen_server:from()}
                  %% One that found this child dead, of which its keeper does not know yet.
                  | {after_death, pid(), request()}
                  | {forget, gen_server:from()}.
@@ -87,21 +87,30 @@ running(_, Pid) -> {error, {already_started, Pid}}.
 
 %% Takes a free name.
 take({Add, Name, Spec, Child, From}, #requests{restarts = Restarts} = Requests) when Add =:= add; Add =:= register ->
-    Keeper = insert(Name, Spec, Child, Requests),
-    gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
-    wait(Keeper, {adding, Name, Child, From}, Requests);
+    Keeper = gen_tracker_child:start(Requests#requests.zone),
+    %% Before it is in the table, where others find it and may end it.
+    Monitor = gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
+    try
+        insert(Keeper, Name, Spec, Child, Requests)
+    catch
+        error:badarg:Stacktrace ->
+            true = demonitor(Monitor, [flush]),
+            erlang:raise(error, badarg, Stacktrace)
+    end,
+    gen_tracker_child:attached(Keeper),
+    wait(Keeper, {adding, Name, Child, Monitor, From}, Requests);
 take({start_child, Name, Spec, From}, Requests) ->
     take({starting, Name, Spec, From}, Requests);
 take({_, Name, Spec, _} = Request, #requests{restarts = Restarts} = Requests) ->
-    Keeper = insert(Name, Spec, launching, Requests),
+    Keeper = gen_tracker_child:start(Requests#requests.zone),
+    insert(Keeper, Name, Spec, launching, Requests),
     gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
     wait(Keeper, Request, Requests).
 
-insert(Name, Spec, Child, #requests{zone = Zone}) ->
-    Keeper = gen_tracker_child:start(Zone),
+insert(Keeper, Name, Spec, Child, #requests{zone = Zone}) ->
     try
         true = proctab_nif:insert(Zone, Name, Keeper, Spec, Child),
-        Keeper
+        ok
     catch
         error:badarg:Stacktrace ->
             gen_tracker_child:discard(Keeper),
@@ -188,7 +197,8 @@ answer({after_death, Pid, _}, Result) when element(1, Result) =:= ok, element(2,
     wait;
 answer({after_death, _, Request}, Outcome) ->
     answer(Request, Outcome);
-answer({adding, _, Child, _}, _) ->
+answer({adding, _, Child, Monitor, _}, _) ->
+    true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
 answer({forget, _}, ended) ->
     {reply, ok};

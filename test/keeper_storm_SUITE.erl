@@ -19,7 +19,8 @@ all() ->
         nothing_is_left_of_starts_that_a_stop_meets,
         nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets,
         callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
-        find_or_open_has_an_answer_whenever_the_zone_is_started_again
+        find_or_open_has_an_answer_whenever_the_zone_is_started_again,
+        a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason
     ].
 
 init_per_testcase(Case, Config) ->
@@ -161,3 +162,28 @@ find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
         end
     end,
     [answered] = lists:usort(lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))).
+
+%% "a `transient` one whose reason was not `normal`" is started again. Who finds it may end it before its keeper has looked at it.
+a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Enders = [spawn_link(fun() -> end_whom_it_finds(Zone) end) || _ <- [1, 2]],
+    Start = {tracked_child, start_with, [Test, fun() -> ignore end]},
+    [
+        begin
+            {Child, Monitor} = spawn_monitor(fun() -> receive stop -> ok end end),
+            {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, {child, Start, transient, 200, worker, []}}),
+            receive {'DOWN', Monitor, process, Child, normal} -> ok end,
+            eventually(fun() -> gen_tracker:count(Zone) =:= 0 end)
+        end
+     || _ <- lists:seq(1, 3000)
+    ],
+    [begin unlink(Ender), exit(Ender, kill) end || Ender <- Enders],
+    ?assertEqual(none, receive {started, Keeper} -> {started, Keeper} after 0 -> none end).
+
+end_whom_it_finds(Zone) ->
+    case gen_tracker:find(Zone, child) of
+        {ok, Child} -> Child ! stop;
+        undefined -> ok
+    end,
+    end_whom_it_finds(Zone).
