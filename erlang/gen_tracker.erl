@@ -644,7 +644,7 @@ told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, h
         {false, Keeper} when Reason =:= shutdown -> Tracker#tracker{requests = gen_tracker_requests:ended(Keeper, Requests)};
         {false, Keeper} -> Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)}
     end;
-told({{attached, Keeper}, _, process, Child, Reason}, Tracker) ->
+told({{attached, Keeper}, _, process, Child, Reason}, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
     gen_tracker_child:died(Keeper, Child, Reason),
     Tracker;
 told({'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}}, Tracker) ->

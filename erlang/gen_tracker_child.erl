@@ -7,7 +7,8 @@
 %%
 %%   tracker                                keeper
 %%      | spawn_link, insert into the table    |
-%%      | -- {launch | attach | adopt, ...} -> |
+%%      | -- {launch | attach | adopt, ...} -> |   attach comes before the insertion,
+%%      | -- attached -----------------------> |   and this after it
 %%      |                                      | start function, running/3 in the table; or a monitor of the attached child
 %%      | -- died ---------------------------> |   why the attached child ended, which the keeper's monitor may have come too late to know
 %%      | <- {launched, Keeper, Result} ------ |
