@@ -299,6 +299,9 @@ registered(Pid, Result, #child{zone = Zone, name = Name} = Child) ->
         true ->
             tell_launched(Child, Result),
             {started, Running};
+        stopping ->
+            forget(Running),
+            exit(shutdown);
         false ->
             %% The zone has gone meanwhile.
             _ = stop_child(Running),
@@ -500,8 +503,8 @@ after_terminate(#child{zone = Zone, name = Name, spec = {MFA, _, _, _, _}}, Reas
         {Module, Arity} ->
             Attrs =
                 case Own of
-                    true -> attributes(Zone, Name);
-                    false -> []
+                    false -> [];
+                    _ -> attributes(Zone, Name)
                 end,
             Args = lists:sublist([Name, Attrs, Reason], Arity),
             try apply(Module, after_terminate, Args) of

@@ -20,6 +20,8 @@
     zone :: gen_tracker:zone(),
     tracker :: pid(),
     handle :: proctab_nif:handle(),
+    %% What the table's events begin with, once it tells of them.
+    secret :: proctab_nif:secret() | undefined,
     children = #{} :: #{gen_tracker:name() => child()},
     %% `{Subscriber, Monitor}'. When this process is killed, the tracker inherits it.
     subscribers :: ets:table(),
@@ -72,8 +74,8 @@ init({Zone, Tracker, Handle}) ->
 
 -spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
 handle_continue(listen, #events{handle = Handle} = Events) ->
-    ok = proctab_nif:listen(Handle),
-    {noreply, Events#events{children = read(proctab_nif:page(Handle, 0, pids, []), Handle, #{})}}.
+    Secret = proctab_nif:listen(Handle),
+    {noreply, Events#events{secret = Secret, children = read(proctab_nif:page(Handle, 0, pids, []), Handle, #{})}}.
 
 read({Page, Next}, Handle, Read) ->
     Children = lists:foldl(fun({Name, Pid}, Before) -> Before#{Name => monitored(Name, Pid)} end, Read, Page),
@@ -104,10 +106,12 @@ handle_cast(_Request, Events) ->
     {noreply, Events}.
 
 -spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal, #events{}}.
-handle_info({up, Name, Pid}, #events{zone = Zone, subscribers = Subscribers, children = Children} = Events) when not is_map_key(Name, Children) ->
+handle_info({Secret, {up, Name, Pid}}, #events{secret = Secret, zone = Zone, subscribers = Subscribers, children = Children} = Events)
+        when not is_map_key(Name, Children) ->
     tell({up, Name, Pid}, Zone, Subscribers),
     {noreply, Events#events{children = Children#{Name => monitored(Name, Pid)}}};
-handle_info({down, Name, Pid, Reason}, #events{children = Children} = Events) when element(1, map_get(Name, Children)) =:= Pid ->
+handle_info({Secret, {down, Name, Pid, Reason}}, #events{secret = Secret, children = Children} = Events)
+        when element(1, map_get(Name, Children)) =:= Pid ->
     true = demonitor(element(2, map_get(Name, Children)), [flush]),
     down(Name, Pid, Reason, Events);
 handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Children, has_ended = HasEnded} = Events)

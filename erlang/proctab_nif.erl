@@ -5,29 +5,38 @@
 %% A zone is named by its atom. `badarg' is raised for a zone that does not run and for arguments of a wrong type. Names and keys are
 %% compared with `=:='. A call that has to convert large terms moves itself to a dirty scheduler.
 %%
-%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/3', `pending/2', `restarting/2', `remove/2') is believed
-%% only of the calling process itself, so that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one.
+%% A keeper is the process beside a child. What a keeper says of its child (`running/3', `terminating/3',
+%% `pending/2', `slowed/2', `restarting/2', `remove/2') is believed only of the calling process itself, so
+%% that the keeper of an earlier child, or of an earlier zone, can do no harm to a later one. A child may be
+%% of any node; a keeper is always of this one.
+%%
+%% A child is stopped for good by `stop/3', all children of a zone by `zone_stop/1'. From then on the answers
+%% of the functions above say so to the keeper. A keeper's word and a stop are in order: either the keeper is
+%% told of the stop, or who stops sees in `stop/3', and in pages that are read after `zone_stop/1', the state
+%% that the keeper has set.
 %%
 %% A table of processes is named by an atom, too. Its server, the process that opened it last, watches the processes that are registered in it; they may be of
 %% other nodes. A process is registered in one step, or the caller begins and ends it, and has it announced in between.
 -module(proctab_nif).
 
 -export([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
--export([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
--export([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
+-export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
+-export([stop/3, remove/2, unregister_name/4, change_keeper/3]).
+-export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
 -export([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2]).
 -export([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
 
--export_type([handle/0, state/0, waits/0]).
+-export_type([handle/0, state/0, waits/0, secret/0]).
 
 -on_load(load/0).
 
 -nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
--nifs([insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3]).
--nifs([find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
+-nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
+-nifs([stop/3, remove/2, unregister_name/4, change_keeper/3]).
+-nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
@@ -37,13 +46,15 @@
 -type handle() :: reference().
 %% A place among those who wait; it goes with the last process that has it.
 -type waits() :: reference().
--type state() :: launching | running | terminating | pending | restarting.
+-type state() :: launching | running | terminating | pending | slowed | restarting.
+%% What the events of a zone begin with; nobody can guess it.
+-type secret() :: non_neg_integer().
 
 %% Opens a zone, owned by the calling process. The handle reaches its table for as long as it is kept, also after the zone was closed.
 -spec zone_open(Zone :: atom()) -> handle().
 zone_open(_Zone) -> erlang:nif_error(not_loaded).
 
-%% From now on no child of the zone is started again; `restarting/2' says so to its keeper.
+%% From now on no child of the zone begins to run or is started again; see above.
 -spec zone_stop(atom() | handle()) -> ok.
 zone_stop(_Zone) -> erlang:nif_error(not_loaded).
 
@@ -71,21 +82,38 @@ insert(_Zone, _Name, _Keeper, _Spec, _Child) -> erlang:nif_error(not_loaded).
 -spec child(Zone :: atom(), Name :: term()) -> {state(), pid() | undefined, Keeper :: pid(), Spec :: term()} | undefined.
 child(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
-%% The caller's child has been started.
--spec running(Zone :: atom(), Name :: term(), Child :: pid()) -> boolean().
+%% The child of this keeper; `undefined' when it has none.
+-spec kept(Zone :: atom() | handle(), Keeper :: pid()) -> {Name :: term(), state(), pid() | undefined, Spec :: term()} | undefined.
+kept(_Zone, _Keeper) -> erlang:nif_error(not_loaded).
+
+%% The caller's child has been started. `stopping': it is to be stopped, and nothing was changed. `false': the
+%% name is not that of the caller's child.
+-spec running(Zone :: atom(), Name :: term(), Child :: pid()) -> true | stopping | false.
 running(_Zone, _Name, _Child) -> erlang:nif_error(not_loaded).
 
-%% The caller's child is dead, for this reason.
--spec terminating(Zone :: atom(), Name :: term(), Reason :: term()) -> boolean().
+%% The caller's child is dead, for this reason. `stopping': so it was written down, and the child is to be
+%% stopped. `false': the name is not that of the caller's child.
+-spec terminating(Zone :: atom(), Name :: term(), Reason :: term()) -> true | stopping | false.
 terminating(_Zone, _Name, _Reason) -> erlang:nif_error(not_loaded).
 
-%% The caller's child is cleaned up, and will be started again at some time: its attributes go, and its name stays.
+%% The caller's child is cleaned up, and will be started again at some time, as its last start has failed: its
+%% attributes go, and its name stays. `false': the name is not that of the caller's child, or that is to be
+%% stopped, and nothing was changed.
 -spec pending(Zone :: atom(), Name :: term()) -> boolean().
 pending(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
-%% The same, and it is being started now; `false' also when the zone is stopping.
+%% The same, and it will be started again later than it would be if it had lived longer.
+-spec slowed(Zone :: atom(), Name :: term()) -> boolean().
+slowed(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The same, and it is being started now.
 -spec restarting(Zone :: atom(), Name :: term()) -> boolean().
 restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The child of this keeper is to be stopped for good; its state at that moment. `false': the name is not that
+%% of the keeper's child.
+-spec stop(Zone :: atom() | handle(), Name :: term(), Keeper :: pid()) -> state() | false.
+stop(_Zone, _Name, _Keeper) -> erlang:nif_error(not_loaded).
 
 %% The caller's child is cleaned up: name and attributes go.
 -spec remove(Zone :: atom(), Name :: term()) -> boolean().
@@ -102,6 +130,11 @@ change_keeper(_Zone, _Keeper, _New) -> erlang:nif_error(not_loaded).
 %% The running child of a name.
 -spec find(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
 find(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% The same; `undefined' also when the child is dead, and its keeper has not said so yet. A child of another
+%% node counts as alive.
+-spec find_alive(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
+find_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% The value of an attribute.
 -spec getattr(Zone :: atom(), Name :: term(), Key :: term()) -> {ok, Value :: term()} | undefined.
@@ -155,9 +188,10 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
           {list(), Next :: non_neg_integer() | done}.
 page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
 
-%% Makes the caller the zone's listener: from now on it is sent `{up, Name, Child}' when a child begins to run, and `{down, Name, Child, Reason}' when it has ended,
-%% in the order in which that happens to a name. Pages that it reads afterwards show what it was not told of.
--spec listen(Zone :: atom() | handle()) -> ok.
+%% Makes the caller the zone's listener: from now on it is sent `{Secret, {up, Name, Child}}' when a child begins
+%% to run, and `{Secret, {down, Name, Child, Reason}}' when it has ended, in the order in which that happens to
+%% a name. Pages that it reads afterwards show what it was not told of.
+-spec listen(Zone :: atom() | handle()) -> secret().
 listen(_Zone) -> erlang:nif_error(not_loaded).
 
 %% Ends that, if the caller is still the listener.

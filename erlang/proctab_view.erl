@@ -56,6 +56,8 @@ state(_, _, Child, _) when is_pid(Child) ->
     running;
 state(Zone, Name, undefined, Attributes) ->
     case proctab_nif:child(Zone, Name) of
+        %% It waits for its next start, too.
+        {slowed, _, _, _} -> pending;
         {State, _, _, _} -> State;
         undefined when Attributes =:= 0 -> nothing;
         undefined ->

@@ -4,7 +4,7 @@
 %% The generators are written with PropEr's functions: some of its packages come without its header of macros.
 -module(prop_terms).
 
--export([prop_value/1, prop_key/1, prop_pair/1, prop_name/1, prop_attributes_are_a_map/1]).
+-export([remote_pid/4, prop_value/1, prop_key/1, prop_pair/1, prop_name/1, prop_attributes_are_a_map/1]).
 -export([pair_comes_back/4, name_comes_back/2, same/2, sorted/1, readings/3, kinds/0, alike/0, any_term/0, sizes/0, part/2]).
 
 -import(proper, [forall/2]).

@@ -15,6 +15,9 @@ const DEEPEST: usize = 24;
 /// The VM keeps larger maps as trees, in an order that two equal maps need not share.
 const LARGEST_MAP: usize = 32;
 
+/// How many items a pid of another node costs, which the VM writes.
+const EXTERNAL_ITEMS: usize = 16;
+
 /// Where a term is encoded before anybody knows whether it will be stored.
 pub type Scratch = SmallVec<[u8; 128]>;
 
@@ -36,6 +39,8 @@ mod tag {
     pub const END: u8 = 7;
     /// Ends an improper list; its tail follows.
     pub const TAIL: u8 = 8;
+    /// A pid of another node, in the VM's external format.
+    pub const EXTERNAL: u8 = 9;
 }
 
 impl Encoding<'_> {
@@ -89,6 +94,11 @@ impl Call<'_> {
             term_type::PID if self.is_local_pid(term) => {
                 into.put(tag::IMMEDIATE, to_word(term));
             }
+            term_type::PID => self.read_external(term, |bytes| {
+                into.put(tag::EXTERNAL, bytes.len() as u64);
+                into.bytes.extend_from_slice(bytes);
+                into.items += EXTERNAL_ITEMS;
+            })?,
             term_type::PORT if self.is_local_port(term) => {
                 into.put(tag::IMMEDIATE, to_word(term));
             }
@@ -179,7 +189,7 @@ impl Call<'_> {
             }
             tag::LIST => {
                 let mut elements: SmallVec<[ErlNifTerm; 16]> = SmallVec::new();
-                while bytes[0] >> 4 < tag::END {
+                while !matches!(bytes[0] >> 4, tag::END | tag::TAIL) {
                     elements.push(self.decode(bytes));
                 }
                 let (end, _) = take(bytes);
@@ -190,6 +200,11 @@ impl Call<'_> {
                 elements
                     .iter()
                     .rfold(tail, |tail, head| self.cons(*head, tail))
+            }
+            tag::EXTERNAL => {
+                let (external, rest) = bytes.split_at(number as usize);
+                *bytes = rest;
+                self.make_external(external)
             }
             _ => to_term(number),
         }

@@ -25,7 +25,7 @@ use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
 use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Child, Replaced, Row, State, TooMany, Void};
+use proctab_table::row::{Child, Refused, Replaced, Row, State, TooMany, Void};
 use proctab_table::value::{Added, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
@@ -37,7 +37,7 @@ use encoding::Scratch;
 mod atoms {
     rustler::atoms! {
         attributes, begun, busy, children, current, done, down, large, launching, monitor, names, nif_panicked, ok, pending, pid, pids,
-        processes, registered, restarting, running, sizes, terminating, undefined, up, void, zone,
+        processes, registered, restarting, running, sizes, slowed, stopping, terminating, undefined, up, void, zone,
         cast = "$gen_cast",
         detached = "$proctab_detached",
         woken = "$proctab_woken",
@@ -56,8 +56,8 @@ use atom;
 
 export! {
     zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1,
-    insert/5, child/2, running/3, terminating/3, pending/2, restarting/2, remove/2, unregister_name/4, change_keeper/3,
-    find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
+    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, stop/3, remove/2, unregister_name/4,
+    change_keeper/3, find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
 }
 
@@ -109,13 +109,15 @@ fn insert(call: &Call) -> Answer {
         } else {
             State::Running
         },
-        pid: if launching { None } else { Some(call.pid(4)?) },
+        pid: match launching {
+            true => None,
+            false => Some(call.child_pid(4)?),
+        },
         keeper: call.pid(2)?,
         spec: Some(call.datum(call.argument(3)?)?),
     };
-    let pid = child.pid;
     let inserted = zone.insert(&name, child);
-    if inserted && pid.is_some() {
+    if inserted && !launching {
         call.tell_up(zone, call.argument(4)?);
     }
     Ok(boolean(inserted))
@@ -128,32 +130,51 @@ fn child(call: &Call) -> Answer {
     })
 }
 
+/// Name, state, pid and spec of a keeper's child.
+fn kept(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let table = call.zone_table(&guard)?;
+    let Some((row, child)) = table.content.kept(call.pid(1)?) else {
+        return Ok(atom!(undefined));
+    };
+    let [state, pid, _, spec] = child_terms(call, &child)?;
+    Ok(call.tuple([call.make(&row.name)?, state, pid, spec]))
+}
+
 /// State, pid, keeper and spec of a child.
 fn child_terms(call: &Call, child: &Child<Copied>) -> Result<[ErlNifTerm; 4], Fault> {
-    let state = match child.state {
-        State::Launching => atom!(launching),
-        State::Running => atom!(running),
-        State::Terminating => atom!(terminating),
-        State::Pending => atom!(pending),
-        State::Restarting => atom!(restarting),
-        State::Vacant | State::Removed => atom!(undefined),
+    let pid = match &child.pid {
+        Some(pid) => call.make_pid(pid)?,
+        None => atom!(undefined),
     };
-    let pid = child.pid.map_or(atom!(undefined), |pid| call.word(pid));
     let spec = match &child.spec {
         Some(spec) => call.make(spec)?,
         None => atom!(undefined),
     };
-    Ok([state, pid, call.word(child.keeper), spec])
+    Ok([state(child.state), pid, call.word(child.keeper), spec])
+}
+
+fn state(state: State) -> ErlNifTerm {
+    match state {
+        State::Launching => atom!(launching),
+        State::Running => atom!(running),
+        State::Terminating => atom!(terminating),
+        State::Pending => atom!(pending),
+        State::Slowed => atom!(slowed),
+        State::Restarting => atom!(restarting),
+        State::Vacant | State::Removed => atom!(undefined),
+    }
 }
 
 fn running(call: &Call) -> Answer {
-    let (keeper, pid) = (call.caller(), call.pid(2)?);
+    let (keeper, pid) = (call.caller(), call.child_pid(2)?);
     with_row(call, |zone, row, _| {
-        let changed = row.map(|row| row.change_state(keeper, State::Running, Some(pid)));
-        let Some(Ok(_)) = changed else {
-            return Ok(boolean(false));
-        };
-        call.tell_up(zone, call.argument(2)?);
+        let changed = row.map(|row| row.run(keeper, pid, zone.stopping()));
+        match changed.unwrap_or(Err(Refused::Gone)) {
+            Ok(()) => call.tell_up(zone, call.argument(2)?),
+            Err(Refused::Stopping) => return Ok(atom!(stopping)),
+            Err(Refused::Gone) => return Ok(boolean(false)),
+        }
         Ok(boolean(true))
     })
 }
@@ -162,19 +183,27 @@ fn terminating(call: &Call) -> Answer {
     let keeper = call.caller();
     let reason = call.argument(2)?;
     with_row(call, |zone, row, _| {
-        let changed = row.map(|row| row.change_state(keeper, State::Terminating, None));
-        let Some(Ok(pid)) = changed else {
+        let changed = row.map(|row| row.terminate(keeper, zone.stopping()));
+        let Some(Ok((pid, is_stopping))) = changed else {
             return Ok(boolean(false));
         };
         if let Some(pid) = pid {
-            call.tell_down(zone, call.word(pid), reason);
+            call.tell_down(zone, call.write_pid(&pid), reason);
         }
-        Ok(boolean(true))
+        Ok(if is_stopping {
+            atom!(stopping)
+        } else {
+            boolean(true)
+        })
     })
 }
 
 fn pending(call: &Call) -> Answer {
     clear(call, State::Pending)
+}
+
+fn slowed(call: &Call) -> Answer {
+    clear(call, State::Slowed)
 }
 
 fn restarting(call: &Call) -> Answer {
@@ -184,10 +213,20 @@ fn restarting(call: &Call) -> Answer {
 fn clear(call: &Call, state: State) -> Answer {
     let keeper = call.caller();
     with_row(call, |zone, row, guard| {
-        let is_allowed = state != State::Restarting || !zone.is_stopping();
-        let cleared = is_allowed && row.is_some_and(|row| row.clear(keeper, state, guard));
+        let cleared = row.is_some_and(|row| row.clear(keeper, state, zone.stopping(), guard));
         Ok(boolean(cleared))
     })
+}
+
+fn stop(call: &Call) -> Answer {
+    let guard = reclaim::enter();
+    let table = call.zone_table(&guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
+    let keeper = call.pid(2)?;
+    let row = table.content.row(name, &guard);
+    let stopped = row.and_then(|row| row.stop(keeper));
+    Ok(stopped.map_or(boolean(false), state))
 }
 
 fn remove(call: &Call) -> Answer {
@@ -205,8 +244,8 @@ fn unregister_name(call: &Call) -> Answer {
     let name = call.key(call.argument(1)?, &mut scratch)?;
     let (keeper, reason) = (call.pid(2)?, call.argument(3)?);
     let child = zone.unregister(name, keeper, &guard);
-    if let Some(child) = child {
-        call.tell_down(zone, call.word(child), reason);
+    if let Some(child) = &child {
+        call.tell_down(zone, call.write_pid(child), reason);
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))
@@ -216,16 +255,28 @@ fn change_keeper(call: &Call) -> Answer {
     let guard = reclaim::enter();
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let (keeper, new) = (call.pid(1)?, call.pid(2)?);
-    match zone.change_keeper(keeper, new) {
-        Some(row) => Ok(call.tuple([atom!(ok), call.make(&row.name)?])),
-        None => Ok(atom!(undefined)),
-    }
+    let Some(row) = zone.row_of(keeper) else {
+        return Ok(atom!(undefined));
+    };
+    // Before the change, for nothing that can be rescheduled comes after it.
+    let name = call.make(&row.name)?;
+    Ok(match zone.change_keeper(&row, keeper, new) {
+        true => call.tuple([atom!(ok), name]),
+        false => atom!(undefined),
+    })
 }
 
 fn find(call: &Call) -> Answer {
     with_row(call, |_, row, _| match row.and_then(Row::pid) {
-        Some(pid) => Ok(call.tuple([atom!(ok), call.word(pid)])),
+        Some(pid) => Ok(call.tuple([atom!(ok), call.make_pid(&pid)?])),
         None => Ok(atom!(undefined)),
+    })
+}
+
+fn find_alive(call: &Call) -> Answer {
+    with_row(call, |_, row, _| match row.and_then(Row::pid) {
+        Some(pid) if call.may_be_alive(&pid)? => Ok(call.tuple([atom!(ok), call.make_pid(&pid)?])),
+        _ => Ok(atom!(undefined)),
     })
 }
 
@@ -464,7 +515,7 @@ fn pid_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Fault>
         return Ok(None);
     };
     let name = call.make(&row.name)?;
-    Ok(Some(call.tuple([name, call.word(pid)])))
+    Ok(Some(call.tuple([name, call.make_pid(&pid)?])))
 }
 
 /// Name of a row, its pid, how many attributes it has, and how many bytes it takes.
@@ -472,7 +523,10 @@ fn size_item(call: &Call, row: &Row<Copied>, guard: &Guard) -> Result<Option<Erl
     let size = row.size(call.left() / LOOK_COST, guard);
     let (count, bytes) = size.map_err(|TooMany| Fault::Long)?;
     call.spend(count * LOOK_COST)?;
-    let pid = row.pid().map_or(atom!(undefined), |pid| call.word(pid));
+    let pid = match row.pid() {
+        Some(pid) => call.make_pid(&pid)?,
+        None => atom!(undefined),
+    };
     let [count, bytes] = [count, bytes].map(|number| call.integer(number as i64));
     Ok(Some(call.tuple([call.make(&row.name)?, pid, count, bytes])))
 }
@@ -488,11 +542,12 @@ fn attributes_item(
         return Ok(None);
     };
     let attributes = attributes(call, row, wanted, guard)?;
+    let term = call.make_pid(&pid)?;
     if row.pid() != Some(pid) {
         // The child died meanwhile, and these may not be all of its attributes.
         return Ok(None);
     }
-    let pid = call.tuple([atom!(pid), call.word(pid)]);
+    let pid = call.tuple([atom!(pid), term]);
     let attributes = call.cons(pid, attributes);
     let name = call.make(&row.name)?;
     Ok(Some(call.tuple([name, attributes])))

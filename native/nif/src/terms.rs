@@ -5,7 +5,7 @@
 //! | atom, `[]`, local pid, local port | its own word: the VM never moves or frees these |
 //! | integer of 64 bits, float | a word (but a zero in a key may be a copy, see [`SIGNED_ZEROS`]) |
 //! | binary up to [`LONGEST_BYTES`] | its bytes |
-//! | tuple, list, map of at most 32 keys, made of all these and small | an encoding of our own, [`encoding`](crate::encoding) |
+//! | remote pid; tuple, list, map of at most 32 keys, made of all these and small | an encoding of our own, [`encoding`](crate::encoding) |
 //! | anything else | a copy in an environment of its own, [`Copied`] |
 //!
 //! Which form a term gets depends on nothing but the term, so that equal terms have equal forms. What it costs to make one, a call [pays](Call::spend)
@@ -19,6 +19,7 @@ use rustler::sys::*;
 
 use proctab_table::attributes::Attribute;
 use proctab_table::datum::{Borrowed, Datum, Kind, View};
+use proctab_table::row::Pid;
 use proctab_table::value::{Counter, Value};
 
 use crate::call::{Answer, Call, Fault};
@@ -144,16 +145,42 @@ impl Call<'_> {
 
     /// How many bytes an integer of more than 64 bits takes. The VM tells nobody, but writes it out in about as many.
     pub fn bytes_of_integer(&self, term: ErlNifTerm) -> usize {
+        let written = self.read_external(term, <[u8]>::len);
+        written.unwrap_or(usize::MAX >> 8)
+    }
+
+    /// Reads the external format of a term; none when the VM refuses.
+    pub fn read_external<T>(&self, term: ErlNifTerm, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        /// Released also when `read` panics.
+        struct Written(ErlNifBinary);
+
+        impl Drop for Written {
+            fn drop(&mut self) {
+                // SAFETY: the VM made it, and it is released once.
+                unsafe { enif_release_binary(&mut self.0) };
+            }
+        }
+
         let mut written = MaybeUninit::<ErlNifBinary>::uninit();
-        // SAFETY: the term is of the caller's environment; the binary is made before it is read, and released once.
+        // SAFETY: the term is of the caller's environment; the binary is made before it is read, has at least a byte, and is there until it is released.
         unsafe {
             if enif_term_to_binary(self.env, term, written.as_mut_ptr()) == 0 {
-                return usize::MAX >> 8;
+                return None;
             }
-            let mut written = written.assume_init();
-            enif_release_binary(&mut written);
-            written.size
+            let written = Written(written.assume_init());
+            let bytes = std::slice::from_raw_parts(written.0.data, written.0.size);
+            Some(read(bytes))
         }
+    }
+
+    /// The term of an external format that the VM wrote.
+    pub fn make_external(&self, bytes: &[u8]) -> ErlNifTerm {
+        let mut term = ErlNifTerm::default();
+        // SAFETY: the bytes are there, and so many.
+        let read =
+            unsafe { enif_binary_to_term(self.env, bytes.as_ptr(), bytes.len(), &mut term, 0) };
+        assert!(read == bytes.len(), "the VM reads what it wrote");
+        term
     }
 
     /// The word of an atom.
@@ -188,6 +215,62 @@ impl Call<'_> {
             term_type::PID => self.owned_key(term),
             _ => Err(Fault::BadArgument),
         }
+    }
+
+    /// The pid of a child, of any node.
+    pub fn child_pid(&self, place: usize) -> Result<Pid<Copied>, Fault> {
+        match self.pid(place) {
+            Ok(word) => Ok(Pid::Local(word)),
+            Err(_) => Ok(Pid::Remote(self.any_pid(place)?)),
+        }
+    }
+
+    /// The term of a child's pid, for which the call pays.
+    #[inline]
+    pub fn make_pid(&self, pid: &Pid<Copied>) -> Answer {
+        match pid {
+            Pid::Local(word) => Ok(self.word(*word)),
+            Pid::Remote(datum) => self.make(datum),
+        }
+    }
+
+    /// The term of a child's pid. It costs little, also when nobody pays for it.
+    pub fn write_pid(&self, pid: &Pid<Copied>) -> ErlNifTerm {
+        match pid {
+            Pid::Local(word) => self.word(*word),
+            Pid::Remote(datum) => self.write(datum),
+        }
+    }
+
+    /// Whether a child may be alive: it is, or it is of another node.
+    pub fn may_be_alive(&self, pid: &Pid<Copied>) -> Result<bool, Fault> {
+        Ok(match pid {
+            Pid::Local(word) => self.is_alive(*word),
+            Pid::Remote(datum) => !self.is_of_earlier_life(self.make(datum)?),
+        })
+    }
+
+    /// Whether the process of a local pid is alive.
+    fn is_alive(&self, word: u64) -> bool {
+        let mut pid = MaybeUninit::uninit();
+        // SAFETY: the word is that of a local pid, and the environment that of the calling process.
+        unsafe {
+            enif_get_local_pid(self.env, to_term(word), pid.as_mut_ptr()) != 0
+                && enif_is_process_alive(self.env, pid.as_ptr()) != 0
+        }
+    }
+
+    /// Whether a pid that is not local is of a node of this one's name, which is this node before it was started.
+    fn is_of_earlier_life(&self, term: ErlNifTerm) -> bool {
+        /// What follows the node in the external format: number, serial and creation.
+        const NUMBERS: usize = 12;
+        let node = |term| {
+            self.read_external(term, |bytes| {
+                let length = bytes.len().saturating_sub(NUMBERS);
+                Scratch::from_slice(&bytes[..length])
+            })
+        };
+        node(term) == node(to_term(self.caller()))
     }
 
     /// The two elements of a pair.
@@ -481,6 +564,9 @@ impl Call<'_> {
                 }
             }
             term_type::PID if self.is_local_pid(term) => return word(IMMEDIATE, to_word(term)),
+            term_type::PID if self.encode(term, purpose, scratch)? => {
+                return Ok(Some(Borrowed::Bytes(ENCODED, scratch)));
+            }
             term_type::PORT if self.is_local_port(term) => return word(IMMEDIATE, to_word(term)),
             term_type::LIST if self.is_nil(term) => return word(IMMEDIATE, to_word(term)),
             term_type::TUPLE | term_type::LIST | term_type::MAP

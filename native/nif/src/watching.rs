@@ -64,6 +64,12 @@ impl Drop for Waits {
     }
 }
 
+/// What the events of a zone begin with: a small integer that nobody else knows.
+fn secret(call: &Call, zone: &Zone<Copied>) -> ErlNifTerm {
+    const SMALL: u64 = (1 << 59) - 1;
+    call.integer((zone.secret() & SMALL) as i64)
+}
+
 /// A message that is sent when this is dropped.
 struct Undelivered(OwnedEnv, SavedTerm, LocalPid);
 
@@ -79,8 +85,9 @@ impl Drop for Undelivered {
 
 fn listen(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    call.zone_table(&guard)?.content.listen(call.caller());
-    Ok(atom!(ok))
+    let table = call.zone_table(&guard)?;
+    table.content.listen(call.caller());
+    Ok(secret(call, &table.content))
 }
 
 fn unlisten(call: &Call) -> Answer {
@@ -131,7 +138,8 @@ impl Call<'_> {
     #[inline]
     pub fn tell_up(&self, zone: &Zone<Copied>, child: ErlNifTerm) {
         if let (Some(listener), Ok(name)) = (zone.listener(), self.argument(1)) {
-            self.send(listener, self.tuple([atom!(up), name, child]));
+            let event = self.tuple([atom!(up), name, child]);
+            self.send(listener, self.tuple([secret(self, zone), event]));
         }
     }
 
@@ -139,7 +147,8 @@ impl Call<'_> {
     #[inline]
     pub fn tell_down(&self, zone: &Zone<Copied>, child: ErlNifTerm, reason: ErlNifTerm) {
         if let (Some(listener), Ok(name)) = (zone.listener(), self.argument(1)) {
-            self.send(listener, self.tuple([atom!(down), name, child, reason]));
+            let event = self.tuple([atom!(down), name, child, reason]);
+            self.send(listener, self.tuple([secret(self, zone), event]));
         }
     }
 

@@ -20,7 +20,7 @@ use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, State};
+use proctab_table::row::{Child, Pid, State};
 use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
@@ -90,7 +90,7 @@ fn zone() -> Zone<Nothing> {
 fn child(number: u64) -> Child<Nothing> {
     Child {
         state: State::Running,
-        pid: Some(number),
+        pid: Some(Pid::Local(number)),
         keeper: number,
         spec: None,
     }

@@ -7,7 +7,7 @@
 //! use proctab_table::attributes::{Attribute, Changes};
 //! use proctab_table::datum::{Datum, Foreign, Kind};
 //! use proctab_table::reclaim;
-//! use proctab_table::row::{Child, State};
+//! use proctab_table::row::{Child, Pid, State};
 //! use proctab_table::value::{Added, Counter, Value};
 //! use proctab_table::zone::Zone;
 //!
@@ -26,11 +26,11 @@
 //! let bytes_in = Datum::bytes(TEXT, b"bytes_in");
 //!
 //! let guard = reclaim::enter();
-//! let child = Child { state: State::Running, pid: Some(42), keeper: 41, spec: None };
+//! let child = Child { state: State::Running, pid: Some(Pid::Local(42)), keeper: 41, spec: None };
 //! assert!(zone.insert(&name, child));
 //!
 //! let row = zone.row(name.borrow(), &guard).unwrap();
-//! assert_eq!(row.pid(), Some(42));
+//! assert_eq!(row.pid(), Some(Pid::Local(42)));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
 //! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard).is_ok());
 //! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard), Added::Changed(1000));

@@ -4,11 +4,12 @@
 //! changes ([`Attributes`]). Writers take the row's lock, make the new map beside the old one, and publish it by replacing the
 //! pointer; the old one is retired. Nothing is freed and no foreign code runs while the lock is held.
 
+use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use seize::Guard as _;
@@ -28,6 +29,9 @@ const INDEXED: usize = 80;
 /// The pid of a row without a running child. No process has it.
 const NOBODY: u64 = 0;
 
+/// The pid of a row whose child no word stands for: the child is in the record. No process has it.
+const REMOTE: u64 = u64::MAX;
+
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -39,18 +43,86 @@ pub enum State {
     Running,
     /// The child is dead, and what it leaves behind is being cleaned up.
     Terminating,
-    /// All is cleaned up, and the child is going to be started again.
+    /// All is cleaned up, and the child is going to be started again, because its last start failed.
     Pending,
+    /// All is cleaned up, and the child is going to be started again, later than it would be if it had lived longer.
+    Slowed,
     /// The child is being started again.
     Restarting,
     /// The row has left its table.
     Removed,
 }
 
+/// A child's process.
+pub enum Pid<F> {
+    /// A process that a word stands for. The word is neither 0 nor `u64::MAX`.
+    Local(u64),
+    /// Any other process, which is a term to its embedder.
+    Remote(Datum<F>),
+}
+
+impl<F> Clone for Pid<F> {
+    fn clone(&self) -> Self {
+        match self {
+            Pid::Local(word) => Pid::Local(*word),
+            Pid::Remote(datum) => Pid::Remote(datum.clone()),
+        }
+    }
+}
+
+impl<F: Foreign> PartialEq for Pid<F> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Pid::Local(one), Pid::Local(other)) => one == other,
+            (Pid::Remote(one), Pid::Remote(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl<F> fmt::Debug for Pid<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pid::Local(word) => write!(formatter, "Local({word})"),
+            Pid::Remote(datum) => write!(formatter, "Remote({datum:?})"),
+        }
+    }
+}
+
+/// Whether a zone is being stopped.
+///
+/// A row reads this under its lock, when its keeper says something of the child. Whoever stops the zone sets it, and then reads the rows under their locks. So either
+/// the keeper sees that the zone is stopping, or the reader of the row sees what the keeper said before.
+#[derive(Default)]
+pub struct Stopping(AtomicBool);
+
+impl Stopping {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why the row does not do what a keeper says.
+#[derive(Debug, PartialEq)]
+pub enum Refused {
+    /// The row is not that keeper's.
+    Gone,
+    /// The child, or the whole zone, is being stopped.
+    Stopping,
+}
+
 /// What changes together under the row's lock.
 struct Record<F> {
     state: State,
+    /// Whether the child is to be stopped for good; see [`Row::stop`].
+    is_stopping: bool,
     keeper: u64,
+    /// The child, when its pid is [`REMOTE`].
+    remote: Option<Datum<F>>,
     spec: Option<Datum<F>>,
 }
 
@@ -82,7 +154,7 @@ pub struct Child<F> {
     /// Its state.
     pub state: State,
     /// The child, when it runs.
-    pub pid: Option<u64>,
+    pub pid: Option<Pid<F>>,
     /// The process beside it.
     pub keeper: u64,
     /// What the embedder wants to know of it.
@@ -142,7 +214,9 @@ impl<F: Foreign> Row<F> {
             attributes: AtomicPtr::new(ptr::null_mut()),
             record: Mutex::new(Record {
                 state: State::Vacant,
+                is_stopping: false,
                 keeper: NOBODY,
+                remote: None,
                 spec: None,
             }),
             owns: PhantomData,
@@ -151,18 +225,54 @@ impl<F: Foreign> Row<F> {
 
     /// The child, when it runs.
     #[inline]
-    pub fn pid(&self) -> Option<u64> {
-        Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid != NOBODY)
+    pub fn pid(&self) -> Option<Pid<F>> {
+        match self.pid.load(Ordering::Acquire) {
+            NOBODY => None,
+            REMOTE => self.pid_in(&self.record.lock()),
+            word => Some(Pid::Local(word)),
+        }
+    }
+
+    /// The child, when it runs, for the holder of the lock.
+    fn pid_in(&self, record: &Record<F>) -> Option<Pid<F>> {
+        match self.pid.load(Ordering::Relaxed) {
+            NOBODY => None,
+            REMOTE => record.remote.clone().map(Pid::Remote),
+            word => Some(Pid::Local(word)),
+        }
+    }
+
+    /// Replaces the child, for the holder of the lock; the child that ran till now.
+    fn replace_pid(&self, record: &mut Record<F>, pid: Option<Pid<F>>) -> Option<Pid<F>> {
+        let (word, remote) = match pid {
+            None => (NOBODY, None),
+            Some(Pid::Local(word)) => (word, None),
+            Some(Pid::Remote(datum)) => (REMOTE, Some(datum)),
+        };
+        let remote = mem::replace(&mut record.remote, remote);
+        match self.pid.swap(word, Ordering::AcqRel) {
+            NOBODY => None,
+            REMOTE => remote.map(Pid::Remote),
+            word => Some(Pid::Local(word)),
+        }
     }
 
     /// The child in whatever state it is; none in a vacant row.
     pub fn child(&self) -> Option<Child<F>> {
-        let record = self.record.lock();
+        self.child_in(&self.record.lock())
+    }
+
+    /// The same, when the row is that keeper's.
+    pub(crate) fn child_of(&self, keeper: u64) -> Option<Child<F>> {
+        self.child_in(&*self.lock_own(keeper)?)
+    }
+
+    fn child_in(&self, record: &Record<F>) -> Option<Child<F>> {
         match record.state {
             State::Vacant | State::Removed => None,
             state => Some(Child {
                 state,
-                pid: self.pid(),
+                pid: self.pid_in(record),
                 keeper: record.keeper,
                 spec: record.spec.clone(),
             }),
@@ -359,28 +469,42 @@ impl<F: Foreign> Row<F> {
             State::Removed => Err(Gone),
             State::Vacant => {
                 record.state = child.state;
+                record.is_stopping = false;
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
-                self.pid
-                    .store(child.pid.unwrap_or(NOBODY), Ordering::Release);
+                self.replace_pid(&mut record, child.pid.clone());
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    /// Moves the child of `keeper` to another state; the child that ran till now. [`Gone`] when the row is not that keeper's.
-    pub fn change_state(
-        &self,
-        keeper: u64,
-        state: State,
-        pid: Option<u64>,
-    ) -> Result<Option<u64>, Gone> {
+    /// The child of `keeper` runs. Nothing changes when it is being stopped.
+    pub fn run(&self, keeper: u64, pid: Pid<F>, zone: &Stopping) -> Result<(), Refused> {
+        let mut record = self.lock_own(keeper).ok_or(Refused::Gone)?;
+        if record.is_stopping || zone.is_set() {
+            return Err(Refused::Stopping);
+        }
+        record.state = State::Running;
+        let before = self.replace_pid(&mut record, Some(pid));
+        drop(record);
+        drop(before);
+        Ok(())
+    }
+
+    /// The child of `keeper` is dead: the child that ran till now, and whether it is being stopped.
+    pub fn terminate(&self, keeper: u64, zone: &Stopping) -> Result<(Option<Pid<F>>, bool), Gone> {
         let mut record = self.lock_own(keeper).ok_or(Gone)?;
-        let before = self.pid();
-        record.state = state;
-        self.pid.store(pid.unwrap_or(NOBODY), Ordering::Release);
-        Ok(before)
+        record.state = State::Terminating;
+        let before = self.replace_pid(&mut record, None);
+        Ok((before, record.is_stopping || zone.is_set()))
+    }
+
+    /// The child of `keeper` is to be stopped for good: from now on it does not begin to run, and is not started again. Its state at that moment.
+    pub fn stop(&self, keeper: u64) -> Option<State> {
+        let mut record = self.lock_own(keeper)?;
+        record.is_stopping = true;
+        Some(record.state)
     }
 
     /// Gives the row to another keeper; `false` when it is not `keeper`'s.
@@ -389,24 +513,35 @@ impl<F: Foreign> Row<F> {
         record.map(|mut record| record.keeper = new).is_some()
     }
 
-    /// Takes away all attributes and goes to `state`, in one step; `false` when the row is not that keeper's.
-    pub fn clear(&self, keeper: u64, state: State, guard: &Guard) -> bool {
-        self.clear_if(|_| true, keeper, state, guard).is_ok()
+    /// Takes away all attributes and goes to `state`, from which the child will be started again, in one step. `false` when the row is not that keeper's, or the
+    /// child is being stopped: then nothing changes.
+    pub fn clear(&self, keeper: u64, state: State, zone: &Stopping, guard: &Guard) -> bool {
+        let may = |record: &Record<F>| !record.is_stopping && !zone.is_set();
+        self.clear_if(may, keeper, state, guard).is_ok()
     }
 
-    /// The same, if this is said of its state now; the child that ran till now.
-    pub(crate) fn clear_if(
+    /// Takes away all attributes, and the row out of use, in one step, if this is said of its state now; the child that ran till now.
+    pub(crate) fn retire(
         &self,
         is_said: impl FnOnce(State) -> bool,
         keeper: u64,
+        guard: &Guard,
+    ) -> Result<Option<Pid<F>>, Gone> {
+        let is_said = |record: &Record<F>| is_said(record.state);
+        self.clear_if(is_said, keeper, State::Removed, guard)
+    }
+
+    fn clear_if(
+        &self,
+        is_said: impl FnOnce(&Record<F>) -> bool,
+        keeper: u64,
         state: State,
         guard: &Guard,
-    ) -> Result<Option<u64>, Gone> {
+    ) -> Result<Option<Pid<F>>, Gone> {
         let record = self.lock_own(keeper);
-        let mut record = record.filter(|record| is_said(record.state)).ok_or(Gone)?;
-        let child = self.pid();
+        let mut record = record.filter(|record| is_said(record)).ok_or(Gone)?;
         record.state = state;
-        self.pid.store(NOBODY, Ordering::Release);
+        let child = self.replace_pid(&mut record, None);
         // The row itself stays in memory for a while, until it is freed with others.
         let spec = (state == State::Removed)
             .then(|| record.spec.take())
@@ -494,7 +629,7 @@ mod tests {
         let row = Row::vacant(word(0), 0, 0);
         let child = Child {
             state: State::Running,
-            pid: Some(1),
+            pid: Some(Pid::Local(1)),
             keeper: 1,
             spec,
         };
@@ -536,11 +671,11 @@ mod tests {
     fn a_row_keeps_its_spec_until_it_is_removed_and_no_longer() {
         let (kept, guard) = (Arc::new(()), reclaim::enter());
         let row = running(Some(held(&kept, false)));
-        for state in [State::Pending, State::Restarting] {
-            assert!(row.clear(1, state, &guard));
+        for state in [State::Pending, State::Slowed, State::Restarting] {
+            assert!(row.clear(1, state, &Stopping::default(), &guard));
             assert_eq!(Arc::strong_count(&kept), 2, "{state:?}");
         }
-        assert!(row.clear(1, State::Removed, &guard));
+        assert!(row.retire(|_| true, 1, &guard).is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
     }
 

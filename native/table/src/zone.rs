@@ -9,8 +9,9 @@
 //! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
-use std::hash::BuildHasher;
-use std::sync::atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::hash::{BuildHasher, RandomState};
+use std::ptr;
+use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -22,7 +23,7 @@ use crate::attributes::Attribute;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
-use crate::row::{Child, Gone, Row, State};
+use crate::row::{Child, Gone, Pid, Row, State, Stopping};
 use crate::value::Added;
 use crate::waiters::Waiters;
 use crate::Seed;
@@ -48,7 +49,8 @@ pub struct Zone<F: Foreign> {
     children: AtomicUsize,
     /// The process that is told of births and deaths.
     listener: AtomicU64,
-    is_stopping: AtomicBool,
+    stopping: Stopping,
+    secret: u64,
     waiters: Waiters<F>,
 }
 
@@ -77,7 +79,9 @@ impl<F: Foreign> Default for Zone<F> {
             }),
             children: AtomicUsize::new(0),
             listener: AtomicU64::new(NOBODY),
-            is_stopping: AtomicBool::new(false),
+            stopping: Stopping::default(),
+            // The keys of this state are the system's random numbers.
+            secret: RandomState::new().hash_one(()),
             waiters: Waiters::new(seed.clone()),
             seed,
         }
@@ -135,14 +139,31 @@ impl<F: Foreign> Zone<F> {
         Some(self.listener.load(Ordering::SeqCst)).filter(|listener| *listener != NOBODY)
     }
 
-    /// From now on no child is to be started again. Whoever learns of a death that this has led to sees it.
-    pub fn stop(&self) {
-        self.is_stopping.store(true, Ordering::Release);
+    /// A number that nobody can guess, another one for each zone.
+    pub fn secret(&self) -> u64 {
+        self.secret
     }
 
-    /// Whether [`stop`](Self::stop) was called.
-    pub fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Acquire)
+    /// From now on no child of the zone begins to run. Whoever reads the rows after this sees what their keepers have said before they could know.
+    pub fn stop(&self) {
+        self.stopping.set();
+    }
+
+    /// Whether [`stop`](Self::stop) was called, for the rows.
+    pub fn stopping(&self) -> &Stopping {
+        &self.stopping
+    }
+
+    /// The row of this keeper's child, and the child.
+    pub fn kept(&self, keeper: u64) -> Option<(Arc<Row<F>>, Child<F>)> {
+        let row = self.row_of(keeper)?;
+        let child = row.child_of(keeper)?;
+        Some((row, child))
+    }
+
+    /// The row that was this keeper's when it was found.
+    pub fn row_of(&self, keeper: u64) -> Option<Arc<Row<F>>> {
+        self.keepers.get(&keeper).map(|row| Arc::clone(&row))
     }
 
     /// Adds a child; `false` when the name is held.
@@ -152,16 +173,19 @@ impl<F: Foreign> Zone<F> {
         self.children.fetch_add(1, Ordering::Relaxed);
         loop {
             let row = self.row_or_vacant(name, &guard);
-            match row.occupy(&child) {
-                Ok(true) => {
-                    self.keepers.insert(child.keeper, row.share());
-                    return true;
-                }
-                Ok(false) => {
+            // Before, too.
+            let listed = self.keepers.insert(child.keeper, row.share());
+            let occupied = row.occupy(&child);
+            if let Ok(true) = occupied {
+                return true;
+            }
+            self.unkeep(child.keeper, &row, listed);
+            match occupied {
+                Err(Gone) => self.unname(&row, &guard),
+                Ok(_) => {
                     self.children.fetch_sub(1, Ordering::Relaxed);
                     return false;
                 }
-                Err(Gone) => self.unname(&row, &guard),
             }
         }
     }
@@ -172,7 +196,7 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// The same while it runs, for whoever saw that keeper; the child, who lives on.
-    pub fn unregister(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> Option<u64> {
+    pub fn unregister(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> Option<Pid<F>> {
         let is_running = |state| state == State::Running;
         self.remove_if(is_running, name, keeper, guard)
             .ok()
@@ -185,25 +209,37 @@ impl<F: Foreign> Zone<F> {
         name: Borrowed<'_, F>,
         keeper: u64,
         guard: &Guard,
-    ) -> Result<Option<u64>, Gone> {
+    ) -> Result<Option<Pid<F>>, Gone> {
         let row = self.row(name, guard).ok_or(Gone)?;
-        let child = row.clear_if(is_said, keeper, State::Removed, guard)?;
+        let child = row.retire(is_said, keeper, guard)?;
         self.children.fetch_sub(1, Ordering::Relaxed);
         self.unname(row, guard);
         self.unlist(row);
-        // The guard of the keepers is gone before the row it gives is dropped.
-        drop(self.keepers.remove(&keeper));
+        self.unkeep(keeper, row, None);
         Ok(child)
     }
 
-    /// Gives the child of a keeper to another one: its row, or none when that keeper has none.
-    pub fn change_keeper(&self, keeper: u64, new: u64) -> Option<Arc<Row<F>>> {
-        let (_, row) = self.keepers.remove(&keeper)?;
-        if !row.change_keeper(keeper, new) {
-            return None;
+    /// Gives a row from one keeper to another; `false` when it is not that keeper's.
+    pub fn change_keeper(&self, row: &Arc<Row<F>>, keeper: u64, new: u64) -> bool {
+        // Before: as soon as it is the new keeper's, somebody may remove it.
+        let listed = self.keepers.insert(new, Arc::clone(row));
+        let changed = row.change_keeper(keeper, new);
+        match changed {
+            true if keeper == new => (),
+            true => self.unkeep(keeper, row, None),
+            false => self.unkeep(new, row, listed),
         }
-        self.keepers.insert(new, Arc::clone(&row));
-        Some(row)
+        changed
+    }
+
+    /// Takes a row out of the keepers, if it is this keeper's there, and puts back the one that was there before.
+    fn unkeep(&self, keeper: u64, row: &Row<F>, before: Option<Arc<Row<F>>>) {
+        let is_it = |_: &u64, listed: &Arc<Row<F>>| ptr::eq(&**listed, row);
+        // The guard of the keepers is gone before the row it gives is dropped.
+        drop(self.keepers.remove_if(&keeper, is_it));
+        if let Some(before) = before {
+            self.keepers.insert(keeper, before);
+        }
     }
 
     /// Adds to an attribute, and where it is missing sets it as `missing` says, also when no child holds the name; the answer is then

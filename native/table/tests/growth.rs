@@ -12,7 +12,7 @@ use common::Nothing;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, State};
+use proctab_table::row::{Child, Pid, State};
 use proctab_table::zone::Zone;
 
 const KIND: Kind = Kind::new(3);
@@ -71,7 +71,7 @@ fn a_zone_grows_and_shrinks_in_small_parts() {
     let growing = largest_part(NAMES, |number| {
         let child = Child {
             state: State::Running,
-            pid: Some(2 * number),
+            pid: Some(Pid::Local(2 * number)),
             keeper: 2 * number + 1,
             spec: None,
         };

@@ -7,7 +7,7 @@ use std::thread;
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
-use proctab_table::row::{Child, State};
+use proctab_table::row::{Child, Pid, State};
 use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 
@@ -86,7 +86,7 @@ fn fixed(key: u64, value: Datum<Counted>) -> Attribute<Counted> {
 fn open(zone: &Table, name: u64, keeper: u64) -> bool {
     let child = Child {
         state: State::Running,
-        pid: Some(1000 + name),
+        pid: Some(Pid::Local(1000 + name)),
         keeper,
         spec: None,
     };
@@ -325,7 +325,7 @@ fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
                 let (rows, next) = zone.page(slot);
                 for row in &rows {
                     // Running children have the pids 1000 and up.
-                    if let Some(pid) = row.pid() {
+                    if let Some(Pid::Local(pid)) = row.pid() {
                         seen[(pid - 1000) as usize] += 1;
                     }
                 }
@@ -340,9 +340,13 @@ fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
 fn a_keeper_is_found_by_its_successor_and_only_once() {
     let zone = Table::default();
     assert!(open(&zone, 1, 10));
-    assert!(zone.change_keeper(11, 12).is_none());
-    assert!(zone.change_keeper(10, 12).is_some());
-    assert!(zone.change_keeper(10, 13).is_none());
+    let change = |keeper, new| {
+        let row = zone.row_of(keeper);
+        row.is_some_and(|row| zone.change_keeper(&row, keeper, new))
+    };
+    assert!(!change(11, 12));
+    assert!(change(10, 12));
+    assert!(!change(10, 13));
     let guard = reclaim::enter();
     assert!(!zone.remove(word(1).borrow(), 10, &guard));
     assert!(zone.remove(word(1).borrow(), 12, &guard));
