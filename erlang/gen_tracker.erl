@@ -4,17 +4,26 @@
 %% is registered locally under an atom. Its children are known by a <em>name</em>, any term, and carry <em>attributes</em>: pairs of any
 %% terms. Names and keys are compared with `=:='; values come back exactly as they went in.
 %%
-%% Three kinds of process, and what each is for:
+%% The processes of a zone, and what each is for:
 %%
 %% <ul>
-%% <li>the tracker decides who gets a name, and answers those who wait for one (`gen_tracker_requests'). Starting, supervisor calls and shutdown go through it;</li>
-%% <li>beside each child its keeper (`gen_tracker_child') starts it, waits for its death, and cleans up after it;</li>
-%% <li>everybody else reads and writes the native table directly. Finding, attributes and listing send no message to anybody.</li>
+%% <li>the tracker decides who gets a name, and answers those who wait for one
+%%     (`gen_tracker_requests'). Starts, supervisor calls and the stop of the zone
+%%     (`gen_tracker_shutdown') go through it;</li>
+%% <li>beside each child its keeper (`gen_tracker_child') starts it, waits for its death, and cleans
+%%     up after it;</li>
+%% <li>the watchdog (`gen_tracker_shutdown') ends the children of a tracker that was killed;</li>
+%% <li>the event process (`gen_tracker_events') tells subscribers of births and deaths, as long as
+%%     there are any;</li>
+%% <li>everybody else reads and writes the native table directly. Finding, attributes and listing
+%%     send no message to anybody.</li>
 %% </ul>
 %%
-%% The invariants that the code relies on: only the tracker adds a name to the table, and only a name's keeper changes its state or takes it
-%% out; a keeper writes to the table before it tells the tracker. So the tracker's look into the table, and then its waiting for the
-%% keeper that it saw there, miss nothing.
+%% The invariants that the code relies on: only the tracker adds a name to the table, and only a
+%% name's keeper changes its state or takes it out; a keeper writes to the table before it tells the
+%% tracker. So the tracker's look into the table, and then its waiting for the keeper that it saw
+%% there, miss nothing. What these processes send each other carries a reference that nobody else
+%% knows, the tag of the tracker.
 %%
 %% Every function but {@link start_link/1}, {@link start_link/2} and {@link find_or_open/2} raises `badarg' when the zone does not run, or when an argument
 %% has a wrong type.
@@ -52,7 +61,7 @@
 -type child_spec() :: {name(), mfargs(), restart()}
                     | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
--type options() :: #{restart => boolean()}.
+-type options() :: #{restart => boolean(), reports => boolean()}.
 -type via_name() :: {zone(), name()}.
 %% What stands for a process in `{via, gen_tracker, {Zone, Name}}'.
 -type start_result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
@@ -69,11 +78,16 @@
 
 -record(tracker, {
     zone :: zone(),
+    %% What keepers, watchdog and event process prove themselves with.
+    tag :: reference(),
+    context :: gen_tracker_child:context(),
     handle :: proctab_nif:handle(),
-    guard :: pid(),
+    watchdog :: pid(),
     %% As long as somebody has subscribed.
     events :: pid() | undefined,
-    requests :: gen_tracker_requests:requests()
+    requests :: gen_tracker_requests:requests(),
+    %% What start functions have left linked to keepers that are gone.
+    inherited = #{} :: #{pid() => Keeper :: pid()}
 }).
 
 %%% Starting and finding
@@ -84,13 +98,18 @@
 start_link(Zone) ->
     start_link(Zone, #{}).
 
-%% @doc Starts a zone with options: `#{restart => false}' turns automatic restarts off. An unknown option is `badarg'.
+%% @doc Starts a zone with options. `#{restart => false}' turns automatic restarts off,
+%% `#{reports => false}' the reports that OTP's `supervisor' makes in the log. An unknown option is
+%% `badarg'.
 -spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
-    Restarts = maps:get(restart, Options, true),
-    case maps:size(maps:remove(restart, Options)) =:= 0 andalso is_boolean(Restarts) of
-        true -> gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restarts}, []);
-        false -> ?BADARG([Zone, Options])
+    Defaults = #{restart => true, reports => true},
+    case maps:merge(Defaults, Options) of
+        #{restart := Restart, reports := Reports} = All
+                when map_size(All) =:= 2, is_boolean(Restart), is_boolean(Reports) ->
+            gen_server:start_link({local, Zone}, ?MODULE, {Zone, All}, []);
+        _ ->
+            ?BADARG([Zone, Options])
     end;
 start_link(Zone, Options) ->
     ?BADARG([Zone, Options]).
@@ -102,37 +121,72 @@ find(Zone, Name) ->
 
 %% @doc The child of a name, started if there is none.
 %%
-%% However many callers ask at once, the start function is called once, and all get its answer: `{ok, Pid}', `{ok, Pid, Info}', `ignore' or
-%% `{error, Reason}' as it returned them; `{error, {bad_return_value, Other}}' when it returned anything else; `{error, Reason}' when it
-%% crashed. For a malformed spec, the error of `supervisor:check_childspecs/1'. `{error, gen_tracker_not_started}' when the zone does not run.
-%% Exits as `gen_server:call/3' does when the start takes over 60 seconds, which goes on, or when the tracker ends meanwhile.
+%% A process that was dead at the call is not returned: the call waits for its cleanup, and gets the
+%% next one. However many callers ask at once, the start function is called once, and all get its
+%% answer as it is: `{ok, Pid}', `{ok, Pid, Info}', `ignore', `{error, Reason}', or anything else
+%% that it returned; but `{error, {bad_return_value, Result}}' for an `ok' without a pid, and
+%% `{error, Reason}' when it raised. For a malformed spec of a child that does not run, the error of
+%% `supervisor:check_childspecs/1'.
+%%
+%% `{error, gen_tracker_not_started}' when the zone does not run, `{error, shutdown}' when it is
+%% stopped meanwhile, `{error, killed}' when somebody has the child terminated while it is started.
+%% `{error, starting}' and `{error, terminating}' when a start function, or an `after_terminate', of
+%% this zone asks for a child that waits for just this start or cleanup. Exits as
+%% `gen_server:call/3' does when the start takes over 60 seconds, which goes on, or when the tracker
+%% is killed.
 -spec find_or_open(zone(), child_spec()) -> start_result() | {error, gen_tracker_not_started}.
 find_or_open(Zone, Spec) when is_atom(Zone) ->
-    case gen_tracker_child:check(Spec) of
-        {ok, Name, ChildSpec} ->
-            try
-                case proctab_nif:find(Zone, Name) of
-                    {ok, Pid} -> {ok, Pid};
-                    undefined -> gen_server:call(Zone, sendable(Zone, {find_or_open, Name, ChildSpec}), ?OPEN_TIMEOUT)
-                end
-            catch
-                error:badarg ->
-                    case not_started(Zone, {find_or_open, Name, ChildSpec}) of
-                        false -> find_or_open(Zone, Spec);
-                        true -> {error, gen_tracker_not_started};
-                        refused -> ?BADARG([Zone, Spec])
-                    end;
-                exit:{noproc, _} ->
-                    {error, gen_tracker_not_started}
-            end;
-        {error, Reason} ->
-            {error, Reason}
+    case find_named(Zone, Spec) of
+        {ok, Pid} ->
+            {ok, Pid};
+        undefined ->
+            case check_and_open(Zone, Spec) of
+                again -> find_or_open(Zone, Spec);
+                refused -> ?BADARG([Zone, Spec]);
+                {opened, Result} -> Result
+            end
     end;
 find_or_open(Zone, Spec) ->
     ?BADARG([Zone, Spec]).
 
-%% Why a zone could not be asked: it does not run, which may be otherwise by now, or the request has a term that no table takes. The latter is certain only of a table
-%% that was there all the while.
+%% Whatever else is in the spec.
+find_named(Zone, {Name, _, _}) -> find_alive(Zone, Name);
+find_named(Zone, {Name, _, _, _, _, _}) -> find_alive(Zone, Name);
+find_named(Zone, #{id := Name}) -> find_alive(Zone, Name);
+find_named(_, _) -> undefined.
+
+find_alive(Zone, Name) ->
+    try
+        proctab_nif:find_alive(Zone, Name)
+    catch
+        error:badarg -> undefined
+    end.
+
+check_and_open(Zone, Spec) ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} -> open(Zone, {find_or_open, Name, ChildSpec, caller()});
+        {error, Reason} -> {opened, {error, Reason}}
+    end.
+
+open(Zone, Request) ->
+    try
+        {opened, gen_server:call(Zone, sendable(Zone, Request), ?OPEN_TIMEOUT)}
+    catch
+        error:badarg ->
+            case not_started(Zone, Request) of
+                false -> again;
+                true -> {opened, {error, gen_tracker_not_started}};
+                refused -> refused
+            end;
+        exit:{noproc, _} ->
+            {opened, {error, gen_tracker_not_started}};
+        %% The zone was stopped in order, just now.
+        exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown ->
+            {opened, {error, shutdown}}
+    end.
+
+%% Why a zone could not be asked: it does not run, which may be otherwise by now, or the request has
+%% a term that no table takes. The latter is certain only of a table that was there all the while.
 not_started(Zone, Request) ->
     Owner = owner(Zone),
     try sendable(Zone, Request) of
@@ -153,6 +207,18 @@ owner(Zone) ->
         error:badarg -> none
     end.
 
+%% The process that has started the calling one, if it is known and of this node: a keeper, when a
+%% start function or an `after_terminate' has started the caller.
+caller() ->
+    case get('$ancestors') of
+        [Parent | _] -> local(Parent);
+        _ -> undefined
+    end.
+
+local(Pid) when is_pid(Pid), node(Pid) =:= node() -> Pid;
+local(Name) when is_atom(Name) -> whereis(Name);
+local(_) -> undefined.
+
 %% @doc All children, as `supervisor:which_children/1' gives them; in place of the pid of a child that is not running `launching' or
 %% `terminating'.
 -spec which_children(zone()) ->
@@ -165,26 +231,38 @@ visible(running, Pid) -> Pid;
 visible(terminating, _) -> terminating;
 visible(_, _) -> launching.
 
-%% @doc Adds a process that runs already. It is monitored, its entry and attributes go when it dies, and it is told to exit when the zone stops.
+%% @doc Adds a process that runs already, of any node. It is monitored, its entry and attributes go
+%% when it dies, and it is told to exit when the zone stops. The end of the connection to its node
+%% counts as its death, with the reason `noconnection'.
 %%
-%% With a full child spec, `after_terminate' of its module is called after its death, and it is started again as its restart type says.
-%% `{error, {already_started, Pid}}' when a running child holds the name, `{error, already_present}' when one is being started. While the
-%% last holder is terminating, the call waits until that is cleaned up.
--spec add_existing_child(zone(), Child) -> {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
-      Child :: {name(), pid(), worker, modules()}
+%% With a full child spec, `after_terminate' of its module is called after its death, and it is
+%% started again as its restart type says. `{error, {already_started, Pid}}' when a running child
+%% holds the name, `{error, already_present}' when one is being started. While the last holder is
+%% terminating, the call waits until that is cleaned up. `{error, shutdown}' when the zone is
+%% stopped meanwhile. The zone's own tracker is `badarg'.
+-spec add_existing_child(zone() | pid() | {zone(), node()}, Child) ->
+          {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
+      Child :: {name(), pid(), worker, Modules :: term()}
              | {pid(), {name(), mfargs(), restart(), shutdown(), worker, modules()}}.
 add_existing_child(Zone, Child) ->
     case to_add(Child) of
-        {Name, Spec, Pid} -> ?OR_BADARG(call(Zone, {add, Name, Spec, Pid}), [Zone, Child]);
-        malformed -> ?BADARG([Zone, Child])
+        {Name, Spec, Pid} ->
+            Request = request_to_add(Zone, Child, {add, Name, Spec, Pid, caller()}),
+            case ?OR_BADARG(call(Zone, Request), [Zone, Child]) of
+                {error, badarg} -> ?BADARG([Zone, Child]);
+                Added -> Added
+            end;
+        malformed ->
+            ?BADARG([Zone, Child])
     end.
 
-to_add({Name, Pid, worker, Mods}) when is_pid(Pid), node(Pid) =:= node() ->
-    case gen_tracker_child:check({Name, {?MODULE, start_link, []}, temporary, 200, worker, Mods}) of
-        {ok, Name, {_, Restart, Shutdown, Type, Mods}} -> {Name, {undefined, Restart, Shutdown, Type, Mods}, Pid};
-        {error, _} -> malformed
-    end;
-to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid), node(Pid) =:= node() ->
+%% What another node's tracker understands whatever its version.
+request_to_add(Zone, _, Request) when is_atom(Zone) -> Request;
+request_to_add(_, Child, _) -> {add_existing_child, Child}.
+
+to_add({Name, Pid, worker, Mods}) when is_pid(Pid) ->
+    {Name, {undefined, temporary, 200, worker, Mods}, Pid};
+to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid) ->
     case gen_tracker_child:check(Spec) of
         {ok, Name, ChildSpec} -> {Name, ChildSpec, Pid};
         {error, _} -> malformed
@@ -192,20 +270,38 @@ to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid), node(Pid) =:=
 to_add(_) ->
     malformed.
 
-%% @doc Returns after the tracker has handled all that was sent to it before.
--spec wait(zone()) -> ok.
+%% @doc Returns after the tracker has handled all that was sent to it before. Exits with
+%% `{shutdown, _}' when the zone is being stopped.
+-spec wait(zone() | pid() | {zone(), node()}) -> ok.
 wait(Zone) ->
-    ?OR_BADARG(call(Zone, wait), [Zone]).
+    case ?OR_BADARG(call(Zone, wait), [Zone]) of
+        ok -> ok;
+        {error, Reason} -> exit({Reason, {?MODULE, wait, [Zone]}})
+    end.
 
-%% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as `proc_lib:init_ack/1' does, and returns once the
-%% child is registered in its zone, so that it may set its own attributes at once.
+%% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as
+%% `proc_lib:init_ack/1' does, and returns once the child is registered in its zone, so that it may
+%% set its own attributes at once.
 -spec init_ack(Ret :: term()) -> ok.
 init_ack(Ret) ->
     proc_lib:init_ack(Ret),
     case {Ret, get('$ancestors')} of
-        {{ok, _}, [Parent | _]} when is_pid(Parent) -> gen_tracker_child:await_registered(Parent);
-        {{ok, _, _}, [Parent | _]} when is_pid(Parent) -> gen_tracker_child:await_registered(Parent);
+        {{ok, _}, [Parent, Zone | _]} -> await_registered(Zone, local(Parent));
+        {{ok, _, _}, [Parent, Zone | _]} -> await_registered(Zone, local(Parent));
         _ -> ok
+    end.
+
+%% Asks the tracker: what the keeper is sent the start function may take away.
+await_registered(Zone, Keeper) ->
+    try proctab_nif:kept(Zone, Keeper) of
+        {_, State, _, _} when State =:= launching; State =:= restarting ->
+            _ = gen_server:call(Zone, {await_start, Keeper}, infinity),
+            ok;
+        _ ->
+            ok
+    catch
+        error:badarg -> ok;
+        exit:_ -> ok
     end.
 
 %%% Attributes
@@ -251,20 +347,28 @@ await_attribute(Zone, Name, Key, Deadline) ->
     %% The owner of the table that is waited in, who may not be the process that has the zone's name by now.
     {Waits, Id, Owner} = proctab_nif:wait_for(Zone, Name),
     Tracker = monitor(process, Owner),
+    Asked = may_wait(Zone, Name, Owner),
     Answer =
         try proctab_nif:getattr(Zone, Name, Key) of
             undefined ->
-                receive
-                    {'$proctab_woken', Id} -> again;
-                    {'DOWN', Tracker, process, _, _} -> stop_waiting(Waits, Id), again
-                after left(Deadline) -> stop_waiting(Waits, Id), again
-                end;
+                Woken =
+                    receive
+                        {'$proctab_woken', Id} -> woken(Waits);
+                        {'DOWN', Tracker, process, _, _} -> stop_waiting(Waits, Id), again;
+                        {[alias | Asked], refused} -> stop_waiting(Waits, Id), undefined;
+                        {[alias | Asked], _} -> stop_waiting(Waits, Id), again
+                    after left(Deadline) -> stop_waiting(Waits, Id), again
+                    end,
+                stop_asking(Asked, Name, Owner),
+                Woken;
             Found ->
                 stop_waiting(Waits, Id),
+                stop_asking(Asked, Name, Owner),
                 Found
         catch
             error:badarg ->
                 stop_waiting(Waits, Id),
+                stop_asking(Asked, Name, Owner),
                 error(badarg)
         after
             demonitor(Tracker, [flush])
@@ -277,6 +381,42 @@ await_attribute(Zone, Name, Key, Deadline) ->
             end;
         _ ->
             Answer
+    end.
+
+%% Whoever has sent the message: the table sends no other one after this.
+woken(Waits) ->
+    _ = proctab_nif:stop_waiting(Waits),
+    again.
+
+%% While a child is terminating, a callback of the same zone must not wait for just its own end, in
+%% however many steps. The tracker answers such a caller when the cleanup is over, or refuses.
+may_wait(Zone, Name, Owner) ->
+    Callers = [Pid || Pid <- [self(), caller()], is_pid(Pid)],
+    case proctab_nif:child(Zone, Name) of
+        {terminating, _, _, _} ->
+            case lists:any(fun(Pid) -> proctab_nif:kept(Zone, Pid) =/= undefined end, Callers) of
+                true -> ask_to_wait(Name, Owner);
+                false -> make_ref()
+            end;
+        _ ->
+            make_ref()
+    end.
+
+ask_to_wait(Name, Owner) ->
+    Alias = alias(),
+    Owner ! {'$gen_call', {self(), [alias | Alias]}, {look_up, Name, caller()}},
+    Alias.
+
+stop_asking(Asked, Name, Owner) ->
+    case unalias(Asked) of
+        true ->
+            gen_server:cast(Owner, {abandon_look_up, Name, self()}),
+            receive
+                {[alias | Asked], _} -> ok
+            after 0 -> ok
+            end;
+        false ->
+            ok
     end.
 
 stop_waiting(Waits, Id) ->
@@ -407,50 +547,62 @@ pages(Zone, From, What, Items) ->
     {More, Next} = proctab_nif:page(Zone, From, What, Items),
     pages(Zone, Next, What, More).
 
+%% Raises `badarg' when the zone does not run. The answer is `{error, shutdown}' when it is stopped
+%% in order before it has answered.
 call(Zone, Request) ->
-    gen_server:call(Zone, sendable(Zone, Request), infinity).
+    try
+        gen_server:call(Zone, sendable(Zone, Request), infinity)
+    catch
+        exit:{noproc, _} -> error(badarg);
+        exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown -> {error, shutdown}
+    end.
 
 %% Raises badarg when the zone does not run, or when the request is a term that no table takes: its parts may be shared so often that the VM would never come
 %% to the end of sending it.
-sendable(Zone, Request) ->
+sendable(Zone, Request) when is_atom(Zone) ->
     _ = proctab_nif:find(Zone, Request),
-    Request.
+    Request;
+sendable(Zone, Request) when is_pid(Zone) ->
+    Request;
+sendable({Zone, Node}, Request) when is_atom(Zone), Node =:= node() ->
+    sendable(Zone, Request);
+sendable({Zone, Node}, Request) when is_atom(Zone), is_atom(Node) ->
+    Request;
+sendable(_, _) ->
+    error(badarg).
 
 %%% Names for OTP
 
 %% @doc Registers a process that runs already, as `{via, gen_tracker, {Zone, Name}}' does: it becomes a child as by {@link add_existing_child/2}. `no' when the
 %% name is held. While a child of that name is being started, the call waits for it, up to 60 seconds; while the last holder is terminating, until that is cleaned up.
 -spec register_name(via_name(), pid()) -> yes | no.
-register_name({Zone, Name}, Pid) when is_pid(Pid) ->
+register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     Added = ?OR_BADARG(
-        is_being_started(Zone, Name, Pid) orelse register_child(Zone, {Name, Pid, worker, []}),
+        is_being_started(Zone, Name, Pid) orelse register_child(Zone, Name, Pid),
         [{Zone, Name}, Pid]
     ),
     case Added of
+        {error, badarg} -> ?BADARG([{Zone, Name}, Pid]);
         {error, _} -> no;
         _ -> yes
     end;
 register_name(ViaName, Pid) ->
     ?BADARG([ViaName, Pid]).
 
-%% As adding one, but for what comes while another child of that name is being started: whoever is told `no' asks for the pid of the other.
-register_child(Zone, Child) ->
-    case to_add(Child) of
-        {Name, Spec, Pid} -> call(Zone, {register, Name, Spec, Pid});
-        malformed -> error(badarg)
-    end.
+%% As adding one, but for what comes while another child of that name is being started: whoever is
+%% told `no' asks for the pid of the other.
+register_child(Zone, Name, Pid) ->
+    {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
+    call(Zone, {register, Name, Spec, Pid, caller()}).
 
 %% A child that the zone itself is starting under that name will have it.
-is_being_started(Zone, Name, Pid) ->
+is_being_started(Zone, Name, Pid) when Pid =:= self() ->
     case proctab_nif:child(Zone, Name) of
-        {_, undefined, Keeper, _} when Pid =:= self() ->
-            case get('$ancestors') of
-                [Keeper | _] -> true;
-                _ -> false
-            end;
-        _ ->
-            false
-    end.
+        {State, _, Keeper, _} when State =:= launching; State =:= restarting -> caller() =:= Keeper;
+        _ -> false
+    end;
+is_being_started(_, _, _) ->
+    false.
 
 %% @doc Forgets a process that was registered or added without a start function: its entry and its attributes go, and it lives on. Nothing happens when there is no
 %% such process, or when the zone has started it itself: that one goes when it ends.
@@ -478,15 +630,11 @@ unregister_child(Zone, Name) ->
 %% @doc The running child of a name; `undefined' when there is none, or no such zone, or it is dead and nobody has noticed yet.
 -spec whereis_name(via_name()) -> pid() | undefined.
 whereis_name({Zone, Name}) when is_atom(Zone) ->
-    try proctab_nif:find(Zone, Name) of
-        {ok, Pid} ->
-            %% Who starts a process in the place of another one that has just ended looks whether the name is free.
-            case is_process_alive(Pid) of
-                true -> Pid;
-                false -> undefined
-            end;
-        undefined ->
-            undefined
+    %% Who starts a process in the place of another one that has just ended looks whether the name
+    %% is free.
+    try proctab_nif:find_alive(Zone, Name) of
+        {ok, Pid} -> Pid;
+        undefined -> undefined
     catch
         error:badarg -> undefined
     end;
@@ -550,12 +698,20 @@ flush_events(Zone) ->
 %%% The tracker
 
 %% @private
--spec init({zone(), Restarts :: boolean()}) -> {ok, #tracker{}}.
-init({Zone, Restarts}) ->
+-spec init({zone(), options()}) -> {ok, #tracker{}}.
+init({Zone, Options}) ->
     process_flag(trap_exit, true),
+    Tag = make_ref(),
+    Context = Options#{tracker => self(), tag => Tag, zone => Zone},
     Handle = proctab_nif:zone_open(Zone),
-    Guard = gen_tracker_child:start_guard(Handle),
-    {ok, #tracker{zone = Zone, handle = Handle, guard = Guard, requests = gen_tracker_requests:new(Zone, Restarts)}}.
+    {ok, #tracker{
+        zone = Zone,
+        tag = Tag,
+        context = Context,
+        handle = Handle,
+        watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
+        requests = gen_tracker_requests:new(Context)
+    }}.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #tracker{}) ->
@@ -570,19 +726,27 @@ handle_call(Call, From, Tracker) ->
         error:system_limit -> {reply, {error, system_limit}, Tracker}
     end.
 
-route({find_or_open, Name, Spec}, From, Tracker) ->
-    {noreply, handle({find_or_open, Name, Spec, From}, Tracker)};
-route({start_child, Spec}, From, Tracker) ->
-    case gen_tracker_child:check(Spec) of
-        {ok, Name, ChildSpec} -> {noreply, handle({start_child, Name, ChildSpec, From}, Tracker)};
-        {error, Reason} -> {reply, {error, Reason}, Tracker}
-    end;
-route({Add, Name, Spec, Child}, From, Tracker) when Add =:= add; Add =:= register ->
-    {noreply, handle({Add, Name, Spec, Child, From}, Tracker)};
+%% This module's own calls come first, then those of `supervisor', and at last those that the
+%% original sends: to a tracker of another node, and past this module.
+route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
+    request(find_or_open, Name, Spec, undefined, From, [Caller], Tracker);
+route({Add, Name, Spec, Child, Caller}, From, Tracker) when Add =:= add; Add =:= register ->
+    request(Add, Name, Spec, Child, From, [Caller], Tracker);
+route({look_up, Name, Caller}, From, Tracker) ->
+    handle(look_up, Name, undefined, undefined, From, [Caller], Tracker);
+route({await_start, Keeper}, From, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
+    handle(await_start, undefined, undefined, Keeper, From, [], Tracker);
 route({unregister, Name}, _From, Tracker) ->
     {reply, unregister(Name, Tracker), Tracker};
-route({Forget, Name}, From, #tracker{requests = Requests} = Tracker) when Forget =:= terminate_child; Forget =:= delete_child ->
-    {noreply, Tracker#tracker{requests = gen_tracker_requests:forget(Name, From, Requests)}};
+route({start_child, Spec}, From, Tracker) ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} ->
+            request(start_child, Name, ChildSpec, undefined, From, ancestor(From), Tracker);
+        {error, Reason} ->
+            {reply, {error, Reason}, Tracker}
+    end;
+route({Forget, Name}, From, Tracker) when Forget =:= terminate_child; Forget =:= delete_child ->
+    handle(forget, Name, undefined, undefined, From, ancestor(From), Tracker);
 route({restart_child, Name}, _From, Tracker) ->
     {reply, restart_child(Name, Tracker), Tracker};
 route({get_childspec, Name}, _From, Tracker) ->
@@ -591,8 +755,8 @@ route(which_children, _From, #tracker{zone = Zone} = Tracker) ->
     {reply, which_children(Zone), Tracker};
 route(count_children, _From, #tracker{zone = Zone} = Tracker) ->
     {reply, count_children(Zone), Tracker};
-route(events, _From, #tracker{events = undefined, zone = Zone, handle = Handle} = Tracker) ->
-    Events = gen_tracker_events:start(Zone, Handle),
+route(events, _From, #tracker{events = undefined, handle = Handle, zone = Zone, tag = Tag} = Tracker) ->
+    Events = gen_tracker_events:start(Zone, Handle, Tag),
     {reply, Events, Tracker#tracker{events = Events}};
 route(events, _From, #tracker{events = Events} = Tracker) ->
     {reply, Events, Tracker};
@@ -604,23 +768,70 @@ route(shutdown, _From, Tracker) ->
     {stop, shutdown, ok, Tracker};
 route(stop, _From, Tracker) ->
     {stop, normal, ok, Tracker};
+route({find_or_open, Spec}, From, Tracker) ->
+    case gen_tracker_child:check(Spec) of
+        {ok, Name, ChildSpec} ->
+            request(find_or_open, Name, ChildSpec, undefined, From, ancestor(From), Tracker);
+        {error, Reason} ->
+            {reply, {error, Reason}, Tracker}
+    end;
+route({add_existing_child, Child}, From, Tracker) ->
+    case to_add(Child) of
+        {Name, Spec, Pid} -> request(add, Name, Spec, Pid, From, ancestor(From), Tracker);
+        malformed -> {reply, {error, badarg}, Tracker}
+    end;
 route(Call, From, Tracker) ->
-    ?LOG_ERROR(#{label => {gen_tracker, unknown_call}, zone => Tracker#tracker.zone, call => Call, from => From}),
+    unknown_call(Call, From, Tracker).
+
+unknown_call(Call, From, #tracker{zone = Zone} = Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_call}, zone => Zone, call => Call, from => From}),
     {reply, {error, {unknown_call, Call}}, Tracker}.
 
-handle(Request, #tracker{requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:handle(Request, Requests)}.
+%% Anybody may send such a call, with anything in it.
+request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
+    case gen_tracker_child:is_spec(Spec) andalso is_child(Kind, Spec, Child) of
+        true -> handle(Kind, Name, Spec, Child, From, Callers, Tracker);
+        false -> {reply, {error, badarg}, Tracker}
+    end.
+
+is_child(Add, _, Child) when Add =:= add; Add =:= register -> is_pid(Child) andalso Child =/= self();
+is_child(_, {Start, _, _, _, _}, undefined) -> Start =/= undefined.
+
+handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, #tracker{requests = Requests} = Tracker) ->
+    Local = [Caller || Caller <- [Pid | Callers], is_pid(Caller), node(Caller) =:= node()],
+    Request = gen_tracker_requests:request(Kind, Name, Spec, Child, From, Local),
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:handle(Request, Requests)}}.
+
+%% The head of the caller's `$ancestors', of a call that does not tell.
+ancestor({Pid, _}) when node(Pid) =:= node() ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Dictionary} ->
+            case lists:keyfind('$ancestors', 1, Dictionary) of
+                {_, [Parent | _]} -> [local(Parent)];
+                _ -> []
+            end;
+        undefined ->
+            []
+    end;
+ancestor(_) ->
+    [].
 
 unregister(Name, #tracker{zone = Zone}) ->
     case proctab_nif:child(Zone, Name) of
-        {running, _, Keeper, {undefined, _, _, _, _}} -> _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered), ok;
-        _ -> ok
+        {running, _, Keeper, {undefined, _, _, _, _}} ->
+            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered),
+            ok;
+        _ ->
+            ok
     end.
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_cast(Cast, Tracker) ->
-    ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Tracker#tracker.zone, cast => Cast}),
+handle_cast({abandon_look_up, Name, Caller}, #tracker{requests = Requests} = Tracker)
+        when is_pid(Caller) ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, Caller, Requests)}};
+handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
+    ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Zone, cast => Cast}),
     {noreply, Tracker}.
 
 %% @private
@@ -634,24 +845,33 @@ handle_info(Message, Tracker) ->
             {noreply, Tracker}
     end.
 
-told({launched, Keeper, Result}, #tracker{requests = Requests} = Tracker) ->
+told({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
-told({'EXIT', Pid, Reason} = Message, #tracker{guard = Guard, events = Events, handle = Handle, requests = Requests} = Tracker) when is_pid(Pid), node(Pid) =:= node() ->
-    case {is_process_alive(Pid), Pid} of
-        {true, _} -> unknown(Message, Tracker);
-        {false, Guard} -> Tracker#tracker{guard = gen_tracker_child:start_guard(Handle)};
-        {false, Events} -> Tracker#tracker{events = undefined};
-        {false, Keeper} when Reason =:= shutdown -> Tracker#tracker{requests = gen_tracker_requests:ended(Keeper, Requests)};
-        {false, Keeper} -> Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)}
-    end;
-told({{attached, Keeper}, _, process, Child, Reason}, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
-    gen_tracker_child:died(Keeper, Child, Reason),
+told({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)};
+told({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag, context = Context} = Tracker) ->
+    gen_tracker_child:died(Keeper, Context, Child, Reason),
     Tracker;
-told({'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}}, Tracker) ->
+told({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
+    Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Pids, Inherited)};
+told({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} = Tracker) ->
+    gen_tracker_shutdown:overtime(Keeper, What, Context),
+    Tracker;
+told({Tag, patience_ended, Keeper, From}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:patience_ended(Keeper, From, Requests)};
+told({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag, handle = Handle, context = Context} = Tracker) ->
+    Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};
+told({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->
+    Tracker#tracker{events = undefined};
+told({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag, zone = Zone} = Tracker) ->
     gen_tracker_events:lost(Zone, Subscribers),
     Tracker;
-told({patience_ended, Keeper, From}, #tracker{requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:patience_ended(Keeper, From, Requests)};
+told({'EXIT', Pid, _} = Message, #tracker{inherited = Inherited} = Tracker) when is_pid(Pid) ->
+    case is_map_key(Pid, Inherited) orelse not gen_tracker_child:is_alive(Pid) of
+        %% Monitors tell of the zone's own processes.
+        true -> Tracker#tracker{inherited = maps:remove(Pid, Inherited)};
+        false -> unknown(Message, Tracker)
+    end;
 told(Message, Tracker) ->
     unknown(Message, Tracker).
 
@@ -661,8 +881,21 @@ unknown(Message, #tracker{zone = Zone} = Tracker) ->
 
 %% @private
 -spec terminate(term(), #tracker{}) -> ok.
-terminate(_Reason, #tracker{handle = Handle}) ->
-    gen_tracker_child:stop_all(Handle).
+terminate(_Reason, #tracker{zone = Zone, handle = Handle, context = Context} = Tracker) ->
+    ok = proctab_nif:zone_stop(Handle),
+    gen_tracker_requests:end_all(Tracker#tracker.requests),
+    gen_tracker_shutdown:stop(Handle, Context, Tracker#tracker.inherited),
+    %% From here on a caller is told that there is no such process.
+    _ = catch unregister(Zone),
+    refuse_others().
+
+refuse_others() ->
+    receive
+        {'$gen_call', From, Request} ->
+            gen_server:reply(From, gen_tracker_shutdown:refusal(Request)),
+            refuse_others()
+    after 0 -> ok
+    end.
 
 %% @private
 -spec code_change(term(), #tracker{}, term()) -> {ok, #tracker{}}.

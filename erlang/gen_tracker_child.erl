@@ -1,73 +1,105 @@
 %% @private
 %% The process beside each child of a zone: its keeper.
 %%
-%% A keeper is linked to the tracker, and parent of its child: it runs the start function, so that a slow start holds up nobody, waits for
-%% the child's death, runs `after_terminate', cleans up, and starts the child again where its restart type says so. It needs the
-%% tracker for none of this; the tracker decides who may have a name, and answers those who wait for one.
+%% A keeper is linked to the tracker and is the parent of its child. It runs the start function,
+%% so that a slow start holds up nobody, waits for the child's death, runs `after_terminate',
+%% cleans up, and starts the child again where its restart type says so. The tracker decides who
+%% gets a name, and answers the callers who wait for one.
 %%
 %%   tracker                                keeper
-%%      | spawn_link, insert into the table    |
-%%      | -- {launch | attach | adopt, ...} -> |   attach comes before the insertion,
-%%      | -- attached -----------------------> |   and this after it
-%%      |                                      | start function, running/3 in the table; or a monitor of the attached child
-%%      | -- died ---------------------------> |   why the attached child ended, which the keeper's monitor may have come too late to know
-%%      | <- {launched, Keeper, Result} ------ |
-%%      | -- stop ---------------------------> |   stop the child and forget it
-%%      | -- retry --------------------------> |   do not wait any longer before the next start
-%%      |           the table -- detached ---> |   somebody has unregistered the child, which belongs to nobody now
-%%      | <- EXIT normal --------------------- |   name and attributes have left the table
+%%      | spawn, link, monitor; insert the row    |
+%%      | -- {Tag, launch | attach | adopt} ----> |  attach is sent before the insertion,
+%%      | -- {Tag, attached} -------------------> |  and this after it
+%%      |                                         |  start function, running/3 in the table
+%%      | -- {Tag, died, Child, Reason} --------> |  why an attached child ended
+%%      | <- {Tag, launched, Keeper, Result} ---- |
+%%      | -- {Tag, stop} -----------------------> |  stop the child and forget it
+%%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
+%%      | -- {Tag, retry, Spec} ----------------> |  try a failed restart now, with this spec
+%%      | <- {Tag, overtime, Keeper, cleanup} --- |  after_terminate has had its time
+%%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
+%%      |           the table -- detached ------> |  the child was unregistered and lives on
+%%      | <- EXIT, DOWN ------------------------- |  name and attributes have left the table
 %%
-%% The child's state is always written to the table before the tracker is told, so that what the tracker reads there is never older than
-%% the messages that it has handled.
+%% `Tag' is a reference that only the processes of the zone know, so a stranger's message changes
+%% nothing. What it says is checked against the table all the same where it may be late.
 %%
-%% A keeper traps exits, as every parent of OTP processes does, and so does not notice its tracker's death while it is inside a start
-%% function. Those keepers are ended from outside: by the tracker when it stops, and when it was killed by the zone's guard, a process
-%% that does nothing else. All other keepers see the exit signal of the tracker and stop their children themselves.
+%% Start functions and `after_terminate' are foreign code that runs in this process: they may
+%% flush its mailbox, unlink it, and change its flags. Therefore
+%% <ul>
+%% <li>whether a child is to stop is marked in the table, not only in the mailbox: `running/3',
+%%     `terminating/3' and `restarting/2' answer accordingly;</li>
+%% <li>{@link recover/1} restores flag and link after each such call;</li>
+%% <li>the tracker monitors the keeper and looks for its row whatever the reason of its end;</li>
+%% <li>time limits for such a call are kept by the tracker or, when the zone stops, by
+%%     `gen_tracker_shutdown'. Both kill the keeper, and another one adopts the row.</li>
+%% </ul>
 %%
-%% A keeper ends with the reason `shutdown', and what a start function has linked to it and left behind ends, too.
+%% The child's state is written to the table before the tracker is told, so what the tracker reads
+%% there is never older than the messages that it has handled.
 %%
-%% Keepers and guards hibernate while they wait: they keep no memory, and no old code when this module is reloaded.
+%% Keepers hibernate while they wait: they keep no garbage, and no old code when this module is
+%% reloaded.
 -module(gen_tracker_child).
 
--export([check/1, to_map/2]).
--export([start/1, launch/4, attach/5, attached/1, died/3, adopt/4, stop/1, retry/1, discard/1, await_registered/1]).
--export([start_guard/1, stop_all/1]).
--export([init/1, loop/1, pending/2, guard/2]).
+-export([check/1, is_spec/1, stored/1, to_map/2]).
+-export([start/1, launch/3, attach/3, attached/2, died/4, adopt/3, stop/2, stop_zone/2, retry/3]).
+-export([discard/1, is_alive/1, patience/1, started_by/1]).
+-export([init/1, loop/1, delayed/2]).
 
--export_type([spec/0, result/0]).
+-export_type([spec/0, result/0, context/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
--type spec() :: {MFA :: gen_tracker:mfargs() | undefined, gen_tracker:restart(), gen_tracker:shutdown(),
-                 gen_tracker:child_type(), gen_tracker:modules()}.
+-type spec() :: {MFA :: gen_tracker:mfargs() | undefined, gen_tracker:restart(),
+                 gen_tracker:shutdown(), gen_tracker:child_type(), Modules :: term()}.
 -type result() :: gen_tracker:start_result().
+%% What all keepers of a zone have in common.
+-type context() :: #{tracker := pid(),
+                     %% Known to the processes of this zone alone.
+                     tag := reference(),
+                     zone := gen_tracker:zone(),
+                     restart := boolean(),
+                     reports := boolean()}.
 
--record(child, {
-    tracker :: pid(),
-    zone :: gen_tracker:zone(),
-    name :: gen_tracker:name(),
-    spec :: spec(),
-    restarts :: boolean(),
-    pid :: pid() | undefined,
-    monitor :: reference() | undefined,
-    %% Milliseconds until the next try, after a start that failed.
-    delay = 50 :: pos_integer()
-}).
-
+-define(FIRST_DELAY, 50).
 -define(MORE_DELAY, 150).
 -define(LONGEST_DELAY, 5000).
+%% So many restarts within so many milliseconds are made at once.
+-define(INTENSITY, 10).
+-define(PERIOD, 10000).
 %% The longest time that a process can wait for a message, in milliseconds.
 -define(LONGEST_WAIT, 16#ffffffff).
-
-%% What a keeper is told. Start functions run in its process, which may be sent anything else.
--define(STOP, {?MODULE, stop}).
--define(RETRY, {?MODULE, retry}).
--define(ATTACHED, {?MODULE, attached}).
+%% What `after_terminate' has when the child is to stop, at least, and for the shutdown `infinity'.
+-define(LEAST_PATIENCE, 3000).
+-define(MOST_PATIENCE, 60000).
+%% How long what a failed start has left behind may take to end by itself, in milliseconds.
+-define(GRACE, 1000).
 -define(DETACHED, '$proctab_detached').
+
+-record(child, {
+    context :: context(),
+    name :: gen_tracker:name(),
+    spec :: spec(),
+    pid :: pid() | undefined,
+    monitor :: reference() | undefined,
+    %% What its exit signal said, if there was a link. Its monitor may have come too late to know.
+    exited = unknown :: unknown | {exited, Reason :: term()},
+    %% When the child began to run, in milliseconds.
+    since = 0 :: integer(),
+    %% When it was restarted within the last ?PERIOD, latest first.
+    restarts = [] :: [integer()],
+    %% Whether restarts wait, because there were too many.
+    is_slowed = false :: boolean(),
+    %% Milliseconds until the next try.
+    delay = ?FIRST_DELAY :: pos_integer()
+}).
+
 
 %%% Child specs
 
-%% @doc The name and the spec that any of the forms of a child spec says; the error is that of `supervisor:check_childspecs/1'.
+%% @doc The name and the spec that any of the forms of a child spec says; the error is that of
+%% `supervisor:check_childspecs/1'.
 -spec check(term()) -> {ok, gen_tracker:name(), spec()} | {error, term()}.
 check({Name, MFA, Restart}) ->
     check({Name, MFA, Restart, 200, worker, []});
@@ -80,7 +112,8 @@ check(Spec) ->
         error:Reason:Stack -> {error, {'EXIT', {Reason, Stack}}}
     end.
 
-normalize({Name, MFA, Restart, Shutdown, Type, Mods}) when is_integer(Shutdown), Shutdown > ?LONGEST_WAIT ->
+normalize({Name, MFA, Restart, Shutdown, Type, Mods})
+        when is_integer(Shutdown), Shutdown > ?LONGEST_WAIT ->
     normalize({Name, MFA, Restart, ?LONGEST_WAIT, Type, Mods});
 normalize({Name, MFA, Restart, Shutdown, Type, Mods}) ->
     {ok, Name, {MFA, Restart, Shutdown, Type, Mods}};
@@ -91,66 +124,103 @@ normalize(#{id := Name, start := {Module, _, _} = MFA} = Spec) ->
             worker -> 5000;
             supervisor -> infinity
         end,
-    normalize({Name, MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown), Type,
-               maps:get(modules, Spec, [Module])}).
+    normalize({Name, MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown),
+               Type, maps:get(modules, Spec, [Module])}).
+
+%% @doc Whether a term is what {@link check/1} makes of a child spec. The modules may be anything,
+%% and a process that was added need not have a start function.
+-spec is_spec(term()) -> boolean().
+is_spec({MFA, Restart, Shutdown, Type, _Mods}) ->
+    is_start(MFA) andalso
+        lists:member(Restart, [permanent, transient, temporary]) andalso
+        lists:member(Type, [worker, supervisor]) andalso
+        (Shutdown =:= brutal_kill orelse Shutdown =:= infinity orelse
+            is_integer(Shutdown) andalso Shutdown >= 0 andalso Shutdown =< ?LONGEST_WAIT);
+is_spec(_) ->
+    false.
+
+is_start(undefined) -> true;
+is_start({Module, Function, Args}) -> is_atom(Module) andalso is_atom(Function) andalso is_list(Args);
+is_start(_) -> false.
+
+%% @doc The spec that the table keeps: without the arguments of a start that is never made again.
+-spec stored(spec()) -> spec().
+stored({{Module, Function, _}, temporary, Shutdown, Type, Mods}) ->
+    {{Module, Function, undefined}, temporary, Shutdown, Type, Mods};
+stored(Spec) ->
+    Spec.
 
 %% @doc A child spec as `supervisor:get_childspec/2' gives it.
 -spec to_map(gen_tracker:name(), spec()) -> map().
 to_map(Name, {MFA, Restart, Shutdown, Type, Mods}) ->
-    #{id => Name, start => MFA, restart => Restart, significant => false, shutdown => Shutdown, type => Type,
-      modules => Mods}.
+    #{id => Name, start => MFA, restart => Restart, significant => false, shutdown => Shutdown,
+      type => Type, modules => Mods}.
 
 %%% For the tracker
 
-%% @doc A new keeper, linked to the calling tracker. It waits to be told what to do.
--spec start(gen_tracker:zone()) -> pid().
-start(Zone) ->
-    proc_lib:spawn_link(?MODULE, init, [{self(), Zone}]).
+%% @doc Starts a keeper, linked to the calling tracker and monitored by it: its end is told as
+%% `{{Tag, keeper}, Monitor, process, Keeper, Reason}'. It waits to be told what to do.
+-spec start(context()) -> pid().
+start(#{tag := Tag} = Context) ->
+    Options = [link, {monitor, [{tag, {Tag, keeper}}]}],
+    {Keeper, _} = proc_lib:spawn_opt(?MODULE, init, [Context], Options),
+    Keeper.
 
-%% @doc Has a keeper start its child.
--spec launch(pid(), gen_tracker:name(), spec(), Restarts :: boolean()) -> ok.
-launch(Keeper, Name, Spec, Restarts) ->
-    Keeper ! {launch, Name, Spec, Restarts},
-    ok.
+%% @doc Has a keeper start the child whose row it has.
+-spec launch(pid(), context(), spec()) -> ok.
+launch(Keeper, Context, Spec) ->
+    tell(Keeper, Context, launch, Spec).
 
-%% @doc Gives a keeper a child that runs, and that is about to be put into the table; {@link attached/1} says that it is.
+%% @doc Gives a keeper a child that runs and is about to be put into the table; {@link attached/2}
+%% says that it is there.
 %%
-%% The tracker has a monitor as well, until it is told `launched': the keeper's may come too late to know why the child ends. What it sends,
-%% `{{attached, Keeper}, Monitor, process, Child, Reason}', is to be passed on.
--spec attach(pid(), gen_tracker:name(), spec(), Restarts :: boolean(), Child :: pid()) -> Monitor :: reference().
-attach(Keeper, Name, Spec, Restarts, Child) ->
-    Monitor = monitor_now(Child, [{tag, {attached, Keeper}}]),
-    Keeper ! {attach, Name, Spec, Restarts, Child},
+%% The tracker monitors the child as well, until it is told `launched': the keeper's monitor may
+%% come too late to know why the child ends. The tracker passes on what it is sent,
+%% `{{Tag, attached, Keeper}, Monitor, process, Child, Reason}', by {@link died/4}.
+-spec attach(pid(), context(), Child :: pid()) -> Monitor :: reference().
+attach(Keeper, #{tag := Tag} = Context, Child) ->
+    Monitor = monitor_now(Child, [{tag, {Tag, attached, Keeper}}]),
+    ok = tell(Keeper, Context, attach, Child),
     Monitor.
 
 %% @doc The child that a keeper was given is in the table.
--spec attached(pid()) -> ok.
-attached(Keeper) ->
-    Keeper ! ?ATTACHED,
+-spec attached(pid(), context()) -> ok.
+attached(Keeper, Context) ->
+    tell(Keeper, Context, attached).
+
+%% @doc Tells a keeper why the child ended that it was given.
+-spec died(pid(), context(), Child :: pid(), Reason :: term()) -> ok.
+died(Keeper, #{tag := Tag}, Child, Reason) ->
+    Keeper ! {Tag, died, Child, Reason},
     ok.
 
-%% @doc Passes that on.
--spec died(pid(), Child :: pid(), Reason :: term()) -> ok.
-died(Keeper, Child, Reason) ->
-    Keeper ! {?MODULE, died, Child, Reason},
+%% @doc Has a keeper go on with the row of one that ended for `Reason', in whatever state it is.
+-spec adopt(pid(), context(), Reason :: term()) -> ok.
+adopt(Keeper, Context, Reason) ->
+    tell(Keeper, Context, adopt, Reason).
+
+%% @doc Has a keeper stop its child and forget it. The row was marked before.
+-spec stop(pid(), context()) -> ok.
+stop(Keeper, Context) ->
+    tell(Keeper, Context, stop).
+
+%% @doc Likewise when the whole zone stops.
+-spec stop_zone(pid(), Tag :: reference()) -> ok.
+stop_zone(Keeper, Tag) ->
+    Keeper ! {Tag, stop_zone},
     ok.
 
-%% @doc Gives a keeper the child of one that died for `Reason', in whatever state it is.
--spec adopt(pid(), gen_tracker:name(), Restarts :: boolean(), Reason :: term()) -> ok.
-adopt(Keeper, Name, Restarts, Reason) ->
-    Keeper ! {adopt, Name, Restarts, Reason},
+%% @doc Has a keeper make the next try of a failed restart now, with another spec.
+-spec retry(pid(), context(), spec()) -> ok.
+retry(Keeper, Context, Spec) ->
+    tell(Keeper, Context, retry, Spec).
+
+tell(Keeper, #{tag := Tag}, What) ->
+    Keeper ! {Tag, What},
     ok.
 
-%% @doc Has a keeper stop its child and forget it.
--spec stop(pid()) -> ok.
-stop(Keeper) ->
-    Keeper ! ?STOP,
-    ok.
-
-%% @doc Has a keeper wait no longer before it starts its child again.
--spec retry(pid()) -> ok.
-retry(Keeper) ->
-    Keeper ! ?RETRY,
+tell(Keeper, #{tag := Tag}, What, Of) ->
+    Keeper ! {Tag, What, Of},
     ok.
 
 %% @doc Ends a keeper that was told nothing yet.
@@ -163,200 +233,298 @@ discard(Keeper) ->
     after 0 -> ok
     end.
 
-%% @doc For a child that has acknowledged its start to its parent: waits until it is registered, if that parent is a keeper.
--spec await_registered(Parent :: pid()) -> ok.
-await_registered(Parent) ->
-    case proc_lib:initial_call(Parent) of
-        {?MODULE, init, _} ->
-            Monitor = monitor(process, Parent),
-            Parent ! {registered, self(), Monitor},
-            receive
-                {registered, Monitor} ->
-                    demonitor(Monitor, [flush]),
-                    ok;
-                {'DOWN', Monitor, process, _, _} ->
-                    ok
-            end;
-        _ ->
-            ok
+%% @doc Whether a process is alive, as far as this node knows: those of other nodes count as alive.
+-spec is_alive(pid()) -> boolean().
+is_alive(Pid) ->
+    node(Pid) =/= node() orelse is_process_alive(Pid).
+
+%% @doc How long `after_terminate' may hold up a stop, in milliseconds.
+-spec patience(gen_tracker:shutdown()) -> pos_integer().
+patience(brutal_kill) -> ?LEAST_PATIENCE;
+patience(infinity) -> ?MOST_PATIENCE;
+patience(Shutdown) -> max(Shutdown, ?LEAST_PATIENCE).
+
+%% @doc The processes that a keeper has started and is still linked to.
+-spec started_by(Keeper :: pid()) -> [pid()].
+started_by(Keeper) ->
+    case process_info(Keeper, links) of
+        {links, Links} ->
+            [Pid || Pid <- Links, is_pid(Pid), node(Pid) =:= node(),
+                process_info(Pid, parent) =:= {parent, Keeper}];
+        undefined ->
+            []
     end.
 
 %%% The keeper
 
 %% @private
--spec init({Tracker :: pid(), gen_tracker:zone()}) -> no_return().
-init({Tracker, Zone}) ->
+-spec init(context()) -> no_return().
+init(Context) ->
     process_flag(trap_exit, true),
-    keep(Tracker, Zone),
-    exit(shutdown).
+    keep(Context).
 
-keep(Tracker, Zone) ->
+keep(#{tag := Tag, tracker := Tracker} = Context) ->
     receive
-        {launch, Name, Spec, Restarts} ->
-            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-            launch_first(Child);
-        {attach, Name, Spec, Restarts, Pid} ->
-            Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-            Watched = Child#child{pid = Pid, monitor = monitor_now(Pid, [])},
-            receive
-                ?ATTACHED -> look(Watched);
-                {'EXIT', Tracker, _} -> ok
-            end;
-        {adopt, Name, Restarts, Reason} ->
-            %% The keeper before us was killed, and what it knew is in the table.
-            case own(fun proctab_nif:child/2, [Zone, Name]) of
-                {State, Pid, Keeper, Spec} when Keeper =:= self() ->
-                    Child = #child{tracker = Tracker, zone = Zone, name = Name, spec = Spec, restarts = Restarts},
-                    adopted(State, Pid, Child, Reason);
-                _ ->
-                    %% Its child was unregistered meanwhile, or its zone has gone.
-                    ok
-            end;
+        {Tag, launch, Spec} ->
+            with_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
+        {Tag, attach, Pid} ->
+            attach_to(Pid, monitor_now(Pid, []), Context);
+        {Tag, adopt, Reason} ->
+            with_row(Context, fun(State, Pid, Child) -> adopted(State, Pid, Child, Reason) end);
+        {Tag, stop_zone} ->
+            exit(shutdown);
         {'EXIT', Tracker, _} ->
-            ok
+            is_process_alive(Tracker) andalso keep(Context),
+            exit(shutdown)
     end.
 
-launch_first(Child) ->
-    case start_child(Child) of
+attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
+    receive
+        {Tag, attached} ->
+            with_row(Context, fun(_, _, Child) -> look(Child#child{pid = Pid, monitor = Monitor}) end);
+        {Tag, stop_zone} ->
+            exit(shutdown);
+        {'EXIT', Tracker, _} ->
+            is_process_alive(Tracker) andalso attach_to(Pid, Monitor, Context),
+            exit(shutdown)
+    end.
+
+%% Name and spec come from the table: the table's copies keep no larger binary alive. Without a
+%% row the child was unregistered meanwhile, or its zone has gone.
+-spec with_row(context(), fun((proctab_nif:state(), pid() | undefined, #child{}) -> no_return())) ->
+          no_return().
+with_row(#{zone := Zone} = Context, Run) ->
+    case own(fun proctab_nif:kept/2, [Zone, self()]) of
+        {Name, State, Pid, Spec} ->
+            label(Zone, Name),
+            Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
+        _ ->
+            exit(shutdown)
+    end.
+
+%% Since OTP 27 processes may say what they are.
+label(Zone, Name) ->
+    Library = proc_lib,
+    erlang:function_exported(Library, set_label, 1) andalso
+        Library:set_label({?MODULE, Zone, Name}).
+
+launch_first(Spec, Child) ->
+    case start_child(Spec, Child) of
         {started, Running} ->
             wait(Running);
-        {failed, Result} ->
-            remove(Child),
-            tell_launched(Child, Result)
+        {failed, _, Result} ->
+            give_up(Child, Result);
+        stopped ->
+            leave(Child)
     end.
 
-%% If the process is alive, the monitor, which was sent before, will know why it ends. If it is not, and was dead before there was a monitor, the tracker knows, who has had
-%% one for longer, and has it until it is told.
-look(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
-    case is_process_alive(Pid) of
+%% If the process is alive, the monitor, which was sent before, will know why it ends. If it was
+%% dead before there was a monitor, the tracker knows, who has monitored it for longer.
+look(#child{pid = Pid} = Child) ->
+    case is_alive(Pid) of
         true ->
             tell_launched(Child, {ok, Pid}),
             wait(Child);
         false ->
+            attached_dead(Child, death(Child))
+    end.
+
+death(#child{pid = Pid, monitor = Monitor, context = #{tag := Tag, tracker := Tracker}}) ->
+    receive
+        {'DOWN', Monitor, process, Pid, noproc} ->
+            TrackerEnds = monitor(process, Tracker),
             receive
-                {'DOWN', Monitor, process, Pid, noproc} ->
-                    receive
-                        {?MODULE, died, Pid, Reason} -> attached_dead(Child, Reason);
-                        {'EXIT', Tracker, _} ->
-                            after_terminate(Child, exit_reason(Pid, noproc)),
-                            remove(Child)
-                    end;
-                {'DOWN', Monitor, process, Pid, Reason} ->
-                    attached_dead(Child, Reason)
-            end
+                {Tag, died, Pid, Reason} ->
+                    demonitor(TrackerEnds, [flush]),
+                    Reason;
+                {'DOWN', TrackerEnds, process, _, _} ->
+                    noproc
+            end;
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            Reason
     end.
 
 attached_dead(#child{pid = Pid} = Child, Reason) ->
     tell_launched(Child, {ok, Pid}),
-    terminated(Child, exit_reason(Pid, Reason)).
+    terminated(Child, exit_reason(Child, Reason)).
 
 adopted(running, Pid, Child, _) ->
     %% There may have been no time to tell.
     tell_launched(Child, {ok, Pid}),
     wait(watch(Pid, Child));
 adopted(launching, _, Child, Reason) ->
-    remove(Child),
-    tell_launched(Child, {error, Reason});
+    give_up(Child, {error, Reason});
 adopted(terminating, _, Child, Reason) ->
     %% after_terminate may have been called, and is never called twice.
     cleaned_up(Child, Reason);
 adopted(restarting, _, Child, Reason) ->
-    not_restarted(Child, {error, Reason});
+    not_restarted(Child, error, {error, Reason});
+adopted(slowed, _, Child, _) ->
+    slow_down(Child#child{is_slowed = true});
 adopted(pending, _, Child, _) ->
     restart(Child).
 
+%%% Starting
+
 %% Runs the start function, and registers what it started.
-start_child(#child{spec = {MFA, _, _, _, _}} = Child) ->
-    case call_start(MFA) of
-        {ok, Pid} = Result when node(Pid) =:= node() ->
-            registered(Pid, Result, Child);
-        {ok, Pid, _} = Result when node(Pid) =:= node() ->
-            registered(Pid, Result, Child);
-        ignore ->
-            {failed, ignore};
-        {error, Reason} ->
-            {failed, {error, Reason}};
-        Other ->
-            {failed, {error, {bad_return_value, Other}}}
+start_child({MFA, _, _, _, _}, Child) ->
+    Result = call_start(MFA, Child),
+    recover(Child),
+    case outcome(Result, Child) of
+        {ok, Pid} -> registered(Pid, Result, Child);
+        Failed -> Failed
     end.
 
-call_start({Module, Function, Args}) ->
+outcome({ok, Pid}, Child) when is_pid(Pid) -> process(Pid, {ok, Pid}, Child);
+outcome({ok, Pid, Info}, Child) when is_pid(Pid) -> process(Pid, {ok, Pid, Info}, Child);
+outcome({ok, _} = Other, Child) -> improper(Other, Child);
+outcome({ok, _, _} = Other, Child) -> improper(Other, Child);
+outcome(ignore, _) -> {failed, ignore, ignore};
+outcome({error, _} = Error, _) -> {failed, error, Error};
+outcome(Other, Child) -> log_start_error(Other, #{}, Child), {failed, improper, Other}.
+
+%% The zone's own processes cannot be its children.
+process(Pid, Result, #child{context = #{tracker := Tracker}} = Child)
+        when Pid =:= Tracker; Pid =:= self() ->
+    improper(Result, Child);
+process(Pid, _, _) ->
+    {ok, Pid}.
+
+improper(Result, Child) ->
+    log_start_error(Result, #{}, Child),
+    {failed, improper, {error, {bad_return_value, Result}}}.
+
+call_start({Module, Function, Args}, Child) ->
     try
         apply(Module, Function, Args)
     catch
         Class:Reason:Stacktrace ->
-            ?LOG_ERROR(#{label => {gen_tracker, start_error}, start => {Module, Function, length(Args)}, class => Class,
-                         reason => Reason, stacktrace => Stacktrace}),
-            {error, crash_reason(Class, Reason)}
+            log_start_error(Reason, #{class => Class, stacktrace => Stacktrace}, Child),
+            {error, Reason}
     end.
 
-crash_reason(throw, Value) -> {nocatch, Value};
-crash_reason(_, Reason) -> Reason.
+log_start_error(Reason, Details, #child{context = #{zone := Zone}, name = Name, spec = Spec}) ->
+    ?LOG_ERROR(Details#{label => {gen_tracker, start_error}, zone => Zone, name => Name,
+                        start => start_of(Spec), reason => Reason}).
 
-registered(Pid, Result, #child{zone = Zone, name = Name} = Child) ->
-    Running = watch(Pid, Child#child{delay = 50}),
-    case own(fun proctab_nif:running/3, [Zone, Name, Pid]) of
+%% The arguments may be anything that is called a list.
+start_of({{Module, Function, Args}, _, _, _, _}) when length(Args) >= 0 ->
+    {Module, Function, length(Args)};
+start_of({{Module, Function, _}, _, _, _, _}) ->
+    {Module, Function}.
+
+%% Undoes what foreign code may have done to the keeper.
+recover(#child{context = #{tracker := Tracker}}) ->
+    process_flag(trap_exit, true),
+    %% A tracker that is dead is told by an exit signal.
+    true = link(Tracker).
+
+registered(Pid, Result, Child) ->
+    Running = watch(Pid, Child),
+    case say(fun proctab_nif:running/3, [Pid], Child) of
         true ->
             tell_launched(Child, Result),
+            report(Running, progress),
             {started, Running};
         stopping ->
-            forget(Running),
-            exit(shutdown);
+            %% First the answer: the child may be waiting for it in `init_ack'.
+            tell_launched(Child, {error, killed}),
+            _ = stop_child(Running),
+            remove(Child),
+            stopped;
         false ->
             %% The zone has gone meanwhile.
             _ = stop_child(Running),
             exit(shutdown)
     end.
 
-tell_launched(#child{tracker = Tracker}, Result) ->
-    Tracker ! {launched, self(), Result},
+tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
+    Tracker ! {Tag, launched, self(), Result},
     ok.
 
-%% A process may keep its latest monitor to itself for as long as it runs. This one has been sent, for the next one pushed it out, and its own end that one.
+%% A process may keep its latest monitor to itself for as long as it runs. This one has been sent,
+%% for the next one pushed it out, and its own end that one.
 monitor_now(Pid, Options) ->
     Monitor = monitor(process, Pid, Options),
     true = demonitor(monitor(process, Pid), [flush]),
     Monitor.
 
 watch(Pid, Child) ->
-    Child#child{pid = Pid, monitor = monitor(process, Pid)}.
+    Monitor = monitor(process, Pid),
+    Child#child{pid = Pid, monitor = Monitor, exited = unknown, since = now_ms()}.
+
+give_up(Child, Result) ->
+    remove(Child),
+    tell_launched(Child, Result),
+    linger(Child).
+
+%% What a failed start has left behind ends with its keeper. But first it may write its crash
+%% report, if it has one to write.
+linger(#child{context = #{tag := Tag, tracker := Tracker}} = Child) ->
+    case started_by(self()) of
+        [] ->
+            leave(Child);
+        Left ->
+            receive
+                {Tag, stop_zone} -> exit(shutdown);
+                {'EXIT', Tracker, _} -> linger_without(Tracker, Child);
+                {'EXIT', _, _} -> linger(Child)
+            after ?GRACE ->
+                lists:any(fun is_writing/1, Left) andalso linger(Child),
+                lists:foreach(fun unlink/1, links(Child) -- Left),
+                exit(shutdown)
+            end
+    end.
+
+linger_without(Tracker, Child) ->
+    is_process_alive(Tracker) andalso linger(Child),
+    exit(shutdown).
+
+%% Whether a process is writing to the log.
+is_writing(Pid) ->
+    case process_info(Pid, current_stacktrace) of
+        {current_stacktrace, Frames} ->
+            lists:any(fun({Module, Function, _, _}) -> writes(Module, Function) end, Frames);
+        undefined ->
+            false
+    end.
+
+writes(proc_lib, crash_report) -> true;
+writes(Module, _) -> lists:prefix("logger", atom_to_list(Module)).
+
+%%% While the child runs
 
 wait(Child) ->
     proc_lib:hibernate(?MODULE, loop, [Child]).
 
-%% @private While the child runs.
+%% @private
 -spec loop(#child{}) -> no_return().
-loop(#child{tracker = Tracker, pid = Pid, monitor = Monitor} = Child) ->
+loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Monitor} = Child) ->
     receive
-        {registered, Asking, Ref} ->
-            Asking ! {registered, Ref},
-            wait(Child);
         {'DOWN', Monitor, process, Pid, Reason} ->
-            terminated(Child, exit_reason(Pid, Reason));
+            terminated(Child, exit_reason(Child, Reason));
         {'EXIT', Pid, Reason} ->
-            case is_process_alive(Pid) of
-                true -> wait(Child);
-                false -> terminated(Child, down(Pid, Monitor, Reason))
-            end;
+            wait(Child#child{exited = {exited, Reason}});
+        {Tag, stop} ->
+            forget(Child),
+            leave(Child);
+        {Tag, stop_zone} ->
+            forget(Child),
+            exit(shutdown);
         {'EXIT', Tracker, _} ->
-            forget(Child);
-        ?STOP ->
-            forget(Child);
+            is_process_alive(Tracker) andalso wait(Child),
+            forget(Child),
+            exit(shutdown);
         ?DETACHED ->
-            ok;
+            own(fun proctab_nif:kept/2, [zone(Child), self()]) =:= undefined andalso leave(Child),
+            wait(Child);
         _ ->
             wait(Child)
-    end,
-    exit(shutdown).
-
-%% The monitor of a child that was dead before it was monitored does not know the reason; the exit signal of a child that is linked does.
-down(Pid, Monitor, Told) ->
-    receive
-        {'DOWN', Monitor, process, Pid, noproc} -> Told;
-        {'DOWN', Monitor, process, Pid, Reason} -> Reason
     end.
 
-exit_reason(Pid, noproc) ->
+exit_reason(#child{exited = {exited, Reason}}, noproc) ->
+    Reason;
+exit_reason(#child{pid = Pid}, noproc) ->
     %% The exit signal may not have come yet; as long as there is a link, it will.
     {links, Links} = process_info(self(), links),
     Patience =
@@ -371,93 +539,207 @@ exit_reason(Pid, noproc) ->
 exit_reason(_, Reason) ->
     Reason.
 
-terminated(Child, Reason) ->
-    after_terminate(Child, Reason),
-    cleaned_up(Child, Reason).
-
-cleaned_up(Child, Reason) ->
-    case restarts(Child, Reason) andalso not is_stopping(Child) of
-        true -> restart(Child);
-        false -> remove(Child)
-    end.
-
-restarts(#child{restarts = false}, _) -> false;
-restarts(#child{spec = {_, permanent, _, _, _}}, _) -> true;
-restarts(#child{spec = {_, temporary, _, _, _}}, _) -> false;
-restarts(#child{spec = {_, transient, _, _, _}}, normal) -> false;
-restarts(#child{spec = {_, transient, _, _, _}}, shutdown) -> false;
-restarts(#child{spec = {_, transient, _, _, _}}, {shutdown, _}) -> false;
-restarts(#child{spec = {_, transient, _, _, _}}, _) -> true.
-
-restart(#child{zone = Zone, name = Name} = Child) ->
-    %% In this order: a tracker that is going to stop sends its exit signal before it looks for keepers inside a start.
-    Own = own(fun proctab_nif:restarting/2, [Zone, Name]),
-    case Own andalso not is_stopping(Child) of
-        true ->
-            case start_child(Child) of
-                {started, Running} -> wait(Running);
-                {failed, Result} -> not_restarted(Child, Result)
-            end;
-        false ->
-            remove(Child)
-    end.
-
-not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, {error, Reason}) ->
-    #child{tracker = Tracker, zone = Zone, name = Name, delay = Delay} = Child,
-    drain(Tracker),
-    _ = own(fun proctab_nif:pending/2, [Zone, Name]),
-    tell_launched(Child, {error, Reason}),
-    proc_lib:hibernate(?MODULE, pending, [Child, erlang:send_after(Delay, self(), ?RETRY)]);
-not_restarted(#child{name = Name} = Child, Result) ->
-    ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, name => Name, result => Result}),
-    remove(Child),
-    tell_launched(Child, Result).
-
-%% Takes what has come since the last try: requests that it has answered, and the ends of processes that were linked to this one.
-drain(Tracker) ->
-    receive
-        ?RETRY -> drain(Tracker);
-        {'EXIT', Pid, _} when Pid =/= Tracker -> drain(Tracker)
-    after 0 -> ok
-    end.
-
-%% @private Until the next try to start the child again.
--spec pending(#child{}, Timer :: reference()) -> no_return().
-pending(#child{tracker = Tracker} = Child, Timer) ->
-    receive
-        ?RETRY ->
-            _ = erlang:cancel_timer(Timer),
-            restart(later(Child));
-        ?STOP ->
-            remove(Child);
-        {'EXIT', Tracker, _} ->
-            remove(Child);
-        _ ->
-            proc_lib:hibernate(?MODULE, pending, [Child, Timer])
-    end,
-    exit(shutdown).
-
-later(#child{delay = Delay} = Child) ->
-    Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)}.
-
-%% Whether somebody wants the child to be gone.
-is_stopping(#child{tracker = Tracker}) ->
-    receive
-        {'EXIT', Tracker, _} -> true;
-        ?STOP -> true
-    after 0 -> false
-    end.
-
 forget(Child) ->
     Reason = stop_child(Child),
     after_terminate(Child, Reason),
     remove(Child).
 
-remove(#child{zone = Zone, name = Name}) ->
-    _ = own(fun proctab_nif:remove/2, [Zone, Name]),
+%% What the start function has linked to the keeper beside the child lives on, with the tracker.
+leave(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
+    case links(Child) of
+        [] ->
+            ok;
+        Pids ->
+            lists:foreach(fun unlink/1, Pids),
+            Tracker ! {Tag, inherit, self(), Pids}
+    end,
+    exit(shutdown).
+
+%% The processes that are linked to this one, besides the tracker.
+links(#child{context = #{tracker := Tracker}}) ->
+    {links, Links} = process_info(self(), links),
+    [Pid || Pid <- Links, is_pid(Pid), Pid =/= Tracker].
+
+%%% After a death
+
+terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
+    _ = (Restart =:= permanent orelse is_abnormal(Reason)) andalso
+        report(Child, {child_terminated, Reason}),
+    after_terminate(Child, Reason),
+    cleaned_up(Child, Reason).
+
+is_abnormal(normal) -> false;
+is_abnormal(shutdown) -> false;
+is_abnormal({shutdown, _}) -> false;
+is_abnormal(_) -> true.
+
+cleaned_up(Child, Reason) ->
+    case is_restarted(Child, Reason) of
+        true -> restart_in_time(Child);
+        false -> end_of(Child)
+    end.
+
+is_restarted(#child{context = #{restart := false}}, _) -> false;
+is_restarted(#child{spec = {_, permanent, _, _, _}}, _) -> true;
+is_restarted(#child{spec = {_, temporary, _, _, _}}, _) -> false;
+is_restarted(#child{spec = {_, transient, _, _, _}}, Reason) -> is_abnormal(Reason).
+
+end_of(Child) ->
+    remove(Child),
+    leave(Child).
+
+%% At once, if that was not done too often.
+restart_in_time(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed} = Child) ->
+    Now = now_ms(),
+    Recent = [Time || Time <- Restarts, Now - Time < ?PERIOD],
+    if
+        Now - Since >= ?PERIOD ->
+            Fresh = Child#child{restarts = [Now], is_slowed = false, delay = ?FIRST_DELAY},
+            restart(Fresh);
+        IsSlowed ->
+            slow_down(Child);
+        length(Recent) < ?INTENSITY ->
+            restart(Child#child{restarts = [Now | Recent]});
+        true ->
+            ?LOG_ERROR(#{label => {gen_tracker, restarts_slowed}, zone => zone(Child),
+                         name => Child#child.name, restarts => ?INTENSITY, period => ?PERIOD}),
+            slow_down(Child#child{is_slowed = true})
+    end.
+
+slow_down(Child) ->
+    case say(fun proctab_nif:slowed/2, [], Child) of
+        true -> delay(Child);
+        false -> end_of(Child)
+    end.
+
+restart(#child{spec = Spec} = Child) ->
+    restart(Spec, Child).
+
+%% A child that was marked to stop is not started again, nor one of a zone that stops.
+restart(Spec, Child) ->
+    case say(fun proctab_nif:restarting/2, [], Child) of
+        true -> start_again(Spec, Child);
+        false -> end_of(Child)
+    end.
+
+start_again(Spec, Child) ->
+    case start_child(Spec, Child) of
+        {started, #child{is_slowed = true} = Running} -> wait(Running);
+        {started, Running} -> wait(Running#child{delay = ?FIRST_DELAY});
+        {failed, Kind, Result} -> not_restarted(Child, Kind, Result);
+        stopped -> leave(Child)
+    end.
+
+not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, error, {error, Reason}) ->
+    report(Child, {start_error, Reason}),
+    drain(Child),
+    IsPending = say(fun proctab_nif:pending/2, [], Child),
+    tell_launched(Child, {error, Reason}),
+    case IsPending of
+        true -> delay(Child);
+        false -> end_of(Child)
+    end;
+not_restarted(#child{name = Name} = Child, Kind, Result) ->
+    _ = Kind =:= ignore orelse report(Child, {start_error, reason(Result)}),
+    ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, zone => zone(Child), name => Name,
+                 result => Result}),
+    give_up(Child, Result).
+
+reason({error, Reason}) -> Reason;
+reason(Result) -> Result.
+
+%% Takes what has come since the last try: requests that it has answered, and the ends of
+%% processes that were linked to this one.
+drain(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
+    receive
+        {Tag, retry, _} -> drain(Child);
+        {'EXIT', Pid, _} when Pid =/= Tracker -> drain(Child)
+    after 0 -> ok
+    end.
+
+delay(#child{delay = Delay} = Child) ->
+    Later = Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)},
+    proc_lib:hibernate(?MODULE, delayed, [Later, erlang:start_timer(Delay, self(), retry)]).
+
+%% @private Until the next try to start the child again.
+-spec delayed(#child{}, Timer :: reference()) -> no_return().
+delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
+    receive
+        {timeout, Timer, retry} ->
+            restart(Child);
+        {Tag, retry, Spec} ->
+            _ = erlang:cancel_timer(Timer),
+            retry_with(Spec, Child);
+        {Tag, stop} ->
+            end_of(Child);
+        {Tag, stop_zone} ->
+            remove(Child),
+            exit(shutdown);
+        {'EXIT', Tracker, _} ->
+            is_process_alive(Tracker) andalso proc_lib:hibernate(?MODULE, delayed, [Child, Timer]),
+            exit(shutdown);
+        _ ->
+            proc_lib:hibernate(?MODULE, delayed, [Child, Timer])
+    end.
+
+%% The spec of the caller who asked takes the place of the child's own, if the start succeeds.
+retry_with(Spec, #child{spec = Own} = Child) ->
+    case say(fun proctab_nif:restarting/2, [], Child) of
+        true ->
+            With = Child#child{spec = stored(Spec)},
+            _ = say(fun proctab_nif:respec/3, [stored(Spec)], Child),
+            case start_child(Spec, With) of
+                {started, Running} ->
+                    wait(Running#child{delay = ?FIRST_DELAY});
+                {failed, Kind, Result} ->
+                    _ = say(fun proctab_nif:respec/3, [Own], Child),
+                    not_restarted(Child, Kind, Result);
+                stopped ->
+                    leave(Child)
+            end;
+        false ->
+            end_of(Child)
+    end.
+
+%%% Stopping
+
+%% Ends the child as its shutdown says; the reason of its exit.
+stop_child(#child{spec = {_, Restart, Shutdown, _, _}} = Child) ->
+    Reason = end_process(Child, Shutdown),
+    _ = is_expected(Reason, Shutdown, Restart) orelse report(Child, {shutdown_error, Reason}),
+    Reason.
+
+end_process(#child{pid = Pid} = Child, brutal_kill) ->
+    exit(Pid, kill),
+    await_end(Child, infinity);
+end_process(#child{pid = Pid} = Child, Shutdown) ->
+    exit(Pid, shutdown),
+    await_end(Child, Shutdown).
+
+await_end(#child{pid = Pid, monitor = Monitor} = Child, Time) ->
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            exit_reason(Child, Reason)
+    after Time ->
+        exit(Pid, kill),
+        await_end(Child, infinity)
+    end.
+
+%% As `supervisor' judges the end of a child that it stops.
+is_expected(killed, brutal_kill, _) -> true;
+is_expected(shutdown, Shutdown, _) when Shutdown =/= brutal_kill -> true;
+is_expected(_, _, permanent) -> false;
+is_expected(Reason, _, _) -> not is_abnormal(Reason).
+
+remove(Child) ->
+    _ = say(fun proctab_nif:remove/2, [], Child),
     ok.
 
-%% What a keeper says to the table is `false' when its child is no longer there, or the zone: then it belongs to nobody.
+%% What a keeper says of its child to the table is `false' when the row is no longer its own, or
+%% the zone is gone.
+say(Function, Args, #child{context = #{zone := Zone}, name = Name}) ->
+    own(Function, [Zone, Name | Args]).
+
 own(Function, Args) ->
     try
         apply(Function, Args)
@@ -465,61 +747,45 @@ own(Function, Args) ->
         error:badarg -> false
     end.
 
-stop_child(#child{pid = Pid, monitor = Monitor, spec = {_, _, Shutdown, _, _}}) ->
-    end_process(Pid, Monitor, Shutdown).
-
-%% Ends a monitored process as a shutdown says; the reason of its exit.
-end_process(Pid, Monitor, brutal_kill) ->
-    exit(Pid, kill),
-    down(Pid, Monitor);
-end_process(Pid, Monitor, Shutdown) ->
-    exit(Pid, shutdown),
-    await_end(Pid, Monitor, Shutdown).
-
-await_end(Pid, Monitor, Shutdown) ->
-    receive
-        {registered, Asking, Ref} ->
-            %% The child itself may be waiting for this, once.
-            Asking ! {registered, Ref},
-            await_end(Pid, Monitor, Shutdown);
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            exit_reason(Pid, Reason)
-    after Shutdown ->
-        exit(Pid, kill),
-        down(Pid, Monitor)
-    end.
-
-down(Pid, Monitor) ->
-    receive
-        {'DOWN', Monitor, process, Pid, Reason} -> exit_reason(Pid, Reason)
-    end.
-
-after_terminate(#child{zone = Zone, name = Name, spec = {MFA, _, _, _, _}}, Reason) ->
-    %% The attributes go with the zone, and another zone's are none of ours.
-    Own = own(fun proctab_nif:terminating/3, [Zone, Name, Reason]),
+after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
+    Own = say(fun proctab_nif:terminating/3, [Reason], Child),
     case callback(MFA) of
         undefined ->
             ok;
         {Module, Arity} ->
+            Timer = limit(Own, Child),
+            %% The attributes go with the zone, and another zone's are none of ours.
             Attrs =
                 case Own of
                     false -> [];
-                    _ -> attributes(Zone, Name)
+                    _ -> attributes(Child)
                 end,
-            Args = lists:sublist([Name, Attrs, Reason], Arity),
-            try apply(Module, after_terminate, Args) of
-                _ -> ok
-            catch
-                Class:Error:Stacktrace ->
-                    ?LOG_ERROR(#{label => {gen_tracker, after_terminate_error}, name => Name, module => Module,
-                                 class => Class, reason => Error, stacktrace => Stacktrace}),
-                    ok
-            end
+            call_back(Module, lists:sublist([Child#child.name, Attrs, Reason], Arity), Child),
+            recover(Child),
+            _ = is_reference(Timer) andalso erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
+            ok
     end.
 
-attributes(Zone, Name) ->
+%% A callback that holds up a stop is ended by the tracker when its time is over.
+limit(stopping, #child{context = #{tracker := Tracker, tag := Tag}, spec = {_, _, Shutdown, _, _}}) ->
+    erlang:send_after(patience(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
+limit(_, _) ->
+    none.
+
+call_back(Module, Args, #child{name = Name} = Child) ->
+    try apply(Module, after_terminate, Args) of
+        _ -> ok
+    catch
+        Class:Error:Stacktrace ->
+            ?LOG_ERROR(#{label => {gen_tracker, after_terminate_error}, zone => zone(Child),
+                         name => Name, module => Module, class => Class, reason => Error,
+                         stacktrace => Stacktrace}),
+            ok
+    end.
+
+attributes(#child{name = Name} = Child) ->
     try
-        proctab_nif:attrs(Zone, Name)
+        proctab_nif:attrs(zone(Child), Name)
     catch
         error:badarg -> []
     end.
@@ -528,121 +794,25 @@ callback(undefined) ->
     undefined;
 callback({Module, _, _}) ->
     _ = code:ensure_loaded(Module),
-    case {erlang:function_exported(Module, after_terminate, 3), erlang:function_exported(Module, after_terminate, 2)} of
-        {true, _} -> {Module, 3};
-        {_, true} -> {Module, 2};
-        _ -> undefined
+    Arities = [Arity || Arity <- [3, 2], erlang:function_exported(Module, after_terminate, Arity)],
+    case Arities of
+        [Arity | _] -> {Module, Arity};
+        [] -> undefined
     end.
 
-%%% The end of a zone
+%%% Reports
 
-%% @doc The guard of a zone: should the tracker be killed, it ends what is inside a start function. Linked to the calling tracker.
--spec start_guard(proctab_nif:handle()) -> pid().
-start_guard(Handle) ->
-    Tracker = self(),
-    proc_lib:spawn_link(fun() ->
-        process_flag(trap_exit, true),
-        proc_lib:hibernate(?MODULE, guard, [Tracker, Handle])
-    end).
-
-%% @private
--spec guard(Tracker :: pid(), proctab_nif:handle()) -> ok.
-guard(Tracker, Handle) ->
-    receive
-        {'EXIT', Tracker, _} ->
-            %% From here on no keeper of this zone starts a child again.
-            ok = proctab_nif:zone_close(Handle),
-            lists:foreach(fun await/1, end_launching(Handle)),
-            end_orphans(maps:from_list([
-                {monitor(process, Keeper), {Pid, Shutdown}}
-             || {_, running, Pid, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, [])
-            ]));
-        _ ->
-            proc_lib:hibernate(?MODULE, guard, [Tracker, Handle])
-    end.
-
-%% Keepers that were killed shortly before the tracker have left their children behind.
-end_orphans(Keepers) when map_size(Keepers) =:= 0 ->
+report(#child{context = #{reports := false}}, _) ->
     ok;
-end_orphans(Keepers) ->
-    receive
-        {'DOWN', Keeper, process, _, _} when is_map_key(Keeper, Keepers) ->
-            {{Pid, Shutdown}, Rest} = maps:take(Keeper, Keepers),
-            _ = [spawn(fun() -> end_process(Pid, monitor(process, Pid), Shutdown) end) || is_process_alive(Pid)],
-            end_orphans(Rest);
-        _ ->
-            end_orphans(Keepers)
+report(#child{name = Name, pid = Pid, spec = Spec} = Child, What) ->
+    Offender = gen_tracker_reports:child(Pid, Name, Spec),
+    case What of
+        progress -> gen_tracker_reports:progress(zone(Child), Offender);
+        {Error, Reason} -> gen_tracker_reports:error(Error, Reason, zone(Child), Offender)
     end.
 
-%% @doc Stops all children of a zone at the same time, and returns when they and their keepers are gone. For the tracker.
--spec stop_all(proctab_nif:handle()) -> ok.
-stop_all(Handle) ->
-    %% Before the first child is told to stop: its end may be the end of others, whose keepers hear of that sooner than of ours.
-    ok = proctab_nif:zone_stop(Handle),
-    Keepers = maps:from_list([{Keeper, Pid} || {_, _, Pid, Keeper, _} <- children(Handle, 0, [])]),
-    Tracker = self(),
-    %% Not by a signal: a keeper that has not run yet would die of it, and not stop its child.
-    ok = maps:foreach(fun(Keeper, _) -> Keeper ! {'EXIT', Tracker, shutdown} end, Keepers),
-    %% Those that are inside a start function by now have not seen the signal.
-    lists:foreach(fun await/1, end_launching(Handle)),
-    await_keepers(Keepers),
-    proctab_nif:zone_close(Handle).
+zone(#child{context = #{zone := Zone}}) ->
+    Zone.
 
-await_keepers(Keepers) when map_size(Keepers) =:= 0 ->
-    ok;
-await_keepers(Keepers) ->
-    receive
-        {'$gen_call', {Keeper, _} = From, _} when is_map_key(Keeper, Keepers) ->
-            %% From after_terminate: its keeper cannot wait for our end, as we wait for its.
-            gen_server:reply(From, {error, shutdown}),
-            await_keepers(Keepers);
-        {'$gen_call', From, {unregister, _}} ->
-            %% From whoever ends, for whom somebody may be waiting. The name goes with the zone.
-            gen_server:reply(From, ok),
-            await_keepers(Keepers);
-        {'ETS-TRANSFER', Subscribers, _, {gen_tracker_events, Zone}} ->
-            gen_tracker_events:lost(Zone, Subscribers),
-            await_keepers(Keepers);
-        {'EXIT', Keeper, Reason} when is_map_key(Keeper, Keepers) ->
-            {Pid, Rest} = maps:take(Keeper, Keepers),
-            %% A keeper that was killed has left its child behind.
-            _ = [end_process(Pid, monitor(process, Pid), brutal_kill) || Reason =/= shutdown, is_pid(Pid)],
-            await_keepers(Rest);
-        _ ->
-            %% Requests that nobody will answer: who sent them sees the tracker die.
-            await_keepers(Keepers)
-    end.
-
-end_launching(Handle) ->
-    [spawn_monitor(fun() -> end_start(Keeper, Shutdown) end)
-     || {_, State, _, Keeper, {_, _, Shutdown, _, _}} <- children(Handle, 0, []),
-        State =:= launching orelse State =:= restarting].
-
-%% Ends a keeper inside a start function, and what that has started so far.
-end_start(Keeper, Shutdown) ->
-    %% So that it starts nothing between the look and its end.
-    _ = try erlang:suspend_process(Keeper) catch error:badarg -> ended end,
-    Started = [{Pid, monitor(process, Pid)} || Pid <- linked(Keeper), process_info(Pid, parent) =:= {parent, Keeper}],
-    exit(Keeper, kill),
-    lists:foreach(fun({Pid, Monitor}) -> end_process(Pid, Monitor, Shutdown) end, Started).
-
-linked(Keeper) ->
-    case process_info(Keeper, links) of
-        {links, Links} -> lists:filter(fun is_pid/1, Links);
-        undefined -> []
-    end.
-
-await({Pid, Monitor}) ->
-    receive
-        {'DOWN', Monitor, process, Pid, _} ->
-            ok;
-        {'$gen_call', From, {unregister, _}} ->
-            gen_server:reply(From, ok),
-            await({Pid, Monitor})
-    end.
-
-children(_, done, Children) ->
-    Children;
-children(Handle, From, Children) ->
-    {More, Next} = proctab_nif:page(Handle, From, children, Children),
-    children(Handle, Next, More).
+now_ms() ->
+    erlang:monotonic_time(millisecond).

@@ -13,7 +13,7 @@
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
--export([start/2, subscribe/1, unsubscribe/1, lost/2]).
+-export([start/3, subscribe/1, unsubscribe/1, lost/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 
 -record(events, {
@@ -31,11 +31,14 @@
 %% With the reason of its death, when this was seen before the keeper has told.
 -type child() :: {pid(), Monitor :: reference()} | {pid(), Monitor :: reference(), Reason :: term()}.
 
-%% Starts the process, linked to the calling tracker.
--spec start(gen_tracker:zone(), proctab_nif:handle()) -> pid().
-start(Zone, Handle) ->
+%% Starts the process, linked to the calling tracker, which is told of its end as
+%% `{{Tag, events}, Monitor, process, Events, Reason}', and inherits its subscribers then: an ETS
+%% table, with the data `{Tag, events}'.
+-spec start(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference()) -> pid().
+start(Zone, Handle, Tag) ->
     %% Not as its child, whom a gen_server would end together with itself.
-    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle}, []),
+    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle, Tag}, []),
+    _ = monitor(process, Events, [{tag, {Tag, events}}]),
     Events.
 
 %% Subscribes the caller; the children that live at that moment. `ended' when the process is about to go.
@@ -65,11 +68,12 @@ lost(Zone, Subscribers) ->
 tell(Event, Zone, Subscribers) ->
     ets:foldl(fun({Subscriber, _}, ok) -> Subscriber ! {gen_tracker, Zone, Event}, ok end, ok, Subscribers).
 
--spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle()}) -> {ok, #events{}, {continue, listen}}.
-init({Zone, Tracker, Handle}) ->
+-spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle(), Tag :: reference()}) ->
+          {ok, #events{}, {continue, listen}}.
+init({Zone, Tracker, Handle, Tag}) ->
     process_flag(trap_exit, true),
     link(Tracker),
-    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {?MODULE, Zone}}]),
+    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {Tag, events}}]),
     {ok, #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers}, {continue, listen}}.
 
 -spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
@@ -121,9 +125,22 @@ handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Ch
         false -> {noreply, Events#events{children = Children#{Name := {Pid, Monitor, Reason}}}}
     end;
 handle_info({'DOWN', Monitor, process, Pid, _Reason}, #events{subscribers = Subscribers} = Events) ->
-    true = ets:delete_object(Subscribers, {Pid, Monitor}),
-    stop_unless(ets:info(Subscribers, size) > 0, Events);
-handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker, zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
+    case ets:lookup(Subscribers, Pid) of
+        [{Pid, Monitor}] ->
+            true = ets:delete(Subscribers, Pid),
+            stop_unless(ets:info(Subscribers, size) > 0, Events);
+        _ ->
+            {noreply, Events}
+    end;
+handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker} = Events) ->
+    case is_process_alive(Tracker) of
+        true -> {noreply, Events};
+        false -> tracker_has_ended(Events)
+    end;
+handle_info(_Message, Events) ->
+    {noreply, Events}.
+
+tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
     %% Nobody else may be left to tell of those whose death was seen.
     Alive = maps:filter(
         fun
@@ -132,9 +149,7 @@ handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker, zone = Zone, 
         end,
         Children
     ),
-    stop_unless(map_size(Alive) > 0, Events#events{children = Alive, has_ended = true});
-handle_info(_Message, Events) ->
-    {noreply, Events}.
+    stop_unless(map_size(Alive) > 0, Events#events{children = Alive, has_ended = true}).
 
 down(Name, Pid, Reason, #events{zone = Zone, subscribers = Subscribers, children = Children, has_ended = HasEnded} = Events) ->
     tell({down, Name, Pid, Reason}, Zone, Subscribers),

@@ -1,115 +1,169 @@
 %% @private
 %% What is asked of a tracker about a name: who may have it, and who waits for what.
 %%
-%% A request is answered at once, or it waits for the keeper of the name's present holder: for the end of a start, or for the keeper's own end. Those who have waited for
-%% the same keeper have the name one after the other, in the order in which they asked.
+%% A request is answered at once, or it waits for the keeper of the name's present holder: for the
+%% end of a start, or for the keeper's own end. Requests that have waited for the same keeper get
+%% the name one after the other, in the order in which they came.
+%%
+%% A request may come from a start function or an `after_terminate' of the same zone, that is from
+%% a keeper, or from a process that has a keeper at the head of its `$ancestors'. While it waits,
+%% its keeper waits, too. A request that would close a cycle of such waits is refused.
 -module(gen_tracker_requests).
 
--export([new/2, handle/2, forget/3, launched/3, ended/2, lost/3, patience_ended/3]).
+-export([new/1, request/6, handle/2, end_all/1]).
+-export([launched/3, lost/3, overtime/3, patience_ended/3, abandon/3]).
 
--export_type([requests/0, request/0]).
+-export_type([requests/0, request/0, kind/0]).
 
-%% How long who registers a process waits for the start of another; the longest time that a caller waits for a start.
+%% How long a process that registers waits for the start of another, in milliseconds.
 -define(PATIENCE, 60000).
 
+-record(request, {
+    kind :: kind(),
+    name :: gen_tracker:name() | undefined,
+    spec :: gen_tracker_child:spec() | undefined,
+    %% The process to be added, or the keeper whose start is waited for.
+    child :: pid() | undefined,
+    from :: gen_server:from(),
+    %% The calling process and the head of its `$ancestors', if they are of this node.
+    callers :: [pid()],
+    %% The keeper on whose behalf it waits.
+    asker = none :: pid() | none
+}).
+
 -record(requests, {
-    zone :: gen_tracker:zone(),
-    restarts :: boolean(),
-    %% The latest first.
-    waiting = #{} :: #{Keeper :: pid() => [waiting()]}
+    context :: gen_tracker_child:context(),
+    %% What waits for each keeper, the latest first.
+    waiting = #{} :: #{Keeper :: pid() => [{role(), #request{}}]},
+    %% The keepers that a keeper's callback waits for, and by how many requests.
+    waits_for = #{} :: #{Keeper :: pid() => #{Keeper :: pid() => pos_integer()}},
+    %% The keepers that were asked to stop their child.
+    ending = #{} :: #{Keeper :: pid() => asked}
 }).
 
 -opaque requests() :: #requests{}.
--type request() :: {find_or_open | start_child, gen_tracker:name(), gen_tracker_child:spec(), gen_server:from()}
-                 | {add | register, gen_tracker:name(), gen_tracker_child:spec(), Child :: pid(), gen_server:from()}.
--type waiting() :: request()
-                 %% The start_child whose child it is; the others find it started.
-                 | {starting, gen_tracker:name(), gen_tracker_child:spec(), gen_server:from()}
-                 %% An add or register, while the keeper is getting to know its child; till then the tracker has a monitor.
-                 | {adding, gen_tracker:name(), Child :: pid(), reference(), gen_server:from()}
-                 %% One that found this child dead, of which its keeper does not know yet.
-                 | {after_death, pid(), request()}
-                 | {forget, gen_server:from()}.
+-opaque request() :: #request{}.
+-type kind() :: find_or_open | start_child | add | register | forget | look_up | await_start.
+
+-type role() ::
+        %% It is answered, or handled again, when something comes of the keeper.
+        waits
+        %% The `start_child' whose child it is; all others find it started.
+      | starts
+        %% An `add' or `register' whose keeper is getting to know its child; meanwhile the tracker
+        %% has this monitor.
+      | {adds, reference()}
+        %% It found this child dead, of which the keeper does not know yet.
+      | {after_death, pid()}
+        %% It came after somebody had asked for the end of the child.
+      | after_end.
 
 %% @doc No requests yet.
--spec new(gen_tracker:zone(), Restarts :: boolean()) -> requests().
-new(Zone, Restarts) ->
-    #requests{zone = Zone, restarts = Restarts}.
+-spec new(gen_tracker_child:context()) -> requests().
+new(Context) ->
+    #requests{context = Context}.
+
+%% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as they
+%% are processes of this node.
+-spec request(kind(), gen_tracker:name(), gen_tracker_child:spec() | undefined,
+              Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
+request(Kind, Name, Spec, Child, From, Callers) ->
+    #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
 
 %% @doc Does what a request asks for, or lets it wait.
 -spec handle(request(), requests()) -> requests().
+handle(#request{kind = forget} = Request, Requests) ->
+    forget(Request, Requests);
+handle(#request{kind = look_up} = Request, Requests) ->
+    look_up(Request, Requests);
+handle(#request{kind = await_start} = Request, Requests) ->
+    await_start(Request, Requests);
 handle(Request, Requests) ->
     {_, Handled} = handle(Request, nobody, Requests),
     Handled.
 
-%% As soon as one of those who have waited for the same keeper waits again, the others wait with it, behind it. A start that fails at once may be over before the next
-%% one is looked at, which would be served before its turn, and the start made again for it.
-handle(Request, Before, Requests) when Before =/= nobody, element(1, Request) =/= add ->
-    wait(Before, Request, Requests);
-handle(Request, Before, #requests{zone = Zone} = Requests) ->
-    case proctab_nif:child(Zone, element(2, Request)) of
-        {State, _, _, _} when element(1, Request) =:= add, State =/= running, State =/= terminating ->
+%% As soon as one of those who have waited for the same keeper waits again, the others wait with
+%% it, behind it. A start that fails at once may be over before the next one is looked at, which
+%% would be served before its turn, and the start made again for it.
+handle(#request{kind = Kind} = Request, Before, Requests) when Before =/= nobody, Kind =/= add ->
+    wait(Before, waits, Request, Requests);
+handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {State, _, _, _} when Kind =:= add, State =/= running, State =/= terminating ->
             reply(Request, {error, already_present}),
             {Before, Requests};
         _ when Before =/= nobody ->
-            wait(Before, Request, Requests);
+            wait(Before, waits, Request, Requests);
         undefined ->
-            try
-                take(Request, Requests)
-            catch
-                %% A spec may be so large that the table refuses it, and there may be no more processes.
-                error:Reason when Reason =:= badarg; Reason =:= system_limit ->
-                    reply(Request, {error, Reason}),
-                    {nobody, Requests}
-            end;
+            try_take(Request, Requests);
         {running, Pid, Keeper, _} ->
-            case is_process_alive(Pid) of
+            case gen_tracker_child:is_alive(Pid) of
                 true ->
-                    reply(Request, running(Request, Pid)),
+                    reply(Request, running(Kind, Pid)),
                     {nobody, Requests};
                 false ->
-                    %% The keeper does not know yet. Who restarts a process that had a name comes just then.
-                    wait(Keeper, {after_death, Pid, Request}, Requests)
+                    %% The keeper does not know yet. Who restarts a process that had a name
+                    %% comes just then.
+                    wait(Keeper, {after_death, Pid}, Request, Requests)
             end;
-        {pending, _, _, _} when element(1, Request) =:= start_child; element(1, Request) =:= register ->
+        {pending, _, _, _} when Kind =/= find_or_open ->
             %% As a supervisor says of a child that it has not managed to restart.
             reply(Request, {error, already_present}),
             {nobody, Requests};
         {pending, _, Keeper, _} ->
-            gen_tracker_child:retry(Keeper),
-            wait(Keeper, Request, Requests);
+            retry(Keeper, Request, Requests);
         {_, _, Keeper, _} ->
-            wait(Keeper, Request, Requests)
+            wait(Keeper, waits, Request, Requests)
     end.
 
-running({find_or_open, _, _, _}, Pid) -> {ok, Pid};
+running(find_or_open, Pid) -> {ok, Pid};
 running(_, Pid) -> {error, {already_started, Pid}}.
 
-%% Takes a free name.
-take({Add, Name, Spec, Child, From}, #requests{restarts = Restarts} = Requests) when Add =:= add; Add =:= register ->
-    Keeper = gen_tracker_child:start(Requests#requests.zone),
-    %% Before it is in the table, where others find it and may end it.
-    Monitor = gen_tracker_child:attach(Keeper, Name, Spec, Restarts, Child),
+retry(Keeper, #request{spec = Spec} = Request, #requests{ending = Ending} = Requests) ->
+    _ = is_map_key(Keeper, Ending) orelse
+        gen_tracker_child:retry(Keeper, Requests#requests.context, Spec),
+    wait(Keeper, waits, Request, Requests).
+
+try_take(Request, Requests) ->
     try
-        insert(Keeper, Name, Spec, Child, Requests)
+        take(Request, Requests)
+    catch
+        %% A spec may be so large that the table refuses it, and there may be no more processes.
+        error:Reason when Reason =:= badarg; Reason =:= system_limit ->
+            reply(Request, {error, Reason}),
+            {nobody, Requests}
+    end.
+
+%% Takes a free name.
+take(#request{kind = Kind, child = Child} = Request, #requests{context = Context} = Requests)
+        when Kind =:= add; Kind =:= register ->
+    Keeper = gen_tracker_child:start(Context),
+    %% Before it is in the table, where others find it and may end it.
+    Monitor = gen_tracker_child:attach(Keeper, Context, Child),
+    try
+        insert(Keeper, Request, Child, Requests)
     catch
         error:badarg:Stacktrace ->
             true = demonitor(Monitor, [flush]),
             erlang:raise(error, badarg, Stacktrace)
     end,
-    gen_tracker_child:attached(Keeper),
-    wait(Keeper, {adding, Name, Child, Monitor, From}, Requests);
-take({start_child, Name, Spec, From}, Requests) ->
-    take({starting, Name, Spec, From}, Requests);
-take({_, Name, Spec, _} = Request, #requests{restarts = Restarts} = Requests) ->
-    Keeper = gen_tracker_child:start(Requests#requests.zone),
-    insert(Keeper, Name, Spec, launching, Requests),
-    gen_tracker_child:launch(Keeper, Name, Spec, Restarts),
-    wait(Keeper, Request, Requests).
+    gen_tracker_child:attached(Keeper, Context),
+    wait(Keeper, {adds, Monitor}, Request, Requests);
+take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
+    Keeper = gen_tracker_child:start(Context),
+    insert(Keeper, Request, launching, Requests),
+    gen_tracker_child:launch(Keeper, Context, Spec),
+    Role =
+        case Kind of
+            start_child -> starts;
+            find_or_open -> waits
+        end,
+    wait(Keeper, Role, Request, Requests).
 
-insert(Keeper, Name, Spec, Child, #requests{zone = Zone}) ->
+insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
-        true = proctab_nif:insert(Zone, Name, Keeper, Spec, Child),
+        Stored = gen_tracker_child:stored(Spec),
+        true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
         ok
     catch
         error:badarg:Stacktrace ->
@@ -117,50 +171,175 @@ insert(Keeper, Name, Spec, Child, #requests{zone = Zone}) ->
             erlang:raise(error, badarg, Stacktrace)
     end.
 
-%% @doc Has a child stopped and forgotten; answers when that is done.
--spec forget(gen_tracker:name(), gen_server:from(), requests()) -> requests().
-forget(Name, From, #requests{zone = Zone} = Requests) ->
-    case proctab_nif:child(Zone, Name) of
+%% Has a child stopped and forgotten; it is answered when that is done.
+forget(#request{name = Name} = Request, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
         undefined ->
-            gen_server:reply(From, {error, no_child}),
+            reply(Request, {error, no_child}),
             Requests;
+        {_, _, Keeper, {_, _, Shutdown, _, _}} ->
+            case wait(Keeper, waits, Request, Requests) of
+                {nobody, Refused} -> Refused;
+                {Keeper, Waiting} -> stop(Keeper, Name, Shutdown, Waiting)
+            end
+    end.
+
+%% The mark in the table is what counts: what runs in the keeper may lose its messages.
+stop(Keeper, Name, Shutdown, #requests{context = Context, ending = Ending} = Requests) ->
+    case proctab_nif:stop(zone(Requests), Name, Keeper) of
+        State when State =:= launching; State =:= restarting ->
+            limit(start, Keeper, gen_tracker_shutdown:start_patience(Shutdown), Requests);
+        terminating ->
+            limit(cleanup, Keeper, gen_tracker_child:patience(Shutdown), Requests);
+        _ -> ok
+    end,
+    gen_tracker_child:stop(Keeper, Context),
+    Requests#requests{ending = Ending#{Keeper => asked}}.
+
+limit(What, Keeper, Time, Requests) ->
+    after_time(Time, {overtime, Keeper, What}, Requests).
+
+after_time(Time, Message, #requests{context = #{tag := Tag}}) ->
+    _ = erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)),
+    ok.
+
+%% @doc A keeper that is to stop has been in a start function, or in `after_terminate', for as long
+%% as it may. If it still is, it is killed.
+-spec overtime(Keeper :: pid(), start | cleanup, requests()) -> requests().
+overtime(Keeper, What, Requests) ->
+    ok = gen_tracker_shutdown:overtime(Keeper, What, Requests#requests.context),
+    Requests.
+
+%% A caller that waits for an attribute of a name whose child is terminating. The attribute may
+%% come all the same; what is decided here is whether to wait.
+look_up(#request{name = Name} = Request, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {terminating, _, Keeper, _} ->
+            {_, Waiting} = wait(Keeper, waits, Request, Requests),
+            Waiting;
+        _ ->
+            reply(Request, ended),
+            Requests
+    end.
+
+%% @doc The caller of such a request has stopped waiting.
+-spec abandon(gen_tracker:name(), pid(), requests()) -> requests().
+abandon(Name, Caller, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
         {_, _, Keeper, _} ->
-            gen_tracker_child:stop(Keeper),
-            {_, Waiting} = wait(Keeper, {forget, From}, Requests),
-            Waiting
+            Is = fun({_, #request{kind = Kind, from = {Pid, _}}}) ->
+                Kind =:= look_up andalso Pid =:= Caller
+            end,
+            {_, Left} = take_waiting(Is, Keeper, Requests),
+            Left;
+        undefined ->
+            Requests
+    end.
+
+%% A child that has acknowledged its start, and waits until it is registered.
+await_start(#request{child = Keeper} = Request, Requests) ->
+    case proctab_nif:kept(zone(Requests), Keeper) of
+        {_, State, _, _} when State =:= launching; State =:= restarting ->
+            {_, Waiting} = wait(Keeper, waits, Request, Requests),
+            Waiting;
+        _ ->
+            reply(Request, ok),
+            Requests
     end.
 
 %%% Those who wait
 
-wait(Keeper, Request, #requests{waiting = Waiting} = Requests) ->
-    be_patient(Keeper, Request),
-    Same = maps:get(Keeper, Waiting, []),
-    {Keeper, Requests#requests{waiting = Waiting#{Keeper => [Request | Same]}}}.
+%% `nobody' when the request was refused.
+wait(Keeper, Role, Request, Requests) ->
+    Asker = asker(Request, Requests),
+    case closes_cycle(Asker, Keeper, Requests) of
+        true ->
+            {_, Doing} = Asker,
+            reply(Request, refusal(Request, Doing)),
+            {nobody, Requests};
+        false ->
+            be_patient(Keeper, Request, Requests),
+            {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Request), Requests)}
+    end.
 
-%% The start may be waiting for just the process that is to be registered, or for the one that starts it.
-be_patient(Keeper, {register, _, _, _, From}) ->
-    _ = erlang:send_after(?PATIENCE, self(), {patience_ended, Keeper, From}),
-    ok;
-be_patient(Keeper, {after_death, _, Request}) ->
-    be_patient(Keeper, Request);
-be_patient(_, _) ->
+refusal(#request{kind = look_up}, _) -> refused;
+refusal(_, Doing) -> {error, Doing}.
+
+role(Keeper, waits, #requests{ending = Ending}) when is_map_key(Keeper, Ending) -> after_end;
+role(_, Role, _) -> Role.
+
+add(Keeper, Role, Request, #requests{waiting = Waiting} = Requests) ->
+    Same = maps:get(Keeper, Waiting, []),
+    count(Request, Keeper, 1, Requests#requests{waiting = Waiting#{Keeper => [{Role, Request} | Same]}}).
+
+by(none, Request) -> Request#request{asker = none};
+by({Asker, _}, Request) -> Request#request{asker = Asker}.
+
+%% The keeper on whose behalf a request is made, and what it is doing.
+asker(#request{kind = await_start}, _) ->
+    none;
+asker(#request{callers = Callers}, Requests) ->
+    asker(Callers, zone(Requests));
+asker([Caller | Callers], Zone) ->
+    case proctab_nif:kept(Zone, Caller) of
+        {_, State, _, _} when State =:= launching; State =:= restarting -> {Caller, starting};
+        {_, terminating, _, _} -> {Caller, terminating};
+        _ -> asker(Callers, Zone)
+    end;
+asker([], _) ->
+    none.
+
+closes_cycle(none, _, _) ->
+    false;
+closes_cycle({Asker, _}, Keeper, #requests{waits_for = WaitsFor}) ->
+    reaches(Asker, [Keeper], WaitsFor, #{}).
+
+reaches(_, [], _, _) ->
+    false;
+reaches(Asker, [Asker | _], _, _) ->
+    true;
+reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen) ->
+    reaches(Asker, Keepers, WaitsFor, Seen);
+reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
+    More = maps:keys(maps:get(Keeper, WaitsFor, #{})),
+    reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
+
+count(#request{asker = none}, _, _, Requests) ->
+    Requests;
+count(#request{asker = Asker}, Keeper, Change, #requests{waits_for = WaitsFor} = Requests) ->
+    Keepers = maps:get(Asker, WaitsFor, #{}),
+    Counted =
+        case maps:get(Keeper, Keepers, 0) + Change of
+            0 -> maps:remove(Keeper, Keepers);
+            Count -> Keepers#{Keeper => Count}
+        end,
+    case map_size(Counted) of
+        0 -> Requests#requests{waits_for = maps:remove(Asker, WaitsFor)};
+        _ -> Requests#requests{waits_for = WaitsFor#{Asker => Counted}}
+    end.
+
+%% The start may be waiting for just the process that is to be registered, or for the one that
+%% starts it.
+be_patient(Keeper, #request{kind = register, from = From}, Requests) ->
+    after_time(?PATIENCE, {patience_ended, Keeper, From}, Requests);
+be_patient(_, _, _) ->
     ok.
 
-%% @doc Tells who still waits for this keeper's start that it has been too long. A cleanup waits for nobody, and who is gone is about to be heard of.
+%% @doc Tells a caller who still waits for this keeper's start that it has been too long. A cleanup
+%% has no limit. A keeper that is gone is about to be told.
 -spec patience_ended(Keeper :: pid(), gen_server:from(), requests()) -> requests().
-patience_ended(Keeper, From, #requests{zone = Zone, waiting = Waiting} = Requests) ->
-    {Its, Others} = lists:partition(fun(Request) -> from(Request) =:= From end, maps:get(Keeper, Waiting, [])),
-    case Its of
-        [] ->
+patience_ended(Keeper, From, Requests) ->
+    case take_waiting(fun({_, #request{from = Its}}) -> Its =:= From end, Keeper, Requests) of
+        {[], _} ->
             Requests;
-        [Request | _] ->
-            case proctab_nif:child(Zone, name(Request)) of
+        {[{_, #request{name = Name} = Request}], Left} ->
+            case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
-                    be_patient(Keeper, Request),
+                    be_patient(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
-                    Requests#requests{waiting = Waiting#{Keeper := Others}};
+                    Left;
                 _ ->
                     Requests
             end
@@ -168,83 +347,137 @@ patience_ended(Keeper, From, #requests{zone = Zone, waiting = Waiting} = Request
 
 %% @doc A keeper has come to the end of a start.
 -spec launched(Keeper :: pid(), gen_tracker_child:result(), requests()) -> requests().
+launched(Keeper, Result, #requests{ending = Ending} = Requests) when is_map_key(Keeper, Ending) ->
+    serve_until_end(Keeper, {error, killed}, Result, Requests);
 launched(Keeper, Result, Requests) ->
-    serve(Keeper, Result, Requests).
+    serve_until_end(Keeper, Result, Result, Requests).
 
-%% @doc A keeper is gone, and its child with it.
--spec ended(Keeper :: pid(), requests()) -> requests().
-ended(Keeper, Requests) ->
-    serve(Keeper, ended, Requests).
+%% After a failed start the keeper may live on for a while, but the name is free.
+serve_until_end(Keeper, Outcome, Result, Requests) ->
+    Served = serve(Keeper, Outcome, Requests),
+    case started(Result) =:= none andalso proctab_nif:kept(zone(Requests), Keeper) of
+        undefined -> ended(Keeper, Served);
+        _ -> Served
+    end.
+
+%% The child of a start that succeeded. A start function may return anything.
+started({ok, Pid}) when is_pid(Pid) -> Pid;
+started({ok, Pid, _}) when is_pid(Pid) -> Pid;
+started(_) -> none.
+
+%% A keeper has removed its row.
+ended(Keeper, #requests{ending = Ending} = Requests) ->
+    serve(Keeper, ended, Requests#requests{ending = maps:remove(Keeper, Ending)}).
 
 serve(Keeper, Outcome, Requests) ->
-    {Waited, Others} = take_waiting(Keeper, Requests),
-    {_, Served} = lists:foldl(fun(Request, Next) -> serve(Request, Keeper, Outcome, Next) end, {nobody, Others}, Waited),
+    {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
+    Serve = fun(Waiting, Next) -> serve(Waiting, Keeper, Outcome, Next) end,
+    {_, Served} = lists:foldl(Serve, {nobody, Others}, Waited),
     Served.
 
-serve(Request, Keeper, Outcome, {Before, Requests}) ->
-    case answer(Request, Outcome) of
-        {reply, Reply} ->
-            reply(Request, Reply),
-            {Before, Requests};
-        {again, Again} ->
-            handle(Again, Before, Requests);
-        wait ->
-            wait(Keeper, Request, Requests)
+serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
+    case answer(Role, Request, Outcome) of
+        {reply, Reply} -> reply(Request, Reply), {Before, Requests};
+        again -> handle(Request, Before, Requests);
+        wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
 
-answer({after_death, Pid, _}, Result) when element(1, Result) =:= ok, element(2, Result) =:= Pid ->
-    %% So late that the child is dead already. It is the next one that is waited for.
+answer({after_death, Pid}, _, {ok, Pid}) ->
+    %% So late that the child is dead already. The next one is waited for.
     wait;
-answer({after_death, _, Request}, Outcome) ->
-    answer(Request, Outcome);
-answer({adding, _, Child, Monitor, _}, _) ->
+answer({after_death, Pid}, _, {ok, Pid, _}) ->
+    wait;
+answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
-answer({forget, _}, ended) ->
+answer(_, #request{kind = forget}, ended) ->
     {reply, ok};
-answer({forget, _}, _) ->
+answer(_, #request{kind = look_up}, ended) ->
+    {reply, ended};
+answer(_, #request{kind = await_start}, _) ->
+    {reply, ok};
+answer(_, _, ended) ->
+    again;
+answer(after_end, _, _) ->
     wait;
-answer(Request, ended) ->
-    {again, Request};
-answer({find_or_open, _, _, _}, Result) ->
+answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
+    wait;
+answer(_, #request{kind = find_or_open}, Result) ->
     {reply, Result};
-answer({starting, _, _, _}, ignore) ->
-    {reply, {ok, undefined}};
-answer({starting, _, _, _}, Result) ->
-    {reply, Result};
-answer(Request, Result) when element(1, Result) =:= ok ->
-    %% Even if it is dead by now: a child that dies as soon as it is started would never be found running.
-    {reply, running(Request, element(2, Result))};
-answer(Request, _) ->
-    {again, Request}.
+answer(starts, _, Result) ->
+    {reply, to_supervisor(Result)};
+answer(_, #request{kind = Kind}, Result) ->
+    case started(Result) of
+        none -> again;
+        %% Even if it is dead by now: a child that dies as soon as it is started would never be
+        %% found running.
+        Pid -> {reply, running(Kind, Pid)}
+    end.
 
-%% @doc A keeper was killed, and has left its child to us.
+%% As `supervisor:start_child/2' says it.
+to_supervisor(ignore) ->
+    {ok, undefined};
+to_supervisor({error, Reason}) ->
+    {error, Reason};
+to_supervisor(Result) ->
+    case started(Result) of
+        none -> {error, Result};
+        _ -> Result
+    end.
+
+%% @doc A keeper has ended for `Reason'. Its row, if it has left one, is another keeper's from now on.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
-lost(Keeper, Reason, #requests{zone = Zone, restarts = Restarts} = Requests) ->
-    New = gen_tracker_child:start(Zone),
-    case proctab_nif:change_keeper(Zone, Keeper, New) of
-        {ok, Name} ->
-            gen_tracker_child:adopt(New, Name, Restarts, Reason),
-            {Waited, Others} = take_waiting(Keeper, Requests),
-            _ = [gen_tracker_child:stop(New) || {forget, _} <- Waited],
-            lists:foldl(fun(Request, Before) -> element(2, wait(New, Request, Before)) end, Others, Waited);
+lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) ->
+    case proctab_nif:kept(zone(Requests), Keeper) of
         undefined ->
-            %% It was no keeper, or it had cleaned up already.
-            gen_tracker_child:discard(New),
-            ended(Keeper, Requests)
+            ended(Keeper, Requests);
+        _ ->
+            New = gen_tracker_child:start(Context),
+            case proctab_nif:change_keeper(zone(Requests), Keeper, New) of
+                {ok, _} ->
+                    gen_tracker_child:adopt(New, Context, Reason),
+                    Moved = move_waiting(Keeper, New, Requests),
+                    case maps:take(Keeper, Ending) of
+                        {asked, Others} ->
+                            gen_tracker_child:stop(New, Context),
+                            Moved#requests{ending = Others#{New => asked}};
+                        error ->
+                            Moved
+                    end;
+                undefined ->
+                    gen_tracker_child:discard(New),
+                    ended(Keeper, Requests)
+            end
     end.
 
-take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
-    case maps:take(Keeper, Waiting) of
-        {Waited, Others} -> {lists:reverse(Waited), Requests#requests{waiting = Others}};
-        error -> {[], Requests}
-    end.
+move_waiting(Keeper, New, Requests) ->
+    {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
+    Move = fun({Role, Request}, Next) -> add(New, Role, Request, Next) end,
+    lists:foldl(Move, Others, Waited).
 
-reply(Request, Reply) ->
-    gen_server:reply(from(Request), Reply).
+%% Takes those of the requests that wait for a keeper that a fun selects, the earliest first.
+take_waiting(Select, Keeper, #requests{waiting = Waiting} = Requests) ->
+    {Taken, Left} = lists:partition(Select, maps:get(Keeper, Waiting, [])),
+    Rest =
+        case Left of
+            [] -> maps:remove(Keeper, Waiting);
+            _ -> Waiting#{Keeper => Left}
+        end,
+    Uncount = fun({_, Request}, Next) -> count(Request, Keeper, -1, Next) end,
+    {lists:reverse(Taken), lists:foldl(Uncount, Requests#requests{waiting = Rest}, Taken)}.
 
-name({after_death, _, Request}) -> name(Request);
-name(Request) -> element(2, Request).
+%% @doc Answers all that wait, because the zone stops.
+-spec end_all(requests()) -> ok.
+end_all(#requests{waiting = Waiting}) ->
+    All = [Request || {_, Request} <- lists:append(maps:values(Waiting))],
+    lists:foreach(fun(Request) -> reply(Request, at_stop(Request)) end, All).
 
-from({after_death, _, Request}) -> from(Request);
-from(Request) -> element(tuple_size(Request), Request).
+at_stop(#request{kind = await_start}) -> ok;
+at_stop(#request{kind = look_up}) -> ended;
+at_stop(_) -> {error, shutdown}.
+
+reply(#request{from = From}, Reply) ->
+    gen_server:reply(From, Reply).
+
+zone(#requests{context = #{zone := Zone}}) ->
+    Zone.

@@ -32,7 +32,7 @@ format_error(_Reason, _Stacktrace) ->
 faults(gen_tracker, start_link, [Zone | Options]) ->
     [{1, zone_name(Zone)} | [{2, options(Map)} || Map <- Options]];
 faults(gen_tracker, add_existing_child, [Zone, Child]) ->
-    [{1, zone(Zone)}, {2, child(Child)}];
+    [{1, zone(Zone)}, {2, child(Zone, Child)}];
 faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
     [{1, zone(Zone)}, {3, proper_list(Attributes)}];
 faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
@@ -46,7 +46,7 @@ faults(gen_tracker, list, [Zone, Keys]) ->
 faults(gen_tracker, fold, [Fun, _, Zone]) ->
     [{1, folding(Fun)}, {3, zone(Zone)}];
 faults(gen_tracker, register_name, [Name, Pid]) ->
-    [{1, registered_name(Name)}, {2, local_pid(Pid)}];
+    [{1, registered_name(Name)}, {2, to_register(Name, Pid)}];
 faults(gen_tracker, Function, [Name | _]) when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
     [{1, via_name(Name)}];
 faults(gen_tracker, _, [Zone | _]) ->
@@ -96,25 +96,39 @@ registered_name({Zone, _}) -> zone(Zone);
 registered_name(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
-    case maps:to_list(maps:remove(restart, Options)) of
+    case maps:to_list(maps:without([restart, reports], Options)) of
         [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("~tp is not an option", [Unknown]);
         [_ | _] -> "an option that is not an atom";
-        [] -> restart(maps:get(restart, Options, true))
+        [] -> switches([restart, reports], Options)
     end;
 options(_) ->
     "not a map".
 
-restart(Restart) when is_boolean(Restart) -> none;
-restart(_) -> "the option restart is neither true nor false".
+switches([Switch | Switches], Options) ->
+    case maps:get(Switch, Options, true) of
+        Boolean when is_boolean(Boolean) -> switches(Switches, Options);
+        _ -> io_lib:format("the option ~tp is neither true nor false", [Switch])
+    end;
+switches([], _) ->
+    none.
 
-child({_, Pid, worker, _}) when not is_pid(Pid); node(Pid) =/= node() -> "not the pid of a process of this node";
-child({_, _, worker, Mods}) -> modules(Mods);
-child({Pid, {_, _, _, _, worker, _}}) when not is_pid(Pid); node(Pid) =/= node() -> "not the pid of a process of this node";
-child({_, {_, _, _, _, worker, _} = Spec}) -> spec(Spec);
-child(_) -> "neither {Name, Pid, worker, Modules} nor {Pid, Spec} of a worker".
+child(_, {_, Pid, worker, _}) when not is_pid(Pid) -> "not a pid";
+child(Zone, {_, Pid, worker, _}) -> stranger(Zone, Pid);
+child(_, {Pid, {_, _, _, _, worker, _}}) when not is_pid(Pid) -> "not a pid";
+child(Zone, {Pid, {_, _, _, _, worker, _} = Spec}) ->
+    case spec(Spec) of
+        none -> stranger(Zone, Pid);
+        Fault -> Fault
+    end;
+child(_, _) -> "neither {Name, Pid, worker, Modules} nor {Pid, Spec} of a worker".
 
-modules(Mods) ->
-    spec({name, {module, function, []}, temporary, 200, worker, Mods}).
+stranger(Zone, Pid) ->
+    try proctab_nif:owner(Zone) of
+        Pid -> "the zone's own tracker";
+        _ -> none
+    catch
+        error:badarg -> none
+    end.
 
 spec(Spec) ->
     case gen_tracker_child:check(Spec) of
@@ -160,5 +174,5 @@ folding(_) -> "not a fun of three arguments".
 pid(Pid) when is_pid(Pid) -> none;
 pid(_) -> "not a pid".
 
-local_pid(Pid) when is_pid(Pid), node(Pid) =:= node() -> none;
-local_pid(_) -> "not the pid of a process of this node".
+to_register({Zone, _}, Pid) when is_pid(Pid) -> stranger(Zone, Pid);
+to_register(_, Pid) -> pid(Pid).

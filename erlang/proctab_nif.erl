@@ -20,7 +20,7 @@
 -module(proctab_nif).
 
 -export([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
--export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
+-export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3]).
 -export([stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
@@ -34,7 +34,7 @@
 -on_load(load/0).
 
 -nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
--nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
+-nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3]).
 -nifs([stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
@@ -109,6 +109,10 @@ slowed(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% The same, and it is being started now.
 -spec restarting(Zone :: atom(), Name :: term()) -> boolean().
 restarting(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% Replaces the spec of the caller's child. `false': the name is not that of the caller's child.
+-spec respec(Zone :: atom(), Name :: term(), Spec :: term()) -> boolean().
+respec(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
 
 %% The child of this keeper is to be stopped for good; its state at that moment. `false': the name is not that
 %% of the keeper's child.

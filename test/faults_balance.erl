@@ -2,7 +2,7 @@
 %% whoever hangs is let go again and again and what waits for its next start is tried at once, is told to `demo_books:wrong/2'.
 -module(faults_balance).
 
--export([living/3, dead/1, agree/2, snapshot/0, left_over/2, children/1, waiting/1]).
+-export([living/3, dead/1, agree/2, snapshot/0, left_over/2, children/1, waiting/1, tag/1]).
 
 %% While the world lives, and nobody torments it any more.
 living(Zones, Followers, Modules) ->
@@ -103,14 +103,19 @@ zone(Zone) ->
         {monitored_children, [], [Child || {_, _, Pid, Keeper, _} = Child <- Children, process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}]},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
         {waiting_for_keepers, #{}, waiting(sys:get_state(Zone))},
-        {monitors_of_the_tracker, {monitors, []}, process_info(Tracker, monitors)},
+        {monitors_of_the_tracker, bag([{process, Pid} || Pid <- Beside]), bag(element(2, process_info(Tracker, monitors)))},
         {own_attributes, [], [Child || faults_books:is_calm(Zone), {Name, Pid} = Child <- Pids, is_other(gen_tracker:getattr(Zone, Name, pid), Pid)]}
     ]).
 
-%% Who waits for which keeper, in the state of a tracker.
+%% What waits for which keeper, in the state of a tracker: the kinds of the requests, and who asked.
 waiting(State) ->
-    [{requests, _, _, Waiting}] = [Requests || Requests <- tuple_to_list(State), is_tuple(Requests), element(1, Requests) =:= requests],
-    Waiting.
+    [Requests] = [Part || Part <- tuple_to_list(State), is_tuple(Part), element(1, Part) =:= requests],
+    Described = fun(_, Waiting) -> [{element(2, Request), element(6, Request)} || {_, Request} <- Waiting] end,
+    maps:map(Described, element(3, Requests)).
+
+%% What the processes of a zone prove themselves with.
+tag(Zone) ->
+    element(3, sys:get_state(Zone)).
 
 %% `1' and `1.0' are two names.
 bag(Items) ->

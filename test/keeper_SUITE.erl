@@ -307,7 +307,7 @@ init_ack_returns_when_a_stop_waits_already(_) ->
     Child ! go,
     {acknowledged, Child} = await(acknowledged),
     {'DOWN', _, process, Child, shutdown} = await('DOWN', Monitor),
-    {answer, {ok, Child}} = answer(Opening),
+    {answer, {error, killed}} = answer(Opening),
     {answer, ok} = answer(Stopping).
 
 %% Over 16#ffffffff milliseconds.

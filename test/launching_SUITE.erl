@@ -30,9 +30,9 @@ all() ->
         those_who_waited_for_one_cleanup_get_the_answer_of_one_start,
         that_start_is_the_first_however_soon_it_fails,
         those_who_waited_for_one_cleanup_have_their_turn_in_order,
-        callers_exit_when_the_tracker_is_stopped,
-        callers_exit_when_the_tracker_is_called_with_stop,
-        callers_exit_when_the_tracker_is_called_with_shutdown,
+        callers_get_an_error_when_the_tracker_is_stopped,
+        callers_get_an_error_when_the_tracker_is_called_with_stop,
+        callers_get_an_error_when_the_tracker_is_called_with_shutdown,
         callers_exit_when_the_tracker_is_killed,
         init_ack_returns_once_the_child_is_registered,
         init_ack_acknowledges_as_proc_lib_does,
@@ -59,9 +59,9 @@ each_form_of_a_spec_opens_a_child(_) ->
     Opened = #{id => name, start => MFA, restart => transient, shutdown => 200, type => worker, modules => []},
     Defaults = Opened#{restart := permanent, shutdown := 5000, modules := [tracked_child]},
     Boss = Defaults#{type := supervisor, shutdown := infinity},
-    Full = Boss#{restart := temporary, shutdown := brutal_kill, modules := dynamic},
+    Full = Boss#{restart := transient, shutdown := brutal_kill, modules := dynamic},
     opens(Zone, {name, MFA, transient}, Opened),
-    opens(Zone, {name, MFA, temporary, brutal_kill, supervisor, dynamic}, Full),
+    opens(Zone, {name, MFA, transient, brutal_kill, supervisor, dynamic}, Full),
     opens(Zone, Full, Full),
     opens(Zone, #{id => name, start => MFA}, Defaults),
     opens(Zone, #{id => name, start => MFA, type => supervisor}, Boss).
@@ -194,7 +194,8 @@ successes() ->
 
 failures() ->
     Taken = {error, {already_started, self()}},
-    Others = [ok, undefined, [], {ok}, {ok, undefined}, {ok, name, info}, {ok, self(), a, b}, self(), {error}],
+    Others = [ok, undefined, [], {ok}, {ok, self(), a, b}, self(), {error}],
+    NoPids = [{ok, undefined}, {ok, name, info}, {ok, make_ref()}],
     [
         {fun() -> ignore end, ignore},
         {fun() -> {error, {refused, [why]}} end, {error, {refused, [why]}}},
@@ -202,9 +203,11 @@ failures() ->
         {fun() -> error(crash) end, {error, crash}},
         {fun() -> exit(crash) end, {error, crash}},
         {fun() -> exit(normal) end, {error, normal}},
-        {fun() -> exit(self(), kill) end, {error, killed}}
-        | [{fun() -> Other end, {error, {bad_return_value, Other}}} || Other <- Others]
-    ].
+        {fun() -> exit(self(), kill) end, {error, killed}},
+        {fun() -> throw(crash) end, {error, crash}}
+    ] ++
+        [{fun() -> Other end, Other} || Other <- Others] ++
+        [{fun() -> NoPid end, {error, {bad_return_value, NoPid}}} || NoPid <- NoPids].
 
 a_child_that_started_is_registered_and_returned(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -223,7 +226,6 @@ a_child_that_started_is_registered_and_returned(_) ->
 a_start_that_failed_is_answered_with_its_reason(_) ->
     Zone = zone(?FUNCTION_NAME),
     [?assertEqual(Reason, gen_tracker:find_or_open(Zone, doing(name, Fail))) || {Fail, Reason} <- failures()],
-    ?assertMatch({error, _}, gen_tracker:find_or_open(Zone, doing(name, fun() -> throw(crash) end))),
     ?assertEqual([], gen_tracker:which_children(Zone)).
 
 a_crash_is_logged_with_the_stack_trace(_) ->
@@ -336,31 +338,35 @@ those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
 
 %% Callers that the tracker leaves behind
 
-callers_exit_when_the_tracker_is_stopped(_) ->
-    callers_exit(zone(?FUNCTION_NAME), normal, fun gen_server:stop/1).
+callers_get_an_error_when_the_tracker_is_stopped(_) ->
+    callers_get_an_error(zone(?FUNCTION_NAME), fun gen_server:stop/1).
 
-callers_exit_when_the_tracker_is_called_with_stop(_) ->
-    callers_exit(zone(?FUNCTION_NAME), normal, fun(Zone) -> gen_server:call(Zone, stop) end).
+callers_get_an_error_when_the_tracker_is_called_with_stop(_) ->
+    callers_get_an_error(zone(?FUNCTION_NAME), fun(Zone) -> gen_server:call(Zone, stop) end).
 
-callers_exit_when_the_tracker_is_called_with_shutdown(_) ->
-    callers_exit(zone(?FUNCTION_NAME), shutdown, fun(Zone) -> gen_server:call(Zone, shutdown) end).
+callers_get_an_error_when_the_tracker_is_called_with_shutdown(_) ->
+    callers_get_an_error(zone(?FUNCTION_NAME), fun(Zone) -> gen_server:call(Zone, shutdown) end).
+
+callers_get_an_error(Zone, Stop) ->
+    left_behind(Zone, fun(Answer) -> ?assertEqual({answer, {error, shutdown}}, Answer) end, Stop).
 
 %% Here, some also wait for the end of a terminating child.
 callers_exit_when_the_tracker_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Cleaner} = terminating(Zone, ending),
     Opening = ask(fun() -> gen_tracker:find_or_open(Zone, spec(ending, temporary)) end),
-    callers_exit(Zone, killed, fun(_) -> tracked_child:kill(whereis(Zone)) end),
+    Killed = fun(Answer) -> ?assertMatch({killed, {gen_server, call, [_ | _]}}, Answer) end,
+    left_behind(Zone, Killed, fun(_) -> tracked_child:kill(whereis(Zone)) end),
     {killed, {gen_server, call, [_ | _]}} = answer(Opening),
     Cleaner ! done.
 
-callers_exit(Zone, Reason, Stop) ->
+left_behind(Zone, Check, Stop) ->
     {First, Starter} = gated(Zone, name),
     Second = ask(fun() -> gen_tracker:find_or_open(Zone, spec(name, temporary)) end),
     waiting(),
     ok = gen_tracker:wait(Zone),
     Stop(Zone),
-    [{Reason, {gen_server, call, [_ | _]}} = answer(Opening) || Opening <- [First, Second]],
+    [Check(answer(Opening)) || Opening <- [First, Second]],
     tracked_child:down(Starter).
 
 %% init_ack/1

@@ -252,7 +252,8 @@ give_up(Zone) ->
 %% What the tracker is told when the time is up of the only one who registers.
 impatient(Zone) ->
     Waiting = faults_balance:waiting(sys:get_state(Zone)),
-    case [{patience_ended, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, _, _, _, From} <- Requests] of
+    Tag = faults_balance:tag(Zone),
+    case [{Tag, patience_ended, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests] of
         [Patience] -> Patience;
         [] -> erlang:yield(), impatient(Zone)
     end.
@@ -275,8 +276,8 @@ the_end_of_a_keeper_does_not_make_waiting_endless(Config) ->
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {patience_ended, Starter, From} = impatient(Zone),
-    {patience_ended, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
+    {_, patience_ended, Starter, From} = impatient(Zone),
+    {_, patience_ended, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
@@ -298,7 +299,7 @@ who_is_out_of_patience_when_the_name_is_free_has_it(Config) ->
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {_, Keeper, _} = Patience = impatient(Zone),
+    {_, _, Keeper, _} = Patience = impatient(Zone),
     Monitor = monitor(process, Keeper),
     ok = sys:suspend(Zone),
     %% The tracker does not take what is sent to it meanwhile, and has this first.

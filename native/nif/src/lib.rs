@@ -56,7 +56,7 @@ use atom;
 
 export! {
     zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1,
-    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, stop/3, remove/2, unregister_name/4,
+    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3, stop/3, remove/2, unregister_name/4,
     change_keeper/3, find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
 }
@@ -215,6 +215,15 @@ fn clear(call: &Call, state: State) -> Answer {
     with_row(call, |zone, row, guard| {
         let cleared = row.is_some_and(|row| row.clear(keeper, state, zone.stopping(), guard));
         Ok(boolean(cleared))
+    })
+}
+
+fn respec(call: &Call) -> Answer {
+    let keeper = call.caller();
+    let spec = call.datum(call.argument(2)?)?;
+    with_row(call, |_, row, _| {
+        let changed = row.is_some_and(|row| row.respec(keeper, spec));
+        Ok(boolean(changed))
     })
 }
 

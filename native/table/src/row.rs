@@ -531,6 +531,14 @@ impl<F: Foreign> Row<F> {
         self.clear_if(is_said, keeper, State::Removed, guard)
     }
 
+    /// Replaces what the embedder knows of the child; `false` if the row is not that keeper's.
+    pub fn respec(&self, keeper: u64, spec: Datum<F>) -> bool {
+        let before = self
+            .lock_own(keeper)
+            .map(|mut record| record.spec.replace(spec));
+        before.is_some()
+    }
+
     fn clear_if(
         &self,
         is_said: impl FnOnce(&Record<F>) -> bool,

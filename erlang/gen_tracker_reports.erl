@@ -1,0 +1,44 @@
+%% @private
+%% What a zone says in the log about its children: the reports of OTP's `supervisor', in its shape,
+%% with the zone as the supervisor and the child's name as its id.
+-module(gen_tracker_reports).
+
+-export([child/3, progress/2, error/4]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-type child() :: [{atom(), term()}].
+
+%% @doc A child as reports show it.
+-spec child(pid() | undefined, gen_tracker:name(), gen_tracker_child:spec()) -> child().
+child(Pid, Name, {MFA, Restart, Shutdown, Type, _Mods}) ->
+    [{pid, Pid}, {id, Name}, {mfargs, MFA}, {restart_type, Restart}, {significant, false},
+     {shutdown, Shutdown}, {child_type, Type}].
+
+%% @doc Says that a child was started, at level `info'.
+-spec progress(gen_tracker:zone(), child()) -> ok.
+progress(Zone, Child) ->
+    ?LOG_INFO(
+        #{label => {supervisor, progress},
+          report => [{supervisor, {local, Zone}}, {started, Child}]},
+        #{domain => [otp, sasl],
+          report_cb => fun supervisor:format_log/2,
+          logger_formatter => #{title => "PROGRESS REPORT"},
+          error_logger => #{tag => info_report, type => progress,
+                            report_cb => fun supervisor:format_log/1}}
+    ).
+
+%% @doc Says what went wrong with a child.
+-spec error(child_terminated | start_error | shutdown_error, Reason :: term(), gen_tracker:zone(),
+            child()) -> ok.
+error(Error, Reason, Zone, Child) ->
+    ?LOG_ERROR(
+        #{label => {supervisor, Error},
+          report => [{supervisor, {local, Zone}}, {errorContext, Error}, {reason, Reason},
+                     {offender, Child}]},
+        #{domain => [otp, sasl],
+          report_cb => fun supervisor:format_log/2,
+          logger_formatter => #{title => "SUPERVISOR REPORT"},
+          error_logger => #{tag => error_report, type => supervisor_report,
+                            report_cb => fun supervisor:format_log/1}}
+    ).
