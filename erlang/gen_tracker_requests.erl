@@ -163,6 +163,8 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
 insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
         Stored = gen_tracker_child:stored(Spec),
+        %% What is not stored is refused all the same, if it is too large.
+        _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
         ok
     catch

@@ -201,7 +201,7 @@ nothing_is_left_when_the_tracker_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     Population = populate(Zone),
     killed = ended(Zone, fun(Tracker) -> exit(Tracker, kill) end),
-    nothing_is_left(Zone, Population).
+    nothing_is_left(Zone, Population, fun(Answer) -> ?assertMatch({killed, {gen_server, call, _}}, Answer) end).
 
 %% A permanent child whose restart goes on failing.
 a_pending_restart_ends_with_the_tracker(_) ->
@@ -297,13 +297,15 @@ ended(Zone, Stop) ->
 %% A tracker that ends in good order has ended its children before.
 nothing_is_left_at_once(Zone, #{children := Children} = Population) ->
     [] = alive(Children),
-    nothing_is_left(Zone, Population).
+    Refused = fun(Answer) -> ?assertEqual({answer, {error, shutdown}}, Answer) end,
+    nothing_is_left(Zone, Population, Refused).
 
-nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Callers}) ->
+%% Check looks at the answers of those who have waited for a start.
+nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Callers}, Check) ->
     lists:foreach(fun tracked_child:down/1, Children ++ Beside),
     undefined = whereis(Zone),
     ?assertError(badarg, gen_tracker:find(Zone, short)),
-    [{_, {gen_server, call, _}} = answer(Caller) || Caller <- Callers],
+    [Check(answer(Caller)) || Caller <- Callers],
     [] = taken(started),
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
     Names = lists:usort(Names).
