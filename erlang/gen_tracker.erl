@@ -270,14 +270,11 @@ to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid) ->
 to_add(_) ->
     malformed.
 
-%% @doc Returns after the tracker has handled all that was sent to it before. Exits with
-%% `{shutdown, _}' when the zone is being stopped.
--spec wait(zone() | pid() | {zone(), node()}) -> ok.
+%% @doc Returns after the tracker has handled all that was sent to it before; `{error, shutdown}' when
+%% the zone is being stopped.
+-spec wait(zone() | pid() | {zone(), node()}) -> ok | {error, shutdown}.
 wait(Zone) ->
-    case ?OR_BADARG(call(Zone, wait), [Zone]) of
-        ok -> ok;
-        {error, Reason} -> exit({Reason, {?MODULE, wait, [Zone]}})
-    end.
+    ?OR_BADARG(call(Zone, wait), [Zone]).
 
 %% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as
 %% `proc_lib:init_ack/1' does, and returns once the child is registered in its zone, so that it may
@@ -835,10 +832,13 @@ handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
     {noreply, Tracker}.
 
 %% @private
--spec handle_info(term(), #tracker{}) -> {noreply, #tracker{}}.
+-spec handle_info(term(), #tracker{}) -> {noreply, #tracker{}} | {stop, shutdown, #tracker{}}.
 handle_info(Message, Tracker) ->
     try
-        {noreply, told(Message, Tracker)}
+        case gen_tracker_shutdown:is_order(Message) of
+            true -> {stop, shutdown, Tracker};
+            false -> {noreply, told(Message, Tracker)}
+        end
     catch
         error:system_limit ->
             _ = erlang:send_after(?LIMIT_INTERVAL, self(), Message),

@@ -13,7 +13,7 @@
 %% left behind is ended in its place.
 -module(gen_tracker_shutdown).
 
--export([start_watchdog/2, stop/3, inherit/3, start_patience/1, overtime/3, refusal/1]).
+-export([start_watchdog/2, stop/3, inherit/3, start_patience/1, overtime/3, refusal/1, is_order/1]).
 -export([init_watchdog/3, watch/3]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -116,7 +116,11 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
         {Tag, _, _, _} = Message -> await(told(Message, Stop));
         {'DOWN', Monitor, process, Pid, Reason} -> await(down(Pid, Monitor, Reason, Stop));
         {'$gen_call', From, Request} -> gen_server:reply(From, refusal(Request)), await(Stop);
-        {'EXIT', Pid, _} -> await(exited(Pid, Stop));
+        {'EXIT', Pid, _} = Message ->
+            case is_order(Message) of
+                true -> await(without_trackers(Stop));
+                false -> await(exited(Pid, Stop))
+            end;
         {'ETS-TRANSFER', Table, _, {Tag, events}} -> lost_events(Table, Stop), await(Stop);
         _ -> await(Stop)
     end.
@@ -186,6 +190,31 @@ look(_, Its, _) ->
 
 exited(Pid, #stop{inherited = Inherited} = Stop) ->
     Stop#stop{inherited = maps:remove(Pid, Inherited)}.
+
+%% @doc Whether a message is the order of another zone to stop, of which the calling tracker is a child
+%% that was added: an exit signal of its keeper there. (One that a keeper has started has that
+%% keeper as its parent, which `gen_server' obeys.)
+-spec is_order(Message :: term()) -> boolean().
+is_order({'EXIT', Pid, shutdown}) when is_pid(Pid), node(Pid) =:= node() ->
+    is_process_alive(Pid) andalso
+        lists:any(fun(Zone) -> is_kept_by(Pid, Zone) end, [Zone || {zone, Zone, _} <- proctab_nif:tables()]);
+is_order(_) ->
+    false.
+
+is_kept_by(Keeper, Zone) ->
+    try proctab_nif:kept(Zone, Keeper) of
+        {_, _, Child, _} -> Child =:= self();
+        undefined -> false
+    catch
+        error:badarg -> false
+    end.
+
+%% Another zone waits for the end of this one. Children that are trackers may be waiting for that
+%% zone, in however many steps: they have been told to stop, and are not waited for.
+without_trackers(#stop{keepers = Keepers} = Stop) ->
+    Trackers = [Owner || {zone, _, Owner} <- proctab_nif:tables()],
+    IsOther = fun(_, {_, Child, _, _}) -> not lists:member(Child, Trackers) end,
+    Stop#stop{keepers = maps:filter(IsOther, Keepers)}.
 
 lost_events(Table, #stop{context = #{zone := Zone}}) ->
     gen_tracker_events:lost(Zone, Table).

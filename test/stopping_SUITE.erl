@@ -117,7 +117,10 @@ a_request_of_after_terminate_before_the_stop_began_is_answered_at_once(_) ->
     answered_when_the_zone_stops(Zone, Dying).
 
 a_request_of_a_caller_before_the_stop_began_is_answered_at_once(_) ->
-    Asking = fun(Name, Request) -> asked(fun() -> (telling(Request))(Name, [], none) end) end,
+    Asking = fun(Name, Request) ->
+        Telling = telling(Request),
+        asked(fun() -> Telling(Name, [], none) end)
+    end,
     answered_when_the_zone_stops(zone(?FUNCTION_NAME), Asking).
 
 %% Requests that wait for a child that is told to stop, for one that is being started, and for one
@@ -604,7 +607,7 @@ a_child_with_a_long_name_survives_its_keeper(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
         begin
-            Child = open(Zone, Name, telling(fun() -> ok end)),
+            Child = added(Zone, Name),
             kill_keeper(Zone, Name),
             ok = gen_tracker:wait(Zone),
             ?assertEqual({ok, Child}, gen_tracker:find(Zone, Name)),
@@ -614,10 +617,18 @@ a_child_with_a_long_name_survives_its_keeper(_) ->
         end
      || Name <- long_names()
     ],
-    [_ = open(Zone, Name, telling(fun() -> ok end)) || Name <- long_names()],
+    [_ = added(Zone, Name) || Name <- long_names()],
     [kill_keeper(Zone, Name) || Name <- long_names()],
     zones:stop(Zone, ?LIMIT),
     [ok = told(Name) || Name <- long_names()].
+
+%% A child that does not end with its keeper, to which it is not linked.
+added(Zone, Name) ->
+    Child = loose(start_link),
+    Spec = {Name, {tracked_child_reason, start_link, []}, temporary, 200, worker, []},
+    {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, Spec}),
+    ok = gen_tracker:setattr(Zone, Name, last, telling(fun() -> ok end)),
+    Child.
 
 a_starting_child_with_a_long_name_is_forgotten_when_its_keeper_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
