@@ -173,7 +173,8 @@ a_request_that_the_tracker_has_not_taken_is_answered_when_it_stops(_) ->
     ?assertEqual({error, shutdown}, told(child)),
     [?assertEqual({answer, {error, shutdown}}, answer(Caller, ?SOON)) || Caller <- Callers],
     Stubborn ! {stop, normal},
-    {'EXIT', _, shutdown} = await('EXIT').
+    {'EXIT', _, shutdown} = await('EXIT'),
+    undefined = whereis(Zone).
 
 %% A stream ends the child that it depends on just before its application is stopped.
 a_child_that_ends_another_from_after_terminate_does_not_hold_up_its_supervisor(_) ->
