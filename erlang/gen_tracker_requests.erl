@@ -347,10 +347,11 @@ patience_ended(Keeper, From, Requests) ->
             end
     end.
 
-%% @doc A keeper has come to the end of a start.
+%% @doc A keeper has come to the end of a start. Whatever that was, it is `killed' for those who
+%% waited for it, when somebody has asked for the end of the child meanwhile.
 -spec launched(Keeper :: pid(), gen_tracker_child:result(), requests()) -> requests().
 launched(Keeper, Result, #requests{ending = Ending} = Requests) when is_map_key(Keeper, Ending) ->
-    serve_until_end(Keeper, {error, killed}, Result, Requests);
+    serve_until_end(Keeper, killed, Result, Requests);
 launched(Keeper, Result, Requests) ->
     serve_until_end(Keeper, Result, Result, Requests).
 
@@ -404,6 +405,10 @@ answer(after_end, _, _) ->
     wait;
 answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
     wait;
+answer(_, #request{kind = Kind}, killed) when Kind =:= find_or_open; Kind =:= start_child ->
+    {reply, {error, killed}};
+answer(_, _, killed) ->
+    again;
 answer(_, #request{kind = find_or_open}, Result) ->
     {reply, Result};
 answer(starts, _, Result) ->
