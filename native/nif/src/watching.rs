@@ -9,6 +9,7 @@ use rustler::sys::{enif_is_current_process_alive, ErlNifTerm};
 use rustler::thread::is_scheduler_thread;
 use rustler::{Encoder, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
+use proctab_table::commit::Committed;
 use proctab_table::datum::Datum;
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
@@ -43,14 +44,17 @@ struct Place {
 impl Resource for Waits {}
 
 impl Place {
-    fn leave(&self) -> bool {
-        self.zone.content.waiters().forget(&self.name, self.id)
+    fn leave(&self, committed: &Committed) -> bool {
+        let waiters = self.zone.content.waiters();
+        waiters.forget(&self.name, self.id, committed)
     }
 }
 
 impl Drop for Place {
+    /// Not for a call: the VM, or the background, ends what it has begun.
+    #[allow(clippy::disallowed_methods)]
     fn drop(&mut self) {
-        self.leave();
+        self.leave(&Committed::new());
     }
 }
 
@@ -86,28 +90,31 @@ impl Drop for Undelivered {
 fn listen(call: &Call) -> Answer {
     let guard = reclaim::enter();
     let table = call.zone_table(&guard)?;
-    table.content.listen(call.caller());
+    table.content.listen(call.caller(), &call.commit());
     Ok(secret(call, &table.content))
 }
 
 fn unlisten(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    call.zone_table(&guard)?.content.unlisten(call.caller());
+    let table = call.zone_table(&guard)?;
+    table.content.unlisten(call.caller(), &call.commit());
     Ok(atom!(ok))
 }
 
 fn wait_for(call: &Call) -> Answer {
     let guard = reclaim::enter();
+    let zone = call.zone_table(&guard)?;
+    let owner = zone.owner(call)?;
     let place = Place {
-        zone: call.zone_table(&guard)?,
+        zone,
         name: call.owned_key(call.argument(1)?)?,
         id: LAST_WAITER.fetch_add(1, Ordering::Relaxed),
         long: call.is_dirty(),
     };
     let waiters = place.zone.content.waiters();
     call.spend_entries(waiters.growth(&place.name))?;
-    waiters.add(place.name.clone(), place.id, call.caller());
-    let owner = place.zone.owner(call)?;
+    let name = place.name.clone();
+    waiters.add(name, place.id, call.caller(), &call.commit());
     let id = call.integer(place.id as i64);
     let waits = ResourceArc::new(Waits(Some(place)));
     let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
@@ -124,7 +131,7 @@ fn stop_waiting(call: &Call) -> Answer {
     if place.long && !call.is_dirty() {
         return Err(Fault::Long);
     }
-    Ok(boolean(place.leave()))
+    Ok(boolean(place.leave(&call.commit())))
 }
 
 fn waiting(call: &Call) -> Answer {
@@ -167,8 +174,8 @@ impl Call<'_> {
     }
 
     /// Wakes them: an attribute was added.
-    pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>) {
-        for (id, pid) in zone.waiters().take(name) {
+    pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>, committed: &Committed) {
+        for (id, pid) in zone.waiters().take(name, committed) {
             let message = self.tuple([atom!(woken), self.integer(id as i64)]);
             self.send(pid, message);
         }

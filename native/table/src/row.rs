@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use seize::Guard as _;
 
 use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::reclaim::{self, Guard};
 use crate::value::{Added, Frozen, Value};
@@ -339,7 +340,13 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Sets attributes in one step; whether there are more of them than before.
-    pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> Result<bool, Void> {
+    pub fn set(
+        &self,
+        changes: Changes<F>,
+        seed: &Seed,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Result<bool, Void> {
         let record = self.record.lock();
         if !record.is_settable() {
             return Err(Void);
@@ -377,7 +384,7 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Removes an attribute, where there is one.
-    pub fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) {
+    pub fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard, _: &Committed) {
         let record = self.record.lock();
         if let Some(before) = self.attributes(guard) {
             if before.get(key, seed).is_some() {
@@ -396,6 +403,7 @@ impl<F: Foreign> Row<F> {
         of_child: bool,
         seed: &Seed,
         guard: &Guard,
+        _: &Committed,
     ) -> Replaced<F> {
         let record = self.record.lock();
         if of_child && !record.is_settable() {
@@ -423,7 +431,14 @@ impl<F: Foreign> Row<F> {
 
     /// Adds to a counter in one step.
     #[inline]
-    pub fn add(&self, key: Borrowed<'_, F>, increment: i64, seed: &Seed, guard: &Guard) -> Added {
+    pub fn add(
+        &self,
+        key: Borrowed<'_, F>,
+        increment: i64,
+        seed: &Seed,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Added {
         let add = || match self.attributes(guard) {
             Some(attributes) => match attributes.get(key, seed) {
                 Some(Value::Integer(counter)) => counter.add(increment),
@@ -480,7 +495,13 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` runs. Nothing changes when it is being stopped.
-    pub fn run(&self, keeper: u64, pid: Pid<F>, zone: &Stopping) -> Result<(), Refused> {
+    pub fn run(
+        &self,
+        keeper: u64,
+        pid: Pid<F>,
+        zone: &Stopping,
+        _: &Committed,
+    ) -> Result<(), Refused> {
         let mut record = self.lock_own(keeper).ok_or(Refused::Gone)?;
         if record.is_stopping || zone.is_set() {
             return Err(Refused::Stopping);
@@ -493,7 +514,12 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` is dead: the child that ran till now, and whether it is being stopped.
-    pub fn terminate(&self, keeper: u64, zone: &Stopping) -> Result<(Option<Pid<F>>, bool), Gone> {
+    pub fn terminate(
+        &self,
+        keeper: u64,
+        zone: &Stopping,
+        _: &Committed,
+    ) -> Result<(Option<Pid<F>>, bool), Gone> {
         let mut record = self.lock_own(keeper).ok_or(Gone)?;
         record.state = State::Terminating;
         let before = self.replace_pid(&mut record, None);
@@ -501,7 +527,7 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` is to be stopped for good: from now on it does not begin to run, and is not started again. Its state at that moment.
-    pub fn stop(&self, keeper: u64) -> Option<State> {
+    pub fn stop(&self, keeper: u64, _: &Committed) -> Option<State> {
         let mut record = self.lock_own(keeper)?;
         record.is_stopping = true;
         Some(record.state)
@@ -515,7 +541,14 @@ impl<F: Foreign> Row<F> {
 
     /// Takes away all attributes and goes to `state`, from which the child will be started again, in one step. `false` when the row is not that keeper's, or the
     /// child is being stopped: then nothing changes.
-    pub fn clear(&self, keeper: u64, state: State, zone: &Stopping, guard: &Guard) -> bool {
+    pub fn clear(
+        &self,
+        keeper: u64,
+        state: State,
+        zone: &Stopping,
+        guard: &Guard,
+        _: &Committed,
+    ) -> bool {
         let may = |record: &Record<F>| !record.is_stopping && !zone.is_set();
         self.clear_if(may, keeper, state, guard).is_ok()
     }
@@ -613,6 +646,7 @@ mod tests {
     use crate::testing::Held;
     use crate::value::Counter;
 
+    const COMMITTED: Committed = Committed::new();
     /// Longer than anything takes that does not wait for ever.
     const LONG: Duration = Duration::from_secs(60);
 
@@ -652,7 +686,7 @@ mod tests {
             value: Value::Integer(Counter::new(0).unwrap()),
         };
         assert!(row
-            .set((0..100).map(counter).collect(), &seed, &guard)
+            .set((0..100).map(counter).collect(), &seed, &guard, &COMMITTED)
             .is_ok());
         let record = row.record.lock();
         thread::scope(|scope| {
@@ -672,7 +706,7 @@ mod tests {
         let (kept, guard) = (Arc::new(()), reclaim::enter());
         let row = running(Some(held(&kept, false)));
         for state in [State::Pending, State::Slowed, State::Restarting] {
-            assert!(row.clear(1, state, &Stopping::default(), &guard));
+            assert!(row.clear(1, state, &Stopping::default(), &guard, &COMMITTED));
             assert_eq!(Arc::strong_count(&kept), 2, "{state:?}");
         }
         assert!(row.retire(|_| true, 1, &guard).is_ok());
@@ -686,21 +720,30 @@ mod tests {
         let goes = |change: &dyn Fn(&Row<Held>, &Guard)| {
             let (row, guard) = (running(None), reclaim::enter());
             let both = [fixed(1, held(&light, false)), fixed(2, held(&heavy, true))];
-            assert!(row.set(both.into_iter().collect(), &seed, &guard).is_ok());
+            assert!(row
+                .set(both.into_iter().collect(), &seed, &guard, &COMMITTED)
+                .is_ok());
             reclaim::flush(&guard);
             change(&row, &guard);
             row
         };
         let set = |key: u64, row: &Row<Held>, guard: &Guard| {
             let change = Changes::from_iter([fixed(key, word(0))]);
-            assert!(row.set(change, &seed, guard).is_ok());
+            assert!(row.set(change, &seed, guard, &COMMITTED).is_ok());
         };
         let replace = |key: u64, row: &Row<Held>, guard: &Guard| {
-            let replaced = row.replace(fixed(key, word(0)), |_| true, true, &seed, guard);
+            let replaced = row.replace(
+                fixed(key, word(0)),
+                |_| true,
+                true,
+                &seed,
+                guard,
+                &COMMITTED,
+            );
             assert!(matches!(replaced, Replaced::Done));
         };
         let delete = |key: u64, row: &Row<Held>, guard: &Guard| {
-            row.delete(word(key).borrow(), &seed, guard);
+            row.delete(word(key).borrow(), &seed, guard, &COMMITTED);
         };
         for change in [&set as &dyn Fn(u64, &Row<Held>, &Guard), &replace, &delete] {
             let before = Arc::strong_count(&light);
