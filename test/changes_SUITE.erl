@@ -25,6 +25,8 @@ all() ->
         each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing,
         a_change_of_a_long_name_is_made_once,
         a_change_of_a_long_key_or_value_is_made_once,
+        a_change_that_is_told_to_a_listener_is_made_and_told_once,
+        a_reason_that_no_table_takes_is_told_by_an_atom,
         a_change_among_many_waiters_is_made_once,
         a_registration_of_a_long_name_is_made_once,
         a_call_that_changes_nothing_may_still_be_rescheduled
@@ -308,13 +310,80 @@ a_change_of_a_long_key_or_value_is_made_once(_) ->
     [in_zone(Function, Change, Value, Prepare) || Value <- long(), {Function, Change} <- of_values()].
 
 in_zone(Function, Change, Term, Prepare) ->
+    ?assertEqual([Function], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
+
+left_in_zone(Change, Term, Prepare) ->
     Zone = ?MODULE,
-    leaves(Function, fun() ->
+    scheduling:left(fun() ->
         _ = proctab_nif:zone_open(Zone),
         Prepare(Zone),
         Change(Zone, Term),
         ok = proctab_nif:zone_close(Zone)
     end).
+
+%% The listener's copy of name and reason is paid for, too.
+a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
+    Changes = [
+        {{insert, 5}, fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = insert(Zone, Name, self(), spec, self()),
+            [{up, Name, _}] = events(Secret)
+        end},
+        {{running, 3}, launched(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = running(Zone, Name, self()),
+            [{up, Name, _}] = events(Secret)
+        end)},
+        {{terminating, 3}, opened(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = terminating(Zone, Name, Name),
+            [{down, Name, _, Name}] = events(Secret)
+        end)},
+        {{unregister_name, 4}, opened(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = unregister_name(Zone, Name, self(), Name),
+            [{down, Name, _, Name}] = events(Secret)
+        end)}
+    ],
+    [in_zone(Function, Change, Name, fun(_) -> ok end) || Name <- long(), {Function, Change} <- Changes],
+    %% And when only the reason is long.
+    Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
+    Ends = [
+        {{terminating, 3}, fun(Zone, Reason) -> true = terminating(Zone, name, Reason) end},
+        {{unregister_name, 4}, fun(Zone, Reason) -> true = unregister_name(Zone, name, self(), Reason) end}
+    ],
+    Told = fun(End) ->
+        fun(Zone, Reason) ->
+            Secret = listen(Zone),
+            End(Zone, Reason),
+            [{down, name, _, Reason}] = events(Secret)
+        end
+    end,
+    [in_zone(Function, Told(End), Reason, Prepare) || Reason <- long(), {Function, End} <- Ends],
+    %% Where nobody listens, it is not looked at.
+    [stays(Function, End, Reason, Prepare) || Reason <- long(), {Function, End} <- Ends].
+
+stays(Function, Change, Term, Prepare) ->
+    ?assertEqual([], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
+
+a_reason_that_no_table_takes_is_told_by_an_atom(_) ->
+    Zone = ?FUNCTION_NAME,
+    _ = proctab_nif:zone_open(Zone),
+    Secret = listen(Zone),
+    Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 28)),
+    true = insert(Zone, name, self(), spec, self()),
+    true = terminating(Zone, name, {shutdown, Huge}),
+    true = proctab_nif:restarting(Zone, name),
+    true = running(Zone, name, self()),
+    true = unregister_name(Zone, name, self(), Huge),
+    [{up, name, _}, {down, name, _, large}, {up, name, _}, {down, name, _, large}] = events(Secret).
+
+events(Secret) ->
+    receive
+        {Secret, Event} -> [Event | events(Secret)];
+        '$proctab_detached' -> events(Secret)
+    after 0 -> []
+    end.
 
 %% Who adds an attribute wakes all of them, exactly once.
 a_change_among_many_waiters_is_made_once(_) ->

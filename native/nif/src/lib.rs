@@ -116,6 +116,9 @@ fn insert(call: &Call) -> Answer {
         keeper: call.pid(2)?,
         spec: Some(call.datum(call.argument(3)?)?),
     };
+    if !launching {
+        call.allow_telling(zone)?;
+    }
     let inserted = zone.insert(&name, child, &call.commit());
     if inserted && !launching {
         call.tell_up(zone, call.argument(4)?);
@@ -169,6 +172,7 @@ fn state(state: State) -> ErlNifTerm {
 fn running(call: &Call) -> Answer {
     let (keeper, pid) = (call.caller(), call.child_pid(2)?);
     with_row(call, |zone, row, _| {
+        call.allow_telling(zone)?;
         let changed = row.map(|row| row.run(keeper, pid, zone.stopping(), &call.commit()));
         match changed.unwrap_or(Err(Refused::Gone)) {
             Ok(()) => call.tell_up(zone, call.argument(2)?),
@@ -181,8 +185,8 @@ fn running(call: &Call) -> Answer {
 
 fn terminating(call: &Call) -> Answer {
     let keeper = call.caller();
-    let reason = call.argument(2)?;
     with_row(call, |zone, row, _| {
+        let reason = call.allow_telling_reason(zone, call.argument(2)?)?;
         let changed = row.map(|row| row.terminate(keeper, zone.stopping(), &call.commit()));
         let Some(Ok((pid, is_stopping))) = changed else {
             return Ok(boolean(false));
@@ -245,7 +249,8 @@ fn unregister_name(call: &Call) -> Answer {
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    let (keeper, reason) = (call.pid(2)?, call.argument(3)?);
+    let keeper = call.pid(2)?;
+    let reason = call.allow_telling_reason(zone, call.argument(3)?)?;
     let child = zone.unregister(name, keeper, &guard, &call.commit());
     if let Some(child) = &child {
         call.tell_down(zone, call.write_pid(child), reason);

@@ -18,6 +18,7 @@ use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
 use crate::longest;
 use crate::tables::Table;
+use crate::terms::Use;
 use crate::{atom, boolean};
 
 export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1 }
@@ -141,6 +142,25 @@ fn waiting(call: &Call) -> Answer {
 }
 
 impl Call<'_> {
+    /// Pays for telling the zone's listener of the name that is the second argument, before anything is changed. One that begins to listen after that is
+    /// told all the same.
+    pub fn allow_telling(&self, zone: &Zone<Copied>) -> Result<(), Fault> {
+        match zone.listener() {
+            Some(_) => self.weigh(self.argument(1)?, Use::Value).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of the reason of a child's end, as it will be told. What is too large for any table is told by an atom: the end of a child is never refused.
+    pub fn allow_telling_reason(&self, zone: &Zone<Copied>, reason: ErlNifTerm) -> Answer {
+        self.allow_telling(zone)?;
+        match zone.listener().map(|_| self.weigh(reason, Use::Value)) {
+            Some(Err(Fault::BadArgument)) => Ok(atom!(large)),
+            Some(Err(Fault::Long)) => Err(Fault::Long),
+            Some(Ok(_)) | None => Ok(reason),
+        }
+    }
+
     /// Tells the zone's listener that the name that is the second argument has a running child now.
     #[inline]
     pub fn tell_up(&self, zone: &Zone<Copied>, child: ErlNifTerm) {

@@ -4,6 +4,7 @@
 //! changes ([`Attributes`]). Writers take the row's lock, make the new map beside the old one, and publish it by replacing the
 //! pointer; the old one is retired. Nothing is freed and no foreign code runs while the lock is held.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
@@ -21,8 +22,16 @@ use crate::reclaim::{self, Guard};
 use crate::value::{Added, Frozen, Value};
 use crate::Seed;
 
-/// How many attributes are too many to free on the thread of a caller, who may be freeing a whole batch of such maps.
+/// How many attributes are too many to free on the thread of a caller.
 const MANY: usize = 64;
+
+/// How many attributes a thread may free in a row, in however many maps: some hundred microseconds of work at the most.
+const MOST_IN_A_ROW: usize = 2048;
+
+thread_local! {
+    /// How many attributes this thread may free before it retires more. Whoever leaves its guard last frees what others have retired, too.
+    static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
+}
 
 /// What the indexes of a zone take for a row, and the count of those that share it, in bytes.
 const INDEXED: usize = 80;
@@ -606,9 +615,17 @@ impl<F: Foreign> Row<F> {
             return;
         }
         // SAFETY: `before` came from `into_raw`, was replaced and is retired by nobody else; whoever still reads it
-        // entered its guard before.
+        // entered its guard before. It is looked at before it is retired, and not dropped then.
         unsafe {
-            guard.defer_retire(before, |raw, _| drop_large(Attributes::<F>::from_raw(raw)));
+            let retired = Reading(
+                ManuallyDrop::new(Attributes::<F>::from_raw(before)),
+                PhantomData,
+            );
+            let allowance = ALLOWANCE.get() + cost(&retired);
+            ALLOWANCE.set(allowance.min(MOST_IN_A_ROW));
+            guard.defer_retire(before, |raw, _| {
+                drop_retired(Attributes::<F>::from_raw(raw))
+            });
         }
         if heavy {
             reclaim::flush(guard);
@@ -633,6 +650,24 @@ fn drop_large<F: Foreign>(attributes: Attributes<F>) {
     }
 }
 
+/// Drops one of the many maps that may be freed at the same moment: in the background, with others, when this thread has freed enough.
+fn drop_retired<F: Foreign>(attributes: Attributes<F>) {
+    let cost = cost(&attributes);
+    match ALLOWANCE.get().checked_sub(cost) {
+        Some(rest) => {
+            ALLOWANCE.set(rest);
+            drop_large(attributes);
+        }
+        None if attributes.is_heavy() => reclaim::later(attributes),
+        None => reclaim::gather(attributes, cost),
+    }
+}
+
+/// What it costs to free a map, in attributes. What it shares with others counts in full.
+fn cost<F>(attributes: &Attributes<F>) -> usize {
+    1 + attributes.count().min(MANY)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -650,7 +685,7 @@ mod tests {
     /// Longer than anything takes that does not wait for ever.
     const LONG: Duration = Duration::from_secs(60);
 
-    fn word(word: u64) -> Datum<Held> {
+    fn word<F>(word: u64) -> Datum<F> {
         Datum::word(Kind::new(0), word)
     }
 
@@ -671,7 +706,7 @@ mod tests {
         row
     }
 
-    fn fixed(key: u64, datum: Datum<Held>) -> Attribute<Held> {
+    fn fixed<F>(key: u64, datum: Datum<F>) -> Attribute<F> {
         Attribute {
             key: word(key),
             value: Value::Fixed(datum),
@@ -711,6 +746,63 @@ mod tests {
         }
         assert!(row.retire(|_| true, 1, &guard).is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
+    thread_local! {
+        /// How many values this thread has dropped.
+        static DROPPED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A value that is counted by the thread that drops it.
+    struct Counted;
+
+    impl Foreign for Counted {
+        type Borrowed<'a> = &'a Counted;
+
+        fn borrow(&self) -> &Counted {
+            self
+        }
+
+        fn hash(_: &Counted) -> u64 {
+            42
+        }
+
+        fn same(one: &Counted, other: &Counted) -> bool {
+            ptr::eq(one, other)
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            DROPPED.set(DROPPED.get() + 1);
+        }
+    }
+
+    #[test]
+    fn of_many_maps_that_go_at_once_a_thread_frees_a_few_itself() {
+        let seed = Seed::default();
+        let retire = |attributes: usize| {
+            let (row, guard) = (Row::vacant(word(0), 0, 0), reclaim::enter());
+            let counted = |key| fixed(key, Datum::foreign(Counted));
+            let changes = (0..attributes as u64).map(counted).collect();
+            row.set_locked(row.record.lock(), changes, &seed, &guard);
+            row.publish(row.record.lock(), None, false, &guard);
+        };
+        let dropped = |run: &dyn Fn()| {
+            let before = DROPPED.get();
+            run();
+            DROPPED.get() - before
+        };
+        // Nothing is freed while somebody reads, and then all at once.
+        let most = dropped(&|| {
+            let reader = reclaim::enter();
+            assert_eq!(dropped(&|| (0..1_000).for_each(|_| retire(MANY))), 0);
+            drop(reader);
+        });
+        assert!(most <= MOST_IN_A_ROW, "{most}");
+        // Nor when it goes on retiring.
+        let most = (0..1_000).map(|_| dropped(&|| retire(MANY))).max();
+        assert!(most <= Some(MOST_IN_A_ROW), "{most:?}");
     }
 
     /// A change to what is light waits until there is more to free, also in the company of what is heavy; a change to that does not.
