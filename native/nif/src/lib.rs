@@ -401,7 +401,7 @@ fn delattr(call: &Call) -> Answer {
         let mut scratch = Scratch::new();
         let key = call.key(call.argument(2)?, &mut scratch)?;
         if let Some(row) = row {
-            row.delete(key, zone.seed(), guard, &call.commit());
+            zone.delete(row, key, guard, &call.commit());
         }
         Ok(atom!(ok))
     })

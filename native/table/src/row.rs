@@ -392,16 +392,24 @@ impl<F: Foreign> Row<F> {
         grown
     }
 
-    /// Removes an attribute, where there is one.
-    pub fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard, _: &Committed) {
-        let record = self.record.lock();
-        if let Some(before) = self.attributes(guard) {
-            if before.get(key, seed).is_some() {
-                let heavy = before.is_heavy_at(key, seed);
-                let after = before.without(key, seed);
-                self.publish(record, after, heavy, guard);
-            }
+    /// Removes an attribute, where there is one. A row that keeps nothing then, and is no child's, goes out of use: `true`, for the caller who has to take
+    /// it out of its table.
+    pub(crate) fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) -> bool {
+        let mut record = self.record.lock();
+        let Some(before) = self.attributes(guard) else {
+            return false;
+        };
+        if before.get(key, seed).is_none() {
+            return false;
         }
+        let heavy = before.is_heavy_at(key, seed);
+        let after = before.without(key, seed);
+        let emptied = after.is_none() && record.state == State::Vacant;
+        if emptied {
+            record.state = State::Removed;
+        }
+        self.publish(record, after, heavy, guard);
+        emptied
     }
 
     /// Replaces a value when it is the expected one. Where the name has to be a child's, it is as if there were nothing when it is not.
@@ -835,7 +843,7 @@ mod tests {
             assert!(matches!(replaced, Replaced::Done));
         };
         let delete = |key: u64, row: &Row<Held>, guard: &Guard| {
-            row.delete(word(key).borrow(), &seed, guard, &COMMITTED);
+            assert!(!row.delete(word(key).borrow(), &seed, guard));
         };
         for change in [&set as &dyn Fn(u64, &Row<Held>, &Guard), &replace, &delete] {
             let before = Arc::strong_count(&light);

@@ -6,7 +6,7 @@
 //! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
 //!   whatever comes and goes meanwhile.
 //!
-//! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
+//! A row leaves with its child, or with its last attribute when it is no child's, in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
 use std::hash::{BuildHasher, RandomState};
@@ -275,6 +275,14 @@ impl<F: Foreign> Zone<F> {
                 },
                 added => return added,
             }
+        }
+    }
+
+    /// Removes an attribute of a row, where there is one. A row that keeps nothing then, and is no child's, leaves the table.
+    pub fn delete(&self, row: &Row<F>, key: Borrowed<'_, F>, guard: &Guard, _: &Committed) {
+        if row.delete(key, &self.seed, guard) {
+            self.unname(row, guard);
+            self.unlist(row);
         }
     }
 

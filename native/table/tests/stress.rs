@@ -166,7 +166,7 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let guard = reclaim::enter();
                 let row = zone.row(word(1).borrow(), &guard).unwrap();
                 for key in 2..40 {
-                    row.delete(word(key).borrow(), zone.seed(), &guard, &COMMITTED);
+                    zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
                 }
             }
         });
@@ -297,6 +297,72 @@ fn the_books_balance_after_a_storm_of_names() {
     }
     assert_eq!(children, 0);
     wait_for(&LIVE, 0);
+}
+
+/// Attributes of names that nobody holds come and go, and children with them. No row is left that keeps nothing, nothing is lost that stays, and no child
+/// is put into a row that goes.
+#[test]
+fn a_name_without_child_and_attributes_takes_no_row() {
+    const NAMES: u64 = 4;
+    let zone = Table::default();
+    let counted = AtomicI64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (zone, counted) = (&zone, &counted);
+            scope.spawn(move || {
+                for round in 0..50_000 {
+                    let (name, keeper) = (round % NAMES, (1 + thread) << 32 | round);
+                    let (text, guard) = (word(name), reclaim::enter());
+                    // One attribute for each thread, which alone removes it.
+                    zone.add_or_set(&text, 1, &counter(thread, 1), &guard, &COMMITTED);
+                    if round % 7 == thread && open(zone, name, keeper) {
+                        let row = zone.row(text.borrow(), &guard);
+                        let child = row.and_then(|row| row.child());
+                        assert_eq!(child.map(|child| child.keeper), Some(keeper));
+                        assert!(zone.remove(text.borrow(), keeper, &guard, &COMMITTED));
+                    } else if let Some(row) = zone.row(text.borrow(), &guard) {
+                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    }
+                }
+                for name in NAMES..2 * NAMES {
+                    let guard = reclaim::enter();
+                    for _ in 0..10_000 {
+                        let (text, own) = (word(name), counter(thread, 1));
+                        let added = zone.add_or_set(&text, 1, &own, &guard, &COMMITTED);
+                        assert_eq!(added, Added::Missing);
+                        let shared = counter(9, 1);
+                        zone.add_or_set(&text, 1, &shared, &guard, &COMMITTED);
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        let row = zone.row(text.borrow(), &guard).unwrap();
+                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    }
+                }
+            });
+        }
+    });
+    let kept = (NAMES..2 * NAMES).map(|name| integers(&zone, name)[&9]);
+    assert_eq!(kept.sum::<i64>(), counted.load(Ordering::SeqCst));
+    for name in 0..2 * NAMES {
+        let guard = reclaim::enter();
+        for key in 0..10 {
+            if let Some(row) = zone.row(word(name).borrow(), &guard) {
+                zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+            }
+        }
+        assert!(zone.row(word(name).borrow(), &guard).is_none());
+    }
+    assert_eq!(rows(&zone), 0);
+}
+
+/// How many rows are listed.
+fn rows(zone: &Table) -> usize {
+    let (mut count, mut from) = (0, Some(0));
+    while let Some(slot) = from {
+        let (rows, next) = zone.page(slot);
+        count += rows.len();
+        from = next;
+    }
+    count
 }
 
 /// Waits until so many values are left: those that other tests' threads might be reading go when they look away.
