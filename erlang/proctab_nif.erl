@@ -194,7 +194,8 @@ page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
 
 %% Makes the caller the zone's listener: from now on it is sent `{Secret, {up, Name, Child}}' when a child begins
 %% to run, and `{Secret, {down, Name, Child, Reason}}' when it has ended, in the order in which that happens to
-%% a name. Pages that it reads afterwards show what it was not told of.
+%% a name. Pages that it reads afterwards show what it was not told of. A reason that no table would take, for it
+%% would unfold to over a gigabyte, is told as the atom `large'.
 -spec listen(Zone :: atom() | handle()) -> secret().
 listen(_Zone) -> erlang:nif_error(not_loaded).
 

@@ -235,10 +235,14 @@ judge(_, {false, _, Brief}, _, _, _) ->
     {wrong, {taken, Brief}}.
 
 known_messages(Messages) ->
-    case [Message || Message <- Messages, not is_tuple(Message) orelse not lists:member(element(1, Message), known())] of
+    case [Message || Message <- Messages, not lists:member(kind(Message), known())] of
         [] -> answered;
         Unknown -> {wrong, {messages, Unknown}}
     end.
+
+kind({Secret, Event}) when is_integer(Secret), is_tuple(Event) -> element(1, Event);
+kind(Message) when is_tuple(Message) -> element(1, Message);
+kind(Message) -> Message.
 
 %% What the functions that were called without a fault have the caller sent.
 known() ->
@@ -377,14 +381,18 @@ native() ->
         {count, [raw], [integer]},
         {insert, [raw, any, pid, any, pid_or_launching], [true, false]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
-        {running, [raw, any, pid], [true, false]},
-        {terminating, [raw, any, any], [true, false]},
+        {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
+        {running, [raw, any, any_pid], [true, stopping, false]},
+        {terminating, [raw, any, any], [true, stopping, false]},
         {pending, [raw, any], [true, false]},
+        {slowed, [raw, any], [true, false]},
         {restarting, [raw, any], [true, false]},
+        {stop, [zone_or_handle, any, pid], [launching, running, terminating, pending, slowed, restarting, false]},
         {remove, [raw, any], [true, false]},
         {unregister_name, [raw, any, pid, any], [true, false]},
         {change_keeper, [raw, pid, pid], [{ok, any}, undefined]},
         {find, [raw, any], [{ok, pid}, undefined]},
+        {find_alive, [raw, any], [{ok, pid}, undefined]},
         {getattr, [raw, any, any], [{ok, any}, undefined]},
         {setattr, [raw, any, proper_list], [ok, void]},
         {setattr, [raw, any, any, any], [ok, void]},
@@ -397,7 +405,7 @@ native() ->
         {attrs, [raw, any], [list]},
         {attrs, [raw, any, proper_list], [list]},
         {page, [zone_or_handle, from, page_of, any], [{any, integer}, {any, done}]},
-        {listen, [zone_or_handle], [ok]},
+        {listen, [zone_or_handle], [integer]},
         {unlisten, [zone_or_handle], [ok]},
         {wait_for, [zone_or_handle, any], [{reference, integer, pid}]},
         {stop_waiting, [waits], [true, false]},
@@ -518,7 +526,7 @@ is_right(atom, Atom, _) -> is_atom(Atom);
 is_right(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_right(living, Pid, World) -> is_right(pid, Pid, World) andalso is_process_alive(Pid);
 is_right(any_pid, Pid, _) -> is_pid(Pid);
-is_right(pid_or_launching, Term, World) -> Term =:= launching orelse is_right(pid, Term, World);
+is_right(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
 is_right(proper_list, List, _) -> is_list(List) andalso try length(List) of _ -> true catch error:badarg -> false end;
 is_right(integer, Integer, _) -> is_integer(Integer);
 is_right(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
@@ -597,7 +605,7 @@ good(atom) -> one([?ZONE, ?ZONE, ?ZONE, ?GONE]);
 good(pid) -> one([dummy, dead]);
 good(living) -> one([dummy, self]);
 good(any_pid) -> one([dummy, dead, remote_pid]);
-good(pid_or_launching) -> one([launching, dummy, dead]);
+good(pid_or_launching) -> one([launching, dummy, dead, remote_pid]);
 good(proper_list) -> {list, one([[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]])};
 good(integer) -> one([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);
 good(natural) -> one([0, 1, 10, 1 bsl 64]);

@@ -250,20 +250,25 @@ the_native_functions_refuse_wrong_terms(Config) ->
     [refused(Zone, proctab_nif, Call) || Call <- native(Zone, proplists:get_value(child, Config))].
 
 native(Zone, Pid) ->
-    NoPids = [atom, undefined, 1, "pid", [], {}, make_ref(), elsewhere()],
+    NoPids = [atom, undefined, 1, "pid", [], {}, make_ref()],
+    NoLocal = [elsewhere() | NoPids],
     [
         {owner, [Zone], []},
         {count, [Zone], []},
-        {insert, [Zone, void, self(), spec, Pid], [{3, NoPids}, {5, NoPids}]},
+        {insert, [Zone, void, self(), spec, Pid], [{3, NoLocal}, {5, NoPids}]},
         {child, [Zone, ?NAME], []},
+        {kept, [Zone, self()], [{2, NoLocal}]},
         {running, [Zone, ?NAME, Pid], [{3, NoPids}]},
         {terminating, [Zone, ?NAME, normal], []},
         {pending, [Zone, ?NAME], []},
+        {slowed, [Zone, ?NAME], []},
         {restarting, [Zone, ?NAME], []},
+        {stop, [Zone, ?NAME, self()], [{3, NoLocal}]},
         {remove, [Zone, ?NAME], []},
-        {unregister_name, [Zone, ?NAME, self(), normal], [{3, NoPids}]},
-        {change_keeper, [Zone, self(), self()], [{2, NoPids}, {3, NoPids}]},
+        {unregister_name, [Zone, ?NAME, self(), normal], [{3, NoLocal}]},
+        {change_keeper, [Zone, self(), self()], [{2, NoLocal}, {3, NoLocal}]},
         {find, [Zone, ?NAME], []},
+        {find_alive, [Zone, ?NAME], []},
         {getattr, [Zone, ?NAME, n], []},
         {setattr, [Zone, ?NAME, [{n, 2}]], [{3, no_lists([{n, 2}])}]},
         {setattr, [Zone, void, [{n, 2}]], [{3, no_lists([{n, 2}])}]},
@@ -286,7 +291,7 @@ native(Zone, Pid) ->
 %% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.
 the_native_functions_refuse_who_is_no_keeper(Config) ->
     Zone = zone(Config),
-    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {restarting, []}, {remove, []}],
+    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {slowed, []}, {restarting, []}, {stop, [self()]}, {remove, []}],
     unchanged(Zone, fun() ->
         [
             ?assertEqual({Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])})

@@ -8,6 +8,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
+-import(scheduling, [left/1]).
 -import(tracked_child, [apart/1, open/2]).
 -import(gen_tracker, [find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
 
@@ -152,30 +153,6 @@ what_was_set_on_a_dirty_scheduler_is_all_there(Config) ->
     ok = setattr(Zone, ?NAME, Pairs),
     ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME))),
     ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME, lists:seq(1, 499)))).
-
-%% The native functions in which a process was taken off its scheduler while it called a fun: that is what going to a dirty one looks like.
-left(Fun) ->
-    {Pid, Monitor} = spawn_monitor(fun() ->
-        receive
-            go -> Fun()
-        end
-    end),
-    1 = erlang:trace(Pid, true, [running]),
-    Pid ! go,
-    receive
-        {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason
-    end,
-    Delivered = erlang:trace_delivered(Pid),
-    receive
-        {trace_delivered, Pid, Delivered} -> lists:usort(taken_off(Pid))
-    end.
-
-taken_off(Pid) ->
-    receive
-        {trace, Pid, out, {proctab_nif, Function, Arity}} -> [{Function, Arity} | taken_off(Pid)];
-        {trace, Pid, _, _} -> taken_off(Pid)
-    after 0 -> []
-    end.
 
 %% Reductions: a time slice has 4,000
 

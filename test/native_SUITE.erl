@@ -31,7 +31,8 @@ all() ->
         a_child_of_another_node_can_be_started,
         pids_of_other_nodes_take_little_memory,
         pids_of_other_nodes_are_the_same_just_when_they_are_equal,
-        pids_of_other_nodes_are_processes_of_tables
+        pids_of_other_nodes_are_processes_of_tables,
+        a_name_without_child_and_attributes_takes_no_row
     ].
 
 init_per_testcase(Case, Config) ->
@@ -323,6 +324,30 @@ processes(Table, From) ->
         {Pids, done} -> Pids;
         {Pids, Next} -> Pids ++ processes(Table, Next)
     end.
+
+%% Names without a child
+
+a_name_without_child_and_attributes_takes_no_row(_) ->
+    Zone = ?FUNCTION_NAME,
+    Names = lists:seq(1, 1000),
+    [
+        begin
+            {[], done} = page(Zone, sizes),
+            [1 = proctab_nif:increment(Zone, Name, Key, 1, 1) || Name <- Names, Key <- [a, b]],
+            [ok = proctab_nif:delattr(Zone, Name, a) || Name <- Names],
+            {Rows, done} = page(Zone, sizes),
+            ?assertEqual(Names, lists:sort([Name || {Name, undefined, 1, _} <- Rows])),
+            [ok = proctab_nif:delattr(Zone, Name, Key) || Name <- Names, Key <- [b, none, b]]
+        end
+     || _ <- [first, second]
+    ],
+    {[], done} = page(Zone, sizes),
+    %% A child's row stays without attributes.
+    true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
+    ok = proctab_nif:setattr(Zone, ?NAME, key, 1),
+    ok = proctab_nif:delattr(Zone, ?NAME, key),
+    {[{?NAME, undefined, 0, _}], done} = page(Zone, sizes),
+    true = proctab_nif:running(Zone, ?NAME, self()).
 
 %% Pids that are nearly the same, of nodes that are not there.
 strangers() ->

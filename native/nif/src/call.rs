@@ -1,4 +1,8 @@
 //! The edge between the VM and Rust: how an exported function is called, and how it fails.
+//!
+//! A call that has too much to do for a normal scheduler fails with [`Fault::Long`], and the VM begins it anew on a dirty one. So nothing that can be
+//! rescheduled may come after a change. This is kept here: whatever changes a table takes a [`Committed`], which [`Call::commit`] alone makes, and from there on
+//! the call cannot be rescheduled any more, whatever it costs.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -12,6 +16,8 @@ use rustler::sys::{
     enif_make_int64, enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif,
     ErlNifEnv, ErlNifTerm,
 };
+
+use proctab_table::commit::Committed;
 
 use crate::longest;
 
@@ -43,6 +49,8 @@ pub struct Call<'a> {
     pub env: *mut ErlNifEnv,
     /// How many words of terms the call may still convert.
     left: Cell<usize>,
+    /// Whether the call may have changed something.
+    is_committed: Cell<bool>,
     /// Word and length of the long binary that was looked at last.
     pub inspected: Cell<Option<(u64, usize)>>,
     /// An environment of nobody's, once one was needed; see [`Call::scratch_environment`].
@@ -72,18 +80,33 @@ impl Call<'_> {
     /// Says that this much work is too long for a normal scheduler, after all that was done before.
     #[inline]
     pub fn allow(&self, words: usize) -> Result<(), Fault> {
-        if words <= self.left() {
+        if words <= self.left() || self.is_committed.get() {
             Ok(())
         } else {
             Err(Fault::Long)
         }
     }
 
+    /// From now on the call is carried through where it is, and no cost is refused. For the moment before a change, when all has been paid for that the
+    /// call still has to do.
+    #[inline]
+    #[allow(clippy::disallowed_methods)]
+    pub fn commit(&self) -> Committed {
+        self.is_committed.set(true);
+        Committed::new()
+    }
+
+    /// Takes that back: it turned out that there was nothing to change.
+    #[inline]
+    pub fn take_back(&self, _: Committed) {
+        self.is_committed.set(false);
+    }
+
     /// The same of work that is going to be done.
     #[inline]
     pub fn spend(&self, words: usize) -> Result<(), Fault> {
         self.allow(words)?;
-        self.left.set(self.left() - words);
+        self.left.set(self.left().saturating_sub(words));
         Ok(())
     }
 
@@ -158,6 +181,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
     let call = Call {
         env,
         left: Cell::new(if NORMAL { NORMAL_LIMIT } else { usize::MAX }),
+        is_committed: Cell::new(false),
         inspected: Cell::new(None),
         scratch: Cell::new(ptr::null_mut()),
         // SAFETY: the VM passes that many arguments, which live as long as the call.
@@ -176,7 +200,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
     unsafe {
         match answer {
             Ok(Ok(term)) => term,
-            Ok(Err(Fault::Long)) if NORMAL => enif_schedule_nif(
+            Ok(Err(Fault::Long)) if NORMAL && !call.is_committed.get() => enif_schedule_nif(
                 env,
                 T::NAME.as_ptr(),
                 sys::ERL_NIF_DIRTY_JOB_CPU_BOUND as c_int,

@@ -75,7 +75,7 @@ fn zone_open(call: &Call) -> Answer {
 
 fn zone_stop(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    call.zone_table(&guard)?.content.stop();
+    call.zone_table(&guard)?.content.stop(&call.commit());
     Ok(atom!(ok))
 }
 
@@ -116,7 +116,10 @@ fn insert(call: &Call) -> Answer {
         keeper: call.pid(2)?,
         spec: Some(call.datum(call.argument(3)?)?),
     };
-    let inserted = zone.insert(&name, child);
+    if !launching {
+        call.allow_telling(zone)?;
+    }
+    let inserted = zone.insert(&name, child, &call.commit());
     if inserted && !launching {
         call.tell_up(zone, call.argument(4)?);
     }
@@ -169,7 +172,8 @@ fn state(state: State) -> ErlNifTerm {
 fn running(call: &Call) -> Answer {
     let (keeper, pid) = (call.caller(), call.child_pid(2)?);
     with_row(call, |zone, row, _| {
-        let changed = row.map(|row| row.run(keeper, pid, zone.stopping()));
+        call.allow_telling(zone)?;
+        let changed = row.map(|row| row.run(keeper, pid, zone.stopping(), &call.commit()));
         match changed.unwrap_or(Err(Refused::Gone)) {
             Ok(()) => call.tell_up(zone, call.argument(2)?),
             Err(Refused::Stopping) => return Ok(atom!(stopping)),
@@ -181,9 +185,9 @@ fn running(call: &Call) -> Answer {
 
 fn terminating(call: &Call) -> Answer {
     let keeper = call.caller();
-    let reason = call.argument(2)?;
     with_row(call, |zone, row, _| {
-        let changed = row.map(|row| row.terminate(keeper, zone.stopping()));
+        let reason = call.allow_telling_reason(zone, call.argument(2)?)?;
+        let changed = row.map(|row| row.terminate(keeper, zone.stopping(), &call.commit()));
         let Some(Ok((pid, is_stopping))) = changed else {
             return Ok(boolean(false));
         };
@@ -213,7 +217,9 @@ fn restarting(call: &Call) -> Answer {
 fn clear(call: &Call, state: State) -> Answer {
     let keeper = call.caller();
     with_row(call, |zone, row, guard| {
-        let cleared = row.is_some_and(|row| row.clear(keeper, state, zone.stopping(), guard));
+        let committed = call.commit();
+        let cleared =
+            row.is_some_and(|row| row.clear(keeper, state, zone.stopping(), guard, &committed));
         Ok(boolean(cleared))
     })
 }
@@ -234,7 +240,7 @@ fn stop(call: &Call) -> Answer {
     let name = call.key(call.argument(1)?, &mut scratch)?;
     let keeper = call.pid(2)?;
     let row = table.content.row(name, &guard);
-    let stopped = row.and_then(|row| row.stop(keeper));
+    let stopped = row.and_then(|row| row.stop(keeper, &call.commit()));
     Ok(stopped.map_or(boolean(false), state))
 }
 
@@ -243,7 +249,8 @@ fn remove(call: &Call) -> Answer {
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    Ok(boolean(zone.remove(name, call.caller(), &guard)))
+    let keeper = call.caller();
+    Ok(boolean(zone.remove(name, keeper, &guard, &call.commit())))
 }
 
 fn unregister_name(call: &Call) -> Answer {
@@ -251,8 +258,9 @@ fn unregister_name(call: &Call) -> Answer {
     let zone = call.named::<Zone<Copied>>(&guard)?;
     let mut scratch = Scratch::new();
     let name = call.key(call.argument(1)?, &mut scratch)?;
-    let (keeper, reason) = (call.pid(2)?, call.argument(3)?);
-    let child = zone.unregister(name, keeper, &guard);
+    let keeper = call.pid(2)?;
+    let reason = call.allow_telling_reason(zone, call.argument(3)?)?;
+    let child = zone.unregister(name, keeper, &guard, &call.commit());
     if let Some(child) = &child {
         call.tell_down(zone, call.write_pid(child), reason);
         call.send(keeper, atom!(detached));
@@ -267,12 +275,13 @@ fn change_keeper(call: &Call) -> Answer {
     let Some(row) = zone.row_of(keeper) else {
         return Ok(atom!(undefined));
     };
-    // Before the change, for nothing that can be rescheduled comes after it.
     let name = call.make(&row.name)?;
-    Ok(match zone.change_keeper(&row, keeper, new) {
-        true => call.tuple([atom!(ok), name]),
-        false => atom!(undefined),
-    })
+    Ok(
+        match zone.change_keeper(&row, keeper, new, &call.commit()) {
+            true => call.tuple([atom!(ok), name]),
+            false => atom!(undefined),
+        },
+    )
 }
 
 fn find(call: &Call) -> Answer {
@@ -321,10 +330,11 @@ fn setattr(call: &Call) -> Answer {
             })
         };
         call.allow_waking(zone, &row.name, adds)?;
-        match row.set(changes, zone.seed(), guard) {
+        let committed = call.commit();
+        match row.set(changes, zone.seed(), guard, &committed) {
             Ok(grown) => {
                 if grown {
-                    call.wake(zone, &row.name);
+                    call.wake(zone, &row.name, &committed);
                 }
                 Ok(atom!(ok))
             }
@@ -373,11 +383,25 @@ fn exchange(call: &Call, of_child: bool) -> Result<Replaced<Copied>, Fault> {
         _ => false,
     };
     with_row(call, |zone, row, guard| {
-        Ok(match row {
-            Some(row) => row.replace(change, is_expected, of_child, zone.seed(), guard),
-            None if of_child => Replaced::Void,
-            None => Replaced::Missing,
-        })
+        let Some(row) = row else {
+            return Ok(match of_child {
+                true => Replaced::Void,
+                false => Replaced::Missing,
+            });
+        };
+        let committed = call.commit();
+        let replaced = row.replace(
+            change,
+            is_expected,
+            of_child,
+            zone.seed(),
+            guard,
+            &committed,
+        );
+        if !matches!(replaced, Replaced::Done) {
+            call.take_back(committed);
+        }
+        Ok(replaced)
     })
 }
 
@@ -386,7 +410,7 @@ fn delattr(call: &Call) -> Answer {
         let mut scratch = Scratch::new();
         let key = call.key(call.argument(2)?, &mut scratch)?;
         if let Some(row) = row {
-            row.delete(key, zone.seed(), guard);
+            zone.delete(row, key, guard, &call.commit());
         }
         Ok(atom!(ok))
     })
@@ -402,11 +426,18 @@ fn increment(call: &Call) -> Answer {
     let added = with_row(call, |zone, row, guard| {
         let mut scratch = Scratch::new();
         let key = call.key(call.argument(2)?, &mut scratch)?;
-        Ok(match (row, increment) {
-            (Some(row), Some(increment)) => row.add(key, increment, zone.seed(), guard),
-            (_, None) => Added::NotCounted,
-            (None, _) => Added::Missing,
-        })
+        let (Some(row), Some(increment)) = (row, increment) else {
+            return Ok(match increment {
+                Some(_) => Added::Missing,
+                None => Added::NotCounted,
+            });
+        };
+        let committed = call.commit();
+        let added = row.add(key, increment, zone.seed(), guard, &committed);
+        if added == Added::Missing {
+            call.take_back(committed);
+        }
+        Ok(added)
     })?;
     let added = match (added, increment, missing) {
         (Added::Missing, Some(increment), Ok(value)) => add_or_set(call, increment, value)?,
@@ -426,9 +457,10 @@ fn add_or_set(call: &Call, increment: i64, value: ErlNifTerm) -> Result<Added, F
     let name = call.owned_key(call.argument(1)?)?;
     let missing = call.attribute(call.argument(2)?, value)?;
     call.allow_waking(zone, &name, || true)?;
-    let added = zone.add_or_set(&name, increment, &missing, &guard);
+    let committed = call.commit();
+    let added = zone.add_or_set(&name, increment, &missing, &guard, &committed);
     if added == Added::Missing {
-        call.wake(zone, &name);
+        call.wake(zone, &name, &committed);
     }
     Ok(added)
 }

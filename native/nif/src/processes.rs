@@ -3,7 +3,7 @@
 use rustler::sys::ErlNifTerm;
 
 use proctab_table::datum::Datum;
-use proctab_table::processes::{Begun, Next, Processes};
+use proctab_table::processes::{Begun, Next, NotBegun, Processes};
 use proctab_table::reclaim;
 
 use crate::call::{export, Answer, Call, Fault};
@@ -16,9 +16,13 @@ export! {
     registered_names/2, registered_count/2, processes_page/2, counts_page/2,
 }
 
+/// What it costs to name one of those who have not ended what they began, in words of terms.
+const CALLER_COST: usize = 2;
+
 fn processes_open(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    call.open_processes(&guard)?.serve(call.caller());
+    let table = call.open_processes(&guard)?;
+    table.serve(call.caller(), &call.commit());
     Ok(atom!(ok))
 }
 
@@ -29,34 +33,37 @@ fn processes_close(call: &Call) -> Answer {
 
 fn hold(call: &Call) -> Answer {
     with_table(call, |table| {
-        table.hold(call.caller());
+        table.hold(call.caller(), &call.commit());
         Ok(atom!(ok))
     })
 }
 
 fn release(call: &Call) -> Answer {
     with_table(call, |table| {
-        table.release(call.caller());
+        table.release(call.caller(), &call.commit());
         Ok(atom!(ok))
     })
 }
 
 fn claim(call: &Call) -> Answer {
     let pid = call.any_pid(1)?;
-    with_table(call, |table| Ok(boolean(table.claim(&pid, call.caller()))))
+    with_table(call, |table| {
+        let changed = table.claim(&pid, call.caller(), &call.commit());
+        Ok(boolean(changed))
+    })
 }
 
 fn register(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
         call.spend_entries(table.growth(pid))?;
-        table.register(pid, name);
+        table.register(pid, name, &call.commit());
         Ok(atom!(ok))
     })
 }
 
 fn unregister(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
-        table.unregister(pid, name);
+        table.unregister(pid, name, &call.commit());
         Ok(atom!(ok))
     })
 }
@@ -64,22 +71,25 @@ fn unregister(call: &Call) -> Answer {
 fn begin_registering(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
         call.spend_entries(table.growth(pid))?;
-        Ok(match table.begin(pid, name, call.caller()) {
-            Begun::New(server) => {
-                tell(call, server)?;
-                atom!(begun)
-            }
-            Begun::Registered => atom!(registered),
-            Begun::Busy(caller) => call.tuple([atom!(busy), call.word(caller)]),
-        })
+        Ok(
+            match table.begin(pid, name, call.caller(), &call.commit()) {
+                Begun::New(server) => {
+                    tell(call, server, call.argument(1)?);
+                    atom!(begun)
+                }
+                Begun::Registered => atom!(registered),
+                Begun::Busy(caller) => call.tuple([atom!(busy), call.word(caller)]),
+            },
+        )
     })
 }
 
 fn end_registering(call: &Call) -> Answer {
     let announced = call.argument(3)? == atom!(yes);
     with_registration(call, |table, pid, name| {
-        let server = table.end(pid, name, call.caller(), announced);
-        tell(call, server.map_err(|_| Fault::BadArgument)?)?;
+        let server = table.end(pid, name, call.caller(), announced, &call.commit());
+        let server = server.map_err(|NotBegun| Fault::BadArgument)?;
+        tell(call, server, call.argument(1)?);
         Ok(atom!(ok))
     })
 }
@@ -87,7 +97,8 @@ fn end_registering(call: &Call) -> Answer {
 fn fail_registering(call: &Call) -> Answer {
     with_registration(call, |table, pid, name| {
         call.spend_entries(table.registrations(pid))?;
-        tell(call, table.fail(pid, name, call.caller()))?;
+        let server = table.fail(pid, name, call.caller(), &call.commit());
+        tell(call, server, call.argument(1)?);
         Ok(atom!(ok))
     })
 }
@@ -96,7 +107,7 @@ fn abandon(call: &Call) -> Answer {
     let (pid, caller) = (call.any_pid(1)?, call.pid(2)?);
     with_table(call, |table| {
         call.spend_entries(table.registrations(&pid))?;
-        table.abandon(&pid, caller);
+        table.abandon(&pid, caller, &call.commit());
         Ok(atom!(ok))
     })
 }
@@ -104,8 +115,11 @@ fn abandon(call: &Call) -> Answer {
 fn next(call: &Call) -> Answer {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        Ok(match table.next(&pid) {
+        call.spend(CALLER_COST * table.begun(&pid))?;
+        let committed = call.commit();
+        Ok(match table.next(&pid, &committed) {
             Next::Registered(name, announced) => {
+                call.take_back(committed);
                 call.tuple([atom!(registered), call.make(&name)?, boolean(announced)])
             }
             Next::Busy(callers) => {
@@ -180,13 +194,11 @@ fn with_registration(
     with_table(call, |table| run(table, &pid, &name))
 }
 
-/// Has the server watch the process that is the second argument. This is done here, because the caller may be killed as soon as it is back
-/// in Erlang.
-fn tell(call: &Call, server: Option<u64>) -> Result<(), Fault> {
+/// Has the server watch a process. This is done here, because the caller may be killed as soon as it is back in Erlang.
+fn tell(call: &Call, server: Option<u64>, pid: ErlNifTerm) {
     if let Some(server) = server {
-        let request = call.tuple([atom!(monitor), call.argument(1)?]);
+        let request = call.tuple([atom!(monitor), pid]);
         // A server that is dead has nobody to tell: its successor will see the process in the table.
         call.send(server, call.tuple([atom!(cast), request]));
     }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use rustler::sys::{enif_is_current_process_alive, ErlNifTerm};
 use rustler::thread::is_scheduler_thread;
 use rustler::{Encoder, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
+use proctab_table::commit::Committed;
 use proctab_table::datum::Datum;
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
@@ -17,6 +18,7 @@ use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
 use crate::longest;
 use crate::tables::Table;
+use crate::terms::Use;
 use crate::{atom, boolean};
 
 export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1 }
@@ -43,14 +45,17 @@ struct Place {
 impl Resource for Waits {}
 
 impl Place {
-    fn leave(&self) -> bool {
-        self.zone.content.waiters().forget(&self.name, self.id)
+    fn leave(&self, committed: &Committed) -> bool {
+        let waiters = self.zone.content.waiters();
+        waiters.forget(&self.name, self.id, committed)
     }
 }
 
 impl Drop for Place {
+    /// Not for a call: the VM, or the background, ends what it has begun.
+    #[allow(clippy::disallowed_methods)]
     fn drop(&mut self) {
-        self.leave();
+        self.leave(&Committed::new());
     }
 }
 
@@ -86,28 +91,31 @@ impl Drop for Undelivered {
 fn listen(call: &Call) -> Answer {
     let guard = reclaim::enter();
     let table = call.zone_table(&guard)?;
-    table.content.listen(call.caller());
+    table.content.listen(call.caller(), &call.commit());
     Ok(secret(call, &table.content))
 }
 
 fn unlisten(call: &Call) -> Answer {
     let guard = reclaim::enter();
-    call.zone_table(&guard)?.content.unlisten(call.caller());
+    let table = call.zone_table(&guard)?;
+    table.content.unlisten(call.caller(), &call.commit());
     Ok(atom!(ok))
 }
 
 fn wait_for(call: &Call) -> Answer {
     let guard = reclaim::enter();
+    let zone = call.zone_table(&guard)?;
+    let owner = zone.owner(call)?;
     let place = Place {
-        zone: call.zone_table(&guard)?,
+        zone,
         name: call.owned_key(call.argument(1)?)?,
         id: LAST_WAITER.fetch_add(1, Ordering::Relaxed),
         long: call.is_dirty(),
     };
     let waiters = place.zone.content.waiters();
     call.spend_entries(waiters.growth(&place.name))?;
-    waiters.add(place.name.clone(), place.id, call.caller());
-    let owner = place.zone.owner(call)?;
+    let name = place.name.clone();
+    waiters.add(name, place.id, call.caller(), &call.commit());
     let id = call.integer(place.id as i64);
     let waits = ResourceArc::new(Waits(Some(place)));
     let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
@@ -124,7 +132,7 @@ fn stop_waiting(call: &Call) -> Answer {
     if place.long && !call.is_dirty() {
         return Err(Fault::Long);
     }
-    Ok(boolean(place.leave()))
+    Ok(boolean(place.leave(&call.commit())))
 }
 
 fn waiting(call: &Call) -> Answer {
@@ -134,6 +142,25 @@ fn waiting(call: &Call) -> Answer {
 }
 
 impl Call<'_> {
+    /// Pays for telling the zone's listener of the name that is the second argument, before anything is changed. One that begins to listen after that is
+    /// told all the same.
+    pub fn allow_telling(&self, zone: &Zone<Copied>) -> Result<(), Fault> {
+        match zone.listener() {
+            Some(_) => self.weigh(self.argument(1)?, Use::Value).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of the reason of a child's end, as it will be told. What is too large for any table is told by an atom: the end of a child is never refused.
+    pub fn allow_telling_reason(&self, zone: &Zone<Copied>, reason: ErlNifTerm) -> Answer {
+        self.allow_telling(zone)?;
+        match zone.listener().map(|_| self.weigh(reason, Use::Value)) {
+            Some(Err(Fault::BadArgument)) => Ok(atom!(large)),
+            Some(Err(Fault::Long)) => Err(Fault::Long),
+            Some(Ok(_)) | None => Ok(reason),
+        }
+    }
+
     /// Tells the zone's listener that the name that is the second argument has a running child now.
     #[inline]
     pub fn tell_up(&self, zone: &Zone<Copied>, child: ErlNifTerm) {
@@ -167,8 +194,8 @@ impl Call<'_> {
     }
 
     /// Wakes them: an attribute was added.
-    pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>) {
-        for (id, pid) in zone.waiters().take(name) {
+    pub fn wake(&self, zone: &Zone<Copied>, name: &Datum<Copied>, committed: &Committed) {
+        for (id, pid) in zone.waiters().take(name, committed) {
             let message = self.tuple([atom!(woken), self.integer(id as i64)]);
             self.send(pid, message);
         }

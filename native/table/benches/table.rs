@@ -17,6 +17,7 @@ use common::Nothing;
 use divan::{Bencher, Divan};
 use papaya::HashMap;
 use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
@@ -39,6 +40,7 @@ const THREADS: [usize; 3] = [1, 2, 4];
 const COUNT: u64 = 10_000;
 /// Has no divisor in common with `COUNT`, so that its multiples reach every name.
 const STRIDE: u64 = 7_919;
+const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const TWENTY_BYTES: &[u8] = b"twenty bytes of text";
 
@@ -72,7 +74,7 @@ fn name(prefix: &str, number: u64) -> Term {
 fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
-        assert!(zone.insert(name, child(number)));
+        assert!(zone.insert(name, child(number), &COMMITTED));
         let row = zone.row(name.borrow(), &guard).expect("it was inserted");
         let attributes = [
             integer(1280),
@@ -81,7 +83,12 @@ fn zone() -> Zone<Nothing> {
             fixed(Datum::bytes(KIND, b"pid"), Datum::word(KIND, number)),
         ];
         assert!(row
-            .set(Changes::from_iter(attributes), zone.seed(), &guard)
+            .set(
+                Changes::from_iter(attributes),
+                zone.seed(),
+                &guard,
+                &COMMITTED
+            )
             .is_ok());
     }
     zone
@@ -195,7 +202,7 @@ fn increment(bencher: Bencher, names: Names) {
         let guard = reclaim::enter();
         let row = ZONE.row(name.borrow(), &guard);
         row.map_or(Added::Missing, |row| {
-            row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard)
+            row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard, &COMMITTED)
         })
     });
 }
@@ -218,7 +225,12 @@ fn set(name: &Term, attribute: Attribute<Nothing>) {
         .row(name.borrow(), &guard)
         .expect("it is never removed");
     assert!(row
-        .set(Changes::from_iter([attribute]), ZONE.seed(), &guard)
+        .set(
+            Changes::from_iter([attribute]),
+            ZONE.seed(),
+            &guard,
+            &COMMITTED
+        )
         .is_ok());
 }
 
@@ -232,8 +244,8 @@ fn insert_and_remove(bencher: Bencher, names: Names) {
     };
     bencher.with_inputs(pick).bench_values(|(number, name)| {
         let guard = reclaim::enter();
-        if ZONE.insert(&name, child(number)) {
-            assert!(ZONE.remove(name.borrow(), number, &guard));
+        if ZONE.insert(&name, child(number), &COMMITTED) {
+            assert!(ZONE.remove(name.borrow(), number, &guard, &COMMITTED));
         }
     });
 }
@@ -251,9 +263,9 @@ fn register(bencher: Bencher, names: Names) {
     let processes: Processes<Nothing> = Processes::default();
     let pick = || (Datum::word(KIND, next()), pick(names));
     bencher.with_inputs(pick).bench_values(|(pid, name)| {
-        processes.register(&pid, name);
-        processes.unregister(&pid, name);
-        processes.next(&pid)
+        processes.register(&pid, name, &COMMITTED);
+        processes.unregister(&pid, name, &COMMITTED);
+        processes.next(&pid, &COMMITTED)
     });
 }
 

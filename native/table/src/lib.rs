@@ -5,6 +5,7 @@
 //!
 //! ```
 //! use proctab_table::attributes::{Attribute, Changes};
+//! use proctab_table::commit::Committed;
 //! use proctab_table::datum::{Datum, Foreign, Kind};
 //! use proctab_table::reclaim;
 //! use proctab_table::row::{Child, Pid, State};
@@ -21,21 +22,23 @@
 //! }
 //!
 //! const TEXT: Kind = Kind::new(0);
+//! // Whoever changes a table says that it carries that through.
+//! const COMMITTED: Committed = Committed::new();
 //! let zone: Zone<Nothing> = Zone::default();
 //! let name = Datum::bytes(TEXT, b"tv1");
 //! let bytes_in = Datum::bytes(TEXT, b"bytes_in");
 //!
 //! let guard = reclaim::enter();
 //! let child = Child { state: State::Running, pid: Some(Pid::Local(42)), keeper: 41, spec: None };
-//! assert!(zone.insert(&name, child));
+//! assert!(zone.insert(&name, child, &COMMITTED));
 //!
 //! let row = zone.row(name.borrow(), &guard).unwrap();
 //! assert_eq!(row.pid(), Some(Pid::Local(42)));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
-//! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard).is_ok());
-//! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard), Added::Changed(1000));
+//! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard, &COMMITTED).is_ok());
+//! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard, &COMMITTED), Added::Changed(1000));
 //!
-//! assert!(zone.remove(name.borrow(), 41, &guard));
+//! assert!(zone.remove(name.borrow(), 41, &guard, &COMMITTED));
 //! assert!(zone.row(name.borrow(), &guard).is_none());
 //! ```
 //!
@@ -59,6 +62,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod attributes;
+pub mod commit;
 pub mod datum;
 mod names;
 pub mod processes;

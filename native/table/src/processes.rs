@@ -21,6 +21,7 @@ use dashmap::DashMap;
 use indexmap::map::Entry as Slot;
 use indexmap::IndexMap;
 
+use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
 use crate::{growth, Seed};
 
@@ -94,17 +95,17 @@ impl<F: Foreign> Default for Processes<F> {
 
 impl<F: Foreign> Processes<F> {
     /// From now on this server watches the processes; it claims those that there are.
-    pub fn serve(&self, server: u64) {
+    pub fn serve(&self, server: u64, _: &Committed) {
         self.server.store(server, Ordering::SeqCst);
     }
 
     /// Until it is released, only `holder` can begin registrations.
-    pub fn hold(&self, holder: u64) {
+    pub fn hold(&self, holder: u64, _: &Committed) {
         self.holder.store(holder, Ordering::SeqCst);
     }
 
     /// Lets everybody begin registrations, if it is this one who holds them off.
-    pub fn release(&self, holder: u64) {
+    pub fn release(&self, holder: u64, _: &Committed) {
         // Any other answer says that it holds nothing.
         let _ = self
             .holder
@@ -112,7 +113,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Whether the server `watcher` has to watch a process that it did not watch before.
-    pub fn claim(&self, pid: &Datum<F>, watcher: u64) -> bool {
+    pub fn claim(&self, pid: &Datum<F>, watcher: u64, _: &Committed) -> bool {
         let Some(mut process) = self.processes.get_mut(pid) else {
             return false;
         };
@@ -122,7 +123,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Registers a process under a name once more.
-    pub fn register(&self, pid: &Datum<F>, name: &Datum<F>) {
+    pub fn register(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
         let mut process = self.processes.entry(pid.clone()).or_default();
         match process.registrations.entry(name.clone()) {
             Slot::Occupied(mut slot) => match slot.get_mut() {
@@ -137,7 +138,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Begins to register a process under a name that it does not have.
-    pub fn begin(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) -> Begun {
+    pub fn begin(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Begun {
         let holder = self.holder.load(Ordering::SeqCst);
         if holder != NOBODY && holder != caller {
             return Begun::Busy(holder);
@@ -162,6 +163,7 @@ impl<F: Foreign> Processes<F> {
         name: &Datum<F>,
         caller: u64,
         announced: bool,
+        _: &Committed,
     ) -> Result<Option<u64>, NotBegun> {
         let mut process = self.processes.get_mut(pid).ok_or(NotBegun)?;
         match process.registrations.get_mut(name) {
@@ -174,7 +176,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Takes back what the caller began. The server is named when it waits for that.
-    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64) -> Option<u64> {
+    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Option<u64> {
         self.take_back(pid, |begun, registration| {
             begun == name && registration.is_begun_by(caller)
         })
@@ -182,8 +184,8 @@ impl<F: Foreign> Processes<F> {
 
     /// Takes back all that a caller, who is dead, began for a process, and its hold of the table. A server that waits for the caller has to
     /// learn of its death by itself.
-    pub fn abandon(&self, pid: &Datum<F>, caller: u64) {
-        self.release(caller);
+    pub fn abandon(&self, pid: &Datum<F>, caller: u64, committed: &Committed) {
+        self.release(caller, committed);
         self.take_back(pid, |_, registration| registration.is_begun_by(caller));
     }
 
@@ -209,7 +211,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// What is left to do for a dead process. Its row goes when that is nothing.
-    pub fn next(&self, pid: &Datum<F>) -> Next<F> {
+    pub fn next(&self, pid: &Datum<F>, _: &Committed) -> Next<F> {
         let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
             return Next::Done;
         };
@@ -232,7 +234,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Takes back one registration of a process under a name, if there is one.
-    pub fn unregister(&self, pid: &Datum<F>, name: &Datum<F>) {
+    pub fn unregister(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
         let Some(mut process) = self.processes.get_mut(pid) else {
             return;
         };
@@ -267,6 +269,15 @@ impl<F: Foreign> Processes<F> {
     pub fn registrations(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
         process.map_or(0, |process| process.registrations.len())
+    }
+
+    /// How many callers have to end what they began before more can be said of a dead process by [`next`](Self::next).
+    pub fn begun(&self, pid: &Datum<F>) -> usize {
+        let process = self.processes.get(pid);
+        process.map_or(0, |process| {
+            let registrations = process.registrations.values().rev();
+            registrations.take_while(|made| !made.is_made()).count()
+        })
     }
 
     /// How many of them are moved when one more is added.
@@ -374,6 +385,7 @@ mod tests {
     use crate::datum::Kind;
     use crate::testing::Text;
 
+    const COMMITTED: Committed = Committed::new();
     const KIND: Kind = Kind::new(1);
     const SERVER: u64 = 100;
     const CALLER: u64 = 200;
@@ -389,7 +401,7 @@ mod tests {
 
     fn served() -> Processes<Text> {
         let processes = Processes::default();
-        processes.serve(SERVER);
+        processes.serve(SERVER, &COMMITTED);
         processes
     }
 
@@ -409,36 +421,54 @@ mod tests {
     fn a_registration_counts_once_it_has_ended() {
         let table = served();
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER),
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
             Begun::New(Some(SERVER))
         );
         assert_eq!((table.count(&name("a")), table.names(&pid(1))), (0, vec![]));
         assert_eq!(
-            table.end(&pid(1), &name("a"), CALLER, true),
+            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
             Ok(Some(SERVER))
         );
         assert_eq!(
             (table.count(&name("a")), table.names(&pid(1))),
             (1, vec![name("a")])
         );
-        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Registered);
-        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Registered);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Begun::Registered
+        );
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
+            Begun::Registered
+        );
     }
 
     #[test]
     fn nobody_ends_or_takes_back_what_another_began() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER);
-        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Registered);
-        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Busy(CALLER));
-        assert_eq!(table.end(&pid(1), &name("a"), OTHER, true), Err(NotBegun));
-        table.fail(&pid(1), &name("a"), OTHER);
-        table.abandon(&pid(1), OTHER);
-        table.fail(&pid(1), &name("b"), CALLER);
-        assert_eq!(table.begin(&pid(1), &name("a"), OTHER), Begun::Busy(CALLER));
-        table.abandon(&pid(1), CALLER);
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         assert_eq!(
-            table.begin(&pid(1), &name("a"), OTHER),
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Begun::Registered
+        );
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
+            Begun::Busy(CALLER)
+        );
+        assert_eq!(
+            table.end(&pid(1), &name("a"), OTHER, true, &COMMITTED),
+            Err(NotBegun)
+        );
+        table.fail(&pid(1), &name("a"), OTHER, &COMMITTED);
+        table.abandon(&pid(1), OTHER, &COMMITTED);
+        table.fail(&pid(1), &name("b"), CALLER, &COMMITTED);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
+            Begun::Busy(CALLER)
+        );
+        table.abandon(&pid(1), CALLER, &COMMITTED);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
             Begun::New(Some(SERVER))
         );
     }
@@ -446,64 +476,87 @@ mod tests {
     #[test]
     fn what_failed_leaves_nothing_but_what_is_watched() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER);
-        table.fail(&pid(1), &name("a"), CALLER);
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
+        table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
         assert!(all(|part| table.page(part)).is_empty());
-        assert!(!table.claim(&pid(1), SERVER));
+        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
 
-        table.begin(&pid(1), &name("a"), CALLER);
-        assert!(table.claim(&pid(1), SERVER));
-        table.fail(&pid(1), &name("a"), CALLER);
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
         // Still watched: no second monitor.
-        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::New(None));
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Begun::New(None)
+        );
     }
 
     #[test]
     fn a_process_is_claimed_once_by_each_server() {
         let table = served();
-        assert!(!table.claim(&pid(1), SERVER));
-        table.register(&pid(1), &name("a"));
-        assert!(table.claim(&pid(1), SERVER));
-        assert!(!table.claim(&pid(1), SERVER));
-        assert_eq!(table.begin(&pid(1), &name("b"), CALLER), Begun::New(None));
-        table.serve(SERVER + 1);
+        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
+        table.register(&pid(1), &name("a"), &COMMITTED);
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
         assert_eq!(
-            table.end(&pid(1), &name("b"), CALLER, true),
+            table.begin(&pid(1), &name("b"), CALLER, &COMMITTED),
+            Begun::New(None)
+        );
+        table.serve(SERVER + 1, &COMMITTED);
+        assert_eq!(
+            table.end(&pid(1), &name("b"), CALLER, true, &COMMITTED),
             Ok(Some(SERVER + 1))
         );
-        assert!(table.claim(&pid(1), SERVER + 1));
+        assert!(table.claim(&pid(1), SERVER + 1, &COMMITTED));
     }
 
     #[test]
     fn what_is_registered_already_needs_no_end_and_what_is_gone_has_none() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER);
-        table.register(&pid(1), &name("a"));
-        assert_eq!(table.end(&pid(1), &name("a"), CALLER, true), Ok(None));
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
+        table.register(&pid(1), &name("a"), &COMMITTED);
+        assert_eq!(
+            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
+            Ok(None)
+        );
         assert_eq!(table.count(&name("a")), 1);
-        assert_eq!(table.end(&pid(1), &name("b"), CALLER, true), Err(NotBegun));
-        assert_eq!(table.end(&pid(2), &name("a"), CALLER, true), Err(NotBegun));
+        assert_eq!(
+            table.end(&pid(1), &name("b"), CALLER, true, &COMMITTED),
+            Err(NotBegun)
+        );
+        assert_eq!(
+            table.end(&pid(2), &name("a"), CALLER, true, &COMMITTED),
+            Err(NotBegun)
+        );
     }
 
     #[test]
     fn a_dead_process_is_undone_name_by_name_and_time_by_time() {
         let table = served();
-        table.register(&pid(1), &name("a"));
-        table.register(&pid(1), &name("a"));
-        table.begin(&pid(1), &name("b"), CALLER);
-        assert!(table.end(&pid(1), &name("b"), CALLER, false).is_ok());
-        table.register(&pid(2), &name("a"));
+        table.register(&pid(1), &name("a"), &COMMITTED);
+        table.register(&pid(1), &name("a"), &COMMITTED);
+        table.begin(&pid(1), &name("b"), CALLER, &COMMITTED);
+        assert!(table
+            .end(&pid(1), &name("b"), CALLER, false, &COMMITTED)
+            .is_ok());
+        table.register(&pid(2), &name("a"), &COMMITTED);
         assert_eq!(table.count(&name("a")), 3);
 
-        assert_eq!(table.next(&pid(1)), Next::Registered(name("b"), false));
-        table.unregister(&pid(1), &name("b"));
+        assert_eq!(
+            table.next(&pid(1), &COMMITTED),
+            Next::Registered(name("b"), false)
+        );
+        table.unregister(&pid(1), &name("b"), &COMMITTED);
         for left in [2, 1] {
-            assert_eq!(table.next(&pid(1)), Next::Registered(name("a"), true));
-            table.unregister(&pid(1), &name("a"));
+            assert_eq!(
+                table.next(&pid(1), &COMMITTED),
+                Next::Registered(name("a"), true)
+            );
+            table.unregister(&pid(1), &name("a"), &COMMITTED);
             assert_eq!(table.count(&name("a")), left);
         }
-        assert_eq!(table.next(&pid(1)), Next::Done);
-        table.unregister(&pid(1), &name("a"));
+        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
+        table.unregister(&pid(1), &name("a"), &COMMITTED);
         assert_eq!(all(|part| table.page(part)), [pid(2)]);
         assert_eq!(all(|part| table.counts(part)), [(name("a"), 1)]);
     }
@@ -511,51 +564,66 @@ mod tests {
     #[test]
     fn the_caller_of_a_dead_process_is_waited_for() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER);
-        table.begin(&pid(1), &name("b"), OTHER);
-        assert!(table.claim(&pid(1), SERVER));
-        assert_eq!(table.next(&pid(1)), Next::Busy(vec![OTHER, CALLER]));
-        table.abandon(&pid(1), OTHER);
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
+        table.begin(&pid(1), &name("b"), OTHER, &COMMITTED);
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        assert_eq!(
+            table.next(&pid(1), &COMMITTED),
+            Next::Busy(vec![OTHER, CALLER])
+        );
+        table.abandon(&pid(1), OTHER, &COMMITTED);
         // Ended after all: the server has to look again, and its monitor is gone.
         assert_eq!(
-            table.end(&pid(1), &name("a"), CALLER, true),
+            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
             Ok(Some(SERVER))
         );
-        assert!(table.claim(&pid(1), SERVER));
-        assert_eq!(table.next(&pid(1)), Next::Registered(name("a"), true));
-        table.unregister(&pid(1), &name("a"));
-        assert_eq!(table.next(&pid(1)), Next::Done);
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        assert_eq!(
+            table.next(&pid(1), &COMMITTED),
+            Next::Registered(name("a"), true)
+        );
+        table.unregister(&pid(1), &name("a"), &COMMITTED);
+        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
         assert!(all(|part| table.page(part)).is_empty());
     }
 
     #[test]
     fn the_failure_of_the_caller_of_a_dead_process_is_told() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER);
-        assert!(table.claim(&pid(1), SERVER));
-        assert_eq!(table.next(&pid(1)), Next::Busy(vec![CALLER]));
-        assert_eq!(table.fail(&pid(1), &name("a"), CALLER), Some(SERVER));
-        assert!(table.claim(&pid(1), SERVER));
-        assert_eq!(table.next(&pid(1)), Next::Done);
+        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Busy(vec![CALLER]));
+        assert_eq!(
+            table.fail(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Some(SERVER)
+        );
+        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
     }
 
     #[test]
     fn who_holds_the_table_holds_off_the_others() {
         let table = served();
-        table.hold(OTHER);
-        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Busy(OTHER));
-        table.release(CALLER);
-        assert_eq!(table.begin(&pid(1), &name("a"), CALLER), Begun::Busy(OTHER));
-        table.release(OTHER);
+        table.hold(OTHER, &COMMITTED);
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER),
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Begun::Busy(OTHER)
+        );
+        table.release(CALLER, &COMMITTED);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
+            Begun::Busy(OTHER)
+        );
+        table.release(OTHER, &COMMITTED);
+        assert_eq!(
+            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
             Begun::New(Some(SERVER))
         );
 
-        table.hold(OTHER);
-        table.abandon(&pid(1), OTHER);
+        table.hold(OTHER, &COMMITTED);
+        table.abandon(&pid(1), OTHER, &COMMITTED);
         assert_eq!(
-            table.begin(&pid(1), &name("b"), CALLER),
+            table.begin(&pid(1), &name("b"), CALLER, &COMMITTED),
             Begun::New(Some(SERVER))
         );
     }
@@ -564,7 +632,7 @@ mod tests {
     fn all_is_listed_once() {
         let table = served();
         for number in 0..5_000 {
-            table.register(&pid(number), &name(&number.to_string()));
+            table.register(&pid(number), &name(&number.to_string()), &COMMITTED);
         }
         let mut pids: Vec<_> = all(|part| table.page(part))
             .iter()

@@ -4,6 +4,7 @@
 //! changes ([`Attributes`]). Writers take the row's lock, make the new map beside the old one, and publish it by replacing the
 //! pointer; the old one is retired. Nothing is freed and no foreign code runs while the lock is held.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
@@ -15,13 +16,22 @@ use parking_lot::{Mutex, MutexGuard};
 use seize::Guard as _;
 
 use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::reclaim::{self, Guard};
 use crate::value::{Added, Frozen, Value};
 use crate::Seed;
 
-/// How many attributes are too many to free on the thread of a caller, who may be freeing a whole batch of such maps.
+/// How many attributes are too many to free on the thread of a caller.
 const MANY: usize = 64;
+
+/// How many attributes a thread may free in a row, in however many maps: some hundred microseconds of work at the most.
+const MOST_IN_A_ROW: usize = 2048;
+
+thread_local! {
+    /// How many attributes this thread may free before it retires more. Whoever leaves its guard last frees what others have retired, too.
+    static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
+}
 
 /// What the indexes of a zone take for a row, and the count of those that share it, in bytes.
 const INDEXED: usize = 80;
@@ -339,7 +349,13 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Sets attributes in one step; whether there are more of them than before.
-    pub fn set(&self, changes: Changes<F>, seed: &Seed, guard: &Guard) -> Result<bool, Void> {
+    pub fn set(
+        &self,
+        changes: Changes<F>,
+        seed: &Seed,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Result<bool, Void> {
         let record = self.record.lock();
         if !record.is_settable() {
             return Err(Void);
@@ -376,16 +392,24 @@ impl<F: Foreign> Row<F> {
         grown
     }
 
-    /// Removes an attribute, where there is one.
-    pub fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) {
-        let record = self.record.lock();
-        if let Some(before) = self.attributes(guard) {
-            if before.get(key, seed).is_some() {
-                let heavy = before.is_heavy_at(key, seed);
-                let after = before.without(key, seed);
-                self.publish(record, after, heavy, guard);
-            }
+    /// Removes an attribute, where there is one. A row that keeps nothing then, and is no child's, goes out of use: `true`, for the caller who has to take
+    /// it out of its table.
+    pub(crate) fn delete(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) -> bool {
+        let mut record = self.record.lock();
+        let Some(before) = self.attributes(guard) else {
+            return false;
+        };
+        if before.get(key, seed).is_none() {
+            return false;
         }
+        let heavy = before.is_heavy_at(key, seed);
+        let after = before.without(key, seed);
+        let emptied = after.is_none() && record.state == State::Vacant;
+        if emptied {
+            record.state = State::Removed;
+        }
+        self.publish(record, after, heavy, guard);
+        emptied
     }
 
     /// Replaces a value when it is the expected one. Where the name has to be a child's, it is as if there were nothing when it is not.
@@ -396,6 +420,7 @@ impl<F: Foreign> Row<F> {
         of_child: bool,
         seed: &Seed,
         guard: &Guard,
+        _: &Committed,
     ) -> Replaced<F> {
         let record = self.record.lock();
         if of_child && !record.is_settable() {
@@ -423,7 +448,14 @@ impl<F: Foreign> Row<F> {
 
     /// Adds to a counter in one step.
     #[inline]
-    pub fn add(&self, key: Borrowed<'_, F>, increment: i64, seed: &Seed, guard: &Guard) -> Added {
+    pub fn add(
+        &self,
+        key: Borrowed<'_, F>,
+        increment: i64,
+        seed: &Seed,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Added {
         let add = || match self.attributes(guard) {
             Some(attributes) => match attributes.get(key, seed) {
                 Some(Value::Integer(counter)) => counter.add(increment),
@@ -480,7 +512,13 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` runs. Nothing changes when it is being stopped.
-    pub fn run(&self, keeper: u64, pid: Pid<F>, zone: &Stopping) -> Result<(), Refused> {
+    pub fn run(
+        &self,
+        keeper: u64,
+        pid: Pid<F>,
+        zone: &Stopping,
+        _: &Committed,
+    ) -> Result<(), Refused> {
         let mut record = self.lock_own(keeper).ok_or(Refused::Gone)?;
         if record.is_stopping || zone.is_set() {
             return Err(Refused::Stopping);
@@ -493,7 +531,12 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` is dead: the child that ran till now, and whether it is being stopped.
-    pub fn terminate(&self, keeper: u64, zone: &Stopping) -> Result<(Option<Pid<F>>, bool), Gone> {
+    pub fn terminate(
+        &self,
+        keeper: u64,
+        zone: &Stopping,
+        _: &Committed,
+    ) -> Result<(Option<Pid<F>>, bool), Gone> {
         let mut record = self.lock_own(keeper).ok_or(Gone)?;
         record.state = State::Terminating;
         let before = self.replace_pid(&mut record, None);
@@ -501,7 +544,7 @@ impl<F: Foreign> Row<F> {
     }
 
     /// The child of `keeper` is to be stopped for good: from now on it does not begin to run, and is not started again. Its state at that moment.
-    pub fn stop(&self, keeper: u64) -> Option<State> {
+    pub fn stop(&self, keeper: u64, _: &Committed) -> Option<State> {
         let mut record = self.lock_own(keeper)?;
         record.is_stopping = true;
         Some(record.state)
@@ -515,7 +558,14 @@ impl<F: Foreign> Row<F> {
 
     /// Takes away all attributes and goes to `state`, from which the child will be started again, in one step. `false` when the row is not that keeper's, or the
     /// child is being stopped: then nothing changes.
-    pub fn clear(&self, keeper: u64, state: State, zone: &Stopping, guard: &Guard) -> bool {
+    pub fn clear(
+        &self,
+        keeper: u64,
+        state: State,
+        zone: &Stopping,
+        guard: &Guard,
+        _: &Committed,
+    ) -> bool {
         let may = |record: &Record<F>| !record.is_stopping && !zone.is_set();
         self.clear_if(may, keeper, state, guard).is_ok()
     }
@@ -581,9 +631,17 @@ impl<F: Foreign> Row<F> {
             return;
         }
         // SAFETY: `before` came from `into_raw`, was replaced and is retired by nobody else; whoever still reads it
-        // entered its guard before.
+        // entered its guard before. It is looked at before it is retired, and not dropped then.
         unsafe {
-            guard.defer_retire(before, |raw, _| drop_large(Attributes::<F>::from_raw(raw)));
+            let retired = Reading(
+                ManuallyDrop::new(Attributes::<F>::from_raw(before)),
+                PhantomData,
+            );
+            let allowance = ALLOWANCE.get() + cost(&retired);
+            ALLOWANCE.set(allowance.min(MOST_IN_A_ROW));
+            guard.defer_retire(before, |raw, _| {
+                drop_retired(Attributes::<F>::from_raw(raw))
+            });
         }
         if heavy {
             reclaim::flush(guard);
@@ -608,6 +666,24 @@ fn drop_large<F: Foreign>(attributes: Attributes<F>) {
     }
 }
 
+/// Drops one of the many maps that may be freed at the same moment: in the background, with others, when this thread has freed enough.
+fn drop_retired<F: Foreign>(attributes: Attributes<F>) {
+    let cost = cost(&attributes);
+    match ALLOWANCE.get().checked_sub(cost) {
+        Some(rest) => {
+            ALLOWANCE.set(rest);
+            drop_large(attributes);
+        }
+        None if attributes.is_heavy() => reclaim::later(attributes),
+        None => reclaim::gather(attributes, cost),
+    }
+}
+
+/// What it costs to free a map, in attributes. What it shares with others counts in full.
+fn cost<F>(attributes: &Attributes<F>) -> usize {
+    1 + attributes.count().min(MANY)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -621,10 +697,11 @@ mod tests {
     use crate::testing::Held;
     use crate::value::Counter;
 
+    const COMMITTED: Committed = Committed::new();
     /// Longer than anything takes that does not wait for ever.
     const LONG: Duration = Duration::from_secs(60);
 
-    fn word(word: u64) -> Datum<Held> {
+    fn word<F>(word: u64) -> Datum<F> {
         Datum::word(Kind::new(0), word)
     }
 
@@ -645,7 +722,7 @@ mod tests {
         row
     }
 
-    fn fixed(key: u64, datum: Datum<Held>) -> Attribute<Held> {
+    fn fixed<F>(key: u64, datum: Datum<F>) -> Attribute<F> {
         Attribute {
             key: word(key),
             value: Value::Fixed(datum),
@@ -660,7 +737,7 @@ mod tests {
             value: Value::Integer(Counter::new(0).unwrap()),
         };
         assert!(row
-            .set((0..100).map(counter).collect(), &seed, &guard)
+            .set((0..100).map(counter).collect(), &seed, &guard, &COMMITTED)
             .is_ok());
         let record = row.record.lock();
         thread::scope(|scope| {
@@ -680,11 +757,68 @@ mod tests {
         let (kept, guard) = (Arc::new(()), reclaim::enter());
         let row = running(Some(held(&kept, false)));
         for state in [State::Pending, State::Slowed, State::Restarting] {
-            assert!(row.clear(1, state, &Stopping::default(), &guard));
+            assert!(row.clear(1, state, &Stopping::default(), &guard, &COMMITTED));
             assert_eq!(Arc::strong_count(&kept), 2, "{state:?}");
         }
         assert!(row.retire(|_| true, 1, &guard).is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
+    thread_local! {
+        /// How many values this thread has dropped.
+        static DROPPED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A value that is counted by the thread that drops it.
+    struct Counted;
+
+    impl Foreign for Counted {
+        type Borrowed<'a> = &'a Counted;
+
+        fn borrow(&self) -> &Counted {
+            self
+        }
+
+        fn hash(_: &Counted) -> u64 {
+            42
+        }
+
+        fn same(one: &Counted, other: &Counted) -> bool {
+            ptr::eq(one, other)
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            DROPPED.set(DROPPED.get() + 1);
+        }
+    }
+
+    #[test]
+    fn of_many_maps_that_go_at_once_a_thread_frees_a_few_itself() {
+        let seed = Seed::default();
+        let retire = |attributes: usize| {
+            let (row, guard) = (Row::vacant(word(0), 0, 0), reclaim::enter());
+            let counted = |key| fixed(key, Datum::foreign(Counted));
+            let changes = (0..attributes as u64).map(counted).collect();
+            row.set_locked(row.record.lock(), changes, &seed, &guard);
+            row.publish(row.record.lock(), None, false, &guard);
+        };
+        let dropped = |run: &dyn Fn()| {
+            let before = DROPPED.get();
+            run();
+            DROPPED.get() - before
+        };
+        // Nothing is freed while somebody reads, and then all at once.
+        let most = dropped(&|| {
+            let reader = reclaim::enter();
+            assert_eq!(dropped(&|| (0..1_000).for_each(|_| retire(MANY))), 0);
+            drop(reader);
+        });
+        assert!(most <= MOST_IN_A_ROW, "{most}");
+        // Nor when it goes on retiring.
+        let most = (0..1_000).map(|_| dropped(&|| retire(MANY))).max();
+        assert!(most <= Some(MOST_IN_A_ROW), "{most:?}");
     }
 
     /// A change to what is light waits until there is more to free, also in the company of what is heavy; a change to that does not.
@@ -694,21 +828,30 @@ mod tests {
         let goes = |change: &dyn Fn(&Row<Held>, &Guard)| {
             let (row, guard) = (running(None), reclaim::enter());
             let both = [fixed(1, held(&light, false)), fixed(2, held(&heavy, true))];
-            assert!(row.set(both.into_iter().collect(), &seed, &guard).is_ok());
+            assert!(row
+                .set(both.into_iter().collect(), &seed, &guard, &COMMITTED)
+                .is_ok());
             reclaim::flush(&guard);
             change(&row, &guard);
             row
         };
         let set = |key: u64, row: &Row<Held>, guard: &Guard| {
             let change = Changes::from_iter([fixed(key, word(0))]);
-            assert!(row.set(change, &seed, guard).is_ok());
+            assert!(row.set(change, &seed, guard, &COMMITTED).is_ok());
         };
         let replace = |key: u64, row: &Row<Held>, guard: &Guard| {
-            let replaced = row.replace(fixed(key, word(0)), |_| true, true, &seed, guard);
+            let replaced = row.replace(
+                fixed(key, word(0)),
+                |_| true,
+                true,
+                &seed,
+                guard,
+                &COMMITTED,
+            );
             assert!(matches!(replaced, Replaced::Done));
         };
         let delete = |key: u64, row: &Row<Held>, guard: &Guard| {
-            row.delete(word(key).borrow(), &seed, guard);
+            assert!(!row.delete(word(key).borrow(), &seed, guard));
         };
         for change in [&set as &dyn Fn(u64, &Row<Held>, &Guard), &replace, &delete] {
             let before = Arc::strong_count(&light);

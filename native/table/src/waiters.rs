@@ -11,6 +11,7 @@ use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use indexmap::IndexMap;
 
+use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
 use crate::{growth, Seed};
 
@@ -40,7 +41,7 @@ impl<F: Foreign> Waiters<F> {
     }
 
     /// Puts a waiter down, by a number that is nobody else's. It has to look once more before it sleeps.
-    pub fn add(&self, name: Datum<F>, id: u64, pid: u64) {
+    pub fn add(&self, name: Datum<F>, id: u64, pid: u64, _: &Committed) {
         let names = self
             .names
             .get_or_init(|| DashMap::with_hasher_and_shard_amount(self.seed.clone(), SHARDS));
@@ -72,7 +73,7 @@ impl<F: Foreign> Waiters<F> {
     }
 
     /// Takes the waiters of a name, who are to be woken: an attribute was added before.
-    pub fn take(&self, name: &Datum<F>) -> Waiting {
+    pub fn take(&self, name: &Datum<F>, _: &Committed) -> Waiting {
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {
             return Waiting::default();
@@ -84,7 +85,7 @@ impl<F: Foreign> Waiters<F> {
     }
 
     /// Strikes a waiter out; `false` when it has been taken.
-    pub fn forget(&self, name: &Datum<F>, id: u64) -> bool {
+    pub fn forget(&self, name: &Datum<F>, id: u64, _: &Committed) -> bool {
         let entry = self.names.get().map(|names| names.entry(name.clone()));
         let Some(Entry::Occupied(mut entry)) = entry else {
             return false;
@@ -106,16 +107,21 @@ mod tests {
     use crate::datum::Kind;
     use crate::testing::Text;
 
+    const COMMITTED: Committed = Committed::new();
+
     fn name(number: u64) -> Datum<Text> {
         Datum::word(Kind::new(0), number)
     }
 
     fn add(waiters: &Waiters<Text>, number: u64, id: u64) {
-        waiters.add(name(number), id, 100 + id);
+        waiters.add(name(number), id, 100 + id, &COMMITTED);
     }
 
     fn taken(waiters: &Waiters<Text>, number: u64) -> Vec<(u64, u64)> {
-        waiters.take(&name(number)).into_iter().collect()
+        waiters
+            .take(&name(number), &COMMITTED)
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -127,7 +133,7 @@ mod tests {
         assert_eq!(waiters.count(&name(0)), 3);
         assert_eq!(taken(&waiters, 0), [(0, 100), (2, 102), (4, 104)]);
         assert_eq!(taken(&waiters, 0), []);
-        assert!(!waiters.forget(&name(0), 2));
+        assert!(!waiters.forget(&name(0), 2, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(1, 101), (3, 103)]);
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
@@ -138,12 +144,12 @@ mod tests {
         for id in 0..3 {
             add(&waiters, 1, id);
         }
-        assert!(waiters.forget(&name(1), 0));
-        assert!(!waiters.forget(&name(1), 0));
-        assert!(waiters.forget(&name(1), 1));
+        assert!(waiters.forget(&name(1), 0, &COMMITTED));
+        assert!(!waiters.forget(&name(1), 0, &COMMITTED));
+        assert!(waiters.forget(&name(1), 1, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(2, 102)]);
         add(&waiters, 1, 3);
-        assert!(waiters.forget(&name(1), 3));
+        assert!(waiters.forget(&name(1), 3, &COMMITTED));
         assert!(waiters.names.get().unwrap().is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }

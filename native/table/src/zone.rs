@@ -6,7 +6,7 @@
 //! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
 //!   whatever comes and goes meanwhile.
 //!
-//! A row leaves in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
+//! A row leaves with its child, or with its last attribute when it is no child's, in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
 //! *names* helps to take it out and looks again, so that nobody waits for anybody.
 
 use std::hash::{BuildHasher, RandomState};
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
+use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
@@ -119,13 +120,13 @@ impl<F: Foreign> Zone<F> {
 
     /// From now on this process is told of every birth and every death. It finds in the pages that it reads next what it was not told of; what happens
     /// meanwhile it may both read and be told.
-    pub fn listen(&self, listener: u64) {
+    pub fn listen(&self, listener: u64, _: &Committed) {
         self.listener.store(listener, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Ends what [`listen`](Self::listen) began, if it is still this process that listens.
-    pub fn unlisten(&self, listener: u64) {
+    pub fn unlisten(&self, listener: u64, _: &Committed) {
         // Any other answer says that somebody else does.
         let _ =
             self.listener
@@ -145,7 +146,7 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// From now on no child of the zone begins to run. Whoever reads the rows after this sees what their keepers have said before they could know.
-    pub fn stop(&self) {
+    pub fn stop(&self, _: &Committed) {
         self.stopping.set();
     }
 
@@ -167,7 +168,7 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child; `false` when the name is held.
-    pub fn insert(&self, name: &Datum<F>, child: Child<F>) -> bool {
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> bool {
         let guard = reclaim::enter();
         // Before: as soon as it is there, somebody may remove it.
         self.children.fetch_add(1, Ordering::Relaxed);
@@ -191,12 +192,18 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Removes the child of `keeper` with its attributes, in one step; `false` when the name is not that keeper's.
-    pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> bool {
+    pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard, _: &Committed) -> bool {
         self.remove_if(|_| true, name, keeper, guard).is_ok()
     }
 
     /// The same while it runs, for whoever saw that keeper; the child, who lives on.
-    pub fn unregister(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard) -> Option<Pid<F>> {
+    pub fn unregister(
+        &self,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Option<Pid<F>> {
         let is_running = |state| state == State::Running;
         self.remove_if(is_running, name, keeper, guard)
             .ok()
@@ -220,7 +227,7 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Gives a row from one keeper to another; `false` when it is not that keeper's.
-    pub fn change_keeper(&self, row: &Arc<Row<F>>, keeper: u64, new: u64) -> bool {
+    pub fn change_keeper(&self, row: &Arc<Row<F>>, keeper: u64, new: u64, _: &Committed) -> bool {
         // Before: as soon as it is the new keeper's, somebody may remove it.
         let listed = self.keepers.insert(new, Arc::clone(row));
         let changed = row.change_keeper(keeper, new);
@@ -250,10 +257,17 @@ impl<F: Foreign> Zone<F> {
         increment: i64,
         missing: &Attribute<F>,
         guard: &Guard,
+        committed: &Committed,
     ) -> Added {
         loop {
             let row = self.row_or_vacant(name, guard);
-            match row.add(missing.key.borrow(), increment, &self.seed, guard) {
+            match row.add(
+                missing.key.borrow(),
+                increment,
+                &self.seed,
+                guard,
+                committed,
+            ) {
                 Added::Missing => match row.set_missing(missing, &self.seed, guard) {
                     Ok(true) => return Added::Missing,
                     Ok(false) => (),
@@ -261,6 +275,14 @@ impl<F: Foreign> Zone<F> {
                 },
                 added => return added,
             }
+        }
+    }
+
+    /// Removes an attribute of a row, where there is one. A row that keeps nothing then, and is no child's, leaves the table.
+    pub fn delete(&self, row: &Row<F>, key: Borrowed<'_, F>, guard: &Guard, _: &Committed) {
+        if row.delete(key, &self.seed, guard) {
+            self.unname(row, guard);
+            self.unlist(row);
         }
     }
 

@@ -9,12 +9,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::Nothing;
+use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Pid, State};
 use proctab_table::zone::Zone;
 
+const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const NAMES: u64 = 1_000_000;
 /// As many as OTP 25 allows unless it is told otherwise.
@@ -75,10 +77,15 @@ fn a_zone_grows_and_shrinks_in_small_parts() {
             keeper: 2 * number + 1,
             spec: None,
         };
-        assert!(zone.insert(&word(number), child));
+        assert!(zone.insert(&word(number), child, &COMMITTED));
     });
     let shrinking = largest_part(NAMES, |number| {
-        assert!(zone.remove(word(number).borrow(), 2 * number + 1, &reclaim::enter()));
+        assert!(zone.remove(
+            word(number).borrow(),
+            2 * number + 1,
+            &reclaim::enter(),
+            &COMMITTED
+        ));
     });
     assert!(
         growing <= LARGEST_PART && shrinking <= LARGEST_PART,
@@ -90,7 +97,7 @@ fn a_zone_grows_and_shrinks_in_small_parts() {
 fn those_who_wait_for_many_names_are_put_down_in_small_parts() {
     let zone = Zone::default();
     let waiting = largest_part(PROCESSES, |number| {
-        zone.waiters().add(word(number), number, number)
+        zone.waiters().add(word(number), number, number, &COMMITTED)
     });
     assert!(waiting <= LARGEST_PART, "{waiting}");
 }
@@ -98,6 +105,8 @@ fn those_who_wait_for_many_names_are_put_down_in_small_parts() {
 #[test]
 fn a_table_of_processes_grows_in_small_parts() {
     let table = Processes::default();
-    let processes = largest_part(NAMES, |number| table.register(&word(number), &word(number)));
+    let processes = largest_part(NAMES, |number| {
+        table.register(&word(number), &word(number), &COMMITTED)
+    });
     assert!(processes <= LARGEST_PART, "{processes}");
 }

@@ -7,9 +7,11 @@ use std::thread;
 
 use common::Nothing;
 use crossbeam_channel::{unbounded, Sender};
+use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::{Begun, Next, Processes};
 
+const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(2);
 const PIDS: u64 = 50;
 const NAMES: u64 = 3;
@@ -39,20 +41,23 @@ impl World {
         let random = (round * CALLERS + caller).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let (process, named) = (random % PIDS, random / PIDS % NAMES);
         let (pid, name) = (pid(process), name(named));
-        match self.table.begin(&pid, &name, caller) {
+        match self.table.begin(&pid, &name, caller, &COMMITTED) {
             Begun::New(server) => {
                 self.tell(server, process);
                 thread::yield_now();
                 if round.is_multiple_of(8) {
-                    let server = self.table.fail(&pid, &name, caller);
+                    let server = self.table.fail(&pid, &name, caller, &COMMITTED);
                     self.tell(server, process);
                 } else if round.is_multiple_of(9) {
-                    self.table.abandon(&pid, caller);
+                    self.table.abandon(&pid, caller, &COMMITTED);
                     // A server that waits for this caller learns of its death.
                     self.tell(Some(self.server.load(Ordering::SeqCst)), process);
                 } else {
                     self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
-                    let server = self.table.end(&pid, &name, caller, true).unwrap();
+                    let server = self
+                        .table
+                        .end(&pid, &name, caller, true, &COMMITTED)
+                        .unwrap();
                     self.tell(server, process);
                 }
             }
@@ -69,13 +74,13 @@ impl World {
 
     /// A server begins: it claims all that is there.
     fn begin_to_serve(&self, server: u64) {
-        self.table.serve(server);
+        self.table.serve(server, &COMMITTED);
         self.server.store(server, Ordering::SeqCst);
         let mut next = Some(0);
         while let Some(part) = next {
             let (pids, after) = self.table.page(part);
             for pid in pids {
-                self.table.claim(&pid, server);
+                self.table.claim(&pid, server, &COMMITTED);
             }
             next = after;
         }
@@ -84,10 +89,10 @@ impl World {
     /// A process is dead, as its watcher has learned.
     fn bury(&self, process: u64) {
         let pid = pid(process);
-        while let Next::Registered(name, true) = self.table.next(&pid) {
+        while let Next::Registered(name, true) = self.table.next(&pid, &COMMITTED) {
             let named = (0..NAMES).find(|&number| self::name(number) == name);
             self.ledger[named.unwrap() as usize].fetch_sub(1, Ordering::SeqCst);
-            self.table.unregister(&pid, &name);
+            self.table.unregister(&pid, &name, &COMMITTED);
         }
     }
 }
@@ -113,7 +118,7 @@ fn whatever_callers_and_servers_do_the_books_balance() {
                         return;
                     }
                     for (to, process) in heard.try_iter().take(10) {
-                        if to == server && world.table.claim(&pid(process), server) {
+                        if to == server && world.table.claim(&pid(process), server, &COMMITTED) {
                             world.bury(process);
                         }
                     }
@@ -138,7 +143,7 @@ fn whatever_callers_and_servers_do_the_books_balance() {
     let last = world.server.load(Ordering::SeqCst);
     let told: Vec<_> = heard.try_iter().filter(|(to, _)| *to == last).collect();
     for process in 0..PIDS {
-        let known = !world.table.claim(&pid(process), last);
+        let known = !world.table.claim(&pid(process), last, &COMMITTED);
         assert!(known || told.contains(&(last, process)));
     }
     for named in 0..NAMES {
@@ -164,9 +169,9 @@ fn who_sees_a_process_registered_sees_it_counted() {
         scope.spawn(|| {
             for _ in 0..ROUNDS * 5 {
                 change.fetch_add(1, Ordering::SeqCst);
-                table.register(&pid, &name);
+                table.register(&pid, &name, &COMMITTED);
                 change.fetch_add(1, Ordering::SeqCst);
-                table.unregister(&pid, &name);
+                table.unregister(&pid, &name, &COMMITTED);
             }
         });
         loop {
@@ -193,18 +198,18 @@ fn who_stays_is_in_each_walk_through_the_pages_once() {
     const CHURN: u64 = 2_000;
     let table = Processes::<Nothing>::default();
     let (staying, name) = (long(0), name(1));
-    table.register(&staying, &name);
+    table.register(&staying, &name, &COMMITTED);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..20 {
                 let pids: Vec<_> = (1..CHURN).map(long).collect();
                 for pid in &pids {
-                    table.register(pid, &name);
+                    table.register(pid, &name, &COMMITTED);
                 }
                 for pid in &pids {
-                    table.unregister(pid, &name);
-                    assert!(matches!(table.next(pid), Next::Done));
+                    table.unregister(pid, &name, &COMMITTED);
+                    assert!(matches!(table.next(pid, &COMMITTED), Next::Done));
                 }
             }
             done.store(true, Ordering::SeqCst);

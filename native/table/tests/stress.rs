@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 
 use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Pid, State};
 use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 
+const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const KEEPER: u64 = 7;
 
@@ -90,21 +92,27 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
         keeper,
         spec: None,
     };
-    zone.insert(&word(name), child)
+    zone.insert(&word(name), child, &COMMITTED)
 }
 
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
     let row = zone.row(word(name).borrow(), &guard);
-    row.is_some_and(|row| row.set(changes, zone.seed(), &guard).is_ok())
+    row.is_some_and(|row| row.set(changes, zone.seed(), &guard, &COMMITTED).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
     let row = zone.row(word(name).borrow(), &guard);
     row.map_or(Added::Missing, |row| {
-        row.add(word(key).borrow(), increment, zone.seed(), &guard)
+        row.add(
+            word(key).borrow(),
+            increment,
+            zone.seed(),
+            &guard,
+            &COMMITTED,
+        )
     })
 }
 
@@ -158,7 +166,7 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let guard = reclaim::enter();
                 let row = zone.row(word(1).borrow(), &guard).unwrap();
                 for key in 2..40 {
-                    row.delete(word(key).borrow(), zone.seed(), &guard);
+                    zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
                 }
             }
         });
@@ -249,13 +257,13 @@ fn the_books_balance_after_a_storm_of_names() {
                         assert!(set(zone, name, [fixed(0, foreign), counter(1, 5)]));
                         assert_eq!(add(zone, name, 1, 1), Added::Changed(6));
                         let guard = reclaim::enter();
-                        assert!(zone.remove(word(name).borrow(), keeper, &guard));
-                        assert!(!zone.remove(word(name).borrow(), keeper, &guard));
+                        assert!(zone.remove(word(name).borrow(), keeper, &guard, &COMMITTED));
+                        assert!(!zone.remove(word(name).borrow(), keeper, &guard, &COMMITTED));
                         opened.fetch_sub(1, Ordering::SeqCst);
                     } else {
                         // Attributes of a name that nobody may hold by now.
                         let guard = reclaim::enter();
-                        zone.add_or_set(&word(NAMES + name), 1, &counter(2, 1), &guard);
+                        zone.add_or_set(&word(NAMES + name), 1, &counter(2, 1), &guard, &COMMITTED);
                     }
                 }
                 reclaim::flush(&reclaim::enter());
@@ -291,6 +299,72 @@ fn the_books_balance_after_a_storm_of_names() {
     wait_for(&LIVE, 0);
 }
 
+/// Attributes of names that nobody holds come and go, and children with them. No row is left that keeps nothing, nothing is lost that stays, and no child
+/// is put into a row that goes.
+#[test]
+fn a_name_without_child_and_attributes_takes_no_row() {
+    const NAMES: u64 = 4;
+    let zone = Table::default();
+    let counted = AtomicI64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (zone, counted) = (&zone, &counted);
+            scope.spawn(move || {
+                for round in 0..50_000 {
+                    let (name, keeper) = (round % NAMES, (1 + thread) << 32 | round);
+                    let (text, guard) = (word(name), reclaim::enter());
+                    // One attribute for each thread, which alone removes it.
+                    zone.add_or_set(&text, 1, &counter(thread, 1), &guard, &COMMITTED);
+                    if round % 7 == thread && open(zone, name, keeper) {
+                        let row = zone.row(text.borrow(), &guard);
+                        let child = row.and_then(|row| row.child());
+                        assert_eq!(child.map(|child| child.keeper), Some(keeper));
+                        assert!(zone.remove(text.borrow(), keeper, &guard, &COMMITTED));
+                    } else if let Some(row) = zone.row(text.borrow(), &guard) {
+                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    }
+                }
+                for name in NAMES..2 * NAMES {
+                    let guard = reclaim::enter();
+                    for _ in 0..10_000 {
+                        let (text, own) = (word(name), counter(thread, 1));
+                        let added = zone.add_or_set(&text, 1, &own, &guard, &COMMITTED);
+                        assert_eq!(added, Added::Missing);
+                        let shared = counter(9, 1);
+                        zone.add_or_set(&text, 1, &shared, &guard, &COMMITTED);
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        let row = zone.row(text.borrow(), &guard).unwrap();
+                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    }
+                }
+            });
+        }
+    });
+    let kept = (NAMES..2 * NAMES).map(|name| integers(&zone, name)[&9]);
+    assert_eq!(kept.sum::<i64>(), counted.load(Ordering::SeqCst));
+    for name in 0..2 * NAMES {
+        let guard = reclaim::enter();
+        for key in 0..10 {
+            if let Some(row) = zone.row(word(name).borrow(), &guard) {
+                zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+            }
+        }
+        assert!(zone.row(word(name).borrow(), &guard).is_none());
+    }
+    assert_eq!(rows(&zone), 0);
+}
+
+/// How many rows are listed.
+fn rows(zone: &Table) -> usize {
+    let (mut count, mut from) = (0, Some(0));
+    while let Some(slot) = from {
+        let (rows, next) = zone.page(slot);
+        count += rows.len();
+        from = next;
+    }
+    count
+}
+
 /// Waits until so many values are left: those that other tests' threads might be reading go when they look away.
 fn wait_for(live: &AtomicUsize, count: usize) {
     while live.load(Ordering::SeqCst) != count {
@@ -312,7 +386,7 @@ fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
             for round in 0..40_000_u64 {
                 let name = (round * 2 + 1) % 5_000;
                 let guard = reclaim::enter();
-                if !zone.remove(word(name).borrow(), 10_000 + name, &guard) {
+                if !zone.remove(word(name).borrow(), 10_000 + name, &guard, &COMMITTED) {
                     assert!(open(zone, name, 10_000 + name));
                 }
             }
@@ -342,14 +416,14 @@ fn a_keeper_is_found_by_its_successor_and_only_once() {
     assert!(open(&zone, 1, 10));
     let change = |keeper, new| {
         let row = zone.row_of(keeper);
-        row.is_some_and(|row| zone.change_keeper(&row, keeper, new))
+        row.is_some_and(|row| zone.change_keeper(&row, keeper, new, &COMMITTED))
     };
     assert!(!change(11, 12));
     assert!(change(10, 12));
     assert!(!change(10, 13));
     let guard = reclaim::enter();
-    assert!(!zone.remove(word(1).borrow(), 10, &guard));
-    assert!(zone.remove(word(1).borrow(), 12, &guard));
+    assert!(!zone.remove(word(1).borrow(), 10, &guard, &COMMITTED));
+    assert!(zone.remove(word(1).borrow(), 12, &guard, &COMMITTED));
 }
 
 #[test]
@@ -370,7 +444,7 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
                 assert!(set(zone, name, [fixed(0, foreign)]));
                 if round % 3 == 0 {
                     let guard = reclaim::enter();
-                    assert!(zone.remove(word(name).borrow(), 1 + name, &guard));
+                    assert!(zone.remove(word(name).borrow(), 1 + name, &guard, &COMMITTED));
                     assert!(open(zone, name, 1 + name));
                 }
             }
@@ -416,7 +490,7 @@ fn a_heavy_value_goes_as_soon_as_nobody_reads_it() {
         assert!(set(&zone, 1, [fixed(0, word(0))]));
         wait_for(&LIVE, count as usize - 1);
         let guard = reclaim::enter();
-        assert!(zone.remove(word(1).borrow(), KEEPER, &guard));
+        assert!(zone.remove(word(1).borrow(), KEEPER, &guard, &COMMITTED));
         drop(guard);
         wait_for(&LIVE, 0);
         assert!(open(&zone, 1, KEEPER));

@@ -1,0 +1,446 @@
+%% Promise: "Nothing that can be rescheduled comes after a change." A native call that has too much to convert
+%% begins anew on a dirty scheduler; whatever its arguments, it makes its change exactly once, and answers what
+%% that change was.
+%%
+%% changes/0 is a table of all native functions that change something: each is called with terms that are over the limit of
+%% a normal scheduler.
+-module(changes_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(proctab_nif, [
+    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, stop/3, remove/2,
+    unregister_name/4, change_keeper/3, find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5,
+    delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
+    registered_names/2, registered_count/2, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2
+]).
+
+suite() ->
+    [{timetrap, {minutes, 5}}].
+
+all() ->
+    [
+        each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing,
+        a_change_of_a_long_name_is_made_once,
+        a_change_of_a_long_key_or_value_is_made_once,
+        a_change_that_is_told_to_a_listener_is_made_and_told_once,
+        a_reason_that_no_table_takes_is_told_by_an_atom,
+        a_change_among_many_waiters_is_made_once,
+        a_registration_of_a_long_name_is_made_once,
+        a_call_that_changes_nothing_may_still_be_rescheduled
+    ].
+
+%% The table
+
+each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing(_) ->
+    Known = [Function || {Function, _} <- of_names() ++ of_keys() ++ of_values() ++ of_registrations()] ++ without_terms() ++ reading(),
+    Stubs = proctab_nif:module_info(exports) -- [{module_info, 0}, {module_info, 1}],
+    ?assertEqual(lists:sort(Stubs), lists:usort(Known)).
+
+%% Changing functions that take nothing that could be long.
+without_terms() ->
+    [{zone_open, 1}, {zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
+        [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}].
+
+reading() ->
+    [{tables, 0}, {owner, 1}, {count, 1}, {child, 2}, {kept, 2}, {find, 2}, {find_alive, 2}, {getattr, 3}, {attrs, 2}, {attrs, 3}] ++
+        [{page, 4}, {waiting, 1}, {registered_names, 2}, {registered_count, 2}, {processes_page, 2}, {counts_page, 2}].
+
+%% Each gets a zone in which nobody has the name. The calling process is the keeper.
+of_names() ->
+    [
+        {{insert, 5}, fun(Zone, Name) ->
+            true = insert(Zone, Name, self(), spec, launching),
+            {launching, undefined, _, spec} = child(Zone, Name),
+            {Name, launching, undefined, spec} = kept(Zone, self()),
+            false = insert(Zone, Name, self(), spec, launching),
+            1 = proctab_nif:count(Zone)
+        end},
+        {{running, 3}, launched(fun(Zone, Name) ->
+            true = running(Zone, Name, self()),
+            {running, Self, Self, spec} = child(Zone, Name)
+        end)},
+        {{terminating, 3}, opened(fun(Zone, Name) ->
+            true = terminating(Zone, Name, Name),
+            {terminating, undefined, _, spec} = child(Zone, Name)
+        end)},
+        {{pending, 2}, cleared(pending)},
+        {{slowed, 2}, cleared(slowed)},
+        {{restarting, 2}, cleared(restarting)},
+        {{stop, 3}, launched(fun(Zone, Name) ->
+            launching = stop(Zone, Name, self()),
+            stopping = running(Zone, Name, self())
+        end)},
+        {{remove, 2}, opened(fun(Zone, Name) ->
+            true = remove(Zone, Name),
+            gone(Zone, Name)
+        end)},
+        {{unregister_name, 4}, opened(fun(Zone, Name) ->
+            true = unregister_name(Zone, Name, self(), Name),
+            gone(Zone, Name),
+            receive '$proctab_detached' -> ok end
+        end)},
+        {{change_keeper, 3}, opened(fun(Zone, Name) ->
+            {Other, _} = spawn_monitor(fun() -> receive stop -> ok end end),
+            {ok, Name} = change_keeper(Zone, self(), Other),
+            {Name, running, _, spec} = kept(Zone, Other),
+            undefined = change_keeper(Zone, self(), Other),
+            {ok, Name} = change_keeper(Zone, Other, self()),
+            {Name, running, _, spec} = kept(Zone, self()),
+            Other ! stop
+        end)},
+        {{setattr, 3}, opened(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, [{key, value}]),
+            [{key, value}] = attrs(Zone, Name)
+        end)},
+        {{setattr, 4}, opened(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, key, value),
+            [{key, value}] = attrs(Zone, Name)
+        end)},
+        {{set_missing, 4}, fun(Zone, Name) ->
+            true = set_missing(Zone, Name, key, value),
+            [{key, value}] = attrs(Zone, Name)
+        end},
+        {{replace, 5}, numbered(fun(Zone, Name) -> true = replace(Zone, Name, key, 1, 2) end)},
+        {{cas, 5}, numbered(fun(Zone, Name) -> ok = cas(Zone, Name, key, 1, 2) end)},
+        {{increment, 4}, numbered(fun(Zone, Name) -> 2 = increment(Zone, Name, key, 1) end)},
+        {{increment, 5}, fun(Zone, Name) ->
+            1 = increment(Zone, Name, key, 1, 1),
+            2 = increment(Zone, Name, key, 1, 1),
+            {ok, 2} = getattr(Zone, Name, key)
+        end},
+        {{delattr, 3}, opened(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, [{key, 1}, {other, 1}]),
+            ok = delattr(Zone, Name, key),
+            [{other, 1}] = attrs(Zone, Name)
+        end)},
+        {{wait_for, 2}, fun(Zone, Name) ->
+            {Waits, Id, _} = wait_for(Zone, Name),
+            1 = waiting(Zone),
+            1 = increment(Zone, Name, key, 1, 1),
+            {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
+            0 = waiting(Zone),
+            false = stop_waiting(Waits)
+        end},
+        {{stop_waiting, 1}, fun(Zone, Name) ->
+            {Waits, _, _} = wait_for(Zone, Name),
+            true = stop_waiting(Waits),
+            false = stop_waiting(Waits),
+            0 = waiting(Zone)
+        end}
+    ].
+
+launched(Then) ->
+    fun(Zone, Name) ->
+        true = insert(Zone, Name, self(), spec, launching),
+        Then(Zone, Name)
+    end.
+
+opened(Then) ->
+    fun(Zone, Name) ->
+        true = insert(Zone, Name, self(), spec, self()),
+        Then(Zone, Name)
+    end.
+
+cleared(State) ->
+    opened(fun(Zone, Name) ->
+        ok = setattr(Zone, Name, key, value),
+        true = proctab_nif:State(Zone, Name),
+        {State, undefined, _, spec} = child(Zone, Name),
+        [] = attrs(Zone, Name)
+    end).
+
+numbered(Then) ->
+    opened(fun(Zone, Name) ->
+        ok = setattr(Zone, Name, key, 1),
+        Then(Zone, Name),
+        {ok, 2} = getattr(Zone, Name, key)
+    end).
+
+gone(Zone, Name) ->
+    undefined = child(Zone, Name),
+    undefined = kept(Zone, self()),
+    0 = proctab_nif:count(Zone).
+
+%% Each gets a zone with the running child `name'.
+of_keys() ->
+    [
+        {{setattr, 3}, fun(Zone, Key) ->
+            ok = setattr(Zone, name, [{Key, 1}]),
+            [{Key, 1}] = attrs(Zone, name)
+        end},
+        {{setattr, 4}, fun(Zone, Key) ->
+            ok = setattr(Zone, name, Key, 1),
+            [{Key, 1}] = attrs(Zone, name)
+        end},
+        {{set_missing, 4}, fun(Zone, Key) ->
+            true = set_missing(Zone, name, Key, 1),
+            false = set_missing(Zone, name, Key, 2),
+            [{Key, 1}] = attrs(Zone, name)
+        end},
+        {{replace, 5}, with_key(fun(Zone, Key) -> true = replace(Zone, name, Key, 1, 2) end)},
+        {{cas, 5}, with_key(fun(Zone, Key) -> ok = cas(Zone, name, Key, 1, 2) end)},
+        {{increment, 4}, with_key(fun(Zone, Key) -> 2 = increment(Zone, name, Key, 1) end)},
+        {{increment, 5}, fun(Zone, Key) ->
+            1 = increment(Zone, name, Key, 1, 1),
+            2 = increment(Zone, name, Key, 1, 1),
+            [{Key, 2}] = attrs(Zone, name)
+        end},
+        {{delattr, 3}, with_key(fun(Zone, Key) ->
+            ok = delattr(Zone, name, Key),
+            undefined = getattr(Zone, name, Key),
+            ok = setattr(Zone, name, Key, 2)
+        end)}
+    ].
+
+with_key(Then) ->
+    fun(Zone, Key) ->
+        ok = setattr(Zone, name, Key, 1),
+        Then(Zone, Key),
+        [{Key, 2}] = attrs(Zone, name)
+    end.
+
+%% As above.
+of_values() ->
+    [
+        {{insert, 5}, fun(Zone, Spec) ->
+            true = insert(Zone, other, self(), Spec, self()),
+            {running, _, _, Spec} = child(Zone, other)
+        end},
+        {{setattr, 3}, fun(Zone, Value) ->
+            ok = setattr(Zone, name, [{key, Value}]),
+            [{key, Value}] = attrs(Zone, name)
+        end},
+        {{setattr, 4}, fun(Zone, Value) ->
+            ok = setattr(Zone, name, key, Value),
+            [{key, Value}] = attrs(Zone, name)
+        end},
+        {{set_missing, 4}, fun(Zone, Value) ->
+            true = set_missing(Zone, name, key, Value),
+            false = set_missing(Zone, name, key, [Value]),
+            [{key, Value}] = attrs(Zone, name)
+        end},
+        {{replace, 5}, fun(Zone, Value) ->
+            ok = setattr(Zone, name, key, Value),
+            false = replace(Zone, name, key, [Value], 0),
+            true = replace(Zone, name, key, Value, [Value]),
+            [{key, [Value]}] = attrs(Zone, name)
+        end},
+        {{cas, 5}, fun(Zone, Value) ->
+            ok = setattr(Zone, name, key, Value),
+            ok = cas(Zone, name, key, Value, [Value]),
+            {current, [Value]} = cas(Zone, name, key, Value, 0),
+            [{key, [Value]}] = attrs(Zone, name)
+        end}
+    ].
+
+%% Each gets a table of processes, of which the calling process is the server, another process, and that one's name.
+of_registrations() ->
+    [
+        {{register, 3}, registered(fun(_, _, _) -> ok end)},
+        {{unregister, 3}, registered(fun(Table, Pid, Name) ->
+            ok = proctab_nif:register(Table, Pid, Name),
+            ok = proctab_nif:unregister(Table, Pid, Name)
+        end)},
+        {{begin_registering, 3}, fun(Table, Pid, Name) ->
+            begun = begin_registering(Table, Pid, Name),
+            told(Pid),
+            registered = begin_registering(Table, Pid, Name),
+            {busy, [Self]} = next(Table, Pid),
+            Self = self()
+        end},
+        {{end_registering, 4}, registered(fun(Table, Pid, Name) ->
+            ok = proctab_nif:unregister(Table, Pid, Name),
+            begun = begin_registering(Table, Pid, Name),
+            told(Pid),
+            true = proctab_nif:claim(Table, Pid),
+            ok = end_registering(Table, Pid, Name, true),
+            {messages, []} = process_info(self(), messages)
+        end)},
+        {{fail_registering, 3}, fun(Table, Pid, Name) ->
+            begun = begin_registering(Table, Pid, Name),
+            told(Pid),
+            {busy, [_]} = next(Table, Pid),
+            ok = fail_registering(Table, Pid, Name),
+            told(Pid),
+            done = next(Table, Pid)
+        end},
+        {{abandon, 3}, fun(Table, Pid, _) ->
+            [begun = begin_registering(Table, Pid, N) || N <- lists:seq(1, 10000)],
+            ok = abandon(Table, Pid, self()),
+            done = next(Table, Pid)
+        end},
+        {{next, 2}, registered(fun(Table, Pid, Name) ->
+            {registered, Name, true} = next(Table, Pid),
+            {registered, Name, true} = next(Table, Pid)
+        end)}
+    ].
+
+registered(Then) ->
+    fun(Table, Pid, Name) ->
+        ok = proctab_nif:register(Table, Pid, Name),
+        Then(Table, Pid, Name),
+        1 = registered_count(Table, Name),
+        [Name] = registered_names(Table, Pid),
+        {registered, Name, true} = next(Table, Pid),
+        ok = proctab_nif:unregister(Table, Pid, Name),
+        done = next(Table, Pid),
+        0 = registered_count(Table, Name)
+    end.
+
+told(Pid) ->
+    receive {'$gen_cast', {monitor, Pid}} -> ok after 0 -> error(not_told) end,
+    {messages, []} = process_info(self(), messages).
+
+%% The cases
+
+a_change_of_a_long_name_is_made_once(_) ->
+    [in_zone(Function, Change, Name, fun(_) -> ok end) || {Name, {Function, Change}} <- with_names(of_names())].
+
+%% Those that only answer the name do not hash it.
+with_names(Changes) ->
+    [{Name, Change} || Name <- long(), Change <- Changes] ++
+        [{Name, Change} || Name <- long_as_key(), {Function, _} = Change <- Changes, Function =/= {change_keeper, 3}, Function =/= {next, 2}].
+
+a_change_of_a_long_key_or_value_is_made_once(_) ->
+    Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
+    [in_zone(Function, Change, Key, Prepare) || Key <- long() ++ long_as_key(), {Function, Change} <- of_keys()],
+    [in_zone(Function, Change, Value, Prepare) || Value <- long(), {Function, Change} <- of_values()].
+
+in_zone(Function, Change, Term, Prepare) ->
+    ?assertEqual([Function], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
+
+left_in_zone(Change, Term, Prepare) ->
+    Zone = ?MODULE,
+    scheduling:left(fun() ->
+        _ = proctab_nif:zone_open(Zone),
+        Prepare(Zone),
+        Change(Zone, Term),
+        ok = proctab_nif:zone_close(Zone)
+    end).
+
+%% The listener's copy of name and reason is paid for, too.
+a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
+    Changes = [
+        {{insert, 5}, fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = insert(Zone, Name, self(), spec, self()),
+            [{up, Name, _}] = events(Secret)
+        end},
+        {{running, 3}, launched(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = running(Zone, Name, self()),
+            [{up, Name, _}] = events(Secret)
+        end)},
+        {{terminating, 3}, opened(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = terminating(Zone, Name, Name),
+            [{down, Name, _, Name}] = events(Secret)
+        end)},
+        {{unregister_name, 4}, opened(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            true = unregister_name(Zone, Name, self(), Name),
+            [{down, Name, _, Name}] = events(Secret)
+        end)}
+    ],
+    [in_zone(Function, Change, Name, fun(_) -> ok end) || Name <- long(), {Function, Change} <- Changes],
+    %% And when only the reason is long.
+    Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
+    Ends = [
+        {{terminating, 3}, fun(Zone, Reason) -> true = terminating(Zone, name, Reason) end},
+        {{unregister_name, 4}, fun(Zone, Reason) -> true = unregister_name(Zone, name, self(), Reason) end}
+    ],
+    Told = fun(End) ->
+        fun(Zone, Reason) ->
+            Secret = listen(Zone),
+            End(Zone, Reason),
+            [{down, name, _, Reason}] = events(Secret)
+        end
+    end,
+    [in_zone(Function, Told(End), Reason, Prepare) || Reason <- long(), {Function, End} <- Ends],
+    %% Where nobody listens, it is not looked at.
+    [stays(Function, End, Reason, Prepare) || Reason <- long(), {Function, End} <- Ends].
+
+stays(Function, Change, Term, Prepare) ->
+    ?assertEqual([], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
+
+a_reason_that_no_table_takes_is_told_by_an_atom(_) ->
+    Zone = ?FUNCTION_NAME,
+    _ = proctab_nif:zone_open(Zone),
+    Secret = listen(Zone),
+    Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 28)),
+    true = insert(Zone, name, self(), spec, self()),
+    true = terminating(Zone, name, {shutdown, Huge}),
+    true = proctab_nif:restarting(Zone, name),
+    true = running(Zone, name, self()),
+    true = unregister_name(Zone, name, self(), Huge),
+    [{up, name, _}, {down, name, _, large}, {up, name, _}, {down, name, _, large}] = events(Secret).
+
+events(Secret) ->
+    receive
+        {Secret, Event} -> [Event | events(Secret)];
+        '$proctab_detached' -> events(Secret)
+    after 0 -> []
+    end.
+
+%% Who adds an attribute wakes all of them, exactly once.
+a_change_among_many_waiters_is_made_once(_) ->
+    Changes = [
+        {{setattr, 3}, fun(Zone) -> ok = setattr(Zone, name, [{key, 1}]) end},
+        {{setattr, 4}, fun(Zone) -> ok = setattr(Zone, name, key, 1) end},
+        {{set_missing, 4}, fun(Zone) -> true = set_missing(Zone, name, key, 1) end},
+        {{increment, 5}, fun(Zone) -> 1 = increment(Zone, name, key, 1, 1) end}
+    ],
+    [in_zone(Function, fun woken_once/2, Change, fun(_) -> ok end) || {Function, Change} <- Changes].
+
+woken_once(Zone, Change) ->
+    true = insert(Zone, name, self(), spec, self()),
+    Waits = [wait_for(Zone, name) || _ <- lists:seq(1, 2000)],
+    Change(Zone),
+    {messages, Messages} = process_info(self(), messages),
+    ?assertEqual([Id || {_, Id, _} <- Waits], [Id || {'$proctab_woken', Id} <- Messages]),
+    0 = waiting(Zone),
+    [{key, 1}] = attrs(Zone, name).
+
+a_registration_of_a_long_name_is_made_once(_) ->
+    Table = ?FUNCTION_NAME,
+    [
+        leaves(Function, fun() ->
+            ok = proctab_nif:processes_open(Table, self()),
+            {Pid, _} = spawn_monitor(fun() -> receive stop -> ok end end),
+            Change(Table, Pid, Name),
+            Pid ! stop,
+            ok = proctab_nif:processes_close(Table)
+        end)
+     || {Name, {Function, Change}} <- with_names(of_registrations())
+    ].
+
+%% What it answers is long.
+a_call_that_changes_nothing_may_still_be_rescheduled(_) ->
+    Current = lists:seq(1, 20000),
+    leaves({cas, 5}, fun() ->
+        _ = proctab_nif:zone_open(?FUNCTION_NAME),
+        true = insert(?FUNCTION_NAME, name, self(), spec, self()),
+        ok = setattr(?FUNCTION_NAME, name, key, Current),
+        {current, Current} = cas(?FUNCTION_NAME, name, key, 1, 2)
+    end).
+
+leaves(Function, Fun) ->
+    ?assertEqual([Function], [Left || Left <- scheduling:left(Fun), Left =:= Function]).
+
+%% Terms that are too long for a normal scheduler.
+long() ->
+    List = lists:seq(1, 5000),
+    [
+        List,
+        lists:foldl(fun(N, Deep) -> {N, Deep} end, [], List),
+        lists:foldl(fun(N, Deep) -> [Deep, N] end, {}, List),
+        maps:from_list([{N, {N}} || N <- List]),
+        [make_ref() || _ <- List]
+    ].
+
+%% These only when they are hashed.
+long_as_key() ->
+    [binary:copy(<<"name">>, 50000), <<1:3>>].
