@@ -35,10 +35,11 @@
 -define(PATIENCE, 1000).
 
 %% @doc Starts the tracker, registered locally under the name of this module. The table belongs to the caller; it is the same one when the tracker is
-%% started again.
+%% started again, for which a supervisor waits while the VM has no free process. Raises `system_limit'
+%% when there is none for the first start.
 -spec start_link() -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link() ->
-    gen_server:start_link({local, ?MODULE}, ?MODULE, self(), []).
+    proctab_reaper:start_link(?MODULE).
 
 %% @doc The same as `track(Name, self())'.
 -spec track(name()) -> ok | {error, Reason :: term()}.
@@ -150,8 +151,7 @@ handle_cast(_Request, Watched) ->
 %% @private
 -spec handle_info(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
 handle_info(Message, Watched) ->
-    proctab_reaper:handle_down(Message, Watched),
-    {noreply, Watched}.
+    {noreply, proctab_reaper:handle_message(Message, Watched)}.
 
 %% @private
 -spec terminate(term(), proctab_reaper:watched()) -> ok.

@@ -131,6 +131,8 @@ check() ->
 %%
 %% `old_code_in_use': processes are still running the code of an earlier load of the module, and loading would kill them. `{Reason, {original_not_put_back, Why}}': the
 %% takeover failed when our code was loaded already, and it stays, because callers are still in the original's code or its file is gone; call it again.
+%%
+%% Raises `system_limit', and changes nothing, when the VM has no free process.
 -spec load() -> ok | {error, [{module(), load_error()}, ...]}.
 load() ->
     proctab_swap:load().

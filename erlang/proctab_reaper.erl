@@ -13,10 +13,15 @@
 %% the table, where the next server finds it. The next reaper begins when the one before is gone, for which the reapers have a registered name.
 %%
 %% Monitors, and what the server sends to its reaper, carry a tag that nobody else knows, so no other message is taken for the death of a process.
+%%
+%% When the VM has no free process, whatever takes one is tried again after a short while. A server
+%% without a reaper keeps what it has to tell it; a reaper without a cleaner keeps the dead; and the
+%% owner of the table, a supervisor, waits in `start_link/1', since each try that fails would count
+%% as a restart and end it, and the table with it.
 -module(proctab_reaper).
 -behaviour(gen_server).
 
--export([open/2, watch/2, is_watched/1, handle_down/2, count/3, parent/0]).
+-export([start_link/1, open/2, watch/2, is_watched/1, handle_message/2, count/3, parent/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 -export([step/1, cleaned/5]).
 
@@ -33,13 +38,28 @@
 -define(TURN, 500).
 %% How long it may take in all, in milliseconds.
 -define(PATIENCE, 10000).
+%% How long to wait for a free process before the next try, in milliseconds.
+-define(PAUSE, 50).
+
+%% The reaper that a server has to start when there is a free process.
+-record(awaited, {
+    name :: atom(),
+    owner :: pid(),
+    timer :: reference() | undefined,
+    %% What it will be sent, the latest first.
+    messages = [] :: [message()]
+}).
 
 %% What a server knows of its table.
 -record(watched, {
     table :: module(),
     tag :: reference(),
-    reaper :: pid()
+    reaper :: pid() | #awaited{}
 }).
+
+-type message() ::
+    {Tag :: reference(), dead, pid()}
+    | {Tag :: reference(), count, Name :: term(), gen_server:from()}.
 
 -opaque watched() :: #watched{}.
 
@@ -52,6 +72,11 @@
     progress :: counters:counters_ref()
 }).
 
+%% No cleaner could be started, and none is before this timer is up.
+-record(pause, {
+    timer :: reference()
+}).
+
 -type registration() :: {pid(), Name :: term(), Announced :: boolean()}.
 
 -record(reaper, {
@@ -62,7 +87,9 @@
     owner :: {pid(), Monitor :: reference()},
     %% The monitor of the reaper before, until that is gone.
     predecessor :: reference() | gone,
-    cleaner = none :: #cleaner{} | none,
+    cleaner = none :: #cleaner{} | #pause{} | none,
+    %% There was no free process for the last cleaner, which is in the log.
+    is_full = false :: boolean(),
     dead = queue:new() :: queue:queue(pid()),
     %% The dead who are just being announced, and the monitors of those who do it.
     busy = #{} :: #{pid() => [reference()]},
@@ -72,16 +99,106 @@
 
 -type next() :: {noreply, #reaper{}} | {stop, normal | shutdown, #reaper{}}.
 
+%% Starts the server of a table, registered under the table's name. Raises `system_limit' when there
+%% is no free process, as `gen_server:start_link/4' does, unless the caller owns the table: then it
+%% waits for one, or for its parent to tell it to end.
+-spec start_link(Table :: module()) -> {ok, pid()} | {error, term()}.
+start_link(Table) ->
+    case try_server(Table) of
+        full ->
+            is_owned(Table) orelse error(system_limit),
+            log_limit(Table),
+            await_server(Table, parent());
+        Result ->
+            Result
+    end.
+
+await_server(Table, Parent) ->
+    receive
+        {'EXIT', Parent, _Reason} = Exit ->
+            self() ! Exit,
+            {error, system_limit}
+    after ?PAUSE ->
+        case try_server(Table) of
+            full -> await_server(Table, Parent);
+            Result -> Result
+        end
+    end.
+
+try_server(Table) ->
+    if_room(fun() -> gen_server:start_link({local, Table}, Table, self(), []) end).
+
+is_owned(Table) ->
+    lists:member({processes, Table, self()}, proctab_nif:tables()).
+
+%% Calls what starts a process, if there is room for one. The VM writes to the log for each that it
+%% refuses, so it is not asked in vain.
+if_room(Start) ->
+    Limit = erlang:system_info(process_limit),
+    try erlang:system_info(process_count) < Limit andalso Start() of
+        false -> full;
+        Started -> Started
+    catch
+        error:system_limit -> full
+    end.
+
+log_limit(Table) ->
+    log(#{
+        label => {Table, system_limit},
+        what => "there is no free process: waiting for one, nothing is lost",
+        limit => erlang:system_info(process_limit)
+    }).
+
+%% A handler of the log that crashes is removed by a new process; without one this would raise.
+log(Report) ->
+    try
+        ?LOG_ERROR(Report)
+    catch
+        error:system_limit -> ok
+    end.
+
 %% Makes the caller the server of its table, which belongs to `Owner', and watches all processes in it.
 -spec open({Table :: module(), Reaper :: atom()}, Owner :: pid()) -> watched().
 open({Table, Name}, Owner) ->
     ok = proctab_nif:processes_open(Table, Owner),
-    Tag = make_ref(),
-    %% Not the reaper's parent but its link: the end of the server is then a message, to which the reaper stops without a report.
-    {ok, Reaper} = gen_server:start(?MODULE, {Table, Name, Tag, self(), Owner}, []),
-    Watched = #watched{table = Table, tag = Tag, reaper = Reaper},
+    Awaited = #awaited{name = Name, owner = Owner},
+    Watched = start_reaper(#watched{table = Table, tag = make_ref(), reaper = Awaited}),
     watch_page(proctab_nif:processes_page(Table, 0), Watched),
     Watched.
+
+%% It is told what has happened meanwhile.
+start_reaper(#watched{table = Table, tag = Tag, reaper = #awaited{} = Awaited} = Watched) ->
+    #awaited{name = Name, owner = Owner, messages = Messages} = Awaited,
+    Arguments = {Table, Name, Tag, self(), Owner},
+    %% Not the reaper's parent but its link: the end of the server is then a message, to which the reaper stops without a report.
+    case if_room(fun() -> gen_server:start(?MODULE, Arguments, []) end) of
+        {ok, Reaper} ->
+            lists:foreach(fun(Message) -> gen_server:cast(Reaper, Message) end, lists:reverse(Messages)),
+            Watched#watched{reaper = Reaper};
+        _FullOrKilled ->
+            %% Nobody else would notice.
+            is_process_alive(Owner) orelse exit(shutdown),
+            Watched#watched{reaper = await_reaper(Table, Awaited)}
+    end.
+
+await_reaper(Table, #awaited{name = Name, timer = Before} = Awaited) ->
+    Before =:= undefined andalso log_limit(Table),
+    Timer = erlang:start_timer(?PAUSE, self(), start_reaper),
+    Waiting = Awaited#awaited{timer = Timer},
+    case whereis(Name) of
+        undefined -> answer(Table, Waiting);
+        %% The reaper before may be in the middle of a cleanup.
+        _Predecessor -> Waiting
+    end.
+
+%% Answers those who ask for a number, while nobody cleans up.
+answer(Table, #awaited{messages = Messages} = Awaited) ->
+    {Counts, Dead} = lists:partition(fun(Message) -> element(2, Message) =:= count end, Messages),
+    lists:foreach(fun({_Tag, count, Name, From}) -> reply_count(Table, Name, From) end, Counts),
+    Awaited#awaited{messages = Dead}.
+
+reply_count(Table, Name, From) ->
+    gen_server:reply(From, proctab_nif:registered_count(Table, Name)).
 
 watch_page({Pids, Next}, #watched{table = Table} = Watched) ->
     lists:foreach(fun(Pid) -> watch(Pid, Watched) end, Pids),
@@ -99,23 +216,32 @@ is_watched(State) ->
     is_record(State, watched).
 
 %% Hands the death of a process to the reaper; other messages are ignored.
--spec handle_down(term(), watched()) -> ok.
-handle_down({Tag, _Monitor, process, Pid, _Reason}, #watched{tag = Tag, reaper = Reaper}) ->
-    gen_server:cast(Reaper, {Tag, dead, Pid});
-handle_down(_Message, _Watched) ->
-    ok.
+-spec handle_message(term(), watched()) -> watched().
+handle_message({Tag, _Monitor, process, Pid, _Reason}, #watched{tag = Tag} = Watched) ->
+    tell({Tag, dead, Pid}, Watched);
+handle_message({timeout, Timer, _}, #watched{reaper = #awaited{timer = Timer}} = Watched) ->
+    start_reaper(Watched);
+handle_message(_Message, Watched) ->
+    Watched.
 
 %% Has the reaper tell a caller of the server how many registrations a name has, at a moment when no cleanup is half done.
--spec count(Name :: term(), gen_server:from(), watched()) -> ok.
-count(Name, From, #watched{tag = Tag, reaper = Reaper}) ->
-    gen_server:cast(Reaper, {Tag, count, Name, From}).
+-spec count(Name :: term(), gen_server:from(), watched()) -> watched().
+count(Name, From, #watched{tag = Tag} = Watched) ->
+    tell({Tag, count, Name, From}, Watched).
 
-%% The process that has started the calling one.
--spec parent() -> pid().
+tell(Message, #watched{reaper = #awaited{messages = Messages} = Awaited} = Watched) ->
+    Watched#watched{reaper = Awaited#awaited{messages = [Message | Messages]}};
+tell(Message, #watched{reaper = Reaper} = Watched) ->
+    gen_server:cast(Reaper, Message),
+    Watched.
+
+%% The process that has started the calling one, if that is known.
+-spec parent() -> pid() | undefined.
 parent() ->
     case get('$ancestors') of
         [Pid | _] when is_pid(Pid) -> Pid;
-        [Name | _] -> whereis(Name)
+        [Name | _] -> whereis(Name);
+        undefined -> undefined
     end.
 
 -spec init({Table :: module(), Name :: atom(), Tag :: reference(), Server :: pid(), Owner :: pid()}) -> {ok, #reaper{}}.
@@ -149,6 +275,8 @@ handle_info({'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{mo
 handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer, pid = Pid}} = Reaper) ->
     exit(Pid, kill),
     {noreply, Reaper};
+handle_info({timeout, Timer, pause}, #reaper{cleaner = #pause{timer = Timer}} = Reaper) ->
+    go_on(Reaper#reaper{cleaner = none});
 handle_info({'EXIT', Server, _Reason}, #reaper{server = Server} = Reaper) ->
     go_on(Reaper#reaper{server = gone});
 handle_info({'DOWN', Monitor, process, Owner, _Reason}, #reaper{owner = {Owner, Monitor}} = Reaper) ->
@@ -184,8 +312,8 @@ go_on(#reaper{server = gone} = Reaper) ->
 go_on(#reaper{predecessor = gone, table = Table, asking = Asking} = Reaper) ->
     with_table(
         fun() ->
-            lists:foreach(fun({Name, From}) -> gen_server:reply(From, proctab_nif:registered_count(Table, Name)) end, Asking),
-            {noreply, clean(take(?PORTION, [], Reaper#reaper{asking = []}))}
+            lists:foreach(fun({Name, From}) -> reply_count(Table, Name, From) end, Asking),
+            {noreply, clean(Reaper#reaper{asking = []})}
         end,
         Reaper
     );
@@ -214,15 +342,32 @@ take(Count, Taken, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
 wait(Pid, Callers, #reaper{busy = Busy} = Reaper) ->
     Reaper#reaper{busy = Busy#{Pid => [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers]}}.
 
-clean({[], Reaper}) ->
+clean(#reaper{cleaner = #pause{}} = Reaper) ->
     Reaper;
-clean({Registrations, #reaper{table = Table} = Reaper}) ->
+clean(Reaper) ->
+    case take(?PORTION, [], Reaper) of
+        {[], Next} -> Next;
+        {Registrations, Next} -> start_cleaner(Registrations, Next)
+    end.
+
+start_cleaner(Registrations, #reaper{table = Table} = Reaper) ->
     Progress = counters:new(1, []),
     Until = erlang:monotonic_time(microsecond) + ?TURN,
     Steps = [[{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Table, Pid, Name, Progress, Until]}] || {Pid, Name, Announced} <- Registrations],
-    {Pid, Monitor} = spawn_opt(lists, foreach, [fun ?MODULE:step/1, lists:append(Steps)], [link, monitor]),
-    Timer = erlang:start_timer(?PATIENCE, self(), patience),
-    Reaper#reaper{cleaner = #cleaner{pid = Pid, monitor = Monitor, timer = Timer, registrations = Registrations, progress = Progress}}.
+    Arguments = [fun ?MODULE:step/1, lists:append(Steps)],
+    case if_room(fun() -> spawn_opt(lists, foreach, Arguments, [link, monitor]) end) of
+        {Pid, Monitor} ->
+            Timer = erlang:start_timer(?PATIENCE, self(), patience),
+            Cleaner = #cleaner{pid = Pid, monitor = Monitor, timer = Timer, registrations = Registrations, progress = Progress},
+            Reaper#reaper{cleaner = Cleaner, is_full = false};
+        full ->
+            pause(put_back(Registrations, Reaper))
+    end.
+
+pause(#reaper{table = Table, is_full = IsFull} = Reaper) ->
+    IsFull orelse log_limit(Table),
+    Timer = erlang:start_timer(?PAUSE, self(), pause),
+    Reaper#reaper{cleaner = #pause{timer = Timer}, is_full = true}.
 
 %% In the cleaner: a call that leaves no frame of this module behind.
 -spec step({module(), atom(), [term()]}) -> term().
@@ -242,17 +387,21 @@ cleaned(Table, Pid, Name, Progress, Until) ->
     erlang:monotonic_time(microsecond) < Until orelse exit(Progress).
 
 %% The cleaner is at its end. Those that it had may have more registrations.
-finish(#cleaner{timer = Timer, registrations = Registrations, progress = Progress}, Reason, #reaper{dead = Dead} = Reaper) ->
+finish(#cleaner{timer = Timer, registrations = Registrations, progress = Progress}, Reason, Reaper) ->
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     case lists:nthtail(counters:get(Progress, 1), Registrations) of
         [Failed | _] when Reason =/= Progress -> fail(Failed, Reason, Reaper);
         _ -> ok
     end,
-    Reaper#reaper{dead = lists:foldl(fun({Pid, _, _}, Queue) -> queue:in_r(Pid, Queue) end, Dead, Registrations)}.
+    put_back(Registrations, Reaper).
+
+put_back(Registrations, #reaper{dead = Dead} = Reaper) ->
+    First = fun({Pid, _Name, _Announced}, Queue) -> queue:in_r(Pid, Queue) end,
+    Reaper#reaper{dead = lists:foldl(First, Dead, Registrations)}.
 
 fail({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
     ok = proctab_nif:unregister(Table, Pid, Name),
-    ?LOG_ERROR(#{label => {Table, clean}, what => "cleaning up after a dead process failed", process => Pid, name => Name, reason => Reason}).
+    log(#{label => {Table, clean}, what => "cleaning up after a dead process failed", process => Pid, name => Name, reason => Reason}).
 
 %% The table may be closed at any time, by the end of its owner.
 with_table(Run, Reaper) ->

@@ -20,10 +20,11 @@
 -define(NAME, worker).
 
 %% @doc Starts the monitor, registered locally under the name of this module. The registrations belong to the caller; they are the same ones when the monitor is
-%% started again.
+%% started again, for which a supervisor waits while the VM has no free process. Raises `system_limit'
+%% when there is none for the first start.
 -spec start_link() -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link() ->
-    gen_server:start_link({local, ?MODULE}, ?MODULE, self(), []).
+    proctab_reaper:start_link(?MODULE).
 
 %% @doc Registers a worker, and returns once it is monitored. A worker that registers twice counts twice. It may be dead already, or of another
 %% node. `badarg' when `Pid' is no pid; exits as {@link gen_server:call/2} does when the monitor does not run.
@@ -52,8 +53,7 @@ handle_call({register, Pid}, _From, Watched) when is_pid(Pid) ->
     proctab_reaper:watch(Pid, Watched),
     {reply, ok, Watched};
 handle_call(registered_count, From, Watched) ->
-    proctab_reaper:count(?NAME, From, Watched),
-    {noreply, Watched};
+    {noreply, proctab_reaper:count(?NAME, From, Watched)};
 handle_call(_Request, _From, Watched) ->
     {reply, unhandled, Watched}.
 
@@ -65,8 +65,7 @@ handle_cast(_Request, Watched) ->
 %% @private
 -spec handle_info(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
 handle_info(Message, Watched) ->
-    proctab_reaper:handle_down(Message, Watched),
-    {noreply, Watched}.
+    {noreply, proctab_reaper:handle_message(Message, Watched)}.
 
 %% @private
 -spec terminate(term(), proctab_reaper:watched()) -> ok.

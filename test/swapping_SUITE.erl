@@ -291,8 +291,12 @@ loading_again_changes_nothing(Config) ->
 
 %% Runs a case in a node where the originals come before proctab.
 on_node(Config, Case) ->
+    on_node(Config, #{}, Case).
+
+on_node(Config, Options, Case) ->
     Last = ["-pz", filename:dirname(code:which(proctab)), filename:dirname(code:which(?MODULE))],
-    {ok, Peer, _Node} = peer:start_link(#{connection => standard_io, args => ["-pa", proplists:get_value(originals, Config) | Last]}),
+    Arguments = ["-pa", proplists:get_value(originals, Config) | Last],
+    {ok, Peer, _Node} = peer:start_link(Options#{connection => standard_io, args => Arguments}),
     try
         peer:call(Peer, erlang, apply, [Case, []], infinity)
     after
