@@ -247,18 +247,19 @@ visible(_, _) -> launching.
 add_existing_child(Zone, Child) ->
     case to_add(Child) of
         {Name, Spec, Pid} ->
-            Request = request_to_add(Zone, Child, {add, Name, Spec, Pid, caller()}),
-            case ?OR_BADARG(call(Zone, Request), [Zone, Child]) of
+            Adding =
+                case local_zone(Zone) of
+                    {ok, Local} -> fun() -> call(Local, {add, Name, Spec, Pid, caller()}) end;
+                    %% What the tracker of another node understands, whatever its version.
+                    remote -> fun() -> answered(Zone, {add_existing_child, Child}) end
+                end,
+            case ?OR_BADARG(Adding(), [Zone, Child]) of
                 {error, badarg} -> ?BADARG([Zone, Child]);
                 Added -> Added
             end;
         malformed ->
             ?BADARG([Zone, Child])
     end.
-
-%% What another node's tracker understands whatever its version.
-request_to_add(Zone, _, Request) when is_atom(Zone) -> Request;
-request_to_add(_, Child, _) -> {add_existing_child, Child}.
 
 to_add({Name, Pid, worker, Mods}) when is_pid(Pid) ->
     {Name, {undefined, temporary, 200, worker, Mods}, Pid};
@@ -274,7 +275,25 @@ to_add(_) ->
 %% the zone is being stopped.
 -spec wait(zone() | pid() | {zone(), node()}) -> ok | {error, shutdown}.
 wait(Zone) ->
-    ?OR_BADARG(call(Zone, wait), [Zone]).
+    Wait =
+        case local_zone(Zone) of
+            {ok, Local} -> fun() -> call(Local, wait) end;
+            remote -> fun() -> answered(Zone, wait) end
+        end,
+    ?OR_BADARG(Wait(), [Zone]).
+
+%% The zone that is meant, if it is of this node.
+local_zone(Tracker) when is_pid(Tracker), node(Tracker) =:= node() ->
+    Zones = [Zone || {zone, Zone, Owner} <- proctab_nif:tables(), Owner =:= Tracker],
+    {ok, hd(Zones ++ [undefined])};
+local_zone({Zone, Node}) when Node =:= node() ->
+    {ok, Zone};
+local_zone({Zone, Node}) when is_atom(Zone), is_atom(Node) ->
+    remote;
+local_zone(Tracker) when is_pid(Tracker) ->
+    remote;
+local_zone(Zone) ->
+    {ok, Zone}.
 
 %% @doc For a child that was started through `proc_lib:start_link': acknowledges its start as
 %% `proc_lib:init_ack/1' does, and returns once the child is registered in its zone, so that it may
@@ -547,26 +566,21 @@ pages(Zone, From, What, Items) ->
 %% Raises `badarg' when the zone does not run. The answer is `{error, shutdown}' when it is stopped
 %% in order before it has answered.
 call(Zone, Request) ->
+    answered(Zone, sendable(Zone, Request)).
+
+answered(Server, Request) ->
     try
-        gen_server:call(Zone, sendable(Zone, Request), infinity)
+        gen_server:call(Server, Request, infinity)
     catch
         exit:{noproc, _} -> error(badarg);
         exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown -> {error, shutdown}
     end.
 
-%% Raises badarg when the zone does not run, or when the request is a term that no table takes: its parts may be shared so often that the VM would never come
-%% to the end of sending it.
-sendable(Zone, Request) when is_atom(Zone) ->
+%% Raises `badarg' when the zone does not run, or when the request is a term that no table takes: its
+%% parts may be shared so often that the VM would never come to the end of sending it.
+sendable(Zone, Request) ->
     _ = proctab_nif:find(Zone, Request),
-    Request;
-sendable(Zone, Request) when is_pid(Zone) ->
-    Request;
-sendable({Zone, Node}, Request) when is_atom(Zone), Node =:= node() ->
-    sendable(Zone, Request);
-sendable({Zone, Node}, Request) when is_atom(Zone), is_atom(Node) ->
-    Request;
-sendable(_, _) ->
-    error(badarg).
+    Request.
 
 %%% Names for OTP
 

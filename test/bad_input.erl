@@ -21,7 +21,7 @@
 -define(TABLE, bad_input_table).
 -define(GONE, bad_input_gone).
 -define(WITNESS, bad_input_witness).
--define(MODULES, [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab, proctab_nif] ++
+-define(MODULES, [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_events, gen_tracker_shutdown, gen_tracker_reports, metrics_process_tracker, stats_hero_monitor, proctab, proctab_nif] ++
     [proctab_errors, proctab_reaper, proctab_swap, proctab_view]).
 %% How many calls a process makes, and how long that may take at the most, in milliseconds.
 -define(BATCH, 250).
@@ -231,6 +231,9 @@ judge(_, {false, _, badarg}, [], true, _) ->
     refused;
 judge(_, {false, _, badarg}, Messages, Same, _) ->
     {wrong, {refused_but, {messages, Messages}, {unchanged, Same}}};
+%% A pid of a node that is not there is a wrong zone, and the caller is told which.
+judge(_, {false, _, "{raised,exit,{{nodedown" ++ _}, [], true, _) ->
+    refused;
 judge(_, {false, _, Brief}, _, _, _) ->
     {wrong, {taken, Brief}}.
 
@@ -387,6 +390,7 @@ native() ->
         {pending, [raw, any], [true, false]},
         {slowed, [raw, any], [true, false]},
         {restarting, [raw, any], [true, false]},
+        {respec, [raw, any, any], [true, false]},
         {stop, [zone_or_handle, any, pid], [launching, running, terminating, pending, slowed, restarting, false]},
         {remove, [raw, any], [true, false]},
         {unregister_name, [raw, any, pid, any], [true, false]},
@@ -439,8 +443,8 @@ public() ->
         {find, [zone, any], [{ok, pid}, undefined]},
         {find_or_open, [atom, sent], Opened},
         {which_children, [zone], [list]},
-        {add_existing_child, [zone, existing], [{ok, pid}, {error, {already_started, pid}}, badarg]},
-        {wait, [zone], [ok]},
+        {add_existing_child, [zone, existing], [{ok, pid}, {error, {already_started, pid}}, badarg, {raised, exit, {{nodedown, any}, any}}]},
+        {wait, [zone], [ok, {raised, exit, {{nodedown, any}, any}}]},
         {setattr, [zone, any, proper_list], [ok, Void]},
         {setattr, [zone, any, any, any], [ok, Void]},
         {getattr, [zone, any, any], [{ok, any}, undefined]},

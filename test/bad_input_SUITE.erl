@@ -141,10 +141,9 @@ no_children(Pid) ->
     Spec = {added, {tracked_child, start_link, [Pid]}, temporary, 200, worker, []},
     Short = {added, Pid, worker, []},
     [atom, [], {}, #{}, Pid, {added, Pid}, {added, Pid, worker}, {Pid, Spec, more}, {Pid, {added, start, temporary}}] ++
-        [setelement(2, Short, Wrong) || Wrong <- [atom, "pid", make_ref(), elsewhere()]] ++
+        [setelement(2, Short, Wrong) || Wrong <- [atom, "pid", make_ref()]] ++
         [setelement(3, Short, Wrong) || Wrong <- [supervisor, 1, "worker"]] ++
-        [setelement(4, Short, Wrong) || Wrong <- [static, 1, ["module"], [tracked_child | improper], {}]] ++
-        [{Wrong, Spec} || Wrong <- [atom, "pid", make_ref(), elsewhere()]] ++
+        [{Wrong, Spec} || Wrong <- [atom, "pid", make_ref()]] ++
         [{Pid, setelement(Place, Spec, Wrong)} || {Place, AllWrong} <- in_specs(), Wrong <- AllWrong].
 
 %% A process of another node.
@@ -262,6 +261,7 @@ native(Zone, Pid) ->
         {terminating, [Zone, ?NAME, normal], []},
         {pending, [Zone, ?NAME], []},
         {slowed, [Zone, ?NAME], []},
+        {respec, [Zone, ?NAME, spec], []},
         {restarting, [Zone, ?NAME], []},
         {stop, [Zone, ?NAME, self()], [{3, NoLocal}]},
         {remove, [Zone, ?NAME], []},
@@ -291,7 +291,7 @@ native(Zone, Pid) ->
 %% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.
 the_native_functions_refuse_who_is_no_keeper(Config) ->
     Zone = zone(Config),
-    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {slowed, []}, {restarting, []}, {stop, [self()]}, {remove, []}],
+    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {slowed, []}, {restarting, []}, {respec, [spec]}, {stop, [self()]}, {remove, []}],
     unchanged(Zone, fun() ->
         [
             ?assertEqual({Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])})

@@ -11,8 +11,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(proctab_nif, [
-    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, stop/3, remove/2,
-    unregister_name/4, change_keeper/3, find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5,
+    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3, stop/3,
+    remove/2, unregister_name/4, change_keeper/3, find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5,
     delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
     registered_names/2, registered_count/2, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2
 ]).
@@ -69,6 +69,10 @@ of_names() ->
         {{pending, 2}, cleared(pending)},
         {{slowed, 2}, cleared(slowed)},
         {{restarting, 2}, cleared(restarting)},
+        {{respec, 3}, opened(fun(Zone, Name) ->
+            true = respec(Zone, Name, {spec, Name}),
+            {running, Self, Self, {spec, Name}} = child(Zone, Name)
+        end)},
         {{stop, 3}, launched(fun(Zone, Name) ->
             launching = stop(Zone, Name, self()),
             stopping = running(Zone, Name, self())

@@ -228,7 +228,7 @@ fn respec(call: &Call) -> Answer {
     let keeper = call.caller();
     let spec = call.datum(call.argument(2)?)?;
     with_row(call, |_, row, _| {
-        let changed = row.is_some_and(|row| row.respec(keeper, spec));
+        let changed = row.is_some_and(|row| row.respec(keeper, spec, &call.commit()));
         Ok(boolean(changed))
     })
 }

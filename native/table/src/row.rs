@@ -582,7 +582,7 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Replaces what the embedder knows of the child; `false` if the row is not that keeper's.
-    pub fn respec(&self, keeper: u64, spec: Datum<F>) -> bool {
+    pub fn respec(&self, keeper: u64, spec: Datum<F>, _: &Committed) -> bool {
         let before = self
             .lock_own(keeper)
             .map(|mut record| record.spec.replace(spec));
