@@ -47,6 +47,7 @@ all() ->
         a_helper_of_a_start_function_lives_on_when_the_child_ends_while_it_is_started,
         a_helper_of_a_start_function_lives_on_when_the_child_is_restarted,
         a_helper_of_a_start_function_ends_with_shutdown_when_the_zone_stops,
+        a_helper_that_has_outlived_its_child_ends_with_shutdown_when_the_zone_stops,
         find_or_open_of_a_running_child_takes_any_spec,
         find_or_open_of_any_other_child_says_what_is_wrong_with_the_spec,
         add_existing_child_takes_any_modules,
@@ -65,7 +66,8 @@ init_per_testcase(_Case, Config) ->
 
 end_per_testcase(_Case, _Config) ->
     _ = logger:remove_handler(tracked_child),
-    zones:clean_up().
+    zones:clean_up(),
+    [exit(Helper, kill) || Helper <- [get_helper(Name) || Name <- helpers()], is_pid(Helper)].
 
 %% What start functions return
 
@@ -251,13 +253,11 @@ those_who_opened_a_start_that_succeeds_while_it_is_ended_get_the_error_killed(_)
     Zone = zone(?FUNCTION_NAME),
     Opening = opening(Zone, spec(child, permanent, 10000, {start_gated, [self(), go]})),
     {gated, Starter} = await(gated),
-    Other = asked(fun() -> supervisor:start_child(Zone, full(child)) end),
     Ending = asked(fun() -> supervisor:terminate_child(Zone, child) end),
     ok = gen_tracker:wait(Zone),
     Starter ! go,
     {answer, ok} = answer(Ending, ?LIMIT),
     ?assertEqual({answer, {error, killed}}, answer(Opening, ?SOON)),
-    ?assertMatch({answer, {error, _}}, answer(Other, ?SOON)),
     ?assertEqual(0, gen_tracker:count(Zone)),
     [ended(Child, ?SOON) || {started, Child} <- taken(started)].
 
@@ -390,7 +390,7 @@ the_messages_are_understood_from_another_node(_) ->
         [
             begin
                 {ok, Child} = Call(Server, {find_or_open, full({Server, 1})}),
-                {started, Child} = await(started),
+                {started, Child} = await(started, Child),
                 ?assertEqual({ok, Child}, gen_tracker:find(Zone, {Server, 1})),
                 Added = loose(start_link),
                 Message = {add_existing_child, {{Server, 2}, Added, worker, []}},
@@ -408,7 +408,7 @@ helpers() ->
 
 start_with_helper(Test, Helper, Then) ->
     case get_helper(Helper) of
-        undefined -> Test ! {helper, Helper, start_helper(Helper)};
+        undefined -> Test ! {helper, Helper, start_helper(Helper), self()};
         _ -> ok
     end,
     Then().
@@ -429,9 +429,9 @@ init(Kind) ->
     process_flag(trap_exit, Kind =:= trapping),
     {ok, Kind}.
 
-%% A server of the usual kind: the end of its parent ends it, another exit signal does not.
-handle_info(_, Kind) ->
-    {noreply, Kind}.
+%% An exit signal ends both kinds of server.
+handle_info({'EXIT', _, Reason}, Kind) ->
+    {stop, Reason, Kind}.
 
 handle_call(Call, _, Kind) ->
     {reply, Call, Kind}.
@@ -446,8 +446,8 @@ with_helpers(Zone, Restart, Then) ->
         begin
             Start = {?MODULE, start_with_helper, [Test, Helper, Then]},
             {ok, Child} = gen_tracker:find_or_open(Zone, {Helper, Start, Restart}),
-            {helper, Helper, Pid} = await(helper, Helper),
-            {Helper, Child, Pid}
+            {helper, Helper, Pid, Keeper} = await(helper, Helper),
+            {Helper, Child, Pid, Keeper}
         end
      || Helper <- helpers()
     ].
@@ -456,42 +456,45 @@ run() ->
     Test = self(),
     fun() -> tracked_child:start_link(Test) end.
 
-%% All are alive, when nothing of their children is left: the keepers have ended.
-alive(Zone, Opened, End) ->
-    Keepers = [zones:keeper(Zone, Name) || {Name, _, _} <- Opened],
-    [End(Name, Child) || {Name, Child, _} <- Opened],
-    [ended(Keeper, ?LIMIT) || Keeper <- Keepers],
-    [] = gen_tracker:names(Zone),
-    alive(Opened).
+%% Waits for the end of the keepers.
+without_children(Zone, Opened) ->
+    [ended(Keeper, ?LIMIT) || {_, _, _, Keeper} <- Opened],
+    [] = gen_tracker:names(Zone).
 
 alive(Opened) ->
-    [?assertEqual({Name, Pid}, {Name, get_helper(Name)}) || {Name, _, Pid} <- Opened],
+    [?assertEqual({Name, Pid}, {Name, get_helper(Name)}) || {Name, _, Pid, _} <- Opened],
     [
         ?assertEqual(hello, gen_server:call(Pid, hello))
-     || {Name, _, Pid} <- Opened, Name =/= linked
-    ],
-    lists:foreach(fun({_, _, Pid}) -> tracked_child:kill(Pid) end, Opened).
+     || {Name, _, Pid, _} <- Opened, Name =/= linked
+    ].
+
+kill_helpers(Opened) ->
+    lists:foreach(fun({_, _, Pid, _}) -> tracked_child:kill(Pid) end, Opened).
 
 a_helper_of_a_start_function_lives_on_when_the_child_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
-        alive(Zone, with_helpers(Zone, temporary, run()), fun(_, Child) -> exit(Child, Reason) end)
+        begin
+            Opened = with_helpers(Zone, temporary, run()),
+            [exit(Child, Reason) || {_, Child, _, _} <- Opened],
+            without_children(Zone, Opened),
+            alive(Opened),
+            kill_helpers(Opened)
+        end
      || Reason <- [kill, shutdown, crash]
     ].
 
 a_helper_of_a_start_function_lives_on_when_the_child_is_terminated(_) ->
     Zone = zone(?FUNCTION_NAME),
-    alive(Zone, with_helpers(Zone, permanent, run()), fun(Name, _) ->
-        ok = supervisor:terminate_child(Zone, Name)
-    end).
+    Opened = with_helpers(Zone, permanent, run()),
+    [ok = supervisor:terminate_child(Zone, Name) || {Name, _, _, _} <- Opened],
+    without_children(Zone, Opened),
+    alive(Opened).
 
 a_helper_of_a_start_function_lives_on_when_the_child_ends_while_it_is_started(_) ->
     Zone = zone(?FUNCTION_NAME),
     Opened = with_helpers(Zone, temporary, fun() -> keeper_SUITE:dead(crash) end),
-    tracked_process:eventually(fun() -> gen_tracker:names(Zone) =:= [] end),
-    %% The watchdog is left, beside the helpers.
-    Helpers = [Pid || {_, _, Pid} <- Opened],
-    tracked_process:eventually(fun() -> length(tracked_child:beside(Zone) -- Helpers) =:= 1 end),
+    without_children(Zone, Opened),
     alive(Opened).
 
 a_helper_of_a_start_function_lives_on_when_the_child_is_restarted(_) ->
@@ -504,17 +507,29 @@ a_helper_of_a_start_function_lives_on_when_the_child_is_restarted(_) ->
             {started, Next} = await(started),
             tracked_process:eventually(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Next} end)
         end
-     || {Name, Child, _} <- Opened
+     || {Name, Child, _, _} <- Opened
     ],
     [] = taken(helper),
-    alive(Zone, Opened, fun(Name, _) -> ok = supervisor:terminate_child(Zone, Name) end).
+    alive(Opened).
 
 a_helper_of_a_start_function_ends_with_shutdown_when_the_zone_stops(_) ->
+    helpers_end_with_the_zone(fun(Zone) -> with_helpers(Zone, permanent, run()) end).
+
+a_helper_that_has_outlived_its_child_ends_with_shutdown_when_the_zone_stops(_) ->
+    helpers_end_with_the_zone(fun(Zone) ->
+        Opened = with_helpers(Zone, temporary, run()),
+        [exit(Child, kill) || {_, Child, _, _} <- Opened],
+        without_children(Zone, Opened),
+        alive(Opened),
+        Opened
+    end).
+
+helpers_end_with_the_zone(Open) ->
     [
         begin
-            Zone = zone(?FUNCTION_NAME),
-            Opened = with_helpers(Zone, permanent, run()),
-            Monitors = [{Name, monitor(process, Pid)} || {Name, _, Pid} <- Opened],
+            Zone = zone(a_zone_with_helpers),
+            Opened = Open(Zone),
+            Monitors = [{Name, monitor(process, Pid)} || {Name, _, Pid, _} <- Opened],
             ?assertEqual(Reason, zones:stopped(Zone, Stop, ?LIMIT)),
             [
                 begin
