@@ -418,6 +418,8 @@ may_wait(Zone, Name, Owner) ->
             make_ref()
     end.
 
+%% The form of an alias in a call, as `gen' has it.
+-dialyzer({no_improper_lists, ask_to_wait/2}).
 ask_to_wait(Name, Owner) ->
     Alias = alias(),
     Owner ! {'$gen_call', {self(), [alias | Alias]}, {look_up, Name, caller()}},
@@ -712,6 +714,7 @@ flush_events(Zone) ->
 -spec init({zone(), options()}) -> {ok, #tracker{}}.
 init({Zone, Options}) ->
     process_flag(trap_exit, true),
+    gen_tracker_child:label({?MODULE, Zone}),
     Tag = make_ref(),
     Context = Options#{tracker => self(), tag => Tag, zone => Zone},
     Handle = proctab_nif:zone_open(Zone),

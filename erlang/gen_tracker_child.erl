@@ -44,7 +44,7 @@
 
 -export([check/1, is_spec/1, stored/1, to_map/2]).
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/3, stop/2, stop_zone/2, retry/3]).
--export([discard/1, is_alive/1, patience/1, started_by/1]).
+-export([discard/1, is_alive/1, patience/1, started_by/1, label/1]).
 -export([init/1, loop/1, delayed/2]).
 
 -export_type([spec/0, result/0, context/0]).
@@ -140,7 +140,7 @@ is_spec(_) ->
     false.
 
 is_start(undefined) -> true;
-is_start({Module, Function, Args}) -> is_atom(Module) andalso is_atom(Function) andalso is_list(Args);
+is_start({M, F, Args}) -> is_atom(M) andalso is_atom(F) andalso is_list(Args);
 is_start(_) -> false.
 
 %% @doc The spec that the table keeps: without the arguments of a start that is never made again.
@@ -281,7 +281,8 @@ keep(#{tag := Tag, tracker := Tracker} = Context) ->
 attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
     receive
         {Tag, attached} ->
-            with_row(Context, fun(_, _, Child) -> look(Child#child{pid = Pid, monitor = Monitor}) end);
+            Look = fun(_, _, Child) -> look(Child#child{pid = Pid, monitor = Monitor}) end,
+            with_row(Context, Look);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
@@ -296,17 +297,20 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
 with_row(#{zone := Zone} = Context, Run) ->
     case own(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
-            label(Zone, Name),
+            label({?MODULE, Zone, Name}),
             Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
         _ ->
             exit(shutdown)
     end.
 
-%% Since OTP 27 processes may say what they are.
-label(Zone, Name) ->
+%% @doc Says what the calling process is, where processes can do so: since OTP 27.
+-spec label(term()) -> ok.
+label(Label) ->
     Library = proc_lib,
-    erlang:function_exported(Library, set_label, 1) andalso
-        Library:set_label({?MODULE, Zone, Name}).
+    case erlang:function_exported(Library, set_label, 1) of
+        true -> Library:set_label(Label);
+        false -> ok
+    end.
 
 launch_first(Spec, Child) ->
     case start_child(Spec, Child) of
@@ -476,6 +480,7 @@ linger(#child{context = #{tag := Tag, tracker := Tracker}} = Child) ->
             end
     end.
 
+-spec linger_without(Tracker :: pid(), #child{}) -> no_return().
 linger_without(Tracker, Child) ->
     is_process_alive(Tracker) andalso linger(Child),
     exit(shutdown).
@@ -545,13 +550,15 @@ forget(Child) ->
     remove(Child).
 
 %% What the start function has linked to the keeper beside the child lives on, with the tracker.
+-spec leave(#child{}) -> no_return().
 leave(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
             ok;
         Pids ->
             lists:foreach(fun unlink/1, Pids),
-            Tracker ! {Tag, inherit, self(), Pids}
+            Tracker ! {Tag, inherit, self(), Pids},
+            ok
     end,
     exit(shutdown).
 
@@ -584,6 +591,7 @@ is_restarted(#child{spec = {_, permanent, _, _, _}}, _) -> true;
 is_restarted(#child{spec = {_, temporary, _, _, _}}, _) -> false;
 is_restarted(#child{spec = {_, transient, _, _, _}}, Reason) -> is_abnormal(Reason).
 
+-spec end_of(#child{}) -> no_return().
 end_of(Child) ->
     remove(Child),
     leave(Child).
@@ -762,15 +770,21 @@ after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
                 end,
             call_back(Module, lists:sublist([Child#child.name, Attrs, Reason], Arity), Child),
             recover(Child),
-            _ = is_reference(Timer) andalso erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
-            ok
+            unlimit(Timer)
     end.
 
 %% A callback that holds up a stop is ended by the tracker when its time is over.
-limit(stopping, #child{context = #{tracker := Tracker, tag := Tag}, spec = {_, _, Shutdown, _, _}}) ->
+limit(stopping, #child{context = Context, spec = {_, _, Shutdown, _, _}}) ->
+    #{tracker := Tracker, tag := Tag} = Context,
     erlang:send_after(patience(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
 limit(_, _) ->
     none.
+
+unlimit(none) ->
+    ok;
+unlimit(Timer) ->
+    _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
+    ok.
 
 call_back(Module, Args, #child{name = Name} = Child) ->
     try apply(Module, after_terminate, Args) of

@@ -63,8 +63,8 @@
 new(Context) ->
     #requests{context = Context}.
 
-%% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as they
-%% are processes of this node.
+%% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as
+%% they are processes of this node.
 -spec request(kind(), gen_tracker:name(), gen_tracker_child:spec() | undefined,
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
 request(Kind, Name, Spec, Child, From, Callers) ->
@@ -272,7 +272,8 @@ role(_, Role, _) -> Role.
 
 add(Keeper, Role, Request, #requests{waiting = Waiting} = Requests) ->
     Same = maps:get(Keeper, Waiting, []),
-    count(Request, Keeper, 1, Requests#requests{waiting = Waiting#{Keeper => [{Role, Request} | Same]}}).
+    More = Waiting#{Keeper => [{Role, Request} | Same]},
+    count(Request, Keeper, 1, Requests#requests{waiting = More}).
 
 by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
@@ -432,7 +433,7 @@ to_supervisor(Result) ->
         _ -> Result
     end.
 
-%% @doc A keeper has ended for `Reason'. Its row, if it has left one, is another keeper's from now on.
+%% @doc A keeper has ended for `Reason'. Its row, if it has left one, goes to another keeper.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
 lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) ->
     case proctab_nif:kept(zone(Requests), Keeper) of

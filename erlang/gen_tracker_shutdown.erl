@@ -20,6 +20,8 @@
 
 %% How long a start has for the shutdown `infinity', in milliseconds.
 -define(LONGEST_START, 60000).
+%% How long what a start has started takes to end before it is killed, in milliseconds.
+-define(GRACE, 200).
 %% How often the watchdog looks for children that have ended, in milliseconds.
 -define(TICK, 1000).
 
@@ -42,7 +44,8 @@
 %%% The watchdog
 
 %% @doc Starts the process that ends a zone whose tracker was killed. It is linked to the calling
-%% tracker and monitored by it: its end is told as `{{Tag, watchdog}, Monitor, process, Pid, Reason}'.
+%% tracker and monitored by it: its end is told as
+%% `{{Tag, watchdog}, Monitor, process, Pid, Reason}'.
 -spec start_watchdog(proctab_nif:handle(), context()) -> pid().
 start_watchdog(Handle, #{tag := Tag, zone := Zone}) ->
     Options = [link, {monitor, [{tag, {Tag, watchdog}}]}],
@@ -191,15 +194,18 @@ look(_, Its, _) ->
 exited(Pid, #stop{inherited = Inherited} = Stop) ->
     Stop#stop{inherited = maps:remove(Pid, Inherited)}.
 
-%% @doc Whether a message is the order of another zone to stop, of which the calling tracker is a child
-%% that was added: an exit signal of its keeper there. (One that a keeper has started has that
+%% @doc Whether a message is the order to stop of another zone, of which the calling tracker is a
+%% child that was added: an exit signal of its keeper there. (One that a keeper has started has that
 %% keeper as its parent, which `gen_server' obeys.)
 -spec is_order(Message :: term()) -> boolean().
 is_order({'EXIT', Pid, shutdown}) when is_pid(Pid), node(Pid) =:= node() ->
     is_process_alive(Pid) andalso
-        lists:any(fun(Zone) -> is_kept_by(Pid, Zone) end, [Zone || {zone, Zone, _} <- proctab_nif:tables()]);
+        lists:any(fun(Zone) -> is_kept_by(Pid, Zone) end, zones());
 is_order(_) ->
     false.
+
+zones() ->
+    [Zone || {zone, Zone, _} <- proctab_nif:tables()].
 
 is_kept_by(Keeper, Zone) ->
     try proctab_nif:kept(Zone, Keeper) of
@@ -289,7 +295,7 @@ end_start(Keeper, Shutdown) ->
     _ = try erlang:suspend_process(Keeper) catch error:badarg -> ended end,
     Started = [{Pid, monitor(process, Pid)} || Pid <- gen_tracker_child:started_by(Keeper)],
     lists:foreach(fun({Pid, _}) -> exit(Pid, signal(Shutdown)) end, Started),
-    Deadline = erlang:monotonic_time(millisecond) + start_patience(Shutdown),
+    Deadline = erlang:monotonic_time(millisecond) + ?GRACE,
     lists:foreach(fun({Pid, Monitor}) -> await_end(Pid, Monitor, Deadline) end, Started),
     exit(Keeper, kill).
 

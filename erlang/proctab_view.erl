@@ -134,7 +134,7 @@ top(Zone, Key, Wanted) ->
 %% The running children with the most reductions, as rows of a table.
 busiest(Zone, Wanted) ->
     first_names(Zone, Wanted, fun
-        ({Name, Child, Attributes, Bytes}, First) when is_pid(Child) ->
+        ({Name, Child, Attributes, Bytes}, First) when is_pid(Child), node(Child) =:= node() ->
             case process_info(Child, [reductions, message_queue_len, memory]) of
                 [{reductions, Reductions}, {message_queue_len, Length}, {memory, Memory}] ->
                     offer(Reductions, [{name, Name}, {pid, Child}, Reductions, Length, Memory, Attributes, Bytes], First);
