@@ -136,9 +136,13 @@ init(Owner) ->
     end.
 
 %% @private
--spec handle_call(term(), gen_server:from(), State) -> {reply, bad_call, State} when State :: proctab_reaper:watched().
+-spec handle_call(term(), From :: term(), State) -> {reply, bad_call, State} | {noreply, State} when
+    State :: proctab_reaper:watched().
+handle_call(_Request, {_To, _Tag}, Watched) ->
+    {reply, bad_call, Watched};
+%% By answering nobody `gen_server' would crash.
 handle_call(_Request, _From, Watched) ->
-    {reply, bad_call, Watched}.
+    {noreply, Watched}.
 
 %% @private
 -spec handle_cast(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().

@@ -9,10 +9,13 @@
 %% done. The cleanups run in a process of their own, the *cleaner*, some at a time. So none of this library's code waits for one to return, and can be replaced
 %% twice meanwhile. A cleanup that raises, or is killed because it has not returned for ten seconds, is logged and counts as done.
 %%
-%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a link, waits for the one that is under way, and stops; the rest stays in
+%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a monitor, waits for the one that is under way, and stops; the rest stays in
 %% the table, where the next server finds it. The next reaper begins when the one before is gone, for which the reapers have a registered name.
 %%
-%% Monitors, and what the server sends to its reaper, carry a tag that nobody else knows, so no other message is taken for the death of a process.
+%% No message of a stranger changes anything. The death of a process has a tag that only the server and
+%% its reaper know, as has what the server sends to its reaper; timers and all other monitors are known
+%% to nobody but the process that has made them. The native functions tell the server of a process by a
+%% message that anybody could send: it is checked against the table.
 %%
 %% When the VM has no free process, whatever takes one is tried again after a short while. A server
 %% without a reaper keeps what it has to tell it; a reaper without a cleaner keeps the dead; and the
@@ -23,7 +26,7 @@
 
 -export([start_link/1, open/2, watch/2, is_watched/1, handle_message/2, count/3, parent/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
--export([step/1, cleaned/5]).
+-export([reap/1, step/1, cleaned/5]).
 
 -export_type([watched/0]).
 
@@ -83,7 +86,7 @@
     table :: module(),
     name :: atom(),
     tag :: reference(),
-    server :: pid() | gone,
+    server :: {pid(), Monitor :: reference()} | gone,
     owner :: {pid(), Monitor :: reference()},
     %% The monitor of the reaper before, until that is gone.
     predecessor :: reference() | gone,
@@ -96,6 +99,9 @@
     %% Who waits for a number.
     asking = [] :: [{Name :: term(), gen_server:from()}]
 }).
+
+-type arguments() ::
+    {Table :: module(), Name :: atom(), Tag :: reference(), Server :: pid(), Owner :: pid()}.
 
 -type next() :: {noreply, #reaper{}} | {stop, normal | shutdown, #reaper{}}.
 
@@ -170,8 +176,7 @@ open({Table, Name}, Owner) ->
 start_reaper(#watched{table = Table, tag = Tag, reaper = #awaited{} = Awaited} = Watched) ->
     #awaited{name = Name, owner = Owner, messages = Messages} = Awaited,
     Arguments = {Table, Name, Tag, self(), Owner},
-    %% Not the reaper's parent but its link: the end of the server is then a message, to which the reaper stops without a report.
-    case if_room(fun() -> gen_server:start(?MODULE, Arguments, []) end) of
+    case if_room(fun() -> proc_lib:start(?MODULE, reap, [Arguments]) end) of
         {ok, Reaper} ->
             lists:foreach(fun(Message) -> gen_server:cast(Reaper, Message) end, lists:reverse(Messages)),
             Watched#watched{reaper = Reaper};
@@ -244,11 +249,36 @@ parent() ->
         undefined -> undefined
     end.
 
--spec init({Table :: module(), Name :: atom(), Tag :: reference(), Server :: pid(), Owner :: pid()}) -> {ok, #reaper{}}.
+%% A reaper. Any `gen_server' ends by a message that its parent has ended, whoever has sent that; so
+%% this one has a parent that nobody knows.
+-spec reap(arguments()) -> no_return().
+reap({_Table, _Name, _Tag, Server, _Owner} = Arguments) ->
+    {ok, Reaper} = init(Arguments),
+    _ = put('$ancestors', [nobody() | get('$ancestors')]),
+    _ = put('$initial_call', {?MODULE, init, 1}),
+    proc_lib:init_ack(Server, {ok, self()}),
+    gen_server:enter_loop(?MODULE, [], Reaper).
+
+%% The pid of no process, that cannot be guessed: one of another life of this node.
+nobody() ->
+    Node = atom_to_binary(node()),
+    {Secret, _} = rand:uniform_s(1 bsl 58, rand:seed_s(exsss)),
+    OtherLife = 1 + erlang:system_info(creation) rem 16#FFFFFFFE,
+    binary_to_term(<<131, 88, 118, (byte_size(Node)):16, Node/binary, Secret:64, OtherLife:32>>).
+
+%% The link is for the server, which must not outlive its reaper.
+-spec init(arguments()) -> {ok, #reaper{}}.
 init({Table, Name, Tag, Server, Owner}) ->
     process_flag(trap_exit, true),
     link(Server),
-    {ok, #reaper{table = Table, name = Name, tag = Tag, server = Server, owner = {Owner, monitor(process, Owner)}, predecessor = succeed(Name)}}.
+    {ok, #reaper{
+        table = Table,
+        name = Name,
+        tag = Tag,
+        server = {Server, monitor(process, Server)},
+        owner = {Owner, monitor(process, Owner)},
+        predecessor = succeed(Name)
+    }}.
 
 succeed(Name) ->
     try register(Name, self()) of
@@ -257,9 +287,12 @@ succeed(Name) ->
         error:badarg -> monitor(process, Name)
     end.
 
--spec handle_call(term(), gen_server:from(), #reaper{}) -> {reply, bad_call, #reaper{}}.
+-spec handle_call(term(), From :: term(), #reaper{}) -> {reply, bad_call, #reaper{}} | next().
+handle_call(_Request, {_To, _Tag}, Reaper) ->
+    {reply, bad_call, Reaper};
+%% By answering nobody `gen_server' would crash.
 handle_call(_Request, _From, Reaper) ->
-    {reply, bad_call, Reaper}.
+    {noreply, Reaper}.
 
 -spec handle_cast(term(), #reaper{}) -> next().
 handle_cast({Tag, dead, Pid}, #reaper{tag = Tag} = Reaper) ->
@@ -277,7 +310,7 @@ handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer
     {noreply, Reaper};
 handle_info({timeout, Timer, pause}, #reaper{cleaner = #pause{timer = Timer}} = Reaper) ->
     go_on(Reaper#reaper{cleaner = none});
-handle_info({'EXIT', Server, _Reason}, #reaper{server = Server} = Reaper) ->
+handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{server = {_, Monitor}} = Reaper) ->
     go_on(Reaper#reaper{server = gone});
 handle_info({'DOWN', Monitor, process, Owner, _Reason}, #reaper{owner = {Owner, Monitor}} = Reaper) ->
     {stop, shutdown, Reaper};
@@ -287,19 +320,34 @@ handle_info({'DOWN', Predecessor, process, _, _Reason}, #reaper{predecessor = Pr
         %% It ended by that, too, and left a cleanup that was under way: which is not to be begun again, while the table is still there.
         false -> {stop, shutdown, Reaper}
     end;
-handle_info({{busy, Pid}, _Monitor, process, Caller, _Reason}, #reaper{table = Table} = Reaper) ->
-    with_table(fun() -> ok = proctab_nif:abandon(Table, Pid, Caller), go_on(add(Pid, Reaper)) end, Reaper);
+handle_info({{busy, Pid}, Monitor, process, Caller, _Reason}, #reaper{busy = Busy} = Reaper) ->
+    case lists:member(Monitor, maps:get(Pid, Busy, [])) of
+        true -> abandon(Pid, Caller, Reaper);
+        false -> {noreply, Reaper}
+    end;
 handle_info(_Message, Reaper) ->
     {noreply, Reaper}.
 
 %% A server without its reaper would be of no use, and not every end reaches it by the link.
 -spec terminate(term(), #reaper{}) -> true.
-terminate(_Reason, #reaper{server = Server}) ->
-    Server =:= gone orelse exit(Server, shutdown).
+terminate(_Reason, #reaper{server = {Server, _Monitor}}) ->
+    exit(Server, shutdown);
+terminate(_Reason, #reaper{server = gone}) ->
+    true.
 
 -spec code_change(term(), #reaper{}, term()) -> {ok, #reaper{}}.
 code_change(_OldVersion, Reaper, _Extra) ->
     {ok, Reaper}.
+
+%% The caller was killed in the middle of registering the dead process.
+abandon(Pid, Caller, #reaper{table = Table} = Reaper) ->
+    with_table(
+        fun() ->
+            ok = proctab_nif:abandon(Table, Pid, Caller),
+            go_on(add(Pid, Reaper))
+        end,
+        Reaper
+    ).
 
 add(Pid, #reaper{dead = Dead} = Reaper) ->
     Reaper#reaper{dead = queue:in(Pid, Dead)}.

@@ -77,9 +77,11 @@ file_name(Module) ->
 -spec load() -> ok | {error, [{module(), proctab:load_error()}, ...]}.
 load() ->
     Caller = self(),
-    {Loader, Monitor} = spawn_monitor(fun() -> Caller ! {self(), global:trans({?MODULE, self()}, fun load_all/0, [node()])} end),
+    Tag = make_ref(),
+    Load = fun() -> Caller ! {Tag, global:trans({?MODULE, self()}, fun load_all/0, [node()])} end,
+    {Loader, Monitor} = spawn_monitor(Load),
     receive
-        {Loader, Results} ->
+        {Tag, Results} ->
             demonitor(Monitor, [flush]),
             case [{Module, Reason} || {Module, {error, Reason}} <- Results] of
                 [] -> ok;

@@ -47,15 +47,19 @@ init(Owner) ->
     {ok, proctab_reaper:open(?REAPER, Owner)}.
 
 %% @private
--spec handle_call(term(), gen_server:from(), State) -> {reply, ok | unhandled, State} | {noreply, State} when State :: proctab_reaper:watched().
-handle_call({register, Pid}, _From, Watched) when is_pid(Pid) ->
+-spec handle_call(term(), From :: term(), State) -> {reply, ok | unhandled, State} | {noreply, State} when
+    State :: proctab_reaper:watched().
+handle_call({register, Pid}, {_To, _Tag}, Watched) when is_pid(Pid) ->
     ok = proctab_nif:register(?MODULE, Pid, ?NAME),
     proctab_reaper:watch(Pid, Watched),
     {reply, ok, Watched};
-handle_call(registered_count, From, Watched) ->
+handle_call(registered_count, {_To, _Tag} = From, Watched) ->
     {noreply, proctab_reaper:count(?NAME, From, Watched)};
+handle_call(_Request, {_To, _Tag}, Watched) ->
+    {reply, unhandled, Watched};
+%% By answering nobody `gen_server' would crash.
 handle_call(_Request, _From, Watched) ->
-    {reply, unhandled, Watched}.
+    {noreply, Watched}.
 
 %% @private
 -spec handle_cast(term(), State) -> {noreply, State} when State :: proctab_reaper:watched().
@@ -90,12 +94,17 @@ clean(Pid, ?NAME, _Announced) ->
 stats_hero() ->
     stats_hero.
 
-%% The original's monitors are all that it knows, besides the deaths that it has been told of and not handled. Its monitors stay; what they will tell is ignored.
+%% The original's monitors are all that it knows, besides the deaths that it has been told of and not
+%% handled. Its monitors stay; what they will tell is ignored.
 take_over() ->
     Owner = proctab_reaper:parent(),
     ok = proctab_nif:processes_open(?MODULE, Owner),
     [{monitors, Monitors}, {messages, Messages}] = process_info(self(), [monitors, messages]),
-    Dead = [Pid || {'DOWN', _, process, Pid, _} <- Messages, is_pid(Pid)],
-    lists:foreach(fun(Pid) -> ok = proctab_nif:register(?MODULE, Pid, ?NAME) end,
-                  Dead ++ [Pid || {process, Pid} <- Monitors, is_pid(Pid)]),
+    Dead = [Pid || {'DOWN', _, process, Pid, _} <- Messages, is_pid(Pid), may_be_dead(Pid)],
+    Monitored = [Pid || {process, Pid} <- Monitors, is_pid(Pid)],
+    lists:foreach(fun(Pid) -> ok = proctab_nif:register(?MODULE, Pid, ?NAME) end, Dead ++ Monitored),
     proctab_reaper:open(?REAPER, Owner).
+
+%% Anybody could have sent such a message.
+may_be_dead(Pid) ->
+    node(Pid) =/= node() orelse not is_process_alive(Pid).

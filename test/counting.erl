@@ -45,7 +45,7 @@ start(Kind) ->
 
 %% A supervisor of a server, that allows so many restarts and is linked to the calling process.
 supervisor(Kind, Restarts) ->
-    {ok, Supervisor} = supervisor:start_link(?MODULE, {Kind, Restarts}),
+    {ok, Supervisor} = supervisor:start_link({local, ?MODULE}, ?MODULE, {Kind, Restarts}),
     Supervisor.
 
 init({Kind, Restarts}) ->
