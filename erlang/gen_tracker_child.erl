@@ -371,11 +371,11 @@ adopted(pending, _, Child, _) ->
 %%% Starting
 
 %% Runs the start function, and registers what it started.
-start_child({MFA, _, _, _, _}, Child) ->
+start_child({MFA, _, _, _, _} = Spec, Child) ->
     Result = call_start(MFA, Child),
     recover(Child),
     case outcome(Result, Child) of
-        {ok, Pid} -> registered(Pid, Result, Child);
+        {ok, Pid} -> registered(Pid, Result, Spec, Child);
         Failed -> Failed
     end.
 
@@ -423,12 +423,12 @@ recover(#child{context = #{tracker := Tracker}}) ->
     %% A tracker that is dead is told by an exit signal.
     true = link(Tracker).
 
-registered(Pid, Result, Child) ->
+registered(Pid, Result, Spec, Child) ->
     Running = watch(Pid, Child),
     case say(fun proctab_nif:running/3, [Pid], Child) of
         true ->
             tell_launched(Child, Result),
-            report(Running, progress),
+            report(Running#child{spec = Spec}, progress),
             {started, Running};
         stopping ->
             %% First the answer: the child may be waiting for it in `init_ack'.
