@@ -258,7 +258,8 @@ a_child_that_ends_otherwise_when_it_is_terminated_is_reported(_) ->
             {temporary, normal, []},
             {transient, normal, []},
             {temporary, crash, [shutdown_error]},
-            {transient, {shutdown, moved}, [shutdown_error]}
+            {transient, {shutdown, moved}, []},
+            {permanent, {shutdown, moved}, [shutdown_error]}
         ]
     ].
 
