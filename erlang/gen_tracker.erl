@@ -301,11 +301,20 @@ local_zone(Zone) ->
 -spec init_ack(Ret :: term()) -> ok.
 init_ack(Ret) ->
     proc_lib:init_ack(Ret),
-    case {Ret, get('$ancestors')} of
-        {{ok, _}, [Parent, Zone | _]} -> await_registered(Zone, local(Parent));
-        {{ok, _, _}, [Parent, Zone | _]} -> await_registered(Zone, local(Parent));
+    case {Ret, caller()} of
+        {{ok, _}, Parent} when is_pid(Parent) -> await_registered(Parent);
+        {{ok, _, _}, Parent} when is_pid(Parent) -> await_registered(Parent);
         _ -> ok
     end.
+
+%% The tracker is the parent of a keeper, unless the start function has erased who that is.
+await_registered(Keeper) ->
+    Zones =
+        case get('$ancestors') of
+            [_, Zone | _] -> [Zone];
+            _ -> [Zone || {zone, Zone, _} <- proctab_nif:tables()]
+        end,
+    lists:foreach(fun(Zone) -> await_registered(Zone, Keeper) end, Zones).
 
 %% Asks the tracker: what the keeper is sent the start function may take away.
 await_registered(Zone, Keeper) ->
@@ -782,11 +791,13 @@ route(shutdown, _From, Tracker) ->
     {stop, shutdown, ok, Tracker};
 route(stop, _From, Tracker) ->
     {stop, normal, ok, Tracker};
-route({find_or_open, Spec}, From, Tracker) ->
-    case gen_tracker_child:check(Spec) of
-        {ok, Name, ChildSpec} ->
+route({find_or_open, Spec}, From, #tracker{zone = Zone} = Tracker) ->
+    case {find_named(Zone, Spec), gen_tracker_child:check(Spec)} of
+        {{ok, Pid}, _} ->
+            {reply, {ok, Pid}, Tracker};
+        {undefined, {ok, Name, ChildSpec}} ->
             request(find_or_open, Name, ChildSpec, undefined, From, ancestor(From), Tracker);
-        {error, Reason} ->
+        {undefined, {error, Reason}} ->
             {reply, {error, Reason}, Tracker}
     end;
 route({add_existing_child, Child}, From, Tracker) ->

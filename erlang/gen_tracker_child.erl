@@ -60,7 +60,9 @@
                      tag := reference(),
                      zone := gen_tracker:zone(),
                      restart := boolean(),
-                     reports := boolean()}.
+                     reports := boolean(),
+                     %% Of the keeper itself, as `proc_lib' has begun it.
+                     dictionary => [{term(), term()}]}.
 
 -define(FIRST_DELAY, 50).
 -define(MORE_DELAY, 150).
@@ -261,7 +263,7 @@ started_by(Keeper) ->
 -spec init(context()) -> no_return().
 init(Context) ->
     process_flag(trap_exit, true),
-    keep(Context).
+    keep(Context#{dictionary => get()}).
 
 keep(#{tag := Tag, tracker := Tracker} = Context) ->
     receive
@@ -418,8 +420,11 @@ start_of({{Module, Function, _}, _, _, _, _}) ->
     {Module, Function}.
 
 %% Undoes what foreign code may have done to the keeper.
-recover(#child{context = #{tracker := Tracker}}) ->
+recover(#child{context = #{tracker := Tracker, dictionary := Dictionary}}) ->
     process_flag(trap_exit, true),
+    process_flag(priority, normal),
+    %% What `proc_lib' has put there: the ancestors of the next child.
+    lists:foreach(fun({Key, Value}) -> put(Key, Value) end, Dictionary),
     %% A tracker that is dead is told by an exit signal.
     true = link(Tracker).
 

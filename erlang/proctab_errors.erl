@@ -32,7 +32,9 @@ format_error(_Reason, _Stacktrace) ->
 faults(gen_tracker, start_link, [Zone | Options]) ->
     [{1, zone_name(Zone)} | [{2, options(Map)} || Map <- Options]];
 faults(gen_tracker, add_existing_child, [Zone, Child]) ->
-    [{1, zone(Zone)}, {2, child(Zone, Child)}];
+    [{1, server(Zone)}, {2, child(Zone, Child)}];
+faults(gen_tracker, wait, [Zone]) ->
+    [{1, server(Zone)}];
 faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
     [{1, zone(Zone)}, {3, proper_list(Attributes)}];
 faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
@@ -88,6 +90,21 @@ running(Zone) ->
     catch
         error:badarg -> "no zone of this name is running"
     end.
+
+%% A zone, its tracker, or a zone of a node.
+server(Tracker) when is_pid(Tracker), node(Tracker) =:= node() ->
+    case [Owner || {zone, _, Owner} <- proctab_nif:tables(), Owner =:= Tracker] of
+        [] -> "not the tracker of a running zone";
+        _ -> none
+    end;
+server({Zone, Node}) when Node =:= node() ->
+    zone(Zone);
+server(Tracker) when is_pid(Tracker) ->
+    "not the tracker of a running zone";
+server({Zone, Node}) when is_atom(Zone), is_atom(Node) ->
+    "no zone of this name is running there";
+server(Zone) ->
+    zone(Zone).
 
 via_name({Zone, _}) when is_atom(Zone) -> none;
 via_name(_) -> "not a pair {Zone, Name}".
