@@ -373,6 +373,8 @@ started(_) -> none.
 ended(Keeper, #requests{ending = Ending} = Requests) ->
     serve(Keeper, ended, Requests#requests{ending = maps:remove(Keeper, Ending)}).
 
+serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
+    Requests;
 serve(Keeper, Outcome, Requests) ->
     {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
     Serve = fun(Waiting, Next) -> serve(Waiting, Keeper, Outcome, Next) end,

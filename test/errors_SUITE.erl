@@ -80,7 +80,7 @@ the_shell_prints_what_is_wrong(Config) ->
     Says(increment, [?NAME, none, 1], "there is no such attribute"),
     Says(increment, [<<"tv2">>, n, 1], "argument 2: there is no child of this name"),
     Says(increment, [?NAME, url, 1], "the attribute is not an integer"),
-    Says(add_existing_child, [{added, atom, worker, []}], "not the pid of a process of this node"),
+    Says(add_existing_child, [{added, atom, worker, []}], "not a pid"),
     Says(add_existing_child, [{self(), {added, {m, f, []}, never, 200, worker, []}}], "invalid_restart_type").
 
 %% A shell that has started the zone dies of the error, and the zone with it, before the error is printed.
