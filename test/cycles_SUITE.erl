@@ -8,7 +8,6 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, loose/1]).
--import(tracked_process, [eventually/1]).
 -import(zones, [within/2, asked/1, answer/2, at_rest/1, ended/2]).
 -import(stopping_SUITE, [open/3, plain/1, full/1, telling/1, told/1, opening/2, cleaning/2]).
 
@@ -550,7 +549,7 @@ a_process_that_outlives_its_after_terminate_is_served(_) ->
     exit(Child, kill),
     Pid = told(child),
     {started, Next} = await(started),
-    eventually(fun() -> gen_tracker:find(Zone, child) =:= {ok, Next} end),
+    zones:soon(fun() -> gen_tracker:find(Zone, child) =:= {ok, Next} end),
     Pid ! go,
     ?assertEqual({ok, Next}, told(helper)).
 

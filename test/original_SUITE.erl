@@ -505,7 +505,7 @@ a_helper_of_a_start_function_lives_on_when_the_child_is_restarted(_) ->
         begin
             exit(Child, kill),
             {started, Next} = await(started),
-            tracked_process:eventually(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Next} end)
+            zones:soon(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Next} end)
         end
      || {Name, Child, _, _} <- Opened
     ],

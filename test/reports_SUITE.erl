@@ -338,7 +338,7 @@ a_report_can_be_printed(_) ->
     {started, Child} = await(started),
     exit(Child, kill),
     {started, _} = await(started),
-    tracked_process:eventually(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
+    zones:soon(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
     ok = supervisor:terminate_child(Zone, Name),
     Events = kept_log:await(4, fun kept_log:supervisor/1),
     [
@@ -366,7 +366,7 @@ a_zone_without_reports_makes_none(_) ->
     {started, Child} = await(started),
     exit(Child, kill),
     {started, Next} = await(started),
-    tracked_process:eventually(fun() -> gen_tracker:find(Zone, child) =:= {ok, Next} end),
+    zones:soon(fun() -> gen_tracker:find(Zone, child) =:= {ok, Next} end),
     {ok, _} = gen_tracker:find_or_open(Zone, setelement(1, Spec, another)),
     ok = supervisor:terminate_child(Zone, child),
     zones:stop(Zone, ?LIMIT),
@@ -514,7 +514,7 @@ a_child_that_is_given_up_is_reported(_) ->
             exit(Child, kill),
             _ = named(Zone, Name, not_restarted),
             _ = taken(started),
-            tracked_process:eventually(fun() -> gen_tracker:count(Zone) =:= 0 end)
+            zones:soon(fun() -> gen_tracker:count(Zone) =:= 0 end)
         end
      || {Name, Restart, Fail} <- [
             {a, transient, fun() -> {error, refused} end},

@@ -11,7 +11,6 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, loose/1, gated/2]).
--import(tracked_process, [eventually/1]).
 -import(zones, [within/2, asked/1, answer/2, at_rest/1, stopped/3, ended/2, keeper/2, with_node/1]).
 
 %% How long something may take that is to come at once.
@@ -209,7 +208,7 @@ terminate_child_kills_an_after_terminate_that_was_running_before(_) ->
     Names = [{Shutdown, Never} || Shutdown <- [200, brutal_kill], Never <- never_returning()],
     Children = [open(Zone, Name, Shutdown, Never) || {Shutdown, Never} = Name <- Names],
     [exit(Child, kill) || Child <- Children],
-    eventually(fun() -> [] =:= gen_tracker:list(Zone) end),
+    zones:soon(fun() -> [] =:= gen_tracker:list(Zone) end),
     given_three_seconds(Zone, Names).
 
 given_three_seconds(Zone, Names) ->
@@ -679,7 +678,7 @@ a_restarting_child_with_a_long_name_is_started_when_its_keeper_is_killed(_) ->
             {started, Starter} = await(started),
             exit(Starter, kill),
             [{started, _}, {started, Next}] = [await(started), await(started)],
-            eventually(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Next} end),
+            zones:soon(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Next} end),
             ok = within(?LIMIT, fun() -> supervisor:terminate_child(Zone, Name) end),
             ?assertNot(is_process_alive(Next))
         end
@@ -698,7 +697,7 @@ a_pending_child_with_a_long_name_is_started_when_its_keeper_is_killed(_) ->
             exit(Child, kill),
             [{started, _}, {started, Starter}] = [await(started), await(started)],
             exit(Starter, kill),
-            tracked_process:eventually(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
+            zones:soon(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
             _ = taken(started),
             ok = within(?LIMIT, fun() -> supervisor:terminate_child(Zone, Name) end)
         end
@@ -821,7 +820,7 @@ a_watchdog_that_was_killed_when_there_could_be_no_more_processes_is_replaced(_) 
         ok = gen_tracker:wait(Zone),
         zones:let_go(Hog),
         tracked_process:kill(Filled),
-        eventually(fun() -> length(tracked_child:beside(Zone)) =:= 1 end),
+        zones:soon(fun() -> length(tracked_child:beside(Zone)) =:= 1 end),
         {_, Starter} = gated(Zone, starting),
         _ = tracked_child:kill(whereis(Zone)),
         ended(Starter, ?LIMIT)

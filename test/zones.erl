@@ -4,7 +4,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([within/2, answer/2, elapsed/1, at_rest/1, asked/1]).
+-export([within/2, answer/2, elapsed/1, at_rest/1, asked/1, soon/1]).
 -export([ways_to_stop/0, stop/2, stopped/3, ended/2, clean_up/0]).
 -export([keeper/2, logged/2, fill/0, hog/0, let_go/1]).
 -export([on_node/2, on_node/3, with_node/1]).
@@ -28,9 +28,24 @@ asked(Fun) ->
 
 %% Waits until a process waits for a message or is gone.
 at_rest(Pid) ->
-    tracked_process:eventually(fun() ->
+    soon(fun() ->
         lists:member(process_info(Pid, status), [undefined, {status, waiting}])
     end).
+
+%% Waits until a condition holds that nobody tells of; fails when it does not within ten seconds.
+soon(Condition) ->
+    soon(Condition, erlang:monotonic_time(second) + 10).
+
+soon(Condition, Deadline) ->
+    case Condition() of
+        true ->
+            ok;
+        false ->
+            erlang:monotonic_time(second) < Deadline orelse ct:fail(never_came_true),
+            receive
+            after 1 -> soon(Condition, Deadline)
+            end
+    end.
 
 %% Returns `{answer, Value}', or the exit that the fun of `asked/1' met.
 answer({Pid, Monitor}, Milliseconds) ->
