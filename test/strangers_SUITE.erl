@@ -103,7 +103,8 @@ state(#{zone := Zone, tracker := Tracker}) ->
         processes => [Pid || Pid <- processes(), is_of(Zone, Tracker, Pid)],
         beside => lists:sort(tracked_child:beside(Zone)),
         events => events(Zone),
-        started => taken(started),
+        %% The pending one is tried again now and then.
+        started => [Pid || {started, Pid} <- taken(started), Pid =/= keeper(Zone, pending)],
         answered => taken('DOWN')
     }.
 
