@@ -191,11 +191,14 @@ stay_away(Zone, Restart, Reported, Reasons) ->
     [
         same(Zone, [progress | Reported], Spec, fun(Server, Each) ->
             Child = started(Server, Each),
-            exit(Child, Reason),
+            end_child(Child, Reason),
             _ = ended(Child, ?LIMIT)
         end)
      || Reason <- Reasons
     ].
+
+end_child(Child, kill) -> exit(Child, kill);
+end_child(Child, Reason) -> Child ! {stop, Reason}.
 
 %% It is tried again.
 a_restart_that_fails_is_reported(_) ->
