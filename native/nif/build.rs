@@ -4,11 +4,12 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     // The thread that frees memory runs code of this library, so the VM must never unmap it: not when the Erlang module
     // is purged either.
-    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+    let os = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if ["linux", "freebsd", "netbsd", "openbsd", "dragonfly"].contains(&os.as_str()) {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
     // The functions of the VM are found when the VM loads the library.
-    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("macos") {
+    if os == "macos" {
         println!("cargo:rustc-cdylib-link-arg=-undefined");
         println!("cargo:rustc-cdylib-link-arg=dynamic_lookup");
     }

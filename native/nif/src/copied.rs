@@ -5,6 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Once;
 
 use rustler::sys::{
     enif_alloc_env, enif_free_env, enif_hash, enif_is_identical, enif_make_copy, ErlNifEnv,
@@ -30,9 +31,10 @@ thread_local! {
 /// What the hashes of this VM begin with: the names come from users, who must not know which of them will collide.
 static SALT: AtomicU64 = AtomicU64::new(0);
 
-/// Draws the salt of all hashes. Once, before anything is hashed.
+/// Draws the salt of all hashes, before anything is hashed. Once: the tables outlive the Erlang module, which may be loaded again.
 pub fn draw_salt() {
-    SALT.store(RandomState::new().hash_one(()), Ordering::Relaxed);
+    static DRAWN: Once = Once::new();
+    DRAWN.call_once(|| SALT.store(RandomState::new().hash_one(()), Ordering::Relaxed));
 }
 
 /// A term in an environment of its own.

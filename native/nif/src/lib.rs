@@ -2,7 +2,7 @@
 //!
 //! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`terms`], how a
 //! call starts and fails in [`call`], and to whom tables belong in [`tables`]; what the functions on
-//! tables of processes do stands in [`processes`], who is told of what happens in a zone in [`watching`]. The documentation of the functions is in
+//! tables of processes do stands in [`processes`], who is told of what happens in a zone in [`watching`], and what processes hold in [`handles`]. The documentation of the functions is in
 //! `proctab_nif.erl`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -10,6 +10,7 @@
 mod call;
 mod copied;
 mod encoding;
+mod handles;
 mod longest;
 mod processes;
 mod tables;
@@ -62,9 +63,11 @@ export! {
 }
 
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
-    terms::learn(env.as_c_arg());
+    let env = env.as_c_arg();
+    terms::learn(env);
     copied::draw_salt();
-    true
+    // SAFETY: the module is being loaded, in this environment.
+    unsafe { tables::HANDLES.open(env) && watching::WAITS.open(env) }
 }
 
 rustler::init!("proctab_nif", load = load);

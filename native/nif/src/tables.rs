@@ -16,6 +16,7 @@ use proctab_table::Seed;
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::Copied;
+use crate::handles::Handles;
 use crate::longest;
 
 /// All tables of a kind, by the words of their atoms.
@@ -29,6 +30,9 @@ where
     /// The tables that hold such.
     fn tables() -> &'static Tables<Self>;
 }
+
+/// The handles of zones.
+pub static HANDLES: Handles<ResourceArc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
 
 /// What it costs to list a table, in words of terms.
 const OWNER_COST: usize = 8;
@@ -172,11 +176,7 @@ impl Call<'_> {
     pub fn zone_table(&self, guard: &Guard) -> Result<ResourceArc<Table<Zone<Copied>>>, Fault> {
         match self.atom(0) {
             Ok(name) => ZONES.get(&name, guard).cloned().ok_or(Fault::BadArgument),
-            Err(_) => self.with_env(|env| {
-                // SAFETY: the argument is a term of the caller's environment.
-                let term = unsafe { Term::new(env, self.argument(0)?) };
-                term.decode().map_err(|_| Fault::BadArgument)
-            }),
+            Err(_) => HANDLES.get(self, self.argument(0)?).cloned(),
         }
     }
 
@@ -218,7 +218,7 @@ impl Call<'_> {
             if Table::give(&table, env.pid(), env) != Given::Done {
                 return Err(Fault::BadArgument);
             }
-            let handle = table.encode(env).as_c_arg();
+            let handle = HANDLES.make(self, table.clone());
             ZONES.insert(name, table, &guard);
             Ok(handle)
         })

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustler::env::SavedTerm;
 use rustler::sys::{enif_is_current_process_alive, ErlNifTerm};
 use rustler::thread::is_scheduler_thread;
-use rustler::{Encoder, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{LocalPid, OwnedEnv, ResourceArc, Term};
 
 use proctab_table::commit::Committed;
 use proctab_table::datum::Datum;
@@ -16,6 +16,7 @@ use proctab_table::zone::Zone;
 
 use crate::call::{export, Answer, Call, Fault};
 use crate::copied::Copied;
+use crate::handles::Handles;
 use crate::longest;
 use crate::tables::Table;
 use crate::terms::Use;
@@ -30,7 +31,10 @@ const WAKE_COST: usize = 16;
 static LAST_WAITER: AtomicU64 = AtomicU64::new(0);
 
 /// One who waits. When it dies, its memory goes, this with it, and so its place among the waiters.
-struct Waits(Option<Place>);
+pub struct Waits(Option<Place>);
+
+/// The handles of those who wait.
+pub static WAITS: Handles<Waits> = Handles::new(c"proctab_waits");
 
 /// A place among the waiters, until it is dropped.
 struct Place {
@@ -40,9 +44,6 @@ struct Place {
     /// Whether it takes long to find the name.
     long: bool,
 }
-
-#[rustler::resource_impl(name = "proctab_waits")]
-impl Resource for Waits {}
 
 impl Place {
     fn leave(&self, committed: &Committed) -> bool {
@@ -117,17 +118,12 @@ fn wait_for(call: &Call) -> Answer {
     let name = place.name.clone();
     waiters.add(name, place.id, call.caller(), &call.commit());
     let id = call.integer(place.id as i64);
-    let waits = ResourceArc::new(Waits(Some(place)));
-    let waits = call.with_env(|env| Ok(waits.encode(env).as_c_arg()))?;
+    let waits = WAITS.make(call, Waits(Some(place)));
     Ok(call.tuple([waits, id, owner]))
 }
 
 fn stop_waiting(call: &Call) -> Answer {
-    let waits: ResourceArc<Waits> = call.with_env(|env| {
-        // SAFETY: the argument is a term of the caller's environment.
-        let term = unsafe { Term::new(env, call.argument(0)?) };
-        term.decode().map_err(|_| Fault::BadArgument)
-    })?;
+    let waits = WAITS.get(call, call.argument(0)?)?;
     let place = waits.0.as_ref().ok_or(Fault::BadArgument)?;
     if place.long && !call.is_dirty() {
         return Err(Fault::Long);

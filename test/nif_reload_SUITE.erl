@@ -1,0 +1,195 @@
+%% Promise: the module of the native functions may be deleted, purged and loaded again in a running system. All
+%% tables are there, all names and keys are found, handles and places among waiters mean what they meant, and
+%% tables go with their owners.
+%%
+%% Each case runs in a VM of its own.
+-module(nif_reload_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        names_and_keys_are_found_after_a_reload,
+        handles_mean_what_they_meant,
+        who_waits_is_woken,
+        tables_go_with_their_owners,
+        a_zone_goes_on_and_stops_in_order,
+        the_library_stays_in_memory
+    ].
+
+names_and_keys_are_found_after_a_reload(_) ->
+    ok = tracked_process:on_node(#{}, fun names_and_keys/0).
+
+handles_mean_what_they_meant(_) ->
+    ok = tracked_process:on_node(#{}, fun handles/0).
+
+who_waits_is_woken(_) ->
+    ok = tracked_process:on_node(#{}, fun waiters/0).
+
+tables_go_with_their_owners(_) ->
+    ok = tracked_process:on_node(#{}, fun owners/0).
+
+a_zone_goes_on_and_stops_in_order(_) ->
+    ok = tracked_process:on_node(#{}, fun children/0).
+
+the_library_stays_in_memory(_) ->
+    case os:type() of
+        {unix, linux} -> ok = tracked_process:on_node(#{}, fun library/0);
+        _ -> {skip, "no /proc"}
+    end.
+
+%% In the other VM
+
+reload() ->
+    true = code:delete(proctab_nif),
+    false = code:purge(proctab_nif),
+    {module, proctab_nif} = code:load_file(proctab_nif),
+    ok.
+
+names_and_keys() ->
+    _ = proctab_nif:zone_open(zone),
+    ok = proctab_nif:processes_open(table, self()),
+    %% Short ones, encoded ones, and copies.
+    Names = [a, 1.5, <<"b">>, {c, [d]}, lists:seq(1, 2000), {make_ref()}, binary:copy(<<"name">>, 2000), #{make_ref() => 1}, <<1:3>>, {0.0}],
+    [true = proctab_nif:insert(zone, Name, self(), {spec, Name}, self()) || Name <- Names],
+    [ok = proctab_nif:setattr(zone, a, Key, Key) || Key <- Names],
+    [ok = proctab_nif:register(table, self(), Name) || Name <- Names],
+    [
+        begin
+            reload(),
+            [{ok, _} = proctab_nif:find(zone, Name) || Name <- Names],
+            [false = proctab_nif:insert(zone, Name, self(), spec, self()) || Name <- Names],
+            [{running, _, _, {spec, Name}} = proctab_nif:child(zone, Name) || Name <- Names],
+            [{ok, Key} = proctab_nif:getattr(zone, a, Key) || Key <- Names],
+            [1 = proctab_nif:registered_count(table, Name) || Name <- Names]
+        end
+     || _ <- [first, second]
+    ],
+    [true = proctab_nif:remove(zone, Name) || Name <- Names],
+    [ok = proctab_nif:unregister(table, self(), Name) || Name <- Names],
+    0 = proctab_nif:count(zone),
+    done = proctab_nif:next(table, self()),
+    ok.
+
+handles() ->
+    Handles = [
+        begin
+            Handle = proctab_nif:zone_open(Zone),
+            true = proctab_nif:insert(Zone, name, self(), Zone, self()),
+            reload(),
+            {Zone, Handle}
+        end
+     || Zone <- [first, second, third]
+    ],
+    [
+        begin
+            {[{name, Self}], _} = page(Handle, 0, []),
+            Self = self(),
+            {name, running, Self, Zone} = proctab_nif:kept(Handle, Self),
+            Secret = proctab_nif:listen(Zone),
+            Secret = proctab_nif:listen(Handle),
+            ok = proctab_nif:unlisten(Handle),
+            ok = proctab_nif:zone_stop(Handle),
+            stopping = proctab_nif:terminating(Zone, name, normal),
+            ok = proctab_nif:zone_close(Handle),
+            badarg = try proctab_nif:find(Zone, name) catch error:badarg -> badarg end,
+            {name, terminating, undefined, Zone} = proctab_nif:kept(Handle, Self)
+        end
+     || {Zone, Handle} <- Handles
+    ],
+    %% What is no handle of a zone is none after a reload.
+    NoHandles = [make_ref(), atomics:new(1, []), element(1, begin _ = proctab_nif:zone_open(first), proctab_nif:wait_for(first, name) end)],
+    [badarg = try proctab_nif:zone_stop(NoHandle) catch error:badarg -> badarg end || NoHandle <- NoHandles],
+    ok.
+
+page(Handle, From, Acc) ->
+    case proctab_nif:page(Handle, From, pids, Acc) of
+        {Page, done} -> {Page, done};
+        {Page, Next} -> page(Handle, Next, Page)
+    end.
+
+waiters() ->
+    _ = proctab_nif:zone_open(zone),
+    Waits = [
+        begin
+            Wait = proctab_nif:wait_for(zone, [make_ref_of(N), name]),
+            reload(),
+            {N, Wait}
+        end
+     || N <- [1, 2, 3]
+    ],
+    3 = proctab_nif:waiting(zone),
+    [{1, {_, Id, _}}, {2, {Second, _, _}}, {3, _}] = Waits,
+    1 = proctab_nif:increment(zone, [make_ref_of(1), name], key, 1, 1),
+    receive {'$proctab_woken', Id} -> ok after 0 -> error(not_woken) end,
+    true = proctab_nif:stop_waiting(Second),
+    false = proctab_nif:stop_waiting(Second),
+    1 = proctab_nif:waiting(zone),
+    %% Forgotten with the process that has the last place.
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        _ = proctab_nif:wait_for(zone, other),
+        2 = proctab_nif:waiting(zone),
+        reload()
+    end),
+    receive {'DOWN', Monitor, process, Pid, normal} -> ok end,
+    tracked_process:eventually(fun() -> proctab_nif:waiting(zone) =:= 1 end),
+    ok.
+
+%% A term that is kept as a copy.
+make_ref_of(N) ->
+    persistent_term:get({?MODULE, N}, undefined) =/= undefined orelse persistent_term:put({?MODULE, N}, make_ref()),
+    persistent_term:get({?MODULE, N}).
+
+owners() ->
+    Test = self(),
+    {Owner, Monitor} = spawn_monitor(fun() ->
+        _ = proctab_nif:zone_open(zone),
+        ok = proctab_nif:processes_open(table, self()),
+        Test ! opened,
+        receive stop -> ok end
+    end),
+    receive opened -> ok end,
+    reload(),
+    [{processes, table, Owner}, {zone, zone, Owner}] = lists:sort(proctab_nif:tables()),
+    Owner ! stop,
+    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    tracked_process:eventually(fun() -> proctab_nif:tables() =:= [] end),
+    _ = proctab_nif:zone_open(zone),
+    ok = proctab_nif:processes_open(table, self()),
+    ok.
+
+%% Its thread is still there.
+library() ->
+    _ = proctab_nif:tables(),
+    true = is_mapped(),
+    true = code:delete(proctab_nif),
+    false = code:purge(proctab_nif),
+    true = is_mapped(),
+    ok.
+
+is_mapped() ->
+    {ok, Maps} = file:read_file("/proc/self/maps"),
+    binary:match(Maps, <<"proctab_nif.so">>) =/= nomatch.
+
+children() ->
+    {ok, Tracker} = gen_tracker:start_link(zone),
+    Name = [make_ref(), name],
+    Before = tracked_child:open(zone, Name),
+    {ok, [{Name, Before}]} = gen_tracker:subscribe(zone),
+    reload(),
+    {ok, Before} = gen_tracker:find(zone, Name),
+    After = tracked_child:open(zone, {Name}),
+    {ok, After} = gen_tracker:find(zone, {Name}),
+    ok = gen_tracker:setattr(zone, Name, [{key, 1}]),
+    receive {gen_tracker, zone, {up, {Name}, After}} -> ok after 5000 -> error(not_told) end,
+    Monitors = [monitor(process, Pid) || Pid <- [Before, After]],
+    unlink(Tracker),
+    ok = gen_server:call(zone, stop),
+    [receive {'DOWN', Monitor, process, _, shutdown} -> ok after 5000 -> error(not_stopped) end || Monitor <- Monitors],
+    undefined = whereis(zone),
+    ok.
