@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod binaries;
 mod call;
 mod copied;
 mod encoding;
@@ -65,6 +66,8 @@ export! {
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
     let env = env.as_c_arg();
     terms::learn(env);
+    // SAFETY: it is the environment of the VM's call.
+    unsafe { binaries::learn(env) };
     copied::draw_salt();
     // SAFETY: the module is being loaded, in this environment.
     unsafe { tables::HANDLES.open(env) && watching::WAITS.open(env) }
@@ -250,10 +253,10 @@ fn remove(call: &Call) -> Answer {
 fn unregister_name(call: &Call) -> Answer {
     let guard = reclaim::enter();
     let zone = call.named::<Zone<Copied>>(&guard)?;
-    let mut scratch = Scratch::new();
-    let name = call.key(call.argument(1)?, &mut scratch)?;
     let keeper = call.pid(2)?;
     let reason = call.allow_telling_reason(zone, call.argument(3)?)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
     let child = zone.unregister(name, keeper, &guard, &call.commit());
     if let Some(child) = &child {
         call.tell_down(zone, call.write_pid(child), reason);
