@@ -91,12 +91,13 @@ a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Confi
     ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
 
-%% The VM tells no native function how long a bitstring is that is not whole bytes. A value is only shared.
+%% The VM tells no native function how long a bitstring is that is not whole bytes, nor whether it is a part of a larger one.
 a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is(Config) ->
     Zone = zone(Config),
     ?assertEqual([{find, 2}], left(fun() -> find(Zone, <<1:3>>) end)),
     ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, {key, <<1:3>>}, value) end)),
-    ?assertEqual([], left(fun() -> setattr(Zone, ?NAME, key, <<1:3>>) end)).
+    ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, key, <<1:3>>) end)),
+    ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, key) end)).
 
 who_waits_for_a_long_name_stops_on_another_scheduler(Config) ->
     Zone = zone(Config),
@@ -200,7 +201,8 @@ reductions(Fun) ->
         Count() - Between - (Between - Before)
     end).
 
-%% The VM copies a binary that does not begin at a byte when a native function looks at it, and frees all such copies when that returns.
+%% The VM copies a binary that does not begin at a byte when a native function looks at it, and frees all such copies when that returns, also to go on on
+%% a dirty scheduler. What is measured here is the most on each scheduler.
 an_unaligned_binary_is_looked_at_once(Config) ->
     Zone = zone(Config),
     Size = 32000000,
@@ -209,7 +211,7 @@ an_unaligned_binary_is_looked_at_once(Config) ->
         begin
             _ = most_temporary(),
             ok = setattr(Zone, ?NAME, key, Value),
-            ?assert(most_temporary() < Size * 3 div 2)
+            ?assert(most_temporary() < 2 * Size * 3 div 2)
         end
      || Value <- [Unaligned, {within, [Unaligned]}]
     ],
@@ -224,7 +226,7 @@ of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
         begin
             _ = most_temporary(),
             ok = setattr(Zone, ?NAME, Pairs),
-            ?assert(most_temporary() < Size * 3)
+            ?assert(most_temporary() < 2 * Size * 3)
         end
      || Pairs <- [[{key, Many}], [{key, list_to_tuple(Many)}], lists:enumerate(Many), [{Number, {Binary}} || {Number, Binary} <- lists:enumerate(Many)]]
     ],

@@ -30,6 +30,10 @@ all() ->
         maps_that_grew_in_different_ways_are_the_same_name_and_key,
         minus_zero_comes_back_as_minus_zero,
         a_large_binary_is_shared_on_the_way_in_and_on_the_way_out,
+        nothing_stored_keeps_a_binary_that_it_is_a_part_of,
+        nothing_stored_keeps_a_binary_that_grows,
+        a_whole_binary_beside_parts_is_shared,
+        a_deep_term_with_a_part_of_a_binary_comes_back,
         an_atomics_reference_works_after_its_creator_died,
         a_counters_reference_works_after_its_creator_died,
         a_table_identifier_works_after_its_writer_died,
@@ -164,8 +168,116 @@ a_large_binary_is_shared_on_the_way_in_and_on_the_way_out(Config) ->
                 {identities(Size), erlang:phash2(Held)}
             end)
         end
-     || Value <- [Binary, {stream, [Binary, #{frame => Binary}]}, binary:part(Binary, 1, Size div 2)],
+     || Value <- [Binary, {stream, [Binary, #{frame => Binary}]}, binary:part(Binary, 0, Size)],
         Read <- prop_terms:readings(Zone, ?NAME, frame)
+    ].
+
+%% "Nothing stored keeps a larger binary alive that it is a part of."
+nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
+    Zone = with_child(Config),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, [{key, Term}, {Term, key}]),
+            _ = open(Zone, Term),
+            ?assertEqual(Term, apart(fun() -> ok(getattr(Zone, ?NAME, key)) end)),
+            [{Term, key}] = [Pair || {Term2, key} = Pair <- info(Zone, ?NAME), Term2 =:= Term],
+            Stored = [fun() -> ok(getattr(Zone, ?NAME, key)) end, fun() -> info(Zone, ?NAME) end, fun() -> gen_tracker:names(Zone) end],
+            [?assertEqual({Size, []}, {Size, apart(fun() -> too_large(Read()) end)}) || Read <- Stored],
+            ok = gen_tracker:delattr(Zone, ?NAME, Term),
+            ok = supervisor:terminate_child(Zone, Term)
+        end
+     || Size <- [0, 1, 20, 63, 64, 65, 127, 128, 129, 1000, 4096, 4097, 100000],
+        Part <- parts(Size),
+        Term <- within(Part)
+    ].
+
+%% Parts of a large binary: in the middle, at its begin, at its end, and not beginning, or not ending, at a byte.
+parts(Size) ->
+    Large = binary:copy(<<"large binary">>, 100000),
+    <<_:3, Unaligned:Size/binary, _/bits>> = Large,
+    <<_:5/binary, Bits:(8 * Size + 3)/bits, _/bits>> = Large,
+    [binary:part(Large, 5, Size), binary:part(Large, 0, Size), binary:part(Large, byte_size(Large), -Size), Unaligned, Bits] ++
+        %% All but a byte.
+        [binary:part(Large, Begin, byte_size(Large) - 1) || Size =:= 0, Begin <- [0, 1]].
+
+%% The references keep the term from being encoded.
+within(Part) ->
+    [
+        Part,
+        [make_ref(), Part],
+        [make_ref() | Part],
+        {make_ref(), {[], Part, {Part}}},
+        #{make_ref() => Part, Part => key},
+        maps:from_list([{Part, N} || N <- [1]] ++ [{N, [Part]} || N <- lists:seq(1, 40)]),
+        [[{N, [Part, []]} || N <- lists:seq(1, 100)], <<>>, 1 bsl 80, 1.5, self(), {}, #{}, <<"short">>, fun erlang:length/1]
+    ].
+
+%% The binaries that the calling process has something of, and that are larger than what it has.
+too_large(Term) ->
+    Shown = lists:usort([(bit_size(Binary) + 7) div 8 || Binary <- binaries(Term)]),
+    true = erlang:garbage_collect(),
+    {binary, Kept} = process_info(self(), binary),
+    TooLarge = [Size || {_, Size, _} <- Kept, not lists:member(Size, Shown)],
+    %% It is used until here.
+    true = is_integer(erlang:phash2(Term)),
+    TooLarge.
+
+binaries(Binary) when is_bitstring(Binary) -> [Binary];
+binaries([Head | Tail]) -> binaries(Head) ++ binaries(Tail);
+binaries(Tuple) when is_tuple(Tuple) -> binaries(tuple_to_list(Tuple));
+binaries(Map) when is_map(Map) -> binaries(maps:to_list(Map));
+binaries(_) -> [].
+
+%% A binary to which its process appends has room for more; when somebody else looks at it, this ends.
+nothing_stored_keeps_a_binary_that_grows(Config) ->
+    Zone = with_child(Config),
+    [
+        begin
+            Grown = lists:foldl(fun(N, Binary) -> <<Binary/binary, N:Size/unit:8>> end, <<>>, lists:seq(1, 10)),
+            Older = binary:part(Grown, 0, byte_size(Grown) - Size),
+            More = <<Grown/binary, 0>>,
+            ok = setattr(Zone, ?NAME, [{older, Older}, {all, {make_ref(), Grown, More}}]),
+            _ = open(Zone, {make_ref(), Older, More}),
+            Read = fun() -> {info(Zone, ?NAME), gen_tracker:names(Zone)} end,
+            ?assertEqual([], apart(fun() -> too_large(Read()) end)),
+            ?assertEqual({ok, Older}, getattr(Zone, ?NAME, older)),
+            ?assertMatch({ok, {_, Grown, More}}, getattr(Zone, ?NAME, all)),
+            %% It may go on growing.
+            ?assertEqual(byte_size(Grown) + 2, byte_size(<<More/binary, 0>>))
+        end
+     || Size <- [1, 10, 100, 1000, 100000]
+    ].
+
+a_whole_binary_beside_parts_is_shared(Config) ->
+    Zone = with_child(Config),
+    Size = 1000003,
+    Whole = binary:copy(<<7>>, Size),
+    [Identity] = identities(Size),
+    Part = binary:part(binary:copy(<<8>>, 300000), 1, 5000),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, frame, Value),
+            Hash = erlang:phash2(Value),
+            ?assertEqual({[Identity], [], Hash}, apart(fun() ->
+                {ok, Held} = getattr(Zone, ?NAME, frame),
+                {identities(Size), identities(300000), erlang:phash2(Held)}
+            end))
+        end
+     || Value <- [{Whole, Part}, [Part, Whole | Part], #{Whole => Part, key => {Whole, make_ref()}}]
+    ].
+
+a_deep_term_with_a_part_of_a_binary_comes_back(Config) ->
+    Zone = with_child(Config),
+    Part = binary:part(binary:copy(<<8>>, 300000), 1, 5000),
+    Deep = lists:foldl(fun(N, Inner) -> element(1 + N rem 3, {{N, Inner}, [Inner, N], #{N => Inner}}) end, Part, lists:seq(1, 100000)),
+    Long = [[N, Part] || N <- lists:seq(1, 1000)] ++ lists:seq(1, 300000),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, key, Term),
+            ?assert({ok, Term} =:= getattr(Zone, ?NAME, key)),
+            ?assertEqual([], apart(fun() -> {ok, _} = getattr(Zone, ?NAME, key), identities(300000) end))
+        end
+     || Term <- [Deep, Long]
     ].
 
 identities(Size) ->

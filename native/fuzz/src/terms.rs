@@ -9,6 +9,8 @@
 // What the files of `proctab_nif` have beside the conversions.
 #![allow(dead_code, unexpected_cfgs, unused_imports, unused_macros)]
 
+#[path = "../../nif/src/binaries.rs"]
+mod binaries;
 #[path = "../../nif/src/call.rs"]
 mod call;
 #[path = "../../nif/src/copied.rs"]

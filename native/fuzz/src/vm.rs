@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustler::sys::ErlNifTermType::{self, *};
 use rustler::sys::{
     c_char, c_double, c_int, c_long, c_uchar, c_uint, size_t, ErlNifBinary, ErlNifEnv, ErlNifHash,
-    ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifPid, ErlNifPort, ErlNifTerm,
+    ErlNifIOVec, ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifPid, ErlNifPort, ErlNifTerm,
 };
 
 /// A term that is not just a number.
@@ -32,6 +32,16 @@ use Node::*;
 
 /// The VM keeps a map of so many keys sorted. The order of a larger one depends, here, on how it was made.
 const FLAT: usize = 32;
+
+/// What cannot be taken apart.
+const OPAQUE: [ErlNifTermType; 6] = [
+    ERL_NIF_TERM_TYPE_INTEGER,
+    ERL_NIF_TERM_TYPE_FUN,
+    ERL_NIF_TERM_TYPE_REFERENCE,
+    ERL_NIF_TERM_TYPE_PID,
+    ERL_NIF_TERM_TYPE_PORT,
+    ERL_NIF_TERM_TYPE_BITSTRING,
+];
 
 /// What the lowest bits of a word say that is no address.
 const ATOM: usize = 1;
@@ -170,17 +180,7 @@ impl<'i> Builder<'i> {
                 let count = self.count(20);
                 Binary(self.bytes(count).into())
             }
-            9 => {
-                let kinds = [
-                    ERL_NIF_TERM_TYPE_INTEGER,
-                    ERL_NIF_TERM_TYPE_FUN,
-                    ERL_NIF_TERM_TYPE_REFERENCE,
-                    ERL_NIF_TERM_TYPE_PID,
-                    ERL_NIF_TERM_TYPE_PORT,
-                    ERL_NIF_TERM_TYPE_BITSTRING,
-                ];
-                Opaque(kinds[self.byte() % kinds.len()], self.bytes(3))
-            }
+            9 => Opaque(OPAQUE[self.byte() % OPAQUE.len()], self.bytes(3)),
             10 => {
                 let count = self.count(4);
                 Tuple(
@@ -650,13 +650,67 @@ unsafe extern "C" fn enif_term_to_binary(
     term: ErlNifTerm,
     binary: *mut ErlNifBinary,
 ) -> c_int {
-    let written = Box::leak(show(term).into_bytes().into_boxed_slice());
+    let written = match node(term) {
+        Some(Opaque(kind, bytes)) => [&[*kind as u8], &bytes[..]].concat(),
+        _ => show(term).into_bytes(),
+    };
+    let written = Box::leak(written.into_boxed_slice());
     unsafe {
         binary.write_bytes(0, 1);
         (*binary).size = written.len();
         (*binary).data = written.as_mut_ptr();
     }
     1
+}
+
+/// What was written of a term that cannot be taken apart.
+#[no_mangle]
+unsafe extern "C" fn enif_binary_to_term(
+    env: *mut ErlNifEnv,
+    data: *const c_uchar,
+    size: size_t,
+    term: *mut ErlNifTerm,
+    _: c_uint,
+) -> size_t {
+    let [kind, bytes @ ..] = (unsafe { std::slice::from_raw_parts(data, size) }) else {
+        return 0;
+    };
+    let Some(kind) = OPAQUE.into_iter().find(|known| *known as u8 == *kind) else {
+        return 0;
+    };
+    unsafe { term.write(environment(env).add(Opaque(kind, bytes.to_vec()))) };
+    size
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_is_process_alive(_: *mut ErlNifEnv, _: *const ErlNifPid) -> c_int {
+    unreachable!("nobody asks")
+}
+
+/// A binary of its own: nothing shows which parts a binary has.
+#[no_mangle]
+unsafe extern "C" fn enif_make_sub_binary(
+    env: *mut ErlNifEnv,
+    term: ErlNifTerm,
+    begin: size_t,
+    size: size_t,
+) -> ErlNifTerm {
+    let Some(Binary(bytes)) = node(term) else {
+        unreachable!("only of binaries")
+    };
+    unsafe { environment(env) }.add(Binary(bytes[begin..][..size].into()))
+}
+
+/// Tells nothing, so that every binary counts as a part of another one.
+#[no_mangle]
+unsafe extern "C" fn enif_inspect_iovec(
+    _: *mut ErlNifEnv,
+    _: size_t,
+    _: ErlNifTerm,
+    _: *mut ErlNifTerm,
+    _: *mut *mut ErlNifIOVec,
+) -> c_int {
+    0
 }
 
 #[no_mangle]

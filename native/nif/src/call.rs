@@ -43,6 +43,17 @@ pub enum Fault {
 /// The answer of an exported function.
 pub type Answer = Result<ErlNifTerm, Fault>;
 
+/// A binary that was looked at.
+#[derive(Clone, Copy)]
+pub struct Inspected {
+    /// The word of its term.
+    pub word: u64,
+    /// Where its bytes were, for as long as the call lasts; null when they are there no more.
+    pub bytes: *const u8,
+    /// How many they are.
+    pub length: usize,
+}
+
 /// One call of an exported function.
 pub struct Call<'a> {
     /// The caller's environment.
@@ -51,8 +62,8 @@ pub struct Call<'a> {
     left: Cell<usize>,
     /// Whether the call may have changed something.
     is_committed: Cell<bool>,
-    /// Word and length of the long binary that was looked at last.
-    pub inspected: Cell<Option<(u64, usize)>>,
+    /// The long binary that was looked at last.
+    pub inspected: Cell<Option<Inspected>>,
     /// An environment of nobody's, once one was needed; see [`Call::scratch_environment`].
     scratch: Cell<*mut ErlNifEnv>,
     arguments: &'a [ErlNifTerm],

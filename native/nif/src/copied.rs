@@ -56,16 +56,22 @@ impl Copied {
     /// # Safety
     /// The term is alive.
     pub unsafe fn new(term: ErlNifTerm, weight: Weight) -> Copied {
-        ALLOWANCE.set(MOST_IN_A_ROW.min(ALLOWANCE.get() + ENVIRONMENT + weight.heaviest()));
         // SAFETY: the environment is new, and belongs to nobody else; the term is alive.
-        unsafe {
-            let env = enif_alloc_env();
-            Copied {
-                env,
-                term: enif_make_copy(env, term),
-                weight,
-            }
-        }
+        Copied::with(|env| unsafe { enif_make_copy(env, term) }, weight)
+    }
+
+    /// A term that is made in the environment that it will have, and weighs so much.
+    pub fn with(make: impl FnOnce(*mut ErlNifEnv) -> ErlNifTerm, weight: Weight) -> Copied {
+        ALLOWANCE.set(MOST_IN_A_ROW.min(ALLOWANCE.get() + ENVIRONMENT + weight.heaviest()));
+        // SAFETY: the new environment is this one's alone, which frees it also when `make` panics.
+        let env = unsafe { enif_alloc_env() };
+        let mut copied = Copied {
+            env,
+            term: ErlNifTerm::default(),
+            weight,
+        };
+        copied.term = make(env);
+        copied
     }
 
     /// Copies the term into another environment.

@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod binaries;
 mod call;
 mod copied;
 mod encoding;
@@ -57,7 +58,8 @@ use atom;
 
 export! {
     zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1,
-    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3, stop/3, remove/2, unregister_name/4,
+    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3, stop/3, remove/2,
+    unregister_name/4,
     change_keeper/3, find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     attrs/2, attrs/3, page/4,
 }
@@ -65,6 +67,8 @@ export! {
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
     let env = env.as_c_arg();
     terms::learn(env);
+    // SAFETY: it is the environment of the VM's call.
+    unsafe { binaries::learn(env) };
     copied::draw_salt();
     // SAFETY: the module is being loaded, in this environment.
     unsafe { tables::HANDLES.open(env) && watching::WAITS.open(env) }
@@ -259,10 +263,10 @@ fn remove(call: &Call) -> Answer {
 fn unregister_name(call: &Call) -> Answer {
     let guard = reclaim::enter();
     let zone = call.named::<Zone<Copied>>(&guard)?;
-    let mut scratch = Scratch::new();
-    let name = call.key(call.argument(1)?, &mut scratch)?;
     let keeper = call.pid(2)?;
     let reason = call.allow_telling_reason(zone, call.argument(3)?)?;
+    let mut scratch = Scratch::new();
+    let name = call.key(call.argument(1)?, &mut scratch)?;
     let child = zone.unregister(name, keeper, &guard, &call.commit());
     if let Some(child) = &child {
         call.tell_down(zone, call.write_pid(child), reason);

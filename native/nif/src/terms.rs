@@ -6,7 +6,7 @@
 //! | integer of 64 bits, float | a word (but a zero in a key may be a copy, see [`SIGNED_ZEROS`]) |
 //! | binary up to [`LONGEST_BYTES`] | its bytes |
 //! | remote pid; tuple, list, map of at most 32 keys, made of all these and small | an encoding of our own, [`encoding`](crate::encoding) |
-//! | anything else | a copy in an environment of its own, [`Copied`] |
+//! | anything else | a copy in an environment of its own, [`Copied`]; large binaries in it are [shared](crate::binaries) |
 //!
 //! Which form a term gets depends on nothing but the term, so that equal terms have equal forms. What it costs to make one, a call [pays](Call::spend)
 //! before it does, so that none holds its scheduler for long; see [`weight`](crate::weight).
@@ -22,7 +22,7 @@ use proctab_table::datum::{Borrowed, Datum, Kind, View};
 use proctab_table::row::Pid;
 use proctab_table::value::{Counter, Value};
 
-use crate::call::{Answer, Call, Fault};
+use crate::call::{Answer, Call, Fault, Inspected};
 use crate::copied::{Copied, Loose, ENVIRONMENT};
 use crate::encoding::{Scratch, LONGEST_ENCODING};
 
@@ -41,6 +41,8 @@ const ENCODED: Kind = Kind::new(4);
 const LONGEST_BYTES: usize = 4096;
 /// What an element of a list costs besides what it is made of, in words of terms.
 const ELEMENT: usize = 8;
+/// How much more it costs to copy a term piece by piece.
+const COPIED_BY_HAND: usize = 2;
 /// How many bytes are copied in the time that a word of a term takes.
 pub const BYTES_A_WORD: usize = 64;
 
@@ -175,12 +177,7 @@ impl Call<'_> {
 
     /// The term of an external format that the VM wrote.
     pub fn make_external(&self, bytes: &[u8]) -> ErlNifTerm {
-        let mut term = ErlNifTerm::default();
-        // SAFETY: the bytes are there, and so many.
-        let read =
-            unsafe { enif_binary_to_term(self.env, bytes.as_ptr(), bytes.len(), &mut term, 0) };
-        assert!(read == bytes.len(), "the VM reads what it wrote");
-        term
+        make_external(self.env, bytes)
     }
 
     /// The word of an atom.
@@ -458,7 +455,14 @@ impl Call<'_> {
             }
             let binary = binary.assume_init();
             if binary.size > LONGEST_ENCODING {
-                self.inspected.set(Some((to_word(term), binary.size)));
+                self.inspected.set(Some(Inspected {
+                    word: to_word(term),
+                    bytes: match env == self.env {
+                        true => binary.data,
+                        false => ptr::null(),
+                    },
+                    length: binary.size,
+                }));
             }
             Some(match binary.size {
                 0 => &[],
@@ -470,8 +474,34 @@ impl Call<'_> {
     /// How long a binary is; none of a bitstring that is not whole bytes. The one that was inspected last is not inspected again.
     pub fn binary_length(&self, term: ErlNifTerm) -> Option<usize> {
         match self.inspected.get() {
-            Some((word, length)) if word == to_word(term) => Some(length),
+            Some(last) if last.word == to_word(term) => Some(last.length),
             _ => self.read_binary(term, <[u8]>::len),
+        }
+    }
+
+    /// Reads the bytes of a binary that the VM copies to have it inspected, from the copy that was made last if it is this one's.
+    pub fn read_binary_again<T>(
+        &self,
+        term: ErlNifTerm,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        match self.inspected.get() {
+            Some(last) if last.word == to_word(term) && !last.bytes.is_null() => {
+                // SAFETY: the copy is the caller's environment's, which keeps it until the call returns.
+                let bytes = unsafe { std::slice::from_raw_parts(last.bytes, last.length) };
+                Some(read(bytes))
+            }
+            _ => self.read_binary(term, read),
+        }
+    }
+
+    /// The address of the first byte of a short binary, or of the byte after none.
+    pub fn begin_of(&self, term: ErlNifTerm) -> Option<usize> {
+        let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+        // SAFETY: the term is of the caller's environment. What the VM has written is read where it has.
+        unsafe {
+            let found = enif_inspect_binary(self.env, term, binary.as_mut_ptr()) != 0;
+            found.then(|| binary.assume_init().data.addr())
         }
     }
 
@@ -603,11 +633,26 @@ impl Call<'_> {
     }
 
     fn own_copy(&self, term: ErlNifTerm, purpose: Use) -> Result<Datum<Copied>, Fault> {
-        let weight = self.weigh(term, purpose)?;
+        let (weight, has_parts) = self.weigh_to_store(term, purpose)?;
         self.spend(ENVIRONMENT)?;
-        // SAFETY: the term is of the caller's environment.
-        Ok(Datum::foreign(unsafe { Copied::new(term, weight) }))
+        if !has_parts {
+            // SAFETY: the term is of the caller's environment.
+            return Ok(Datum::foreign(unsafe { Copied::new(term, weight) }));
+        }
+        self.spend(COPIED_BY_HAND * weight.words + weight.bytes / BYTES_A_WORD)?;
+        // SAFETY: the environment is the new one, which nobody else has yet.
+        let copy = |env| unsafe { self.copy_without_parts(env, term) };
+        Ok(Datum::foreign(Copied::with(copy, weight)))
     }
+}
+
+/// The term of an external format that the VM wrote, in an environment that is the caller's or nobody else's.
+pub fn make_external(env: *mut ErlNifEnv, bytes: &[u8]) -> ErlNifTerm {
+    let mut term = ErlNifTerm::default();
+    // SAFETY: the bytes are there, and so many.
+    let read = unsafe { enif_binary_to_term(env, bytes.as_ptr(), bytes.len(), &mut term, 0) };
+    assert!(read == bytes.len(), "the VM reads what it wrote");
+    term
 }
 
 /// The word of a term.

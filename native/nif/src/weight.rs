@@ -37,31 +37,50 @@ impl Weight {
 impl Call<'_> {
     /// What a term costs that is about to be copied, or hashed and compared; the call pays for it.
     pub fn weigh(&self, term: ErlNifTerm, purpose: Use) -> Result<Weight, Fault> {
+        self.weigh_and_look(term, purpose, &mut None)
+    }
+
+    /// The same of a term that is about to be stored, and whether it has binaries that would [keep more](Call::keeps_more) than they show.
+    pub fn weigh_to_store(&self, term: ErlNifTerm, purpose: Use) -> Result<(Weight, bool), Fault> {
+        let mut has_parts = Some(false);
+        let weight = self.weigh_and_look(term, purpose, &mut has_parts)?;
+        Ok((weight, has_parts == Some(true)))
+    }
+
+    fn weigh_and_look(
+        &self,
+        term: ErlNifTerm,
+        purpose: Use,
+        has_parts: &mut Option<bool>,
+    ) -> Result<Weight, Fault> {
         let mut weight = Weight::default();
         let mut open = Open::from_iter([term]);
+        let mut add = |part, place, weight: &mut Weight, open: &mut Open| {
+            self.weigh_part(part, place, purpose, has_parts, weight, open)
+        };
         while let Some(term) = open.pop() {
             match self.type_of(term) {
                 term_type::LIST => {
                     let mut list = term;
                     while let Some((head, tail)) = self.cell(list) {
-                        self.weigh_part(head, 2, purpose, &mut weight, &mut open)?;
+                        add(head, 2, &mut weight, &mut open)?;
                         list = tail;
                     }
-                    self.weigh_part(list, 0, purpose, &mut weight, &mut open)?;
+                    add(list, 0, &mut weight, &mut open)?;
                 }
                 term_type::MAP => {
                     self.allow(weight.words + 3 * self.map_size(term))?;
                     self.for_each_pair(term, |key, value| {
-                        self.weigh_part(key, 2, purpose, &mut weight, &mut open)?;
-                        self.weigh_part(value, 2, purpose, &mut weight, &mut open)
+                        add(key, 2, &mut weight, &mut open)?;
+                        add(value, 2, &mut weight, &mut open)
                     })?;
                 }
                 term_type::TUPLE => {
                     for element in self.elements(term).unwrap_or_default() {
-                        self.weigh_part(*element, 1, purpose, &mut weight, &mut open)?;
+                        add(*element, 1, &mut weight, &mut open)?;
                     }
                 }
-                _ => self.weigh_part(term, 0, purpose, &mut weight, &mut open)?,
+                _ => add(term, 0, &mut weight, &mut open)?,
             }
         }
         let read = match purpose {
@@ -78,6 +97,7 @@ impl Call<'_> {
         part: ErlNifTerm,
         place: usize,
         purpose: Use,
+        has_parts: &mut Option<bool>,
         weight: &mut Weight,
         open: &mut Open,
     ) -> Result<(), Fault> {
@@ -92,10 +112,14 @@ impl Call<'_> {
             }
             term_type::BITSTRING => {
                 weight.words += 8;
-                match self.binary_length(part) {
+                let length = self.binary_length(part);
+                match length {
                     Some(length) => weight.bytes += length,
-                    None if purpose == Use::Key => self.allow(ODD_BITS)?,
+                    None if purpose == Use::Key || has_parts.is_some() => self.allow(ODD_BITS)?,
                     None => (),
+                }
+                if *has_parts == Some(false) {
+                    *has_parts = Some(length.is_none_or(|length| self.keeps_more(part, length)));
                 }
             }
             term_type::FUN => weight.words += FUN,
