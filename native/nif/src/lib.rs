@@ -128,7 +128,7 @@ fn insert(call: &Call) -> Answer {
     }
     let inserted = zone.insert(&name, child, &call.commit());
     if inserted && !launching {
-        call.tell_up(zone, call.argument(4)?);
+        call.tell_up(zone, &name, call.argument(4)?);
     }
     Ok(boolean(inserted))
 }
@@ -179,14 +179,20 @@ fn state(state: State) -> ErlNifTerm {
 fn running(call: &Call) -> Answer {
     let (keeper, pid) = (call.caller(), call.child_pid(2)?);
     with_row(call, |zone, row, _| {
+        let Some(row) = row else {
+            return Ok(boolean(false));
+        };
         call.allow_telling(zone)?;
-        let changed = row.map(|row| row.run(keeper, pid, zone.stopping(), &call.commit()));
-        match changed.unwrap_or(Err(Refused::Gone)) {
-            Ok(()) => call.tell_up(zone, call.argument(2)?),
-            Err(Refused::Stopping) => return Ok(atom!(stopping)),
-            Err(Refused::Gone) => return Ok(boolean(false)),
-        }
-        Ok(boolean(true))
+        Ok(
+            match row.run(keeper, pid, zone.stopping(), &call.commit()) {
+                Ok(()) => {
+                    call.tell_up(zone, &row.name, call.argument(2)?);
+                    boolean(true)
+                }
+                Err(Refused::Stopping) => atom!(stopping),
+                Err(Refused::Gone) => boolean(false),
+            },
+        )
     })
 }
 

@@ -157,11 +157,12 @@ impl Call<'_> {
         }
     }
 
-    /// Tells the zone's listener that the name that is the second argument has a running child now.
+    /// Tells the zone's listener that a name has a running child now. The listener keeps the name, so
+    /// it is made of what the table keeps, which keeps no larger binary alive.
     #[inline]
-    pub fn tell_up(&self, zone: &Zone<Copied>, child: ErlNifTerm) {
-        if let (Some(listener), Ok(name)) = (zone.listener(), self.argument(1)) {
-            let event = self.tuple([atom!(up), name, child]);
+    pub fn tell_up(&self, zone: &Zone<Copied>, name: &Datum<Copied>, child: ErlNifTerm) {
+        if let Some(listener) = zone.listener() {
+            let event = self.tuple([atom!(up), self.write(name), child]);
             self.send(listener, self.tuple([secret(self, zone), event]));
         }
     }
