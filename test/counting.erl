@@ -8,7 +8,8 @@
 -behaviour(supervisor).
 
 -export([kinds/0, open/2, close/1, server/1, reaper/1, start/1, supervisor/2, init/1]).
--export([counted/1, add/2, held/1, cleaner/2, let_go/2, count/1, handled/1, settled/2, books/2, assert_books/3]).
+-export([counted/1, add/2, held/1, cleaner/2, let_go/2]).
+-export([count/1, handled/1, settled/2, books/2, assert_books/3]).
 
 -include_lib("stdlib/include/assert.hrl").
 

@@ -49,7 +49,8 @@ init_per_group(Kind, Config) ->
 end_per_group(_Kind, _Config) ->
     ok.
 
-%% Runs a case with a supervised server, and so many processes that it counts, one half to be killed.
+%% Runs a case with a supervised server, and so many processes that it counts, one half to be
+%% killed.
 with_counted(Config, Restarts, Case) ->
     on_node(Config, fun(Kind) ->
         Supervisor = supervisor(Kind, Restarts),

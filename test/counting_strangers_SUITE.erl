@@ -36,7 +36,9 @@ cases() ->
         a_forged_timeout_is_ignored,
         what_only_a_server_tells_its_reaper_is_ignored,
         a_request_to_monitor_is_checked_against_the_table,
-        a_request_of_nobody_is_ignored
+        a_request_of_nobody_is_ignored,
+        every_shape_that_a_process_looks_for_is_known,
+        no_message_of_a_stranger_changes_anything
     ].
 
 init_per_suite(Config) ->
@@ -147,7 +149,8 @@ a_forged_wait_for_a_caller_is_ignored(Config) ->
 
 a_forged_timeout_is_ignored(Config) ->
     forged(Config, fun(_Others, _Living) ->
-        [timeout | [{timeout, Timer, What} || Timer <- references(), What <- [patience, pause, start_reaper, none]]]
+        What = [patience, pause, start_reaper, none],
+        [timeout | [{timeout, Timer, Which} || Timer <- references(), Which <- What]]
     end).
 
 what_only_a_server_tells_its_reaper_is_ignored(Config) ->
@@ -155,7 +158,10 @@ what_only_a_server_tells_its_reaper_is_ignored(Config) ->
         Tags = [none, undefined | references()],
         [{'$gen_cast', {Tag, dead, Pid}} || Tag <- Tags, Pid <- [none | Others]] ++
             [{'$gen_cast', {dead, Pid}} || Pid <- Others] ++
-            [{'$gen_cast', {Tag, count, worker, From}} || Tag <- Tags, From <- [none, {self(), make_ref()}]]
+            [
+                {'$gen_cast', {Tag, count, worker, From}}
+             || Tag <- Tags, From <- [none, {self(), make_ref()}]
+            ]
     end).
 
 a_request_to_monitor_is_checked_against_the_table(Config) ->
@@ -241,3 +247,167 @@ what_a_stranger_sends_to_the_caller_of_load_is_not_its_result(Config) ->
         ?assertEqual({answer, ok}, answer(Asked)),
         swapping_SUITE:assert_ours(metrics_process_tracker)
     end).
+
+%% Any messages
+
+%% They are read from the code.
+every_shape_that_a_process_looks_for_is_known(Config) ->
+    Shapes = shapes(kind(Config)),
+    Some = [
+        {'DOWN', '_', process, '_', '_'},
+        {{busy, '_'}, '_', process, '_', '_'},
+        {timeout, '_', patience},
+        {'$gen_cast', {'_', dead, '_'}},
+        {'_', '_', process, '_', '_'}
+    ],
+    Own =
+        case kind(Config) of
+            tracker -> [{'$gen_cast', {monitor, '_'}}];
+            monitor -> [{'$gen_call', '_', {register, '_'}}, {'$gen_call', '_', registered_count}]
+        end,
+    ?assertEqual([], (Some ++ Own) -- Shapes).
+
+shapes(Kind) ->
+    prop_strangers:shapes(proctab_reaper, [{handle_message, 2}]) ++
+        prop_strangers:shapes(server(Kind)).
+
+no_message_of_a_stranger_changes_anything(Config) ->
+    Kind = kind(Config),
+    Receivers = [server, reaper, cleaner],
+    Makings = prop_strangers:makings(Receivers, shapes(Kind), maps:keys(roles(Kind))),
+    Letters = fun(Numbers) -> [prop_strangers:letter(Number, Makings) || Number <- Numbers] end,
+    Property = proper:forall(
+        prop_strangers:numbers(), fun(Numbers) -> balance(Kind, Letters(Numbers)) end
+    ),
+    Options = [quiet, long_result, {numtests, 200}, {start_size, 100}, {max_size, 500}],
+    #{level := Level} = logger:get_primary_config(),
+    ok = logger:set_primary_config(level, none),
+    try proper:quickcheck(Property, Options) of
+        true -> ok;
+        [Numbers] -> ct:fail({Numbers, Letters(Numbers)})
+    after
+        ok = logger:set_primary_config(level, Level)
+    end.
+
+%% The processes of a small world in which everything is under way that can be, by what they are to
+%% it.
+roles(Kind) ->
+    OfCallers = [busy, caller, other_caller],
+    Roles = [server, reaper, cleaner, supervisor, living, dead, waiting, test, foreign],
+    maps:from_keys([Role || Role <- OfCallers, Kind =:= tracker] ++ Roles, role).
+
+%% Whether all goes on as if nothing had been sent.
+balance(Kind, Letters) ->
+    Before = processes(),
+    World = world(Kind),
+    try
+        send(Letters, World),
+        [bad = answered(gen_server:call(map_get(To, World), anything)) || To <- [server, reaper]],
+        goes_on(Kind, World)
+    catch
+        _:Reason:Stacktrace ->
+            ct:pal("~p~n~p~n~p", [Letters, Reason, Stacktrace]),
+            false
+    after
+        end_world(Kind, World, Before)
+    end.
+
+send(Letters, World) ->
+    Pid = fun(Role) -> map_get(Role, World) end,
+    [
+        Pid(Receiver) ! Message
+     || {Receiver, Letter} <- Letters,
+        Message <- [prop_strangers:real(Letter, Pid)],
+        is_of_a_stranger(Receiver, Message, World)
+    ].
+
+goes_on(Kind, World) ->
+    #{server := Server, reaper := Reaper, cleaner := Cleaner, living := Living} = World,
+    true = is_process_alive(Cleaner),
+    let_go(Kind, Cleaner),
+    [ok = has_registered(Role, World) || Role <- [caller, other_caller], is_map_key(Role, World)],
+    Dead = [Pid || {Role, Pid} <- maps:to_list(World), lists:member(Role, [dead, waiting, busy])],
+    settled(Kind, living_counts(Kind)),
+    assert_books(Kind, Dead, [Living]),
+    kill([Living]),
+    settled(Kind, 0),
+    assert_books(Kind, [Living | Dead], []),
+    Kind =:= tracker andalso
+        [?assertEqual({Name, {1, 1}}, {Name, moves(Name)}) || Name <- names_of_callers()],
+    eventually(fun() -> monitored(Server) =:= [] end),
+    Ends = [{process, Server}, {process, map_get(supervisor, World)}],
+    ?assertEqual([], monitored(Reaper) -- Ends),
+    ?assertEqual({links, [Server]}, process_info(Reaper, links)),
+    ?assertEqual([Server, Reaper], [whereis(server(Kind)), whereis(reaper(Kind))]),
+    true.
+
+%% What its supervisor sends to a server is obeyed; a request to register somebody is one.
+is_of_a_stranger(server, {'EXIT', Supervisor, _}, #{supervisor := Supervisor}) -> false;
+is_of_a_stranger(server, {'$gen_call', {_, _}, {register, Pid}}, _World) -> not is_pid(Pid);
+is_of_a_stranger(_Receiver, _Message, _World) -> true.
+
+%% One process lives. One is dead, and being cleaned up after; one waits for that. With the tracker,
+%% a caller is in the backend for the living one, and another one for a dead one, for which the
+%% reaper waits.
+world(Kind) ->
+    Supervisor = supervisor(Kind, 0),
+    Living = counted(Kind),
+    Callers = callers(Kind, Living),
+    Dead = held(Kind),
+    kill([Dead]),
+    Cleaner = cleaner(Kind, Dead),
+    Waiting = counted(Kind),
+    kill([Waiting]),
+    handled(Kind),
+    Callers#{
+        server => whereis(server(Kind)),
+        reaper => whereis(reaper(Kind)),
+        cleaner => Cleaner,
+        supervisor => Supervisor,
+        living => Living,
+        dead => Dead,
+        waiting => Waiting,
+        test => self(),
+        foreign => foreign()
+    }.
+
+callers(monitor, _Living) ->
+    #{};
+callers(tracker, Living) ->
+    Busy = counted(tracker),
+    [Name, Other] = names_of_callers(),
+    {_, Caller} = tracking_failure_SUITE:in_backend(Name, Living),
+    {_, OtherCaller} = tracking_failure_SUITE:in_backend(Other, Busy),
+    kill([Busy]),
+    eventually(fun() -> length(element(2, process_info(OtherCaller, monitored_by))) =:= 2 end),
+    #{busy => Busy, caller => Caller, other_caller => OtherCaller}.
+
+names_of_callers() ->
+    [{gated, 1, self(), Name} || Name <- [a, b]].
+
+%% The caller of track/2 is answered.
+has_registered(Role, World) ->
+    Caller = map_get(Role, World),
+    Monitor = monitor(process, Caller),
+    ledger_backend:let_go(Caller),
+    receive
+        {'DOWN', Monitor, process, Caller, {answer, Answer}} -> Answer
+    end.
+
+living_counts(tracker) -> 2;
+living_counts(monitor) -> 1.
+
+%% No process is left.
+end_world(Kind, #{supervisor := Supervisor} = World, Before) ->
+    unlink(Supervisor),
+    kill(maps:values(maps:without([server, reaper, test, foreign], World))),
+    counting:close(Kind),
+    flush(),
+    eventually(fun() -> processes() -- Before =:= [] end),
+    ok = counting:open(Kind, filename:dirname(code:which(stats_hero))).
+
+flush() ->
+    receive
+        _ -> flush()
+    after 0 -> ok
+    end.
