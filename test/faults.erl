@@ -96,7 +96,7 @@ names() ->
     [Zone || {Zone, _} <- zones()].
 
 modules() ->
-    [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
+    [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
 
 %% The world
 
@@ -313,7 +313,7 @@ do(kill_supervisor, World) ->
     Zone = any([faults_wild, faults_bare]),
     errand(Zone, World, fun() -> end_zone(Zone, fun kill_parent/1) end);
 do(kill_guard, World) ->
-    {kill_all([Pid || {Pid, {gen_tracker_child, Guard, _}} <- beside(faults_calm), Guard =/= init]), World};
+    {kill_all([Pid || {Pid, {gen_tracker_shutdown, init_watchdog, _}} <- beside(faults_calm)]), World};
 do(kill_sender, World) ->
     {kill_all(senders(faults_calm)), World};
 do(kill_caller, #world{size = Size, callers = [Caller | Callers]} = World) ->
