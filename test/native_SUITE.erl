@@ -60,8 +60,9 @@ find_alive_gives_no_child_that_is_dead(_) ->
 
 a_child_of_another_node_counts_as_alive_and_one_of_an_earlier_life_as_dead(_) ->
     Zone = ?FUNCTION_NAME,
-    true = proctab_nif:insert(Zone, far, self(), spec, Far = far()),
-    true = proctab_nif:insert(Zone, earlier, self(), spec, Earlier = earlier()),
+    {Far, Earlier} = {far(), earlier()},
+    true = proctab_nif:insert(Zone, far, self(), spec, Far),
+    true = proctab_nif:insert(Zone, earlier, self(), spec, Earlier),
     {ok, Far} = proctab_nif:find_alive(Zone, far),
     undefined = proctab_nif:find_alive(Zone, earlier),
     {ok, Earlier} = proctab_nif:find(Zone, earlier).
@@ -219,14 +220,14 @@ await(Ready) ->
 
 events_begin_with_a_secret_of_the_zone(_) ->
     Zone = ?FUNCTION_NAME,
-    Far = far(),
+    {Far, Earlier} = {far(), earlier()},
     Secret = proctab_nif:listen(Zone),
     Secret = proctab_nif:listen(Zone),
     true = is_integer(Secret),
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, Far),
     true = proctab_nif:terminating(Zone, ?NAME, crash),
     true = proctab_nif:restarting(Zone, ?NAME),
-    true = proctab_nif:running(Zone, ?NAME, Earlier = earlier()),
+    true = proctab_nif:running(Zone, ?NAME, Earlier),
     true = proctab_nif:unregister_name(Zone, ?NAME, self(), forgotten),
     Expected = [
         {Secret, {up, ?NAME, Far}},

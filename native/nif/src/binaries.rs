@@ -33,8 +33,8 @@ const FIRST: usize = 128;
 /// The longest binary that the VM keeps on a heap.
 const ON_HEAP: usize = 64;
 
-/// How many of the first words of an off-heap binary are looked at.
-const WORDS: usize = 3;
+/// How many of the first words of an off-heap binary are looked at. It has that many before its bytes, or fewer.
+const WORDS: usize = 4;
 
 /// What there is to know of this VM.
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
