@@ -37,10 +37,11 @@
 -export([register_name/2, unregister_name/1, whereis_name/1, send/2]).
 -export([subscribe/1, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3, format_status/2]).
+-compile({inline, [add/4, add/5]}).
 %% Newer releases of OTP warn of format_status/2. What it is here for is said there.
 -compile(nowarn_deprecated_callback).
 
--export_type([zone/0, name/0, key/0, value/0, attributes/0, child_spec/0, options/0, via_name/0, start_result/0, event/0]).
+-export_type([zone/0, name/0, key/0, value/0, attributes/0, operation/0, child_spec/0, options/0, via_name/0, start_result/0, event/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -52,6 +53,10 @@
 -type key() :: term().
 -type value() :: term().
 -type attributes() :: [{key(), value()}].
+-type operation() :: (Increment :: integer())
+                   | {2, Increment :: integer()}
+                   | {2, Increment :: integer(), Threshold :: integer(), SetValue :: integer()}.
+%% What {@link increment/4} does to an attribute, as in `ets:update_counter/3'.
 -type mfargs() :: {module(), Function :: atom(), Args :: [term()]}.
 %% This and the next four are as in child specs of OTP; `supervisor' does not export them.
 -type restart() :: permanent | transient | temporary.
@@ -457,47 +462,86 @@ left(Deadline) -> min(?LONGEST_WAIT, max(0, Deadline - erlang:monotonic_time(mil
 delattr(Zone, Name, Key) ->
     ?OR_BADARG(proctab_nif:delattr(Zone, Name, Key), [Zone, Name, Key]).
 
-%% @doc Adds to an integer attribute in one step; the new value. `badarg' when there is no such attribute, or it is not an integer.
--spec increment(zone(), name(), key(), integer()) -> integer().
+%% @doc Adds to an integer attribute in one step, and returns the new value.
+%%
+%% Takes an increment, or one of the operations of `ets:update_counter/3' on one value:
+%% `{2, Increment}', and `{2, Increment, Threshold, SetValue}', which sets the attribute to `SetValue'
+%% where the sum would be past the threshold. `badarg' when there is no such attribute, or it is not
+%% an integer.
+-spec increment(zone(), name(), key(), operation()) -> integer().
+increment(Zone, Name, Key, {2, Increment}) ->
+    ?OR_BADARG(add(Zone, Name, Key, Increment), [Zone, Name, Key, {2, Increment}]);
+increment(Zone, Name, Key, Operation) when is_tuple(Operation) ->
+    ?OR_BADARG(update(Zone, Name, Key, Operation, none), [Zone, Name, Key, Operation]);
 increment(Zone, Name, Key, Increment) ->
-    ?OR_BADARG(
-        case proctab_nif:increment(Zone, Name, Key, Increment) of
-            large -> increment_large(Zone, Name, Key, Increment, undefined);
-            Sum -> Sum
-        end,
-        [Zone, Name, Key, Increment]
-    ).
+    ?OR_BADARG(add(Zone, Name, Key, Increment), [Zone, Name, Key, Increment]).
 
-%% @doc The same; where the attribute is missing, it starts from `Default'. This works also for a name that no child holds: such an attribute goes
-%% when a child of that name is next cleaned up, or with the zone.
--spec increment(zone(), name(), key(), integer(), Default :: integer()) -> integer().
+%% @doc Like {@link increment/4}, but where the attribute is missing it starts from `Default', which
+%% must be an integer then, and is not looked at otherwise.
+%%
+%% This works also for a name that no child holds: such an attribute goes when a child of that name is
+%% next cleaned up, or with the zone.
+-spec increment(zone(), name(), key(), operation(), Default :: integer() | term()) -> integer().
 increment(Zone, Name, Key, Increment, Default) when is_integer(Increment), is_integer(Default) ->
     ?OR_BADARG(
-        case proctab_nif:increment(Zone, Name, Key, Increment, Default + Increment) of
-            large -> increment_large(Zone, Name, Key, Increment, Default + Increment);
-            Sum -> Sum
-        end,
-        [Zone, Name, Key, Increment, Default]
+        add(Zone, Name, Key, Increment, Default), [Zone, Name, Key, Increment, Default]
+    );
+increment(Zone, Name, Key, {2, Increment}, Default)
+        when is_integer(Increment), is_integer(Default) ->
+    ?OR_BADARG(
+        add(Zone, Name, Key, Increment, Default), [Zone, Name, Key, {2, Increment}, Default]
+    );
+increment(Zone, Name, Key, Operation, Default) when is_tuple(Operation) ->
+    ?OR_BADARG(
+        update(Zone, Name, Key, Operation, Default), [Zone, Name, Key, Operation, Default]
     );
 increment(Zone, Name, Key, Increment, Default) ->
-    ?BADARG([Zone, Name, Key, Increment, Default]).
+    ?OR_BADARG(
+        update(Zone, Name, Key, {2, Increment}, Default), [Zone, Name, Key, Increment, Default]
+    ).
 
-%% Integers of more than 63 bits are added here, and compared and set in the table.
-increment_large(Zone, Name, Key, Increment, Missing) ->
-    Done =
+add(Zone, Name, Key, Increment) ->
+    case proctab_nif:increment(Zone, Name, Key, Increment) of
+        large -> update(Zone, Name, Key, {2, Increment}, none);
+        Sum -> Sum
+    end.
+
+add(Zone, Name, Key, Increment, Default) ->
+    case proctab_nif:increment(Zone, Name, Key, Increment, Default + Increment) of
+        large -> update(Zone, Name, Key, {2, Increment}, Default);
+        Sum -> Sum
+    end.
+
+%% What the table cannot add by itself is computed here, and compared and set in the table: integers
+%% of more than 63 bits among them.
+update(Zone, Name, Key, Operation, Default) ->
+    {IsSet, Result} =
         case proctab_nif:getattr(Zone, Name, Key) of
             {ok, Value} when is_integer(Value) ->
-                Sum = Value + Increment,
-                {proctab_nif:replace(Zone, Name, Key, Value, Sum), Sum};
-            undefined when is_integer(Missing) ->
-                {proctab_nif:set_missing(Zone, Name, Key, Missing), Missing};
+                New = updated(Operation, Value),
+                {proctab_nif:replace(Zone, Name, Key, Value, New), New};
+            undefined when is_integer(Default) ->
+                New = updated(Operation, Default),
+                {proctab_nif:set_missing(Zone, Name, Key, New), New};
             _ ->
                 error(badarg)
         end,
-    case Done of
-        {true, Result} -> Result;
-        {false, _} -> increment_large(Zone, Name, Key, Increment, Missing)
+    case IsSet of
+        true -> Result;
+        false -> update(Zone, Name, Key, Operation, Default)
     end.
+
+updated({2, Increment}, Value) when is_integer(Increment) ->
+    Value + Increment;
+updated({2, Increment, Threshold, SetValue}, Value)
+        when is_integer(Increment), is_integer(Threshold), is_integer(SetValue) ->
+    case Value + Increment of
+        Sum when Increment < 0, Sum < Threshold -> SetValue;
+        Sum when Increment >= 0, Sum > Threshold -> SetValue;
+        Sum -> Sum
+    end;
+updated(_, _) ->
+    error(badarg).
 
 %% @doc Compare and set: in one step sets an attribute to `New' where it is `Old' (`=:='). Otherwise `{error, {current, Value}}', or `{error, undefined}' when
 %% there is no such attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.
@@ -517,8 +561,10 @@ cas(Zone, Name, Key, Old, New) ->
 info(Zone, Name) ->
     ?OR_BADARG(proctab_nif:attrs(Zone, Name), [Zone, Name]).
 
-%% @doc Those attributes of a name that have one of the keys.
+%% @doc Those attributes of a name that have one of the keys. `[]' for no keys, whatever the zone.
 -spec info(zone(), name(), [key()]) -> attributes().
+info(_Zone, _Name, []) ->
+    [];
 info(Zone, Name, Keys) ->
     ?OR_BADARG(proctab_nif:attrs(Zone, Name, Keys), [Zone, Name, Keys]).
 

@@ -39,8 +39,13 @@ faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
     [{1, zone(Zone)}, {3, proper_list(Attributes)}];
 faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
     [{1, zone(Zone)}, {4, timeout(Timeout)}];
-faults(gen_tracker, increment, [Zone, Name, Key, Increment | Default]) ->
-    [{1, zone(Zone)}, counter(Zone, Name, Key, Default), {4, integer(Increment)} | [{5, integer(Value)} || Value <- Default]];
+faults(gen_tracker, increment, [Zone, Name, Key, Operation | Default]) ->
+    [
+        {1, zone(Zone)},
+        counter(Zone, Name, Key, Default),
+        {4, operation(Operation)}
+        | [{5, default(Zone, Name, Key, Value)} || Value <- Default]
+    ];
 faults(gen_tracker, info, [Zone, _, Keys]) ->
     [{1, zone(Zone)}, {3, proper_list(Keys)}];
 faults(gen_tracker, list, [Zone, Keys]) ->
@@ -168,8 +173,28 @@ timeout(infinity) -> none;
 timeout(Timeout) when is_integer(Timeout), Timeout >= 0 -> none;
 timeout(_) -> "neither a non-negative integer nor infinity".
 
-integer(Integer) when is_integer(Integer) -> none;
-integer(_) -> "not an integer".
+operation(Increment) when is_integer(Increment) ->
+    none;
+operation({2, Increment}) when is_integer(Increment) ->
+    none;
+operation({2, Increment, Threshold, SetValue})
+        when is_integer(Increment), is_integer(Threshold), is_integer(SetValue) ->
+    none;
+operation(Operation) when is_tuple(Operation) ->
+    "neither {2, Increment} nor {2, Increment, Threshold, SetValue} of integers";
+operation(_) ->
+    "not an integer".
+
+%% It matters where the attribute is missing.
+default(_, _, _, Default) when is_integer(Default) ->
+    none;
+default(Zone, Name, Key, _) ->
+    try proctab_nif:getattr(Zone, Name, Key) of
+        {ok, _} -> none;
+        undefined -> "not an integer, and there is no such attribute"
+    catch
+        error:badarg -> none
+    end.
 
 number_of_names(N) when is_integer(N), N >= 0 -> none;
 number_of_names(_) -> "not a non-negative integer".

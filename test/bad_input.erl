@@ -229,6 +229,10 @@ judge(Call, {true, Fits, Brief}, Messages, _, _) ->
     end;
 judge(_, {false, _, badarg}, [], true, _) ->
     refused;
+%% No keys are answered with no attributes, whatever the zone.
+judge({gen_tracker, info, [_, _, Keys]}, {false, true, _}, [], true, _)
+        when Keys =:= {list, []}; Keys =:= [] ->
+    answered;
 judge(_, {false, _, badarg}, Messages, Same, _) ->
     {wrong, {refused_but, {messages, Messages}, {unchanged, Same}}};
 %% A pid of a node that is not there is a wrong zone, and the caller is told which.
@@ -450,8 +454,8 @@ public() ->
         {getattr, [zone, any, any], [{ok, any}, undefined]},
         {getattr, [zone, any, any, timeout], [{ok, any}, undefined]},
         {delattr, [zone, any, any], [ok]},
-        {increment, [zone, any, any, integer], [integer, badarg]},
-        {increment, [zone, any, any, integer, integer], [integer, badarg]},
+        {increment, [zone, any, any, operation], [integer, badarg]},
+        {increment, [zone, any, any, operation, any], [integer, badarg]},
         {info, [zone, any], [list]},
         {info, [zone, any, proper_list], [list]},
         {attrs, [zone, any], [list]},
@@ -533,6 +537,10 @@ is_right(any_pid, Pid, _) -> is_pid(Pid);
 is_right(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
 is_right(proper_list, List, _) -> is_list(List) andalso try length(List) of _ -> true catch error:badarg -> false end;
 is_right(integer, Integer, _) -> is_integer(Integer);
+is_right(operation, {2, Increment}, _) -> is_integer(Increment);
+is_right(operation, {2, Increment, Threshold, SetValue}, _) ->
+    lists:all(fun erlang:is_integer/1, [Increment, Threshold, SetValue]);
+is_right(operation, Increment, _) -> is_integer(Increment);
 is_right(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_right(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_right(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
@@ -584,6 +592,8 @@ strange(sent) -> one([recipe(harmless), changed(good(sent))]);
 strange(existing) -> one([recipe(harmless), changed(good(existing))]);
 strange(Kind) when Kind =:= via_name; Kind =:= registered_name -> one([recipe(any), {tuple, [one([?ZONE, recipe(any)]), recipe(any)]}]);
 strange(options) -> one([recipe(harmless), {map, [{restart, one([no, 0, []])}]}, {map, [{recipe(harmless), true}]}]);
+strange(operation) ->
+    one([recipe(any), {tuple, [one([1, 2, 3]), recipe(harmless)]}, {tuple, [2, 1, recipe(any)]}]);
 strange(natural) -> one([-1, 1.0, recipe(harmless)]);
 strange(Kind) when Kind =:= from; Kind =:= part -> one([-1, 1 bsl 31, 1 bsl 32, 1 bsl 62, 1 bsl 63, 1 bsl 64, recipe(any)]);
 strange(_) -> recipe(any).
@@ -612,6 +622,9 @@ good(any_pid) -> one([dummy, dead, remote_pid]);
 good(pid_or_launching) -> one([launching, dummy, dead, remote_pid]);
 good(proper_list) -> {list, one([[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]])};
 good(integer) -> one([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);
+good(operation) ->
+    Tuple = fun(Size) -> {tuple, [2 | [good(integer) || _ <- lists:seq(1, Size)]]} end,
+    one([good(integer), Tuple(1), Tuple(3)]);
 good(natural) -> one([0, 1, 10, 1 bsl 64]);
 good(Kind) when Kind =:= from; Kind =:= part -> one([0, 0, 1, 5]);
 good(page_of) -> one([children, names, pids, sizes, attributes, {list, [n]}]);

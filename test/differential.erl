@@ -519,8 +519,9 @@ operation(attribute, Zone, Name, Keys) ->
         {call, tracker, setattr, [Z, Name | attribute(Zone, Keys)]},
         {call, tracker, setattr, [Z, Name, Key, number()]},
         {call, tracker, delattr, [Z, Name, Key]},
-        {call, tracker, increment, [Z, Name, Key, number()]},
-        {call, tracker, increment, [Z, Name, Key, number(), number()]},
+        {call, tracker, increment, [Z, Name, Key, counting()]},
+        {call, tracker, increment, [Z, Name, Key, counting(), number()]},
+        {call, tracker, increment, [Z, Name, Key, counting(), some_value(1)]},
         {call, tracker, cas, [Z, Name, Key, pick([number(), some_value(2)]), some_value(2)]},
         {call, tracker, cas, [Z, Name, Key, {just, 1}, {just, 1}]},
         {await_attribute, Zone, Name, Key, number()}
@@ -601,6 +602,15 @@ attribute(Zone, Keys) ->
 
 number() ->
     {just, pick([0, 1, 1, -1, 7, 1 bsl 58, -(1 bsl 59), 1 bsl 62, -(1 bsl 63), 1 bsl 64, 1 bsl 200, -(1 bsl 200), rand:uniform(1 bsl 64)])}.
+
+%% An increment, or an operation of `ets:update_counter/3'.
+counting() ->
+    pick([
+        number(),
+        {tuple, [{just, 2}, number()]},
+        {tuple, [{just, 2}, number(), number(), number()]},
+        {tuple, [{just, pick([1, 3])}, number()]}
+    ]).
 
 some_value(0) -> pick([number(), {alike, rand:uniform(1000)}, {kind, rand:uniform(1000)}]);
 some_value(Depth) ->

@@ -92,6 +92,7 @@ cas(Zone, Name, Key, Old, New) -> ask(Zone, {cas, Name, Key, Old, New}).
 
 info(Zone, Name) -> ask(Zone, {info, Name}).
 
+info(_, _, []) -> [];
 info(Zone, Name, Keys) -> ask(Zone, {info, Name, Keys}).
 
 attrs(Zone, Name) -> ask(Zone, {info, Name}).
@@ -330,14 +331,11 @@ answer({getattr, Name, Key}, Zone) ->
         [] -> undefined
     end;
 answer({delattr, Name, Key}, Zone) -> ets:delete(Zone, {attribute, Name, Key}), ok;
-answer({increment, Name, Key, Increment}, Zone) when is_integer(Increment) ->
-    case answer({getattr, Name, Key}, Zone) of
-        {ok, Value} when is_integer(Value) -> ets:insert(Zone, {{attribute, Name, Key}, Value + Increment}), Value + Increment;
-        _ -> error(badarg)
-    end;
-answer({increment, Name, Key, Increment, Default}, Zone) when is_integer(Increment), is_integer(Default) ->
-    ets:insert_new(Zone, {{attribute, Name, Key}, Default}),
-    answer({increment, Name, Key, Increment}, Zone);
+answer({increment, Name, Key, Operation}, Zone) when not is_list(Operation) ->
+    ets:update_counter(Zone, {attribute, Name, Key}, Operation);
+answer({increment, Name, Key, Operation, Default}, Zone) when not is_list(Operation) ->
+    Row = {attribute, Name, Key},
+    ets:update_counter(Zone, Row, Operation, {Row, Default});
 answer({cas, Name, Key, Old, New}, Zone) ->
     is_writable(Name, Zone) orelse error({void_setting, Zone, Name, Key}),
     case answer({getattr, Name, Key}, Zone) of
