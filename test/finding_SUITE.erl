@@ -36,7 +36,11 @@ all() ->
         after_terminate_is_called_for_a_child_added_with_a_full_spec,
         wait_returns_after_all_that_was_sent_before_has_been_handled,
         two_names_are_the_same_when_they_are_identical,
-        every_kind_of_term_is_a_name
+        every_kind_of_term_is_a_name,
+        find_or_open_never_gives_a_child_whose_death_the_caller_has_seen,
+        no_caller_of_many_gets_a_child_whose_death_it_has_seen,
+        an_added_child_whose_death_the_caller_has_seen_is_not_given,
+        the_arguments_of_a_temporary_child_are_not_kept
     ].
 
 %% The processes that a case adds to its zone are linked to it.
@@ -408,3 +412,82 @@ names() ->
         [self(), Remote, Port, make_ref(), atomics:new(1, []), counters:new(1, [])] ++
         [fun erlang:self/0, fun() -> Environment end] ++
         [lists:foldl(fun(_, Deep) -> {Deep} end, deep, lists:seq(1, 10000))].
+
+%% Children that have died
+
+%% "A caller that has seen a child's `DOWN` gets the next one."
+find_or_open_never_gives_a_child_whose_death_the_caller_has_seen(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {name, {?MODULE, start_plain, []}, temporary},
+    Find = fun(_, Dead) ->
+        {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+        ?assertNotEqual(Dead, Child),
+        Monitor = monitor(process, Child),
+        exit(Child, kill),
+        receive
+            {'DOWN', Monitor, process, Child, killed} -> Child
+        end
+    end,
+    lists:foldl(Find, none, lists:seq(1, 3000)).
+
+start_plain() ->
+    {ok, spawn_link(fun() -> receive never -> ok end end)}.
+
+%% The others may kill it as well.
+no_caller_of_many_gets_a_child_whose_death_it_has_seen(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {name, {?MODULE, start_plain, []}, temporary},
+    Find = fun(_, Dead) ->
+        {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+        false = is_map_key(Child, Dead),
+        Monitor = monitor(process, Child),
+        exit(Child, kill),
+        receive
+            {'DOWN', Monitor, process, Child, _} -> Dead#{Child => dead}
+        end
+    end,
+    Caller = fun() -> map_size(lists:foldl(Find, #{}, lists:seq(1, 1000))) end,
+    ?assertEqual([1000, 1000, 1000, 1000], tracked_child:together(lists:duplicate(4, Caller))).
+
+an_added_child_whose_death_the_caller_has_seen_is_not_given(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Spec = {name, {?MODULE, start_plain, []}, temporary},
+    [
+        begin
+            {Child, Monitor} = spawn_monitor(fun() -> receive never -> ok end end),
+            {ok, Child} = gen_tracker:add_existing_child(Zone, Form(name, Child)),
+            exit(Child, kill),
+            receive
+                {'DOWN', Monitor, process, Child, killed} -> ok
+            end,
+            {ok, Next} = gen_tracker:find_or_open(Zone, Spec),
+            ?assertNotEqual(Child, Next),
+            ok = supervisor:terminate_child(Zone, name)
+        end
+     || Form <- forms(), _ <- lists:seq(1, 300)
+    ].
+
+%% "`get_childspec/2` shows `undefined` for them, as OTP does."
+the_arguments_of_a_temporary_child_are_not_kept(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    MFA = {tracked_child, start_link, [self()]},
+    [
+        begin
+            {ok, Child} = Open(Zone, {name, MFA, Restart, 200, worker, []}),
+            Expected =
+                case Restart of
+                    temporary -> {tracked_child, start_link, undefined};
+                    _ -> MFA
+                end,
+            {ok, #{start := Start, restart := Restart}} = supervisor:get_childspec(Zone, name),
+            ?assertEqual({Restart, Expected}, {Restart, Start}),
+            ?assertEqual({ok, Child}, gen_tracker:find(Zone, name)),
+            ok = supervisor:terminate_child(Zone, name)
+        end
+     || Restart <- [temporary, transient, permanent],
+        Open <- [
+            fun gen_tracker:find_or_open/2,
+            fun supervisor:start_child/2,
+            fun(Added, Spec) -> gen_tracker:add_existing_child(Added, {stranger(), Spec}) end
+        ]
+    ].

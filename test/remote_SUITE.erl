@@ -1,0 +1,393 @@
+%% Promise: a child may be a process of another node, or of an earlier life of this one. It is
+%% found, monitored, cleaned up and stopped as any child; the end of the connection is its death.
+%%
+%% Each case runs in a node that has a name, beside a third one.
+-module(remote_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, spec/2, await/1, await/2, taken/1]).
+-import(zones, [soon/1, ended/2, asked/1, answer/2, with_node/1]).
+
+-define(SOON, 5000).
+-define(LIMIT, 12000).
+
+suite() ->
+    [{timetrap, {minutes, 1}}].
+
+all() ->
+    [
+        a_remote_process_is_added_and_found,
+        a_remote_process_is_registered_and_reached_by_its_name,
+        a_start_function_may_start_its_child_on_another_node,
+        after_terminate_gets_the_reason_of_a_remote_child,
+        a_permanent_remote_child_is_started_again,
+        subscribers_are_told_of_remote_children,
+        the_end_of_the_other_node_is_the_death_of_its_children,
+        the_end_of_the_connection_is_the_death_of_its_children,
+        a_remote_process_that_is_dead_already_is_cleaned_up,
+        a_remote_child_is_stopped_as_its_spec_says,
+        remote_children_are_stopped_with_the_zone,
+        remote_children_end_with_a_killed_tracker,
+        a_remote_child_survives_its_keeper,
+        a_process_of_an_earlier_life_of_this_node_is_dead_at_once,
+        a_start_function_that_returns_a_process_of_an_earlier_life_has_a_dead_child,
+        a_permanent_child_of_an_earlier_life_is_started_again
+    ].
+
+init_per_testcase(_Case, Config) ->
+    process_flag(trap_exit, true),
+    Config.
+
+%% A process of another node that ends as it is told to.
+on(Node) ->
+    erpc:call(Node, tracked_child, loose, [start_link]).
+
+stubborn_on(Node) ->
+    erpc:call(Node, tracked_child, loose, [start_stubborn]).
+
+short(Name, Pid) ->
+    {Name, Pid, worker, [?MODULE]}.
+
+%% With last words that tell the test.
+full(Name, Pid) ->
+    full(Name, Pid, temporary, 200).
+
+full(Name, Pid, Restart, Shutdown) ->
+    {Pid, {Name, {?MODULE, start_on, [self(), Pid]}, Restart, Shutdown, worker, [?MODULE]}}.
+
+after_terminate(Name, Attributes, Reason) ->
+    case lists:keyfind(test, 1, Attributes) of
+        {test, Test} -> Test ! {last, Name, Reason};
+        false -> ok
+    end.
+
+%% Starts a child on the node of another process, or here, when that node has gone.
+start_on(Test, Pid) ->
+    Child =
+        try
+            on(node(Pid))
+        catch
+            error:{erpc, _} -> tracked_child:loose(start_link)
+        end,
+    Test ! {started, Child},
+    {ok, Child}.
+
+free(Zone, Name) ->
+    soon(fun() -> not lists:member(Name, gen_tracker:names(Zone)) end),
+    ?assertEqual(undefined, gen_tracker:find(Zone, Name)),
+    ?assertEqual([], gen_tracker:info(Zone, Name)).
+
+%% Finding
+
+a_remote_process_is_added_and_found(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        [
+            begin
+                Pid = on(Node),
+                ?assertEqual({ok, Pid}, gen_tracker:add_existing_child(Zone, Form(name, Pid))),
+                ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
+                ?assertEqual({ok, Pid}, gen_tracker:find_or_open(Zone, spec(name, temporary))),
+                ?assertEqual(
+                    {error, {already_started, Pid}},
+                    gen_tracker:add_existing_child(Zone, Form(name, self()))
+                ),
+                ?assertEqual([{name, Pid, worker, [?MODULE]}], gen_tracker:which_children(Zone)),
+                ok = gen_tracker:setattr(Zone, name, [{key, value}, {pid, Pid}]),
+                ?assertEqual({ok, Pid}, gen_tracker:getattr(Zone, name, pid)),
+                [{name, [{pid, Pid} | Attributes]}] = gen_tracker:list(Zone),
+                ?assertEqual([{key, value}, {pid, Pid}], lists:sort(Attributes)),
+                ?assertEqual([{name, Pid}], gen_tracker:fold(fun add/3, [], Zone)),
+                normal = tracked_child:stop(Pid, normal),
+                free(Zone, name)
+            end
+         || Form <- [fun short/2, fun full/2]
+        ]
+    end).
+
+add(Name, Pid, Before) ->
+    [{Name, Pid} | Before].
+
+a_remote_process_is_registered_and_reached_by_its_name(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Pid = on(Node),
+        ?assertEqual(yes, gen_tracker:register_name({Zone, name}, Pid)),
+        ?assertEqual(no, gen_tracker:register_name({Zone, name}, self())),
+        ?assertEqual(Pid, gen_tracker:whereis_name({Zone, name})),
+        ?assertEqual(Pid, gen_tracker:send({Zone, name}, {run, self(), fun erlang:node/0})),
+        ?assertEqual({ran, Pid, Node}, await(ran)),
+        ok = gen_tracker:unregister_name({Zone, name}),
+        ?assertEqual(undefined, gen_tracker:whereis_name({Zone, name})),
+        ?assertEqual(yes, gen_tracker:register_name({Zone, name}, Pid)),
+        crash = tracked_child:stop(Pid, crash),
+        free(Zone, name)
+    end).
+
+a_start_function_may_start_its_child_on_another_node(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Start = {?MODULE, start_on, [self(), on(Node)]},
+        {ok, Child} = gen_tracker:find_or_open(Zone, {name, Start, temporary}),
+        ?assertEqual(Node, node(Child)),
+        ?assertEqual({ok, Child}, gen_tracker:find(Zone, name)),
+        ?assertEqual({ok, Child}, gen_tracker:find_or_open(Zone, {name, Start, temporary})),
+        ?assertEqual({started, Child}, await(started)),
+        ?assertEqual([], taken(started)),
+        {ok, Other} = supervisor:start_child(Zone, {other, Start, temporary, 200, worker, []}),
+        ?assertEqual(Node, node(Other)),
+        crash = tracked_child:stop(Child, crash),
+        free(Zone, name)
+    end).
+
+%% Death
+
+after_terminate_gets_the_reason_of_a_remote_child(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        [
+            begin
+                Pid = on(Node),
+                {ok, Pid} = gen_tracker:add_existing_child(Zone, full(name, Pid)),
+                ok = gen_tracker:setattr(Zone, name, test, self()),
+                Reason = tracked_child:stop(Pid, Reason),
+                ?assertEqual({last, name, Reason}, await(last)),
+                free(Zone, name)
+            end
+         || Reason <- [normal, shutdown, crash, {error, #{code => 7}}]
+        ]
+    end).
+
+a_permanent_remote_child_is_started_again(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Start = {?MODULE, start_on, [self(), on(Node)]},
+        {ok, Child} = gen_tracker:find_or_open(Zone, {name, Start, permanent}),
+        {started, Child} = await(started),
+        exit(Child, kill),
+        {started, Next} = await(started),
+        ?assertEqual(Node, node(Next)),
+        soon(fun() -> gen_tracker:find(Zone, name) =:= {ok, Next} end)
+    end).
+
+subscribers_are_told_of_remote_children(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        [First, Second] = [on(Node), on(Node)],
+        {ok, First} = gen_tracker:add_existing_child(Zone, short(first, First)),
+        {ok, [{first, First}]} = gen_tracker:subscribe(Zone),
+        {ok, Second} = gen_tracker:add_existing_child(Zone, full(second, Second)),
+        crash = tracked_child:stop(First, crash),
+        exit(Second, kill),
+        Events = [
+            receive
+                {gen_tracker, Zone, {_, Name, _} = Event} -> Event;
+                {gen_tracker, Zone, {_, Name, _, _} = Event} -> Event
+            after ?SOON -> no_event
+            end
+         || Name <- [second, first, second]
+        ],
+        Deaths = [{down, first, First, crash}, {down, second, Second, killed}],
+        ?assertEqual([{up, second, Second} | Deaths], Events)
+    end).
+
+the_end_of_the_other_node_is_the_death_of_its_children(_) ->
+    disconnected(fun(Peer, _) -> peer:stop(Peer) end).
+
+%% The processes live on.
+the_end_of_the_connection_is_the_death_of_its_children(_) ->
+    disconnected(fun(_, Node) -> true = erlang:disconnect_node(Node) end).
+
+disconnected(Disconnect) ->
+    with_node(fun(Peer, Node) ->
+        Zone = zone(a_zone),
+        Pids = [{Number, on(Node)} || Number <- lists:seq(1, 50)],
+        [{ok, Pid} = gen_tracker:add_existing_child(Zone, full(Name, Pid)) || {Name, Pid} <- Pids],
+        Start = {?MODULE, start_on, [self(), on(Node)]},
+        {ok, Opened} = gen_tracker:find_or_open(Zone, {opened, Start, temporary}),
+        {started, Opened} = await(started),
+        Registered = on(Node),
+        yes = gen_tracker:register_name({Zone, registered}, Registered),
+        All = [{opened, Opened}, {registered, Registered} | Pids],
+        [ok = gen_tracker:setattr(Zone, Name, test, self()) || {Name, _} <- All],
+        {ok, Here} = gen_tracker:find_or_open(Zone, spec(here, temporary)),
+        {ok, _} = gen_tracker:subscribe(Zone),
+        Disconnect(Peer, Node),
+        [
+            receive
+                {gen_tracker, Zone, {down, Name, Pid, Reason}} ->
+                    ?assertEqual({Name, noconnection}, {Name, Reason})
+            after ?SOON -> ct:fail({not_told, Name})
+            end
+         || {Name, Pid} <- All
+        ],
+        [{last, Name, noconnection} = await(last, Name) || {Name, _} <- [{opened, Opened} | Pids]],
+        soon(fun() -> gen_tracker:names(Zone) =:= [here] end),
+        ?assertEqual({ok, Here}, gen_tracker:find(Zone, here))
+    end).
+
+a_remote_process_that_is_dead_already_is_cleaned_up(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Dead = on(Node),
+        normal = tracked_child:stop(Dead, normal),
+        [
+            begin
+                Adding = asked(fun() -> gen_tracker:add_existing_child(Zone, Form(name, Dead)) end),
+                ?assertEqual({answer, {ok, Dead}}, answer(Adding, ?SOON)),
+                free(Zone, name)
+            end
+         || Form <- [fun short/2, fun full/2]
+        ],
+        Registering = asked(fun() -> gen_tracker:register_name({Zone, name}, Dead) end),
+        ?assertEqual({answer, yes}, answer(Registering, ?SOON)),
+        free(Zone, name)
+    end).
+
+%% Stopping
+
+a_remote_child_is_stopped_as_its_spec_says(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        [
+            begin
+                Pid = Start(Node),
+                Monitor = monitor(process, Pid),
+                {ok, Pid} = gen_tracker:add_existing_child(
+                    Zone, full(name, Pid, permanent, Shutdown)
+                ),
+                Ending = asked(fun() -> supervisor:terminate_child(Zone, name) end),
+                ?assertEqual({answer, ok}, answer(Ending, ?LIMIT)),
+                {'DOWN', Monitor, process, Pid, Seen} = await('DOWN', Monitor),
+                ?assertEqual({Shutdown, Reason}, {Shutdown, Seen}),
+                free(Zone, name)
+            end
+         || {Start, Shutdown, Reason} <- [
+                {fun on/1, 5000, shutdown},
+                {fun on/1, infinity, shutdown},
+                {fun on/1, brutal_kill, killed},
+                {fun stubborn_on/1, 100, killed}
+            ]
+        ]
+    end).
+
+remote_children_are_stopped_with_the_zone(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Pids = remote_children(Zone, Node),
+        zones:stop(Zone, ?LIMIT),
+        [_ = ended(Pid, ?SOON) || Pid <- Pids]
+    end).
+
+remote_children_end_with_a_killed_tracker(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Pids = remote_children(Zone, Node),
+        _ = tracked_child:kill(whereis(Zone)),
+        [_ = ended(Pid, ?LIMIT) || Pid <- Pids]
+    end).
+
+remote_children(Zone, Node) ->
+    [Short, Full, Stubborn, Registered] = [on(Node), on(Node), stubborn_on(Node), on(Node)],
+    {ok, Short} = gen_tracker:add_existing_child(Zone, short(short, Short)),
+    {ok, Full} = gen_tracker:add_existing_child(Zone, full(full, Full)),
+    {ok, Stubborn} = gen_tracker:add_existing_child(Zone, full(stubborn, Stubborn)),
+    yes = gen_tracker:register_name({Zone, registered}, Registered),
+    Start = {?MODULE, start_on, [self(), Short]},
+    {ok, Opened} = gen_tracker:find_or_open(Zone, {opened, Start, permanent}),
+    [Short, Full, Stubborn, Registered, Opened].
+
+a_remote_child_survives_its_keeper(_) ->
+    with_node(fun(_, Node) ->
+        Zone = zone(a_zone),
+        Pid = on(Node),
+        {ok, Pid} = gen_tracker:add_existing_child(Zone, full(name, Pid)),
+        ok = gen_tracker:setattr(Zone, name, test, self()),
+        _ = tracked_child:kill(zones:keeper(Zone, name)),
+        ok = gen_tracker:wait(Zone),
+        ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
+        crash = tracked_child:stop(Pid, crash),
+        ?assertEqual({last, name, crash}, await(last)),
+        free(Zone, name)
+    end).
+
+%% Earlier lives
+
+%% Runs a fun in a node that has been started again under its name, with a process of its first
+%% life.
+in_a_second_life(Fun) ->
+    Name = peer:random_name(),
+    Keep = fun() -> term_to_binary(spawn(fun() -> receive never -> ok end end)) end,
+    Kept = zones:on_node(#{name => Name}, Keep),
+    zones:on_node(#{name => Name}, fun() ->
+        process_flag(trap_exit, true),
+        Pid = binary_to_term(Kept),
+        ?assertEqual(node(), node(Pid)),
+        Fun(Pid)
+    end).
+
+a_process_of_an_earlier_life_of_this_node_is_dead_at_once(_) ->
+    in_a_second_life(fun(Pid) ->
+        Zone = zone(a_zone),
+        {ok, []} = gen_tracker:subscribe(Zone),
+        [
+            begin
+                Adding = asked(fun() -> gen_tracker:add_existing_child(Zone, Form(name, Pid)) end),
+                ?assertEqual({answer, {ok, Pid}}, answer(Adding, ?SOON)),
+                free(Zone, name),
+                told_of_death(Zone, Pid)
+            end
+         || Form <- [fun short/2, fun full/2]
+        ],
+        Registering = asked(fun() -> gen_tracker:register_name({Zone, name}, Pid) end),
+        ?assertEqual({answer, yes}, answer(Registering, ?SOON)),
+        free(Zone, name),
+        ?assertEqual(undefined, gen_tracker:whereis_name({Zone, name})),
+        zones:stop(Zone, ?LIMIT)
+    end).
+
+told_of_death(Zone, Pid) ->
+    [
+        receive
+            {gen_tracker, Zone, Event} -> ?assertEqual([What, name, Pid], first_three(Event))
+        after ?SOON -> ct:fail({not_told, What})
+        end
+     || What <- [up, down]
+    ].
+
+first_three(Event) ->
+    lists:sublist(tuple_to_list(Event), 3).
+
+a_start_function_that_returns_a_process_of_an_earlier_life_has_a_dead_child(_) ->
+    in_a_second_life(fun(Pid) ->
+        Zone = zone(a_zone),
+        Spec = {name, {erlang, hd, [[{ok, Pid}]]}, temporary},
+        Opening = asked(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+        ?assertEqual({answer, {ok, Pid}}, answer(Opening, ?SOON)),
+        free(Zone, name),
+        {ok, Child} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
+        ?assertEqual({ok, Child}, gen_tracker:find(Zone, name)),
+        zones:stop(Zone, ?LIMIT)
+    end).
+
+a_permanent_child_of_an_earlier_life_is_started_again(_) ->
+    in_a_second_life(fun(Pid) ->
+        Zone = zone(a_zone),
+        Dead = fun() -> {ok, Pid} end,
+        Script = restart_SUITE:scripted([Dead, Dead, restart_SUITE:run()]),
+        Spec = restart_SUITE:with_spec(name, permanent, Script),
+        Opening = asked(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+        ?assertMatch({answer, {ok, _}}, answer(Opening, ?SOON)),
+        soon(fun() ->
+            case gen_tracker:find(Zone, name) of
+                {ok, Child} -> Child =/= Pid;
+                undefined -> false
+            end
+        end),
+        Ending = asked(fun() -> supervisor:terminate_child(Zone, name) end),
+        ?assertEqual({answer, ok}, answer(Ending, ?LIMIT)),
+        zones:stop(Zone, ?LIMIT)
+    end).
