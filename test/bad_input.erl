@@ -465,7 +465,7 @@ public() ->
         {names, [zone], [list]},
         {fold, [folding, any, zone], [any]},
         {cas, [zone, any, any, any, any], [ok, {error, {current, any}}, {error, undefined}, Void]},
-        {register_name, [registered_name, pid], [yes, no]},
+        {register_name, [registered_name, any_pid], [yes, no]},
         {unregister_name, [via_name], [ok]},
         {whereis_name, [via_name], [pid, undefined]},
         {send, [via_name, sent], [pid, {raised, exit, {badarg, any}}]},
