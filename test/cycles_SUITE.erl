@@ -30,6 +30,8 @@ all() ->
         two_children_that_end_each_other_both_end,
         two_children_that_end_each_other_at_the_same_time_both_end,
         two_children_that_open_each_other_both_end,
+        two_cleanups_that_wait_for_attributes_of_each_other_both_end,
+        a_cleanup_that_waits_for_an_attribute_counts_among_the_waits,
         a_cycle_of_cleanups_of_any_length_is_broken,
         two_start_functions_that_open_each_other_are_answered,
         a_cycle_of_starts_of_any_length_is_broken,
@@ -217,6 +219,40 @@ two_children_that_end_each_other_at_the_same_time_both_end(_) ->
      || End <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2],
         Round <- lists:seq(1, 50)
     ].
+
+%% The second one closes the cycle. The first one looks again when the other's cleanup is over.
+two_cleanups_that_wait_for_attributes_of_each_other_both_end(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Other = looking_up(Zone, fun() -> gen_tracker:getattr(Zone, a, missing, infinity) end),
+    Other ! go,
+    ?assertEqual(undefined, told(b)),
+    {ok, _} = gen_tracker:find_or_open(Zone, plain(b)),
+    ok = gen_tracker:setattr(Zone, b, missing, found),
+    ?assertEqual({ok, found}, told(a)),
+    forgotten(Zone, a).
+
+a_cleanup_that_waits_for_an_attribute_counts_among_the_waits(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Other = looking_up(Zone, fun() -> gen_tracker:find_or_open(Zone, plain(a)) end),
+    Other ! go,
+    ?assertEqual({error, terminating}, told(b)),
+    {ok, _} = gen_tracker:find_or_open(Zone, plain(b)),
+    ok = gen_tracker:setattr(Zone, b, missing, found),
+    ?assertEqual({ok, found}, told(a)),
+    forgotten(Zone, a).
+
+%% The cleanup of `a' waits for an attribute of `b', whose cleanup, the process that is returned,
+%% asks for something when it is sent `go'.
+looking_up(Zone, Ask) ->
+    B = open(Zone, b, telling(fun() -> receive go -> Ask() end end)),
+    exit(B, kill),
+    {asking, b, Cleaner} = await(asking, b),
+    A = open(Zone, a, telling(fun() -> gen_tracker:getattr(Zone, b, missing, infinity) end)),
+    exit(A, kill),
+    {asking, a, Looking} = await(asking, a),
+    zones:at_rest(Looking),
+    ok = gen_tracker:wait(Zone),
+    Cleaner.
 
 %% Each opens the name of the other, whose cleanup it waits for.
 two_children_that_open_each_other_both_end(_) ->
