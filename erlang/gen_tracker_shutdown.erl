@@ -129,10 +129,12 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
     end.
 
 %% @doc What a request is answered while the zone stops.
--spec refusal(Request :: term()) -> ok | {error, shutdown}.
+-spec refusal(Request :: term()) -> ok | refused | {error, shutdown}.
 %% The end of a process may be waiting for these.
 refusal({unregister, _}) -> ok;
 refusal({await_start, _}) -> ok;
+%% A callback would ask again until its time is over.
+refusal({look_up, _, _}) -> refused;
 refusal(_) -> {error, shutdown}.
 
 told({_, overtime, Keeper, What}, #stop{keepers = Keepers} = Stop)
