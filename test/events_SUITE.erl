@@ -37,7 +37,8 @@ all() ->
         subscribers_are_told_when_the_sender_of_events_is_killed,
         every_subscriber_keeps_an_exact_copy_while_all_changes,
         no_birth_is_missed_or_doubled_while_the_first_subscribes,
-        what_was_read_and_is_told_as_well_is_no_second_event
+        what_was_read_and_is_told_as_well_is_no_second_event,
+        nobody_else_can_send_events
     ].
 
 init_per_testcase(Case, Config) ->
@@ -359,7 +360,30 @@ what_was_read_and_is_told_as_well_is_no_second_event(Config) ->
     [Pid, Other] = [open(Zone, Name) || Name <- [?NAME, other]],
     {ok, _} = subscribe(Zone),
     Sender = sender(self()),
-    [Sender ! Told || Told <- [{up, ?NAME, Pid}, {down, ?NAME, Other, earlier}, {up, ?NAME, Other}, {down, nobody, Pid, earlier}]],
+    Secret = secret(Sender),
+    [Sender ! {Secret, Told} || Told <- [{up, ?NAME, Pid}, {down, ?NAME, Other, earlier}, {up, ?NAME, Other}, {down, nobody, Pid, earlier}]],
     normal = stop(Other, normal),
     {down, other, Other, normal} = event(Zone),
     {ok, [{?NAME, Pid}]} = subscribe(Zone).
+
+%% What the events begin with that the table sends.
+secret(Sender) ->
+    [Secret] = [Secret || Secret <- tuple_to_list(sys:get_state(Sender)), is_integer(Secret)],
+    Secret.
+
+nobody_else_can_send_events(Config) ->
+    Zone = zone(Config),
+    Pid = open(Zone, ?NAME),
+    {ok, [{?NAME, Pid}]} = subscribe(Zone),
+    Sender = sender(self()),
+    Events = [{up, other, Pid}, {down, ?NAME, Pid, forged}],
+    [Sender ! Message || Event <- Events, Message <- [Event, {0, Event}, {undefined, Event}, {secret(Sender) + 1, Event}]],
+    [Sender ! {{dead, ?NAME}, Ref, process, Pid, forged} || Ref <- [make_ref(), undefined]],
+    [Sender ! {'DOWN', make_ref(), process, Who, forged} || Who <- [self(), Pid]],
+    Sender ! {'EXIT', whereis(Zone), killed},
+    Other = open(Zone, other),
+    {up, other, Other} = event(Zone),
+    normal = stop(Pid, normal),
+    {down, ?NAME, Pid, normal} = event(Zone),
+    {ok, [{other, Other}]} = subscribe(Zone),
+    [] = tracked_child:taken(gen_tracker).
