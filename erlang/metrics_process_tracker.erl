@@ -84,7 +84,7 @@ go_on(begun, Name, Pid) ->
         Announced -> ?OR_BADARG(proctab_nif:end_registering(?MODULE, Pid, Name, Announced), [Name, Pid])
     catch
         Class:Reason ->
-            ok = proctab_nif:fail_registering(?MODULE, Pid, Name),
+            ok = ?OR_BADARG(proctab_nif:fail_registering(?MODULE, Pid, Name), [Name, Pid]),
             {error, reason(Class, Reason)}
     end;
 %% Not by a local call: who waits for long is not for ever in code that has been replaced, nor in ours when the original has been put back.

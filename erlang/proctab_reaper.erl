@@ -1,21 +1,27 @@
 %% @private
-%% The deaths of the processes in a table of processes: how its server watches for them, and the process that cleans up after them.
+%% The deaths of the processes in a table of processes: how its server watches for them, and the
+%% process that cleans up after them.
 %%
-%% The server, a `gen_server' whose module names the table, too, monitors each process that is registered. It does nothing else with a death than to hand it to its
-%% reaper, so that it answers at once whatever thousands of deaths and slow cleanups cost. The reaper sees to it that the registrations of the dead are undone,
-%% one after the other.
+%% The server, a `gen_server' whose module names the table, too, monitors each process that is
+%% registered. It does nothing else with a death than to hand it to its reaper, so that it answers
+%% at once whatever thousands of deaths and slow cleanups cost. The reaper sees to it that the
+%% registrations of the dead are undone, one after the other.
 %%
-%% What a death undoes is done by `Module:clean/3', once for each registration. The registration goes after that, so whoever sees it gone finds all of it
-%% done. The cleanups run in a process of their own, the *cleaner*, some at a time. So none of this library's code waits for one to return, and can be replaced
-%% twice meanwhile. A cleanup that raises, or is killed because it has not returned for ten seconds, is logged and counts as done.
+%% What a death undoes is done by `Module:clean/3', once for each registration. The registration
+%% goes after that, so whoever sees it gone finds all of it done. The cleanups run in a process of
+%% their own, the *cleaner*, some at a time. So none of this library's code waits for one to return,
+%% and can be replaced twice meanwhile. A cleanup that raises, or is killed because it has not
+%% returned for ten seconds, is logged and counts as done.
 %%
-%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a monitor, waits for the one that is under way, and stops; the rest stays in
-%% the table, where the next server finds it. The next reaper begins when the one before is gone, for which the reapers have a registered name.
+%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a monitor, waits
+%% for the one that is under way, and stops; the rest stays in the table, where the next server
+%% finds it. The next reaper begins when the one before is gone, for which the reapers have a
+%% registered name.
 %%
-%% No message of a stranger changes anything. The death of a process has a tag that only the server and
-%% its reaper know, as has what the server sends to its reaper; timers and all other monitors are known
-%% to nobody but the process that has made them. The native functions tell the server of a process by a
-%% message that anybody could send: it is checked against the table.
+%% No message of a stranger changes anything. The death of a process has a tag that only the server
+%% and its reaper know, as has what the server sends to its reaper; timers and all other monitors
+%% are known to nobody but the process that has made them. The native functions tell the server of a
+%% process by a message that anybody could send: it is checked against the table.
 %%
 %% When the VM has no free process, whatever takes one is tried again after a short while. A server
 %% without a reaper keeps what it has to tell it; a reaper without a cleaner keeps the dead; and the
@@ -26,7 +32,7 @@
 
 -export([start_link/1, open/2, watch/2, is_watched/1, handle_message/2, count/3, parent/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
--export([reap/1, step/1, cleaned/5]).
+-export([reap/1, step/1, cleaned/3]).
 
 -export_type([watched/0]).
 
@@ -41,6 +47,8 @@
 -define(TURN, 500).
 %% How long it may take in all, in milliseconds.
 -define(PATIENCE, 10000).
+%% How long a reaper that ends waits for its cleaner, which it has killed, to end, in milliseconds.
+-define(LAST_PATIENCE, 1000).
 %% How long to wait for a free process before the next try, in milliseconds.
 -define(PAUSE, 50).
 
@@ -73,6 +81,17 @@
     registrations :: [registration()],
     %% How many of them are undone.
     progress :: counters:counters_ref()
+}).
+
+%% What a cleaner has to know after each cleanup.
+-record(turn, {
+    table :: module(),
+    %% How many registrations are undone.
+    progress :: counters:counters_ref(),
+    %% When it does not begin another cleanup any more, in microseconds.
+    until :: integer(),
+    %% Its state before the first cleanup.
+    fresh :: [{atom(), term()}]
 }).
 
 %% No cleaner could be started, and none is before this timer is up.
@@ -163,7 +182,8 @@ log(Report) ->
         error:system_limit -> ok
     end.
 
-%% Makes the caller the server of its table, which belongs to `Owner', and watches all processes in it.
+%% Makes the caller the server of its table, which belongs to `Owner', and watches all processes in
+%% it.
 -spec open({Table :: module(), Reaper :: atom()}, Owner :: pid()) -> watched().
 open({Table, Name}, Owner) ->
     ok = proctab_nif:processes_open(Table, Owner),
@@ -178,7 +198,7 @@ start_reaper(#watched{table = Table, tag = Tag, reaper = #awaited{} = Awaited} =
     Arguments = {Table, Name, Tag, self(), Owner},
     case if_room(fun() -> proc_lib:start(?MODULE, reap, [Arguments]) end) of
         {ok, Reaper} ->
-            lists:foreach(fun(Message) -> gen_server:cast(Reaper, Message) end, lists:reverse(Messages)),
+            [ok = gen_server:cast(Reaper, Message) || Message <- lists:reverse(Messages)],
             Watched#watched{reaper = Reaper};
         _FullOrKilled ->
             %% Nobody else would notice.
@@ -229,7 +249,8 @@ handle_message({timeout, Timer, _}, #watched{reaper = #awaited{timer = Timer}} =
 handle_message(_Message, Watched) ->
     Watched.
 
-%% Has the reaper tell a caller of the server how many registrations a name has, at a moment when no cleanup is half done.
+%% Has the reaper tell a caller of the server how many registrations a name has, at a moment when no
+%% cleanup is half done.
 -spec count(Name :: term(), gen_server:from(), watched()) -> watched().
 count(Name, From, #watched{tag = Tag} = Watched) ->
     tell({Tag, count, Name, From}, Watched).
@@ -303,21 +324,25 @@ handle_cast(_Request, Reaper) ->
     {noreply, Reaper}.
 
 -spec handle_info(term(), #reaper{}) -> next().
-handle_info({'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{monitor = Monitor} = Cleaner} = Reaper) ->
-    with_table(fun() -> go_on(finish(Cleaner, Reason, Reaper#reaper{cleaner = none})) end, Reaper);
-handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer, pid = Pid}} = Reaper) ->
-    exit(Pid, kill),
+handle_info(
+    {'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{monitor = Monitor}} = Reaper
+) ->
+    with_table(fun() -> go_on(finish(Reason, Reaper)) end, Reaper);
+handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer}} = Reaper) ->
+    exit(Reaper#reaper.cleaner#cleaner.pid, kill),
     {noreply, Reaper};
 handle_info({timeout, Timer, pause}, #reaper{cleaner = #pause{timer = Timer}} = Reaper) ->
     go_on(Reaper#reaper{cleaner = none});
 handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{server = {_, Monitor}} = Reaper) ->
     go_on(Reaper#reaper{server = gone});
-handle_info({'DOWN', Monitor, process, Owner, _Reason}, #reaper{owner = {Owner, Monitor}} = Reaper) ->
+handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{owner = {_, Monitor}} = Reaper) ->
     {stop, shutdown, Reaper};
-handle_info({'DOWN', Predecessor, process, _, _Reason}, #reaper{predecessor = Predecessor, name = Name, owner = {Owner, _}} = Reaper) ->
+handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{predecessor = Monitor} = Reaper) ->
+    #reaper{name = Name, owner = {Owner, _}} = Reaper,
     case is_process_alive(Owner) of
         true -> go_on(Reaper#reaper{predecessor = succeed(Name)});
-        %% It ended by that, too, and left a cleanup that was under way: which is not to be begun again, while the table is still there.
+        %% It ended by that, too, and left a cleanup that was under way: which is not to be begun
+        %% again, while the table is still there.
         false -> {stop, shutdown, Reaper}
     end;
 handle_info({{busy, Pid}, Monitor, process, Caller, _Reason}, #reaper{busy = Busy} = Reaper) ->
@@ -328,11 +353,25 @@ handle_info({{busy, Pid}, Monitor, process, Caller, _Reason}, #reaper{busy = Bus
 handle_info(_Message, Reaper) ->
     {noreply, Reaper}.
 
-%% A server without its reaper would be of no use, and not every end reaches it by the link.
+%% A server without its reaper would be of no use, and not every end reaches it by the link. Nor
+%% does one reach a cleaner in which a cleanup has ended the link, or traps exits; it is dead when
+%% the name of the reaper is free for the next one.
 -spec terminate(term(), #reaper{}) -> true.
-terminate(_Reason, #reaper{server = {Server, _Monitor}}) ->
-    exit(Server, shutdown);
-terminate(_Reason, #reaper{server = gone}) ->
+terminate(_Reason, #reaper{server = Server, cleaner = Cleaner}) ->
+    stop_server(Server),
+    stop_cleaner(Cleaner).
+
+stop_server({Server, _Monitor}) -> exit(Server, shutdown);
+stop_server(gone) -> true.
+
+stop_cleaner(#cleaner{pid = Pid, monitor = Monitor}) ->
+    exit(Pid, shutdown),
+    exit(Pid, kill),
+    receive
+        {'DOWN', Monitor, process, Pid, _Reason} -> true
+    after ?LAST_PATIENCE -> true
+    end;
+stop_cleaner(_NoCleaner) ->
     true.
 
 -spec code_change(term(), #reaper{}, term()) -> {ok, #reaper{}}.
@@ -368,7 +407,8 @@ go_on(#reaper{predecessor = gone, table = Table, asking = Asking} = Reaper) ->
 go_on(Reaper) ->
     {noreply, Reaper}.
 
-%% One registration each of some of the dead. What is left of a process when nothing is registered is no work for a cleaner.
+%% One registration each of some of the dead. What is left of a process when nothing is registered
+%% is no work for a cleaner.
 take(0, Taken, Reaper) ->
     {Taken, Reaper};
 take(Count, Taken, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
@@ -380,15 +420,20 @@ take(Count, Taken, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
             Next = Reaper#reaper{dead = Rest, busy = maps:remove(Pid, Busy)},
             %% The server may have been told twice of the same death.
             case lists:keymember(Pid, 1, Taken) orelse proctab_nif:next(Table, Pid) of
-                {registered, Name, Announced} -> take(Count - 1, [{Pid, Name, Announced} | Taken], Next);
-                {busy, Callers} -> take(Count, Taken, wait(Pid, Callers, Next));
-                _DoneOrTaken -> take(Count, Taken, Next)
+                {registered, Name, Announced} ->
+                    take(Count - 1, [{Pid, Name, Announced} | Taken], Next);
+                {busy, Callers} ->
+                    take(Count, Taken, wait(Pid, Callers, Next));
+                _DoneOrTaken ->
+                    take(Count, Taken, Next)
             end
     end.
 
-%% The server is told when a caller is through that was announcing the process when it died. One that is killed in the middle will not tell.
+%% The server is told when a caller is through that was announcing the process when it died. One
+%% that is killed in the middle will not tell.
 wait(Pid, Callers, #reaper{busy = Busy} = Reaper) ->
-    Reaper#reaper{busy = Busy#{Pid => [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers]}}.
+    Monitors = [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers],
+    Reaper#reaper{busy = Busy#{Pid => Monitors}}.
 
 clean(#reaper{cleaner = #pause{}} = Reaper) ->
     Reaper;
@@ -401,16 +446,25 @@ clean(Reaper) ->
 start_cleaner(Registrations, #reaper{table = Table} = Reaper) ->
     Progress = counters:new(1, []),
     Until = erlang:monotonic_time(microsecond) + ?TURN,
-    Steps = [[{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Table, Pid, Name, Progress, Until]}] || {Pid, Name, Announced} <- Registrations],
-    Arguments = [fun ?MODULE:step/1, lists:append(Steps)],
-    case if_room(fun() -> spawn_opt(lists, foreach, Arguments, [link, monitor]) end) of
+    Turn = #turn{table = Table, progress = Progress, until = Until, fresh = fresh(self())},
+    Steps = lists:append([steps(Registration, Turn) || Registration <- Registrations]),
+    Start = fun() -> spawn_opt(lists, foreach, [fun ?MODULE:step/1, Steps], [link, monitor]) end,
+    case if_room(Start) of
         {Pid, Monitor} ->
-            Timer = erlang:start_timer(?PATIENCE, self(), patience),
-            Cleaner = #cleaner{pid = Pid, monitor = Monitor, timer = Timer, registrations = Registrations, progress = Progress},
+            Cleaner = #cleaner{
+                pid = Pid,
+                monitor = Monitor,
+                timer = erlang:start_timer(?PATIENCE, self(), patience),
+                registrations = Registrations,
+                progress = Progress
+            },
             Reaper#reaper{cleaner = Cleaner, is_full = false};
         full ->
             pause(put_back(Registrations, Reaper))
     end.
+
+steps({Pid, Name, Announced}, #turn{table = Table} = Turn) ->
+    [{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Pid, Name, Turn]}].
 
 pause(#reaper{table = Table, is_full = IsFull} = Reaper) ->
     IsFull orelse log_limit(Table),
@@ -423,8 +477,8 @@ step({Module, Function, Arguments}) ->
     apply(Module, Function, Arguments).
 
 %% In the cleaner, after a cleanup.
--spec cleaned(Table :: module(), pid(), Name :: term(), counters:counters_ref(), Until :: integer()) -> true.
-cleaned(Table, Pid, Name, Progress, Until) ->
+-spec cleaned(pid(), Name :: term(), #turn{}) -> true.
+cleaned(Pid, Name, #turn{table = Table, progress = Progress} = Turn) ->
     try
         ok = proctab_nif:unregister(Table, Pid, Name)
     catch
@@ -432,16 +486,30 @@ cleaned(Table, Pid, Name, Progress, Until) ->
         error:badarg -> exit(Progress)
     end,
     counters:add(Progress, 1, 1),
-    erlang:monotonic_time(microsecond) < Until orelse exit(Progress).
+    may_go_on(Turn) orelse exit(Progress).
+
+%% Whether there is time for another cleanup, and this one has left nothing in the process that
+%% could do harm to the next: a link, for example, to a process that crashes.
+may_go_on(#turn{until = Until, fresh = Fresh}) ->
+    erlang:monotonic_time(microsecond) < Until andalso process_info(self(), items()) =:= Fresh.
+
+items() ->
+    [links, monitors, trap_exit, message_queue_len, priority, group_leader].
+
+%% The items of a cleaner of this reaper that has done nothing yet.
+fresh(Reaper) ->
+    Values = [[Reaper], [], false, 0, normal, group_leader()],
+    lists:zip(items(), Values).
 
 %% The cleaner is at its end. Those that it had may have more registrations.
-finish(#cleaner{timer = Timer, registrations = Registrations, progress = Progress}, Reason, Reaper) ->
+finish(Reason, #reaper{cleaner = Cleaner} = Reaper) ->
+    #cleaner{timer = Timer, registrations = Registrations, progress = Progress} = Cleaner,
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     case lists:nthtail(counters:get(Progress, 1), Registrations) of
         [Failed | _] when Reason =/= Progress -> fail(Failed, Reason, Reaper);
         _ -> ok
     end,
-    put_back(Registrations, Reaper).
+    put_back(Registrations, Reaper#reaper{cleaner = none}).
 
 put_back(Registrations, #reaper{dead = Dead} = Reaper) ->
     First = fun({Pid, _Name, _Announced}, Queue) -> queue:in_r(Pid, Queue) end,
@@ -449,7 +517,13 @@ put_back(Registrations, #reaper{dead = Dead} = Reaper) ->
 
 fail({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
     ok = proctab_nif:unregister(Table, Pid, Name),
-    log(#{label => {Table, clean}, what => "cleaning up after a dead process failed", process => Pid, name => Name, reason => Reason}).
+    log(#{
+        label => {Table, clean},
+        what => "cleaning up after a dead process failed",
+        process => Pid,
+        name => Name,
+        reason => Reason
+    }).
 
 %% The table may be closed at any time, by the end of its owner.
 with_table(Run, Reaper) ->

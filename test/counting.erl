@@ -8,7 +8,7 @@
 -behaviour(supervisor).
 
 -export([kinds/0, open/2, close/1, server/1, reaper/1, start/1, supervisor/2, init/1]).
--export([counted/1, add/2, held/1, cleaner/2, let_go/2]).
+-export([counted/1, add/2, cleaned_by/2, held/1, cleaner/2, let_go/2]).
 -export([count/1, handled/1, settled/2, books/2, assert_books/3]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -64,6 +64,16 @@ add(tracker, Pid) ->
 add(monitor, Pid) ->
     add_worker(Pid, fun() -> ok end).
 
+%% A counted process whose cleanup also does something.
+cleaned_by(tracker, Fun) ->
+    Pid = idle(),
+    ok = metrics_process_tracker:track({does, -1, Fun, Pid}, Pid),
+    Pid;
+cleaned_by(monitor, Fun) ->
+    Pid = idle(),
+    ok = add_worker(Pid, Fun),
+    Pid.
+
 %% A counted process whose cleanup sends the test `{held, Pid, Cleaner}' and waits for `let_go/2'.
 held(tracker) ->
     Pid = idle(),
@@ -117,8 +127,10 @@ settled(Kind, Count) ->
 
 %% How often a process was counted, and how often it was cleaned up after.
 books(tracker, Pid) ->
-    Sum = fun({Ups, Downs}, {Ups2, Downs2}) -> {Ups + Ups2, Downs + Downs2} end,
-    Sum(ledger_backend:moves(Pid), ledger_backend:moves({gated, -1, self(), Pid}));
+    Names = [Pid, {gated, -1, '_', Pid}, {does, -1, '_', Pid}],
+    Moves = [ets:match(ledger_backend, {Name, '$1', '$2'}) || Name <- Names],
+    {Ups, Downs} = lists:unzip([{Up, Down} || [Up, Down] <- lists:append(Moves)]),
+    {lists:sum(Ups), lists:sum(Downs)};
 books(monitor, Pid) ->
     case ets:lookup(?MODULE, Pid) of
         [{Pid, Times}] -> {1, Times};

@@ -6,6 +6,7 @@
 %% - `{told, Test, _}`: the test receives `{updated, Name, Step, Self}`;
 %% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and says how it goes on with `let_go/1` or `let_raise/3`;
 %% - `{raises, Step, Class, Reason}`: raises;
+%% - `{does, Step, Fun, _}`: is counted, and calls the fun;
 %% - `{answers, Term}`: is counted, and returns the term.
 %%
 %% What is raised is not counted.
@@ -53,6 +54,9 @@ update({raises, Step, Class, Reason}, {c, Step}, _Config) ->
 update({answers, Term} = Name, {c, Step}, _Config) ->
     count(Name, Step),
     Term;
+update({does, Step, Fun, _} = Name, {c, Step}, _Config) ->
+    count(Name, Step),
+    Fun();
 update({told, Test, _} = Name, {c, Step}, _Config) ->
     count(Name, Step),
     Test ! {updated, Name, Step, self()},
