@@ -483,7 +483,7 @@ end_all(#requests{waiting = Waiting}) ->
     lists:foreach(fun(Request) -> reply(Request, at_stop(Request)) end, All).
 
 at_stop(#request{kind = await_start}) -> ok;
-at_stop(#request{kind = look_up}) -> ended;
+at_stop(#request{kind = look_up}) -> refused;
 at_stop(_) -> {error, shutdown}.
 
 reply(#request{from = From}, Reply) ->
