@@ -645,18 +645,23 @@ start_again(Spec, Child) ->
 
 not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, error, {error, Reason}) ->
     report(Child, {start_error, Reason}),
-    drain(Child),
-    IsPending = say(fun proctab_nif:pending/2, [], Child),
-    tell_launched(Child, {error, Reason}),
-    case IsPending of
-        true -> delay(Child);
-        false -> end_of(Child)
-    end;
+    pend(Child, {error, Reason});
 not_restarted(#child{name = Name} = Child, Kind, Result) ->
     _ = Kind =:= ignore orelse report(Child, {start_error, reason(Result)}),
     ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, zone => zone(Child), name => Name,
                  result => Result}),
     give_up(Child, Result).
+
+%% Until the next try.
+-spec pend(#child{}, result()) -> no_return().
+pend(Child, Result) ->
+    drain(Child),
+    IsPending = say(fun proctab_nif:pending/2, [], Child),
+    tell_launched(Child, Result),
+    case IsPending of
+        true -> delay(Child);
+        false -> end_of(Child)
+    end.
 
 reason({error, Reason}) -> Reason;
 reason(Result) -> Result.
@@ -704,9 +709,9 @@ retry_with(Spec, #child{spec = Own} = Child) ->
             case start_child(Spec, With) of
                 {started, Running} ->
                     wait(Running#child{delay = ?FIRST_DELAY});
-                {failed, Kind, Result} ->
+                {failed, _, Result} ->
                     _ = say(fun proctab_nif:respec/3, [Own], Child),
-                    not_restarted(Child, Kind, Result);
+                    pend(Child, Result);
                 stopped ->
                     leave(Child)
             end;

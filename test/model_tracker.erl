@@ -37,7 +37,8 @@
 
 %% What a zone holds: its rows by name; how often start functions were called for each name; and processes that live on without a name. For each name births and deaths, and
 %% what `after_terminate` is told, the latest first.
--record(model, {rows = #{}, starts = #{}, detached = [], events = #{}, told = #{}}).
+%% `unwanted` are the children whose end somebody has asked for: those who wait for their start may be told so.
+-record(model, {rows = #{}, starts = #{}, detached = [], events = #{}, told = #{}, unwanted = []}).
 %% The states are those of the library's table.
 -record(row, {state = vacant, child, attributes = #{}}).
 %% `keeper` is the identity of the first child of the process beside it; `called`: the start function was; `ended`: the reason of its exit; `stopping`: it is to be forgotten, and
@@ -109,13 +110,14 @@ replay({Mode, Seed, Program, _}) ->
 
 %% The library logs start functions that crash.
 quietly(Fun) ->
-    Levels = logger:get_module_level(gen_tracker_child),
-    ok = logger:set_module_level(gen_tracker_child, none),
+    Modules = [gen_tracker_child, gen_tracker_reports],
+    Levels = logger:get_module_level(Modules),
+    ok = logger:set_module_level(Modules, none),
     put(figures, #{}),
     try
         Fun()
     after
-        ok = logger:unset_module_level(gen_tracker_child),
+        ok = logger:unset_module_level(Modules),
         [ok = logger:set_module_level(Module, Level) || {Module, Level} <- Levels],
         [erase(Key) || Key <- [figures, wrong, seed]]
     end.
@@ -464,8 +466,11 @@ step(count, start, #model{rows = Rows} = Model) ->
     answer(length([row || #row{state = State} <- maps:values(Rows), State =/= vacant]), Model);
 step(wait, start, Model) ->
     answer(ok, Model);
-step({malformed, _}, start, Model) ->
-    answer({error, {invalid_mfa, nothing}}, Model);
+step({malformed, Name}, start, Model) ->
+    case row(Name, Model) of
+        #row{state = running, child = #child{id = Id, ended = undefined}} -> answer({ok, Id}, Model);
+        _ -> answer({error, {invalid_mfa, nothing}}, Model)
+    end;
 step({childspec, Name}, start, Model) ->
     answer(childspec(row(Name, Model)), Model);
 step({restart_child, Name}, start, Model) ->
@@ -587,11 +592,13 @@ shutdown(_) -> 200.
 
 %% find_or_open: the callers who come while a child is being started get its answer, too.
 opened(_, _, {opening, Id, Answer}, Model) ->
-    once_started(Id, Model, answer(Answer, Model));
+    once_started(Id, Model, answer(Answer, Model) ++ killed(Id, Model));
 opened(Name, Spec, start, Model) ->
     case row(Name, Model) of
-        #row{state = running, child = #child{id = Id}} -> answer({ok, Id}, Model);
+        %% Nobody is given a child that is dead.
+        #row{state = running, child = #child{id = Id, ended = undefined}} -> answer({ok, Id}, Model);
         #row{state = launching, child = Child} -> [{{stage, opening(Child)}, Model}];
+        #row{state = restarting, child = #child{id = Id, spec = #spec{again = ok}}} -> [{{stage, {opening, Id, {ok, Id}}}, Model}];
         #row{state = vacant} -> launched(Name, Spec, fun opening/1, Model);
         _ -> []
     end.
@@ -603,8 +610,15 @@ start_answer(ok, Id) -> {ok, Id};
 start_answer(info, Id) -> {ok, Id, info};
 start_answer(refused, _) -> {error, refused};
 start_answer(ignore, _) -> ignore;
-start_answer(odd, _) -> {error, {bad_return_value, odd}};
+start_answer(odd, _) -> odd;
 start_answer(crash, _) -> {error, crashed}.
+
+%% It is told to those who wait for a start that somebody had ended.
+killed(Id, #model{unwanted = Unwanted} = Model) ->
+    case lists:member(Id, Unwanted) of
+        true -> answer({error, killed}, Model);
+        false -> []
+    end.
 
 %% Only when that child is no longer being started.
 once_started({started, Name, _} = Id, Model, Steps) ->
@@ -623,9 +637,11 @@ next_identity(Name, #model{starts = Starts}) ->
 
 %% start_child: the one whose child it is gets the answer of its start.
 started(_, _, {opening, Id, ignore}, Model) ->
-    once_started(Id, Model, answer({ok, undefined}, Model));
+    once_started(Id, Model, answer({ok, undefined}, Model) ++ killed(Id, Model));
+started(_, _, {opening, Id, odd}, Model) ->
+    once_started(Id, Model, answer({error, odd}, Model) ++ killed(Id, Model));
 started(_, _, {opening, Id, Answer}, Model) ->
-    once_started(Id, Model, answer(Answer, Model));
+    once_started(Id, Model, answer(Answer, Model) ++ killed(Id, Model));
 started(Name, Spec, start, Model) ->
     case row(Name, Model) of
         #row{state = vacant} -> launched(Name, Spec, fun opening/1, Model);
@@ -672,8 +688,12 @@ held(Name, Model) ->
         _ -> []
     end.
 
-joined({joining, Id, true}, Model) -> once_started(Id, Model, answer({error, {already_started, Id}}, Model));
-joined({joining, Id, false}, Model) -> once_started(Id, Model, [{{stage, start}, Model}]).
+joined({joining, Id, true}, Model) ->
+    Killed = killed(Id, Model),
+    Again = [{{stage, start}, Model} || Killed =/= []],
+    once_started(Id, Model, answer({error, {already_started, Id}}, Model) ++ Killed ++ Again);
+joined({joining, Id, false}, Model) ->
+    once_started(Id, Model, [{{stage, start}, Model}] ++ killed(Id, Model)).
 
 is_started(How) ->
     How =:= ok orelse How =:= info.
@@ -682,8 +702,9 @@ is_started(How) ->
 stopped(Name, start, Model) ->
     case row(Name, Model) of
         #row{state = vacant} -> answer({error, no_child}, Model);
-        #row{child = #child{keeper = Keeper} = Child} = Row ->
-            [{{stage, {stopping, Keeper}}, put_row(Name, Row#row{child = Child#child{stopping = true}}, Model)}]
+        #row{child = #child{id = Id, keeper = Keeper} = Child} = Row ->
+            Unwanted = Model#model{unwanted = [Id | Model#model.unwanted -- [Id]]},
+            [{{stage, {stopping, Keeper}}, put_row(Name, Row#row{child = Child#child{stopping = true}}, Unwanted)}]
     end;
 stopped(Name, {stopping, Keeper}, Model) ->
     case row(Name, Model) of
@@ -721,6 +742,9 @@ moved(Name, #row{state = State, child = #child{called = false} = Child} = Row, M
     {started, Name, Number} = Child#child.id,
     Called = Row#row{child = Child#child{called = true}, attributes = (Row#row.attributes)#{?BOOKS => books}},
     [put_row(Name, Called, Model#model{starts = (Model#model.starts)#{Name => Number}})];
+moved(Name, #row{state = State, child = #child{stopping = true}}, Model) when State =:= launching; State =:= restarting ->
+    %% What comes of it is not wanted any more.
+    [put_row(Name, #row{}, Model)];
 moved(Name, #row{state = launching, child = #child{spec = #spec{how = How}}} = Row, Model) ->
     [case is_started(How) of true -> up(Name, Row, Model); false -> put_row(Name, #row{}, Model) end];
 moved(Name, #row{state = restarting, child = #child{id = {_, _, Number}, spec = #spec{again = Again} = Spec, keeper = Keeper} = Child} = Row, Model) ->
@@ -817,8 +841,8 @@ perform(count, _) ->
     gen_tracker:count(?ZONE);
 perform(wait, _) ->
     gen_tracker:wait(?ZONE);
-perform({malformed, Name}, _) ->
-    gen_tracker:find_or_open(?ZONE, {Name, nothing, temporary});
+perform({malformed, Name}, World) ->
+    known(gen_tracker:find_or_open(?ZONE, {Name, nothing, temporary}), World);
 perform({childspec, Name}, _) ->
     case supervisor:get_childspec(?ZONE, Name) of
         {ok, #{id := Name} = Spec} -> {ok, maps:with([restart, shutdown, type, modules], Spec)};
@@ -865,9 +889,8 @@ settled(Name) ->
     Spec = {Name, {?MODULE, ignore, []}, temporary, 200, worker, []},
     case supervisor:start_child(?ZONE, Spec) of
         {error, already_present} ->
-            %% It may be told of a start that fails before the one that will not.
-            _ = gen_tracker:find_or_open(?ZONE, Spec),
-            settled(Name);
+            %% Its next start, which will not fail, is not long away.
+            receive after 1 -> settled(Name) end;
         _ ->
             ok
     end.
