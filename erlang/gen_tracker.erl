@@ -78,6 +78,8 @@
 -define(OPEN_TIMEOUT, 60000).
 %% The longest time that a process can wait for a message, in milliseconds.
 -define(LONGEST_WAIT, 16#ffffffff).
+%% The dictionary of a process with so many words is not copied to look for its ancestors.
+-define(LARGE_HEAP, 200000).
 %% How long the tracker waits for the end of some process, when there can be no more of them.
 -define(LIMIT_INTERVAL, 100).
 
@@ -418,19 +420,21 @@ woken(Waits) ->
     _ = proctab_nif:stop_waiting(Waits),
     again.
 
-%% While a child is terminating, a callback of the same zone must not wait for just its own end, in
-%% however many steps. The tracker answers such a caller when the cleanup is over, or refuses.
+%% A start function, or an `after_terminate', of the same zone must not wait for just its own end, in
+%% however many steps. The tracker refuses it then, and otherwise knows that it waits.
 may_wait(Zone, Name, Owner) ->
-    Callers = [Pid || Pid <- [self(), caller()], is_pid(Pid)],
-    case proctab_nif:child(Zone, Name) of
-        {terminating, _, _, _} ->
-            case lists:any(fun(Pid) -> proctab_nif:kept(Zone, Pid) =/= undefined end, Callers) of
-                true -> ask_to_wait(Name, Owner);
-                false -> make_ref()
-            end;
-        _ ->
-            make_ref()
+    case lists:any(fun(Pid) -> is_in_callback(Zone, Pid) end, [self(), caller()]) of
+        true -> ask_to_wait(Name, Owner);
+        false -> make_ref()
     end.
+
+is_in_callback(Zone, Pid) when is_pid(Pid) ->
+    case proctab_nif:kept(Zone, Pid) of
+        {_, State, _, _} -> lists:member(State, [launching, restarting, terminating]);
+        undefined -> false
+    end;
+is_in_callback(_, undefined) ->
+    false.
 
 %% The form of an alias in a call, as `gen' has it.
 -dialyzer({no_improper_lists, ask_to_wait/2}).
@@ -860,13 +864,20 @@ unknown_call(Call, From, #tracker{zone = Zone} = Tracker) ->
 
 %% Anybody may send such a call, with anything in it.
 request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
-    case gen_tracker_child:is_spec(Spec) andalso is_child(Kind, Spec, Child) of
+    case gen_tracker_child:is_spec(Spec) andalso is_child(Kind, Spec, Child, Tracker) of
         true -> handle(Kind, Name, Spec, Child, From, Callers, Tracker);
         false -> {reply, {error, badarg}, Tracker}
     end.
 
-is_child(Add, _, Child) when Add =:= add; Add =:= register -> is_pid(Child) andalso Child =/= self();
-is_child(_, {Start, _, _, _, _}, undefined) -> Start =/= undefined.
+is_child(Add, _, Child, Tracker) when Add =:= add; Add =:= register ->
+    is_pid(Child) andalso not is_own(Child, Tracker);
+is_child(_, {Start, _, _, _, _}, undefined, _) ->
+    Start =/= undefined.
+
+%% The zone's own processes cannot be its children.
+is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone}) ->
+    lists:member(Pid, [self(), Watchdog, Events]) orelse
+        node(Pid) =:= node() andalso proctab_nif:kept(Zone, Pid) =/= undefined.
 
 handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, #tracker{requests = Requests} = Tracker) ->
     Local = [Caller || Caller <- [Pid | Callers], is_pid(Caller), node(Caller) =:= node()],
@@ -875,6 +886,14 @@ handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, #tracker{requests = Re
 
 %% The head of the caller's `$ancestors', of a call that does not tell.
 ancestor({Pid, _}) when node(Pid) =:= node() ->
+    case process_info(Pid, total_heap_size) of
+        {total_heap_size, Words} when Words < ?LARGE_HEAP -> ancestor_of(Pid);
+        _ -> []
+    end;
+ancestor(_) ->
+    [].
+
+ancestor_of(Pid) ->
     case process_info(Pid, dictionary) of
         {dictionary, Dictionary} ->
             case lists:keyfind('$ancestors', 1, Dictionary) of
@@ -883,9 +902,7 @@ ancestor({Pid, _}) when node(Pid) =:= node() ->
             end;
         undefined ->
             []
-    end;
-ancestor(_) ->
-    [].
+    end.
 
 unregister(Name, #tracker{zone = Zone}) ->
     case proctab_nif:child(Zone, Name) of

@@ -43,7 +43,7 @@
 -module(gen_tracker_child).
 
 -export([check/1, is_spec/1, stored/1, to_map/2]).
--export([start/1, launch/3, attach/3, attached/2, died/4, adopt/3, stop/2, stop_zone/2, retry/3]).
+-export([start/1, launch/3, attach/3, attached/2, died/4, adopt/4, stop/2, stop_zone/2, retry/3]).
 -export([discard/1, is_alive/1, patience/1, started_by/1, label/1]).
 -export([init/1, loop/1, delayed/2]).
 
@@ -197,9 +197,11 @@ died(Keeper, #{tag := Tag}, Child, Reason) ->
     ok.
 
 %% @doc Has a keeper go on with the row of one that ended for `Reason', in whatever state it is.
--spec adopt(pid(), context(), Reason :: term()) -> ok.
-adopt(Keeper, Context, Reason) ->
-    tell(Keeper, Context, adopt, Reason).
+%% `Times' says when keepers of that row have ended lately, in milliseconds, the latest first. Each
+%% counts as a restart.
+-spec adopt(pid(), context(), Reason :: term(), Times :: [integer()]) -> ok.
+adopt(Keeper, Context, Reason, Times) ->
+    tell(Keeper, Context, adopt, {Reason, Times}).
 
 %% @doc Has a keeper stop its child and forget it. The row was marked before.
 -spec stop(pid(), context()) -> ok.
@@ -271,8 +273,10 @@ keep(#{tag := Tag, tracker := Tracker} = Context) ->
             with_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
         {Tag, attach, Pid} ->
             attach_to(Pid, monitor_now(Pid, []), Context);
-        {Tag, adopt, Reason} ->
-            with_row(Context, fun(State, Pid, Child) -> adopted(State, Pid, Child, Reason) end);
+        {Tag, adopt, {Reason, Times}} ->
+            with_row(Context, fun(State, Pid, Child) ->
+                adopted(State, Pid, after_keepers(Times, Child), Reason)
+            end);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
@@ -354,15 +358,21 @@ attached_dead(#child{pid = Pid} = Child, Reason) ->
     tell_launched(Child, {ok, Pid}),
     terminated(Child, exit_reason(Child, Reason)).
 
+after_keepers(Times, Child) ->
+    Number = length(Times),
+    Delay = min(?FIRST_DELAY + ?MORE_DELAY * (Number - 1), ?LONGEST_DELAY),
+    Child#child{restarts = Times, is_slowed = Number > ?INTENSITY, delay = Delay}.
+
 adopted(running, Pid, Child, _) ->
     %% There may have been no time to tell.
     tell_launched(Child, {ok, Pid}),
     wait(watch(Pid, Child));
 adopted(launching, _, Child, Reason) ->
     give_up(Child, {error, Reason});
-adopted(terminating, _, Child, Reason) ->
-    %% after_terminate may have been called, and is never called twice.
-    cleaned_up(Child, Reason);
+adopted(terminating, _, Child, _) ->
+    %% after_terminate may have been called, and is never called twice. Why the child ended is not
+    %% known any more; see settle/2.
+    cleaned_up(Child, killed);
 adopted(restarting, _, Child, Reason) ->
     not_restarted(Child, error, {error, Reason});
 adopted(slowed, _, Child, _) ->
@@ -393,8 +403,11 @@ outcome(Other, Child) -> log_start_error(Other, #{}, Child), {failed, improper, 
 process(Pid, Result, #child{context = #{tracker := Tracker}} = Child)
         when Pid =:= Tracker; Pid =:= self() ->
     improper(Result, Child);
-process(Pid, _, _) ->
-    {ok, Pid}.
+process(Pid, Result, Child) ->
+    case node(Pid) =:= node() andalso own(fun proctab_nif:kept/2, [zone(Child), Pid]) of
+        {_, _, _, _} -> improper(Result, Child);
+        _ -> {ok, Pid}
+    end.
 
 improper(Result, Child) ->
     log_start_error(Result, #{}, Child),
@@ -438,14 +451,20 @@ registered(Pid, Result, Spec, Child) ->
         stopping ->
             %% First the answer: the child may be waiting for it in `init_ack'.
             tell_launched(Child, {error, killed}),
-            _ = stop_child(Running),
+            %% The start is over, and its time limit is no concern of the child.
+            _ = say(fun proctab_nif:terminating/3, [killed], Child),
+            end_unregistered(Running),
             remove(Child),
             stopped;
         false ->
             %% The zone has gone meanwhile.
-            _ = stop_child(Running),
+            end_unregistered(Running),
             exit(shutdown)
     end.
+
+%% No table has it, so it ends also when this keeper is killed.
+end_unregistered(#child{pid = Pid, spec = {_, _, Shutdown, _, _}}) ->
+    gen_tracker_shutdown:end_apart(Pid, Shutdown).
 
 tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
     Tracker ! {Tag, launched, self(), Result},
@@ -577,8 +596,23 @@ links(#child{context = #{tracker := Tracker}}) ->
 terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
     _ = (Restart =:= permanent orelse is_abnormal(Reason)) andalso
         report(Child, {child_terminated, Reason}),
-    after_terminate(Child, Reason),
-    cleaned_up(Child, Reason).
+    Settled = settle(Child, Reason),
+    after_terminate(Settled, Reason),
+    cleaned_up(Settled, Reason).
+
+%% Whether the child is started again is settled before its `after_terminate' runs: another keeper
+%% may have to go on from there, and knows the spec alone.
+settle(#child{spec = {MFA, transient, Shutdown, Type, Mods}} = Child, Reason) ->
+    case is_abnormal(Reason) of
+        true ->
+            Child;
+        false ->
+            Settled = {MFA, temporary, Shutdown, Type, Mods},
+            _ = say(fun proctab_nif:respec/3, [Settled], Child),
+            Child#child{spec = Settled}
+    end;
+settle(Child, _) ->
+    Child.
 
 is_abnormal(normal) -> false;
 is_abnormal(shutdown) -> false;

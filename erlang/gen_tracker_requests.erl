@@ -17,6 +17,8 @@
 
 %% How long a process that registers waits for the start of another, in milliseconds.
 -define(PATIENCE, 60000).
+%% For how long the end of a keeper counts as a restart of its child, in milliseconds.
+-define(LATELY, 10000).
 
 -record(request, {
     kind :: kind(),
@@ -35,10 +37,12 @@
     context :: gen_tracker_child:context(),
     %% What waits for each keeper, the latest first.
     waiting = #{} :: #{Keeper :: pid() => [{role(), #request{}}]},
-    %% The keepers that a keeper's callback waits for, and by how many requests.
-    waits_for = #{} :: #{Keeper :: pid() => #{Keeper :: pid() => pos_integer()}},
+    %% The keepers that a keeper's callback waits for, and the processes that have asked for that.
+    waits_for = #{} :: #{Keeper :: pid() => [{Keeper :: pid(), Caller :: pid()}, ...]},
     %% The keepers that were asked to stop their child.
-    ending = #{} :: #{Keeper :: pid() => asked}
+    ending = #{} :: #{Keeper :: pid() => asked},
+    %% When the keepers before this one of the same row have ended lately, the latest first.
+    adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]}
 }).
 
 -opaque requests() :: #requests{}.
@@ -120,9 +124,13 @@ running(find_or_open, Pid) -> {ok, Pid};
 running(_, Pid) -> {error, {already_started, Pid}}.
 
 retry(Keeper, #request{spec = Spec} = Request, #requests{ending = Ending} = Requests) ->
-    _ = is_map_key(Keeper, Ending) orelse
-        gen_tracker_child:retry(Keeper, Requests#requests.context, Spec),
-    wait(Keeper, waits, Request, Requests).
+    case wait(Keeper, waits, Request, Requests) of
+        {Keeper, Waiting} when not is_map_key(Keeper, Ending) ->
+            gen_tracker_child:retry(Keeper, Requests#requests.context, Spec),
+            {Keeper, Waiting};
+        Other ->
+            Other
+    end.
 
 try_take(Request, Requests) ->
     try
@@ -212,15 +220,17 @@ overtime(Keeper, What, Requests) ->
     ok = gen_tracker_shutdown:overtime(Keeper, What, Requests#requests.context),
     Requests.
 
-%% A caller that waits for an attribute of a name whose child is terminating. The attribute may
-%% come all the same; what is decided here is whether to wait.
+%% A start function or an `after_terminate' that waits for an attribute of a name. The table wakes
+%% it; what is decided here is whether it may wait. A start function may wait for what its own child
+%% sets.
 look_up(#request{name = Name} = Request, Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {terminating, _, Keeper, _} ->
+    case {proctab_nif:child(zone(Requests), Name), asker(Request, Requests)} of
+        {{_, _, Keeper, _}, {Keeper, starting}} ->
+            Requests;
+        {{_, _, Keeper, _}, {_, _}} ->
             {_, Waiting} = wait(Keeper, waits, Request, Requests),
             Waiting;
         _ ->
-            reply(Request, ended),
             Requests
     end.
 
@@ -273,7 +283,7 @@ role(_, Role, _) -> Role.
 add(Keeper, Role, Request, #requests{waiting = Waiting} = Requests) ->
     Same = maps:get(Keeper, Waiting, []),
     More = Waiting#{Keeper => [{Role, Request} | Same]},
-    count(Request, Keeper, 1, Requests#requests{waiting = More}).
+    note(Request, Keeper, Requests#requests{waiting = More}).
 
 by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
@@ -304,21 +314,24 @@ reaches(Asker, [Asker | _], _, _) ->
 reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen) ->
     reaches(Asker, Keepers, WaitsFor, Seen);
 reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
-    More = maps:keys(maps:get(Keeper, WaitsFor, #{})),
+    %% A process that is dead waits no longer.
+    More = [Other || {Other, Caller} <- maps:get(Keeper, WaitsFor, []),
+        gen_tracker_child:is_alive(Caller)],
     reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
 
-count(#request{asker = none}, _, _, Requests) ->
+note(#request{asker = none}, _, Requests) ->
     Requests;
-count(#request{asker = Asker}, Keeper, Change, #requests{waits_for = WaitsFor} = Requests) ->
-    Keepers = maps:get(Asker, WaitsFor, #{}),
-    Counted =
-        case maps:get(Keeper, Keepers, 0) + Change of
-            0 -> maps:remove(Keeper, Keepers);
-            Count -> Keepers#{Keeper => Count}
-        end,
-    case map_size(Counted) of
-        0 -> Requests#requests{waits_for = maps:remove(Asker, WaitsFor)};
-        _ -> Requests#requests{waits_for = WaitsFor#{Asker => Counted}}
+note(#request{asker = Asker, from = {Caller, _}}, Keeper, #requests{waits_for = WaitsFor} = Requests) ->
+    Waits = [{Keeper, Caller} | maps:get(Asker, WaitsFor, [])],
+    Requests#requests{waits_for = WaitsFor#{Asker => Waits}}.
+
+forget_note(#request{asker = none}, _, Requests) ->
+    Requests;
+forget_note(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
+    #requests{waits_for = WaitsFor} = Requests,
+    case lists:delete({Keeper, Caller}, maps:get(Asker, WaitsFor, [])) of
+        [] -> Requests#requests{waits_for = maps:remove(Asker, WaitsFor)};
+        Waits -> Requests#requests{waits_for = WaitsFor#{Asker => Waits}}
     end.
 
 %% The start may be waiting for just the process that is to be registered, or for the one that
@@ -370,8 +383,12 @@ started({ok, Pid, _}) when is_pid(Pid) -> Pid;
 started(_) -> none.
 
 %% A keeper has removed its row.
-ended(Keeper, #requests{ending = Ending} = Requests) ->
-    serve(Keeper, ended, Requests#requests{ending = maps:remove(Keeper, Ending)}).
+ended(Keeper, #requests{ending = Ending, adopted = Adopted} = Requests) ->
+    Left = Requests#requests{
+        ending = maps:remove(Keeper, Ending),
+        adopted = maps:remove(Keeper, Adopted)
+    },
+    serve(Keeper, ended, Left).
 
 serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
     Requests;
@@ -445,8 +462,11 @@ lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) -
             New = gen_tracker_child:start(Context),
             case proctab_nif:change_keeper(zone(Requests), Keeper, New) of
                 {ok, _} ->
-                    gen_tracker_child:adopt(New, Context, Reason),
-                    Moved = move_waiting(Keeper, New, Requests),
+                    Times = lately(Keeper, Requests),
+                    gen_tracker_child:adopt(New, Context, Reason, Times),
+                    Adopted = maps:remove(Keeper, Requests#requests.adopted),
+                    Counted = Requests#requests{adopted = Adopted#{New => Times}},
+                    Moved = move_waiting(Keeper, New, Counted),
                     case maps:take(Keeper, Ending) of
                         {asked, Others} ->
                             gen_tracker_child:stop(New, Context),
@@ -459,6 +479,10 @@ lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) -
                     ended(Keeper, Requests)
             end
     end.
+
+lately(Keeper, #requests{adopted = Adopted}) ->
+    Now = erlang:monotonic_time(millisecond),
+    [Now | [Time || Time <- maps:get(Keeper, Adopted, []), Now - Time < ?LATELY]].
 
 move_waiting(Keeper, New, Requests) ->
     {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
@@ -473,8 +497,8 @@ take_waiting(Select, Keeper, #requests{waiting = Waiting} = Requests) ->
             [] -> maps:remove(Keeper, Waiting);
             _ -> Waiting#{Keeper => Left}
         end,
-    Uncount = fun({_, Request}, Next) -> count(Request, Keeper, -1, Next) end,
-    {lists:reverse(Taken), lists:foldl(Uncount, Requests#requests{waiting = Rest}, Taken)}.
+    Forget = fun({_, Request}, Next) -> forget_note(Request, Keeper, Next) end,
+    {lists:reverse(Taken), lists:foldl(Forget, Requests#requests{waiting = Rest}, Taken)}.
 
 %% @doc Answers all that wait, because the zone stops.
 -spec end_all(requests()) -> ok.

@@ -13,7 +13,7 @@
 %% left behind is ended in its place.
 -module(gen_tracker_shutdown).
 
--export([start_watchdog/2, stop/3, inherit/3, start_patience/1, overtime/3, refusal/1, is_order/1]).
+-export([start_watchdog/2, stop/3, end_apart/2, inherit/3, start_patience/1, overtime/3, refusal/1, is_order/1]).
 -export([init_watchdog/3, watch/3]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -117,6 +117,9 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
         {Tag, _} = Message -> await(told(Message, Stop));
         {Tag, _, _} = Message -> await(told(Message, Stop));
         {Tag, _, _, _} = Message -> await(told(Message, Stop));
+        {{Tag, attached, Keeper}, _, process, Child, Reason} ->
+            gen_tracker_child:died(Keeper, Stop#stop.context, Child, Reason),
+            await(Stop);
         {'DOWN', Monitor, process, Pid, Reason} -> await(down(Pid, Monitor, Reason, Stop));
         {'$gen_call', From, Request} -> gen_server:reply(From, refusal(Request)), await(Stop);
         {'EXIT', Pid, _} = Message ->
@@ -300,6 +303,38 @@ end_start(Keeper, Shutdown) ->
     Deadline = erlang:monotonic_time(millisecond) + ?GRACE,
     lists:foreach(fun({Pid, Monitor}) -> await_end(Pid, Monitor, Deadline) end, Started),
     exit(Keeper, kill).
+
+%% @doc Ends a process as a shutdown says, and returns when it is gone. It ends also when the caller
+%% is killed meanwhile.
+-spec end_apart(pid(), gen_tracker:shutdown()) -> ok.
+end_apart(Pid, Shutdown) ->
+    End = fun() -> end_process(Pid, Shutdown) end,
+    try spawn_monitor(End) of
+        {Helper, Monitor} ->
+            receive
+                {'DOWN', Monitor, process, Helper, _} -> ok
+            end
+    catch
+        %% There can be no more processes.
+        error:system_limit -> End()
+    end.
+
+end_process(Pid, Shutdown) ->
+    Monitor = monitor(process, Pid),
+    exit(Pid, signal(Shutdown)),
+    Time =
+        case Shutdown of
+            infinity -> infinity;
+            _ -> start_patience(Shutdown)
+        end,
+    receive
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    after Time ->
+        exit(Pid, kill),
+        receive
+            {'DOWN', Monitor, process, Pid, _} -> ok
+        end
+    end.
 
 signal(brutal_kill) -> kill;
 signal(_) -> shutdown.
