@@ -876,8 +876,15 @@ is_child(_, {Start, _, _, _, _}, undefined, _) ->
 
 %% The zone's own processes cannot be its children.
 is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone}) ->
-    lists:member(Pid, [self(), Watchdog, Events]) orelse
-        node(Pid) =:= node() andalso proctab_nif:kept(Zone, Pid) =/= undefined.
+    lists:member(Pid, [self(), Watchdog, Events]) orelse is_keeper(Zone, Pid).
+
+is_keeper(Zone, Pid) ->
+    try
+        proctab_nif:kept(Zone, Pid) =/= undefined
+    catch
+        %% A process of another node, or of an earlier life of this one.
+        error:badarg -> false
+    end.
 
 handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, #tracker{requests = Requests} = Tracker) ->
     Local = [Caller || Caller <- [Pid | Callers], is_pid(Caller), node(Caller) =:= node()],
