@@ -87,8 +87,8 @@ stopped(Zone, Stop, Milliseconds) ->
     Deadline = erlang:monotonic_time(millisecond) + Milliseconds,
     Monitors = [{Pid, monitor(process, Pid)} || Pid <- tracked_child:beside(Zone)],
     Monitor = monitor(process, Tracker),
-    %% The VM may keep the latest monitor back until the next signal to that process.
-    _ = process_info(Tracker, status),
+    %% The VM may keep the latest monitor back. Another one pushes it out, and its own end that one.
+    true = demonitor(monitor(process, Tracker), [flush]),
     _ = Stop(Tracker),
     Reason = down(Tracker, Monitor, Deadline),
     [down(Pid, Beside, Deadline) || {Pid, Beside} <- Monitors],
