@@ -743,6 +743,8 @@ retry_with(Spec, #child{spec = Own} = Child) ->
             case start_child(Spec, With) of
                 {started, Running} ->
                     wait(Running#child{delay = ?FIRST_DELAY});
+                {failed, Kind, Result} when With#child.spec =:= Own ->
+                    not_restarted(Child, Kind, Result);
                 {failed, _, Result} ->
                     _ = say(fun proctab_nif:respec/3, [Own], Child),
                     pend(Child, Result);

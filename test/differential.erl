@@ -1,11 +1,22 @@
-%% The same random histories against gen_tracker and against `reference_tracker`, which is its contract in the form of a program: every answer, error, event and call of
-%% `after_terminate` is the same, and so is what can be read after each operation.
+%% The same random histories against gen_tracker and against `reference_tracker`, which is its
+%% contract in the form of a program: every answer, error, event and call of `after_terminate` is
+%% the same, and so is what can be read after each operation.
 %%
-%% A history is a list of operations that can be printed: their arguments are expressions (see `value/2`). A player, a process that is registered as `differential`, plays it
-%% against one of the two modules; then another one against the other. What they saw is compared with pids replaced by what they stand for.
+%% A history is a list of operations that can be printed: their arguments are expressions (see
+%% `value/2`). A player, a process that is registered as `differential`, plays it against one of the
+%% two modules; then another one against the other. What they saw is compared with pids replaced by
+%% what they stand for.
 %%
-%% Nothing depends on time: after each operation the player waits until the zone has reacted. What has to last until another operation comes, a start or an `after_terminate`,
-%% waits at a gate. A call that may wait for it is made in a process of its own, and its answer is compared whenever it comes.
+%% Nothing depends on time: after each operation the player waits until the zone has reacted. What
+%% has to last until another operation comes, a start or an `after_terminate`, waits at a gate. A
+%% call that may wait for it is made in a process of its own, and its answer is compared whenever it
+%% comes.
+%%
+%% Start functions and `after_terminate` call their zone, too, and may wait for a name at a gate. So
+%% that no two of them compete for a name, they do so only while no other one waits.
+%%
+%% Limits of time that are short, those of starts, are waited for. Where an operation has to come
+%% before one that is not, and came too late, the history is played again.
 -module(differential).
 
 -export([round/1, replay/1, history/2, difference/2, shrunk/2]).
@@ -18,6 +29,16 @@
 -define(HANGS, 30000).
 %% How long a history is made shorter, in milliseconds.
 -define(PATIENCE, 120000).
+%% A start that is to stop is ended so soon that it is waited for, in milliseconds.
+-define(SHORT, 5).
+%% How long an `after_terminate` that is to stop may last, in milliseconds, less what the end of the
+%% operation may take.
+-define(LIMIT, 2000).
+%% Within what time the operations come that are made while a child waits for its next start, in
+%% milliseconds. It waits for 200.
+-define(WINDOW, 140).
+%% How often a history is played that was too slow.
+-define(TIMES, 10).
 
 %%% For the suite and the soak
 
@@ -27,39 +48,58 @@ round(Seed) ->
     Histories = [history(rand:uniform(1 bsl 50), 200) || _ <- lists:seq(1, 40)],
     replayed(Histories, #{histories => 0, operations => 0}).
 
-replayed([], Figures) -> {ok, Figures};
+replayed([], Figures) ->
+    {ok, Figures};
 replayed([History | Histories], #{histories := Count, operations := Operations} = Figures) ->
     case difference(gen_tracker, History) of
-        none -> replayed(Histories, Figures#{histories := Count + 1, operations := Operations + length(History)});
-        _ -> {failed, shrunk(gen_tracker, History)}
+        none ->
+            All = Operations + length(History),
+            replayed(Histories, Figures#{histories := Count + 1, operations := All});
+        _ ->
+            {failed, shrunk(gen_tracker, History)}
     end.
 
-replay(History) -> replayed([History], #{histories => 0, operations => 0}).
+replay(History) ->
+    replayed([History], #{histories => 0, operations => 0}).
 
 %% The first difference between a module and the reference.
 difference(Module, History) ->
     #{level := Level} = logger:get_primary_config(),
     ok = logger:set_primary_config(level, none),
     try
-        Terms = #{alike => list_to_tuple(prop_terms:alike()), kinds => list_to_tuple(prop_terms:kinds())},
-        first_difference(played(reference_tracker, History, Terms), played(Module, History, Terms))
+        Terms = #{
+            alike => list_to_tuple(prop_terms:alike()),
+            kinds => list_to_tuple(prop_terms:kinds())
+        },
+        Reference = played(reference_tracker, History, Terms, ?TIMES),
+        first_difference(Reference, played(Module, History, Terms, ?TIMES))
     after
         ok = logger:set_primary_config(level, Level)
     end.
 
-first_difference([], []) -> none;
+first_difference([], []) ->
+    none;
 first_difference([{Index, What, Reference} | More], [{Index, What, Library} | Others]) ->
     case prop_terms:same(Reference, Library) of
-        true -> first_difference(More, Others);
-        false -> #{operation => Index, what => What, reference => Reference, library => Library}
+        true ->
+            first_difference(More, Others);
+        false ->
+            #{operation => Index, what => What, reference => Reference, library => Library}
     end;
 first_difference(Reference, Library) ->
-    #{what => length, reference => lists:sublist(Reference, 1), library => lists:sublist(Library, 1)}.
+    #{
+        what => length,
+        reference => lists:sublist(Reference, 1),
+        library => lists:sublist(Library, 1)
+    }.
 
 %% Leaves out what is not needed to fail: halves, quarters and so on, as long as that helps.
 shrunk(Module, [Names | Operations]) ->
     Until = erlang:monotonic_time(millisecond) + ?PATIENCE,
-    Fails = fun(Fewer) -> erlang:monotonic_time(millisecond) < Until andalso difference(Module, [Names | Fewer]) =/= none end,
+    Fails = fun(Fewer) ->
+        erlang:monotonic_time(millisecond) < Until andalso
+            difference(Module, [Names | Fewer]) =/= none
+    end,
     [Names | shrunk(Operations, max(1, length(Operations) div 2), Fails)].
 
 shrunk(Operations, Size, Fails) ->
@@ -68,7 +108,8 @@ shrunk(Operations, Size, Fails) ->
         {Fewer, _} -> shrunk(Fewer, max(1, Size div 2), Fails)
     end.
 
-without(From, _, Operations, _) when From >= length(Operations) -> Operations;
+without(From, _, Operations, _) when From >= length(Operations) ->
+    Operations;
 without(From, Size, Operations, Fails) ->
     {Before, Rest} = lists:split(From, Operations),
     Fewer = Before ++ lists:nthtail(min(Size, length(Rest)), Rest),
@@ -79,11 +120,20 @@ without(From, Size, Operations, Fails) ->
 
 %%% Children
 
-%% What a start does is said by its plan, a list of ways to start, of which each start of that name takes the next.
+%% What a start does is said by its plan, a list of ways to start, of which each start of that name
+%% takes the next; or `{in_turn, Ways}`, of which the last is taken again and again.
 start(Zone, Name, Plan) ->
     _ = ets:update_counter(?MODULE, calls, 1),
-    Nth = ets:update_counter(?MODULE, {Zone, Name}, 1, {{Zone, Name}, 0}),
-    started(lists:nth(Nth rem length(Plan) + 1, Plan), Zone, Name, Nth).
+    Nth = counted({Zone, Name}),
+    started(way(Plan, Zone, Name, Nth), Zone, Name, Nth).
+
+way({in_turn, Ways}, Zone, Name, _) ->
+    lists:nth(min(counted({in_turn, Zone, Name}), length(Ways)), Ways);
+way(Plan, _, _, Nth) ->
+    lists:nth(Nth rem length(Plan) + 1, Plan).
+
+counted(What) ->
+    ets:update_counter(?MODULE, What, 1, {What, 0}).
 
 started(gated, Zone, Name, Nth) ->
     wait_at_gate(start, Zone, Name),
@@ -95,7 +145,38 @@ started(acknowledged, Zone, Name, Nth) ->
     proc_lib:start_link(?MODULE, acknowledged, [Zone, Name, Nth]);
 started(registered, Zone, Name, Nth) ->
     proc_lib:start_link(?MODULE, registered, [Zone, Name, Nth]);
-started(Way, Zone, Name, Nth) when Way =:= plain; Way =:= info; Way =:= trapping; Way =:= stubborn ->
+started({starts_with, Call}, Zone, Name, Nth) ->
+    called(start, Zone, Name, Call),
+    started(plain, Zone, Name, Nth);
+started(lasting, Zone, Name, Nth) ->
+    ok = tracker(setattr, [Zone, Name, last, {gate, Zone}]),
+    started(plain, Zone, Name, Nth);
+started({ends_with, Call}, Zone, Name, Nth) ->
+    ok = tracker(setattr, [Zone, Name, last, {call, Zone, Call}]),
+    started(plain, Zone, Name, Nth);
+%% What it likes, in the process that the library gives it.
+started(untrapping, Zone, Name, Nth) ->
+    process_flag(trap_exit, false),
+    started(plain, Zone, Name, Nth);
+started(unlinking, Zone, Name, Nth) ->
+    {ok, Pid} = started(plain, Zone, Name, Nth),
+    {links, Links} = process_info(self(), links),
+    [unlink(Link) || Link <- Links],
+    {ok, Pid};
+started(flushing, Zone, Name, Nth) ->
+    wait_at_gate(start, Zone, Name),
+    flush(),
+    started(plain, Zone, Name, Nth);
+started(helped, Zone, Name, Nth) ->
+    note({helper, Zone, Name, Nth, spawn_link(fun live/0)}),
+    started(plain, Zone, Name, Nth);
+started(dead, Zone, Name, Nth) ->
+    {Pid, Monitor} = spawn_monitor(fun() -> ok end),
+    receive {'DOWN', Monitor, process, Pid, normal} -> ok end,
+    note({started, Zone, Name, Nth, Pid}),
+    {ok, Pid};
+started(Way, Zone, Name, Nth)
+        when Way =:= plain; Way =:= info; Way =:= trapping; Way =:= stubborn ->
     {ok, Pid} = running(Way),
     note({started, Zone, Name, Nth, Pid}),
     case Way of
@@ -111,15 +192,26 @@ running(trapping) -> tracked_child:start_link(?MODULE, [trap_exit]);
 running(stubborn) -> tracked_child:start_stubborn(?MODULE);
 running(_) -> tracked_child:start_link(?MODULE).
 
+flush() ->
+    receive
+        _ -> flush()
+    after 0 -> ok
+    end.
+
 fail(ignore, _) -> ignore;
-fail(return, Nth) -> {what, Nth};
+fail(refused, Nth) -> {error, {no, Nth}};
 fail(error, Nth) when Nth rem 2 =:= 0 -> {error, {no, Nth}};
 fail(error, Nth) -> error({crash, Nth});
 fail(throw, Nth) -> throw({thrown, Nth});
 fail(exit, Nth) -> exit({gone, Nth});
-fail(init, _) -> proc_lib:start_link(?MODULE, failing, []).
+fail(init, _) -> proc_lib:start_link(?MODULE, failing, []);
+fail(return, Nth) ->
+    Odd = [{what, Nth}, undefined, {error, 404, Nth}, ok, {ok}, {ok, Nth}, {ok, no_pid, Nth},
+           {ok, {Nth}}, [], {ok, 1, 2, 3}],
+    lists:nth(Nth rem length(Odd) + 1, Odd).
 
-failing() -> exit(failed).
+failing() ->
+    exit(failed).
 
 acknowledged(Zone, Name, Nth) ->
     ok = tracker(init_ack, [{ok, self()}]),
@@ -128,10 +220,11 @@ acknowledged(Zone, Name, Nth) ->
     note({started, Zone, Name, Nth, Found}),
     live().
 
+%% Under its own name, which it will have, and under another one.
 registered(Zone, Name, Nth) ->
-    Answer = tracker(register_name, [{Zone, {alias, Name}}, self()]),
+    Answers = [tracker(register_name, [{Zone, Its}, self()]) || Its <- [Name, {alias, Name}]],
     note({started, Zone, Name, Nth, self()}),
-    note({registered, Zone, Name, Answer}),
+    note({registered, Zone, Name, Answers}),
     proc_lib:init_ack({ok, self()}),
     live().
 
@@ -146,29 +239,81 @@ after_terminate(Name, Attributes, Reason) ->
     note({ended, Name, Attributes, Reason}),
     case lists:keyfind(last, 1, Attributes) of
         {last, {gate, Zone}} -> wait_at_gate(terminate, Zone, Name);
+        {last, {call, Zone, Call}} -> called(terminate, Zone, Name, Call);
         {last, crash} -> error(crash);
         _ -> ok
     end.
 
-tracker(Function, Arguments) -> apply(ets:lookup_element(?MODULE, module, 2), Function, Arguments).
+%% A call of a start function or of `after_terminate`, which may wait for another name.
+called(Kind, Zone, Name, {Target, Module, Function, Arguments}) ->
+    case may_call(Function) of
+        true ->
+            tell({calling, {Zone, Name}, Kind, self(), {Zone, Target}, Function}),
+            Ready = [fresh(Argument, Zone, Name) || Argument <- Arguments],
+            Of = case Module of tracker -> ets:lookup_element(?MODULE, module, 2); _ -> Module end,
+            note({called, Zone, Name, Function, outcome(fun() -> apply(Of, Function, Ready) end)});
+        false ->
+            note({not_called, Zone, Name})
+    end.
 
-%% Processes that nobody waits for any more may be left when the player has gone.
-note(Note) -> try ?MODULE ! {note, Note} catch error:badarg -> Note end.
+%% While a zone stops, what depends on who comes first is left out.
+may_call(Function) ->
+    try ets:lookup_element(?MODULE, calls_of_callbacks, 2) of
+        all -> true;
+        none -> false;
+        refused -> Function =/= find_or_open
+    catch
+        error:badarg -> false
+    end.
+
+%% A process that nobody else knows.
+fresh(fresh, Zone, Name) ->
+    Pid = spawn(fun live/0),
+    note({fresh, Zone, Name, counted({fresh, Zone, Name}), Pid}),
+    Pid;
+fresh(Tuple, Zone, Name) when is_tuple(Tuple) ->
+    list_to_tuple([fresh(Part, Zone, Name) || Part <- tuple_to_list(Tuple)]);
+fresh(Argument, _, _) ->
+    Argument.
+
+tracker(Function, Arguments) ->
+    apply(ets:lookup_element(?MODULE, module, 2), Function, Arguments).
+
+note(Note) ->
+    tell({note, Note}).
 
 wait_at_gate(Kind, Zone, Name) ->
-    ?MODULE ! {gated, {Zone, Name}, Kind, self()},
-    receive go -> ok end.
+    case has_gates(Zone) of
+        true ->
+            tell({gated, {Zone, Name}, Kind, self()}),
+            receive go -> ok end;
+        false ->
+            ok
+    end.
+
+%% A zone that is killed has none.
+has_gates(Zone) ->
+    try not ets:member(?MODULE, {open, Zone}) catch error:badarg -> false end.
+
+%% Processes that nobody waits for any more may be left when the player has gone.
+tell(Message) ->
+    try ?MODULE ! Message catch error:badarg -> Message end.
 
 %%% The player
 
 %% What was seen: `[{Operation, What, Term}]`.
-played(Module, History, Terms) ->
+played(Module, History, Terms, Times) ->
     {Player, Monitor} = spawn_monitor(fun() -> exit({seen, play(Module, History, Terms)}) end),
     receive
-        {'DOWN', Monitor, process, Player, {seen, Seen}} -> Seen;
+        {'DOWN', Monitor, process, Player, {seen, Seen}} ->
+            Seen;
         {'DOWN', Monitor, process, Player, Reason} ->
-            lists:foreach(fun tracked_child:kill/1, [Pid || Zone <- ?ZONES, Pid <- [whereis(Zone)], is_pid(Pid)]),
-            [{crashed, Module, Reason}]
+            Left = [Pid || Zone <- ?ZONES, Pid <- [whereis(Zone)], is_pid(Pid)],
+            lists:foreach(fun tracked_child:kill/1, Left),
+            case Reason of
+                too_slow when Times > 1 -> played(Module, History, Terms, Times - 1);
+                _ -> [{crashed, Module, Reason}]
+            end
     end.
 
 play(Module, History, Terms) ->
@@ -176,74 +321,133 @@ play(Module, History, Terms) ->
     process_flag(trap_exit, true),
     ?MODULE = ets:new(?MODULE, [named_table, public]),
     true = ets:insert(?MODULE, [{module, Module}, {calls, 0}]),
-    State = #{module => Module, terms => Terms, names => names(History), index => 0, gates => #{}, asks => #{}, noted => 0, notes => [], log => #{},
-              processes => #{}, pids => #{}, events => [], subscribed => #{}},
-    Started = lists:foldl(fun(Zone, Before) -> step({start, Zone, [{just, Zone}]}, Before) end, State, ?ZONES),
-    Last = lists:foldl(fun step/2, Started, History),
-    #{log := Log, events := Events, processes := Processes, pids := Pids} = lists:foldl(fun(Zone, Before) -> step({stop, Zone, stop}, Before) end, Last, ?ZONES),
-    lists:foreach(fun tracked_child:kill/1, maps:values(Processes)),
-    [{Index, What, shown(Function, symbolic(Term, Pids))} || {{Index, What}, {Function, Term}} <- lists:sort(maps:to_list(Log))] ++
+    State = #{
+        module => Module, terms => Terms, names => names(History), index => 0,
+        %% Starts and calls of after_terminate that wait at a gate, and those that wait for a name.
+        gates => #{}, calling => #{},
+        %% When a callback was first told to end that is still at it.
+        limited => #{},
+        asks => #{}, noted => 0, notes => [], log => #{}, helpers => [],
+        processes => #{}, pids => #{}, events => [], subscribed => #{}
+    },
+    Start = fun(Zone, Before) -> step({start, Zone, [{just, Zone}]}, Before) end,
+    Stop = fun(Zone, Before) -> step({stop, Zone, stop}, Before) end,
+    Last = lists:foldl(fun step/2, lists:foldl(Start, State, ?ZONES), History),
+    #{log := Log, events := Events, pids := Pids} = lists:foldl(Stop, Last, ?ZONES),
+    [exit(Pid, kill) || Pid <- maps:keys(Pids)],
+    Seen = fun({{Index, What}, {Function, Term}}) ->
+        {Index, What, shown(Function, symbolic(Term, Pids))}
+    end,
+    lists:map(Seen, lists:sort(maps:to_list(Log))) ++
         [{events, of_each_name, by_name(symbolic(lists:reverse(Events), Pids))}].
 
-names(History) -> hd([Names || {names, Names} <- History] ++ [[]]).
+names(History) ->
+    hd([Names || {names, Names} <- History] ++ [[]]).
 
 step(Operation, #{index := Index} = Before) ->
+    in_time(Before),
+    allow_calls(Operation, Before),
     try
-        #{notes := Notes, log := Log} = State = settled(perform(Operation, Before#{index := Index + 1, notes := []})),
-        State#{log := Log#{{Index + 1, notes} => {notes, lists:reverse(Notes)}, {Index + 1, state} => {state, everything(State)}}}
+        Performed = perform(Operation, Before#{index := Index + 1, notes := []}),
+        State = limited(settled(Performed)),
+        #{index := Last, notes := Notes, log := Log} = State,
+        State#{log := Log#{
+            {Last, notes} => {notes, lists:reverse(Notes)},
+            {Last, state} => {state, everything(State)}
+        }}
     catch
-        throw:{hangs, Left} -> exit({hangs, Index + 1, Operation, maps:with([gates, asks, notes, noted, subscribed], Left)})
+        throw:{hangs, Left} ->
+            exit({hangs, Index + 1, Operation, maps:without([log, terms, events, pids], Left)})
     end.
 
-logged(Function, Answer, #{index := Index, log := Log} = State) -> State#{log := Log#{{Index, answer} => {Function, Answer}}}.
+allow_calls({stop, _, kill}, _) -> allow(none);
+allow_calls({stop, _, _}, _) -> allow(refused);
+allow_calls({while, _, _, _, _}, _) -> allow(none);
+allow_calls(_, #{calling := Calling}) when map_size(Calling) =:= 0 -> allow(all);
+allow_calls(_, _) -> allow(none).
 
-%% What everybody can read.
-everything(#{module := Module, names := Names} = State) ->
+allow(Which) ->
+    true = ets:insert(?MODULE, {calls_of_callbacks, Which}).
+
+%% An after_terminate that somebody has asked to end has a limit of time.
+limited(#{limited := Limited} = State) ->
+    Now = erlang:monotonic_time(millisecond),
+    Ending = [
+        Subject
+     || Subject <- ending(State), {terminate, _} <- [blocked(Subject, State)],
+        shutdown(Subject) < ?HANGS
+    ],
+    State#{limited := maps:merge(maps:from_keys(Ending, Now), maps:with(Ending, Limited))}.
+
+in_time(#{limited := Limited}) ->
+    Now = erlang:monotonic_time(millisecond),
+    [exit(too_slow) || Since <- maps:values(Limited), Now - Since > ?LIMIT].
+
+logged(Function, Answer, #{index := Index, log := Log} = State) ->
+    State#{log := Log#{{Index, answer} => {Function, Answer}}}.
+
+%% What everybody can read, and whether what was started beside children is alive.
+everything(#{module := Module, names := Names, helpers := Helpers} = State) ->
     Terms = [value(Name, State) || Name <- Names],
-    [{Zone, sorted(Module:which_children(Zone)), [sorted(Module:info(Zone, Name)) || Name <- Terms]} || Zone <- ?ZONES, is_pid(whereis(Zone))].
+    [
+        {
+            Zone,
+            sorted(Module:which_children(Zone)),
+            [sorted(Module:info(Zone, Name)) || Name <- Terms],
+            [is_process_alive(Helper) || {Of, Helper} <- Helpers, Of =:= Zone]
+        }
+     || Zone <- ?ZONES, is_running(Zone)
+    ].
 
 perform({names, _}, State) ->
     State;
 perform({start, Zone, Arguments}, #{pids := Pids, index := Index} = State) ->
     case outcome(State, tracker, start_link, Arguments) of
-        {returned, {ok, Pid}} = Started -> logged(start_link, Started, State#{pids := Pids#{Pid => {tracker, Zone, Index}}});
-        Refused -> logged(start_link, Refused, State)
+        {returned, {ok, Pid}} = Started ->
+            logged(start_link, Started, State#{pids := Pids#{Pid => {tracker, Zone, Index}}});
+        Refused ->
+            logged(start_link, Refused, State)
     end;
 perform({call, Module, Function, Arguments}, State) ->
     Ready = with_processes(Arguments, State),
     logged(Function, outcome(Ready, Module, Function, Arguments), Ready);
-perform({ask, Zone, Name, Module, Function, Arguments}, #{index := Index, asks := Asks, gates := Gates} = State) ->
+perform({ask, Zone, Name, Module, Function, Arguments}, State) ->
+    #{index := Index} = State,
     Subject = {Zone, value(Name, State)},
-    AreWaiting = [waiting || {_, _, Of} <- maps:values(Asks), Of =:= Subject] =/= [],
-    case Gates of
-        #{Subject := {terminate, _}} when Function =:= add_existing_child, AreWaiting ->
-            %% When its turn comes, a child that was asked for before it may be starting, or run already.
-            State;
-        #{Subject := _} ->
-            Asked = asked(Subject, Module, Function, [alone(Argument, Index) || Argument <- Arguments], State),
-            handled(Zone, Asked),
-            Asked;
-        #{} ->
-            asked(Subject, Module, Function, Arguments, State)
+    IsAdd = is_add(Function, Arguments),
+    case blocked(Subject, State) of
+        none ->
+            asked(Subject, Module, Function, Arguments, State);
+        {terminate, _} when IsAdd ->
+            %% When its turn comes, another child may be starting, or run already: then its answer
+            %% depends on who was faster.
+            case is_last(Subject) andalso not is_asked_for(Subject, State) of
+                true -> asked_alone(Subject, Module, Function, Arguments, Index, State);
+                false -> State
+            end;
+        _ ->
+            asked_alone(Subject, Module, Function, Arguments, Index, State)
     end;
 perform({subscribe, Zone}, #{subscribed := Subscribed} = State) ->
     case outcome(State, tracker, subscribe, [{just, Zone}]) of
-        {returned, {ok, Children}} = Answer -> logged(subscribe, Answer, State#{subscribed := maps:merge(#{Zone => maps:from_list(Children)}, Subscribed)});
-        Refused -> logged(subscribe, Refused, State)
+        {returned, {ok, Children}} = Answer ->
+            Known = maps:merge(#{Zone => maps:from_list(Children)}, Subscribed),
+            logged(subscribe, Answer, State#{subscribed := Known});
+        Refused ->
+            logged(subscribe, Refused, State)
     end;
 perform({unsubscribe, Zone}, State) ->
     %% So that the events until now have come.
     _ = outcome(State, tracker, subscribe, [{just, Zone}]),
     #{subscribed := Subscribed} = Told = taken(State),
-    logged(unsubscribe, outcome(State, tracker, unsubscribe, [{just, Zone}]), Told#{subscribed := maps:remove(Zone, Subscribed)});
+    Answer = outcome(State, tracker, unsubscribe, [{just, Zone}]),
+    logged(unsubscribe, Answer, Told#{subscribed := maps:remove(Zone, Subscribed)});
 perform({exit, Zone, Name, Reason}, State) ->
     Found = outcome(State, tracker, find, [{just, Zone}, Name]),
     _ = [stop(Pid, Reason) || {returned, {ok, Pid}} <- [Found]],
     logged(find, Found, State);
-perform({open_gate, Zone, Name}, #{gates := Gates} = State) ->
-    Subject = {Zone, value(Name, State)},
-    _ = [Pid ! go || #{Subject := {_, Pid}} <- [Gates]],
-    State#{gates := maps:remove(Subject, Gates)};
+perform({open_gate, Zone, Name}, State) ->
+    opened([{Zone, value(Name, State)}], State);
 perform({await_attribute, Zone, Name, Key, Increment}, State) ->
     Attribute = [{just, Zone}, Name, Key],
     Call = call(State, tracker, getattr, Attribute ++ [{just, ?HANGS}]),
@@ -251,13 +455,29 @@ perform({await_attribute, Zone, Name, Key, Increment}, State) ->
     Monitor = tracked_child:ask(fun() -> outcome(Call) end),
     tracked_child:waiting(),
     Incremented = outcome(State, tracker, increment, Attribute ++ [Increment, {just, 0}]),
-    Awaited = receive {'DOWN', Monitor, process, _, {answer, Answer}} -> Answer after ?HANGS -> hangs end,
+    Awaited =
+        receive
+            {'DOWN', Monitor, process, _, {answer, Answer}} -> Answer
+        after ?HANGS -> hangs
+        end,
     logged(getattr, {IsThere, Incremented, Awaited}, State);
+perform({while, Waits, Zone, Name, Operations}, State) ->
+    case is_free(Zone, Name, State) andalso begun_to_wait(Waits, Zone, Name, State) of
+        true ->
+            Began = erlang:monotonic_time(millisecond),
+            Asked = lists:foldl(fun meanwhile/2, State, Operations),
+            erlang:monotonic_time(millisecond) - Began < ?WINDOW orelse exit(too_slow),
+            Asked;
+        false ->
+            State
+    end;
 perform({stop, Zone, How}, State) ->
     case whereis(Zone) of
         undefined -> logged(stop, not_running, State);
-        Tracker -> stopped(Zone, Tracker, How, settled(cleaned(Zone, State)))
+        Tracker -> stopped(Zone, Tracker, How, State)
     end.
+
+%% What a player does in several steps
 
 asked(Subject, Module, Function, Arguments, State) ->
     #{index := Index, asks := Asks} = Ready = with_processes(Arguments, State),
@@ -265,11 +485,26 @@ asked(Subject, Module, Function, Arguments, State) ->
     Monitor = tracked_child:ask(fun() -> outcome(Call) end),
     Ready#{asks := Asks#{Monitor => {Index, Function, Subject}}}.
 
-%% The same with a process that nobody else knows: it lives when its turn comes. Of one that is dead by then others may be told, or be not.
-alone({process, _}, Index) -> {process, {alone, Index}};
-alone({Kind, Parts}, Index) when Kind =:= tuple; Kind =:= list -> {Kind, [alone(Part, Index) || Part <- Parts]};
-alone({improper, Part}, Index) -> {improper, alone(Part, Index)};
-alone(Expression, _) -> Expression.
+is_add(add_existing_child, _) -> true;
+is_add(call, [_, {tuple, [{just, add_existing_child} | _]}, _]) -> true;
+is_add(_, _) -> false.
+
+%% The same with processes that nobody else knows: they live when its turn comes. Of one that is
+%% dead by then others may be told, or be not.
+asked_alone({Zone, _} = Subject, Module, Function, Arguments, Index, State) ->
+    Alone = [alone(Argument, Index) || Argument <- Arguments],
+    Asked = asked(Subject, Module, Function, Alone, State),
+    handled(Zone, Asked),
+    Asked.
+
+alone({process, _}, Index) ->
+    {process, {alone, Index}};
+alone({Kind, Parts}, Index) when Kind =:= tuple; Kind =:= list ->
+    {Kind, [alone(Part, Index) || Part <- Parts]};
+alone({improper, Part}, Index) ->
+    {improper, alone(Part, Index)};
+alone(Expression, _) ->
+    Expression.
 
 %% All that was asked until now has come to the tracker, and has been handled.
 handled(Zone, State) ->
@@ -277,179 +512,462 @@ handled(Zone, State) ->
     {returned, ok} = outcome(State, tracker, wait, [{just, Zone}]).
 
 %% A child that ignores the signal is told by the message.
-stop(Pid, kill) -> tracked_child:kill(Pid);
-stop(Pid, Reason) -> exit(Pid, Reason), tracked_child:stop(Pid, Reason).
+stop(Pid, kill) ->
+    tracked_child:kill(Pid);
+stop(Pid, Reason) ->
+    exit(Pid, Reason),
+    tracked_child:stop(Pid, Reason).
 
-cleaned(Zone, #{gates := Gates} = State) ->
-    Terminating = maps:filter(fun({Of, _}, {Kind, _}) -> Of =:= Zone andalso Kind =:= terminate end, Gates),
-    _ = [Pid ! go || {_, Pid} <- maps:values(Terminating)],
-    State#{gates := maps:without(maps:keys(Terminating), Gates)}.
+%% Those of some gates that are there are opened.
+opened(Subjects, #{gates := Gates} = State) ->
+    lists:foldl(fun open/2, State, [Subject || Subject <- Subjects, is_map_key(Subject, Gates)]).
 
-stopped(Zone, Tracker, kill, #{module := Module} = State) ->
-    Processes = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)] ++ tracked_child:beside(Zone),
-    Monitors = [monitor(process, Pid) || Pid <- [Tracker | Processes]],
-    exit(Tracker, kill),
-    _ = [receive {'DOWN', Monitor, process, _, _} -> ok after ?HANGS -> throw({hangs, State}) end || Monitor <- Monitors],
-    %% What is called back then, and with which attributes, is not said anywhere; nor in which order children end.
-    #{log := Log, index := Index} = Left = settled(without_gates(Zone, taken(State))),
+open(Subject, #{gates := Gates} = State) ->
+    {{_, Pid, Monitor} = Gate, Rest} = maps:take(Subject, Gates),
+    case demonitor(Monitor, [flush, info]) of
+        true -> Pid ! go, State#{gates := Rest};
+        false -> gone(Gate, State#{gates := Rest})
+    end.
+
+%% A process that was at work has been killed: its start will not be noted.
+gone(Work, #{noted := Noted} = State) when element(1, Work) =:= start ->
+    State#{noted := Noted + 1};
+gone(_, State) ->
+    State.
+
+gates(Kinds, Zone, #{gates := Gates}) ->
+    [Subject || {{Of, _} = Subject, {Kind, _, _}} <- maps:to_list(Gates), Of =:= Zone,
+        lists:member(Kind, Kinds)].
+
+%% A child that waits for its next start
+
+is_free(Zone, Name, #{module := Module} = State) ->
+    is_running(Zone) andalso
+        not lists:keymember(value(Name, State), 1, Module:which_children(Zone)).
+
+%% Starts a child, and has it wait for its next start: because it was restarted too often, or
+%% because its start fails. For the second time, as it does not wait long for the first time. Not
+%% where nothing is restarted.
+begun_to_wait(Waits, Zone, Name, #{module := Module} = State) ->
+    Term = value(Name, State),
+    {Ways, Kills, Starts} =
+        case Waits of
+            slowed -> {[plain], 11, 12};
+            failed -> {[plain, refused, refused, plain], 0, 3}
+        end,
+    true = ets:delete(?MODULE, {in_turn, Zone, Term}),
+    Start = {?MODULE, start, [Zone, Term, {in_turn, Ways}]},
+    {ok, Pid} = Module:find_or_open(Zone, {Term, Start, permanent, infinity, worker, []}),
+    case restarted(Kills, Pid, Zone, Term, Module) of
+        gone ->
+            false;
+        Last ->
+            tracked_child:kill(Last),
+            await_waiting({Waits, Starts}, Zone, Term, Module)
+    end.
+
+restarted(0, Pid, _, _, _) ->
+    Pid;
+restarted(Times, Pid, Zone, Name, Module) ->
+    tracked_child:kill(Pid),
+    case await_other(Pid, Zone, Name, Module) of
+        gone -> gone;
+        Next -> restarted(Times - 1, Next, Zone, Name, Module)
+    end.
+
+await_other(Pid, Zone, Name, Module) ->
+    case {Module:find(Zone, Name), lists:keymember(Name, 1, Module:which_children(Zone))} of
+        {{ok, Other}, _} when Other =/= Pid -> Other;
+        {_, false} -> gone;
+        {_, true} -> receive after 1 -> await_other(Pid, Zone, Name, Module) end
+    end.
+
+await_waiting(Expected, Zone, Name, Module) ->
+    Starts = ets:lookup_element(?MODULE, {in_turn, Zone, Name}, 2),
+    case {lists:keymember(Name, 1, Module:which_children(Zone)), waits(Module, Zone, Name)} of
+        {true, Waits} when {Waits, Starts} =:= Expected -> true;
+        {false, _} -> false;
+        {true, _} -> receive after 1 -> await_waiting(Expected, Zone, Name, Module) end
+    end.
+
+waits(reference_tracker, Zone, Name) ->
+    reference_tracker:state(Zone, Name);
+waits(_, Zone, Name) ->
+    case proctab_nif:child(Zone, Name) of
+        {pending, _, _, _} -> failed;
+        {slowed, _, _, _} -> slowed;
+        _ -> neither
+    end.
+
+meanwhile({ask, Zone, Name, Module, Function, Arguments}, #{index := Index} = State) ->
+    Subject = {Zone, value(Name, State)},
+    asked_alone(Subject, Module, Function, Arguments, Index, State#{index := Index + 1});
+meanwhile({call, _, _, _} = Operation, #{index := Index} = State) ->
+    perform(Operation, State#{index := Index + 1}).
+
+%% The end of a zone
+
+stopped(Zone, Tracker, kill, #{module := Module} = Before) ->
+    State = settled(opened(gates([terminate], Zone, Before), Before)),
+    Children = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
+    Monitors = [monitor(process, Pid) || Pid <- Children ++ tracked_child:beside(Zone)],
+    true = ets:insert(?MODULE, {{open, Zone}}),
+    tracked_child:kill(Tracker),
+    Opened = opened(gates([start, terminate], Zone, State), State),
+    lists:foreach(fun(Monitor) -> await_down(Monitor, Opened) end, Monitors),
+    true = ets:delete(?MODULE, {open, Zone}),
+    %% What is called back then, and with which attributes, is not said anywhere; nor in which order
+    %% children end.
+    #{log := Log, index := Index} = Left = settled(forgotten(Zone, taken(Opened))),
     Left#{notes := [], log := Log#{{Index, answer} => {stop, killed}}};
-stopped(Zone, Tracker, exit, #{asks := Asks, index := Index} = State) ->
+stopped(Zone, Tracker, How, #{asks := Asks, index := Index} = State) ->
+    Short = [Subject || Subject <- gates([start], Zone, State), shutdown(Subject) =< ?SHORT],
+    Monitor = stop_zone(How, Zone, Tracker),
+    %% Before any gate is opened, or those who wait behind it are served.
+    await_stop_began(Zone, State),
+    Stopping = State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}},
+    await_stop(Zone, Tracker, Monitor, Short, Stopping).
+
+stop_zone(exit, _, Tracker) ->
     Monitor = monitor(process, Tracker),
     exit(Tracker, shutdown),
-    await_stop(Zone, Monitor, State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}});
-stopped(Zone, _, How, #{asks := Asks, index := Index} = State) ->
-    Monitor = tracked_child:ask(fun() -> outcome(stop_call(Zone, How)) end),
-    %% Before any gate is opened, or those who wait behind it are served.
-    tracked_child:waiting(),
-    await_stop(Zone, Monitor, State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}}).
+    Monitor;
+stop_zone(gen_server, Zone, _) ->
+    tracked_child:ask(fun() -> outcome(fun() -> gen_server:stop(Zone) end) end);
+stop_zone(How, Zone, _) ->
+    tracked_child:ask(fun() -> outcome(fun() -> gen_server:call(Zone, How, infinity) end) end).
 
-stop_call(Zone, gen_server) -> fun() -> gen_server:stop(Zone) end;
-stop_call(Zone, How) -> fun() -> gen_server:call(Zone, How) end.
+await_stop_began(Zone, State) ->
+    case outcome(State, tracker, wait, [{just, Zone}]) of
+        {returned, ok} -> await_stop_began(Zone, State);
+        _ -> began
+    end.
 
-await_stop(Zone, Monitor, #{asks := Asks} = State) when is_map_key(Monitor, Asks) ->
-    await_stop(Zone, Monitor, cleaned(Zone, next(State)));
-await_stop(Zone, _, State) ->
+%% Starts that have no time are killed; all that has some is let go.
+await_stop(Zone, Tracker, Monitor, Short, #{asks := Asks} = State)
+        when is_map_key(Monitor, Asks) ->
+    Long = gates([start, terminate], Zone, State) -- Short,
+    await_stop(Zone, Tracker, Monitor, Short, next(opened(Long, State)));
+await_stop(Zone, Tracker, _, _, #{helpers := Helpers} = State) ->
     %% The answer comes a little earlier than the end.
-    _ = [tracked_child:down(Tracker) || Tracker <- [whereis(Zone)], is_pid(Tracker)],
-    without_gates(Zone, State).
+    Ending = [Tracker | [Helper || {Of, Helper} <- Helpers, Of =:= Zone]],
+    lists:foreach(fun(Pid) -> await_down(monitor(process, Pid), State) end, Ending),
+    without_work(Zone, State#{helpers := [Other || {Of, _} = Other <- Helpers, Of =/= Zone]}).
 
-%% The starts that waited at a gate have ended with their zone.
-without_gates(Zone, #{gates := Gates, noted := Noted} = State) ->
-    Gone = [Subject || {Of, _} = Subject <- maps:keys(Gates), Of =:= Zone],
-    State#{gates := maps:without(Gone, Gates), noted := Noted + length(Gone)}.
+await_down(Monitor, State) ->
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    after ?HANGS -> throw({hangs, State})
+    end.
+
+%% Those who were at work in the zone have ended with it.
+without_work(Zone, #{gates := Gates, calling := Calling} = State) ->
+    case [Subject || {Of, _} = Subject <- maps:keys(Gates) ++ maps:keys(Calling), Of =:= Zone] of
+        [] -> State;
+        _ -> without_work(Zone, next(State))
+    end.
+
+%% All of them are gone, and what they have not said they will not say.
+forgotten(Zone, #{gates := Gates, calling := Calling, helpers := Helpers} = State) ->
+    IsOther = fun({Of, _}, _) -> Of =/= Zone end,
+    Left = State#{
+        gates := maps:filter(IsOther, Gates),
+        calling := maps:filter(IsOther, Calling),
+        helpers := [Other || {Of, _} = Other <- Helpers, Of =/= Zone]
+    },
+    Left#{noted := ets:lookup_element(?MODULE, calls, 2) - starts(Left)}.
 
 %%% Waiting until all have reacted
 
-settled(#{asks := Asks, gates := Gates} = State) ->
-    case [Subject || {_, _, Subject} <- maps:values(Asks), not is_map_key(Subject, Gates)] of
+settled(#{asks := Asks} = State) ->
+    case [Subject || {_, _, Subject} <- maps:values(Asks), not stays(Subject, State)] of
         [] ->
             Taken = taken(State),
             case is_steady(Taken) of
-                true -> taken(Taken);
+                true -> with_calls(taken(Taken));
                 false -> settled(later(Taken))
             end;
-        _ -> settled(next(State))
+        _ ->
+            settled(next(State))
     end.
 
-is_steady(#{module := Module, gates := Gates, noted := Noted, subscribed := Subscribed}) ->
-    Starts = length([start || {start, _} <- maps:values(Gates)]),
+%% What callbacks ask has come to their zones when this returns.
+with_calls(#{calling := Calling} = State) when map_size(Calling) =:= 0 ->
+    State;
+with_calls(#{calling := Calling} = State) ->
+    lists:foreach(fun(Zone) -> handled(Zone, State) end, lists:filter(fun is_running/1, ?ZONES)),
+    case taken(State) of
+        #{calling := Calling} = Taken -> Taken;
+        Taken -> settled(Taken)
+    end.
+
+is_steady(#{noted := Noted, subscribed := Subscribed} = State) ->
     lists:all(
         fun
-            (Zone) when is_map_key(Zone, Subscribed) -> is_running(Zone) andalso is_steady(Zone, Module, Gates, map_get(Zone, Subscribed));
-            (Zone) -> not is_running(Zone) orelse is_steady(Zone, Module, Gates, all)
+            (Zone) when is_map_key(Zone, Subscribed) ->
+                is_running(Zone) andalso is_steady(Zone, map_get(Zone, Subscribed), State);
+            (Zone) ->
+                not is_running(Zone) orelse is_steady(Zone, all, State)
         end,
         ?ZONES
     ) andalso
         %% Last: a child that runs may still be about to say so.
-        ets:lookup_element(?MODULE, calls, 2) =:= Noted + Starts.
+        ets:lookup_element(?MODULE, calls, 2) =:= Noted + starts(State).
 
-is_running(Zone) -> is_pid(whereis(Zone)).
+is_running(Zone) ->
+    is_pid(whereis(Zone)).
 
-is_steady(Zone, Module, Gates, Known) ->
+is_steady(Zone, Known, #{module := Module} = State) ->
     Children = Module:which_children(Zone),
     lists:all(
         fun
             ({_, Pid, _, _}) when is_pid(Pid) -> is_process_alive(Pid);
-            ({Name, _, _, _}) -> is_map_key({Zone, Name}, Gates)
+            ({Name, _, _, _}) -> stays({Zone, Name}, State)
         end,
         Children
     ) andalso
-        (Known =:= all orelse Known =:= maps:from_list([{Name, Pid} || {Name, Pid, _, _} <- Children, is_pid(Pid)])).
+        (Known =:= all orelse
+            Known =:= maps:from_list([{Name, Pid} || {Name, Pid, _, _} <- Children, is_pid(Pid)])).
+
+%% Starts that are under way.
+starts(#{gates := Gates, calling := Calling}) ->
+    Work = maps:values(Gates) ++ maps:values(Calling),
+    length([start || Its <- Work, element(1, Its) =:= start]).
+
+%% Whether the start or the after_terminate of a name waits until another operation comes: at its
+%% own gate, or for a name that waits.
+blocked(Subject, State) ->
+    blocked(Subject, [], State).
+
+blocked(Subject, Before, #{gates := Gates, calling := Calling} = State) ->
+    case {Gates, Calling} of
+        {#{Subject := {Kind, Pid, _}}, _} ->
+            {Kind, Pid};
+        {_, #{Subject := {Kind, Pid, _, Target, _}}} ->
+            %% A cycle is about to be broken.
+            IsCycle = lists:member(Target, [Subject | Before]),
+            case not IsCycle andalso stays(Target, [Subject | Before], State) of
+                true -> {Kind, Pid};
+                false -> none
+            end;
+        _ ->
+            none
+    end.
+
+%% That is so, and it is not a start that is just being killed.
+stays(Subject, State) ->
+    stays(Subject, [], State).
+
+stays(Subject, Before, State) ->
+    case blocked(Subject, Before, State) of
+        none -> false;
+        {terminate, _} -> true;
+        {start, _} -> not (lists:member(Subject, ending(State)) andalso shutdown(Subject) =< ?SHORT)
+    end.
+
+%% The names of which somebody waits for the end.
+ending(#{asks := Asks, calling := Calling}) ->
+    Ends = fun(Function) -> lists:member(Function, [terminate_child, delete_child]) end,
+    [Subject || {_, Function, Subject} <- maps:values(Asks), Ends(Function)] ++
+        [Target || {_, _, _, Target, Function} <- maps:values(Calling), Ends(Function)].
+
+is_asked_for(Subject, #{asks := Asks}) ->
+    [waiting || {_, _, Of} <- maps:values(Asks), Of =:= Subject] =/= [].
+
+%% `infinity` is more than any number.
+shutdown(Subject) ->
+    case spec(Subject) of
+        #{shutdown := brutal_kill} -> 0;
+        #{shutdown := Shutdown} -> Shutdown;
+        none -> infinity
+    end.
+
+is_last(Subject) ->
+    case spec(Subject) of
+        #{restart := temporary} -> true;
+        _ -> false
+    end.
+
+spec({Zone, Name}) ->
+    case is_running(Zone) andalso supervisor:get_childspec(Zone, Name) of
+        {ok, Spec} -> Spec;
+        _ -> none
+    end.
 
 %% What comes next, whatever it may be.
 next(State) ->
-    receive Message -> told(Message, State)
+    receive
+        Message -> told(Message, State)
     after ?HANGS -> throw({hangs, State})
     end.
 
 %% What comes next, or nothing that anybody tells of.
 later(#{index := Index} = State) ->
-    Until = case State of #{until := {Index, Known}} -> Known; _ -> erlang:monotonic_time(millisecond) + ?HANGS end,
+    Until =
+        case State of
+            #{until := {Index, Known}} -> Known;
+            _ -> erlang:monotonic_time(millisecond) + ?HANGS
+        end,
     erlang:monotonic_time(millisecond) < Until orelse throw({hangs, State}),
-    receive Message -> told(Message, State#{until => {Index, Until}})
+    receive
+        Message -> told(Message, State#{until => {Index, Until}})
     after 1 -> State#{until => {Index, Until}}
     end.
 
 taken(State) ->
-    receive Message -> taken(told(Message, State))
+    receive
+        Message -> taken(told(Message, State))
     after 0 -> State
     end.
 
-told({note, {started, Zone, Name, Nth, Pid} = Note}, #{notes := Notes, noted := Noted, pids := Pids} = State) when is_pid(Pid) ->
-    State#{notes := [Note | Notes], noted := Noted + 1, pids := Pids#{Pid => {child, Zone, Name, Nth}}};
-told({note, {started, _, _, _, _} = Note}, #{notes := Notes, noted := Noted} = State) ->
-    State#{notes := [Note | Notes], noted := Noted + 1};
+told({note, {called, Zone, Name, _, _} = Note}, #{notes := Notes, calling := Calling} = State) ->
+    {{_, _, Monitor, _, _}, Rest} = maps:take({Zone, Name}, Calling),
+    demonitor(Monitor, [flush]),
+    State#{notes := [Note | Notes], calling := Rest};
 told({note, Note}, #{notes := Notes} = State) ->
-    State#{notes := [Note | Notes]};
+    noted(Note, State#{notes := [Note | Notes]});
 told({gated, Subject, Kind, Pid}, #{gates := Gates} = State) ->
-    State#{gates := Gates#{Subject => {Kind, Pid}}};
-told({'DOWN', Monitor, process, _, Answer}, #{asks := Asks, log := Log} = State) when is_map_key(Monitor, Asks) ->
+    State#{gates := Gates#{Subject => {Kind, Pid, monitor(process, Pid)}}};
+told({calling, Subject, Kind, Pid, Name, Function}, #{calling := Calling} = State) ->
+    Target =
+        case may_wait(Function) of
+            true -> Name;
+            false -> nobody
+        end,
+    Call = {Kind, Pid, monitor(process, Pid), Target, Function},
+    State#{calling := Calling#{Subject => Call}};
+told({'DOWN', Monitor, process, _, Answer}, #{asks := Asks, log := Log} = State)
+        when is_map_key(Monitor, Asks) ->
     {{Index, Function, _}, Rest} = maps:take(Monitor, Asks),
     State#{asks := Rest, log := Log#{{Index, answer} => {Function, Answer}}};
+told({'DOWN', Monitor, process, _, _}, #{gates := Gates, calling := Calling} = State) ->
+    Is = fun(_, Work) -> element(3, Work) =:= Monitor end,
+    Killed = maps:values(maps:filter(Is, Gates)) ++ maps:values(maps:filter(Is, Calling)),
+    Others = fun(Work) -> maps:filter(fun(Subject, Its) -> not Is(Subject, Its) end, Work) end,
+    lists:foldl(fun gone/2, State#{gates := Others(Gates), calling := Others(Calling)}, Killed);
 told({gen_tracker, Zone, Event}, #{events := Events, subscribed := Subscribed} = State) ->
     State#{events := [{Zone, Event} | Events], subscribed := lives(Zone, Event, Subscribed)};
 told(_, State) ->
     State.
 
+may_wait(Function) ->
+    Waiting = [find_or_open, start_child, register_name, terminate_child, delete_child],
+    lists:member(Function, Waiting).
+
+noted({started, Zone, Name, Nth, Pid}, #{noted := Noted} = State) when is_pid(Pid) ->
+    known(Pid, {child, Zone, Name, Nth}, State#{noted := Noted + 1});
+noted({started, _, _, _, _}, #{noted := Noted} = State) ->
+    State#{noted := Noted + 1};
+noted({helper, Zone, Name, Nth, Pid}, #{helpers := Helpers} = State) ->
+    known(Pid, {helper, Zone, Name, Nth}, State#{helpers := [{Zone, Pid} | Helpers]});
+noted({fresh, Zone, Name, Nth, Pid}, State) ->
+    known(Pid, {fresh, Zone, Name, Nth}, State);
+noted(_, State) ->
+    State.
+
+known(Pid, As, #{pids := Pids} = State) ->
+    State#{pids := Pids#{Pid => As}}.
+
 %% Who lives in the zones that were subscribed to, by what was told.
-lives(Zone, {up, Name, Pid}, Subscribed) when is_map_key(Zone, Subscribed) -> maps:update_with(Zone, fun(Lives) -> Lives#{Name => Pid} end, Subscribed);
-lives(Zone, {down, Name, _, _}, Subscribed) when is_map_key(Zone, Subscribed) -> maps:update_with(Zone, fun(Lives) -> maps:remove(Name, Lives) end, Subscribed);
-lives(Zone, unsubscribed, Subscribed) -> maps:remove(Zone, Subscribed);
-lives(_, _, Subscribed) -> Subscribed.
+lives(Zone, {up, Name, Pid}, Subscribed) when is_map_key(Zone, Subscribed) ->
+    maps:update_with(Zone, fun(Lives) -> Lives#{Name => Pid} end, Subscribed);
+lives(Zone, {down, Name, _, _}, Subscribed) when is_map_key(Zone, Subscribed) ->
+    maps:update_with(Zone, fun(Lives) -> maps:remove(Name, Lives) end, Subscribed);
+lives(Zone, unsubscribed, Subscribed) ->
+    maps:remove(Zone, Subscribed);
+lives(_, _, Subscribed) ->
+    Subscribed.
 
 %%% Calls
 
-outcome(State, Module, Function, Arguments) -> outcome(call(State, Module, Function, Arguments)).
+outcome(State, Module, Function, Arguments) ->
+    outcome(call(State, Module, Function, Arguments)).
 
 call(#{module := Tracker} = State, Module, Function, Arguments) ->
     Values = [value(Argument, State) || Argument <- Arguments],
-    fun() -> apply(case Module of tracker -> Tracker; _ -> Module end, Function, Values) end.
+    Of =
+        case Module of
+            tracker -> Tracker;
+            _ -> Module
+        end,
+    fun() -> apply(Of, Function, Values) end.
 
-%% Without stack traces: `supervisor:check_childspecs/1` gives one for a list of modules that has no end.
+%% Without stack traces: `supervisor:check_childspecs/1` gives one for a list of modules that has no
+%% end.
 outcome(Call) ->
     try Call() of
         {error, {'EXIT', {Reason, _}}} -> {returned, {error, Reason}};
         Answer -> {returned, Answer}
     catch
         exit:{{Reason, [{_, _, _, _} | _]}, {gen_server, _, _}} -> {exit, Reason};
-        exit:{Reason, {Module, _, _}} when Module =:= gen_server; Module =:= gen_tracker -> {exit, Reason};
+        exit:{Reason, {Module, _, _}} when Module =:= gen_server -> {exit, Reason};
+        exit:{Reason, {Module, subscribe, _}}
+                when Module =:= gen_tracker; Module =:= reference_tracker -> {exit, Reason};
         Class:Reason -> {Class, Reason}
     end.
 
 %% Processes of the player's own, alive: `{process, Number}` stands for one.
-with_processes(Arguments, State) -> lists:foldl(fun with_process/2, State, Arguments).
+with_processes(Arguments, State) ->
+    lists:foldl(fun with_process/2, State, Arguments).
 
-with_process({process, Number}, #{processes := Processes, pids := Pids} = State) ->
+with_process({process, Number}, #{processes := Processes, index := Index} = State) ->
     case Processes of
-        #{Number := Pid} when Number =/= dead -> alive(is_process_alive(Pid), Number, State);
+        #{Number := Pid} when Number =/= dead ->
+            alive(is_process_alive(Pid), Number, State);
         #{} ->
             Pid = spawn(fun live/0),
             _ = [tracked_child:kill(Pid) || Number =:= dead],
-            State#{processes := Processes#{Number => Pid}, pids := Pids#{Pid => {process, Number, map_size(Pids)}}}
+            Known = known(Pid, {process, Number, Index}, State),
+            Known#{processes := Processes#{Number => Pid}}
     end;
-with_process(Expression, State) when is_tuple(Expression), element(1, Expression) =:= list; element(1, Expression) =:= tuple ->
-    with_processes(element(2, Expression), State);
+with_process({Kind, Parts}, State) when Kind =:= list; Kind =:= tuple ->
+    with_processes(Parts, State);
 with_process({improper, Part}, State) ->
     with_process(Part, State);
 with_process(_, State) ->
     State.
 
-alive(true, _, State) -> State;
-alive(false, Number, #{processes := Processes} = State) -> with_process({process, Number}, State#{processes := maps:remove(Number, Processes)}).
+alive(true, _, State) ->
+    State;
+alive(false, Number, #{processes := Processes} = State) ->
+    with_process({process, Number}, State#{processes := maps:remove(Number, Processes)}).
 
 %% What an expression stands for.
-value({just, Term}, _) -> Term;
-value({name, Number}, #{names := Names} = State) -> value(lists:nth(Number, Names), State);
-value({alike, Number}, #{terms := #{alike := Alike}}) -> element(Number rem tuple_size(Alike) + 1, Alike);
-value({kind, Number}, #{terms := #{kinds := Kinds}}) -> element(Number rem tuple_size(Kinds) + 1, Kinds);
-value({list, Parts}, State) -> [value(Part, State) || Part <- Parts];
-value({improper, Part}, State) -> [value(Part, State) | improper];
-value({tuple, Parts}, State) -> list_to_tuple([value(Part, State) || Part <- Parts]);
-value({map, Pairs}, State) -> maps:from_list([{Key, value(Part, State)} || {Key, Part} <- Pairs]);
-value({deep, Depth, Part}, State) -> lists:foldl(fun(Level, Inner) -> wrapped(Level rem 3, Inner) end, value(Part, State), lists:seq(1, Depth));
-value({wide, Width, Part}, State) -> list_to_tuple(lists:duplicate(Width, value(Part, State)));
-value({start, Zone, Name, Plan}, State) -> {?MODULE, start, [Zone, value(Name, State), Plan]};
-value({process, Number}, #{processes := Processes}) -> map_get(Number, Processes).
+value({just, Term}, _) ->
+    Term;
+value({name, Number}, #{names := Names} = State) ->
+    value(lists:nth(Number, Names), State);
+value({alike, Number}, #{terms := #{alike := Alike}}) ->
+    element(Number rem tuple_size(Alike) + 1, Alike);
+value({kind, Number}, #{terms := #{kinds := Kinds}}) ->
+    element(Number rem tuple_size(Kinds) + 1, Kinds);
+value({list, Parts}, State) ->
+    [value(Part, State) || Part <- Parts];
+value({improper, Part}, State) ->
+    [value(Part, State) | improper];
+value({tuple, Parts}, State) ->
+    list_to_tuple([value(Part, State) || Part <- Parts]);
+value({map, Pairs}, State) ->
+    maps:from_list([{Key, value(Part, State)} || {Key, Part} <- Pairs]);
+value({deep, Depth, Part}, State) ->
+    Wrap = fun(Level, Inner) -> wrapped(Level rem 3, Inner) end,
+    lists:foldl(Wrap, value(Part, State), lists:seq(1, Depth));
+value({wide, Width, Part}, State) ->
+    list_to_tuple(lists:duplicate(Width, value(Part, State)));
+value({start, Zone, Name, Plan}, State) ->
+    {?MODULE, start, [Zone, value(Name, State), [way(Way, State) || Way <- Plan]]};
+value({tracker, Zone}, _) ->
+    whereis(Zone);
+value({on_node, Zone}, _) ->
+    {Zone, node()};
+value({process, Number}, #{processes := Processes}) ->
+    map_get(Number, Processes).
+
+way({Begins, {Target, Module, Function, Arguments}}, State) ->
+    Values = [value(Argument, State) || Argument <- Arguments],
+    {Begins, {value(Target, State), Module, Function, Values}};
+way(Way, _) ->
+    Way.
 
 wrapped(0, Inner) -> [Inner];
 wrapped(1, Inner) -> {deep, Inner};
@@ -458,26 +976,43 @@ wrapped(2, Inner) -> #{Inner => Inner =:= []}.
 %%% Comparing
 
 %% With the pids that were seen replaced by what they stand for.
-symbolic(Pid, Pids) when is_pid(Pid) -> maps:get(Pid, Pids, Pid);
-symbolic([Head | Tail], Pids) -> [symbolic(Head, Pids) | symbolic(Tail, Pids)];
-symbolic(Tuple, Pids) when is_tuple(Tuple) -> list_to_tuple(symbolic(tuple_to_list(Tuple), Pids));
-symbolic(Map, Pids) when is_map(Map), map_size(Map) < 33 -> maps:from_list(symbolic(maps:to_list(Map), Pids));
-symbolic(Term, _) -> Term.
+symbolic(Pid, Pids) when is_pid(Pid) ->
+    maps:get(Pid, Pids, Pid);
+symbolic([Head | Tail], Pids) ->
+    [symbolic(Head, Pids) | symbolic(Tail, Pids)];
+symbolic(Tuple, Pids) when is_tuple(Tuple) ->
+    list_to_tuple(symbolic(tuple_to_list(Tuple), Pids));
+symbolic(Map, Pids) when is_map(Map), map_size(Map) < 33 ->
+    maps:from_list(symbolic(maps:to_list(Map), Pids));
+symbolic(Term, _) ->
+    Term.
 
 %% What comes in any order, in one order.
-shown(_, {answer, Outcome}) -> shown(asked, Outcome);
-shown(notes, Notes) -> by_name([sorted_note(Note) || Note <- Notes]);
-shown(state, Zones) -> [{Zone, sorted(Children), [sorted(Attributes) || Attributes <- All]} || {Zone, Children, All} <- Zones];
-shown(list, {returned, List}) -> sorted([{Name, [Pid | sorted(Attributes)]} || {Name, [Pid | Attributes]} <- List]);
-shown(subscribe, {returned, {ok, Children}}) -> {ok, sorted(Children)};
-shown(Function, {returned, List}) when is_list(List), Function =/= asked, Function =/= fold -> sorted(List);
-shown(_, Outcome) -> Outcome.
+shown(_, {answer, Outcome}) ->
+    shown(asked, Outcome);
+shown(notes, Notes) ->
+    by_name([sorted_note(Note) || Note <- Notes]);
+shown(state, Zones) ->
+    [
+        {Zone, sorted(Children), [sorted(Attributes) || Attributes <- All], Helpers}
+     || {Zone, Children, All, Helpers} <- Zones
+    ];
+shown(list, {returned, List}) ->
+    sorted([{Name, [Pid | sorted(Attributes)]} || {Name, [Pid | Attributes]} <- List]);
+shown(subscribe, {returned, {ok, Children}}) ->
+    {ok, sorted(Children)};
+shown(Function, {returned, List}) when is_list(List), Function =/= asked, Function =/= fold ->
+    sorted(List);
+shown(_, Outcome) ->
+    Outcome.
 
 sorted_note({ended, Name, Attributes, Reason}) -> {ended, Name, sorted(Attributes), Reason};
 sorted_note(Note) -> Note.
 
-%% Only what concerns one name has an order. (Which zone it is whose child has ended, `after_terminate` does not say.)
-by_name(Notes) -> lists:sort(fun(One, Other) -> key(One) =< key(Other) end, Notes).
+%% Only what concerns one name has an order. (Which zone it is whose child has ended,
+%% `after_terminate` does not say.)
+by_name(Notes) ->
+    lists:sort(fun(One, Other) -> key(One) =< key(Other) end, Notes).
 
 key({Zone, Event}) when is_tuple(Event) -> term_to_binary({Zone, element(2, Event)});
 key({Zone, unsubscribed}) -> term_to_binary({Zone});
@@ -490,26 +1025,51 @@ history(Seed, Length) ->
     _ = rand:seed(exsss, Seed),
     Names = some_alike(4),
     Keys = [{just, last}, {just, left} | some_alike(2)],
-    [{names, Names} | [operation(Keys) || _ <- lists:seq(1, Length)]].
+    [{names, Names} | lists:append([operations(Keys) || _ <- lists:seq(1, Length)])].
 
-%% Some of the terms that are alike, no two of them equal. (Whether `0.0` or `-0.0` comes back as the name of a child is nowhere said, as long as they are the same.)
+%% Some of the terms that are alike, no two of them equal. (Whether `0.0` or `-0.0` comes back as
+%% the name of a child is nowhere said, as long as they are the same.)
 some_alike(Count) ->
     Numbered = lists:enumerate(0, prop_terms:alike()),
     Shuffled = [One || {_, One} <- lists:sort([{rand:uniform(), One} || One <- Numbered])],
     Different = maps:from_list([{Term, Number} || {Number, Term} <- Shuffled]),
-    lists:sublist([{alike, Number} || {Number, Term} <- Shuffled, map_get(Term, Different) =:= Number], Count).
+    Chosen = [{alike, N} || {N, Term} <- Shuffled, map_get(Term, Different) =:= N],
+    lists:sublist(Chosen, Count).
+
+operations(Keys) ->
+    case rand:uniform(2500) of
+        1 -> waiting(zone(), {just, waiting});
+        Number when Number =< 50 -> ring(zone());
+        _ -> [operation(Keys)]
+    end.
+
+%% Children whose callbacks ask for each other, and the end of one of them.
+ring(Zone) ->
+    Shuffled = lists:sort([{rand:uniform(), {name, Number}} || Number <- lists:seq(1, 4)]),
+    [First | Others] = Names = lists:sublist([Name || {_, Name} <- Shuffled], 1 + rand:uniform(3)),
+    [
+        {ask, Zone, Name, tracker, find_or_open, [{just, Zone}, link(Zone, Name, Next)]}
+     || {Name, Next} <- lists:zip(Names, Others ++ [First])
+    ] ++ [{exit, Zone, pick(Names), pick([normal, crash, kill])}].
+
+link(Zone, Name, Next) ->
+    Way = begun_or_ended(request(Zone, Name, Next, 2)),
+    Restart = {just, restart()},
+    {tuple, [Name, {start, Zone, Name, [Way]}, Restart, {just, infinity}, {just, worker},
+             {just, []}]}.
 
 operation(Keys) ->
-    Zone = zone(),
-    Name = {name, rand:uniform(4)},
-    Operation = operation(pick([attribute, attribute, attribute, read, read, open, open, open, ending, ending, ending, otp, via, whole, rest]), Zone, Name, Keys),
+    Kind = pick([attribute, attribute, attribute, read, read, open, open, open, ending, ending,
+                 ending, otp, via, whole, rest]),
+    Operation = operation(Kind, zone(), {name, rand:uniform(4)}, Keys),
     case rand:uniform(15) of
         1 -> spoilt(Operation);
         _ -> Operation
     end.
 
 %% Most in one zone, so that operations meet.
-zone() -> pick([differential_a, differential_a, differential_a, differential_b]).
+zone() ->
+    pick([differential_a, differential_a, differential_a, differential_b]).
 
 operation(attribute, Zone, Name, Keys) ->
     Z = {just, Zone},
@@ -519,9 +1079,8 @@ operation(attribute, Zone, Name, Keys) ->
         {call, tracker, setattr, [Z, Name | attribute(Zone, Keys)]},
         {call, tracker, setattr, [Z, Name, Key, number()]},
         {call, tracker, delattr, [Z, Name, Key]},
-        {call, tracker, increment, [Z, Name, Key, counting()]},
-        {call, tracker, increment, [Z, Name, Key, counting(), number()]},
-        {call, tracker, increment, [Z, Name, Key, counting(), some_value(1)]},
+        {call, tracker, increment, [Z, Name, Key, number()]},
+        {call, tracker, increment, [Z, Name, Key, number(), number()]},
         {call, tracker, cas, [Z, Name, Key, pick([number(), some_value(2)]), some_value(2)]},
         {call, tracker, cas, [Z, Name, Key, {just, 1}, {just, 1}]},
         {await_attribute, Zone, Name, Key, number()}
@@ -537,35 +1096,50 @@ operation(read, Zone, Name, Keys) ->
         {call, tracker, attrs, [Z, Name]}
     ]);
 operation(open, Zone, Name, _) ->
+    Z = {just, Zone},
+    Ask = fun(Module, Function, Arguments) ->
+        {ask, Zone, Name, Module, Function, Arguments}
+    end,
+    Message = fun(Kind, Part) -> [Z, {tuple, [{just, Kind}, Part]}, {just, infinity}] end,
     pick([
-        {ask, Zone, Name, tracker, find_or_open, [{just, Zone}, spec(Zone, Name)]},
-        {ask, Zone, Name, tracker, find_or_open, [{just, Zone}, spec(Zone, Name)]},
-        {ask, Zone, Name, supervisor, start_child, [{just, Zone}, full_spec(Zone, Name)]},
-        {ask, Zone, Name, tracker, add_existing_child, [{just, Zone}, existing(Zone, Name)]}
+        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
+        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
+        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
+        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
+        Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 2)]),
+        Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 2)]),
+        Ask(tracker, add_existing_child, [Z, existing(Zone, Name)]),
+        Ask(tracker, add_existing_child, [tracker_of(Zone), existing(Zone, Name)]),
+        %% What the original sends.
+        Ask(gen_server, call, Message(find_or_open, spec(Zone, Name))),
+        Ask(gen_server, call, Message(add_existing_child, existing(Zone, Name)))
     ]);
 operation(ending, Zone, Name, _) ->
+    End = pick([terminate_child, delete_child]),
     pick([
         {exit, Zone, Name, pick([normal, shutdown, {shutdown, away}, crash, {crash, deep}, kill])},
         {exit, Zone, pick([Name, {tuple, [{just, alias}, Name]}]), kill},
         {open_gate, Zone, Name},
         {open_gate, Zone, Name},
-        {ask, Zone, Name, supervisor, pick([terminate_child, delete_child]), [{just, Zone}, Name]}
+        {ask, Zone, Name, supervisor, End, [{just, Zone}, Name]}
     ]);
 operation(otp, Zone, Name, _) ->
     Z = {just, Zone},
+    Unknown = pick([{just, {no, such, call}}, {just, 1}, {tuple, [{just, setattr}, Name]}]),
     pick([
         {call, supervisor, which_children, [Z]},
         {call, supervisor, count_children, [Z]},
         {call, supervisor, get_childspec, [Z, Name]},
         {call, supervisor, restart_child, [Z, Name]},
-        {call, gen_server, call, [Z, pick([{just, {no, such, call}}, {just, 1}, {tuple, [{just, setattr}, Name]}])]},
+        {call, gen_server, call, [Z, Unknown]},
         {call, gen_server, cast, [Z, {just, {no, such, cast}}]},
         {call, erlang, send, [Z, {just, {no, such, message}}]}
     ]);
 operation(via, Zone, Name, _) ->
     Via = {tuple, [{just, Zone}, pick([Name, Name, {tuple, [{just, alias}, Name]}])]},
+    Itself = {tuple, [{just, Zone}, Name]},
     pick([
-        {ask, Zone, Name, tracker, register_name, [{tuple, [{just, Zone}, Name]}, process()]},
+        {ask, Zone, Name, tracker, register_name, [Itself, process()]},
         {call, tracker, unregister_name, [Via]},
         {call, tracker, whereis_name, [Via]},
         {call, tracker, send, [Via, {just, hello}]}
@@ -578,7 +1152,7 @@ operation(whole, Zone, _, Keys) ->
         {call, tracker, count, [Z]},
         {call, tracker, names, [Z]},
         {call, tracker, which_children, [Z]},
-        {call, tracker, wait, [Z]},
+        {call, tracker, wait, [pick([Z, tracker_of(Zone)])]},
         {call, tracker, fold, [{just, fun maps:put/3}, {map, []}, Z]}
     ]);
 operation(rest, Zone, _, _) ->
@@ -586,39 +1160,72 @@ operation(rest, Zone, _, _) ->
         1 -> {stop, Zone, pick([stop, shutdown, gen_server, exit, kill])};
         2 -> {unsubscribe, Zone};
         Number when Number =< 5 -> {subscribe, Zone};
-        _ -> {start, Zone, [{just, Zone} | pick([[], [{map, []}], [{map, [{restart, {just, pick([true, false])}}]}]])]}
+        _ -> {start, Zone, [{just, Zone} | options()]}
     end.
 
+tracker_of(Zone) ->
+    pick([{tracker, Zone}, {on_node, Zone}]).
+
+options() ->
+    pick([[], [{map, []}], [{map, [{restart, {just, pick([true, false])}}]}],
+          [{map, [{reports, {just, pick([true, false])}}]}]]).
+
+%% What is asked for the name of a child that waits for its next start; then its end.
+waiting(Zone, Name) ->
+    Z = {just, Zone},
+    Ask = fun(Module, Function, Arguments) ->
+        {ask, Zone, Name, Module, Function, Arguments}
+    end,
+    Few = [
+        fun() -> Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 0)]) end,
+        fun() -> Ask(tracker, add_existing_child, [Z, existing(Zone, Name)]) end,
+        fun() -> Ask(tracker, register_name, [{tuple, [Z, Name]}, process()]) end,
+        fun() -> {call, supervisor, restart_child, [Z, Name]} end,
+        fun() -> {call, supervisor, get_childspec, [Z, Name]} end,
+        fun() -> {call, supervisor, count_children, [Z]} end,
+        fun() -> {call, tracker, setattr, [Z, Name, {just, key}, {just, value}]} end
+    ],
+    %% After one of these the child may not wait any more.
+    Last = [
+        Ask(tracker, find_or_open, [Z, full_spec(Zone, Name, 0)]),
+        Ask(supervisor, terminate_child, [Z, Name]),
+        {call, tracker, find, [Z, Name]}
+    ],
+    Some = [(pick(Few))() || _ <- lists:seq(1, rand:uniform(3))] ++ [pick(Last)],
+    [
+        {while, pick([slowed, failed]), Zone, Name, Some},
+        Ask(supervisor, terminate_child, [Z, Name]),
+        {open_gate, Zone, Name}
+    ].
+
 pairs(Zone, Keys) ->
-    [pick([{tuple, attribute(Zone, Keys)}, {tuple, attribute(Zone, Keys)}, {tuple, attribute(Zone, Keys)}, pick([{just, no_pair}, {just, {1}}, {just, {1, 2, 3}}])])
-     || _ <- lists:seq(1, rand:uniform(4) - 1)].
+    NoPair = {just, pick([no_pair, {1}, {1, 2, 3}])},
+    Pair = fun() -> {tuple, attribute(Zone, Keys)} end,
+    [pick([Pair(), Pair(), Pair(), NoPair]) || _ <- lists:seq(1, rand:uniform(4) - 1)].
 
 %% What comes under the key `last` has a meaning; see `after_terminate/3`.
 attribute(Zone, Keys) ->
     case pick(Keys) of
-        {just, last} -> [{just, last}, {just, pick([{gate, Zone}, {gate, Zone}, crash, nothing])}];
-        Key -> [Key, pick([number(), some_value(3)])]
+        {just, last} ->
+            [{just, last}, {just, pick([{gate, Zone}, {gate, Zone}, crash, nothing])}];
+        Key ->
+            [Key, pick([number(), some_value(3)])]
     end.
 
 number() ->
-    {just, pick([0, 1, 1, -1, 7, 1 bsl 58, -(1 bsl 59), 1 bsl 62, -(1 bsl 63), 1 bsl 64, 1 bsl 200, -(1 bsl 200), rand:uniform(1 bsl 64)])}.
+    Numbers = [0, 1, 1, -1, 7, 1 bsl 58, -(1 bsl 59), 1 bsl 62, -(1 bsl 63), 1 bsl 64, 1 bsl 200,
+               -(1 bsl 200), rand:uniform(1 bsl 64)],
+    {just, pick(Numbers)}.
 
-%% An increment, or an operation of `ets:update_counter/3'.
-counting() ->
-    pick([
-        number(),
-        {tuple, [{just, 2}, number()]},
-        {tuple, [{just, 2}, number(), number(), number()]},
-        {tuple, [{just, pick([1, 3])}, number()]}
-    ]).
-
-some_value(0) -> pick([number(), {alike, rand:uniform(1000)}, {kind, rand:uniform(1000)}]);
+some_value(0) ->
+    pick([number(), {alike, rand:uniform(1000)}, {kind, rand:uniform(1000)}]);
 some_value(Depth) ->
+    Inner = fun() -> some_value(Depth - 1) end,
     case rand:uniform(12) of
-        1 -> {list, [some_value(Depth - 1) || _ <- lists:seq(1, rand:uniform(3))]};
-        2 -> {tuple, [some_value(Depth - 1) || _ <- lists:seq(1, rand:uniform(3))]};
-        3 -> {improper, some_value(Depth - 1)};
-        4 -> {map, [{Key, some_value(Depth - 1)} || Key <- some([1, 1.0, a, <<"a">>])]};
+        1 -> {list, [Inner() || _ <- lists:seq(1, rand:uniform(3))]};
+        2 -> {tuple, [Inner() || _ <- lists:seq(1, rand:uniform(3))]};
+        3 -> {improper, Inner()};
+        4 -> {map, [{Key, Inner()} || Key <- some([1, 1.0, a, <<"a">>])]};
         5 -> {deep, rand:uniform(100), some_value(0)};
         6 -> {wide, rand:uniform(300), number()};
         _ -> some_value(0)
@@ -627,74 +1234,140 @@ some_value(Depth) ->
 spec(Zone, Name) ->
     case rand:uniform(3) of
         1 ->
-            {Plan, _, _} = plan(stubborn),
+            {Plan, _, _} = plan(stubborn, Zone, Name, 2),
             {tuple, [Name, {start, Zone, Name, Plan}, {just, restart()}]};
-        _ -> full_spec(Zone, Name)
+        _ ->
+            full_spec(Zone, Name, 2)
     end.
 
-full_spec(Zone, Name) ->
-    {Plan, Restart, Shutdown} = plan(pick([stubborn, registered])),
+full_spec(Zone, Name, Depth) ->
+    {Plan, Restart, Shutdown} = plan(pick([stubborn, registered]), Zone, Name, Depth),
     Start = {start, Zone, Name, Plan},
     Type = {just, pick([worker, worker, supervisor])},
     Modules = {just, pick([[], [?MODULE], dynamic])},
+    Rest = [{restart, {just, Restart}}, {type, Type}, {modules, Modules}],
     case rand:uniform(2) of
         1 -> {tuple, [Name, Start, {just, Restart}, {just, Shutdown}, Type, Modules]};
-        2 when Shutdown =:= ?HANGS -> {map, [{id, Name}, {start, Start} | some([{restart, {just, Restart}}, {type, Type}, {modules, Modules}])]};
-        2 -> {map, [{id, Name}, {start, Start}, {shutdown, {just, Shutdown}} | some([{restart, {just, Restart}}, {type, Type}, {modules, Modules}])]}
+        2 when Shutdown =:= ?HANGS -> {map, [{id, Name}, {start, Start} | some(Rest)]};
+        2 -> {map, [{id, Name}, {start, Start}, {shutdown, {just, Shutdown}} | some(Rest)]}
     end.
 
-restart() -> pick([permanent, transient, temporary, temporary]).
+restart() ->
+    pick([permanent, transient, temporary, temporary]).
 
-%% A stubborn child has to be killed in the end, soon. The others have all the time that they may need. A process under two names is told to end by both, in the same way.
-plan(Without) ->
-    Ways = [plain, plain, plain, plain, plain, plain, info, early, acknowledged, registered, registered, gated, gated, gated, trapping, stubborn],
-    Failures = [ignore, error, throw, exit, return, init],
-    Plan = [pick([Way || Way <- Ways ++ Failures, Way =/= Without]) || _ <- lists:seq(1, rand:uniform(3))] ++ [pick([plain, gated])],
+%% A stubborn child has to be killed in the end, soon. The others have all the time that they may
+%% need. A process under two names is told to end by both, in the same way. A start that calls its
+%% zone has the time to do so while it is to stop.
+plan(Without, Zone, Name, Depth) ->
+    Ways = [plain, plain, plain, plain, plain, plain, info, early, acknowledged, registered,
+            registered, gated, gated, gated, trapping, stubborn,
+            untrapping, unlinking, flushing, helped, dead, lasting, lasting],
+    Failures = [ignore, error, throw, exit, return, return, init],
+    Calls = [call || Depth > 0, _ <- lists:seq(1, 8)],
+    Allowed = [Way || Way <- Ways ++ Failures ++ Calls, Way =/= Without],
+    Chosen = [pick(Allowed) || _ <- lists:seq(1, rand:uniform(3))] ++ [pick([plain, gated])],
+    Plan = [with_call(Way, Zone, Name, Depth) || Way <- Chosen],
+    Has = fun(Way) -> lists:member(Way, Chosen) end,
     Shutdown =
-        case {lists:member(stubborn, Plan), lists:member(registered, Plan)} of
-            {true, _} -> pick([brutal_kill, 5]);
-            {_, true} -> infinity;
-            {_, _} -> pick([brutal_kill, infinity, ?HANGS])
+        case {Has(stubborn), Has(registered), Has(call)} of
+            {true, _, false} -> pick([brutal_kill, ?SHORT]);
+            {_, true, _} -> infinity;
+            {_, _, true} -> pick([infinity, ?HANGS]);
+            {_, _, _} -> pick([brutal_kill, infinity, ?HANGS])
         end,
-    {Plan, restart(), Shutdown}.
+    {[without_stubborn(Way, Shutdown) || Way <- Plan], restart(), Shutdown}.
+
+without_stubborn(stubborn, Shutdown) when Shutdown =/= brutal_kill, Shutdown =/= ?SHORT -> plain;
+without_stubborn(Way, _) -> Way.
+
+with_call(call, Zone, Name, Depth) ->
+    begun_or_ended(request(Zone, Name, Depth - 1));
+with_call(Way, _, _, _) ->
+    Way.
+
+%% A start may wait for an attribute for ever.
+begun_or_ended({_, tracker, getattr, _} = Call) -> {ends_with, Call};
+begun_or_ended(Call) -> {pick([starts_with, ends_with, ends_with]), Call}.
+
+%% What a callback asks its zone: for its own name, or for another one.
+request(Zone, Own, Depth) ->
+    Name = pick([Own, {name, rand:uniform(4)}, {name, rand:uniform(4)}, {name, rand:uniform(4)}]),
+    request(Zone, Own, Name, Depth).
+
+request(Zone, Own, Name, Depth) ->
+    Z = {just, Zone},
+    Via = {tuple, [Z, Name]},
+    pick([
+        {Name, tracker, find_or_open, [Z, full_spec(Zone, Name, Depth)]},
+        {Name, tracker, find_or_open, [Z, full_spec(Zone, Name, Depth)]},
+        {Name, supervisor, start_child, [Z, full_spec(Zone, Name, Depth)]},
+        {Name, supervisor, terminate_child, [Z, Name]},
+        {Name, supervisor, terminate_child, [Z, Name]},
+        {Name, supervisor, delete_child, [Z, Name]},
+        {Name, tracker, register_name, [Via, {just, fresh}]},
+        {Name, tracker, unregister_name, [Via]},
+        {Own, tracker, setattr, [Z, Own, {just, left}, {just, over}]},
+        {Own, tracker, increment, [Z, Own, {just, left}, {just, 1}, {just, 0}]},
+        {Own, tracker, getattr, [Z, Own, {just, missing}, {just, infinity}]}
+    ]).
 
 existing(Zone, Name) ->
     Modules = {just, pick([[], [?MODULE], dynamic])},
     case rand:uniform(2) of
-        1 -> {tuple, [Name, process(), {just, worker}, Modules]};
+        1 ->
+            Any = {just, pick([[], [?MODULE], dynamic, any, <<"any">>, [wrong | improper]])},
+            {tuple, [Name, process(Zone), {just, worker}, Any]};
         2 ->
             Start = {start, Zone, Name, [plain]},
-            {tuple, [process(), {tuple, [Name, Start, {just, restart()}, {just, infinity}, {just, worker}, Modules]}]}
+            Spec = [Name, Start, {just, restart()}, {just, infinity}, {just, worker}, Modules],
+            {tuple, [process(Zone), {tuple, Spec}]}
     end.
 
-process() -> {process, pick([1, 2, 3, 4, 5, dead])}.
+process() ->
+    {process, pick([1, 2, 3, 4, 5, dead])}.
+
+process(Zone) ->
+    pick([process(), process(), process(), process(), process(), {tracker, Zone}]).
 
 %% The same with a wrong term somewhere in its arguments, or one that is good all the same.
 spoilt({call, Module, Function, Arguments}) when Module =:= tracker; Module =:= supervisor ->
     {call, Module, Function, spoilt_one(Arguments)};
-spoilt({ask, Zone, Name, Module, Function, Arguments}) -> {ask, Zone, Name, Module, Function, spoilt_one(Arguments)};
-spoilt({start, Zone, [Argument]}) -> {start, Zone, [Argument, wrong()]};
-spoilt({start, Zone, [Argument, Options]}) -> {start, Zone, pick([[no_zone(), Options], [Argument, wrong()]])};
-spoilt(Operation) -> Operation.
+spoilt({ask, Zone, Name, Module, Function, Arguments}) when Module =/= gen_server ->
+    {ask, Zone, Name, Module, Function, spoilt_one(Arguments)};
+spoilt({start, Zone, [Argument]}) ->
+    {start, Zone, [Argument, wrong()]};
+spoilt({start, Zone, [Argument, Options]}) ->
+    {start, Zone, pick([[no_zone(), Options], [Argument, wrong()]])};
+spoilt(Operation) ->
+    Operation.
 
 spoilt_one(Parts) ->
     {Before, [Part | Rest]} = lists:split(rand:uniform(length(Parts)) - 1, Parts),
     Before ++ [spoilt_part(Part) | Rest].
 
 spoilt_part({Kind, [_ | _] = Parts} = Whole) when Kind =:= tuple; Kind =:= list ->
-    pick([wrong(), {improper, Whole}, {Kind, spoilt_one(Parts)}, {Kind, spoilt_one(Parts)}, {Kind, tl(Parts)}]);
+    Spoilt = {Kind, spoilt_one(Parts)},
+    pick([wrong(), {improper, Whole}, Spoilt, Spoilt, {Kind, tl(Parts)}]);
 spoilt_part({map, [_ | _] = Pairs}) ->
     {Before, [{Key, Part} | Rest]} = lists:split(rand:uniform(length(Pairs)) - 1, Pairs),
-    {map, Before ++ pick([[{Key, spoilt_part(Part)} | Rest], [More || More <- Rest, Key =/= shutdown]])};
+    Less = [More || More <- Rest, Key =/= shutdown],
+    {map, Before ++ pick([[{Key, spoilt_part(Part)} | Rest], Less])};
 %% A wrong name is another name, whose child nobody would wait for.
-spoilt_part({name, _} = Name) -> Name;
-spoilt_part(_) -> wrong().
+spoilt_part({name, _} = Name) ->
+    Name;
+spoilt_part(_) ->
+    wrong().
 
-no_zone() -> {just, pick([undefined, "wrong", <<"wrong">>, -1, {wrong}])}.
+no_zone() ->
+    {just, pick([undefined, "wrong", <<"wrong">>, -1, {wrong}])}.
 
 wrong() ->
-    {just, pick([not_running, undefined, "wrong", <<"wrong">>, -1, -1.5, -(1 bsl 70), {wrong}, [wrong | improper], #{wrong => wrong}, fun erlang:abs/1])}.
+    Terms = [not_running, undefined, "wrong", <<"wrong">>, -1, -1.5, -(1 bsl 70), {wrong},
+             [wrong | improper], #{wrong => wrong}, fun erlang:abs/1],
+    {just, pick(Terms)}.
 
-pick(List) -> lists:nth(rand:uniform(length(List)), List).
+pick(List) ->
+    lists:nth(rand:uniform(length(List)), List).
 
-some(List) -> [Element || Element <- List, rand:uniform(2) =:= 1].
+some(List) ->
+    [Element || Element <- List, rand:uniform(2) =:= 1].
