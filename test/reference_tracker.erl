@@ -871,7 +871,11 @@ failed(Child, Result, IsProper, Outcome, #zone{name = Zone} = State) ->
     #child{own = #{restart := Restart}, reason = Reason, is_doomed = IsDoomed} = Child,
     %% A caller's own spec that fails does not end the tries of the child's.
     IsOwn = Child#child.spec =:= Child#child.own,
-    IsError = IsProper andalso is_tuple(Result) andalso element(1, Result) =:= error,
+    IsError =
+        case Result of
+            {error, _} -> IsProper;
+            _ -> false
+        end,
     Again = Reason =/= none andalso Restart =:= permanent andalso not IsDoomed andalso
         (IsError orelse not IsOwn),
     case Again of
