@@ -945,6 +945,8 @@ handle_info(Message, Tracker) ->
 
 told({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
+told({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
 told({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)};
 told({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag, context = Context} = Tracker) ->

@@ -16,6 +16,7 @@
 %%      | -- {Tag, stop} -----------------------> |  stop the child and forget it
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
 %%      | -- {Tag, retry, Spec} ----------------> |  try a failed restart now, with this spec
+%%      | <- {Tag, settled, Keeper} ------------- |  the child has ended for good
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  after_terminate has had its time
 %%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
 %%      |           the table -- detached ------> |  the child was unregistered and lives on
@@ -43,7 +44,7 @@
 -module(gen_tracker_child).
 
 -export([check/1, is_spec/1, stored/1, to_map/2]).
--export([start/1, launch/3, attach/3, attached/2, died/4, adopt/4, stop/2, stop_zone/2, retry/3]).
+-export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
 -export([discard/1, is_alive/1, patience/1, started_by/1, label/1]).
 -export([init/1, loop/1, delayed/2]).
 
@@ -198,10 +199,10 @@ died(Keeper, #{tag := Tag}, Child, Reason) ->
 
 %% @doc Has a keeper go on with the row of one that ended for `Reason', in whatever state it is.
 %% `Times' says when keepers of that row have ended lately, in milliseconds, the latest first. Each
-%% counts as a restart.
--spec adopt(pid(), context(), Reason :: term(), Times :: [integer()]) -> ok.
-adopt(Keeper, Context, Reason, Times) ->
-    tell(Keeper, Context, adopt, {Reason, Times}).
+%% counts as a restart. `IsSettled' says that the child has ended and is not to be started again.
+-spec adopt(pid(), context(), Reason :: term(), Times :: [integer()], IsSettled :: boolean()) -> ok.
+adopt(Keeper, Context, Reason, Times, IsSettled) ->
+    tell(Keeper, Context, adopt, {Reason, Times, IsSettled}).
 
 %% @doc Has a keeper stop its child and forget it. The row was marked before.
 -spec stop(pid(), context()) -> ok.
@@ -273,7 +274,9 @@ keep(#{tag := Tag, tracker := Tracker} = Context) ->
             with_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
         {Tag, attach, Pid} ->
             attach_to(Pid, monitor_now(Pid, []), Context);
-        {Tag, adopt, {Reason, Times}} ->
+        {Tag, adopt, {_, _, true}} ->
+            with_row(Context, fun(_, _, Child) -> end_of(Child) end);
+        {Tag, adopt, {Reason, Times, false}} ->
             with_row(Context, fun(State, Pid, Child) ->
                 adopted(State, Pid, after_keepers(Times, Child), Reason)
             end);
@@ -370,8 +373,8 @@ adopted(running, Pid, Child, _) ->
 adopted(launching, _, Child, Reason) ->
     give_up(Child, {error, Reason});
 adopted(terminating, _, Child, _) ->
-    %% after_terminate may have been called, and is never called twice. Why the child ended is not
-    %% known any more; see settle/2.
+    %% after_terminate may have been called, and is never called twice. The child has not ended for
+    %% good; see settle/2.
     cleaned_up(Child, killed);
 adopted(restarting, _, Child, Reason) ->
     not_restarted(Child, error, {error, Reason});
@@ -573,9 +576,13 @@ forget(Child) ->
     after_terminate(Child, Reason),
     remove(Child).
 
-%% What the start function has linked to the keeper beside the child lives on, with the tracker.
 -spec leave(#child{}) -> no_return().
-leave(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
+leave(Child) ->
+    hand_over(Child),
+    exit(shutdown).
+
+%% What the start function has linked to the keeper beside the child lives on, with the tracker.
+hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
             ok;
@@ -583,8 +590,7 @@ leave(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
             lists:foreach(fun unlink/1, Pids),
             Tracker ! {Tag, inherit, self(), Pids},
             ok
-    end,
-    exit(shutdown).
+    end.
 
 %% The processes that are linked to this one, besides the tracker.
 links(#child{context = #{tracker := Tracker}}) ->
@@ -596,23 +602,18 @@ links(#child{context = #{tracker := Tracker}}) ->
 terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
     _ = (Restart =:= permanent orelse is_abnormal(Reason)) andalso
         report(Child, {child_terminated, Reason}),
-    Settled = settle(Child, Reason),
-    after_terminate(Settled, Reason),
-    cleaned_up(Settled, Reason).
+    settle(Child, Reason),
+    after_terminate(Child, Reason),
+    cleaned_up(Child, Reason).
 
-%% Whether the child is started again is settled before its `after_terminate' runs: another keeper
-%% may have to go on from there, and knows the spec alone.
-settle(#child{spec = {MFA, transient, Shutdown, Type, Mods}} = Child, Reason) ->
-    case is_abnormal(Reason) of
-        true ->
-            Child;
-        false ->
-            Settled = {MFA, temporary, Shutdown, Type, Mods},
-            _ = say(fun proctab_nif:respec/3, [Settled], Child),
-            Child#child{spec = Settled}
-    end;
-settle(Child, _) ->
-    Child.
+%% Another keeper may have to go on from here. It cannot know why the child ended, so the tracker is
+%% told when that is the end of a transient child.
+settle(#child{context = Context, spec = {_, transient, _, _, _}}, Reason) ->
+    #{tracker := Tracker, tag := Tag} = Context,
+    _ = is_abnormal(Reason) orelse (Tracker ! {Tag, settled, self()}),
+    ok;
+settle(_, _) ->
+    ok.
 
 is_abnormal(normal) -> false;
 is_abnormal(shutdown) -> false;
@@ -621,8 +622,12 @@ is_abnormal(_) -> true.
 
 cleaned_up(Child, Reason) ->
     case is_restarted(Child, Reason) of
-        true -> restart_in_time(Child);
-        false -> end_of(Child)
+        true ->
+            %% From here on, only what the next start has started is linked to the keeper.
+            hand_over(Child),
+            restart_in_time(Child);
+        false ->
+            end_of(Child)
     end.
 
 is_restarted(#child{context = #{restart := false}}, _) -> false;
@@ -664,10 +669,17 @@ restart(#child{spec = Spec} = Child) ->
 
 %% A child that was marked to stop is not started again, nor one of a zone that stops.
 restart(Spec, Child) ->
+    end_left(),
     case say(fun proctab_nif:restarting/2, [], Child) of
         true -> start_again(Spec, Child);
         false -> end_of(Child)
     end.
+
+%% What a failed restart has left behind ends before the next one, unless it is still writing its
+%% crash report.
+end_left() ->
+    [exit(Pid, shutdown) || Pid <- started_by(self()), not is_writing(Pid)],
+    ok.
 
 start_again(Spec, Child) ->
     case start_child(Spec, Child) of
@@ -693,8 +705,11 @@ pend(Child, Result) ->
     IsPending = say(fun proctab_nif:pending/2, [], Child),
     tell_launched(Child, Result),
     case IsPending of
-        true -> delay(Child);
-        false -> end_of(Child)
+        true ->
+            delay(Child);
+        false ->
+            remove(Child),
+            linger(Child)
     end.
 
 reason({error, Reason}) -> Reason;
@@ -723,7 +738,8 @@ delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
             _ = erlang:cancel_timer(Timer),
             retry_with(Spec, Child);
         {Tag, stop} ->
-            end_of(Child);
+            remove(Child),
+            linger(Child);
         {Tag, stop_zone} ->
             remove(Child),
             exit(shutdown);
@@ -736,6 +752,7 @@ delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
 
 %% The spec of the caller who asked takes the place of the child's own, if the start succeeds.
 retry_with(Spec, #child{spec = Own} = Child) ->
+    end_left(),
     case say(fun proctab_nif:restarting/2, [], Child) of
         true ->
             With = Child#child{spec = stored(Spec)},

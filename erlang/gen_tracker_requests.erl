@@ -11,7 +11,7 @@
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, handle/2, end_all/1]).
--export([launched/3, lost/3, overtime/3, patience_ended/3, abandon/3]).
+-export([launched/3, settled/2, lost/3, overtime/3, patience_ended/3, abandon/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -42,7 +42,9 @@
     %% The keepers that were asked to stop their child.
     ending = #{} :: #{Keeper :: pid() => asked},
     %% When the keepers before this one of the same row have ended lately, the latest first.
-    adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]}
+    adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
+    %% The keepers whose transient child has ended for good.
+    settled = #{} :: #{Keeper :: pid() => settled}
 }).
 
 -opaque requests() :: #requests{}.
@@ -382,10 +384,16 @@ started({ok, Pid}) when is_pid(Pid) -> Pid;
 started({ok, Pid, _}) when is_pid(Pid) -> Pid;
 started(_) -> none.
 
+%% @doc The child of a keeper has ended, and is not to be started again.
+-spec settled(Keeper :: pid(), requests()) -> requests().
+settled(Keeper, #requests{settled = Settled} = Requests) ->
+    Requests#requests{settled = Settled#{Keeper => settled}}.
+
 %% A keeper has removed its row.
-ended(Keeper, #requests{ending = Ending, adopted = Adopted} = Requests) ->
+ended(Keeper, #requests{ending = Ending, adopted = Adopted, settled = Settled} = Requests) ->
     Left = Requests#requests{
         ending = maps:remove(Keeper, Ending),
+        settled = maps:remove(Keeper, Settled),
         adopted = maps:remove(Keeper, Adopted)
     },
     serve(Keeper, ended, Left).
@@ -463,9 +471,13 @@ lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) -
             case proctab_nif:change_keeper(zone(Requests), Keeper, New) of
                 {ok, _} ->
                     Times = lately(Keeper, Requests),
-                    gen_tracker_child:adopt(New, Context, Reason, Times),
-                    Adopted = maps:remove(Keeper, Requests#requests.adopted),
-                    Counted = Requests#requests{adopted = Adopted#{New => Times}},
+                    #requests{adopted = Adopted, settled = Settled} = Requests,
+                    IsSettled = is_map_key(Keeper, Settled),
+                    gen_tracker_child:adopt(New, Context, Reason, Times, IsSettled),
+                    Counted = Requests#requests{
+                        adopted = (maps:remove(Keeper, Adopted))#{New => Times},
+                        settled = maps:remove(Keeper, Settled)
+                    },
                     Moved = move_waiting(Keeper, New, Counted),
                     case maps:take(Keeper, Ending) of
                         {asked, Others} ->
