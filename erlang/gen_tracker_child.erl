@@ -274,11 +274,9 @@ keep(#{tag := Tag, tracker := Tracker} = Context) ->
             with_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
         {Tag, attach, Pid} ->
             attach_to(Pid, monitor_now(Pid, []), Context);
-        {Tag, adopt, {_, _, true}} ->
-            with_row(Context, fun(_, _, Child) -> end_of(Child) end);
-        {Tag, adopt, {Reason, Times, false}} ->
+        {Tag, adopt, {Reason, Times, IsSettled}} ->
             with_row(Context, fun(State, Pid, Child) ->
-                adopted(State, Pid, after_keepers(Times, Child), Reason)
+                adopted(IsSettled, State, Pid, after_keepers(Times, Child), Reason)
             end);
         {Tag, stop_zone} ->
             exit(shutdown);
@@ -365,6 +363,9 @@ after_keepers(Times, Child) ->
     Number = length(Times),
     Delay = min(?FIRST_DELAY + ?MORE_DELAY * (Number - 1), ?LONGEST_DELAY),
     Child#child{restarts = Times, is_slowed = Number > ?INTENSITY, delay = Delay}.
+
+adopted(true, _, _, Child, _) -> end_of(Child);
+adopted(false, State, Pid, Child, Reason) -> adopted(State, Pid, Child, Reason).
 
 adopted(running, Pid, Child, _) ->
     %% There may have been no time to tell.

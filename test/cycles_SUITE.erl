@@ -46,6 +46,7 @@ all() ->
         cleanups_that_wait_for_another_in_a_row_are_served,
         many_that_wait_for_the_same_cleanup_are_served,
         a_wait_that_has_ended_closes_no_cycle,
+        a_wait_of_a_process_that_is_dead_closes_no_cycle,
         a_process_that_outlives_its_after_terminate_is_served,
         a_running_child_is_served,
         a_cycle_through_two_zones_ends_by_the_limits_of_time
@@ -547,6 +548,36 @@ many_that_wait_for_the_same_cleanup_are_served(_) ->
     ?assertMatch([{ok, _}], lists:usort([told(Name) || Name <- Names])).
 
 %% `a' has waited for `b', and waits for nothing now.
+a_wait_of_a_process_that_is_dead_closes_no_cycle(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Open = fun(Name) -> gen_tracker:find_or_open(Zone, plain(Name)) end,
+    First = fun() ->
+        Helper = proc_lib:spawn(fun() -> Open(b) end),
+        Test ! {helper, Helper, self()},
+        receive go -> tracked_child:start_link(Test) end
+    end,
+    Second = fun() ->
+        Test ! {second, self()},
+        receive go -> ok end,
+        Test ! {opened, Open(a)},
+        tracked_child:start_link(Test)
+    end,
+    Start = fun(Name, Do) -> {Name, {tracked_child, start_with, [Test, Do]}, temporary} end,
+    B = opening(Zone, Start(b, Second)),
+    {second, Waiting} = await(second),
+    A = opening(Zone, Start(a, First)),
+    {helper, Helper, Starter} = await(helper),
+    zones:at_rest(Helper),
+    ok = gen_tracker:wait(Zone),
+    _ = tracked_child:kill(Helper),
+    Waiting ! go,
+    zones:at_rest(Waiting),
+    ok = gen_tracker:wait(Zone),
+    Starter ! go,
+    {opened, {ok, _}} = await(opened),
+    [{answer, {ok, _}} = answer(Asked, ?LIMIT) || Asked <- [A, B]].
+
 a_wait_that_has_ended_closes_no_cycle(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),

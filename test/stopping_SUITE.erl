@@ -53,6 +53,10 @@ all() ->
         a_terminating_child_with_a_long_name_is_forgotten_when_its_keeper_is_killed,
         a_restarting_child_with_a_long_name_is_started_when_its_keeper_is_killed,
         a_pending_child_with_a_long_name_is_started_when_its_keeper_is_killed,
+        a_zone_stops_while_a_dead_process_is_added,
+        a_child_that_comes_up_while_it_is_ended_is_not_left_behind,
+        a_transient_child_that_ended_normally_stays_away_when_its_keeper_is_killed,
+        a_child_that_takes_its_keeper_along_is_restarted_ever_more_slowly,
         the_own_tracker_is_no_child,
         a_zone_stops_whose_child_is_a_tracker_that_has_it_as_a_child,
         a_zone_that_its_parent_stops_may_be_the_child_of_its_child,
@@ -417,6 +421,10 @@ misbehaving(Misdeed, Gate) ->
     {{self(), Misdeed}, Start, temporary, 200, worker, []}.
 
 %% A child of this suite is named for the process that wants to know.
+after_terminate({taking_along, Test}, _, _) ->
+    Test ! cleaning,
+    exit(self(), kill),
+    receive never -> ok end;
 after_terminate({Test, _} = Name, _, Reason) ->
     Test ! {last_words, Name, Reason};
 after_terminate(_, _, _) ->
@@ -709,6 +717,80 @@ kill_keeper(Zone, Name) ->
     Keeper = keeper(Zone, Name),
     exit(Keeper, kill),
     ended(Keeper, ?SOON).
+
+%% Its keeper learns from the tracker why it ended, and the tracker stops.
+a_zone_stops_while_a_dead_process_is_added(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Dead = spawn(fun() -> ok end),
+    _ = tracked_child:down(Dead),
+    ok = sys:suspend(Zone),
+    Adding = asked(fun() -> gen_tracker:add_existing_child(Zone, {dead, Dead, worker, []}) end),
+    Stopping = asked(fun() -> gen_server:call(Zone, shutdown, infinity) end),
+    ok = sys:resume(Zone),
+    {answer, ok} = answer(Stopping, ?LIMIT),
+    {answer, Added} = answer(Adding, ?SOON),
+    ?assert(lists:member(Added, [{ok, Dead}, {error, shutdown}]), Added).
+
+%% "When the tracker is gone, its children are gone", also those that no start function has linked.
+a_child_that_comes_up_while_it_is_ended_is_not_left_behind(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Ways = [
+        fun(Name) -> gen_tracker:wait(Zone), supervisor:terminate_child(Zone, Name) end,
+        fun(_) -> gen_server:call(Zone, shutdown, infinity) end
+    ],
+    [
+        begin
+            Opening = opening(Zone, spec(Name, temporary, 300, {start_with, [self(), coming_up()]})),
+            {begun, Starter} = await(begun),
+            Ending = asked(fun() -> End(Name) end),
+            Starter ! go,
+            {coming, Child} = await(coming),
+            {answer, ok} = answer(Ending, ?LIMIT),
+            {answer, {error, _}} = answer(Opening, ?SOON),
+            ?assertNot(is_process_alive(Child))
+        end
+     || {Name, End} <- lists:zip([first, second], Ways)
+    ].
+
+%% It traps exits, and ignores `shutdown'.
+coming_up() ->
+    Test = self(),
+    fun() ->
+        Test ! {begun, self()},
+        receive go -> ok end,
+        Child = spawn(fun() -> process_flag(trap_exit, true), Test ! {coming, self()}, deaf() end),
+        {ok, Child}
+    end.
+
+deaf() ->
+    receive _ -> deaf() end.
+
+%% "`transient` one whose reason was not `normal`": also when another keeper has to go on.
+a_transient_child_that_ended_normally_stays_away_when_its_keeper_is_killed(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Last = fun(_, _, _) -> Test ! {cleaning, self()}, receive never -> ok end end,
+    Child = tracked_child_reason:open(Zone, child, transient, Last),
+    normal = tracked_child:stop(Child, normal),
+    {cleaning, Keeper} = await(cleaning),
+    exit(Keeper, kill),
+    ignore = within(?LIMIT, fun() -> gen_tracker:find_or_open(Zone, ignoring(child)) end),
+    [] = taken(started).
+
+%% Each end of a keeper counts as a restart: ten are made at once, the next ones wait.
+a_child_that_takes_its_keeper_along_is_restarted_ever_more_slowly(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Name = {taking_along, self()},
+    Start = fun() -> {ok, spawn(fun() -> ok end)} end,
+    {ok, _} = gen_tracker:find_or_open(Zone, {Name, {?MODULE, start_fun, [Start]}, permanent}),
+    Begin = erlang:monotonic_time(millisecond),
+    _ = [receive cleaning -> ok end || _ <- lists:seq(1, 14)],
+    %% Of 14, three have waited: 50, 200 and 350 ms at least.
+    ?assert(erlang:monotonic_time(millisecond) - Begin >= 500),
+    ok = within(?LIMIT, fun() -> supervisor:terminate_child(Zone, Name) end).
+
+start_fun(Start) ->
+    Start().
 
 %% Trackers as children
 
