@@ -11,7 +11,7 @@
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, handle/2, end_all/1]).
--export([launched/3, settled/2, lost/3, overtime/3, patience_ended/3, abandon/3]).
+-export([launched/3, settled/2, lost/3, patience_ended/3, abandon/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -214,13 +214,6 @@ limit(What, Keeper, Time, Requests) ->
 after_time(Time, Message, #requests{context = #{tag := Tag}}) ->
     _ = erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)),
     ok.
-
-%% @doc A keeper that is to stop has been in a start function, or in `after_terminate', for as long
-%% as it may. If it still is, it is killed.
--spec overtime(Keeper :: pid(), start | cleanup, requests()) -> requests().
-overtime(Keeper, What, Requests) ->
-    ok = gen_tracker_shutdown:overtime(Keeper, What, Requests#requests.context),
-    Requests.
 
 %% A start function or an `after_terminate' that waits for an attribute of a name. The table wakes
 %% it; what is decided here is whether it may wait. A start function may wait for what its own child
