@@ -205,17 +205,27 @@ the_memory_of_killed_trackers_returns(_) ->
     Grown = in_use() - Before,
     ?assert(Grown < 100 * 1024, {grown_by, Grown, kilobytes}).
 
-%% 100,000 children opened, given four attributes, stopped; five times over. Half of them are stopped one by one, the
-%% other half with the tracker. A name and four attributes take some 500 bytes; what stays of each child of the last
-%% three rounds is less than 150.
+%% 100,000 children opened, given four attributes, stopped; five times over, and more. Half of them
+%% are stopped one by one, the other half with the tracker. A name and four attributes take some 500
+%% bytes.
+%%
+%% A leak grows with every round. What the VM's and the system's allocators keep does not: it goes up
+%% and down by some 50 MB, whatever the zone did. So what may be kept grows with the rounds, by 100
+%% bytes for each child, and there are more of them as long as it is exceeded.
 the_memory_of_a_hundred_thousand_stopped_children_returns() ->
     [{timetrap, {minutes, 5}}].
 
 the_memory_of_a_hundred_thousand_stopped_children_returns(_) ->
-    _ = a_hundred_thousand(?FUNCTION_NAME),
-    Before = a_hundred_thousand(?FUNCTION_NAME),
-    [_, _, After] = [a_hundred_thousand(?FUNCTION_NAME) || _ <- lists:seq(3, 5)],
-    ?assert((After - Before) * 1024 < 300000 * 150, {kilobytes, Before, then, After}).
+    [_, Before, _, _] = [a_hundred_thousand(?FUNCTION_NAME) || _ <- lists:seq(1, 4)],
+    returns(?FUNCTION_NAME, Before, 3).
+
+returns(Zone, Before, Rounds) ->
+    Grown = a_hundred_thousand(Zone) - Before,
+    case Grown * 1024 < Rounds * 100000 * 100 of
+        true -> ok;
+        false when Rounds < 12 -> returns(Zone, Before, Rounds + 1);
+        false -> error({kilobytes, Before, grown, Grown})
+    end.
 
 a_hundred_thousand(Zone) ->
     Zone = zone(Zone),
