@@ -338,13 +338,20 @@ await_registered(Zone, Keeper) ->
 
 %%% Attributes
 
-%% @doc Sets attributes in one step. Elements of the list that are not pairs are ignored.
-%% `error({void_setting, Zone, Name, Keys})' when no child of that name is running or starting.
--spec setattr(zone(), name(), attributes() | [term()]) -> ok.
+%% @doc Sets attributes in one step: those of a map, or the pairs of a list. Elements of a list that
+%% are not pairs are ignored. `error({void_setting, Zone, Name, Keys})' when no child of that name is
+%% running or starting.
+-spec setattr(zone(), name(), attributes() | [term()] | #{key() => value()}) -> ok.
 setattr(Zone, Name, Attributes) ->
-    case ?OR_BADARG(proctab_nif:setattr(Zone, Name, Attributes), [Zone, Name, Attributes]) of
+    Pairs =
+        case Attributes of
+            #{} -> maps:to_list(Attributes);
+            _ -> Attributes
+        end,
+    Arguments = [Zone, Name, Attributes],
+    case ?OR_BADARG(proctab_nif:setattr(Zone, Name, Pairs), Arguments) of
         ok -> ok;
-        void -> error({void_setting, Zone, Name, [Key || {Key, _} <- Attributes]}, [Zone, Name, Attributes])
+        void -> error({void_setting, Zone, Name, [Key || {Key, _} <- Pairs]}, Arguments)
     end.
 
 %% @doc Sets one attribute. `error({void_setting, Zone, Name, Key})' when no child of that name is running or starting.

@@ -36,7 +36,7 @@ faults(gen_tracker, add_existing_child, [Zone, Child]) ->
 faults(gen_tracker, wait, [Zone]) ->
     [{1, server(Zone)}];
 faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
-    [{1, zone(Zone)}, {3, proper_list(Attributes)}];
+    [{1, zone(Zone)}, {3, attributes(Attributes)}];
 faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
     [{1, zone(Zone)}, {4, timeout(Timeout)}];
 faults(gen_tracker, increment, [Zone, Name, Key, Operation | Default]) ->
@@ -168,6 +168,10 @@ proper_list(List) when is_list(List) ->
     end;
 proper_list(_) ->
     "not a list".
+
+attributes(#{}) -> none;
+attributes(List) when is_list(List) -> proper_list(List);
+attributes(_) -> "neither a list nor a map".
 
 timeout(infinity) -> none;
 timeout(Timeout) when is_integer(Timeout), Timeout >= 0 -> none;

@@ -22,6 +22,7 @@ all() ->
     [
         an_attribute_that_was_set_is_read_until_it_is_set_again,
         setattr_of_several_pairs_sets_them_all_and_nothing_else,
+        setattr_of_a_map_sets_its_pairs,
         the_last_of_equal_keys_in_one_setattr_wins,
         elements_that_are_not_pairs_are_ignored,
         the_attributes_of_different_names_are_apart,
@@ -88,6 +89,19 @@ setattr_of_several_pairs_sets_them_all_and_nothing_else(Config) ->
     All = lists:sort([{a, 1}, {b, new}, {<<"c">>, 3.0}, {{d, 4}, [e]}]),
     All = lists:sort(info(Zone, ?NAME)),
     All = lists:sort(attrs(Zone, ?NAME)).
+
+setattr_of_a_map_sets_its_pairs(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, #{a => 1, b => old}),
+    ok = setattr(Zone, ?NAME, #{b => new, 1 => one, 1.0 => <<"one">>}),
+    ok = setattr(Zone, ?NAME, #{}),
+    [{1, one}, {1.0, <<"one">>}, {a, 1}, {b, new}] = lists:sort(info(Zone, ?NAME)),
+    Many = maps:from_list([{Key, -Key} || Key <- lists:seq(1, 5000)]),
+    ok = setattr(Zone, ?NAME, Many),
+    {ok, -5000} = getattr(Zone, ?NAME, 5000),
+    ?assertError({void_setting, Zone, ?VOID, [a]}, setattr(Zone, ?VOID, #{a => 1})),
+    ?assertError({void_setting, Zone, ?VOID, []}, setattr(Zone, ?VOID, #{})),
+    ?assertError(badarg, setattr(not_running, ?NAME, #{a => 1})).
 
 the_last_of_equal_keys_in_one_setattr_wins(Config) ->
     Zone = zone(Config),

@@ -449,7 +449,7 @@ public() ->
         {which_children, [zone], [list]},
         {add_existing_child, [zone, existing], [{ok, pid}, {error, {already_started, pid}}, badarg, {raised, exit, {{nodedown, any}, any}}]},
         {wait, [zone], [ok, {raised, exit, {{nodedown, any}, any}}]},
-        {setattr, [zone, any, proper_list], [ok, Void]},
+        {setattr, [zone, any, attributes], [ok, Void]},
         {setattr, [zone, any, any, any], [ok, Void]},
         {getattr, [zone, any, any], [{ok, any}, undefined]},
         {getattr, [zone, any, any, timeout], [{ok, any}, undefined]},
@@ -535,6 +535,7 @@ is_right(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_right(living, Pid, World) -> is_right(pid, Pid, World) andalso is_process_alive(Pid);
 is_right(any_pid, Pid, _) -> is_pid(Pid);
 is_right(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
+is_right(attributes, Attributes, World) -> is_map(Attributes) orelse is_right(proper_list, Attributes, World);
 is_right(proper_list, List, _) -> is_list(List) andalso try length(List) of _ -> true catch error:badarg -> false end;
 is_right(integer, Integer, _) -> is_integer(Integer);
 is_right(operation, {2, Increment}, _) -> is_integer(Increment);
@@ -587,6 +588,7 @@ call({Module, Function, Kinds, _}) ->
 %% A term that may be anything, but for what would harm when it is right.
 strange(Kind) when Kind =:= right_zone; Kind =:= server; Kind =:= folding -> good(Kind);
 strange(proper_list) -> one([recipe(any), {improper, [{tuple, [key(), simple()]} || _ <- lists:seq(1, rand:uniform(3))]}, {improper_pairs, one([2, 1000])}]);
+strange(attributes) -> strange(proper_list);
 strange(timeout) -> one([-1, {bignum, -1, 1000}, 0.0, 1.5, soon, "1", <<>>, [], {tuple, [0]}, dead]);
 strange(sent) -> one([recipe(harmless), changed(good(sent))]);
 strange(existing) -> one([recipe(harmless), changed(good(existing))]);
@@ -621,6 +623,7 @@ good(living) -> one([dummy, self]);
 good(any_pid) -> one([dummy, dead, remote_pid]);
 good(pid_or_launching) -> one([launching, dummy, dead, remote_pid]);
 good(proper_list) -> {list, one([[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]])};
+good(attributes) -> one([good(proper_list), {map, [{key(), recipe(any)}]}]);
 good(integer) -> one([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);
 good(operation) ->
     Tuple = fun(Size) -> {tuple, [2 | [good(integer) || _ <- lists:seq(1, Size)]]} end,

@@ -107,7 +107,7 @@ calls(Zone, Pid) ->
         {which_children, [Zone], []},
         {add_existing_child, [Zone, {added, Pid, worker, []}], [{2, no_children(Pid)}]},
         {wait, [Zone], []},
-        {setattr, [Zone, ?NAME, [{n, 2}]], [{3, no_lists([{n, 2}])}]},
+        {setattr, [Zone, ?NAME, [{n, 2}]], [{3, neither_lists_nor_maps([{n, 2}])}]},
         {setattr, [Zone, ?NAME, n, 2], []},
         {getattr, [Zone, ?NAME, n], []},
         {getattr, [Zone, ?NAME, n, 0], [{4, [-1, -1 bsl 80, 0.0, 1.5, soon, "1", <<>>, [], {0}]}]},
@@ -134,6 +134,9 @@ no_zones() ->
 
 no_lists(List) ->
     [atom, 1, 1.0, <<"[]">>, {}, hd(List), #{n => 2}, self(), make_ref(), List ++ improper, [improper | 1]].
+
+neither_lists_nor_maps(List) ->
+    [Term || Term <- no_lists(List), not is_map(Term)].
 
 no_integers() ->
     [1.0, one, "1", <<"1">>, [], {}, {1}, [1], #{}, self(), <<1:3>>].

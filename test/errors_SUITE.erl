@@ -74,7 +74,7 @@ the_shell_prints_what_is_wrong(Config) ->
         ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
     end,
     Says(setattr, [?NAME, [{a, 1} | b]], "not a proper list"),
-    Says(setattr, [?NAME, #{}], "not a list"),
+    Says(setattr, [?NAME, {}], "neither a list nor a map"),
     Says(getattr, [?NAME, n, -1], "neither a non-negative integer nor infinity"),
     Says(increment, [?NAME, n, 1.0], "not an integer"),
     Says(increment, [?NAME, n, {1, 1}], "argument 4: neither {2, Increment} nor"),
