@@ -453,7 +453,7 @@ ask_to_wait(Name, Owner) ->
 stop_asking(Asked, Name, Owner) ->
     case unalias(Asked) of
         true ->
-            gen_server:cast(Owner, {abandon_look_up, Name, self()}),
+            gen_server:cast(Owner, {abandon_look_up, Name, Asked}),
             receive
                 {[alias | Asked], _} -> ok
             after 0 -> ok
@@ -929,9 +929,9 @@ unregister(Name, #tracker{zone = Zone}) ->
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_cast({abandon_look_up, Name, Caller}, #tracker{requests = Requests} = Tracker)
-        when is_pid(Caller) ->
-    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, Caller, Requests)}};
+handle_cast({abandon_look_up, Name, Alias}, #tracker{requests = Requests} = Tracker)
+        when is_reference(Alias) ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, Alias, Requests)}};
 handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Zone, cast => Cast}),
     {noreply, Tracker}.

@@ -109,7 +109,7 @@ handle_call(_Request, _From, Events) ->
 handle_cast(_Request, Events) ->
     {noreply, Events}.
 
--spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal, #events{}}.
+-spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal | shutdown, #events{}}.
 handle_info({Secret, {up, Name, Pid}}, #events{secret = Secret, zone = Zone, subscribers = Subscribers, children = Children} = Events)
         when not is_map_key(Name, Children) ->
     tell({up, Name, Pid}, Zone, Subscribers),
@@ -137,8 +137,11 @@ handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker} = Events) ->
         true -> {noreply, Events};
         false -> tracker_has_ended(Events)
     end;
-handle_info(_Message, Events) ->
-    {noreply, Events}.
+handle_info(Message, Events) ->
+    case gen_tracker_shutdown:is_order(Message) of
+        true -> {stop, shutdown, Events};
+        false -> {noreply, Events}
+    end.
 
 tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
     %% Nobody else may be left to tell of those whose death was seen.

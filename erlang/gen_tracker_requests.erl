@@ -229,13 +229,14 @@ look_up(#request{name = Name} = Request, Requests) ->
             Requests
     end.
 
-%% @doc The caller of such a request has stopped waiting.
--spec abandon(gen_tracker:name(), pid(), requests()) -> requests().
-abandon(Name, Caller, Requests) ->
+-dialyzer({no_improper_lists, abandon/3}).
+%% @doc The caller of such a request has stopped waiting. Nobody else knows its alias.
+-spec abandon(gen_tracker:name(), Alias :: reference(), requests()) -> requests().
+abandon(Name, Alias, Requests) ->
     case proctab_nif:child(zone(Requests), Name) of
         {_, _, Keeper, _} ->
-            Is = fun({_, #request{kind = Kind, from = {Pid, _}}}) ->
-                Kind =:= look_up andalso Pid =:= Caller
+            Is = fun({_, #request{kind = Kind, from = {_, Tag}}}) ->
+                Kind =:= look_up andalso Tag =:= [alias | Alias]
             end,
             {_, Left} = take_waiting(Is, Keeper, Requests),
             Left;

@@ -67,7 +67,8 @@ watch(Monitor, Handle, #{tag := Tag} = Context) ->
             %% The keepers cannot ask for a limit: the tracker that they would ask is gone.
             self() ! {Tag, tick},
             stop(Handle, Context, #{});
-        _ ->
+        Message ->
+            is_order(Message) andalso exit(shutdown),
             proc_lib:hibernate(?MODULE, watch, [Monitor, Handle, Context])
     end.
 
@@ -199,8 +200,8 @@ look(_, Its, _) ->
 exited(Pid, #stop{inherited = Inherited} = Stop) ->
     Stop#stop{inherited = maps:remove(Pid, Inherited)}.
 
-%% @doc Whether a message is the order to stop of another zone, of which the calling tracker is a
-%% child that was added: an exit signal of its keeper there. (One that a keeper has started has that
+%% @doc Whether a message is the order of a zone to stop, of which the calling process of the library
+%% is a child: an exit signal of its keeper there. (A tracker that a keeper has started has that
 %% keeper as its parent, which `gen_server' obeys.)
 -spec is_order(Message :: term()) -> boolean().
 is_order({'EXIT', Pid, shutdown}) when is_pid(Pid), node(Pid) =:= node() ->

@@ -32,6 +32,7 @@ all() ->
         two_children_that_open_each_other_both_end,
         two_cleanups_that_wait_for_attributes_of_each_other_both_end,
         a_cleanup_that_waits_for_an_attribute_counts_among_the_waits,
+        a_cleanup_that_waits_for_an_attribute_counts_whatever_a_stranger_says,
         a_cycle_of_cleanups_of_any_length_is_broken,
         two_start_functions_that_open_each_other_are_answered,
         a_cycle_of_starts_of_any_length_is_broken,
@@ -231,6 +232,13 @@ two_cleanups_that_wait_for_attributes_of_each_other_both_end(_) ->
     ok = gen_tracker:setattr(Zone, b, missing, found),
     ?assertEqual({ok, found}, told(a)),
     forgotten(Zone, a).
+
+a_cleanup_that_waits_for_an_attribute_counts_whatever_a_stranger_says(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Other = looking_up(Zone, fun() -> gen_tracker:find_or_open(Zone, plain(a)) end),
+    [gen_server:cast(Zone, {abandon_look_up, b, Who}) || Who <- [zones:keeper(Zone, a), make_ref()]],
+    Other ! go,
+    ?assertEqual({error, terminating}, told(b)).
 
 a_cleanup_that_waits_for_an_attribute_counts_among_the_waits(_) ->
     Zone = zone(?FUNCTION_NAME),

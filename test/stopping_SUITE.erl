@@ -58,6 +58,7 @@ all() ->
         a_transient_child_that_ended_normally_stays_away_when_its_keeper_is_killed,
         a_child_that_takes_its_keeper_along_is_restarted_ever_more_slowly,
         the_own_tracker_is_no_child,
+        a_zone_stops_whose_start_function_has_returned_a_process_of_its_own,
         a_zone_stops_whose_child_is_a_tracker_that_has_it_as_a_child,
         a_zone_that_its_parent_stops_may_be_the_child_of_its_child,
         a_zone_stops_when_there_can_be_no_more_processes,
@@ -803,6 +804,23 @@ the_own_tracker_is_no_child(_) ->
      || Child <- [{child, Tracker, worker, []}, {Tracker, Full}]
     ],
     [] = supervisor:which_children(Zone),
+    zones:stop(Zone, ?SOON).
+
+%% Others take their place as soon as they are told to exit.
+a_zone_stops_whose_start_function_has_returned_a_process_of_its_own(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {ok, []} = gen_tracker:subscribe(Zone),
+    Own = tracked_child:beside(Zone),
+    [_Watchdog, _Events] = Own,
+    Return = fun(Pid) -> spec(Pid, temporary, infinity, {start_with, [self(), fun() -> {ok, Pid} end]}) end,
+    [{ok, Pid} = gen_tracker:find_or_open(Zone, Return(Pid)) || Pid <- Own],
+    [ok = within(?SOON, fun() -> supervisor:terminate_child(Zone, Pid) end) || Pid <- Own],
+    receive
+        {gen_tracker, Zone, unsubscribed} -> ok
+    after ?SOON -> ct:fail(still_subscribed)
+    end,
+    [NewWatchdog] = tracked_child:beside(Zone),
+    {ok, NewWatchdog} = gen_tracker:find_or_open(Zone, Return(NewWatchdog)),
     zones:stop(Zone, ?SOON).
 
 a_zone_stops_whose_child_is_a_tracker_that_has_it_as_a_child(_) ->
