@@ -10,7 +10,7 @@
 %% <li>the tracker decides who gets a name, and answers those who wait for one
 %%     (`gen_tracker_requests'). Starts, supervisor calls and the stop of the zone
 %%     (`gen_tracker_shutdown') go through it;</li>
-%% <li>beside each child its keeper (`gen_tracker_child') starts it, waits for its death, and cleans
+%% <li>beside each child its keeper (`gen_tracker_keeper') starts it, waits for its death, and cleans
 %%     up after it;</li>
 %% <li>the watchdog (`gen_tracker_shutdown') ends the children of a tracker that was killed;</li>
 %% <li>the event process (`gen_tracker_events') tells subscribers of births and deaths, as long as
@@ -87,7 +87,7 @@
     zone :: zone(),
     %% What keepers, watchdog and event process prove themselves with.
     tag :: reference(),
-    context :: gen_tracker_child:context(),
+    context :: gen_tracker_keeper:context(),
     handle :: proctab_nif:handle(),
     watchdog :: pid(),
     %% As long as somebody has subscribed.
@@ -170,7 +170,7 @@ find_alive(Zone, Name) ->
     end.
 
 check_and_open(Zone, Spec) ->
-    case gen_tracker_child:check(Spec) of
+    case gen_tracker_keeper:check(Spec) of
         {ok, Name, ChildSpec} -> open(Zone, {find_or_open, Name, ChildSpec, caller()});
         {error, Reason} -> {opened, {error, Reason}}
     end.
@@ -271,7 +271,7 @@ add_existing_child(Zone, Child) ->
 to_add({Name, Pid, worker, Mods}) when is_pid(Pid) ->
     {Name, {undefined, temporary, 200, worker, Mods}, Pid};
 to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid) ->
-    case gen_tracker_child:check(Spec) of
+    case gen_tracker_keeper:check(Spec) of
         {ok, Name, ChildSpec} -> {Name, ChildSpec, Pid};
         {error, _} -> malformed
     end;
@@ -780,7 +780,7 @@ flush_events(Zone) ->
 -spec init({zone(), options()}) -> {ok, #tracker{}}.
 init({Zone, Options}) ->
     process_flag(trap_exit, true),
-    gen_tracker_child:label({?MODULE, Zone}),
+    gen_tracker_keeper:label({?MODULE, Zone}),
     Tag = make_ref(),
     Context = Options#{tracker => self(), tag => Tag, zone => Zone},
     Handle = proctab_nif:zone_open(Zone),
@@ -819,7 +819,7 @@ route({await_start, Keeper}, From, Tracker) when is_pid(Keeper), node(Keeper) =:
 route({unregister, Name}, _From, Tracker) ->
     {reply, unregister(Name, Tracker), Tracker};
 route({start_child, Spec}, From, Tracker) ->
-    case gen_tracker_child:check(Spec) of
+    case gen_tracker_keeper:check(Spec) of
         {ok, Name, ChildSpec} ->
             request(start_child, Name, ChildSpec, undefined, From, ancestor(From), Tracker);
         {error, Reason} ->
@@ -849,7 +849,7 @@ route(shutdown, _From, Tracker) ->
 route(stop, _From, Tracker) ->
     {stop, normal, ok, Tracker};
 route({find_or_open, Spec}, From, #tracker{zone = Zone} = Tracker) ->
-    case {find_named(Zone, Spec), gen_tracker_child:check(Spec)} of
+    case {find_named(Zone, Spec), gen_tracker_keeper:check(Spec)} of
         {{ok, Pid}, _} ->
             {reply, {ok, Pid}, Tracker};
         {undefined, {ok, Name, ChildSpec}} ->
@@ -871,7 +871,7 @@ unknown_call(Call, From, #tracker{zone = Zone} = Tracker) ->
 
 %% Anybody may send such a call, with anything in it.
 request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
-    case gen_tracker_child:is_spec(Spec) andalso is_child(Kind, Spec, Child, Tracker) of
+    case gen_tracker_keeper:is_spec(Spec) andalso is_child(Kind, Spec, Child, Tracker) of
         true -> handle(Kind, Name, Spec, Child, From, Callers, Tracker);
         false -> {reply, {error, badarg}, Tracker}
     end.
@@ -957,7 +957,7 @@ told({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker)
 told({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)};
 told({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag, context = Context} = Tracker) ->
-    gen_tracker_child:died(Keeper, Context, Child, Reason),
+    gen_tracker_keeper:died(Keeper, Context, Child, Reason),
     Tracker;
 told({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
     Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Pids, Inherited)};
@@ -974,7 +974,7 @@ told({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag, zone =
     gen_tracker_events:lost(Zone, Subscribers),
     Tracker;
 told({'EXIT', Pid, _} = Message, #tracker{inherited = Inherited} = Tracker) when is_pid(Pid) ->
-    case is_map_key(Pid, Inherited) orelse not gen_tracker_child:is_alive(Pid) of
+    case is_map_key(Pid, Inherited) orelse not gen_tracker_keeper:is_alive(Pid) of
         %% Monitors tell of the zone's own processes.
         true -> Tracker#tracker{inherited = maps:remove(Pid, Inherited)};
         false -> unknown(Message, Tracker)
@@ -1030,7 +1030,7 @@ restart_child(Name, #tracker{zone = Zone}) ->
 childspec(Name, #tracker{zone = Zone}) ->
     case proctab_nif:child(Zone, Name) of
         undefined -> {error, not_found};
-        {_, _, _, Spec} -> {ok, gen_tracker_child:to_map(Name, Spec)}
+        {_, _, _, Spec} -> {ok, gen_tracker_keeper:to_map(Name, Spec)}
     end.
 
 count_children(Zone) ->

@@ -23,7 +23,7 @@
 -record(request, {
     kind :: kind(),
     name :: gen_tracker:name() | undefined,
-    spec :: gen_tracker_child:spec() | undefined,
+    spec :: gen_tracker_keeper:spec() | undefined,
     %% The process to be added, or the keeper whose start is waited for.
     child :: pid() | undefined,
     from :: gen_server:from(),
@@ -34,7 +34,7 @@
 }).
 
 -record(requests, {
-    context :: gen_tracker_child:context(),
+    context :: gen_tracker_keeper:context(),
     %% What waits for each keeper, the latest first.
     waiting = #{} :: #{Keeper :: pid() => [{role(), #request{}}]},
     %% The keepers that a keeper's callback waits for, and the processes that have asked for that.
@@ -65,13 +65,13 @@
       | after_end.
 
 %% @doc No requests yet.
--spec new(gen_tracker_child:context()) -> requests().
+-spec new(gen_tracker_keeper:context()) -> requests().
 new(Context) ->
     #requests{context = Context}.
 
 %% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as
 %% they are processes of this node.
--spec request(kind(), gen_tracker:name(), gen_tracker_child:spec() | undefined,
+-spec request(kind(), gen_tracker:name(), gen_tracker_keeper:spec() | undefined,
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
@@ -103,7 +103,7 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
         undefined ->
             try_take(Request, Requests);
         {running, Pid, Keeper, _} ->
-            case gen_tracker_child:is_alive(Pid) of
+            case gen_tracker_keeper:is_alive(Pid) of
                 true ->
                     reply(Request, running(Kind, Pid)),
                     {nobody, Requests};
@@ -128,7 +128,7 @@ running(_, Pid) -> {error, {already_started, Pid}}.
 retry(Keeper, #request{spec = Spec} = Request, #requests{ending = Ending} = Requests) ->
     case wait(Keeper, waits, Request, Requests) of
         {Keeper, Waiting} when not is_map_key(Keeper, Ending) ->
-            gen_tracker_child:retry(Keeper, Requests#requests.context, Spec),
+            gen_tracker_keeper:retry(Keeper, Requests#requests.context, Spec),
             {Keeper, Waiting};
         Other ->
             Other
@@ -147,9 +147,9 @@ try_take(Request, Requests) ->
 %% Takes a free name.
 take(#request{kind = Kind, child = Child} = Request, #requests{context = Context} = Requests)
         when Kind =:= add; Kind =:= register ->
-    Keeper = gen_tracker_child:start(Context),
+    Keeper = gen_tracker_keeper:start(Context),
     %% Before it is in the table, where others find it and may end it.
-    Monitor = gen_tracker_child:attach(Keeper, Context, Child),
+    Monitor = gen_tracker_keeper:attach(Keeper, Context, Child),
     try
         insert(Keeper, Request, Child, Requests)
     catch
@@ -157,12 +157,12 @@ take(#request{kind = Kind, child = Child} = Request, #requests{context = Context
             true = demonitor(Monitor, [flush]),
             erlang:raise(error, badarg, Stacktrace)
     end,
-    gen_tracker_child:attached(Keeper, Context),
+    gen_tracker_keeper:attached(Keeper, Context),
     wait(Keeper, {adds, Monitor}, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
-    Keeper = gen_tracker_child:start(Context),
+    Keeper = gen_tracker_keeper:start(Context),
     insert(Keeper, Request, launching, Requests),
-    gen_tracker_child:launch(Keeper, Context, Spec),
+    gen_tracker_keeper:launch(Keeper, Context, Spec),
     Role =
         case Kind of
             start_child -> starts;
@@ -172,14 +172,14 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
 
 insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
-        Stored = gen_tracker_child:stored(Spec),
+        Stored = gen_tracker_keeper:stored(Spec),
         %% What is not stored is refused all the same, if it is too large.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
         ok
     catch
         error:badarg:Stacktrace ->
-            gen_tracker_child:discard(Keeper),
+            gen_tracker_keeper:discard(Keeper),
             erlang:raise(error, badarg, Stacktrace)
     end.
 
@@ -202,10 +202,10 @@ stop(Keeper, Name, Shutdown, #requests{context = Context, ending = Ending} = Req
         State when State =:= launching; State =:= restarting ->
             limit(start, Keeper, gen_tracker_shutdown:start_patience(Shutdown), Requests);
         terminating ->
-            limit(cleanup, Keeper, gen_tracker_child:patience(Shutdown), Requests);
+            limit(cleanup, Keeper, gen_tracker_keeper:patience(Shutdown), Requests);
         _ -> ok
     end,
-    gen_tracker_child:stop(Keeper, Context),
+    gen_tracker_keeper:stop(Keeper, Context),
     Requests#requests{ending = Ending#{Keeper => asked}}.
 
 limit(What, Keeper, Time, Requests) ->
@@ -312,7 +312,7 @@ reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen)
 reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
     %% A process that is dead waits no longer.
     More = [Other || {Other, Caller} <- maps:get(Keeper, WaitsFor, []),
-        gen_tracker_child:is_alive(Caller)],
+        gen_tracker_keeper:is_alive(Caller)],
     reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
 
 note(#request{asker = none}, _, Requests) ->
@@ -359,7 +359,7 @@ patience_ended(Keeper, From, Requests) ->
 
 %% @doc A keeper has come to the end of a start. Whatever that was, it is `killed' for those who
 %% waited for it, when somebody has asked for the end of the child meanwhile.
--spec launched(Keeper :: pid(), gen_tracker_child:result(), requests()) -> requests().
+-spec launched(Keeper :: pid(), gen_tracker_keeper:result(), requests()) -> requests().
 launched(Keeper, Result, #requests{ending = Ending} = Requests) when is_map_key(Keeper, Ending) ->
     serve_until_end(Keeper, killed, Result, Requests);
 launched(Keeper, Result, Requests) ->
@@ -461,13 +461,13 @@ lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) -
         undefined ->
             ended(Keeper, Requests);
         _ ->
-            New = gen_tracker_child:start(Context),
+            New = gen_tracker_keeper:start(Context),
             case proctab_nif:change_keeper(zone(Requests), Keeper, New) of
                 {ok, _} ->
                     Times = lately(Keeper, Requests),
                     #requests{adopted = Adopted, settled = Settled} = Requests,
                     IsSettled = is_map_key(Keeper, Settled),
-                    gen_tracker_child:adopt(New, Context, Reason, Times, IsSettled),
+                    gen_tracker_keeper:adopt(New, Context, Reason, Times, IsSettled),
                     Counted = Requests#requests{
                         adopted = (maps:remove(Keeper, Adopted))#{New => Times},
                         settled = maps:remove(Keeper, Settled)
@@ -475,13 +475,13 @@ lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) -
                     Moved = move_waiting(Keeper, New, Counted),
                     case maps:take(Keeper, Ending) of
                         {asked, Others} ->
-                            gen_tracker_child:stop(New, Context),
+                            gen_tracker_keeper:stop(New, Context),
                             Moved#requests{ending = Others#{New => asked}};
                         error ->
                             Moved
                     end;
                 undefined ->
-                    gen_tracker_child:discard(New),
+                    gen_tracker_keeper:discard(New),
                     ended(Keeper, Requests)
             end
     end.

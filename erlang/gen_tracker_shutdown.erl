@@ -96,10 +96,10 @@ children(Handle, From, Children) ->
 stop_child({_Name, State, Child, Keeper, {_, _, Shutdown, _, _}}, Stop) ->
     #stop{context = #{tag := Tag}, keepers = Keepers} = Stop,
     Monitor = monitor(process, Keeper),
-    gen_tracker_child:stop_zone(Keeper, Tag),
+    gen_tracker_keeper:stop_zone(Keeper, Tag),
     case State of
         terminating ->
-            after_time(gen_tracker_child:patience(Shutdown), {overtime, Keeper, cleanup}, Stop);
+            after_time(gen_tracker_keeper:patience(Shutdown), {overtime, Keeper, cleanup}, Stop);
         _ when State =:= launching; State =:= restarting ->
             after_time(start_patience(Shutdown), {overtime, Keeper, start}, Stop);
         _ -> ok
@@ -119,7 +119,7 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
         {Tag, _, _} = Message -> await(told(Message, Stop));
         {Tag, _, _, _} = Message -> await(told(Message, Stop));
         {{Tag, attached, Keeper}, _, process, Child, Reason} ->
-            gen_tracker_child:died(Keeper, Stop#stop.context, Child, Reason),
+            gen_tracker_keeper:died(Keeper, Stop#stop.context, Child, Reason),
             await(Stop);
         {'DOWN', Monitor, process, Pid, Reason} -> await(down(Pid, Monitor, Reason, Stop));
         {'$gen_call', From, Request} -> gen_server:reply(From, refusal(Request)), await(Stop);
@@ -185,12 +185,12 @@ end_child(Child, Shutdown, #stop{others = Others} = Stop) ->
 
 %% For the watchdog: whether a child has ended, and its `after_terminate' has had its time.
 look(_, {Monitor, Child, Shutdown, undefined}, _) when is_pid(Child) ->
-    case gen_tracker_child:is_alive(Child) of
+    case gen_tracker_keeper:is_alive(Child) of
         true -> {Monitor, Child, Shutdown, undefined};
         false -> {Monitor, Child, Shutdown, erlang:monotonic_time(millisecond)}
     end;
 look(Keeper, {_, _, Shutdown, Ended} = Its, Stop) when is_integer(Ended) ->
-    IsOver = erlang:monotonic_time(millisecond) - Ended >= gen_tracker_child:patience(Shutdown),
+    IsOver = erlang:monotonic_time(millisecond) - Ended >= gen_tracker_keeper:patience(Shutdown),
     #stop{handle = Handle, context = Context} = Stop,
     _ = IsOver andalso kill_cleanup(Keeper, proctab_nif:kept(Handle, Keeper), Context),
     Its;
@@ -288,7 +288,7 @@ kill_cleanup(_, undefined, _) ->
     ok;
 kill_cleanup(Keeper, {Name, _, _, {MFA, _, Shutdown, _, _}}, #{zone := Zone}) ->
     ?LOG_ERROR(#{label => {gen_tracker, after_terminate_killed}, zone => Zone, name => Name,
-                 module => module(MFA), after_ms => gen_tracker_child:patience(Shutdown)}),
+                 module => module(MFA), after_ms => gen_tracker_keeper:patience(Shutdown)}),
     exit(Keeper, kill),
     ok.
 
@@ -299,7 +299,7 @@ module(undefined) -> undefined.
 end_start(Keeper, Shutdown) ->
     %% So that it starts nothing between the look and its end.
     _ = try erlang:suspend_process(Keeper) catch error:badarg -> ended end,
-    Started = [{Pid, monitor(process, Pid)} || Pid <- gen_tracker_child:started_by(Keeper)],
+    Started = [{Pid, monitor(process, Pid)} || Pid <- gen_tracker_keeper:started_by(Keeper)],
     lists:foreach(fun({Pid, _}) -> exit(Pid, signal(Shutdown)) end, Started),
     Deadline = erlang:monotonic_time(millisecond) + ?GRACE,
     lists:foreach(fun({Pid, Monitor}) -> await_end(Pid, Monitor, Deadline) end, Started),

@@ -96,7 +96,7 @@ names() ->
     [Zone || {Zone, _} <- zones()].
 
 modules() ->
-    [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
+    [gen_tracker, gen_tracker_requests, gen_tracker_keeper, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
 
 %% The world
 

@@ -43,7 +43,7 @@ upgraded(Seed, First, Next) ->
     %% Three zones, each with somebody who follows its events, and two tables of processes.
     Expected = #{gen_tracker => 3, gen_tracker_events => 3, metrics_process_tracker => 1, stats_hero_monitor => 1, proctab_reaper => 2},
     ?assertEqual(maps:map(fun(_, Each) -> Each * length(Next) end, Expected), maps:from_list([{Module, Times} || {{changed, Module}, Times} <- maps:to_list(Figures)])),
-    ?assertEqual(["2.0.0"], lists:usort([vsn(Module) || Module <- [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_events, metrics_process_tracker, proctab_reaper, stats_hero_monitor]])),
+    ?assertEqual(["2.0.0"], lists:usort([vsn(Module) || Module <- [gen_tracker, gen_tracker_requests, gen_tracker_keeper, gen_tracker_events, metrics_process_tracker, proctab_reaper, stats_hero_monitor]])),
     ?assertEqual(Native, code:is_loaded(proctab_nif)),
     ?assertMatch({_, _, "2.0.0"}, lists:keyfind(proctab, 1, application:which_applications())).
 

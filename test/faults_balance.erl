@@ -131,7 +131,7 @@ is_other({ok, Pid}, Pid) -> false;
 is_other(undefined, _) -> false;
 is_other(_, _) -> true.
 
-is_keeper(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_child, init, 1}.
+is_keeper(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_keeper, init, 1}.
 is_sender(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_events, init, 1}.
 
 children(Zone) ->

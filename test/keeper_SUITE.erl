@@ -263,9 +263,9 @@ pending(Zone, Fail) ->
 a_permanent_child_that_keeps_failing_does_not_keep_old_code(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Spec} = pending(Zone, fun() -> {error, later} end),
-    reloading:load_softly(gen_tracker_child),
+    reloading:load_softly(gen_tracker_keeper),
     {error, later} = gen_tracker:find_or_open(Zone, Spec),
-    eventually(fun() -> code:soft_purge(gen_tracker_child) end).
+    eventually(fun() -> code:soft_purge(gen_tracker_keeper) end).
 
 %% Stopping
 

@@ -110,7 +110,7 @@ replay({Mode, Seed, Program, _}) ->
 
 %% The library logs start functions that crash.
 quietly(Fun) ->
-    Modules = [gen_tracker_child, gen_tracker_reports],
+    Modules = [gen_tracker_keeper, gen_tracker_reports],
     Levels = logger:get_module_level(Modules),
     ok = logger:set_module_level(Modules, none),
     put(figures, #{}),

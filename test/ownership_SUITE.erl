@@ -395,7 +395,7 @@ reloading_the_erlang_modules_loses_nothing(_) ->
     Tracker = whereis(Zone),
     Children = [{Name, start(Zone, spec(Name, permanent))} || Name <- lists:seq(1, 100)],
     [ok = gen_tracker:setattr(Zone, Name, color, Name) || {Name, _} <- Children],
-    Modules = [gen_tracker, gen_tracker_requests, gen_tracker_child],
+    Modules = [gen_tracker, gen_tracker_requests, gen_tracker_keeper],
     [
         begin
             true = code:soft_purge(Module),

@@ -41,7 +41,7 @@
 %%
 %% Keepers hibernate while they wait: they keep no garbage, and no old code when this module is
 %% reloaded.
--module(gen_tracker_child).
+-module(gen_tracker_keeper).
 
 -export([check/1, is_spec/1, stored/1, to_map/2]).
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
