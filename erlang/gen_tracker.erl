@@ -170,7 +170,7 @@ find_alive(Zone, Name) ->
     end.
 
 check_and_open(Zone, Spec) ->
-    case gen_tracker_keeper:check(Spec) of
+    case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} -> open(Zone, {find_or_open, Name, ChildSpec, caller()});
         {error, Reason} -> {opened, {error, Reason}}
     end.
@@ -271,7 +271,7 @@ add_existing_child(Zone, Child) ->
 to_add({Name, Pid, worker, Mods}) when is_pid(Pid) ->
     {Name, {undefined, temporary, 200, worker, Mods}, Pid};
 to_add({Pid, {Name, _, _, _, worker, _} = Spec}) when is_pid(Pid) ->
-    case gen_tracker_keeper:check(Spec) of
+    case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} -> {Name, ChildSpec, Pid};
         {error, _} -> malformed
     end;
@@ -819,7 +819,7 @@ route({await_start, Keeper}, From, Tracker) when is_pid(Keeper), node(Keeper) =:
 route({unregister, Name}, _From, Tracker) ->
     {reply, unregister(Name, Tracker), Tracker};
 route({start_child, Spec}, From, Tracker) ->
-    case gen_tracker_keeper:check(Spec) of
+    case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} ->
             request(start_child, Name, ChildSpec, undefined, From, ancestor(From), Tracker);
         {error, Reason} ->
@@ -849,7 +849,7 @@ route(shutdown, _From, Tracker) ->
 route(stop, _From, Tracker) ->
     {stop, normal, ok, Tracker};
 route({find_or_open, Spec}, From, #tracker{zone = Zone} = Tracker) ->
-    case {find_named(Zone, Spec), gen_tracker_keeper:check(Spec)} of
+    case {find_named(Zone, Spec), gen_tracker_spec:check(Spec)} of
         {{ok, Pid}, _} ->
             {reply, {ok, Pid}, Tracker};
         {undefined, {ok, Name, ChildSpec}} ->
@@ -871,7 +871,7 @@ unknown_call(Call, From, #tracker{zone = Zone} = Tracker) ->
 
 %% Anybody may send such a call, with anything in it.
 request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
-    case gen_tracker_keeper:is_spec(Spec) andalso is_child(Kind, Spec, Child, Tracker) of
+    case gen_tracker_spec:is_spec(Spec) andalso is_child(Kind, Spec, Child, Tracker) of
         true -> handle(Kind, Name, Spec, Child, From, Callers, Tracker);
         false -> {reply, {error, badarg}, Tracker}
     end.
@@ -1030,7 +1030,7 @@ restart_child(Name, #tracker{zone = Zone}) ->
 childspec(Name, #tracker{zone = Zone}) ->
     case proctab_nif:child(Zone, Name) of
         undefined -> {error, not_found};
-        {_, _, _, Spec} -> {ok, gen_tracker_keeper:to_map(Name, Spec)}
+        {_, _, _, Spec} -> {ok, gen_tracker_spec:to_map(Name, Spec)}
     end.
 
 count_children(Zone) ->

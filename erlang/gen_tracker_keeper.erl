@@ -43,17 +43,14 @@
 %% reloaded.
 -module(gen_tracker_keeper).
 
--export([check/1, is_spec/1, stored/1, to_map/2]).
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
--export([discard/1, is_alive/1, patience/1, started_by/1, label/1]).
+-export([discard/1, is_alive/1, started_by/1, label/1]).
 -export([init/1, loop/1, delayed/2]).
 
--export_type([spec/0, result/0, context/0]).
+-export_type([result/0, context/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
--type spec() :: {MFA :: gen_tracker:mfargs() | undefined, gen_tracker:restart(),
-                 gen_tracker:shutdown(), gen_tracker:child_type(), Modules :: term()}.
 -type result() :: gen_tracker:start_result().
 %% What all keepers of a zone have in common.
 -type context() :: #{tracker := pid(),
@@ -71,11 +68,6 @@
 %% So many restarts within so many milliseconds are made at once.
 -define(INTENSITY, 10).
 -define(PERIOD, 10000).
-%% The longest time that a process can wait for a message, in milliseconds.
--define(LONGEST_WAIT, 16#ffffffff).
-%% What `after_terminate' has when the child is to stop, at least, and for the shutdown `infinity'.
--define(LEAST_PATIENCE, 3000).
--define(MOST_PATIENCE, 60000).
 %% How long what a failed start has left behind may take to end by itself, in milliseconds.
 -define(GRACE, 1000).
 -define(DETACHED, '$proctab_detached').
@@ -83,7 +75,7 @@
 -record(child, {
     context :: context(),
     name :: gen_tracker:name(),
-    spec :: spec(),
+    spec :: gen_tracker_spec:spec(),
     pid :: pid() | undefined,
     monitor :: reference() | undefined,
     %% What its exit signal said, if there was a link. Its monitor may have come too late to know.
@@ -99,66 +91,6 @@
 }).
 
 
-%%% Child specs
-
-%% @doc The name and the spec that any of the forms of a child spec says; the error is that of
-%% `supervisor:check_childspecs/1'.
--spec check(term()) -> {ok, gen_tracker:name(), spec()} | {error, term()}.
-check({Name, MFA, Restart}) ->
-    check({Name, MFA, Restart, 200, worker, []});
-check(Spec) ->
-    try supervisor:check_childspecs([Spec]) of
-        ok -> normalize(Spec);
-        {error, Reason} -> {error, Reason}
-    catch
-        %% A list of modules without an end: OTP 29 raises what others answer.
-        error:Reason:Stack -> {error, {'EXIT', {Reason, Stack}}}
-    end.
-
-normalize({Name, MFA, Restart, Shutdown, Type, Mods})
-        when is_integer(Shutdown), Shutdown > ?LONGEST_WAIT ->
-    normalize({Name, MFA, Restart, ?LONGEST_WAIT, Type, Mods});
-normalize({Name, MFA, Restart, Shutdown, Type, Mods}) ->
-    {ok, Name, {MFA, Restart, Shutdown, Type, Mods}};
-normalize(#{id := Name, start := {Module, _, _} = MFA} = Spec) ->
-    Type = maps:get(type, Spec, worker),
-    Shutdown =
-        case Type of
-            worker -> 5000;
-            supervisor -> infinity
-        end,
-    normalize({Name, MFA, maps:get(restart, Spec, permanent), maps:get(shutdown, Spec, Shutdown),
-               Type, maps:get(modules, Spec, [Module])}).
-
-%% @doc Whether a term is what {@link check/1} makes of a child spec. The modules may be anything,
-%% and a process that was added need not have a start function.
--spec is_spec(term()) -> boolean().
-is_spec({MFA, Restart, Shutdown, Type, _Mods}) ->
-    is_start(MFA) andalso
-        lists:member(Restart, [permanent, transient, temporary]) andalso
-        lists:member(Type, [worker, supervisor]) andalso
-        (Shutdown =:= brutal_kill orelse Shutdown =:= infinity orelse
-            is_integer(Shutdown) andalso Shutdown >= 0 andalso Shutdown =< ?LONGEST_WAIT);
-is_spec(_) ->
-    false.
-
-is_start(undefined) -> true;
-is_start({M, F, Args}) -> is_atom(M) andalso is_atom(F) andalso is_list(Args);
-is_start(_) -> false.
-
-%% @doc The spec that the table keeps: without the arguments of a start that is never made again.
--spec stored(spec()) -> spec().
-stored({{Module, Function, _}, temporary, Shutdown, Type, Mods}) ->
-    {{Module, Function, undefined}, temporary, Shutdown, Type, Mods};
-stored(Spec) ->
-    Spec.
-
-%% @doc A child spec as `supervisor:get_childspec/2' gives it.
--spec to_map(gen_tracker:name(), spec()) -> map().
-to_map(Name, {MFA, Restart, Shutdown, Type, Mods}) ->
-    #{id => Name, start => MFA, restart => Restart, significant => false, shutdown => Shutdown,
-      type => Type, modules => Mods}.
-
 %%% For the tracker
 
 %% @doc Starts a keeper, linked to the calling tracker and monitored by it: its end is told as
@@ -170,7 +102,7 @@ start(#{tag := Tag} = Context) ->
     Keeper.
 
 %% @doc Has a keeper start the child whose row it has.
--spec launch(pid(), context(), spec()) -> ok.
+-spec launch(pid(), context(), gen_tracker_spec:spec()) -> ok.
 launch(Keeper, Context, Spec) ->
     tell(Keeper, Context, launch, Spec).
 
@@ -216,7 +148,7 @@ stop_zone(Keeper, Tag) ->
     ok.
 
 %% @doc Has a keeper make the next try of a failed restart now, with another spec.
--spec retry(pid(), context(), spec()) -> ok.
+-spec retry(pid(), context(), gen_tracker_spec:spec()) -> ok.
 retry(Keeper, Context, Spec) ->
     tell(Keeper, Context, retry, Spec).
 
@@ -242,12 +174,6 @@ discard(Keeper) ->
 -spec is_alive(pid()) -> boolean().
 is_alive(Pid) ->
     node(Pid) =/= node() orelse is_process_alive(Pid).
-
-%% @doc How long `after_terminate' may hold up a stop, in milliseconds.
--spec patience(gen_tracker:shutdown()) -> pos_integer().
-patience(brutal_kill) -> ?LEAST_PATIENCE;
-patience(infinity) -> ?MOST_PATIENCE;
-patience(Shutdown) -> max(Shutdown, ?LEAST_PATIENCE).
 
 %% @doc The processes that a keeper has started and is still linked to.
 -spec started_by(Keeper :: pid()) -> [pid()].
@@ -756,8 +682,8 @@ retry_with(Spec, #child{spec = Own} = Child) ->
     end_left(),
     case say(fun proctab_nif:restarting/2, [], Child) of
         true ->
-            With = Child#child{spec = stored(Spec)},
-            _ = say(fun proctab_nif:respec/3, [stored(Spec)], Child),
+            With = Child#child{spec = gen_tracker_spec:stored(Spec)},
+            _ = say(fun proctab_nif:respec/3, [gen_tracker_spec:stored(Spec)], Child),
             case start_child(Spec, With) of
                 {started, Running} ->
                     wait(Running#child{delay = ?FIRST_DELAY});
@@ -840,7 +766,7 @@ after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
 %% A callback that holds up a stop is ended by the tracker when its time is over.
 limit(stopping, #child{context = Context, spec = {_, _, Shutdown, _, _}}) ->
     #{tracker := Tracker, tag := Tag} = Context,
-    erlang:send_after(patience(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
+    erlang:send_after(gen_tracker_spec:cleanup_timeout(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
 limit(_, _) ->
     none.
 

@@ -10,7 +10,7 @@
 -type child() :: [{atom(), term()}].
 
 %% @doc A child as reports show it.
--spec child(pid() | undefined, gen_tracker:name(), gen_tracker_keeper:spec()) -> child().
+-spec child(pid() | undefined, gen_tracker:name(), gen_tracker_spec:spec()) -> child().
 child(Pid, Name, {MFA, Restart, Shutdown, Type, _Mods}) ->
     [{pid, Pid}, {id, Name}, {mfargs, MFA}, {restart_type, Restart}, {significant, false},
      {shutdown, Shutdown}, {child_type, Type}].

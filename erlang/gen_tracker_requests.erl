@@ -23,7 +23,7 @@
 -record(request, {
     kind :: kind(),
     name :: gen_tracker:name() | undefined,
-    spec :: gen_tracker_keeper:spec() | undefined,
+    spec :: gen_tracker_spec:spec() | undefined,
     %% The process to be added, or the keeper whose start is waited for.
     child :: pid() | undefined,
     from :: gen_server:from(),
@@ -71,7 +71,7 @@ new(Context) ->
 
 %% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as
 %% they are processes of this node.
--spec request(kind(), gen_tracker:name(), gen_tracker_keeper:spec() | undefined,
+-spec request(kind(), gen_tracker:name(), gen_tracker_spec:spec() | undefined,
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
@@ -172,7 +172,7 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
 
 insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
-        Stored = gen_tracker_keeper:stored(Spec),
+        Stored = gen_tracker_spec:stored(Spec),
         %% What is not stored is refused all the same, if it is too large.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
@@ -200,9 +200,9 @@ forget(#request{name = Name} = Request, Requests) ->
 stop(Keeper, Name, Shutdown, #requests{context = Context, ending = Ending} = Requests) ->
     case proctab_nif:stop(zone(Requests), Name, Keeper) of
         State when State =:= launching; State =:= restarting ->
-            limit(start, Keeper, gen_tracker_shutdown:start_patience(Shutdown), Requests);
+            limit(start, Keeper, gen_tracker_spec:start_timeout(Shutdown), Requests);
         terminating ->
-            limit(cleanup, Keeper, gen_tracker_keeper:patience(Shutdown), Requests);
+            limit(cleanup, Keeper, gen_tracker_spec:cleanup_timeout(Shutdown), Requests);
         _ -> ok
     end,
     gen_tracker_keeper:stop(Keeper, Context),

@@ -13,13 +13,11 @@
 %% left behind is ended in its place.
 -module(gen_tracker_shutdown).
 
--export([start_watchdog/2, stop/3, end_apart/2, inherit/3, start_patience/1, overtime/3, refusal/1, is_order/1]).
+-export([start_watchdog/2, stop/3, end_apart/2, inherit/3, overtime/3, refusal/1, is_order/1]).
 -export([init_watchdog/3, watch/3]).
 
 -include_lib("kernel/include/logger.hrl").
 
-%% How long a start has for the shutdown `infinity', in milliseconds.
--define(LONGEST_START, 60000).
 %% How long what a start has started takes to end before it is killed, in milliseconds.
 -define(GRACE, 200).
 %% How often the watchdog looks for children that have ended, in milliseconds.
@@ -99,9 +97,9 @@ stop_child({_Name, State, Child, Keeper, {_, _, Shutdown, _, _}}, Stop) ->
     gen_tracker_keeper:stop_zone(Keeper, Tag),
     case State of
         terminating ->
-            after_time(gen_tracker_keeper:patience(Shutdown), {overtime, Keeper, cleanup}, Stop);
+            after_time(gen_tracker_spec:cleanup_timeout(Shutdown), {overtime, Keeper, cleanup}, Stop);
         _ when State =:= launching; State =:= restarting ->
-            after_time(start_patience(Shutdown), {overtime, Keeper, start}, Stop);
+            after_time(gen_tracker_spec:start_timeout(Shutdown), {overtime, Keeper, start}, Stop);
         _ -> ok
     end,
     Stop#stop{keepers = Keepers#{Keeper => {Monitor, Child, Shutdown, undefined}}}.
@@ -190,7 +188,7 @@ look(_, {Monitor, Child, Shutdown, undefined}, _) when is_pid(Child) ->
         false -> {Monitor, Child, Shutdown, erlang:monotonic_time(millisecond)}
     end;
 look(Keeper, {_, _, Shutdown, Ended} = Its, Stop) when is_integer(Ended) ->
-    IsOver = erlang:monotonic_time(millisecond) - Ended >= gen_tracker_keeper:patience(Shutdown),
+    IsOver = erlang:monotonic_time(millisecond) - Ended >= gen_tracker_spec:cleanup_timeout(Shutdown),
     #stop{handle = Handle, context = Context} = Stop,
     _ = IsOver andalso kill_cleanup(Keeper, proctab_nif:kept(Handle, Keeper), Context),
     Its;
@@ -244,12 +242,6 @@ end_inherited(Pid, Keeper) ->
 
 %%% Time limits
 
-%% @doc How long a start may take that is to stop, in milliseconds.
--spec start_patience(gen_tracker:shutdown()) -> non_neg_integer().
-start_patience(brutal_kill) -> 0;
-start_patience(infinity) -> ?LONGEST_START;
-start_patience(Shutdown) -> Shutdown.
-
 %% @doc Ends what a keeper is still doing after the time that it had, if it is: a start, or a call
 %% of `after_terminate'. For a tracker that does not stop.
 -spec overtime(Keeper :: pid(), start | cleanup, context()) -> ok.
@@ -288,7 +280,7 @@ kill_cleanup(_, undefined, _) ->
     ok;
 kill_cleanup(Keeper, {Name, _, _, {MFA, _, Shutdown, _, _}}, #{zone := Zone}) ->
     ?LOG_ERROR(#{label => {gen_tracker, after_terminate_killed}, zone => Zone, name => Name,
-                 module => module(MFA), after_ms => gen_tracker_keeper:patience(Shutdown)}),
+                 module => module(MFA), after_ms => gen_tracker_spec:cleanup_timeout(Shutdown)}),
     exit(Keeper, kill),
     ok.
 
@@ -326,7 +318,7 @@ end_process(Pid, Shutdown) ->
     Time =
         case Shutdown of
             infinity -> infinity;
-            _ -> start_patience(Shutdown)
+            _ -> gen_tracker_spec:start_timeout(Shutdown)
         end,
     receive
         {'DOWN', Monitor, process, Pid, _} -> ok

@@ -153,7 +153,7 @@ stranger(Zone, Pid) ->
     end.
 
 spec(Spec) ->
-    case gen_tracker_keeper:check(Spec) of
+    case gen_tracker_spec:check(Spec) of
         {ok, _, _} -> none;
         %% Not the term: a long integer takes a scheduler for seconds to print.
         {error, Reason} when is_tuple(Reason) -> io_lib:format("not a child spec: ~tp", [element(1, Reason)]);
