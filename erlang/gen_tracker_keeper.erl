@@ -1,50 +1,50 @@
 %% @private
-%% The process beside each child of a zone: its keeper.
+%% The keeper: the process beside each child of a zone.
 %%
-%% A keeper is linked to the tracker and is the parent of its child. It runs the start function,
-%% so that a slow start holds up nobody, waits for the child's death, runs `after_terminate',
-%% cleans up, and starts the child again where its restart type says so. The tracker decides who
-%% gets a name, and answers the callers who wait for one.
+%% A keeper is linked to the tracker and is the parent of its child. It runs the start function, so
+%% that a slow start delays nobody else, waits for the child's death, runs `after_terminate', removes
+%% the row, and restarts the child as its restart type demands. The tracker decides which request
+%% gets a name, and answers the callers.
 %%
 %%   tracker                                keeper
 %%      | spawn, link, monitor; insert the row    |
 %%      | -- {Tag, launch | attach | adopt} ----> |  attach is sent before the insertion,
 %%      | -- {Tag, attached} -------------------> |  and this after it
 %%      |                                         |  start function, running/3 in the table
-%%      | -- {Tag, died, Child, Reason} --------> |  why an attached child ended
+%%      | -- {Tag, died, Child, Reason} --------> |  the exit reason of an attached child
 %%      | <- {Tag, launched, Keeper, Result} ---- |
-%%      | -- {Tag, stop} -----------------------> |  stop the child and forget it
+%%      | -- {Tag, stop} -----------------------> |  stop the child and remove its row
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
-%%      | -- {Tag, retry, Spec} ----------------> |  try a failed restart now, with this spec
-%%      | <- {Tag, settled, Keeper} ------------- |  the child has ended for good
-%%      | <- {Tag, overtime, Keeper, cleanup} --- |  after_terminate has had its time
+%%      | -- {Tag, retry, Spec} ----------------> |  retry a failed restart now, with this spec
+%%      | <- {Tag, settled, Keeper} ------------- |  the child will not be restarted
+%%      | <- {Tag, overtime, Keeper, cleanup} --- |  the time limit of after_terminate is over
 %%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
 %%      |           the table -- detached ------> |  the child was unregistered and lives on
 %%      | <- EXIT, DOWN ------------------------- |  name and attributes have left the table
 %%
-%% `Tag' is a reference that only the processes of the zone know, so a stranger's message changes
-%% nothing. What it says is checked against the table all the same where it may be late.
+%% `Tag' is a reference that only the processes of the zone know, so messages of other processes
+%% change nothing. A message that may be late is also checked against the table.
 %%
 %% Start functions and `after_terminate' are foreign code that runs in this process: they may
 %% flush its mailbox, unlink it, and change its flags. Therefore
 %% <ul>
-%% <li>whether a child is to stop is marked in the table, not only in the mailbox: `running/3',
-%%     `terminating/3' and `restarting/2' answer accordingly;</li>
-%% <li>{@link recover/1} restores flag and link after each such call;</li>
-%% <li>the tracker monitors the keeper and looks for its row whatever the reason of its end;</li>
-%% <li>time limits for such a call are kept by the tracker or, when the zone stops, by
-%%     `gen_tracker_shutdown'. Both kill the keeper, and another one adopts the row.</li>
+%% <li>a stop is marked in the table as well as sent to the mailbox: `running/3', `terminating/3'
+%%     and `restarting/2' report it;</li>
+%% <li>{@link recover/1} restores flags and link after each such call;</li>
+%% <li>the tracker monitors the keeper and reads its row whatever the exit reason;</li>
+%% <li>the tracker, or `gen_tracker_shutdown' when the zone stops, enforces the time limits of such
+%%     calls. Both kill the keeper, and another keeper adopts the row.</li>
 %% </ul>
 %%
-%% The child's state is written to the table before the tracker is told, so what the tracker reads
-%% there is never older than the messages that it has handled.
+%% A keeper writes the child's state to the table before it tells the tracker, so the tracker never
+%% reads a state that is older than the messages it has handled.
 %%
-%% Keepers hibernate while they wait: they keep no garbage, and no old code when this module is
-%% reloaded.
+%% Keepers hibernate while they wait, so they hold no garbage, and no old code after this module
+%% was reloaded.
 -module(gen_tracker_keeper).
 
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
--export([discard/1, is_alive/1, started_by/1, label/1]).
+-export([discard/1, is_alive/1, started_by/1, set_label/1]).
 -export([init/1, loop/1, delayed/2]).
 
 -export_type([result/0, context/0]).
@@ -52,23 +52,24 @@
 -include_lib("kernel/include/logger.hrl").
 
 -type result() :: gen_tracker:start_result().
-%% What all keepers of a zone have in common.
+%% What all keepers of a zone share.
 -type context() :: #{tracker := pid(),
-                     %% Known to the processes of this zone alone.
+                     %% Known only to the processes of this zone.
                      tag := reference(),
                      zone := gen_tracker:zone(),
                      restart := boolean(),
                      reports := boolean(),
-                     %% Of the keeper itself, as `proc_lib' has begun it.
+                     %% The process dictionary that `proc_lib' gave the keeper.
                      dictionary => [{term(), term()}]}.
 
 -define(FIRST_DELAY, 50).
 -define(MORE_DELAY, 150).
 -define(LONGEST_DELAY, 5000).
-%% So many restarts within so many milliseconds are made at once.
+%% At most INTENSITY restarts within PERIOD milliseconds are made without a delay.
 -define(INTENSITY, 10).
 -define(PERIOD, 10000).
-%% How long what a failed start has left behind may take to end by itself, in milliseconds.
+%% How long processes that a failed start left behind may live on to write their crash reports, in
+%% milliseconds.
 -define(GRACE, 1000).
 -define(DETACHED, '$proctab_detached').
 
@@ -78,76 +79,79 @@
     spec :: gen_tracker_spec:spec(),
     pid :: pid() | undefined,
     monitor :: reference() | undefined,
-    %% What its exit signal said, if there was a link. Its monitor may have come too late to know.
+    %% The reason in its exit signal, if there was a link: the monitor may have come too late.
     exited = unknown :: unknown | {exited, Reason :: term()},
-    %% When the child began to run, in milliseconds.
+    %% When the child started to run, in milliseconds of monotonic time.
     since = 0 :: integer(),
-    %% When it was restarted within the last ?PERIOD, latest first.
+    %% The times of its restarts within the last ?PERIOD, latest first.
     restarts = [] :: [integer()],
-    %% Whether restarts wait, because there were too many.
+    %% Whether restarts are delayed because there were too many.
     is_slowed = false :: boolean(),
-    %% Milliseconds until the next try.
+    %% Milliseconds until the next attempt.
     delay = ?FIRST_DELAY :: pos_integer()
 }).
 
 
 %%% For the tracker
 
-%% @doc Starts a keeper, linked to the calling tracker and monitored by it: its end is told as
-%% `{{Tag, keeper}, Monitor, process, Keeper, Reason}'. It waits to be told what to do.
+%% @doc Starts a keeper that waits for its task, linked to the calling tracker and monitored by it.
+%% The `DOWN' message is `{{Tag, keeper}, Monitor, process, Keeper, Reason}'.
 -spec start(context()) -> pid().
 start(#{tag := Tag} = Context) ->
     Options = [link, {monitor, [{tag, {Tag, keeper}}]}],
     {Keeper, _} = proc_lib:spawn_opt(?MODULE, init, [Context], Options),
     Keeper.
 
-%% @doc Has a keeper start the child whose row it has.
+%% @doc Tells a keeper to start the child of its row.
 -spec launch(pid(), context(), gen_tracker_spec:spec()) -> ok.
 launch(Keeper, Context, Spec) ->
     tell(Keeper, Context, launch, Spec).
 
-%% @doc Gives a keeper a child that runs and is about to be put into the table; {@link attached/2}
-%% says that it is there.
+%% @doc Gives a keeper a running child that is about to be inserted into the table.
+%% {@link attached/2} follows the insertion.
 %%
-%% The tracker monitors the child as well, until it is told `launched': the keeper's monitor may
-%% come too late to know why the child ends. The tracker passes on what it is sent,
-%% `{{Tag, attached, Keeper}, Monitor, process, Child, Reason}', by {@link died/4}.
+%% The tracker monitors the child as well, until the keeper has sent `launched': the keeper's monitor
+%% may come too late to get the exit reason. The tracker's `DOWN' message is
+%% `{{Tag, attached, Keeper}, Monitor, process, Child, Reason}', which it forwards with
+%% {@link died/4}.
 -spec attach(pid(), context(), Child :: pid()) -> Monitor :: reference().
 attach(Keeper, #{tag := Tag} = Context, Child) ->
     Monitor = monitor_now(Child, [{tag, {Tag, attached, Keeper}}]),
     ok = tell(Keeper, Context, attach, Child),
     Monitor.
 
-%% @doc The child that a keeper was given is in the table.
+%% @doc Tells a keeper that its attached child is in the table.
 -spec attached(pid(), context()) -> ok.
 attached(Keeper, Context) ->
     tell(Keeper, Context, attached).
 
-%% @doc Tells a keeper why the child ended that it was given.
+%% @doc Forwards the exit reason of an attached child to its keeper.
 -spec died(pid(), context(), Child :: pid(), Reason :: term()) -> ok.
 died(Keeper, #{tag := Tag}, Child, Reason) ->
     Keeper ! {Tag, died, Child, Reason},
     ok.
 
-%% @doc Has a keeper go on with the row of one that ended for `Reason', in whatever state it is.
-%% `Times' says when keepers of that row have ended lately, in milliseconds, the latest first. Each
-%% counts as a restart. `IsSettled' says that the child has ended and is not to be started again.
+%% @doc Tells a keeper to adopt the row of a keeper that ended with `Reason', in whatever state the
+%% row is.
+%%
+%% `Times' are the times at which keepers of that row ended lately, in milliseconds, latest first;
+%% each counts as a restart. `IsSettled' says that the child has ended and is not to be restarted.
 -spec adopt(pid(), context(), Reason :: term(), Times :: [integer()], IsSettled :: boolean()) -> ok.
 adopt(Keeper, Context, Reason, Times, IsSettled) ->
     tell(Keeper, Context, adopt, {Reason, Times, IsSettled}).
 
-%% @doc Has a keeper stop its child and forget it. The row was marked before.
+%% @doc Tells a keeper to stop its child and remove its row, which is marked already.
 -spec stop(pid(), context()) -> ok.
 stop(Keeper, Context) ->
     tell(Keeper, Context, stop).
 
-%% @doc Likewise when the whole zone stops.
+%% @doc Like {@link stop/2}, when the whole zone stops.
 -spec stop_zone(pid(), Tag :: reference()) -> ok.
 stop_zone(Keeper, Tag) ->
     Keeper ! {Tag, stop_zone},
     ok.
 
-%% @doc Has a keeper make the next try of a failed restart now, with another spec.
+%% @doc Tells a keeper to retry a failed restart now, with another spec.
 -spec retry(pid(), context(), gen_tracker_spec:spec()) -> ok.
 retry(Keeper, Context, Spec) ->
     tell(Keeper, Context, retry, Spec).
@@ -160,7 +164,7 @@ tell(Keeper, #{tag := Tag}, What, Of) ->
     Keeper ! {Tag, What, Of},
     ok.
 
-%% @doc Ends a keeper that was told nothing yet.
+%% @doc Ends a keeper that has no task yet.
 -spec discard(pid()) -> ok.
 discard(Keeper) ->
     unlink(Keeper),
@@ -170,12 +174,12 @@ discard(Keeper) ->
     after 0 -> ok
     end.
 
-%% @doc Whether a process is alive, as far as this node knows: those of other nodes count as alive.
+%% @doc Returns whether a process is alive. Processes of other nodes count as alive.
 -spec is_alive(pid()) -> boolean().
 is_alive(Pid) ->
     node(Pid) =/= node() orelse is_process_alive(Pid).
 
-%% @doc The processes that a keeper has started and is still linked to.
+%% @doc Returns the processes that a keeper has started and is still linked to.
 -spec started_by(Keeper :: pid()) -> [pid()].
 started_by(Keeper) ->
     case process_info(Keeper, links) of
@@ -192,30 +196,30 @@ started_by(Keeper) ->
 -spec init(context()) -> no_return().
 init(Context) ->
     process_flag(trap_exit, true),
-    keep(Context#{dictionary => get()}).
+    await_task(Context#{dictionary => get()}).
 
-keep(#{tag := Tag, tracker := Tracker} = Context) ->
+await_task(#{tag := Tag, tracker := Tracker} = Context) ->
     receive
         {Tag, launch, Spec} ->
-            with_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
+            with_own_row(Context, fun(_, _, Child) -> launch_first(Spec, Child) end);
         {Tag, attach, Pid} ->
             attach_to(Pid, monitor_now(Pid, []), Context);
         {Tag, adopt, {Reason, Times, IsSettled}} ->
-            with_row(Context, fun(State, Pid, Child) ->
+            with_own_row(Context, fun(State, Pid, Child) ->
                 adopted(IsSettled, State, Pid, after_keepers(Times, Child), Reason)
             end);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
-            is_process_alive(Tracker) andalso keep(Context),
+            is_process_alive(Tracker) andalso await_task(Context),
             exit(shutdown)
     end.
 
 attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
     receive
         {Tag, attached} ->
-            Look = fun(_, _, Child) -> look(Child#child{pid = Pid, monitor = Monitor}) end,
-            with_row(Context, Look);
+            Look = fun(_, _, Child) -> check_attached(Child#child{pid = Pid, monitor = Monitor}) end,
+            with_own_row(Context, Look);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
@@ -223,22 +227,22 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
             exit(shutdown)
     end.
 
-%% Name and spec come from the table: the table's copies keep no larger binary alive. Without a
-%% row the child was unregistered meanwhile, or its zone has gone.
--spec with_row(context(), fun((proctab_nif:state(), pid() | undefined, #child{}) -> no_return())) ->
+%% Takes name and spec from the table, whose copies keep no larger binary alive. There is no row
+%% when the child was unregistered or the zone has ended meanwhile.
+-spec with_own_row(context(), fun((proctab_nif:state(), pid() | undefined, #child{}) -> no_return())) ->
           no_return().
-with_row(#{zone := Zone} = Context, Run) ->
-    case own(fun proctab_nif:kept/2, [Zone, self()]) of
+with_own_row(#{zone := Zone} = Context, Run) ->
+    case unless_gone(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
-            label({?MODULE, Zone, Name}),
+            set_label({?MODULE, Zone, Name}),
             Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
         _ ->
             exit(shutdown)
     end.
 
-%% @doc Says what the calling process is, where processes can do so: since OTP 27.
--spec label(term()) -> ok.
-label(Label) ->
+%% @doc Sets the label of the calling process, on OTP 27 and later.
+-spec set_label(term()) -> ok.
+set_label(Label) ->
     Library = proc_lib,
     case erlang:function_exported(Library, set_label, 1) of
         true -> Library:set_label(Label);
@@ -252,12 +256,12 @@ launch_first(Spec, Child) ->
         {failed, _, Result} ->
             give_up(Child, Result);
         stopped ->
-            leave(Child)
+            end_keeper(Child)
     end.
 
-%% If the process is alive, the monitor, which was sent before, will know why it ends. If it was
-%% dead before there was a monitor, the tracker knows, who has monitored it for longer.
-look(#child{pid = Pid} = Child) ->
+%% If the child is alive, the monitor, which was sent before, will deliver its exit reason. If it was
+%% dead before the monitor arrived, the tracker's earlier monitor has the reason.
+check_attached(#child{pid = Pid} = Child) ->
     case is_alive(Pid) of
         true ->
             tell_launched(Child, {ok, Pid}),
@@ -290,18 +294,18 @@ after_keepers(Times, Child) ->
     Delay = min(?FIRST_DELAY + ?MORE_DELAY * (Number - 1), ?LONGEST_DELAY),
     Child#child{restarts = Times, is_slowed = Number > ?INTENSITY, delay = Delay}.
 
-adopted(true, _, _, Child, _) -> end_of(Child);
+adopted(true, _, _, Child, _) -> finish(Child);
 adopted(false, State, Pid, Child, Reason) -> adopted(State, Pid, Child, Reason).
 
 adopted(running, Pid, Child, _) ->
-    %% There may have been no time to tell.
+    %% The previous keeper may have been killed before it told the tracker.
     tell_launched(Child, {ok, Pid}),
     wait(watch(Pid, Child));
 adopted(launching, _, Child, Reason) ->
     give_up(Child, {error, Reason});
 adopted(terminating, _, Child, _) ->
-    %% after_terminate may have been called, and is never called twice. The child has not ended for
-    %% good; see settle/2.
+    %% after_terminate may have been called, and must not be called twice. The child is to be
+    %% restarted if its type says so: settle/2 had not been called.
     cleaned_up(Child, killed);
 adopted(restarting, _, Child, Reason) ->
     not_restarted(Child, error, {error, Reason});
@@ -312,7 +316,7 @@ adopted(pending, _, Child, _) ->
 
 %%% Starting
 
-%% Runs the start function, and registers what it started.
+%% Calls the start function and registers the process that it returns.
 start_child({MFA, _, _, _, _} = Spec, Child) ->
     Result = call_start(MFA, Child),
     recover(Child),
@@ -334,7 +338,7 @@ process(Pid, Result, #child{context = #{tracker := Tracker}} = Child)
         when Pid =:= Tracker; Pid =:= self() ->
     improper(Result, Child);
 process(Pid, Result, Child) ->
-    case node(Pid) =:= node() andalso own(fun proctab_nif:kept/2, [zone(Child), Pid]) of
+    case node(Pid) =:= node() andalso unless_gone(fun proctab_nif:kept/2, [zone(Child), Pid]) of
         {_, _, _, _} -> improper(Result, Child);
         _ -> {ok, Pid}
     end.
@@ -356,7 +360,7 @@ log_start_error(Reason, Details, #child{context = #{zone := Zone}, name = Name, 
     ?LOG_ERROR(Details#{label => {gen_tracker, start_error}, zone => Zone, name => Name,
                         start => start_of(Spec), reason => Reason}).
 
-%% The arguments may be anything that is called a list.
+%% The arguments may be an improper list.
 start_of({{Module, Function, Args}, _, _, _, _}) when length(Args) >= 0 ->
     {Module, Function, length(Args)};
 start_of({{Module, Function, _}, _, _, _, _}) ->
@@ -366,33 +370,33 @@ start_of({{Module, Function, _}, _, _, _, _}) ->
 recover(#child{context = #{tracker := Tracker, dictionary := Dictionary}}) ->
     process_flag(trap_exit, true),
     process_flag(priority, normal),
-    %% What `proc_lib' has put there: the ancestors of the next child.
+    %% The next child takes its ancestors from the dictionary.
     lists:foreach(fun({Key, Value}) -> put(Key, Value) end, Dictionary),
-    %% A tracker that is dead is told by an exit signal.
+    %% If the tracker is dead, this sends the keeper an exit signal.
     true = link(Tracker).
 
 registered(Pid, Result, Spec, Child) ->
     Running = watch(Pid, Child),
-    case say(fun proctab_nif:running/3, [Pid], Child) of
+    case change_row(fun proctab_nif:running/3, [Pid], Child) of
         true ->
             tell_launched(Child, Result),
             report(Running#child{spec = Spec}, progress),
             {started, Running};
         stopping ->
-            %% First the answer: the child may be waiting for it in `init_ack'.
+            %% Before the child is ended: it may be waiting for this in `init_ack'.
             tell_launched(Child, {error, killed}),
-            %% The start is over, and its time limit is no concern of the child.
-            _ = say(fun proctab_nif:terminating/3, [killed], Child),
+            %% From now on the time limit of starts does not apply.
+            _ = change_row(fun proctab_nif:terminating/3, [killed], Child),
             end_unregistered(Running),
             remove(Child),
             stopped;
         false ->
-            %% The zone has gone meanwhile.
+            %% The zone has ended meanwhile.
             end_unregistered(Running),
             exit(shutdown)
     end.
 
-%% No table has it, so it ends also when this keeper is killed.
+%% No other process would find this child in the table, so it must end even if this keeper is killed.
 end_unregistered(#child{pid = Pid, spec = {_, _, Shutdown, _, _}}) ->
     gen_tracker_shutdown:end_apart(Pid, Shutdown).
 
@@ -400,8 +404,8 @@ tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
     Tracker ! {Tag, launched, self(), Result},
     ok.
 
-%% A process may keep its latest monitor to itself for as long as it runs. This one has been sent,
-%% for the next one pushed it out, and its own end that one.
+%% The VM may delay the latest monitor signal of a process while the process runs. The second monitor
+%% forces the first one out, and its `demonitor' forces out the second one.
 monitor_now(Pid, Options) ->
     Monitor = monitor(process, Pid, Options),
     true = demonitor(monitor(process, Pid), [flush]),
@@ -416,16 +420,16 @@ give_up(Child, Result) ->
     tell_launched(Child, Result),
     linger(Child).
 
-%% What a failed start has left behind ends with its keeper. But first it may write its crash
-%% report, if it has one to write.
+%% Processes that a failed start left behind end with their keeper, but may first write their crash
+%% reports.
 linger(#child{context = #{tag := Tag, tracker := Tracker}} = Child) ->
     case started_by(self()) of
         [] ->
-            leave(Child);
+            end_keeper(Child);
         Left ->
             receive
                 {Tag, stop_zone} -> exit(shutdown);
-                {'EXIT', Tracker, _} -> linger_without(Tracker, Child);
+                {'EXIT', Tracker, _} -> linger_unless_dead(Tracker, Child);
                 {'EXIT', _, _} -> linger(Child)
             after ?GRACE ->
                 lists:any(fun is_writing/1, Left) andalso linger(Child),
@@ -434,12 +438,12 @@ linger(#child{context = #{tag := Tag, tracker := Tracker}} = Child) ->
             end
     end.
 
--spec linger_without(Tracker :: pid(), #child{}) -> no_return().
-linger_without(Tracker, Child) ->
+-spec linger_unless_dead(Tracker :: pid(), #child{}) -> no_return().
+linger_unless_dead(Tracker, Child) ->
     is_process_alive(Tracker) andalso linger(Child),
     exit(shutdown).
 
-%% Whether a process is writing to the log.
+%% Returns whether a process is writing a log event.
 is_writing(Pid) ->
     case process_info(Pid, current_stacktrace) of
         {current_stacktrace, Frames} ->
@@ -466,7 +470,7 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
             wait(Child#child{exited = {exited, Reason}});
         {Tag, stop} ->
             forget(Child),
-            leave(Child);
+            end_keeper(Child);
         {Tag, stop_zone} ->
             forget(Child),
             exit(shutdown);
@@ -475,16 +479,20 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
             forget(Child),
             exit(shutdown);
         ?DETACHED ->
-            own(fun proctab_nif:kept/2, [zone(Child), self()]) =:= undefined andalso leave(Child),
+            is_detached(Child) andalso end_keeper(Child),
             wait(Child);
         _ ->
             wait(Child)
     end.
 
+%% Anybody may send `?DETACHED', but only the table can detach a child.
+is_detached(Child) ->
+    unless_gone(fun proctab_nif:kept/2, [zone(Child), self()]) =:= undefined.
+
 exit_reason(#child{exited = {exited, Reason}}, noproc) ->
     Reason;
 exit_reason(#child{pid = Pid}, noproc) ->
-    %% The exit signal may not have come yet; as long as there is a link, it will.
+    %% As long as there is a link, the exit signal is still to come.
     {links, Links} = process_info(self(), links),
     Patience =
         case lists:member(Pid, Links) of
@@ -503,12 +511,12 @@ forget(Child) ->
     after_terminate(Child, Reason),
     remove(Child).
 
--spec leave(#child{}) -> no_return().
-leave(Child) ->
+-spec end_keeper(#child{}) -> no_return().
+end_keeper(Child) ->
     hand_over(Child),
     exit(shutdown).
 
-%% What the start function has linked to the keeper beside the child lives on, with the tracker.
+%% Gives the processes that the start function linked to the keeper, beside the child, to the tracker.
 hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
@@ -519,7 +527,7 @@ hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
             ok
     end.
 
-%% The processes that are linked to this one, besides the tracker.
+%% The processes that are linked to this one, except the tracker.
 links(#child{context = #{tracker := Tracker}}) ->
     {links, Links} = process_info(self(), links),
     [Pid || Pid <- Links, is_pid(Pid), Pid =/= Tracker].
@@ -533,8 +541,8 @@ terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
     after_terminate(Child, Reason),
     cleaned_up(Child, Reason).
 
-%% Another keeper may have to go on from here. It cannot know why the child ended, so the tracker is
-%% told when that is the end of a transient child.
+%% Tells the tracker that a transient child has ended normally: a keeper that adopts the row later
+%% would not know the reason, and would restart the child.
 settle(#child{context = Context, spec = {_, transient, _, _, _}}, Reason) ->
     #{tracker := Tracker, tag := Tag} = Context,
     _ = is_abnormal(Reason) orelse (Tracker ! {Tag, settled, self()}),
@@ -550,11 +558,11 @@ is_abnormal(_) -> true.
 cleaned_up(Child, Reason) ->
     case is_restarted(Child, Reason) of
         true ->
-            %% From here on, only what the next start has started is linked to the keeper.
+            %% Until the next start, no process may be linked to the keeper.
             hand_over(Child),
             restart_in_time(Child);
         false ->
-            end_of(Child)
+            finish(Child)
     end.
 
 is_restarted(#child{context = #{restart := false}}, _) -> false;
@@ -562,12 +570,12 @@ is_restarted(#child{spec = {_, permanent, _, _, _}}, _) -> true;
 is_restarted(#child{spec = {_, temporary, _, _, _}}, _) -> false;
 is_restarted(#child{spec = {_, transient, _, _, _}}, Reason) -> is_abnormal(Reason).
 
--spec end_of(#child{}) -> no_return().
-end_of(Child) ->
+-spec finish(#child{}) -> no_return().
+finish(Child) ->
     remove(Child),
-    leave(Child).
+    end_keeper(Child).
 
-%% At once, if that was not done too often.
+%% Restarts a child, with a delay if it was restarted too often.
 restart_in_time(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed} = Child) ->
     Now = now_ms(),
     Recent = [Time || Time <- Restarts, Now - Time < ?PERIOD],
@@ -586,24 +594,24 @@ restart_in_time(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed}
     end.
 
 slow_down(Child) ->
-    case say(fun proctab_nif:slowed/2, [], Child) of
+    case change_row(fun proctab_nif:slowed/2, [], Child) of
         true -> delay(Child);
-        false -> end_of(Child)
+        false -> finish(Child)
     end.
 
 restart(#child{spec = Spec} = Child) ->
     restart(Spec, Child).
 
-%% A child that was marked to stop is not started again, nor one of a zone that stops.
+%% A child that is marked to stop is not restarted, and no child of a zone that stops.
 restart(Spec, Child) ->
     end_left(),
-    case say(fun proctab_nif:restarting/2, [], Child) of
+    case change_row(fun proctab_nif:restarting/2, [], Child) of
         true -> start_again(Spec, Child);
-        false -> end_of(Child)
+        false -> finish(Child)
     end.
 
-%% What a failed restart has left behind ends before the next one, unless it is still writing its
-%% crash report.
+%% Ends the processes that a failed restart left behind, except those that are writing their crash
+%% reports.
 end_left() ->
     [exit(Pid, shutdown) || Pid <- started_by(self()), not is_writing(Pid)],
     ok.
@@ -613,7 +621,7 @@ start_again(Spec, Child) ->
         {started, #child{is_slowed = true} = Running} -> wait(Running);
         {started, Running} -> wait(Running#child{delay = ?FIRST_DELAY});
         {failed, Kind, Result} -> not_restarted(Child, Kind, Result);
-        stopped -> leave(Child)
+        stopped -> end_keeper(Child)
     end.
 
 not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, error, {error, Reason}) ->
@@ -625,11 +633,11 @@ not_restarted(#child{name = Name} = Child, Kind, Result) ->
                  result => Result}),
     give_up(Child, Result).
 
-%% Until the next try.
+%% Waits for the next attempt after a failed restart.
 -spec pend(#child{}, result()) -> no_return().
 pend(Child, Result) ->
-    drain(Child),
-    IsPending = say(fun proctab_nif:pending/2, [], Child),
+    drop_obsolete(Child),
+    IsPending = change_row(fun proctab_nif:pending/2, [], Child),
     tell_launched(Child, Result),
     case IsPending of
         true ->
@@ -642,12 +650,12 @@ pend(Child, Result) ->
 reason({error, Reason}) -> Reason;
 reason(Result) -> Result.
 
-%% Takes what has come since the last try: requests that it has answered, and the ends of
-%% processes that were linked to this one.
-drain(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
+%% Removes messages that the last attempt has made obsolete: retry requests, whose callers get the
+%% result of that attempt, and exit signals of linked processes.
+drop_obsolete(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     receive
-        {Tag, retry, _} -> drain(Child);
-        {'EXIT', Pid, _} when Pid =/= Tracker -> drain(Child)
+        {Tag, retry, _} -> drop_obsolete(Child);
+        {'EXIT', Pid, _} when Pid =/= Tracker -> drop_obsolete(Child)
     after 0 -> ok
     end.
 
@@ -655,7 +663,7 @@ delay(#child{delay = Delay} = Child) ->
     Later = Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)},
     proc_lib:hibernate(?MODULE, delayed, [Later, erlang:start_timer(Delay, self(), retry)]).
 
-%% @private Until the next try to start the child again.
+%% @private Waits for the next attempt to restart the child.
 -spec delayed(#child{}, Timer :: reference()) -> no_return().
 delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
     receive
@@ -677,31 +685,32 @@ delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
             proc_lib:hibernate(?MODULE, delayed, [Child, Timer])
     end.
 
-%% The spec of the caller who asked takes the place of the child's own, if the start succeeds.
+%% Restarts the child with the spec of a `find_or_open'. It replaces the child's spec if the start
+%% succeeds.
 retry_with(Spec, #child{spec = Own} = Child) ->
     end_left(),
-    case say(fun proctab_nif:restarting/2, [], Child) of
+    case change_row(fun proctab_nif:restarting/2, [], Child) of
         true ->
             With = Child#child{spec = gen_tracker_spec:stored(Spec)},
-            _ = say(fun proctab_nif:respec/3, [gen_tracker_spec:stored(Spec)], Child),
+            _ = change_row(fun proctab_nif:respec/3, [gen_tracker_spec:stored(Spec)], Child),
             case start_child(Spec, With) of
                 {started, Running} ->
                     wait(Running#child{delay = ?FIRST_DELAY});
                 {failed, Kind, Result} when With#child.spec =:= Own ->
                     not_restarted(Child, Kind, Result);
                 {failed, _, Result} ->
-                    _ = say(fun proctab_nif:respec/3, [Own], Child),
+                    _ = change_row(fun proctab_nif:respec/3, [Own], Child),
                     pend(Child, Result);
                 stopped ->
-                    leave(Child)
+                    end_keeper(Child)
             end;
         false ->
-            end_of(Child)
+            finish(Child)
     end.
 
 %%% Stopping
 
-%% Ends the child as its shutdown says; the reason of its exit.
+%% Stops the child as its shutdown demands. Returns its exit reason.
 stop_child(#child{spec = {_, Restart, Shutdown, _, _}} = Child) ->
     Reason = end_process(Child, Shutdown),
     _ = is_expected(Reason, Shutdown, Restart) orelse report(Child, {shutdown_error, Reason}),
@@ -723,22 +732,22 @@ await_end(#child{pid = Pid, monitor = Monitor} = Child, Time) ->
         await_end(Child, infinity)
     end.
 
-%% As `supervisor' judges the end of a child that it stops.
+%% Returns whether `supervisor' would accept this exit reason of a child that it stops.
 is_expected(killed, brutal_kill, _) -> true;
 is_expected(shutdown, Shutdown, _) when Shutdown =/= brutal_kill -> true;
 is_expected(_, _, permanent) -> false;
 is_expected(Reason, _, _) -> not is_abnormal(Reason).
 
 remove(Child) ->
-    _ = say(fun proctab_nif:remove/2, [], Child),
+    _ = change_row(fun proctab_nif:remove/2, [], Child),
     ok.
 
-%% What a keeper says of its child to the table is `false' when the row is no longer its own, or
-%% the zone is gone.
-say(Function, Args, #child{context = #{zone := Zone}, name = Name}) ->
-    own(Function, [Zone, Name | Args]).
+%% Calls a function that changes the keeper's own row. Returns `false' when the row belongs to
+%% another keeper by now, or the zone has ended.
+change_row(Function, Args, #child{context = #{zone := Zone}, name = Name}) ->
+    unless_gone(Function, [Zone, Name | Args]).
 
-own(Function, Args) ->
+unless_gone(Function, Args) ->
     try
         apply(Function, Args)
     catch
@@ -746,13 +755,13 @@ own(Function, Args) ->
     end.
 
 after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
-    Own = say(fun proctab_nif:terminating/3, [Reason], Child),
+    Own = change_row(fun proctab_nif:terminating/3, [Reason], Child),
     case callback(MFA) of
         undefined ->
             ok;
         {Module, Arity} ->
-            Timer = limit(Own, Child),
-            %% The attributes go with the zone, and another zone's are none of ours.
+            Timer = start_cleanup_timer(Own, Child),
+            %% The zone has ended. Attributes of the same name now belong to another zone.
             Attrs =
                 case Own of
                     false -> [];
@@ -760,19 +769,19 @@ after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
                 end,
             call_back(Module, lists:sublist([Child#child.name, Attrs, Reason], Arity), Child),
             recover(Child),
-            unlimit(Timer)
+            cancel_cleanup_timer(Timer)
     end.
 
-%% A callback that holds up a stop is ended by the tracker when its time is over.
-limit(stopping, #child{context = Context, spec = {_, _, Shutdown, _, _}}) ->
+%% Asks the tracker to end a callback that delays a stop for too long.
+start_cleanup_timer(stopping, #child{context = Context, spec = {_, _, Shutdown, _, _}}) ->
     #{tracker := Tracker, tag := Tag} = Context,
     erlang:send_after(gen_tracker_spec:cleanup_timeout(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
-limit(_, _) ->
+start_cleanup_timer(_, _) ->
     none.
 
-unlimit(none) ->
+cancel_cleanup_timer(none) ->
     ok;
-unlimit(Timer) ->
+cancel_cleanup_timer(Timer) ->
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     ok.
 
