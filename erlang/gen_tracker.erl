@@ -964,8 +964,8 @@ told({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = 
 told({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} = Tracker) ->
     gen_tracker_shutdown:overtime(Keeper, What, Context),
     Tracker;
-told({Tag, patience_ended, Keeper, From}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:patience_ended(Keeper, From, Requests)};
+told({Tag, register_timeout, Keeper, From}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:register_timeout(Keeper, From, Requests)};
 told({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag, handle = Handle, context = Context} = Tracker) ->
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};
 told({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->

@@ -1,10 +1,10 @@
 %% @private
 %% The keeper: the process beside each child of a zone.
 %%
-%% A keeper is linked to the tracker and is the parent of its child. It runs the start function, so
-%% that a slow start delays nobody else, waits for the child's death, runs `after_terminate', removes
-%% the row, and restarts the child as its restart type demands. The tracker decides which request
-%% gets a name, and answers the callers.
+%% A keeper is linked to the tracker and is the parent of its child. It runs the start function,
+%% so that a slow start delays nobody else, waits for the child's death, runs `after_terminate',
+%% removes the row, and restarts the child as its restart type demands. The tracker decides which
+%% request gets a name, and answers the callers.
 %%
 %%   tracker                                keeper
 %%      | spawn, link, monitor; insert the row    |
@@ -110,10 +110,9 @@ launch(Keeper, Context, Spec) ->
 %% @doc Gives a keeper a running child that is about to be inserted into the table.
 %% {@link attached/2} follows the insertion.
 %%
-%% The tracker monitors the child as well, until the keeper has sent `launched': the keeper's monitor
-%% may come too late to get the exit reason. The tracker's `DOWN' message is
-%% `{{Tag, attached, Keeper}, Monitor, process, Child, Reason}', which it forwards with
-%% {@link died/4}.
+%% The tracker monitors the child as well, until the keeper has sent `launched': the keeper's
+%% monitor may come too late to get the exit reason. The tracker's `DOWN' message is `{{Tag,
+%% attached, Keeper}, Monitor, process, Child, Reason}', which it forwards with {@link died/4}.
 -spec attach(pid(), context(), Child :: pid()) -> Monitor :: reference().
 attach(Keeper, #{tag := Tag} = Context, Child) ->
     Monitor = monitor_now(Child, [{tag, {Tag, attached, Keeper}}]),
@@ -218,8 +217,9 @@ await_task(#{tag := Tag, tracker := Tracker} = Context) ->
 attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
     receive
         {Tag, attached} ->
-            Look = fun(_, _, Child) -> check_attached(Child#child{pid = Pid, monitor = Monitor}) end,
-            with_own_row(Context, Look);
+            with_own_row(Context, fun(_, _, Child) ->
+                check_attached(Child#child{pid = Pid, monitor = Monitor})
+            end);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
@@ -229,8 +229,8 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
 
 %% Takes name and spec from the table, whose copies keep no larger binary alive. There is no row
 %% when the child was unregistered or the zone has ended meanwhile.
--spec with_own_row(context(), fun((proctab_nif:state(), pid() | undefined, #child{}) -> no_return())) ->
-          no_return().
+-spec with_own_row(context(), Run) -> no_return() when
+      Run :: fun((proctab_nif:state(), pid() | undefined, #child{}) -> no_return()).
 with_own_row(#{zone := Zone} = Context, Run) ->
     case unless_gone(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
@@ -259,8 +259,8 @@ launch_first(Spec, Child) ->
             end_keeper(Child)
     end.
 
-%% If the child is alive, the monitor, which was sent before, will deliver its exit reason. If it was
-%% dead before the monitor arrived, the tracker's earlier monitor has the reason.
+%% If the child is alive, the monitor, which was sent before, will deliver its exit reason. If it
+%% was dead before the monitor arrived, the tracker's earlier monitor has the reason.
 check_attached(#child{pid = Pid} = Child) ->
     case is_alive(Pid) of
         true ->
@@ -396,7 +396,8 @@ registered(Pid, Result, Spec, Child) ->
             exit(shutdown)
     end.
 
-%% No other process would find this child in the table, so it must end even if this keeper is killed.
+%% No other process would find this child in the table, so it must end even if this keeper is
+%% killed.
 end_unregistered(#child{pid = Pid, spec = {_, _, Shutdown, _, _}}) ->
     gen_tracker_shutdown:end_apart(Pid, Shutdown).
 
@@ -404,8 +405,8 @@ tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
     Tracker ! {Tag, launched, self(), Result},
     ok.
 
-%% The VM may delay the latest monitor signal of a process while the process runs. The second monitor
-%% forces the first one out, and its `demonitor' forces out the second one.
+%% The VM may delay the latest monitor signal of a process while the process runs. The second
+%% monitor forces the first one out, and its `demonitor' forces out the second one.
 monitor_now(Pid, Options) ->
     Monitor = monitor(process, Pid, Options),
     true = demonitor(monitor(process, Pid), [flush]),
@@ -516,7 +517,8 @@ end_keeper(Child) ->
     hand_over(Child),
     exit(shutdown).
 
-%% Gives the processes that the start function linked to the keeper, beside the child, to the tracker.
+%% Gives the processes that the start function linked to the keeper, beside the child, to the
+%% tracker.
 hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
@@ -775,7 +777,8 @@ after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
 %% Asks the tracker to end a callback that delays a stop for too long.
 start_cleanup_timer(stopping, #child{context = Context, spec = {_, _, Shutdown, _, _}}) ->
     #{tracker := Tracker, tag := Tag} = Context,
-    erlang:send_after(gen_tracker_spec:cleanup_timeout(Shutdown), Tracker, {Tag, overtime, self(), cleanup});
+    Time = gen_tracker_spec:cleanup_timeout(Shutdown),
+    erlang:send_after(Time, Tracker, {Tag, overtime, self(), cleanup});
 start_cleanup_timer(_, _) ->
     none.
 

@@ -241,7 +241,7 @@ an_exit_message_of_a_stranger_is_logged_and_ignored(Config) ->
     process_flag(trap_exit, true),
     unchanged(Zone, fun() ->
         [Zone ! {launched, From, ok} || From <- [atom, self()]],
-        [Zone ! {patience_ended, From, From} || From <- [atom, self()]],
+        [Zone ! {register_timeout, From, From} || From <- [atom, self()]],
         [Zone ! {{attached, From}, make_ref(), process, From, normal} || From <- [atom, make_ref(), elsewhere()]],
         [Zone ! {'EXIT', From, Reason} || From <- [atom, make_ref(), elsewhere()], Reason <- [normal, crash]]
     end).

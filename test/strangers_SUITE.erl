@@ -185,7 +185,7 @@ messages(#{zone := Zone, tracker := Tracker, children := Children} = Processes) 
         [{gen_tracker_keeper, died, Child, crash} || Child <- Pids],
         [{gen_tracker_keeper, What} || What <- [stop, retry, attached]],
         [{gen_tracker_keeper, What} || What <- [stop, retry, attached]],
-        [{patience_ended, Pid, From} || Pid <- Keepers],
+        [{register_timeout, Pid, From} || Pid <- Keepers],
         [{What, Name, Pid} || What <- [up, add], {Name, Pid} <- [{new, self()} | Children]],
         [{down, Name, Pid, crash} || {Name, Pid} <- [{new, self()} | Children]],
         [{{dead, Name}, make_ref(), process, Pid, crash} || {Name, Pid} <- Children],

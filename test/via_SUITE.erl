@@ -253,7 +253,7 @@ give_up(Zone) ->
 impatient(Zone) ->
     Waiting = faults_balance:waiting(sys:get_state(Zone)),
     Tag = faults_balance:tag(Zone),
-    case [{Tag, patience_ended, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests] of
+    case [{Tag, register_timeout, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests] of
         [Patience] -> Patience;
         [] -> erlang:yield(), impatient(Zone)
     end.
@@ -276,8 +276,8 @@ the_end_of_a_keeper_does_not_make_waiting_endless(Config) ->
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {_, patience_ended, Starter, From} = impatient(Zone),
-    {_, patience_ended, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
+    {_, register_timeout, Starter, From} = impatient(Zone),
+    {_, register_timeout, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
