@@ -10,13 +10,15 @@
 %% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
 -module(gen_tracker_requests).
 
--export([new/1, request/6, handle/2, end_all/1]).
+-export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
 -export([launched/3, settled/2, lost/3, register_timeout/3, abandon/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
 %% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
 -define(REGISTER_TIMEOUT, 60000).
+%% The dictionary of a process with a larger heap is not copied to find its ancestors, in words.
+-define(LARGE_HEAP, 200000).
 %% How long the end of a keeper counts as a restart of its child, in milliseconds.
 -define(PERIOD, 10000).
 
@@ -75,6 +77,42 @@ new(Context) ->
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
+
+%% @doc Returns the head of the calling process's `$ancestors', if that is a process of this node,
+%% or else `undefined'. If a start function or an `after_terminate' has started the calling
+%% process, that is its keeper.
+-spec parent() -> pid() | undefined.
+parent() ->
+    case get('$ancestors') of
+        [Parent | _] -> local(Parent);
+        _ -> undefined
+    end.
+
+%% @doc Returns the same of the caller of a request that does not contain it, in a list that is
+%% empty if there is none.
+-spec parent(gen_server:from()) -> [pid() | undefined].
+parent({Pid, _}) when node(Pid) =:= node() ->
+    case process_info(Pid, total_heap_size) of
+        {total_heap_size, Words} when Words < ?LARGE_HEAP -> parent_of(Pid);
+        _ -> []
+    end;
+parent(_) ->
+    [].
+
+parent_of(Pid) ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Dictionary} ->
+            case lists:keyfind('$ancestors', 1, Dictionary) of
+                {_, [Parent | _]} -> [local(Parent)];
+                _ -> []
+            end;
+        undefined ->
+            []
+    end.
+
+local(Pid) when is_pid(Pid), node(Pid) =:= node() -> Pid;
+local(Name) when is_atom(Name) -> whereis(Name);
+local(_) -> undefined.
 
 %% @doc Carries out a request, or queues it.
 -spec handle(request(), requests()) -> requests().
