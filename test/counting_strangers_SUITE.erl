@@ -149,7 +149,7 @@ a_forged_wait_for_a_caller_is_ignored(Config) ->
 
 a_forged_timeout_is_ignored(Config) ->
     forged(Config, fun(_Others, _Living) ->
-        What = [patience, pause, start_reaper, none],
+        What = [cleaner_timeout, retry, start_reaper, none],
         [timeout | [{timeout, Timer, Which} || Timer <- references(), Which <- What]]
     end).
 
@@ -256,7 +256,7 @@ every_shape_that_a_process_looks_for_is_known(Config) ->
     Some = [
         {'DOWN', '_', process, '_', '_'},
         {{busy, '_'}, '_', process, '_', '_'},
-        {timeout, '_', patience},
+        {timeout, '_', cleaner_timeout},
         {'$gen_cast', {'_', dead, '_'}},
         {'_', '_', process, '_', '_'}
     ],

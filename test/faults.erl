@@ -356,7 +356,7 @@ do(resume, World) ->
 do(flood, #world{size = Size} = World) ->
     Pid = any(processes_of_library(World)),
     Junk = [junk, {junk, make_ref()}, {'DOWN', make_ref(), process, self(), junk}, {'EXIT', self(), junk}, {'$gen_cast', junk},
-            {'$gen_call', {self(), make_ref()}, junk}, retry, stop, {timeout, make_ref(), patience}, {registered, make_ref()}],
+            {'$gen_call', {self(), make_ref()}, junk}, retry, stop, {timeout, make_ref(), cleaner_timeout}, {registered, make_ref()}],
     [Pid ! Message || _ <- lists:seq(1, count(Size, flood) div length(Junk)), Message <- Junk],
     {Pid, World};
 do(signal, World) ->

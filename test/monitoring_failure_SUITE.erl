@@ -111,7 +111,7 @@ a_cleanup_that_never_returns_costs_the_others_theirs_for_a_while_only(_) ->
     kill([worker()]),
     kill_monitor(),
     down(Cleaner),
-    tracked_child:logged("cleaning up after a dead process failed"),
+    tracked_child:logged("the cleanup after a dead process failed"),
     eventually(fun() -> is_pid(whereis(stats_hero_monitor)) end),
     settled(),
     ?assertEqual(1, stats_hero:mapped()).

@@ -151,7 +151,7 @@ a_backend_that_never_returns_on_the_way_down_costs_no_other_name(_) ->
     killed = kill_tracker(),
     tracker(),
     receive {'DOWN', Monitor, process, _, _} -> ok end,
-    tracked_child:logged("cleaning up after a dead process failed"),
+    tracked_child:logged("the cleanup after a dead process failed"),
     logger:remove_handler(tracked_child),
     settled(),
     ?assertEqual([{1, 0}, {2, 2}], [moves(Name) || Name <- [Hanging, a]]).
