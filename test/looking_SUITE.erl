@@ -253,7 +253,7 @@ the_shell_names_the_bad_argument(_) ->
     end,
     Says(i, [none], "argument 1: no zone of this name is running"),
     Says(info, [none], "argument 1: no zone of this name is running"),
-    Says(info, ["zone"], "argument 1: not an atom that can name a zone"),
+    Says(info, ["zone"], "argument 1: not a zone name"),
     Says(top, [none, n], "argument 1: no zone of this name is running"),
     Says(top, [Zone, n, -1], "argument 3: not a non-negative integer").
 
