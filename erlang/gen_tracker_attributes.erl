@@ -130,8 +130,10 @@ stop_asking(Alias, Name, Tracker) ->
 %% integer. Raises `badarg' if there is no integer to operate on, or the operation is malformed.
 %%
 %% The table itself adds integers of up to 63 bits.
--spec update(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), Operation :: tuple(),
-             Default :: term()) -> integer().
+-spec update(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), Operation,
+             Default :: term()) -> integer() when
+      Operation :: {2, Increment :: integer()}
+                 | {2, Increment :: integer(), Threshold :: integer(), SetValue :: integer()}.
 update(Zone, Name, Key, Operation, Default) ->
     {IsSet, Result} =
         case proctab_nif:getattr(Zone, Name, Key) of
