@@ -993,7 +993,7 @@ terminate(_Reason, #tracker{zone = Zone, handle = Handle, context = Context} = T
     gen_tracker_requests:end_all(Tracker#tracker.requests),
     gen_tracker_shutdown:stop(Handle, Context, Tracker#tracker.inherited),
     %% From here on a caller is told that there is no such process.
-    _ = catch unregister(Zone),
+    _ = try unregister(Zone) catch error:badarg -> lost end,
     refuse_others().
 
 refuse_others() ->
