@@ -33,11 +33,54 @@ pick(Name, What, Choices) ->
 start_link(Zone, Name, Manner) ->
     Id = faults_books:new_id(),
     put(?MODULE, Id),
-    start(faults_books:outcome(Name), fun() -> proc_lib:start_link(?MODULE, init, [Zone, Name, Manner, Id]) end).
+    Start = fun() -> proc_lib:start_link(?MODULE, init, [Zone, Name, Manner, Id]) end,
+    start(faults_books:outcome(Name), Zone, Start).
+
+%% What foreign code may do to the keeper, before and after.
+start(untraps, _, Start) ->
+    misbehave(fun() -> process_flag(trap_exit, false) end, Start);
+start(unlinks, _, Start) ->
+    misbehave(fun unlink_all/0, Start);
+start(flushes, _, Start) ->
+    misbehave(fun flush/0, Start);
+start(erases, _, Start) ->
+    Id = get(?MODULE),
+    misbehave(fun() -> erase(), put(?MODULE, Id) end, Start);
+%% Another process beside the child lives on when that ends.
+start(helps, Zone, Start) ->
+    faults_books:helper(spawn_link(fun help/0), Zone),
+    Start();
+start(asks, Zone, Start) ->
+    faults_load:ask(Zone),
+    Start();
+start(Outcome, _, Start) ->
+    start(Outcome, Start).
+
+misbehave(Misdeed, Start) ->
+    _ = Misdeed(),
+    Started = Start(),
+    _ = Misdeed(),
+    Started.
+
+unlink_all() ->
+    {links, Links} = process_info(self(), links),
+    lists:foreach(fun unlink/1, Links).
+
+flush() ->
+    receive
+        _ -> flush()
+    after 0 -> ok
+    end.
+
+help() ->
+    receive
+        never -> ok
+    end.
 
 start(raises, _) -> error(raised);
 start(throws, _) -> throw(thrown);
 start(garbage, _) -> {garbage, self()};
+start(no_pid, _) -> {ok, no_pid};
 start(ignore, _) -> ignore;
 start(refuses, _) -> {error, refused};
 start(dies, _) -> proc_lib:start_link(?MODULE, die, [died]);
@@ -111,13 +154,14 @@ loose(Zone, Name) ->
         end
     end).
 
-%% Called by the library. One that waits is let go by `faults_books:let_go/0'.
-after_terminate(Name, Attributes, _Reason) ->
+%% Called by the library. One that waits is let go by `faults_books:let_go/0'. Others ask the zone.
+after_terminate({Zone, _} = Name, Attributes, _Reason) ->
     faults_books:ended(Name, id(Name, Attributes)),
     case erlang:phash2({last, Name}, 6) of
         0 -> error(raised);
         1 -> exit(left);
         2 -> faults_books:hang();
+        3 -> faults_load:ask(Zone);
         _ -> ok
     end.
 
