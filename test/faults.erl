@@ -49,19 +49,42 @@ round(Seed, Size, How) ->
     ok = logger:set_primary_config(level, none),
     Dir = filename:join(os:getenv("TMPDIR", "/tmp"), "proctab_faults_" ++ os:getpid()),
     _ = monitored_worker:load_stats_hero([{priv_dir, Dir}]),
+    %% Before the snapshot: what a connection to another node starts is none of this world's.
+    _ = is_alive() andalso inet:gethostbyname(net_adm:localhost()),
+    {Peer, Node} = peer(Seed),
     try
         Witness = monitored_worker:idle(),
         Before = faults_balance:snapshot(),
-        {Pid, Monitor} = spawn_monitor(fun() -> exit({outcome, run(Seed, Size, Witness, How)}) end),
+        Run = fun() -> exit({outcome, run(Seed, Size, Witness, How#{node => Node})}) end,
+        {Pid, Monitor} = spawn_monitor(Run),
         Outcome = receive {'DOWN', Monitor, process, Pid, Reason} -> Reason end,
         Left = faults_balance:left_over(Before, Witness),
         exit(Witness, kill),
         outcome(Seed, Size, Outcome, Left)
     after
+        stop_peer(Peer),
         monitored_worker:unload_stats_hero(),
         file:del_dir_r(Dir),
         logger:set_primary_config(Config)
     end.
+
+%% In some rounds there is another node, if this one can have one.
+peer(Seed) ->
+    case is_alive() andalso Seed rem 3 =:= 0 of
+        true ->
+            Paths = [filename:dirname(code:which(Module)) || Module <- [gen_tracker, ?MODULE]],
+            Options = #{name => peer:random_name(), args => ["-pa" | Paths]},
+            {ok, Peer, Node} = peer:start(Options),
+            {Peer, Node};
+        false ->
+            {none, none}
+    end.
+
+stop_peer(none) ->
+    ok;
+stop_peer(Peer) ->
+    %% It may have ended already.
+    try peer:stop(Peer) catch exit:_ -> ended end.
 
 outcome(_Seed, _Size, {outcome, {Figures, _, []}}, []) ->
     {ok, Figures};
@@ -101,10 +124,10 @@ modules() ->
 %% The world
 
 %% What belongs to it is linked to its process, and goes with it.
-run(Seed, Size, Witness, #{supervise := Supervise, torment := Torment}) ->
+run(Seed, Size, Witness, #{supervise := Supervise, torment := Torment, node := Node}) ->
     process_flag(trap_exit, true),
     rand:seed(exsss, Seed),
-    faults_books:open(Seed),
+    faults_books:open(Seed, Node),
     ok = ledger_backend:open(),
     ok = stats_hero:new_table(),
     World = build(Size, Supervise),
@@ -287,7 +310,7 @@ torments() ->
 %% Restarts that are slowed down take their time in the end, so few rounds have them.
 any_torments() ->
     torments() ++ any([meddling(), []]) ++ any([[kill_owner], []]) ++
-        any([[slow_down, slow_down], [], [], []]).
+        any([[slow_down, slow_down], [], [], []]) ++ any([[kill_node], []]).
 
 %% After these a cleanup may be missing, or be there twice, and after an end of the owner of their tables all that was in them is forgotten. The books cannot be exact then, so half of the
 %% rounds do without the ones, and half without the other.
@@ -318,6 +341,10 @@ do(stop_zone, World) ->
 do(kill_supervisor, World) ->
     Zone = any([faults_wild, faults_bare]),
     errand(Zone, World, fun() -> end_zone(Zone, fun kill_parent/1) end);
+do(kill_node, World) ->
+    Node = faults_books:node(),
+    [erpc:cast(Node, erlang, halt, []) || Node =/= none],
+    {Node, World};
 do(stop_cleanup, World) ->
     Zone = any(names()),
     case [Name || {Name, terminating, _, _, _} <- children(Zone)] of

@@ -91,7 +91,7 @@ zone(Zone) ->
     Count = length(Children),
     differences([
         {states, [], [Child || {_, State, _, _, _} = Child <- Children, State =/= running]},
-        {dead_children, [], [Child || {_, Pid} = Child <- Pids, not is_pid(Pid) orelse not is_process_alive(Pid)]},
+        {dead_children, [], [Child || {_, Pid} = Child <- Pids, not is_alive(Pid)]},
         {count, Count, gen_tracker:count(Zone)},
         {names, bag(Names), bag(gen_tracker:names(Zone))},
         {which_children, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- gen_tracker:which_children(Zone)])},
@@ -119,6 +119,9 @@ is_linked(Pid, Others) ->
         {links, Links} -> lists:any(fun(Other) -> lists:member(Other, Others) end, Links);
         undefined -> false
     end.
+
+is_alive(Pid) ->
+    is_pid(Pid) andalso faults_books:is_alive(Pid).
 
 %% What waits for which keeper, in the state of a tracker: the kinds of the requests, and who asked.
 waiting(State) ->

@@ -5,6 +5,7 @@
 -module(faults_child).
 
 -export([name/2, spec/2, start_link/3, init/4, die/1, loose/2, after_terminate/3]).
+-export([far/4, live_far/0]).
 
 %% `1' and `1.0' are two names.
 name(Zone, Number) ->
@@ -34,7 +35,20 @@ start_link(Zone, Name, Manner) ->
     Id = faults_books:new_id(),
     put(?MODULE, Id),
     Start = fun() -> proc_lib:start_link(?MODULE, init, [Zone, Name, Manner, Id]) end,
-    start(faults_books:outcome(Name), Zone, Start).
+    case {faults_books:outcome(Name), faults_books:node()} of
+        {far, none} -> start(starts, Start);
+        {far, Node} -> {ok, far(Node, Id, Zone, Name)};
+        {Outcome, _} -> start(Outcome, Zone, Start)
+    end.
+
+%% A child on another node, linked to the caller.
+far(Node, Id, Zone, Name) ->
+    Pid = spawn_link(Node, ?MODULE, live_far, []),
+    faults_books:born(Id, Zone, Name, Pid),
+    Pid.
+
+live_far() ->
+    loop(none, plain).
 
 %% What foreign code may do to the keeper, before and after.
 start(untraps, _, Start) ->

@@ -72,6 +72,7 @@ operations(Zone, Name, Number) ->
         {which_children, fun() -> [_ | _] = [any | gen_tracker:which_children(Zone)] end},
         {add_existing_child, fun() -> add(Zone, plain) end},
         {add_existing_child, fun() -> add(Zone, full) end},
+        {add_existing_child, fun() -> add_far(Zone, faults_books:node()) end},
         {wait, fun() -> true = lists:member(gen_tracker:wait(Zone), [ok, {error, shutdown}]) end},
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, [{x, Number}, {y, Number}]) end},
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, Other, make_ref()) end},
@@ -198,6 +199,22 @@ add(Zone, Kind) ->
             {error, shutdown} ->
                 exit(Pid, kill)
         end
+    catch
+        Class:Reason:Stack ->
+            exit(Pid, kill),
+            erlang:raise(Class, Reason, Stack)
+    end.
+
+%% The end of its node may be the end of such a child.
+add_far(_, none) ->
+    ok;
+add_far(Zone, Node) ->
+    Name = {Zone, {far, erlang:unique_integer([positive])}},
+    Pid = faults_child:far(Node, faults_books:new_id(), Zone, Name),
+    unlink(Pid),
+    try gen_tracker:add_existing_child(Zone, added(any([plain, full]), Name, Pid)) of
+        {ok, Pid} -> rand:uniform(4) =:= 1 orelse begin Pid ! {stop, any([normal, crash])} end;
+        {error, shutdown} -> exit(Pid, kill)
     catch
         Class:Reason:Stack ->
             exit(Pid, kill),
