@@ -960,7 +960,7 @@ told({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag, c
     gen_tracker_child:died(Keeper, Context, Child, Reason),
     Tracker;
 told({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
-    Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Pids, Inherited)};
+    Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Tag, Pids, Inherited)};
 told({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} = Tracker) ->
     gen_tracker_shutdown:overtime(Keeper, What, Context),
     Tracker;

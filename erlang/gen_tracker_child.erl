@@ -19,6 +19,7 @@
 %%      | <- {Tag, settled, Keeper} ------------- |  the child has ended for good
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  after_terminate has had its time
 %%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
+%%      | -- {Tag, inherited} ------------------> |  the tracker is linked to them
 %%      |           the table -- detached ------> |  the child was unregistered and lives on
 %%      | <- EXIT, DOWN ------------------------- |  name and attributes have left the table
 %%
@@ -45,7 +46,7 @@
 
 -export([check/1, is_spec/1, stored/1, to_map/2]).
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
--export([discard/1, is_alive/1, patience/1, started_by/1, label/1]).
+-export([inherited/2, discard/1, is_alive/1, patience/1, started_by/1, label/1]).
 -export([init/1, loop/1, delayed/2]).
 
 -export_type([spec/0, result/0, context/0]).
@@ -219,6 +220,12 @@ stop_zone(Keeper, Tag) ->
 -spec retry(pid(), context(), spec()) -> ok.
 retry(Keeper, Context, Spec) ->
     tell(Keeper, Context, retry, Spec).
+
+%% @doc Tells a keeper that the caller is linked to what it has handed over.
+-spec inherited(pid(), Tag :: reference()) -> ok.
+inherited(Keeper, Tag) ->
+    Keeper ! {Tag, inherited},
+    ok.
 
 tell(Keeper, #{tag := Tag}, What) ->
     Keeper ! {Tag, What},
@@ -582,15 +589,22 @@ leave(Child) ->
     hand_over(Child),
     exit(shutdown).
 
-%% What the start function has linked to the keeper beside the child lives on, with the tracker.
+%% What the start function has linked to the keeper beside the child lives on, with the tracker. It
+%% is never linked to nobody: should the tracker be gone, it ends with the keeper.
 hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
             ok;
         Pids ->
-            lists:foreach(fun unlink/1, Pids),
+            TrackerEnds = monitor(process, Tracker),
             Tracker ! {Tag, inherit, self(), Pids},
-            ok
+            receive
+                {Tag, inherited} ->
+                    demonitor(TrackerEnds, [flush]),
+                    lists:foreach(fun unlink/1, Pids);
+                {'DOWN', TrackerEnds, process, _, _} ->
+                    exit(shutdown)
+            end
     end.
 
 %% The processes that are linked to this one, besides the tracker.
