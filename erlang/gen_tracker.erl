@@ -850,7 +850,7 @@ received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Request
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
 received({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
-    Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Pids, Inherited)};
+    Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Tag, Pids, Inherited)};
 received({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} = Tracker) ->
     gen_tracker_shutdown:overtime(Keeper, What, Context),
     Tracker;

@@ -19,6 +19,7 @@
 %%      | <- {Tag, settled, Keeper} ------------- |  the child will not be restarted
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  the time limit of after_terminate is over
 %%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
+%%      | -- {Tag, inherited} ------------------> |  the tracker is linked to them
 %%      |           the table -- detached ------> |  the child was unregistered and lives on
 %%      | <- EXIT, DOWN ------------------------- |  name and attributes have left the table
 %%
@@ -44,7 +45,7 @@
 -module(gen_tracker_keeper).
 
 -export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
--export([discard/1, is_alive/1, started_by/1, set_label/1]).
+-export([inherited/2, discard/1, is_alive/1, started_by/1, set_label/1]).
 -export([init/1, loop/1, delayed/2]).
 
 -export_type([result/0, context/0]).
@@ -154,6 +155,12 @@ stop_zone(Keeper, Tag) ->
 -spec retry(pid(), context(), gen_tracker_spec:spec()) -> ok.
 retry(Keeper, Context, Spec) ->
     tell(Keeper, Context, retry, Spec).
+
+%% @doc Tells a keeper that the calling tracker is linked to the processes that it hands over.
+-spec inherited(pid(), Tag :: reference()) -> ok.
+inherited(Keeper, Tag) ->
+    Keeper ! {Tag, inherited},
+    ok.
 
 tell(Keeper, #{tag := Tag}, What) ->
     Keeper ! {Tag, What},
@@ -518,15 +525,22 @@ end_keeper(Child) ->
     exit(shutdown).
 
 %% Gives the processes that the start function linked to the keeper, beside the child, to the
-%% tracker.
+%% tracker. They are always linked to one of the two. If the tracker has ended, they end with the
+%% keeper.
 hand_over(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     case links(Child) of
         [] ->
             ok;
         Pids ->
-            lists:foreach(fun unlink/1, Pids),
+            TrackerEnds = monitor(process, Tracker),
             Tracker ! {Tag, inherit, self(), Pids},
-            ok
+            receive
+                {Tag, inherited} ->
+                    demonitor(TrackerEnds, [flush]),
+                    lists:foreach(fun unlink/1, Pids);
+                {'DOWN', TrackerEnds, process, _, _} ->
+                    exit(shutdown)
+            end
     end.
 
 %% The processes that are linked to this one, except the tracker.

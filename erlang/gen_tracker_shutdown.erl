@@ -12,7 +12,7 @@
 %% that was killed is stopped in its place.
 -module(gen_tracker_shutdown).
 
--export([start_watchdog/2, stop/3, end_apart/2, inherit/3, overtime/3, refusal/1, is_order/1]).
+-export([start_watchdog/2, stop/3, end_apart/2, inherit/4, overtime/3, refusal/1, is_order/1]).
 -export([init_watchdog/3, watch/3]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -147,8 +147,8 @@ told({_, overtime, Keeper, What}, #stop{keepers = Keepers} = Stop)
 told({_, kill, Monitor}, #stop{others = Others} = Stop) when is_map_key(Monitor, Others) ->
     exit(map_get(Monitor, Others), kill),
     Stop;
-told({_, inherit, Keeper, Pids}, #stop{inherited = Inherited} = Stop) ->
-    Stop#stop{inherited = inherit(Keeper, Pids, Inherited)};
+told({Tag, inherit, Keeper, Pids}, #stop{inherited = Inherited} = Stop) ->
+    Stop#stop{inherited = inherit(Keeper, Tag, Pids, Inherited)};
 told({_, tick}, #stop{keepers = Keepers} = Stop) ->
     after_time(?TICK, {tick}, Stop),
     Check = fun(Keeper, Its) -> check_cleanup(Keeper, Its, Stop) end,
@@ -235,10 +235,11 @@ without_trackers(#stop{keepers = Keepers} = Stop) ->
 lost_events(Table, #stop{context = #{zone := Zone}}) ->
     gen_tracker_events:lost(Zone, Table).
 
-%% @doc Links the calling tracker to processes that were linked to a keeper, which has ended.
--spec inherit(Keeper :: pid(), [pid()], inherited()) -> inherited().
-inherit(Keeper, Pids, Inherited) ->
+%% @doc Links the calling tracker to processes that are linked to a keeper, which waits for that.
+-spec inherit(Keeper :: pid(), Tag :: reference(), [pid()], inherited()) -> inherited().
+inherit(Keeper, Tag, Pids, Inherited) ->
     lists:foreach(fun link/1, Pids),
+    gen_tracker_keeper:inherited(Keeper, Tag),
     maps:merge(Inherited, maps:from_keys(Pids, Keeper)).
 
 %% A `gen_server' whose parent was the keeper stops only on an exit signal of the keeper.

@@ -258,8 +258,10 @@ an_update_that_ends_the_tracker_is_counted(Config) ->
     Names = [does(fun() -> kill([whereis(Process)]) end) || Process <- Processes],
     [
         begin
-            eventually(fun() -> is_pid(whereis(metrics_process_tracker_reaper)) end),
-            ok = track(Name, Pid)
+            Before = pair(),
+            ok = track(Name, Pid),
+            %% One of them takes the other along.
+            eventually(fun() -> [] =:= [One || One <- pair(), is_old(One, Before)] end)
         end
      || Name <- Names
     ],
@@ -267,6 +269,12 @@ an_update_that_ends_the_tracker_is_counted(Config) ->
     kill([Pid]),
     settled(tracker, 0),
     [?assertEqual({1, 1}, moves(Name)) || Name <- Names].
+
+pair() ->
+    [whereis(Process) || Process <- [server(tracker), reaper(tracker)]].
+
+is_old(Process, Before) ->
+    Process =:= undefined orelse lists:member(Process, Before).
 
 %% The same pair, or the same name for the caller.
 an_update_that_tracks_is_counted_once(Config) ->

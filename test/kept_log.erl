@@ -4,7 +4,7 @@
 -export([keep/0, forget/0, log/2, await/2, taken/1, event/1]).
 -export([supervisor/1, crash/1, labelled/2]).
 
-%% From now on, until `forget/0', the caller receives all events, those of level `info' among them.
+%% From now on, until `forget/0', the caller receives all events, of any level.
 keep() ->
     #{level := Level} = logger:get_primary_config(),
     Silent = [
@@ -14,7 +14,7 @@ keep() ->
     persistent_term:put(?MODULE, {Level, Silent}),
     [ok = logger:set_handler_config(Handler, level, Level) || {Handler, _} <- Silent],
     ok = logger:add_handler(?MODULE, ?MODULE, #{config => self()}),
-    ok = logger:set_primary_config(level, info).
+    ok = logger:set_primary_config(level, debug).
 
 forget() ->
     case persistent_term:get(?MODULE, none) of

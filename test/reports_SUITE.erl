@@ -91,17 +91,21 @@ init({fail, exit}) ->
 init({fail, throw}) ->
     throw({stop, refused}).
 
-%% What is the same: all but pids, the stack trace of a start, which a zone reports by itself, and
-%% the supervisor that is named.
+%% What is the same: all but pids, the stack trace of a start, which a zone reports by itself, the
+%% supervisor that is named, and the level of the progress of a child that is started later than its
+%% supervisor: `debug' since OTP 27, and always `info' for a zone.
 said(Name, #{level := Level, msg := {report, Report}, meta := Meta}) ->
     #{label := Label, report := [{supervisor, {local, Name}} | Said]} = Report,
     #{
         label => Label,
         keys => lists:sort(maps:keys(Report)),
-        level => Level,
+        level => level(Label, Level),
         meta => maps:with([domain, report_cb, logger_formatter, error_logger], Meta),
         said => [{Key, plain(Value)} || {Key, Value} <- Said]
     }.
+
+level({supervisor, progress}, debug) -> info;
+level(_, Level) -> Level.
 
 plain(Pid) when is_pid(Pid) -> pid;
 plain(Fun) when is_function(Fun) -> function;

@@ -31,6 +31,7 @@ all() ->
         nothing_is_left_after_the_call_shutdown,
         nothing_is_left_after_the_call_stop,
         nothing_is_left_when_the_tracker_is_killed,
+        a_helper_of_a_dead_child_ends_with_a_tracker_that_does_not_know_it_yet,
         a_pending_restart_ends_with_the_tracker,
         after_terminate_is_called_at_most_once_for_each_child
     ].
@@ -309,6 +310,43 @@ nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Calle
     [] = taken(started),
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
     Names = lists:usort(Names).
+
+%% The tracker is killed before it has read that it is to have the helper.
+a_helper_of_a_dead_child_ends_with_a_tracker_that_does_not_know_it_yet(_) ->
+    [
+        begin
+            Zone = zone(?FUNCTION_NAME),
+            {Child, Helper} = with_helper(Zone, Restart),
+            Tracker = whereis(Zone),
+            true = erlang:suspend_process(Tracker),
+            tracked_child:kill(Child),
+            zones:soon(fun() ->
+                process_info(Tracker, message_queue_len) =/= {message_queue_len, 0}
+            end),
+            tracked_child:kill(Tracker),
+            shutdown = zones:ended(Helper, 2000)
+        end
+     || Restart <- [temporary, permanent]
+    ].
+
+%% A child whose start function has linked another process to the keeper. That process traps exits.
+with_helper(Zone, Restart) ->
+    Test = self(),
+    Start = fun() ->
+        Helper = spawn_link(fun() ->
+            process_flag(trap_exit, true),
+            Test ! {helper, self()},
+            receive {'EXIT', _, Reason} -> exit(Reason) end
+        end),
+        {ok, Child} = tracked_child:start_link(Test),
+        Test ! {with, Child, Helper},
+        {ok, Child}
+    end,
+    Spec = spec(child, Restart, 200, {start_with, [Test, Start]}),
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {with, Child, Helper} = await(with, Child),
+    {helper, Helper} = await(helper, Helper),
+    {Child, Helper}.
 
 alive(Pids) ->
     [Pid || Pid <- Pids, is_process_alive(Pid)].

@@ -95,8 +95,8 @@ a_request_of_after_terminate_after_the_stop_began_is_answered_at_once(_) ->
         {which_children, fun() -> returned(supervisor:which_children(Zone)) end, returned},
         {count_children, fun() -> returned(supervisor:count_children(Zone)) end, returned},
         {restart_child, fun() -> returned(supervisor:restart_child(Zone, stubborn)) end, returned},
-        {wait, fun() -> returned(catch gen_tracker:wait(Zone)) end, returned},
-        {subscribe, fun() -> returned(catch gen_tracker:subscribe(Zone)) end, returned}
+        {wait, fun() -> gen_tracker:wait(Zone) end, {error, shutdown}},
+        {subscribe, fun() -> exit_of(fun() -> gen_tracker:subscribe(Zone) end) end, shutdown}
     ],
     All = [{Name, Ask, {error, shutdown}} || {Name, Ask} <- Requests] ++ Others,
     Stubborn = stubborn(Zone),
@@ -109,6 +109,13 @@ a_request_of_after_terminate_after_the_stop_began_is_answered_at_once(_) ->
 
 returned(_) ->
     returned.
+
+exit_of(Call) ->
+    try
+        Call()
+    catch
+        exit:{Reason, _} -> Reason
+    end.
 
 a_request_of_after_terminate_before_the_stop_began_is_answered_at_once(_) ->
     Zone = zone(?FUNCTION_NAME),

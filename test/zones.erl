@@ -103,7 +103,7 @@ down(Pid, Monitor, Deadline) ->
     receive
         {'DOWN', Monitor, process, Pid, Reason} -> Reason
     after max(0, Deadline - erlang:monotonic_time(millisecond)) ->
-        ct:fail({still_alive, Pid, catch process_info(Pid, [current_stacktrace, messages])})
+        ct:fail({still_alive, Pid, process_info(Pid, [current_stacktrace, messages])})
     end.
 
 %% For the end of a case: kills all zones, and what would not end with them.
