@@ -360,13 +360,16 @@ patience_ended(Keeper, From, Requests) ->
 %% @doc A keeper has come to the end of a start. Whatever that was, it is `killed' for those who
 %% waited for it, when somebody has asked for the end of the child meanwhile.
 -spec launched(Keeper :: pid(), gen_tracker_child:result(), requests()) -> requests().
-launched(Keeper, Result, #requests{ending = Ending} = Requests) when is_map_key(Keeper, Ending) ->
-    serve_until_end(Keeper, killed, Result, Requests);
-launched(Keeper, Result, Requests) ->
-    serve_until_end(Keeper, Result, Result, Requests).
+launched(Keeper, Result, #requests{ending = Ending} = Requests) ->
+    Outcome =
+        case is_map_key(Keeper, Ending) of
+            true -> {killed, Result};
+            false -> {launched, Result}
+        end,
+    serve_until_end(Keeper, Outcome, Requests).
 
 %% After a failed start the keeper may live on for a while, but the name is free.
-serve_until_end(Keeper, Outcome, Result, Requests) ->
+serve_until_end(Keeper, {_, Result} = Outcome, Requests) ->
     Served = serve(Keeper, Outcome, Requests),
     case started(Result) =:= none andalso proctab_nif:kept(zone(Requests), Keeper) of
         undefined -> ended(Keeper, Served);
@@ -407,11 +410,12 @@ serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
         wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
 
-answer({after_death, Pid}, _, {ok, Pid}) ->
-    %% So late that the child is dead already. The next one is waited for.
-    wait;
-answer({after_death, Pid}, _, {ok, Pid, _}) ->
-    wait;
+answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
+    case started(Result) of
+        %% So late that the child is dead already. The next one is waited for.
+        Pid -> wait;
+        _ -> answer(waits, Request, Outcome)
+    end;
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
@@ -427,15 +431,15 @@ answer(after_end, _, _) ->
     wait;
 answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
     wait;
-answer(_, #request{kind = Kind}, killed) when Kind =:= find_or_open; Kind =:= start_child ->
+answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
-answer(_, _, killed) ->
+answer(_, _, {killed, _}) ->
     again;
-answer(_, #request{kind = find_or_open}, Result) ->
+answer(_, #request{kind = find_or_open}, {launched, Result}) ->
     {reply, Result};
-answer(starts, _, Result) ->
+answer(starts, _, {launched, Result}) ->
     {reply, to_supervisor(Result)};
-answer(_, #request{kind = Kind}, Result) ->
+answer(_, #request{kind = Kind}, {launched, Result}) ->
     case started(Result) of
         none -> again;
         %% Even if it is dead by now: a child that dies as soon as it is started would never be
