@@ -403,14 +403,16 @@ register_timeout(Keeper, From, Requests) ->
 %% @doc Handles the result of a keeper's start. If a request has asked for the end of the child
 %% meanwhile, the answer is `killed' whatever the result is.
 -spec launched(Keeper :: pid(), gen_tracker_keeper:result(), requests()) -> requests().
-launched(Keeper, Result, #requests{stopping = Stopping} = Requests)
-        when is_map_key(Keeper, Stopping) ->
-    serve_until_end(Keeper, killed, Result, Requests);
-launched(Keeper, Result, Requests) ->
-    serve_until_end(Keeper, Result, Result, Requests).
+launched(Keeper, Result, #requests{stopping = Stopping} = Requests) ->
+    Outcome =
+        case is_map_key(Keeper, Stopping) of
+            true -> {killed, Result};
+            false -> {launched, Result}
+        end,
+    serve_until_end(Keeper, Outcome, Requests).
 
 %% After a failed start the keeper may live on for some time, but the name is free.
-serve_until_end(Keeper, Outcome, Result, Requests) ->
+serve_until_end(Keeper, {_, Result} = Outcome, Requests) ->
     Served = serve(Keeper, Outcome, Requests),
     case started(Result) =:= none andalso proctab_nif:kept(zone(Requests), Keeper) of
         undefined -> ended(Keeper, Served);
@@ -451,11 +453,12 @@ serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
         wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
 
-answer({after_death, Pid}, _, {ok, Pid}) ->
-    %% The result of a start whose child is dead by now. The request waits for the next child.
-    wait;
-answer({after_death, Pid}, _, {ok, Pid, _}) ->
-    wait;
+answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
+    case started(Result) of
+        %% The result of a start whose child is dead by now. The request waits for the next child.
+        Pid -> wait;
+        _ -> answer(waits, Request, Outcome)
+    end;
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
@@ -471,15 +474,15 @@ answer(after_end, _, _) ->
     wait;
 answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
     wait;
-answer(_, #request{kind = Kind}, killed) when Kind =:= find_or_open; Kind =:= start_child ->
+answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
-answer(_, _, killed) ->
+answer(_, _, {killed, _}) ->
     again;
-answer(_, #request{kind = find_or_open}, Result) ->
+answer(_, #request{kind = find_or_open}, {launched, Result}) ->
     {reply, Result};
-answer(starts, _, Result) ->
+answer(starts, _, {launched, Result}) ->
     {reply, to_supervisor(Result)};
-answer(_, #request{kind = Kind}, Result) ->
+answer(_, #request{kind = Kind}, {launched, Result}) ->
     case started(Result) of
         none -> again;
         %% Even if it is dead by now: a child that always dies at once would otherwise never be

@@ -79,6 +79,12 @@ others() ->
         {error, 404, <<"no">>},
         undefined,
         banana,
+        %% Words of the tracker's own, each as it is.
+        ended,
+        killed,
+        launched,
+        {killed, self()},
+        {launched, self()},
         ok,
         [],
         "text",

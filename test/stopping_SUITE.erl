@@ -54,6 +54,7 @@ all() ->
         a_restarting_child_with_a_long_name_is_started_when_its_keeper_is_killed,
         a_pending_child_with_a_long_name_is_started_when_its_keeper_is_killed,
         a_zone_stops_while_a_dead_process_is_added,
+        a_start_after_the_end_of_a_child_that_was_added_dead_is_made,
         a_child_that_comes_up_while_it_is_ended_is_not_left_behind,
         a_transient_child_that_ended_normally_stays_away_when_its_keeper_is_killed,
         a_child_that_takes_its_keeper_along_is_restarted_ever_more_slowly,
@@ -738,6 +739,33 @@ a_zone_stops_while_a_dead_process_is_added(_) ->
     {answer, ok} = answer(Stopping, ?LIMIT),
     {answer, Added} = answer(Adding, ?SOON),
     ?assert(lists:member(Added, [{ok, Dead}, {error, shutdown}]), Added).
+
+%% The tracker has all three before it is told that the first child is dead.
+a_start_after_the_end_of_a_child_that_was_added_dead_is_made(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Starts = [
+        fun() -> gen_tracker:find_or_open(Zone, plain(child)) end,
+        fun() -> supervisor:start_child(Zone, full(child)) end,
+        fun() -> gen_tracker:add_existing_child(Zone, {child, loose(start_link), worker, []}) end
+    ],
+    [
+        begin
+            Dead = spawn(fun() -> ok end),
+            _ = tracked_child:down(Dead),
+            ok = sys:suspend(Zone),
+            Add = fun() -> gen_tracker:add_existing_child(Zone, {child, Dead, worker, []}) end,
+            Adding = asked(Add),
+            Ending = asked(fun() -> supervisor:terminate_child(Zone, child) end),
+            Starting = asked(Start),
+            ok = sys:resume(Zone),
+            ?assertEqual({answer, {ok, Dead}}, answer(Adding, ?SOON)),
+            ?assertEqual({answer, ok}, answer(Ending, ?SOON)),
+            {answer, {ok, Child}} = answer(Starting, ?SOON),
+            ?assertEqual({ok, Child}, gen_tracker:find(Zone, child)),
+            ok = supervisor:terminate_child(Zone, child)
+        end
+     || Start <- Starts
+    ].
 
 %% "When the tracker is gone, its children are gone", also those that no start function has linked.
 a_child_that_comes_up_while_it_is_ended_is_not_left_behind(_) ->
