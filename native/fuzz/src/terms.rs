@@ -9,21 +9,21 @@
 // What the files of `proctab_nif` have beside the conversions.
 #![allow(dead_code, unexpected_cfgs, unused_imports, unused_macros)]
 
-#[path = "../../nif/src/binaries.rs"]
+#[path = "../../terms/src/binaries.rs"]
 mod binaries;
-#[path = "../../nif/src/call.rs"]
+#[path = "../../terms/src/call.rs"]
 mod call;
-#[path = "../../nif/src/copied.rs"]
+#[path = "../../terms/src/call_times.rs"]
+mod call_times;
+#[path = "../../terms/src/conversion.rs"]
+mod conversion;
+#[path = "../../terms/src/copied.rs"]
 mod copied;
-#[path = "../../nif/src/encoding.rs"]
+#[path = "../../terms/src/cost.rs"]
+mod cost;
+#[path = "../../terms/src/encoding.rs"]
 mod encoding;
-#[path = "../../nif/src/longest.rs"]
-mod longest;
-#[path = "../../nif/src/terms.rs"]
-mod terms;
 mod vm;
-#[path = "../../nif/src/weight.rs"]
-mod weight;
 
 mod atoms {
     /// Stands in for the atom that a panic would raise; here a panic ends the program.
@@ -57,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
         *byte ^= difference;
     }
     let mut giver = Environment::default();
-    terms::learn(giver.as_raw());
+    conversion::learn(giver.as_raw());
     let given = [program, &changed].map(|program| Builder::new(program).build(&mut giver));
     let mut reader = Environment::default();
     let expected = given.map(|term| reader.copy(term));

@@ -1,23 +1,30 @@
 //! The native half of the OTP application `proctab`: the functions that the Erlang module `proctab_nif` exports.
 //!
-//! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`terms`], how a
+//! Each function takes its arguments apart, does one thing in a table, and makes its answer. What terms look like is said in [`conversion`], how a
 //! call starts and fails in [`call`], and to whom tables belong in [`tables`]; what the functions on
-//! tables of processes do stands in [`processes`], who is told of what happens in a zone in [`watching`], and what processes hold in [`handles`]. The documentation of the functions is in
+//! tables of processes do stands in [`processes`], who is told of what happens in a zone in [`events`], and what processes hold in [`handles`]. The documentation of the functions is in
 //! `proctab_nif.erl`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[path = "../../terms/src/binaries.rs"]
 mod binaries;
+#[path = "../../terms/src/call.rs"]
 mod call;
+#[path = "../../terms/src/call_times.rs"]
+mod call_times;
+#[path = "../../terms/src/conversion.rs"]
+mod conversion;
+#[path = "../../terms/src/copied.rs"]
 mod copied;
+#[path = "../../terms/src/cost.rs"]
+mod cost;
+#[path = "../../terms/src/encoding.rs"]
 mod encoding;
+mod events;
 mod handles;
-mod longest;
 mod processes;
 mod tables;
-mod terms;
-mod watching;
-mod weight;
 
 use std::collections::HashSet;
 
@@ -66,12 +73,12 @@ export! {
 
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
     let env = env.as_c_arg();
-    terms::learn(env);
+    conversion::learn(env);
     // SAFETY: it is the environment of the VM's call.
     unsafe { binaries::learn(env) };
     copied::draw_salt();
     // SAFETY: the module is being loaded, in this environment.
-    unsafe { tables::HANDLES.open(env) && watching::WAITS.open(env) }
+    unsafe { tables::HANDLES.open(env) && events::WAITS.open(env) }
 }
 
 rustler::init!("proctab_nif", load = load);
@@ -525,7 +532,7 @@ fn page(call: &Call) -> Answer {
             Ok(Some(item)) => items = call.cons(item, items),
             Ok(None) => (),
             // Too long for this page, but perhaps not for one of its own.
-            Err(Fault::Long) if place > 0 => {
+            Err(Fault::Reschedule) if place > 0 => {
                 next = call.integer(i64::from(row.slot));
                 break;
             }
@@ -575,7 +582,7 @@ fn pid_item(call: &Call, row: &Row<Copied>) -> Result<Option<ErlNifTerm>, Fault>
 /// Name of a row, its pid, how many attributes it has, and how many bytes it takes.
 fn size_item(call: &Call, row: &Row<Copied>, guard: &Guard) -> Result<Option<ErlNifTerm>, Fault> {
     let size = row.size(call.left() / LOOK_COST, guard);
-    let (count, bytes) = size.map_err(|TooMany| Fault::Long)?;
+    let (count, bytes) = size.map_err(|TooMany| Fault::Reschedule)?;
     call.spend(count * LOOK_COST)?;
     let pid = match row.pid() {
         Some(pid) => call.make_pid(&pid)?,
@@ -618,7 +625,7 @@ fn attributes(call: &Call, row: &Row<Copied>, wanted: Option<&Wanted>, guard: &G
         None => LOOK_COST + PAIR_COST,
     };
     let snapshot = row.snapshot(call.left() / least, guard);
-    let Some((attributes, integers)) = snapshot.map_err(|TooMany| Fault::Long)? else {
+    let Some((attributes, integers)) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
         return Ok(call.nil());
     };
     let is_wanted = |key| wanted.is_none_or(|wanted| wanted.contains(key));

@@ -15,9 +15,9 @@ use proctab_table::zone::Zone;
 use proctab_table::Seed;
 
 use crate::call::{Answer, Call, Fault};
+use crate::call_times;
 use crate::copied::Copied;
 use crate::handles::Handles;
-use crate::longest;
 
 /// All tables of a kind, by the words of their atoms.
 pub type Tables<T> = HashMap<u64, ResourceArc<Table<T>>, Seed>;
@@ -83,7 +83,7 @@ macro_rules! kinds {
             const IMPLEMENTS_DOWN: bool = true;
 
             fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-                longest::measure(c"down", || self.owner_is_down(monitor));
+                call_times::measure(c"down", || self.owner_is_down(monitor));
             }
         }
     )*};

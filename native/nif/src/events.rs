@@ -15,11 +15,11 @@ use proctab_table::reclaim;
 use proctab_table::zone::Zone;
 
 use crate::call::{export, Answer, Call, Fault};
+use crate::call_times;
+use crate::conversion::Use;
 use crate::copied::Copied;
 use crate::handles::Handles;
-use crate::longest;
 use crate::tables::Table;
-use crate::terms::Use;
 use crate::{atom, boolean};
 
 export! { listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1 }
@@ -63,7 +63,7 @@ impl Drop for Place {
 impl Drop for Waits {
     fn drop(&mut self) {
         let place = self.0.take();
-        longest::measure(c"end_of_waiting", || match place {
+        call_times::measure(c"end_of_waiting", || match place {
             Some(place) if place.long => reclaim::later(place),
             short => drop(short),
         });
@@ -126,7 +126,7 @@ fn stop_waiting(call: &Call) -> Answer {
     let waits = WAITS.get(call, call.argument(0)?)?;
     let place = waits.0.as_ref().ok_or(Fault::BadArgument)?;
     if place.long && !call.is_dirty() {
-        return Err(Fault::Long);
+        return Err(Fault::Reschedule);
     }
     Ok(boolean(place.leave(&call.commit())))
 }
@@ -152,7 +152,7 @@ impl Call<'_> {
         self.allow_telling(zone)?;
         match zone.listener().map(|_| self.weigh(reason, Use::Value)) {
             Some(Err(Fault::BadArgument)) => Ok(atom!(large)),
-            Some(Err(Fault::Long)) => Err(Fault::Long),
+            Some(Err(Fault::Reschedule)) => Err(Fault::Reschedule),
             Some(Ok(_)) | None => Ok(reason),
         }
     }

@@ -15,7 +15,7 @@ use rustler::sys::{
 use proctab_table::datum::Foreign;
 use proctab_table::reclaim;
 
-use crate::weight::Weight;
+use crate::cost::Weight;
 
 /// What an environment takes besides the term in it, in words, and what it costs.
 pub const ENVIRONMENT: usize = 32;

@@ -1,6 +1,6 @@
 //! The edge between the VM and Rust: how an exported function is called, and how it fails.
 //!
-//! A call that has too much to do for a normal scheduler fails with [`Fault::Long`], and the VM begins it anew on a dirty one. So nothing that can be
+//! A call that has too much to do for a normal scheduler fails with [`Fault::Reschedule`], and the VM begins it anew on a dirty one. So nothing that can be
 //! rescheduled may come after a change. This is kept here: whatever changes a table takes a [`Committed`], which [`Call::commit`] alone makes, and from there on
 //! the call cannot be rescheduled any more, whatever it costs.
 
@@ -19,7 +19,7 @@ use rustler::sys::{
 
 use proctab_table::commit::Committed;
 
-use crate::longest;
+use crate::call_times;
 
 /// How much a call may convert on a normal scheduler, in words of terms: some hundred microseconds of work at the most. On a dirty one it may
 /// convert all it wants.
@@ -37,7 +37,7 @@ pub enum Fault {
     /// `error(badarg)` in the caller.
     BadArgument,
     /// Too much work for the limit of the call.
-    Long,
+    Reschedule,
 }
 
 /// The answer of an exported function.
@@ -94,7 +94,7 @@ impl Call<'_> {
         if words <= self.left() || self.is_committed.get() {
             Ok(())
         } else {
-            Err(Fault::Long)
+            Err(Fault::Reschedule)
         }
     }
 
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
     };
     let run = || catch_unwind(AssertUnwindSafe(|| T::run(&call)));
     let answer = if NORMAL {
-        let answer = longest::measure(T::NAME, run);
+        let answer = call_times::measure(T::NAME, run);
         call.consume();
         answer
     } else {
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
     unsafe {
         match answer {
             Ok(Ok(term)) => term,
-            Ok(Err(Fault::Long)) if NORMAL && !call.is_committed.get() => enif_schedule_nif(
+            Ok(Err(Fault::Reschedule)) if NORMAL && !call.is_committed.get() => enif_schedule_nif(
                 env,
                 T::NAME.as_ptr(),
                 sys::ERL_NIF_DIRTY_JOB_CPU_BOUND as c_int,
@@ -219,7 +219,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
                 count,
                 arguments,
             ),
-            Ok(Err(Fault::BadArgument | Fault::Long)) => enif_make_badarg(env),
+            Ok(Err(Fault::BadArgument | Fault::Reschedule)) => enif_make_badarg(env),
             Err(_panic) => enif_raise_exception(env, super::atoms::nif_panicked().as_c_arg()),
         }
     }

@@ -4,7 +4,7 @@ use rustler::sys::ErlNifTerm;
 use smallvec::SmallVec;
 
 use crate::call::{Call, Fault};
-use crate::terms::{term_type, Use};
+use crate::conversion::{term_type, Use};
 
 /// The largest term that is taken: a gigabyte of words. One whose parts are shared so often that it would unfold to more is refused, too.
 const LARGEST: usize = 1 << 27;

@@ -1,24 +1,24 @@
-//! How long our calls hold the VM's schedulers. Measured in a build with the feature `longest` alone, which is not for production.
+//! How long our calls hold the VM's schedulers. Measured in a build with the feature `call_times` alone, which is not for production.
 //!
 //! What counts is the processor time of the thread: the system takes a core away now and then for longer than any call lasts. Where it runs on a virtual machine, so does
 //! that one's host, and that is in the processor time. So a thread of our own that only computes, a little at a time, is measured the same way: what comes as often
 //! there is not the calls'.
 //!
-//! The file that the environment variable `PROCTAB_LONGEST` names has a line for each function, written again every second: how many calls, their processor time in microseconds,
+//! The file that the environment variable `PROCTAB_CALL_TIMES` names has a line for each function, written again every second: how many calls, their processor time in microseconds,
 //! how many took over a millisecond of it, the longest, and the longest on the clock, which has the waiting for locks in it. The thread's own line is called
 //! `control`.
 
 /// Runs a part of a call on a normal scheduler.
-#[cfg(not(feature = "longest"))]
+#[cfg(not(feature = "call_times"))]
 #[inline(always)]
 pub fn measure<T>(_: &'static std::ffi::CStr, run: impl FnOnce() -> T) -> T {
     run()
 }
 
-#[cfg(feature = "longest")]
+#[cfg(feature = "call_times")]
 pub use measured::measure;
 
-#[cfg(feature = "longest")]
+#[cfg(feature = "call_times")]
 mod measured {
     use std::collections::HashMap;
     use std::ffi::CStr;
@@ -111,7 +111,7 @@ mod measured {
     }
 
     fn write() {
-        let Some(path) = env::var_os("PROCTAB_LONGEST") else {
+        let Some(path) = env::var_os("PROCTAB_CALL_TIMES") else {
             return;
         };
         let mut lines = String::new();

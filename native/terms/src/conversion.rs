@@ -9,7 +9,7 @@
 //! | anything else | a copy in an environment of its own, [`Copied`]; large binaries in it are [shared](crate::binaries) |
 //!
 //! Which form a term gets depends on nothing but the term, so that equal terms have equal forms. What it costs to make one, a call [pays](Call::spend)
-//! before it does, so that none holds its scheduler for long; see [`weight`](crate::weight).
+//! before it does, so that none holds its scheduler for long; see [`weight`](crate::cost).
 
 use std::mem::MaybeUninit;
 use std::ptr;

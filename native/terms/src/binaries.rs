@@ -25,7 +25,7 @@ use rustler::sys::{
 use smallvec::SmallVec;
 
 use crate::call::Call;
-use crate::terms::{make_external, term_type, to_word};
+use crate::conversion::{make_external, term_type, to_word};
 
 /// How much of a binary is asked for. The VM copies shorter ones than this when it takes a part of them.
 const FIRST: usize = 128;

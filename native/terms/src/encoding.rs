@@ -7,7 +7,7 @@ use rustler::sys::{enif_make_map_from_arrays, enif_make_tuple_from_array, ErlNif
 use smallvec::SmallVec;
 
 use crate::call::{Call, Fault};
-use crate::terms::{term_type, to_term, to_word, Use, BYTES_A_WORD};
+use crate::conversion::{term_type, to_term, to_word, Use, BYTES_A_WORD};
 
 /// The longest encoding, and the deepest.
 pub const LONGEST_ENCODING: usize = 1024;
