@@ -281,7 +281,7 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// How many of them are moved when one more is added.
-    pub fn growth(&self, pid: &Datum<F>) -> usize {
+    pub fn moved_by_add(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
         process.map_or(0, |process| growth(&process.registrations))
     }

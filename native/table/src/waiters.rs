@@ -62,7 +62,7 @@ impl<F: Foreign> Waiters<F> {
     }
 
     /// How many of them are moved when one more is added.
-    pub fn growth(&self, name: &Datum<F>) -> usize {
+    pub fn moved_by_add(&self, name: &Datum<F>) -> usize {
         self.of(name, growth)
     }
 
@@ -85,7 +85,7 @@ impl<F: Foreign> Waiters<F> {
     }
 
     /// Strikes a waiter out; `false` when it has been taken.
-    pub fn forget(&self, name: &Datum<F>, id: u64, _: &Committed) -> bool {
+    pub fn remove(&self, name: &Datum<F>, id: u64, _: &Committed) -> bool {
         let entry = self.names.get().map(|names| names.entry(name.clone()));
         let Some(Entry::Occupied(mut entry)) = entry else {
             return false;
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(waiters.count(&name(0)), 3);
         assert_eq!(taken(&waiters, 0), [(0, 100), (2, 102), (4, 104)]);
         assert_eq!(taken(&waiters, 0), []);
-        assert!(!waiters.forget(&name(0), 2, &COMMITTED));
+        assert!(!waiters.remove(&name(0), 2, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(1, 101), (3, 103)]);
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
@@ -144,12 +144,12 @@ mod tests {
         for id in 0..3 {
             add(&waiters, 1, id);
         }
-        assert!(waiters.forget(&name(1), 0, &COMMITTED));
-        assert!(!waiters.forget(&name(1), 0, &COMMITTED));
-        assert!(waiters.forget(&name(1), 1, &COMMITTED));
+        assert!(waiters.remove(&name(1), 0, &COMMITTED));
+        assert!(!waiters.remove(&name(1), 0, &COMMITTED));
+        assert!(waiters.remove(&name(1), 1, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(2, 102)]);
         add(&waiters, 1, 3);
-        assert!(waiters.forget(&name(1), 3, &COMMITTED));
+        assert!(waiters.remove(&name(1), 3, &COMMITTED));
         assert!(waiters.names.get().unwrap().is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }

@@ -49,7 +49,7 @@ pub struct Zone<F: Foreign> {
     slots: [Mutex<Slots<F>>; SHARDS],
     children: AtomicUsize,
     /// The process that is told of births and deaths.
-    listener: AtomicU64,
+    subscriber: AtomicU64,
     stopping: Stopping,
     secret: u64,
     waiters: Waiters<F>,
@@ -79,7 +79,7 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: AtomicUsize::new(0),
-            listener: AtomicU64::new(NOBODY),
+            subscriber: AtomicU64::new(NOBODY),
             stopping: Stopping::default(),
             // The keys of this state are the system's random numbers.
             secret: RandomState::new().hash_one(()),
@@ -120,24 +120,27 @@ impl<F: Foreign> Zone<F> {
 
     /// From now on this process is told of every birth and every death. It finds in the pages that it reads next what it was not told of; what happens
     /// meanwhile it may both read and be told.
-    pub fn listen(&self, listener: u64, _: &Committed) {
-        self.listener.store(listener, Ordering::SeqCst);
+    pub fn subscribe(&self, subscriber: u64, _: &Committed) {
+        self.subscriber.store(subscriber, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Ends what [`listen`](Self::listen) began, if it is still this process that listens.
-    pub fn unlisten(&self, listener: u64, _: &Committed) {
+    /// Ends what [`subscribe`](Self::subscribe) began, if it is still this process that listens.
+    pub fn unsubscribe(&self, subscriber: u64, _: &Committed) {
         // Any other answer says that somebody else does.
-        let _ =
-            self.listener
-                .compare_exchange(listener, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.subscriber.compare_exchange(
+            subscriber,
+            NOBODY,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
     }
 
     /// Who is to be told of a birth or a death that has taken place.
     #[inline]
-    pub fn listener(&self) -> Option<u64> {
+    pub fn subscriber(&self) -> Option<u64> {
         fence(Ordering::SeqCst);
-        Some(self.listener.load(Ordering::SeqCst)).filter(|listener| *listener != NOBODY)
+        Some(self.subscriber.load(Ordering::SeqCst)).filter(|subscriber| *subscriber != NOBODY)
     }
 
     /// A number that nobody can guess, another one for each zone.

@@ -1,8 +1,11 @@
-//! The edge between the VM and Rust: how an exported function is called, and how it fails.
+//! Entry and exit of an exported function, and the budget of a call.
 //!
-//! A call that has too much to do for a normal scheduler fails with [`Fault::Reschedule`], and the VM begins it anew on a dirty one. So nothing that can be
-//! rescheduled may come after a change. This is kept here: whatever changes a table takes a [`Committed`], which [`Call::commit`] alone makes, and from there on
-//! the call cannot be rescheduled any more, whatever it costs.
+//! A call that needs more work than its budget on a normal scheduler fails with
+//! [`Fault::Reschedule`], and the VM starts it again on a dirty scheduler, with the same
+//! arguments. A call that has changed a table must not start again, so nothing that can be
+//! rescheduled may follow a change. The types enforce this: every function that changes a table
+//! takes a [`Committed`], only [`Call::commit`] makes one, and from then on the budget refuses
+//! nothing.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -11,162 +14,178 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::slice;
 
-use rustler::sys::{
-    self, c_int, enif_alloc_env, enif_consume_timeslice, enif_free_env, enif_make_badarg,
-    enif_make_int64, enif_make_tuple_from_array, enif_raise_exception, enif_schedule_nif,
-    ErlNifEnv, ErlNifTerm,
-};
-
 use proctab_table::commit::Committed;
 
 use crate::call_times;
+use crate::term::Term;
+use crate::vm::{
+    c_int, enif_alloc_env, enif_consume_timeslice, enif_free_env, enif_make_atom, enif_make_badarg,
+    enif_raise_exception, enif_schedule_nif, ErlNifEnv, ErlNifTerm, ERL_NIF_DIRTY_JOB_CPU_BOUND,
+};
 
-/// How much a call may convert on a normal scheduler, in words of terms: some hundred microseconds of work at the most. On a dirty one it may
-/// convert all it wants.
-const NORMAL_LIMIT: usize = 4_000;
+/// Budget of a call on a normal scheduler, in words of terms: a few hundred microseconds of work.
+/// A call on a dirty scheduler has no limit.
+const NORMAL_BUDGET: usize = 4_000;
 
-/// How many entries of a map may be moved to a larger one, or looked at, for a word.
-const ENTRIES_A_WORD: usize = 2;
+/// Map entries that cost as much to move or to visit as one word of term conversion.
+const ENTRIES_PER_WORD: usize = 2;
 
-/// How many words are converted in a hundredth of a time slice. A call that converts less counts as any other function of Erlang.
-const WORDS_A_PERCENT: usize = 100;
+/// Words that cost one percent of a time slice.
+const WORDS_PER_PERCENT: usize = 100;
 
-/// Why a call gives no answer.
+/// Why a call has no answer.
 #[derive(Clone, Copy)]
 pub enum Fault {
-    /// `error(badarg)` in the caller.
+    /// Raises `badarg` in the caller.
     BadArgument,
-    /// Too much work for the limit of the call.
+    /// The budget is too small: the call has to move to a dirty scheduler.
     Reschedule,
 }
 
-/// The answer of an exported function.
-pub type Answer = Result<ErlNifTerm, Fault>;
+/// The result of an exported function.
+pub type Answer<'c> = Result<Term<'c>, Fault>;
 
-/// A binary that was looked at.
+/// One call of an exported function.
+///
+/// A copy refers to the same call. The lifetime `'c` belongs to this call alone, and its
+/// [terms](Term) have it as well.
 #[derive(Clone, Copy)]
-pub struct Inspected {
+pub struct Call<'c> {
+    frame: &'c Frame<'c>,
+    /// Makes the lifetime invariant, and the type neither `Send` nor `Sync`.
+    brand: PhantomData<*mut &'c ()>,
+}
+
+/// The state of a call.
+struct Frame<'c> {
+    env: *mut ErlNifEnv,
+    arguments: &'c [ErlNifTerm],
+    /// Words that remain in the budget.
+    budget: Cell<usize>,
+    is_committed: Cell<bool>,
+    last_long_binary: Cell<Option<LongBinary>>,
+    /// Process-independent environment, allocated on first use; null before.
+    scratch_env: Cell<*mut ErlNifEnv>,
+}
+
+/// The long binary that a call inspected last.
+#[derive(Clone, Copy)]
+pub(crate) struct LongBinary {
     /// The word of its term.
     pub word: u64,
-    /// Where its bytes were, for as long as the call lasts; null when they are there no more.
+    /// Its bytes, valid for as long as the call lasts; null if the VM has dropped them.
     pub bytes: *const u8,
-    /// How many they are.
     pub length: usize,
 }
 
-/// One call of an exported function.
-pub struct Call<'a> {
-    /// The caller's environment.
-    pub env: *mut ErlNifEnv,
-    /// How many words of terms the call may still convert.
-    left: Cell<usize>,
-    /// Whether the call may have changed something.
-    is_committed: Cell<bool>,
-    /// The long binary that was looked at last.
-    pub inspected: Cell<Option<Inspected>>,
-    /// An environment of nobody's, once one was needed; see [`Call::scratch_environment`].
-    scratch: Cell<*mut ErlNifEnv>,
-    arguments: &'a [ErlNifTerm],
-    not_send: PhantomData<*mut ()>,
-}
-
-impl Call<'_> {
-    /// The argument at this place.
+impl<'c> Call<'c> {
+    /// Returns the environment of the call, for the VM's functions.
     #[inline]
-    pub fn argument(&self, place: usize) -> Result<ErlNifTerm, Fault> {
-        self.arguments.get(place).copied().ok_or(Fault::BadArgument)
+    pub fn env(self) -> *mut ErlNifEnv {
+        self.frame.env
     }
 
-    /// How many words of terms the call may still convert.
+    /// Returns an argument, counted from 0. Fails if there is none at this position.
     #[inline]
-    pub fn left(&self) -> usize {
-        self.left.get()
+    pub fn argument(self, position: usize) -> Answer<'c> {
+        let raw = self.frame.arguments.get(position);
+        // SAFETY: the VM passes terms of the caller's environment, which is that of the call.
+        raw.map(|raw| unsafe { Term::from_raw(*raw) })
+            .ok_or(Fault::BadArgument)
     }
 
-    /// Whether the call has left its normal scheduler.
-    pub fn is_dirty(&self) -> bool {
-        self.left() > NORMAL_LIMIT
+    /// Returns how many words remain in the budget.
+    #[inline]
+    pub fn budget(self) -> usize {
+        self.frame.budget.get()
     }
 
-    /// Says that this much work is too long for a normal scheduler, after all that was done before.
+    /// Whether the call runs on a dirty scheduler.
+    pub fn is_dirty(self) -> bool {
+        self.budget() > NORMAL_BUDGET
+    }
+
+    /// Fails with [`Fault::Reschedule`] if fewer than `words` remain in the budget.
     #[inline]
-    pub fn allow(&self, words: usize) -> Result<(), Fault> {
-        if words <= self.left() || self.is_committed.get() {
+    pub fn allow(self, words: usize) -> Result<(), Fault> {
+        if words <= self.budget() || self.frame.is_committed.get() {
             Ok(())
         } else {
             Err(Fault::Reschedule)
         }
     }
 
-    /// From now on the call is carried through where it is, and no cost is refused. For the moment before a change, when all has been paid for that the
-    /// call still has to do.
+    /// Like [`allow`](Self::allow), and deducts the words.
     #[inline]
-    #[allow(clippy::disallowed_methods)]
-    pub fn commit(&self) -> Committed {
-        self.is_committed.set(true);
-        Committed::new()
-    }
-
-    /// Takes that back: it turned out that there was nothing to change.
-    #[inline]
-    pub fn take_back(&self, _: Committed) {
-        self.is_committed.set(false);
-    }
-
-    /// The same of work that is going to be done.
-    #[inline]
-    pub fn spend(&self, words: usize) -> Result<(), Fault> {
+    pub fn spend(self, words: usize) -> Result<(), Fault> {
         self.allow(words)?;
-        self.left.set(self.left().saturating_sub(words));
+        self.frame.budget.set(self.budget().saturating_sub(words));
         Ok(())
     }
 
-    /// The same of entries of a map that are going to be moved to a larger one, or looked at.
+    /// Like [`spend`](Self::spend), for map entries that will be moved or visited.
     #[inline]
-    pub fn spend_entries(&self, entries: usize) -> Result<(), Fault> {
-        self.spend(entries / ENTRIES_A_WORD)
+    pub fn spend_entries(self, entries: usize) -> Result<(), Fault> {
+        self.spend(entries / ENTRIES_PER_WORD)
     }
 
-    /// Tells the normal scheduler that it has run for as long as the call took.
+    /// Commits the call: it stays on its scheduler, and no cost is refused from here on.
+    ///
+    /// To be called right before a change, after everything that the call has left to do was
+    /// paid for.
     #[inline]
-    fn consume(&self) {
-        let percent = (NORMAL_LIMIT - self.left()) / WORDS_A_PERCENT;
-        if percent > 0 {
-            // SAFETY: `env` is the caller's environment.
-            unsafe { enif_consume_timeslice(self.env, percent as c_int) };
+    #[allow(clippy::disallowed_methods)]
+    pub fn commit(self) -> Committed {
+        self.frame.is_committed.set(true);
+        Committed::new()
+    }
+
+    /// Reverts [`commit`](Self::commit), after an operation that turned out to change nothing.
+    #[inline]
+    pub fn take_back(self, _: Committed) {
+        self.frame.is_committed.set(false);
+    }
+
+    /// Returns the long binary that the call inspected last.
+    #[inline]
+    pub(crate) fn last_long_binary(self) -> Option<LongBinary> {
+        self.frame.last_long_binary.get()
+    }
+
+    #[inline]
+    pub(crate) fn set_last_long_binary(self, binary: LongBinary) {
+        self.frame.last_long_binary.set(Some(binary));
+    }
+
+    /// Returns a process-independent environment that lives as long as the call.
+    pub(crate) fn scratch_env(self) -> *mut ErlNifEnv {
+        let scratch_env = &self.frame.scratch_env;
+        if scratch_env.get().is_null() {
+            // SAFETY: no requirements; the call owns the environment and frees it at its end.
+            scratch_env.set(unsafe { enif_alloc_env() });
         }
-    }
-
-    /// An environment for what has to go before the call ends.
-    pub fn scratch_environment(&self) -> *mut ErlNifEnv {
-        if self.scratch.get().is_null() {
-            // SAFETY: the new environment is this call's alone, and freed with it.
-            self.scratch.set(unsafe { enif_alloc_env() });
-        }
-        self.scratch.get()
-    }
-
-    /// A tuple.
-    #[inline]
-    pub fn tuple<const N: usize>(&self, elements: [ErlNifTerm; N]) -> ErlNifTerm {
-        // SAFETY: the elements are terms of the caller's environment.
-        unsafe { enif_make_tuple_from_array(self.env, elements.as_ptr(), N as u32) }
-    }
-
-    /// An integer.
-    #[inline]
-    pub fn integer(&self, integer: i64) -> ErlNifTerm {
-        // SAFETY: `env` is the caller's environment.
-        unsafe { enif_make_int64(self.env, integer) }
+        scratch_env.get()
     }
 }
 
-impl Drop for Call<'_> {
+impl Frame<'_> {
+    /// Charges the time slice of the calling process for the words that were spent.
+    #[inline]
+    fn consume_timeslice(&self) {
+        let percent = (NORMAL_BUDGET - self.budget.get()) / WORDS_PER_PERCENT;
+        if percent > 0 {
+            // SAFETY: `env` is the environment of the calling process.
+            unsafe { enif_consume_timeslice(self.env, percent as c_int) };
+        }
+    }
+}
+
+impl Drop for Frame<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.scratch.get().is_null() {
-            // SAFETY: it was allocated for this call, and is freed once.
-            unsafe { enif_free_env(self.scratch.get()) };
+        if !self.scratch_env.get().is_null() {
+            // SAFETY: this call allocated it, and nothing made in it outlives the call.
+            unsafe { enif_free_env(self.scratch_env.get()) };
         }
     }
 }
@@ -176,82 +195,95 @@ pub trait Function {
     /// Its name in Erlang.
     const NAME: &'static CStr;
 
-    /// What it does.
-    fn run(call: &Call) -> Answer;
+    /// Runs a call of it.
+    fn run(call: Call<'_>) -> Answer<'_>;
 }
 
-/// The entry of an exported function. What takes too long for a normal scheduler starts over on a dirty one, with the same arguments.
+/// The entry point of an exported function, `NORMAL` on a normal scheduler.
 ///
 /// # Safety
-/// Only for the VM to call.
+/// `env` is the environment of a process that calls, `arguments` are `count` terms of it, and both
+/// live until this function returns. The VM calls it so.
 pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
     env: *mut ErlNifEnv,
     count: c_int,
     arguments: *const ErlNifTerm,
 ) -> ErlNifTerm {
-    let call = Call {
+    let frame = Frame {
         env,
-        left: Cell::new(if NORMAL { NORMAL_LIMIT } else { usize::MAX }),
-        is_committed: Cell::new(false),
-        inspected: Cell::new(None),
-        scratch: Cell::new(ptr::null_mut()),
-        // SAFETY: the VM passes that many arguments, which live as long as the call.
+        // SAFETY: the VM passes `count` arguments, which live as long as the call.
         arguments: unsafe { slice::from_raw_parts(arguments, count as usize) },
-        not_send: PhantomData,
+        budget: Cell::new(if NORMAL { NORMAL_BUDGET } else { usize::MAX }),
+        is_committed: Cell::new(false),
+        last_long_binary: Cell::new(None),
+        scratch_env: Cell::new(ptr::null_mut()),
     };
-    let run = || catch_unwind(AssertUnwindSafe(|| T::run(&call)));
+    let call = Call {
+        frame: &frame,
+        brand: PhantomData,
+    };
+    let run = || catch_unwind(AssertUnwindSafe(|| T::run(call)));
     let answer = if NORMAL {
         let answer = call_times::measure(T::NAME, run);
-        call.consume();
+        frame.consume_timeslice();
         answer
     } else {
         run()
     };
-    // SAFETY: all calls are of the environment and the arguments that the VM passed in.
-    unsafe {
-        match answer {
-            Ok(Ok(term)) => term,
-            Ok(Err(Fault::Reschedule)) if NORMAL && !call.is_committed.get() => enif_schedule_nif(
-                env,
-                T::NAME.as_ptr(),
-                sys::ERL_NIF_DIRTY_JOB_CPU_BOUND as c_int,
-                enter::<T, false>,
-                count,
-                arguments,
-            ),
-            Ok(Err(Fault::BadArgument | Fault::Reschedule)) => enif_make_badarg(env),
-            Err(_panic) => enif_raise_exception(env, super::atoms::nif_panicked().as_c_arg()),
+    match answer {
+        Ok(Ok(term)) => term.raw(),
+        Ok(Err(Fault::Reschedule)) if NORMAL && !frame.is_committed.get() => {
+            // SAFETY: environment and arguments are those that the VM passed to this call.
+            unsafe {
+                enif_schedule_nif(
+                    env,
+                    T::NAME.as_ptr(),
+                    ERL_NIF_DIRTY_JOB_CPU_BOUND as c_int,
+                    enter::<T, false>,
+                    count,
+                    arguments,
+                )
+            }
         }
+        // SAFETY: `env` is the environment of the calling process.
+        Ok(Err(Fault::BadArgument | Fault::Reschedule)) => unsafe { enif_make_badarg(env) },
+        // SAFETY: as above. The panic was caught, so that it does not unwind into the VM's C code.
+        Err(_panic) => unsafe {
+            enif_raise_exception(env, enif_make_atom(env, c"nif_panicked".as_ptr()))
+        },
     }
 }
 
-/// Exports functions to Erlang: `name/arity = function`.
+/// Exports functions to Erlang: `export! { module { name/arity, ... } ... }`.
+///
+/// Each `module::name` is a function from [`Call`] to [`Answer`], and is exported as `name`. The
+/// macro belongs in the crate that has `rustler::init!`.
+#[macro_export]
 macro_rules! export {
-    ($($name:ident / $arity:literal),* $(,)?) => {$(
+    ($($module:ident { $($name:ident / $arity:literal),* $(,)? })*) => {$($(
         const _: () = {
             struct Exported;
 
             impl $crate::call::Function for Exported {
-                const NAME: &'static std::ffi::CStr =
-                    match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                        Ok(name) => name,
-                        Err(_) => panic!("a name holds no zero"),
-                    };
+                const NAME: &'static std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(
+                    concat!(stringify!($name), "\0").as_bytes(),
+                ) {
+                    Ok(name) => name,
+                    Err(_) => panic!("an identifier contains no zero byte"),
+                };
 
                 #[inline(always)]
-                fn run(call: &$crate::call::Call) -> $crate::call::Answer {
-                    $name(call)
+                fn run(call: $crate::Call<'_>) -> $crate::Answer<'_> {
+                    $module::$name(call)
                 }
             }
 
-            rustler::codegen_runtime::inventory::submit!(rustler::Nif {
+            $crate::vm::inventory::submit!($crate::vm::Nif {
                 name: <Exported as $crate::call::Function>::NAME.as_ptr(),
                 arity: $arity,
-                flags: rustler::SchedulerFlags::Normal as u32,
+                flags: $crate::vm::SchedulerFlags::Normal as u32,
                 raw_func: $crate::call::enter::<Exported, true>,
             });
         };
-    )*};
+    )*)*};
 }
-
-pub(crate) use export;

@@ -1,4 +1,4 @@
-//! Terms that only the VM can hold: copies in environments of their own, and how these are freed.
+//! Terms that only the VM can hold: copies in process-independent environments.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -7,32 +7,37 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Once;
 
-use rustler::sys::{
+use proctab_table::datum::Foreign;
+use proctab_table::reclaim;
+
+use crate::call::Call;
+use crate::cost::Cost;
+use crate::term::Term;
+use crate::vm::{
     enif_alloc_env, enif_free_env, enif_hash, enif_is_identical, enif_make_copy, ErlNifEnv,
     ErlNifHash, ErlNifTerm,
 };
 
-use proctab_table::datum::Foreign;
-use proctab_table::reclaim;
-
-use crate::cost::Weight;
-
-/// What an environment takes besides the term in it, in words, and what it costs.
+/// Size of an environment besides the term in it, and cost of making one, in words.
 pub const ENVIRONMENT: usize = 32;
-/// How many words a thread may free in a row: some hundred microseconds of work at the most.
-const MOST_IN_A_ROW: usize = 1 << 16;
+/// Words that a thread may free in a row: a few hundred microseconds of work.
+const MAX_FREED: usize = 1 << 16;
 
 thread_local! {
-    /// How many words this thread may free by itself before it makes new ones, which is faster than to hand them over. But whoever leaves its
-    /// guard last drops what hundreds of calls have replaced.
+    /// Words that this thread may free itself before it makes new copies.
+    ///
+    /// To free a copy is faster than to hand it to the background thread. But the last reader to
+    /// leave its guard drops what hundreds of calls have replaced.
     static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What the hashes of this VM begin with: the names come from users, who must not know which of them will collide.
+/// The key of all hashes of copies: users choose names, and must not know which names collide.
 static SALT: AtomicU64 = AtomicU64::new(0);
 
-/// Draws the salt of all hashes, before anything is hashed. Once: the tables outlive the Erlang module, which may be loaded again.
-pub fn draw_salt() {
+/// Draws the key of all hashes, before anything is hashed.
+///
+/// Only the first call does: tables outlive the Erlang module, which may be loaded again.
+pub(crate) fn draw_salt() {
     static DRAWN: Once = Once::new();
     DRAWN.call_once(|| SALT.store(RandomState::new().hash_one(()), Ordering::Relaxed));
 }
@@ -41,92 +46,91 @@ pub fn draw_salt() {
 pub struct Copied {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
-    weight: Weight,
+    cost: Cost,
 }
 
-// SAFETY: an environment that belongs to no process may be used and freed by any thread. This one is written before it is
-// shared, and only read from then on.
+// SAFETY: any thread may use and free an environment that belongs to no process. This one is
+// written before it is shared, and only read from then on: to copy from it changes nothing but
+// atomic counters of shared binaries, and the VM made writable binaries read-only when it copied
+// them in.
 unsafe impl Send for Copied {}
 // SAFETY: as above.
 unsafe impl Sync for Copied {}
 
 impl Copied {
-    /// A copy of a term that weighs so much.
-    ///
-    /// # Safety
-    /// The term is alive.
-    pub unsafe fn new(term: ErlNifTerm, weight: Weight) -> Copied {
-        // SAFETY: the environment is new, and belongs to nobody else; the term is alive.
-        Copied::with(|env| unsafe { enif_make_copy(env, term) }, weight)
+    /// Copies a term of this cost.
+    pub fn new(term: Term<'_>, cost: Cost) -> Copied {
+        // SAFETY: the term is alive, and `env` is the new environment, which nobody else uses.
+        unsafe { Copied::with(|env| enif_make_copy(env, term.raw()), cost) }
     }
 
-    /// A term that is made in the environment that it will have, and weighs so much.
-    pub fn with(make: impl FnOnce(*mut ErlNifEnv) -> ErlNifTerm, weight: Weight) -> Copied {
-        ALLOWANCE.set(MOST_IN_A_ROW.min(ALLOWANCE.get() + ENVIRONMENT + weight.heaviest()));
-        // SAFETY: the new environment is this one's alone, which frees it also when `make` panics.
+    /// Makes a term of this cost in a new environment.
+    ///
+    /// # Safety
+    /// `make` returns a term of the environment that it is given.
+    pub(crate) unsafe fn with(
+        make: impl FnOnce(*mut ErlNifEnv) -> ErlNifTerm,
+        cost: Cost,
+    ) -> Copied {
+        ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + ENVIRONMENT + cost.max()));
+        // SAFETY: no requirements. `Copied` owns the environment, also if `make` panics.
         let env = unsafe { enif_alloc_env() };
         let mut copied = Copied {
             env,
             term: ErlNifTerm::default(),
-            weight,
+            cost,
         };
         copied.term = make(env);
         copied
     }
 
-    /// Copies the term into another environment.
-    ///
-    /// # Safety
-    /// `env` is the environment of a process that is calling, or nobody else's.
-    pub unsafe fn copy_to(&self, env: *mut ErlNifEnv) -> ErlNifTerm {
-        // SAFETY: the copied term is alive and never changes.
-        unsafe { enif_make_copy(env, self.term) }
+    /// Copies the term into the environment of a call.
+    pub fn copy_to<'c>(&self, call: Call<'c>) -> Term<'c> {
+        // SAFETY: the stored term is alive and never changes; the copy is made in this environment.
+        unsafe { Term::from_raw(enif_make_copy(call.env(), self.term)) }
     }
 
-    /// What it costs to copy.
+    /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
-        self.weight.words
+        self.cost.words
     }
 }
 
-/// A term in somebody's environment.
+/// A term that is alive for `'a`, in any environment: it can be hashed and compared.
 #[derive(Clone, Copy)]
-pub struct Loose<'a>(ErlNifTerm, PhantomData<&'a ()>);
+pub struct Live<'a>(ErlNifTerm, PhantomData<&'a ()>);
 
-impl Loose<'_> {
-    /// A term to be looked up.
-    ///
-    /// # Safety
-    /// The term is alive for as long as this is.
-    pub unsafe fn new(term: ErlNifTerm) -> Self {
-        Loose(term, PhantomData)
+impl<'c> From<Term<'c>> for Live<'c> {
+    #[inline]
+    fn from(term: Term<'c>) -> Self {
+        Live(term.raw(), PhantomData)
     }
 }
 
 impl Foreign for Copied {
-    type Borrowed<'a> = Loose<'a>;
+    type Borrowed<'a> = Live<'a>;
 
-    fn borrow(&self) -> Loose<'_> {
-        Loose(self.term, PhantomData)
+    fn borrow(&self) -> Live<'_> {
+        Live(self.term, PhantomData)
     }
 
-    fn hash(borrowed: Loose<'_>) -> u64 {
+    fn hash(borrowed: Live<'_>) -> u64 {
         let salt = SALT.load(Ordering::Relaxed);
         // SAFETY: the term is alive for as long as `borrowed`.
         unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, borrowed.0, salt) }
     }
 
-    fn same(one: Loose<'_>, other: Loose<'_>) -> bool {
-        // SAFETY: the terms are alive for as long as their borrows.
+    fn same(one: Live<'_>, other: Live<'_>) -> bool {
+        // SAFETY: both terms are alive for as long as their `Live`.
         unsafe { enif_is_identical(one.0, other.0) != 0 }
     }
 
     fn is_heavy(&self) -> bool {
-        self.weight.heaviest() > reclaim::ENOUGH
+        self.cost.max() > reclaim::ENOUGH
     }
 
     fn bytes(&self) -> usize {
-        (ENVIRONMENT + self.weight.words) * size_of::<ErlNifTerm>() + self.weight.bytes
+        (ENVIRONMENT + self.cost.words) * size_of::<ErlNifTerm>() + self.cost.bytes
     }
 }
 
@@ -134,21 +138,22 @@ impl Drop for Copied {
     fn drop(&mut self) {
         struct Environment(*mut ErlNifEnv);
 
-        // SAFETY: nobody else has this environment any more.
+        // SAFETY: any thread may free an environment that belongs to no process, and only this
+        // value has the pointer.
         unsafe impl Send for Environment {}
 
         impl Drop for Environment {
             fn drop(&mut self) {
-                // SAFETY: it was allocated by `enif_alloc_env` and is freed once.
+                // SAFETY: `Copied::with` allocated it, and `Copied::drop` makes one `Environment`.
                 unsafe { enif_free_env(self.0) };
             }
         }
 
         let environment = Environment(self.env);
-        let weight = ENVIRONMENT + self.weight.heaviest();
-        match ALLOWANCE.get().checked_sub(weight) {
+        let cost = ENVIRONMENT + self.cost.max();
+        match ALLOWANCE.get().checked_sub(cost) {
             Some(rest) => ALLOWANCE.set(rest),
-            None => reclaim::gather(environment, weight),
+            None => reclaim::gather(environment, cost),
         }
     }
 }

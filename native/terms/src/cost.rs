@@ -1,136 +1,162 @@
-//! What terms cost, known before anything is done with them.
+//! The cost of a term, computed before the term is converted.
 
-use rustler::sys::ErlNifTerm;
 use smallvec::SmallVec;
 
 use crate::call::{Call, Fault};
-use crate::conversion::{term_type, Use};
+use crate::reading::Purpose;
+use crate::term::Term;
+use crate::vm::term_type;
 
-/// The largest term that is taken: a gigabyte of words. One whose parts are shared so often that it would unfold to more is refused, too.
-const LARGEST: usize = 1 << 27;
-/// How many bytes of a binary are hashed or compared in the time that a word of a term takes.
-const BYTES_A_WORD: usize = 16;
-/// What the copy of a fun may cost, for all that can be seen from outside.
+/// Words of the largest term that is accepted: a gigabyte. A term with shared parts counts as if
+/// each occurrence were a copy.
+const MAX_WORDS: usize = 1 << 27;
+/// Bytes of a binary that are hashed or compared in the time that one word of a term takes.
+const HASHED_PER_WORD: usize = 16;
+/// Cost of copying a fun, whose size the NIF API does not expose.
 const FUN: usize = 8192;
-/// What it may cost to hash a bitstring that is not whole bytes: the VM tells nobody how long it is. More than a normal scheduler has.
-const ODD_BITS: usize = 1 << 20;
+/// Cost of hashing a bitstring that is not whole bytes, whose length the NIF API does not expose:
+/// more than the budget on a normal scheduler.
+const UNALIGNED_BITS: usize = 1 << 20;
 
 /// What a term costs.
 #[derive(Clone, Copy, Default)]
-pub struct Weight {
+pub struct Cost {
     /// Words to copy.
     pub words: usize,
-    /// Bytes of binaries, which are shared.
+    /// Bytes of binaries, which a copy shares.
     pub bytes: usize,
 }
 
-/// The parts of a term that have parts of their own, and have not been looked into.
-type Open = SmallVec<[ErlNifTerm; 64]>;
-
-impl Weight {
-    /// The greater of the two: the term keeps at least so many words, or bytes.
-    pub fn heaviest(&self) -> usize {
+impl Cost {
+    /// Returns the greater of words and bytes.
+    pub fn max(&self) -> usize {
         self.words.max(self.bytes)
     }
 }
 
-impl Call<'_> {
-    /// What a term costs that is about to be copied, or hashed and compared; the call pays for it.
-    pub fn weigh(&self, term: ErlNifTerm, purpose: Use) -> Result<Weight, Fault> {
-        self.weigh_and_look(term, purpose, &mut None)
+/// The computation of the cost of one term.
+///
+/// It does not recurse, because terms may be nested as deep as memory allows.
+struct Computation<'c> {
+    call: Call<'c>,
+    purpose: Purpose,
+    /// Whether to look for parts of larger binaries.
+    find_parts: bool,
+    /// Whether a part of a larger binary was found.
+    has_parts: bool,
+    cost: Cost,
+    /// Compound terms that are still to be visited.
+    open: SmallVec<[Term<'c>; 64]>,
+}
+
+impl<'c> Call<'c> {
+    /// Returns the cost of a term that will be copied, or hashed and compared, and deducts it.
+    pub fn pay_for(self, term: Term<'c>, purpose: Purpose) -> Result<Cost, Fault> {
+        Ok(self.pay(term, purpose, false)?.cost)
     }
 
-    /// The same of a term that is about to be stored, and whether it has binaries that would [keep more](Call::keeps_more) than they show.
-    pub fn weigh_to_store(&self, term: ErlNifTerm, purpose: Use) -> Result<(Weight, bool), Fault> {
-        let mut has_parts = Some(false);
-        let weight = self.weigh_and_look(term, purpose, &mut has_parts)?;
-        Ok((weight, has_parts == Some(true)))
+    /// Returns the cost of a term that will be stored, and deducts it; and whether the term refers
+    /// to [parts of larger binaries](Call::is_part).
+    pub fn pay_to_store(self, term: Term<'c>, purpose: Purpose) -> Result<(Cost, bool), Fault> {
+        let computation = self.pay(term, purpose, true)?;
+        Ok((computation.cost, computation.has_parts))
     }
 
-    fn weigh_and_look(
-        &self,
-        term: ErlNifTerm,
-        purpose: Use,
-        has_parts: &mut Option<bool>,
-    ) -> Result<Weight, Fault> {
-        let mut weight = Weight::default();
-        let mut open = Open::from_iter([term]);
-        let mut add = |part, place, weight: &mut Weight, open: &mut Open| {
-            self.weigh_part(part, place, purpose, has_parts, weight, open)
+    fn pay(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+        find_parts: bool,
+    ) -> Result<Computation<'c>, Fault> {
+        let mut computation = Computation {
+            call: self,
+            purpose,
+            find_parts,
+            has_parts: false,
+            cost: Cost::default(),
+            open: SmallVec::from_iter([term]),
         };
-        while let Some(term) = open.pop() {
-            match self.type_of(term) {
-                term_type::LIST => {
-                    let mut list = term;
-                    while let Some((head, tail)) = self.cell(list) {
-                        add(head, 2, &mut weight, &mut open)?;
-                        list = tail;
-                    }
-                    add(list, 0, &mut weight, &mut open)?;
-                }
-                term_type::MAP => {
-                    self.allow(weight.words + 3 * self.map_size(term))?;
-                    self.for_each_pair(term, |key, value| {
-                        add(key, 2, &mut weight, &mut open)?;
-                        add(value, 2, &mut weight, &mut open)
-                    })?;
-                }
-                term_type::TUPLE => {
-                    for element in self.elements(term).unwrap_or_default() {
-                        add(*element, 1, &mut weight, &mut open)?;
-                    }
-                }
-                _ => add(term, 0, &mut weight, &mut open)?,
-            }
+        while let Some(term) = computation.open.pop() {
+            computation.visit(term)?;
         }
-        let read = match purpose {
-            Use::Key => weight.bytes / BYTES_A_WORD,
-            Use::Value => 0,
+        let cost = computation.cost;
+        let hashed = match purpose {
+            Purpose::Key => cost.bytes / HASHED_PER_WORD,
+            Purpose::Value => 0,
         };
-        self.spend(weight.words + read)?;
-        Ok(weight)
+        self.spend(cost.words + hashed)?;
+        Ok(computation)
+    }
+}
+
+impl<'c> Computation<'c> {
+    /// Adds what is in a term, or the term itself if nothing is in it.
+    fn visit(&mut self, term: Term<'c>) -> Result<(), Fault> {
+        let call = self.call;
+        match call.type_of(term) {
+            term_type::LIST => {
+                let mut list = term;
+                while let Some((head, tail)) = call.get_cell(list) {
+                    self.add(head, 2)?;
+                    list = tail;
+                }
+                self.add(list, 0)
+            }
+            term_type::MAP => {
+                call.allow(self.cost.words + 3 * call.map_size(term))?;
+                call.for_each_pair(term, |key, value| {
+                    self.add(key, 2)?;
+                    self.add(value, 2)
+                })
+            }
+            term_type::TUPLE => {
+                let mut elements = call.get_tuple(term).unwrap_or_default().iter();
+                elements.try_for_each(|element| self.add(*element, 1))
+            }
+            _ => self.add(term, 0),
+        }
     }
 
-    /// Adds the cost of a part and of its place in the whole; a part with parts of its own is left open.
-    fn weigh_part(
-        &self,
-        part: ErlNifTerm,
-        place: usize,
-        purpose: Use,
-        has_parts: &mut Option<bool>,
-        weight: &mut Weight,
-        open: &mut Open,
-    ) -> Result<(), Fault> {
-        weight.words += place;
-        match self.type_of(part) {
+    /// Adds a term, and the words that the enclosing term has for it. A compound term is left to
+    /// be visited.
+    fn add(&mut self, term: Term<'c>, enclosing: usize) -> Result<(), Fault> {
+        let call = self.call;
+        self.cost.words += enclosing;
+        match call.type_of(term) {
             term_type::ATOM => (),
-            term_type::INTEGER if self.get_integer(part).is_some() => (),
-            term_type::LIST if self.is_nil(part) => (),
+            term_type::INTEGER if call.get_integer(term).is_some() => (),
+            term_type::LIST if call.is_nil(term) => (),
             term_type::LIST | term_type::TUPLE | term_type::MAP => {
-                weight.words += 2;
-                open.push(part);
+                self.cost.words += 2;
+                self.open.push(term);
             }
-            term_type::BITSTRING => {
-                weight.words += 8;
-                let length = self.binary_length(part);
-                match length {
-                    Some(length) => weight.bytes += length,
-                    None if purpose == Use::Key || has_parts.is_some() => self.allow(ODD_BITS)?,
-                    None => (),
-                }
-                if *has_parts == Some(false) {
-                    *has_parts = Some(length.is_none_or(|length| self.keeps_more(part, length)));
-                }
-            }
-            term_type::FUN => weight.words += FUN,
+            term_type::BITSTRING => self.add_bitstring(term)?,
+            term_type::FUN => self.cost.words += FUN,
             term_type::INTEGER => {
-                weight.words += 4 + self.bytes_of_integer(part) / size_of::<u64>()
+                self.cost.words += 4 + call.integer_bytes(term) / size_of::<u64>()
             }
-            _ => weight.words += 4,
+            _ => self.cost.words += 4,
         }
-        if weight.words > LARGEST {
+        if self.cost.words > MAX_WORDS {
             return Err(Fault::BadArgument);
         }
-        self.allow(weight.words)
+        call.allow(self.cost.words)
+    }
+
+    fn add_bitstring(&mut self, term: Term<'c>) -> Result<(), Fault> {
+        let call = self.call;
+        self.cost.words += 8;
+        let length = call.binary_length(term);
+        match length {
+            Some(length) => self.cost.bytes += length,
+            None if self.purpose == Purpose::Key || self.find_parts => {
+                call.allow(UNALIGNED_BITS)?
+            }
+            None => (),
+        }
+        if self.find_parts && !self.has_parts {
+            self.has_parts = length.is_none_or(|length| call.is_part(term, length));
+        }
+        Ok(())
     }
 }
