@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
-use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Replaced, Row, TooMany, Void};
+use proctab_table::entry::{Entry, Replaced, TooMany, Void};
+use proctab_table::reclaim;
 use proctab_table::value::{Added, Value};
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
-use crate::lookup::{self, with_row};
+use crate::lookup::{self, with_entry};
 use crate::waiting::{pay_to_wake, wake};
 
 /// Cost of visiting an attribute, in words.
@@ -23,14 +23,11 @@ const PAIR_COST: usize = 5;
 pub type Keys = HashSet<Datum<Copied>, Seed>;
 
 pub fn getattr(call: Call<'_>) -> Answer<'_> {
-    with_row(call, |zone, row, guard| {
+    with_entry(call, |_, entry| {
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        let attributes = row.and_then(|row| row.attributes(guard));
-        match attributes
-            .as_ref()
-            .and_then(|map| map.get(key, zone.seed()))
-        {
+        let attributes = entry.and_then(|entry| entry.attributes());
+        match attributes.as_ref().and_then(|map| map.get(key)) {
             Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value)?])),
             None => Ok(atom!(undefined)),
         }
@@ -42,23 +39,23 @@ pub fn setattr(call: Call<'_>) -> Answer<'_> {
         Ok(value) => Changes::from_iter([call.to_attribute(call.argument(2)?, value)?]),
         Err(_) => changes(call, call.argument(2)?)?,
     };
-    with_row(call, |zone, row, guard| {
-        let Some(row) = row else {
+    with_entry(call, |zone, entry| {
+        let Some(entry) = entry else {
             return Ok(atom!(void));
         };
         let adds = || {
-            row.attributes(guard).is_none_or(|known| {
-                let is_missing =
-                    |change: &Attribute<_>| known.get(change.key.borrow(), zone.seed()).is_none();
-                changes.iter().any(is_missing)
+            entry.attributes().is_none_or(|current| {
+                changes
+                    .iter()
+                    .any(|change| !current.has(change.key.borrow()))
             })
         };
-        pay_to_wake(call, zone, &row.name, adds)?;
+        pay_to_wake(call, zone, &entry.name, adds)?;
         let committed = call.commit();
-        match row.set(changes, zone.seed(), guard, &committed) {
+        match entry.set(changes, &committed) {
             Ok(grown) => {
                 if grown {
-                    wake(call, zone, &row.name, &committed);
+                    wake(call, zone, &entry.name, &committed);
                 }
                 Ok(atom!(ok))
             }
@@ -108,22 +105,15 @@ fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
         (Value::Fixed(current), Value::Fixed(expected)) => current == expected,
         _ => false,
     };
-    with_row(call, |zone, row, guard| {
-        let Some(row) = row else {
+    with_entry(call, |_, entry| {
+        let Some(entry) = entry else {
             return Ok(match of_child {
                 true => Replaced::Void,
                 false => Replaced::Missing,
             });
         };
         let committed = call.commit();
-        let replaced = row.replace(
-            change,
-            is_expected,
-            of_child,
-            zone.seed(),
-            guard,
-            &committed,
-        );
+        let replaced = entry.replace(change, is_expected, of_child, &committed);
         if !matches!(replaced, Replaced::Done) {
             call.take_back(committed);
         }
@@ -132,11 +122,11 @@ fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
 }
 
 pub fn delattr(call: Call<'_>) -> Answer<'_> {
-    with_row(call, |zone, row, guard| {
+    with_entry(call, |zone, entry| {
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        if let Some(row) = row {
-            zone.delete(row, key, guard, &call.commit());
+        if let Some(entry) = entry {
+            zone.delete(entry, key, &call.commit());
         }
         Ok(atom!(ok))
     })
@@ -149,17 +139,17 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
     if !call.is_integer(term) || missing.is_ok_and(|value| !call.is_integer(value)) {
         return Err(Fault::BadArgument);
     }
-    let added = with_row(call, |zone, row, guard| {
+    let added = with_entry(call, |_, entry| {
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        let (Some(row), Some(increment)) = (row, increment) else {
+        let (Some(entry), Some(increment)) = (entry, increment) else {
             return Ok(match increment {
                 Some(_) => Added::Missing,
                 None => Added::NotCounted,
             });
         };
         let committed = call.commit();
-        let added = row.add(key, increment, zone.seed(), guard, &committed);
+        let added = entry.add(key, increment, &committed);
         if added == Added::Missing {
             call.take_back(committed);
         }
@@ -196,8 +186,8 @@ pub fn attrs(call: Call<'_>) -> Answer<'_> {
         Ok(list) => Some(to_keys(call, list)?),
         Err(_) => None,
     };
-    with_row(call, |_, row, guard| match row {
-        Some(row) => list(call, row, keys.as_ref(), guard),
+    with_entry(call, |_, entry| match entry {
+        Some(entry) => list(call, entry, keys.as_ref()),
         None => Ok(call.nil()),
     })
 }
@@ -213,17 +203,12 @@ pub fn to_keys<'c>(call: Call<'c>, list: Term<'c>) -> Result<Keys, Fault> {
 }
 
 /// Makes a list of the attributes of a row at one moment, as pairs: those of `keys`, or all.
-pub fn list<'c>(
-    call: Call<'c>,
-    row: &Row<Copied>,
-    keys: Option<&Keys>,
-    guard: &Guard,
-) -> Answer<'c> {
+pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Answer<'c> {
     let least = match keys {
         Some(_) => VISIT_COST,
         None => VISIT_COST + PAIR_COST,
     };
-    let snapshot = row.snapshot(call.budget() / least, guard);
+    let snapshot = entry.snapshot(call.budget() / least);
     let snapshot = snapshot.map_err(|TooMany| Fault::Reschedule)?;
     let Some((attributes, integers)) = snapshot else {
         return Ok(call.nil());

@@ -1,12 +1,12 @@
 //! Children: starting, ending, finding.
 
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Refused, Row, State};
+use proctab_table::row::{Child, Refused, State};
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
 use crate::events::{pay_for_death, pay_for_event, send_birth, send_death};
-use crate::lookup::{self, with_row};
+use crate::lookup::{self, with_entry};
 
 pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
@@ -34,9 +34,11 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn child(call: Call<'_>) -> Answer<'_> {
-    with_row(call, |_, row, _| match row.and_then(Row::child) {
-        Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
-        None => Ok(atom!(undefined)),
+    with_entry(call, |_, entry| {
+        match entry.and_then(|entry| entry.child()) {
+            Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
+            None => Ok(atom!(undefined)),
+        }
     })
 }
 
@@ -79,14 +81,14 @@ fn state<'c>(state: State) -> Term<'c> {
 
 pub fn running(call: Call<'_>) -> Answer<'_> {
     let (keeper, pid) = (call.caller(), call.child_pid(2)?);
-    with_row(call, |zone, row, _| {
-        let Some(row) = row else {
+    with_entry(call, |zone, entry| {
+        let Some(entry) = entry else {
             return Ok(boolean(false));
         };
         pay_for_event(call, zone)?;
-        match row.run(keeper, pid, zone.stopping(), &call.commit()) {
+        match entry.run(keeper, pid, &call.commit()) {
             Ok(()) => {
-                send_birth(call, zone, &row.name, call.argument(2)?);
+                send_birth(call, zone, &entry.name, call.argument(2)?);
                 Ok(boolean(true))
             }
             Err(Refused::Stopping) => Ok(atom!(stopping)),
@@ -97,9 +99,9 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
 
 pub fn terminating(call: Call<'_>) -> Answer<'_> {
     let keeper = call.caller();
-    with_row(call, |zone, row, _| {
+    with_entry(call, |zone, entry| {
         let reason = pay_for_death(call, zone, call.argument(2)?)?;
-        let changed = row.map(|row| row.terminate(keeper, zone.stopping(), &call.commit()));
+        let changed = entry.map(|entry| entry.terminate(keeper, &call.commit()));
         let Some(Ok((pid, is_stopping))) = changed else {
             return Ok(boolean(false));
         };
@@ -128,10 +130,9 @@ pub fn restarting(call: Call<'_>) -> Answer<'_> {
 
 fn clear(call: Call<'_>, state: State) -> Answer<'_> {
     let keeper = call.caller();
-    with_row(call, |zone, row, guard| {
+    with_entry(call, |_, entry| {
         let committed = call.commit();
-        let cleared =
-            row.is_some_and(|row| row.clear(keeper, state, zone.stopping(), guard, &committed));
+        let cleared = entry.is_some_and(|entry| entry.clear(keeper, state, &committed));
         Ok(boolean(cleared))
     })
 }
@@ -139,8 +140,8 @@ fn clear(call: Call<'_>, state: State) -> Answer<'_> {
 pub fn respec(call: Call<'_>) -> Answer<'_> {
     let keeper = call.caller();
     let spec = call.to_datum(call.argument(2)?)?;
-    with_row(call, |_, row, _| {
-        let changed = row.is_some_and(|row| row.respec(keeper, spec, &call.commit()));
+    with_entry(call, |_, entry| {
+        let changed = entry.is_some_and(|entry| entry.respec(keeper, spec, &call.commit()));
         Ok(boolean(changed))
     })
 }
@@ -151,8 +152,8 @@ pub fn stop(call: Call<'_>) -> Answer<'_> {
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let keeper = call.pid(2)?;
-    let row = zone.content.row(name, &guard);
-    let stopped = row.and_then(|row| row.stop(keeper, &call.commit()));
+    let entry = zone.content.entry(name, &guard);
+    let stopped = entry.and_then(|entry| entry.stop(keeper, &call.commit()));
     Ok(stopped.map_or(boolean(false), state))
 }
 
@@ -195,14 +196,14 @@ pub fn change_keeper(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn find(call: Call<'_>) -> Answer<'_> {
-    with_row(call, |_, row, _| match row.and_then(Row::pid) {
+    with_entry(call, |_, entry| match entry.and_then(|entry| entry.pid()) {
         Some(pid) => Ok(call.tuple([atom!(ok), call.make_pid(&pid)?])),
         None => Ok(atom!(undefined)),
     })
 }
 
 pub fn find_alive(call: Call<'_>) -> Answer<'_> {
-    with_row(call, |_, row, _| match row.and_then(Row::pid) {
+    with_entry(call, |_, entry| match entry.and_then(|entry| entry.pid()) {
         Some(pid) if call.may_be_alive(&pid)? => Ok(call.tuple([atom!(ok), call.make_pid(&pid)?])),
         _ => Ok(atom!(undefined)),
     })

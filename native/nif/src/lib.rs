@@ -14,7 +14,7 @@
 //! | [`processes`] | tables of processes and their registrations |
 //! | [`waiting`] | waiters for the next attribute of a name |
 //! | [`events`] | the subscriber to births and deaths |
-//! | [`lookup`] | the tables and rows that arguments name |
+//! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
 //! | [`handles`] | references to Rust values |
 //! | [`atoms`] | atoms |

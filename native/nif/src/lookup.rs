@@ -1,10 +1,10 @@
-//! The tables and rows that the arguments of a call name.
+//! The tables and entries that the arguments of a call name.
 
 use rustler::ResourceArc;
 
+use proctab_table::entry::Entry;
 use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::Row;
 use proctab_table::zone::Zone;
 use proctab_terms::{Call, Copied, Fault, Scratch};
 
@@ -39,16 +39,16 @@ pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Processes<C
     Ok(&tables::get(call.atom(0)?, guard)?.content)
 }
 
-/// Calls `run` with the zone that the first argument names, and with the row of the name that is
+/// Calls `run` with the zone that the first argument names, and with the entry of the name that is
 /// the second argument, if there is one.
 #[inline(always)]
-pub fn with_row<T>(
+pub fn with_entry<T>(
     call: Call<'_>,
-    run: impl FnOnce(&Zone<Copied>, Option<&Row<Copied>>, &Guard) -> Result<T, Fault>,
+    run: impl FnOnce(&Zone<Copied>, Option<Entry<Copied>>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let guard = reclaim::enter();
     let zone = zone(call, &guard)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
-    run(zone, zone.row(name, &guard), &guard)
+    run(zone, zone.entry(name, &guard))
 }

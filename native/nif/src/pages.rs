@@ -1,7 +1,7 @@
 //! Paging through the rows of a zone.
 
-use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Row, TooMany};
+use proctab_table::entry::{Entry, TooMany};
+use proctab_table::reclaim;
 use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
 use crate::atoms::{self, atom};
@@ -41,12 +41,13 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
     let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
     let end = call.budget() - PAGE_BUDGET;
     for (index, row) in rows.iter().enumerate() {
+        let entry = zone.content.entry_of(row, &guard);
         let item = call.spend(ROW_COST).and_then(|()| match &what {
-            Item::Child => child_item(call, row),
-            Item::Name => name_item(call, row),
-            Item::Pid => pid_item(call, row),
-            Item::Size => size_item(call, row, &guard),
-            Item::Attributes(keys) => attributes_item(call, row, keys.as_ref(), &guard),
+            Item::Child => child_item(call, entry),
+            Item::Name => name_item(call, entry),
+            Item::Pid => pid_item(call, entry),
+            Item::Size => size_item(call, entry),
+            Item::Attributes(keys) => attributes_item(call, entry, keys.as_ref()),
         });
         match item {
             Ok(Some(item)) => items = call.cons(item, items),
@@ -79,67 +80,67 @@ fn item<'c>(call: Call<'c>, what: Term<'c>) -> Result<Item, Fault> {
 }
 
 /// Makes name, state, pid, keeper and spec of the child of a row.
-fn child_item<'c>(call: Call<'c>, row: &Row<Copied>) -> Result<Option<Term<'c>>, Fault> {
-    let Some(child) = row.child() else {
+fn child_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>, Fault> {
+    let Some(child) = entry.child() else {
         return Ok(None);
     };
     let [state, pid, keeper, spec] = child_terms(call, &child)?;
-    let name = call.make(&row.name)?;
+    let name = call.make(&entry.name)?;
     Ok(Some(call.tuple([name, state, pid, keeper, spec])))
 }
 
 /// Makes the name of a row that has a child.
-fn name_item<'c>(call: Call<'c>, row: &Row<Copied>) -> Result<Option<Term<'c>>, Fault> {
-    match row.has_child() {
-        true => Ok(Some(call.make(&row.name)?)),
+fn name_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>, Fault> {
+    match entry.has_child() {
+        true => Ok(Some(call.make(&entry.name)?)),
         false => Ok(None),
     }
 }
 
 /// Makes name and pid of a row that has a running child.
-fn pid_item<'c>(call: Call<'c>, row: &Row<Copied>) -> Result<Option<Term<'c>>, Fault> {
-    let Some(pid) = row.pid() else {
+fn pid_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>, Fault> {
+    let Some(pid) = entry.pid() else {
         return Ok(None);
     };
-    let name = call.make(&row.name)?;
+    let name = call.make(&entry.name)?;
     Ok(Some(call.tuple([name, call.make_pid(&pid)?])))
 }
 
 /// Makes name and pid of a row, the number of its attributes, and its size in bytes.
-fn size_item<'c>(
-    call: Call<'c>,
-    row: &Row<Copied>,
-    guard: &Guard,
-) -> Result<Option<Term<'c>>, Fault> {
-    let size = row.size(call.budget() / VISIT_COST, guard);
+fn size_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>, Fault> {
+    let size = entry.size(call.budget() / VISIT_COST);
     let (count, bytes) = size.map_err(|TooMany| Fault::Reschedule)?;
     call.spend(count * VISIT_COST)?;
-    let pid = match row.pid() {
+    let pid = match entry.pid() {
         Some(pid) => call.make_pid(&pid)?,
         None => atom!(undefined),
     };
     let [count, bytes] = [count, bytes].map(|number| call.integer(number as i64));
-    Ok(Some(call.tuple([call.make(&row.name)?, pid, count, bytes])))
+    Ok(Some(call.tuple([
+        call.make(&entry.name)?,
+        pid,
+        count,
+        bytes,
+    ])))
 }
 
 /// Makes name and attributes of a row that has a running child.
 fn attributes_item<'c>(
     call: Call<'c>,
-    row: &Row<Copied>,
+    entry: Entry<Copied>,
     keys: Option<&Keys>,
-    guard: &Guard,
 ) -> Result<Option<Term<'c>>, Fault> {
-    let Some(pid) = row.pid() else {
+    let Some(pid) = entry.pid() else {
         return Ok(None);
     };
-    let attributes = attributes::list(call, row, keys, guard)?;
+    let attributes = attributes::list(call, entry, keys)?;
     let term = call.make_pid(&pid)?;
-    if row.pid() != Some(pid) {
+    if entry.pid() != Some(pid) {
         // The child has died meanwhile, and these may not be all of its attributes.
         return Ok(None);
     }
     let pid = call.tuple([atom!(pid), term]);
     let attributes = call.cons(pid, attributes);
-    let name = call.make(&row.name)?;
+    let name = call.make(&entry.name)?;
     Ok(Some(call.tuple([name, attributes])))
 }

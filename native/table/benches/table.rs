@@ -75,21 +75,14 @@ fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
         assert!(zone.insert(name, child(number), &COMMITTED));
-        let row = zone.row(name.borrow(), &guard).expect("it was inserted");
+        let row = zone.entry(name.borrow(), &guard).expect("it was inserted");
         let attributes = [
             integer(1280),
             fixed(Datum::bytes(KIND, b"atom"), Datum::word(KIND, number)),
             binary(),
             fixed(Datum::bytes(KIND, b"pid"), Datum::word(KIND, number)),
         ];
-        assert!(row
-            .set(
-                Changes::from_iter(attributes),
-                zone.seed(),
-                &guard,
-                &COMMITTED
-            )
-            .is_ok());
+        assert!(row.set(Changes::from_iter(attributes), &COMMITTED).is_ok());
     }
     zone
 }
@@ -170,7 +163,7 @@ fn table(bencher: Bencher) {
 fn find(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let row = ZONE.entry(name.borrow(), &guard);
         row.and_then(|row| row.pid())
     });
 }
@@ -179,10 +172,8 @@ fn find(bencher: Bencher, names: Names) {
 fn getattr_integer(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
-        attributes
-            .get(TERMS.integer.borrow(), ZONE.seed())?
-            .counted()
+        let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
+        attributes.get(TERMS.integer.borrow())?.counted()
     });
 }
 
@@ -190,8 +181,8 @@ fn getattr_integer(bencher: Bencher, names: Names) {
 fn getattr_binary(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
-        let value = attributes.get(TERMS.binary.borrow(), ZONE.seed())?;
+        let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
+        let value = attributes.get(TERMS.binary.borrow())?;
         value.datum().cloned()
     });
 }
@@ -200,9 +191,9 @@ fn getattr_binary(bencher: Bencher, names: Names) {
 fn increment(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let row = ZONE.entry(name.borrow(), &guard);
         row.map_or(Added::Missing, |row| {
-            row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard, &COMMITTED)
+            row.add(TERMS.integer.borrow(), 1, &COMMITTED)
         })
     });
 }
@@ -222,16 +213,9 @@ fn setattr_binary(bencher: Bencher, names: Names) {
 fn set(name: &Term, attribute: Attribute<Nothing>) {
     let guard = reclaim::enter();
     let row = ZONE
-        .row(name.borrow(), &guard)
+        .entry(name.borrow(), &guard)
         .expect("it is never removed");
-    assert!(row
-        .set(
-            Changes::from_iter([attribute]),
-            ZONE.seed(),
-            &guard,
-            &COMMITTED
-        )
-        .is_ok());
+    assert!(row.set(Changes::from_iter([attribute]), &COMMITTED).is_ok());
 }
 
 /// A child comes and goes. With one same name for all, most find it held.

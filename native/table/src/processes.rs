@@ -23,7 +23,7 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{growth, Seed};
+use crate::{moved_by_add, Seed};
 
 /// How many parts the processes and the names have. A part grows at once and is listed at once, so it has to stay small where
 /// the whole is large.
@@ -283,7 +283,7 @@ impl<F: Foreign> Processes<F> {
     /// How many of them are moved when one more is added.
     pub fn moved_by_add(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
-        process.map_or(0, |process| growth(&process.registrations))
+        process.map_or(0, |process| moved_by_add(&process.registrations))
     }
 
     /// How many registrations a name has.

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{growth, Seed};
+use crate::{moved_by_add, Seed};
 
 /// The waiters of one name: each knows by its number what it is woken for, and is a process.
 pub type Waiting = IndexMap<u64, u64, Seed>;
@@ -63,7 +63,7 @@ impl<F: Foreign> Waiters<F> {
 
     /// How many of them are moved when one more is added.
     pub fn moved_by_add(&self, name: &Datum<F>) -> usize {
-        self.of(name, growth)
+        self.of(name, moved_by_add)
     }
 
     fn of(&self, name: &Datum<F>, read: impl FnOnce(&Waiting) -> usize) -> usize {

@@ -98,21 +98,15 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
-    let row = zone.row(word(name).borrow(), &guard);
-    row.is_some_and(|row| row.set(changes, zone.seed(), &guard, &COMMITTED).is_ok())
+    let row = zone.entry(word(name).borrow(), &guard);
+    row.is_some_and(|row| row.set(changes, &COMMITTED).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
-    let row = zone.row(word(name).borrow(), &guard);
+    let row = zone.entry(word(name).borrow(), &guard);
     row.map_or(Added::Missing, |row| {
-        row.add(
-            word(key).borrow(),
-            increment,
-            zone.seed(),
-            &guard,
-            &COMMITTED,
-        )
+        row.add(word(key).borrow(), increment, &COMMITTED)
     })
 }
 
@@ -120,10 +114,8 @@ fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
 fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
-    let row = zone.row(word(name).borrow(), &guard);
-    if let Some((attributes, integers)) =
-        row.and_then(|row| row.snapshot(usize::MAX, &guard).unwrap())
-    {
+    let row = zone.entry(word(name).borrow(), &guard);
+    if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(usize::MAX).unwrap()) {
         let mut integers = integers.into_iter();
         attributes.for_each(&mut |attribute| {
             if let Value::Integer(_) = attribute.value {
@@ -164,9 +156,9 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let changes = (2..40).map(|key| fixed(key, word(round)));
                 assert!(set(&zone, 1, changes));
                 let guard = reclaim::enter();
-                let row = zone.row(word(1).borrow(), &guard).unwrap();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
                 for key in 2..40 {
-                    zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+                    zone.delete(row, word(key).borrow(), &COMMITTED);
                 }
             }
         });
@@ -316,12 +308,12 @@ fn a_name_without_child_and_attributes_takes_no_row() {
                     // One attribute for each thread, which alone removes it.
                     zone.add_or_set(&text, 1, &counter(thread, 1), &guard, &COMMITTED);
                     if round % 7 == thread && open(zone, name, keeper) {
-                        let row = zone.row(text.borrow(), &guard);
+                        let row = zone.entry(text.borrow(), &guard);
                         let child = row.and_then(|row| row.child());
                         assert_eq!(child.map(|child| child.keeper), Some(keeper));
                         assert!(zone.remove(text.borrow(), keeper, &guard, &COMMITTED));
-                    } else if let Some(row) = zone.row(text.borrow(), &guard) {
-                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    } else if let Some(row) = zone.entry(text.borrow(), &guard) {
+                        zone.delete(row, word(thread).borrow(), &COMMITTED);
                     }
                 }
                 for name in NAMES..2 * NAMES {
@@ -333,8 +325,8 @@ fn a_name_without_child_and_attributes_takes_no_row() {
                         let shared = counter(9, 1);
                         zone.add_or_set(&text, 1, &shared, &guard, &COMMITTED);
                         counted.fetch_add(1, Ordering::SeqCst);
-                        let row = zone.row(text.borrow(), &guard).unwrap();
-                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                        let row = zone.entry(text.borrow(), &guard).unwrap();
+                        zone.delete(row, word(thread).borrow(), &COMMITTED);
                     }
                 }
             });
@@ -345,11 +337,11 @@ fn a_name_without_child_and_attributes_takes_no_row() {
     for name in 0..2 * NAMES {
         let guard = reclaim::enter();
         for key in 0..10 {
-            if let Some(row) = zone.row(word(name).borrow(), &guard) {
-                zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+            if let Some(row) = zone.entry(word(name).borrow(), &guard) {
+                zone.delete(row, word(key).borrow(), &COMMITTED);
             }
         }
-        assert!(zone.row(word(name).borrow(), &guard).is_none());
+        assert!(zone.entry(word(name).borrow(), &guard).is_none());
     }
     assert_eq!(rows(&zone), 0);
 }
@@ -455,8 +447,8 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             while !done.load(Ordering::SeqCst) {
                 for name in 0..64 {
                     let guard = reclaim::enter();
-                    let row = zone.row(word(name).borrow(), &guard);
-                    if let Some(map) = row.and_then(|row| row.attributes(&guard)) {
+                    let row = zone.entry(word(name).borrow(), &guard);
+                    if let Some(map) = row.and_then(|row| row.attributes()) {
                         map.for_each(&mut |attribute| {
                             if let Value::Fixed(datum) = &attribute.value {
                                 if let View::Foreign(foreign) = datum.view() {
