@@ -438,7 +438,7 @@ mod tests {
     /// A change to a light value waits until there is more to free, also if there is a heavy value
     /// beside it. A change to the heavy value does not.
     #[test]
-    fn what_is_heavy_is_freed_at_once_when_it_goes_and_not_before() {
+    fn a_heavy_value_is_freed_at_once_and_a_light_one_is_not() {
         type Change<'c> = &'c dyn Fn(u64, Entry<Held>);
 
         let (light, heavy, shared) = (Arc::new(()), Arc::new(()), Shared::default());
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_keeps_its_spec_until_it_is_removed_and_no_longer() {
+    fn a_row_keeps_its_spec_until_it_is_removed() {
         let (kept, shared, guard) = (Arc::new(()), Shared::default(), reclaim::enter());
         let row = running(Some(held(&kept, false)));
         let entry = Entry::new(&row, &shared, &guard);
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_maps_that_go_at_once_a_thread_frees_a_few_itself() {
+    fn a_thread_frees_a_few_of_many_maps_retired_at_once() {
         let shared = Shared::default();
         let retire = |attributes: usize| {
             let (row, guard) = (Row::vacant(word(0), 0, 0), reclaim::enter());

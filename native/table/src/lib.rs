@@ -67,15 +67,15 @@
 //! Finding a name, reading an attribute and adding to a counter take no lock, and write no memory
 //! that readers of other names read. Each operation on one name takes effect at one moment between
 //! its call and its return, including setting several attributes and removing a name with all of
-//! them. [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one moment.
-//! There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns each row
-//! exactly once that stays in the table from the first page to the last.
+//! them. [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one
+//! moment. There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns
+//! each row exactly once that stays in the table from the first page to the last.
 //!
 //! # Costs
 //!
 //! A row takes about 250 bytes with a short name, and each attribute 32, besides the bytes of terms
-//! that do not fit in 14. Writers of one name take turns, and copy up to [16 attributes](attributes)
-//! or a path in a tree of them; an integer is replaced in place.
+//! that do not fit in 14. Writers of one name take turns, and copy up to [16
+//! attributes](attributes) or a path in a tree of them; an integer is replaced in place.
 //!
 //! # Memory
 //!

@@ -126,8 +126,8 @@ impl<F: Foreign> Zone<F> {
 
     /// Makes a process the subscriber, which is told of every birth and every death from here on.
     ///
-    /// What it was not told of, it finds in the pages that it reads next. What happens meanwhile, it
-    /// may both read and be told.
+    /// What it was not told of, it finds in the pages that it reads next. What happens meanwhile,
+    /// it may both read and be told.
     pub fn subscribe(&self, subscriber: u64, _: &Committed) {
         self.subscriber.store(subscriber, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -261,8 +261,8 @@ impl<F: Foreign> Zone<F> {
         }
     }
 
-    /// Adds to an attribute, or adds the attribute `missing` if there is none of its key, also if no
-    /// child holds the name. Returns [`Added::Missing`] if it was added.
+    /// Adds to an attribute, or adds the attribute `missing` if there is none of its key, also if
+    /// no child holds the name. Returns [`Added::Missing`] if it was added.
     pub fn add_or_set(
         &self,
         name: &Datum<F>,
