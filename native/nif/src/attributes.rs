@@ -12,7 +12,7 @@ use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
 use crate::lookup::{self, with_entry};
-use crate::waiting::{pay_to_wake, wake};
+use crate::waiting::{deduct_wake_cost, wake};
 
 /// Cost of visiting an attribute, in words.
 pub const VISIT_COST: usize = 1;
@@ -50,7 +50,7 @@ pub fn setattr(call: Call<'_>) -> Answer<'_> {
                     .any(|change| !current.has(change.key.borrow()))
             })
         };
-        pay_to_wake(call, zone, &entry.name, adds)?;
+        deduct_wake_cost(call, zone, &entry.name, adds)?;
         let committed = call.commit();
         match entry.set(changes, &committed) {
             Ok(grown) => {
@@ -172,7 +172,7 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let missing = call.to_attribute(call.argument(2)?, value)?;
-    pay_to_wake(call, zone, &name, || true)?;
+    deduct_wake_cost(call, zone, &name, || true)?;
     let committed = call.commit();
     let added = zone.add_or_set(&name, increment, &missing, &guard, &committed);
     if added == Added::Missing {
@@ -225,9 +225,9 @@ pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> An
             };
         }
     });
-    call.spend(cost)?;
+    call.deduct(cost)?;
     let mut list = call.nil();
-    let mut put = |key, value| list = call.cons(call.tuple([call.make_paid(key), value]), list);
+    let mut put = |key, value| list = call.cons(call.tuple([call.make_deducted(key), value]), list);
     let mut integers = integers.into_iter();
     attributes.for_each(&mut |Attribute { key, value }| match value {
         Value::Integer(counter) => {
@@ -236,7 +236,7 @@ pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> An
                 put(key, call.integer(integer));
             }
         }
-        Value::Fixed(datum) if is_wanted(key) => put(key, call.make_paid(datum)),
+        Value::Fixed(datum) if is_wanted(key) => put(key, call.make_deducted(datum)),
         Value::Fixed(_) => (),
     });
     Ok(list)

@@ -5,7 +5,7 @@ use proctab_table::row::{Child, Refused, State};
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
-use crate::events::{pay_for_death, pay_for_event, send_birth, send_death};
+use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death};
 use crate::lookup::{self, with_entry};
 
 pub fn insert(call: Call<'_>) -> Answer<'_> {
@@ -24,7 +24,7 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
         spec: Some(call.to_datum(call.argument(3)?)?),
     };
     if !is_launching {
-        pay_for_event(call, zone)?;
+        deduct_event_cost(call, zone)?;
     }
     let inserted = zone.insert(&name, child, &call.commit());
     if inserted && !is_launching {
@@ -85,7 +85,7 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
         let Some(entry) = entry else {
             return Ok(boolean(false));
         };
-        pay_for_event(call, zone)?;
+        deduct_event_cost(call, zone)?;
         match entry.run(keeper, pid, &call.commit()) {
             Ok(()) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
@@ -100,13 +100,13 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
 pub fn terminating(call: Call<'_>) -> Answer<'_> {
     let keeper = call.caller();
     with_entry(call, |zone, entry| {
-        let reason = pay_for_death(call, zone, call.argument(2)?)?;
+        let reason = deduct_death_cost(call, zone, call.argument(2)?)?;
         let changed = entry.map(|entry| entry.terminate(keeper, &call.commit()));
         let Some(Ok((pid, is_stopping))) = changed else {
             return Ok(boolean(false));
         };
         if let Some(pid) = pid {
-            send_death(call, zone, call.make_pid_paid(&pid), reason);
+            send_death(call, zone, call.make_deducted_pid(&pid), reason);
         }
         Ok(if is_stopping {
             atom!(stopping)
@@ -170,12 +170,12 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
     let keeper = call.pid(2)?;
-    let reason = pay_for_death(call, zone, call.argument(3)?)?;
+    let reason = deduct_death_cost(call, zone, call.argument(3)?)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let child = zone.unregister(name, keeper, &guard, &call.commit());
     if let Some(child) = &child {
-        send_death(call, zone, call.make_pid_paid(child), reason);
+        send_death(call, zone, call.make_deducted_pid(child), reason);
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))

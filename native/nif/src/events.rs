@@ -32,26 +32,29 @@ fn secret<'c>(call: Call<'c>, zone: &Zone<Copied>) -> Term<'c> {
     call.integer((zone.secret() & SMALL) as i64)
 }
 
-/// Pays for an event of the name that is the second argument, before anything is changed.
+/// Deducts the cost of an event of the name that is the second argument, before anything is
+/// changed.
 ///
 /// A process that subscribes after this is told all the same.
-pub fn pay_for_event(call: Call<'_>, zone: &Zone<Copied>) -> Result<(), Fault> {
+pub fn deduct_event_cost(call: Call<'_>, zone: &Zone<Copied>) -> Result<(), Fault> {
     match zone.subscriber() {
-        Some(_) => call.pay_for(call.argument(1)?, Purpose::Value).map(|_| ()),
+        Some(_) => call
+            .deduct_cost(call.argument(1)?, Purpose::Value)
+            .map(|_| ()),
         None => Ok(()),
     }
 }
 
-/// Like [`pay_for_event`], for the death of a child; returns the reason to send.
+/// Like [`deduct_event_cost`], for the death of a child; returns the reason to send.
 ///
 /// A reason that is too large for any table is replaced by an atom, because the end of a child
 /// must never be refused.
-pub fn pay_for_death<'c>(call: Call<'c>, zone: &Zone<Copied>, reason: Term<'c>) -> Answer<'c> {
-    pay_for_event(call, zone)?;
+pub fn deduct_death_cost<'c>(call: Call<'c>, zone: &Zone<Copied>, reason: Term<'c>) -> Answer<'c> {
+    deduct_event_cost(call, zone)?;
     if zone.subscriber().is_none() {
         return Ok(reason);
     }
-    match call.pay_for(reason, Purpose::Value) {
+    match call.deduct_cost(reason, Purpose::Value) {
         Ok(_) => Ok(reason),
         Err(Fault::BadArgument) => Ok(atom!(large)),
         Err(Fault::Reschedule) => Err(Fault::Reschedule),
@@ -65,7 +68,7 @@ pub fn pay_for_death<'c>(call: Call<'c>, zone: &Zone<Copied>, reason: Term<'c>) 
 #[inline]
 pub fn send_birth<'c>(call: Call<'c>, zone: &Zone<Copied>, name: &Datum<Copied>, child: Term<'c>) {
     if let Some(subscriber) = zone.subscriber() {
-        let event = call.tuple([atom!(up), call.make_paid(name), child]);
+        let event = call.tuple([atom!(up), call.make_deducted(name), child]);
         call.send(subscriber, call.tuple([secret(call, zone), event]));
     }
 }

@@ -54,13 +54,15 @@ impl<T: Send + Sync + 'static> Handles<T> {
         }
     }
 
-    /// Makes the resource type of new handles, when the module is loaded. Returns `false` if the
-    /// VM refuses.
-    pub fn open(&self, env: rustler::Env<'_>) -> bool {
+    /// Makes the resource type of new handles. Returns `false` if the VM refuses.
+    ///
+    /// # Safety
+    /// The module is being loaded, in this environment.
+    pub unsafe fn open(&self, env: rustler::Env<'_>) -> bool {
         let create = ErlNifResourceFlags::ERL_NIF_RT_CREATE;
         let mut tried = create;
-        // SAFETY: the VM refuses an environment that is not one of loading a module. The name is a
-        // C string, and the destructor is for objects of this type.
+        // SAFETY: the caller vouches for the environment. The name is a C string, and the
+        // destructor is for objects of this type.
         let opened = unsafe {
             enif_open_resource_type(
                 env.as_c_arg(),

@@ -61,7 +61,8 @@ proctab_terms::export! {
 
 fn load(env: rustler::Env, _: rustler::Term) -> bool {
     proctab_terms::load(env);
-    lookup::ZONE_HANDLES.open(env) && waiting::WAIT_HANDLES.open(env)
+    // SAFETY: the VM is loading the module, in this environment.
+    unsafe { lookup::ZONE_HANDLES.open(env) && waiting::WAIT_HANDLES.open(env) }
 }
 
 rustler::init!("proctab_nif", load = load);

@@ -26,8 +26,8 @@ enum Item {
 
 /// Makes the rows from a slot on, each prepended to the accumulator, and the slot to go on from.
 ///
-/// A page ends early when its budget is spent. A row that costs more than what is left of the
-/// budget starts a page of its own, and only that page is rescheduled.
+/// A page ends early when its budget is used up. A row that costs more than what is left of the
+/// budget of the call starts the next page, which may then be rescheduled.
 pub fn page(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
@@ -42,7 +42,7 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
     let end = call.budget() - PAGE_BUDGET;
     for (index, row) in rows.iter().enumerate() {
         let entry = zone.content.entry_of(row, &guard);
-        let item = call.spend(ROW_COST).and_then(|()| match &what {
+        let item = call.deduct(ROW_COST).and_then(|()| match &what {
             Item::Child => child_item(call, entry),
             Item::Name => name_item(call, entry),
             Item::Pid => pid_item(call, entry),
@@ -110,7 +110,7 @@ fn pid_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>
 fn size_item<'c>(call: Call<'c>, entry: Entry<Copied>) -> Result<Option<Term<'c>>, Fault> {
     let size = entry.size(call.budget() / VISIT_COST);
     let (count, bytes) = size.map_err(|TooMany| Fault::Reschedule)?;
-    call.spend(count * VISIT_COST)?;
+    call.deduct(count * VISIT_COST)?;
     let pid = match entry.pid() {
         Some(pid) => call.make_pid(&pid)?,
         None => atom!(undefined),

@@ -72,7 +72,7 @@ pub fn claim(call: Call<'_>) -> Answer<'_> {
 
 pub fn register(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.moved_by_add(pid))?;
+        call.deduct_entries(table.moved_by_add(pid))?;
         table.register(pid, name, &call.commit());
         Ok(atom!(ok))
     })
@@ -87,7 +87,7 @@ pub fn unregister(call: Call<'_>) -> Answer<'_> {
 
 pub fn begin_registering(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.moved_by_add(pid))?;
+        call.deduct_entries(table.moved_by_add(pid))?;
         Ok(
             match table.begin(pid, name, call.caller(), &call.commit()) {
                 Begun::New(server) => {
@@ -113,7 +113,7 @@ pub fn end_registering(call: Call<'_>) -> Answer<'_> {
 
 pub fn fail_registering(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.registrations(pid))?;
+        call.deduct_entries(table.registrations(pid))?;
         let server = table.fail(pid, name, call.caller(), &call.commit());
         ask_to_monitor(call, server, call.argument(1)?);
         Ok(atom!(ok))
@@ -123,7 +123,7 @@ pub fn fail_registering(call: Call<'_>) -> Answer<'_> {
 pub fn abandon(call: Call<'_>) -> Answer<'_> {
     let (pid, caller) = (call.any_pid(1)?, call.pid(2)?);
     with_table(call, |table| {
-        call.spend_entries(table.registrations(&pid))?;
+        call.deduct_entries(table.registrations(&pid))?;
         table.abandon(&pid, caller, &call.commit());
         Ok(atom!(ok))
     })
@@ -132,7 +132,7 @@ pub fn abandon(call: Call<'_>) -> Answer<'_> {
 pub fn next(call: Call<'_>) -> Answer<'_> {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        call.spend(CALLER_COST * table.begun(&pid))?;
+        call.deduct(CALLER_COST * table.begun(&pid))?;
         let committed = call.commit();
         Ok(match table.next(&pid, &committed) {
             Next::Registered(name, announced) => {
@@ -151,10 +151,10 @@ pub fn next(call: Call<'_>) -> Answer<'_> {
 pub fn registered_names(call: Call<'_>) -> Answer<'_> {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        call.spend_entries(table.registrations(&pid))?;
+        call.deduct_entries(table.registrations(&pid))?;
         let names = table.names(&pid);
-        call.spend(names.iter().map(|name| 2 + call.cost_to_make(name)).sum())?;
-        Ok(list(call, &names, |name| call.make_paid(name)))
+        call.deduct(names.iter().map(|name| 2 + call.cost_to_make(name)).sum())?;
+        Ok(list(call, &names, |name| call.make_deducted(name)))
     })
 }
 
@@ -172,7 +172,7 @@ pub fn counts_page(call: Call<'_>) -> Answer<'_> {
     page(call, Processes::counts, |(name, _)| name, pair)
 }
 
-/// Makes a list of the items of a shard of a table, and the shard to go on with.
+/// Makes a list of the items of at least one shard of a table, and the shard to go on from.
 fn page<'c, T>(
     call: Call<'c>,
     read: impl FnOnce(&Processes<Copied>, usize) -> (Vec<T>, Option<usize>),
@@ -183,13 +183,15 @@ fn page<'c, T>(
     let shard = shard.and_then(|shard| usize::try_from(shard).ok());
     with_table(call, |table| {
         let (items, next) = read(table, shard.ok_or(Fault::BadArgument)?);
-        call.spend(
+        call.deduct(
             items
                 .iter()
                 .map(|item| 8 + call.cost_to_make(datum(item)))
                 .sum(),
         )?;
-        let items = list(call, &items, |item| make(item, call.make_paid(datum(item))));
+        let items = list(call, &items, |item| {
+            make(item, call.make_deducted(datum(item)))
+        });
         let next = next.map_or(atom!(done), |next| call.integer(next as i64));
         Ok(call.tuple([items, next]))
     })

@@ -181,7 +181,7 @@ where
 {
     let guard = reclaim::enter();
     for (name, table) in T::tables().iter(&guard) {
-        call.spend(LISTED_COST)?;
+        call.deduct(LISTED_COST)?;
         // A table without an owner is just being opened.
         if let Ok(owner) = table.owner(call) {
             list = call.cons(call.tuple([kind, call.immediate(*name), owner]), list);

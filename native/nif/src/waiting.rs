@@ -78,7 +78,7 @@ pub fn wait_for(call: Call<'_>) -> Answer<'_> {
         is_long: call.is_dirty(),
     };
     let waiters = waiter.zone.content.waiters();
-    call.spend_entries(waiters.moved_by_add(&waiter.name))?;
+    call.deduct_entries(waiters.moved_by_add(&waiter.name))?;
     let name = waiter.name.clone();
     waiters.add(name, waiter.id, call.caller(), &call.commit());
     let id = call.integer(waiter.id as i64);
@@ -101,9 +101,9 @@ pub fn waiting(call: Call<'_>) -> Answer<'_> {
     Ok(call.integer(zone.waiters().total() as i64))
 }
 
-/// Pays for waking the waiters of a name, before anything is changed, if the change `adds` an
-/// attribute.
-pub fn pay_to_wake(
+/// Deducts the cost of waking the waiters of a name, before anything is changed, if the change
+/// `adds` an attribute.
+pub fn deduct_wake_cost(
     call: Call<'_>,
     zone: &Zone<Copied>,
     name: &Datum<Copied>,
@@ -111,7 +111,7 @@ pub fn pay_to_wake(
 ) -> Result<(), Fault> {
     match zone.waiters().total() {
         0 => Ok(()),
-        _ if adds() => call.spend(WAKE_COST * zone.waiters().count(name)),
+        _ if adds() => call.deduct(WAKE_COST * zone.waiters().count(name)),
         _ => Ok(()),
     }
 }

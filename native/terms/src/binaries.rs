@@ -203,17 +203,22 @@ unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
 }
 
 impl<'c> Call<'c> {
-    /// Whether a binary of this length is a part of a larger one, or may be: a copy of its term
-    /// would keep more bytes than it shows.
-    pub fn is_part(self, term: Term<'c>, length: usize) -> bool {
-        !matches!(
-            self.locate_bytes(term, length),
-            Bytes::OnHeap | Bytes::Whole
-        )
+    /// Whether a binary is a part of a larger one, or may be: a copy of its term would keep more
+    /// bytes than it shows.
+    ///
+    /// # Safety
+    /// The term is a binary of this length.
+    pub(crate) unsafe fn is_part(self, term: Term<'c>, length: usize) -> bool {
+        // SAFETY: the caller vouches for it.
+        let bytes = unsafe { self.locate_bytes(term, length) };
+        !matches!(bytes, Bytes::OnHeap | Bytes::Whole)
     }
 
-    /// Returns where the bytes of a binary of this length are.
-    pub(crate) fn locate_bytes(self, term: Term<'c>, length: usize) -> Bytes {
+    /// Returns where the bytes of a binary are.
+    ///
+    /// # Safety
+    /// The term is a binary of this length.
+    pub(crate) unsafe fn locate_bytes(self, term: Term<'c>, length: usize) -> Bytes {
         let layout = LAYOUT.get().copied().unwrap_or_default();
         if length <= ON_HEAP {
             let begin = layout
@@ -225,7 +230,8 @@ impl<'c> Call<'c> {
             };
         }
         let env = self.env();
-        // SAFETY: the term is a binary of this environment, of at least so many bytes.
+        // SAFETY: the term is a binary of this environment, of at least so many bytes: the caller
+        // vouches for it.
         let first = unsafe {
             let first = enif_make_sub_binary(env, term.raw(), 0, length.min(FIRST));
             Term::from_raw(first)

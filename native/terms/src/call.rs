@@ -117,22 +117,22 @@ impl<'c> Call<'c> {
 
     /// Like [`allow`](Self::allow), and deducts the words.
     #[inline]
-    pub fn spend(self, words: usize) -> Result<(), Fault> {
+    pub fn deduct(self, words: usize) -> Result<(), Fault> {
         self.allow(words)?;
         self.frame.budget.set(self.budget().saturating_sub(words));
         Ok(())
     }
 
-    /// Like [`spend`](Self::spend), for map entries that will be moved or visited.
+    /// Like [`deduct`](Self::deduct), for map entries that will be moved or visited.
     #[inline]
-    pub fn spend_entries(self, entries: usize) -> Result<(), Fault> {
-        self.spend(entries / ENTRIES_PER_WORD)
+    pub fn deduct_entries(self, entries: usize) -> Result<(), Fault> {
+        self.deduct(entries / ENTRIES_PER_WORD)
     }
 
     /// Commits the call: it stays on its scheduler, and no cost is refused from here on.
     ///
-    /// To be called right before a change, after everything that the call has left to do was
-    /// paid for.
+    /// To be called right before a change, after the cost of everything that the call has left to
+    /// do was deducted.
     #[inline]
     #[allow(clippy::disallowed_methods)]
     pub fn commit(self) -> Committed {
@@ -169,7 +169,7 @@ impl<'c> Call<'c> {
 }
 
 impl Frame<'_> {
-    /// Charges the time slice of the calling process for the words that were spent.
+    /// Charges the time slice of the calling process for the words that were deducted.
     #[inline]
     fn consume_timeslice(&self) {
         let percent = (NORMAL_BUDGET - self.budget.get()) / WORDS_PER_PERCENT;

@@ -9,8 +9,8 @@
 //! | anything else | a copy in an environment of its own, [`Copied`] |
 //!
 //! Large binaries in a copy are [shared](crate::binaries). The form of a term depends only on the
-//! term, so that equal terms have equal forms. A call [pays](Call::spend) for a conversion before
-//! it converts.
+//! term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
+//! conversion before it converts.
 
 use proctab_table::attributes::Attribute;
 use proctab_table::datum::{Borrowed, Datum, Kind, View};
@@ -42,8 +42,8 @@ const DEEP_COPY: usize = 2;
 impl<'c> Call<'c> {
     /// Converts a name or a key for a lookup.
     ///
-    /// It may refer to bytes of a binary, so it must be used before another term is read: see
-    /// [`get_binary`](Call::get_binary).
+    /// The result may refer to the bytes of a binary, so it must be used before the call reads
+    /// another term. See "What safe functions rely on" in the [`crate`] documentation.
     #[inline]
     pub fn lookup_key<'s>(
         self,
@@ -56,7 +56,7 @@ impl<'c> Call<'c> {
         if let Some(compact) = self.compact(term, Purpose::Key, scratch)? {
             return Ok(compact);
         }
-        self.pay_for(term, Purpose::Key)?;
+        self.deduct_cost(term, Purpose::Key)?;
         Ok(Borrowed::Foreign(Live::from(term)))
     }
 
@@ -86,14 +86,14 @@ impl<'c> Call<'c> {
         })
     }
 
-    /// Makes the term of a stored one, and pays for it.
+    /// Makes the term of a stored one, and deducts the cost.
     #[inline]
     pub fn make(self, datum: &Datum<Copied>) -> Answer<'c> {
-        self.spend(self.cost_to_make(datum))?;
-        Ok(self.make_paid(datum))
+        self.deduct(self.cost_to_make(datum))?;
+        Ok(self.make_deducted(datum))
     }
 
-    /// Makes the term of a value, and pays for it.
+    /// Makes the term of a value, and deducts the cost.
     #[inline]
     pub fn make_value(self, value: &Value<Copied>) -> Answer<'c> {
         match value {
@@ -102,9 +102,9 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// Makes the term of a stored one that the call has paid for.
+    /// Makes the term of a stored one whose cost was deducted before.
     #[inline]
-    pub fn make_paid(self, datum: &Datum<Copied>) -> Term<'c> {
+    pub fn make_deducted(self, datum: &Datum<Copied>) -> Term<'c> {
         match datum.view() {
             View::Word(INTEGER, word) => self.integer(word as i64),
             View::Word(FLOAT, word) => self.float(word),
@@ -144,7 +144,7 @@ impl<'c> Call<'c> {
             return immediate;
         }
         if let Some(bytes) = self.get_binary(term).filter(|b| b.len() <= MAX_BINARY) {
-            self.spend(bytes.len() / COPIED_PER_WORD)?;
+            self.deduct(bytes.len() / COPIED_PER_WORD)?;
             return Ok(Some(Borrowed::Bytes(BINARY, bytes)));
         }
         match self.type_of(term) {
@@ -180,7 +180,7 @@ impl<'c> Call<'c> {
             });
             match datum {
                 Some(Some(datum)) => {
-                    self.spend(datum.size() / COPIED_PER_WORD)?;
+                    self.deduct(datum.size() / COPIED_PER_WORD)?;
                     return Ok(datum);
                 }
                 Some(None) => return self.store_copy(term, purpose),
@@ -196,12 +196,12 @@ impl<'c> Call<'c> {
     }
 
     fn store_copy(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
-        let (cost, has_parts) = self.pay_to_store(term, purpose)?;
-        self.spend(ENVIRONMENT)?;
+        let (cost, has_parts) = self.deduct_cost_to_store(term, purpose)?;
+        self.deduct(ENVIRONMENT)?;
         if !has_parts {
             return Ok(Datum::foreign(Copied::new(term, cost)));
         }
-        self.spend(DEEP_COPY * cost.words + cost.bytes / COPIED_PER_WORD)?;
+        self.deduct(DEEP_COPY * cost.words + cost.bytes / COPIED_PER_WORD)?;
         // SAFETY: the environment is a new one, which nobody else uses; the copy is made in it.
         let copied = unsafe { Copied::with(|env| self.deep_copy(env, term), cost) };
         Ok(Datum::foreign(copied))

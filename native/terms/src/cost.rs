@@ -51,18 +51,22 @@ struct Computation<'c> {
 
 impl<'c> Call<'c> {
     /// Returns the cost of a term that will be copied, or hashed and compared, and deducts it.
-    pub fn pay_for(self, term: Term<'c>, purpose: Purpose) -> Result<Cost, Fault> {
-        Ok(self.pay(term, purpose, false)?.cost)
+    pub fn deduct_cost(self, term: Term<'c>, purpose: Purpose) -> Result<Cost, Fault> {
+        Ok(self.compute_and_deduct(term, purpose, false)?.cost)
     }
 
     /// Returns the cost of a term that will be stored, and deducts it; and whether the term refers
-    /// to [parts of larger binaries](Call::is_part).
-    pub fn pay_to_store(self, term: Term<'c>, purpose: Purpose) -> Result<(Cost, bool), Fault> {
-        let computation = self.pay(term, purpose, true)?;
+    /// to [parts of larger binaries](crate::binaries).
+    pub fn deduct_cost_to_store(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+    ) -> Result<(Cost, bool), Fault> {
+        let computation = self.compute_and_deduct(term, purpose, true)?;
         Ok((computation.cost, computation.has_parts))
     }
 
-    fn pay(
+    fn compute_and_deduct(
         self,
         term: Term<'c>,
         purpose: Purpose,
@@ -84,7 +88,7 @@ impl<'c> Call<'c> {
             Purpose::Key => cost.bytes / HASHED_PER_WORD,
             Purpose::Value => 0,
         };
-        self.spend(cost.words + hashed)?;
+        self.deduct(cost.words + hashed)?;
         Ok(computation)
     }
 }
@@ -155,7 +159,8 @@ impl<'c> Computation<'c> {
             None => (),
         }
         if self.find_parts && !self.has_parts {
-            self.has_parts = length.is_none_or(|length| call.is_part(term, length));
+            // SAFETY: `binary_length` has returned the length of this binary.
+            self.has_parts = length.is_none_or(|length| unsafe { call.is_part(term, length) });
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ struct DeepCopy<'c> {
 
 impl<'c> Call<'c> {
     /// Copies a term into another environment. Binaries that are
-    /// [parts of larger ones](Call::is_part) are copied byte by byte.
+    /// [parts of larger ones](crate::binaries) are copied byte by byte.
     ///
     /// # Safety
     /// `env` is alive, and nobody else uses it meanwhile.
@@ -163,7 +163,8 @@ impl<'c> DeepCopy<'c> {
             // SAFETY: nobody else uses `env`.
             return call.read_external(term, |bytes| unsafe { make_external(self.env, bytes) });
         };
-        match call.locate_bytes(term, length) {
+        // SAFETY: `binary_length` has returned the length of this binary.
+        match unsafe { call.locate_bytes(term, length) } {
             Bytes::OnHeap | Bytes::Whole => None,
             // SAFETY: the VM has just named the address of the first byte, no binary was inspected
             // since, and the binary shows `length` bytes in one piece.

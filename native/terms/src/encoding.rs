@@ -1,6 +1,6 @@
 //! The encoding of small tuples, lists and maps, and of the terms in them.
 //!
-//! An encoding is a sequence of items, outer before inner. The first byte of an item has a [`tag`]
+//! An encoding is a sequence of items, outer before inner. The first byte of an item has a tag
 //! in its upper half, and in its lower half the number of bytes of the little-endian number that
 //! follows. Nesting is limited, so that encoding and decoding may recurse.
 //!
@@ -71,7 +71,7 @@ impl Encoding<'_> {
 }
 
 impl<'c> Call<'c> {
-    /// Encodes a term, and pays for it. Returns `false` if the term cannot be encoded.
+    /// Encodes a term, and deducts the cost. Returns `false` if the term cannot be encoded.
     pub fn encode(
         self,
         term: Term<'c>,
@@ -84,7 +84,7 @@ impl<'c> Call<'c> {
             items: 0,
         };
         let encoded = self.encode_item(term, purpose, MAX_DEPTH, &mut encoding);
-        self.spend(encoding.items + encoding.bytes.len() / COPIED_PER_WORD)?;
+        self.deduct(encoding.items + encoding.bytes.len() / COPIED_PER_WORD)?;
         Ok(encoded.is_some())
     }
 

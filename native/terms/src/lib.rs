@@ -44,6 +44,9 @@
 //!    for as long as the VM runs. The tables store only such words as terms: those that
 //!    [`Call::atom`], [`Call::pid`] and [`Call::caller`] return, and those of kind *immediate* in
 //!    a stored term, which only [`conversion`] makes.
+//! 3. The result of [`Call::lookup_key`] is used before the call reads another term. It may refer
+//!    to the bytes of a binary that its process appends to, and the VM moves these once, when a
+//!    part of that binary is inspected.
 
 #![deny(missing_docs)]
 

@@ -94,7 +94,7 @@ impl<'c> Call<'c> {
     /// in this call or an earlier one.
     ///
     /// Any other word must not be passed: the VM would take it for a pointer. See "What safe
-    /// functions rely on" in the [crate](crate) documentation.
+    /// functions rely on" in the [`crate`] documentation.
     #[inline]
     pub fn immediate(self, word: u64) -> Term<'c> {
         // SAFETY: atoms and local pids mean the same in every environment.

@@ -43,7 +43,7 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// Makes the pid of a child, and pays for it.
+    /// Makes the pid of a child, and deducts the cost.
     #[inline]
     pub fn make_pid(self, pid: &Pid<Copied>) -> Answer<'c> {
         match pid {
@@ -52,11 +52,11 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// Makes the pid of a child without paying: it costs little.
-    pub fn make_pid_paid(self, pid: &Pid<Copied>) -> Term<'c> {
+    /// Makes the pid of a child without deducting the cost, which is small.
+    pub fn make_deducted_pid(self, pid: &Pid<Copied>) -> Term<'c> {
         match pid {
             Pid::Local(word) => self.immediate(*word),
-            Pid::Remote(datum) => self.make_paid(datum),
+            Pid::Remote(datum) => self.make_deducted(datum),
         }
     }
 

@@ -161,7 +161,7 @@ impl<'c> Call<'c> {
         (found != 0).then(|| unsafe { (Term::from_raw(head), Term::from_raw(tail)) })
     }
 
-    /// Calls `visit` with each element of a list, and pays for them. Fails if the list is not
+    /// Calls `visit` with each element of a list, and deducts the cost. Fails if the list is not
     /// proper.
     pub fn for_each_element(
         self,
@@ -169,7 +169,7 @@ impl<'c> Call<'c> {
         mut visit: impl FnMut(Term<'c>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         while let Some((element, tail)) = self.get_cell(list) {
-            self.spend(ELEMENT_COST)?;
+            self.deduct(ELEMENT_COST)?;
             visit(element)?;
             list = tail;
         }
@@ -259,7 +259,7 @@ impl<'c> Call<'c> {
     /// The bytes must be used before the call inspects any other binary: the VM moves the bytes of
     /// a binary that its process appends to, once, when a part of it is inspected.
     #[inline]
-    pub fn get_binary(self, term: Term<'c>) -> Option<&'c [u8]> {
+    pub(crate) fn get_binary(self, term: Term<'c>) -> Option<&'c [u8]> {
         // SAFETY: this environment is not cleared before the call returns.
         unsafe { self.inspect(self.env(), term) }
     }
