@@ -8,9 +8,9 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`zones`] | opening, stopping and closing zones; listing tables |
+//! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
-//! | [`pages`] | paging through the rows of a zone |
 //! | [`processes`] | tables of processes and their registrations |
 //! | [`waiting`] | waiters for the next attribute of a name |
 //! | [`events`] | the subscriber to births and deaths |

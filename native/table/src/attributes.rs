@@ -16,8 +16,8 @@ use smallvec::SmallVec;
 use triomphe::ThinArc;
 
 use crate::datum::{Borrowed, Datum, Foreign};
+use crate::hashing::Seed;
 use crate::value::Value;
-use crate::Seed;
 
 /// Attributes of a leaf at most. With more it becomes a branch.
 const LEAF: usize = 16;

@@ -12,11 +12,11 @@ use seize::Guard as _;
 use crate::attributes::{Attribute, Attributes, Changes, Integers};
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Foreign};
+use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
 use crate::row::{Gone, Pid, Record, Refused, Row, Shared, State};
 use crate::value::{Added, Frozen, Value};
-use crate::Seed;
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
 const INDEXED: usize = 80;

@@ -61,6 +61,7 @@
 //! | [`datum`] | an immutable term in sixteen bytes |
 //! | [`reclaim`] | freeing memory that readers may still use |
 //! | [`commit`] | the proof that an operation will not start again |
+//! | `hashing` | the keyed hash functions of a table |
 //!
 //! # What readers see
 //!
@@ -88,6 +89,7 @@ pub mod attributes;
 pub mod commit;
 pub mod datum;
 pub mod entry;
+mod hashing;
 mod names;
 pub mod processes;
 pub mod reclaim;
@@ -99,22 +101,12 @@ pub mod value;
 pub mod waiters;
 pub mod zone;
 
+pub use hashing::Seed;
+
 /// The primitives of [`names`], which its model checker replaces.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
     pub(crate) use std::sync::Arc;
 
     pub(crate) use parking_lot::Mutex;
-}
-
-/// The keyed hash functions of a table. Each key is random, because users choose names.
-pub type Seed = foldhash::fast::RandomState;
-
-/// Returns the number of entries that a map moves when one more is added.
-pub(crate) fn moved_by_add<K, V>(map: &indexmap::IndexMap<K, V, Seed>) -> usize {
-    if map.len() < map.capacity() {
-        0
-    } else {
-        map.len()
-    }
 }

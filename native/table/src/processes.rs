@@ -27,7 +27,7 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{moved_by_add, Seed};
+use crate::hashing::{moved_by_add, Seed};
 
 /// Shards of the processes, and of the names. A shard grows at once and is listed at once, so it
 /// has to stay small where the whole is large.

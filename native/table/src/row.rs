@@ -19,8 +19,8 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::attributes::Attributes;
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
+use crate::hashing::Seed;
 use crate::retirement;
-use crate::Seed;
 
 /// The word of the pid of a row without a running child. No process has it.
 const NO_CHILD: u64 = 0;

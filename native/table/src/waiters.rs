@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{moved_by_add, Seed};
+use crate::hashing::{moved_by_add, Seed};
 
 /// The waiters of one name: their processes, by the numbers that identify the waiters.
 pub type Waiting = IndexMap<u64, u64, Seed>;

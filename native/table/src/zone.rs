@@ -26,12 +26,12 @@ use crate::attributes::Attribute;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::entry::Entry;
+use crate::hashing::Seed;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
 use crate::waiters::Waiters;
-use crate::Seed;
 
 /// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
 /// the whole is large.
