@@ -69,7 +69,7 @@ impl Function for Storing {
     }
 }
 
-/// Compares its arguments with stored terms that were equal to them, and whose originals are gone.
+/// Compares its arguments with terms that were stored before; the originals were freed.
 struct Reading;
 
 impl Function for Reading {

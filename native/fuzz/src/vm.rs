@@ -216,7 +216,7 @@ impl<'i> Builder<'i> {
                         pairs.push((key, value));
                     }
                 }
-                return environment.add_map(pairs).expect("no key is there twice");
+                return environment.add_map(pairs).expect("each key occurs once");
             }
         };
         environment.add(node)

@@ -20,7 +20,7 @@
 //!    was there.
 //! 3. *A table that was replaced does not change any more.* A search in it began before it was
 //!    replaced, and finds what was there at that moment.
-//! 4. *A quarter of the slots is always empty*, so no search goes round for ever.
+//! 4. *A quarter of the slots is always empty*, so every search ends.
 //!
 //! # Why the memory that readers use is not freed
 //!

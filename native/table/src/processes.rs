@@ -420,8 +420,8 @@ mod tests {
     fn all<T>(page: impl Fn(usize) -> (Vec<T>, Option<usize>)) -> Vec<T> {
         let mut all = Vec::new();
         let mut next = Some(0);
-        while let Some(part) = next {
-            let (items, after) = page(part);
+        while let Some(shard) = next {
+            let (items, after) = page(shard);
             all.extend(items);
             next = after;
         }
@@ -489,7 +489,7 @@ mod tests {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert!(all(|part| table.page(part)).is_empty());
+        assert!(all(|shard| table.page(shard)).is_empty());
         assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
 
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
@@ -568,8 +568,8 @@ mod tests {
         }
         assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
         table.unregister(&pid(1), &name("a"), &COMMITTED);
-        assert_eq!(all(|part| table.page(part)), [pid(2)]);
-        assert_eq!(all(|part| table.counts(part)), [(name("a"), 1)]);
+        assert_eq!(all(|shard| table.page(shard)), [pid(2)]);
+        assert_eq!(all(|shard| table.counts(shard)), [(name("a"), 1)]);
     }
 
     #[test]
@@ -595,7 +595,7 @@ mod tests {
         );
         table.unregister(&pid(1), &name("a"), &COMMITTED);
         assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
-        assert!(all(|part| table.page(part)).is_empty());
+        assert!(all(|shard| table.page(shard)).is_empty());
     }
 
     #[test]
@@ -645,14 +645,14 @@ mod tests {
         for number in 0..5_000 {
             table.register(&pid(number), &name(&number.to_string()), &COMMITTED);
         }
-        let mut pids: Vec<_> = all(|part| table.page(part))
+        let mut pids: Vec<_> = all(|shard| table.page(shard))
             .iter()
             .map(|pid| format!("{pid:?}"))
             .collect();
         pids.sort();
         pids.dedup();
         assert_eq!(pids.len(), 5_000);
-        let counts = all(|part| table.counts(part));
+        let counts = all(|shard| table.counts(shard));
         assert_eq!(counts.len(), 5_000);
         assert!(counts.iter().all(|(_, count)| *count == 1));
     }

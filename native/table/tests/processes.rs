@@ -79,8 +79,8 @@ impl World {
         self.table.serve(server, &COMMITTED);
         self.server.store(server, Ordering::SeqCst);
         let mut next = Some(0);
-        while let Some(part) = next {
-            let (pids, after) = self.table.page(part);
+        while let Some(shard) = next {
+            let (pids, after) = self.table.page(shard);
             for pid in pids {
                 self.table.claim(&pid, server, &COMMITTED);
             }
@@ -219,8 +219,8 @@ fn a_process_that_stays_is_on_exactly_one_page() {
         });
         while !done.load(Ordering::SeqCst) {
             let (mut seen, mut next) = (0, Some(0));
-            while let Some(part) = next {
-                let (pids, after) = table.page(part);
+            while let Some(shard) = next {
+                let (pids, after) = table.page(shard);
                 seen += pids.iter().filter(|pid| **pid == staying).count();
                 next = after;
             }
