@@ -92,7 +92,7 @@ impl<F: Foreign> Deref for Reading<'_, F> {
 
 impl<F: Foreign> Reading<'_, F> {
     /// Returns the value of a key.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: Borrowed<'_, F>) -> Option<&Value<F>> {
         self.map.get(key, self.seed)
     }
@@ -122,7 +122,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
     }
 
     /// Returns the attributes as they are now, or `None` if there are none.
-    #[inline]
+    #[inline(always)]
     pub fn attributes(self) -> Option<Reading<'g, F>> {
         let raw = self.guard.protect(&self.row.attributes, Ordering::Acquire);
         (!raw.is_null()).then(|| {
@@ -285,21 +285,33 @@ impl<'g, F: Foreign> Entry<'g, F> {
     }
 
     /// Adds to a counter in one step.
-    #[inline]
+    #[inline(always)]
     pub fn add(self, key: Borrowed<'_, F>, increment: i64, _: &Committed) -> Added {
-        let add = || match self.attributes() {
+        match self.try_add(key, increment) {
+            Ok(added) => added,
+            Err(Frozen) => self.add_locked(key, increment),
+        }
+    }
+
+    /// Adds to a counter that a writer has frozen, which holds the lock. Once this thread has the
+    /// lock, nothing is frozen.
+    #[cold]
+    fn add_locked(self, key: Borrowed<'_, F>, increment: i64) -> Added {
+        let _record = self.row.record.lock();
+        let added = self.try_add(key, increment);
+        added.unwrap_or(Added::NotCounted)
+    }
+
+    #[inline(always)]
+    fn try_add(self, key: Borrowed<'_, F>, increment: i64) -> Result<Added, Frozen> {
+        match self.attributes() {
             Some(attributes) => match attributes.get(key) {
                 Some(Value::Integer(counter)) => counter.add(increment),
                 Some(Value::Fixed(_)) => Ok(Added::NotCounted),
                 None => Ok(Added::Missing),
             },
             None => Ok(Added::Missing),
-        };
-        add().unwrap_or_else(|Frozen| {
-            // A writer holds the lock. Once this thread has it, nothing is frozen.
-            let _record = self.row.record.lock();
-            add().unwrap_or(Added::NotCounted)
-        })
+        }
     }
 
     /// Records that the child of `keeper` runs. Changes nothing if it is being stopped.

@@ -44,7 +44,7 @@ impl<'c> Call<'c> {
     ///
     /// The result may refer to the bytes of a binary, so it must be used before the call reads
     /// another term. See "What safe functions rely on" in the [`crate`] documentation.
-    #[inline]
+    #[inline(always)]
     pub fn lookup_key<'s>(
         self,
         term: Term<'c>,
@@ -53,7 +53,24 @@ impl<'c> Call<'c> {
     where
         'c: 's,
     {
-        if let Some(compact) = self.compact(term, Purpose::Key, scratch)? {
+        match self.atom_or_binary(term)? {
+            Some(borrowed) => Ok(borrowed),
+            None => self.lookup_other(term, scratch),
+        }
+    }
+
+    /// Converts a name or a key that is neither an atom nor a binary of at most [`MAX_BINARY`]
+    /// bytes.
+    #[inline(never)]
+    fn lookup_other<'s>(
+        self,
+        term: Term<'c>,
+        scratch: &'s mut Scratch,
+    ) -> Result<Borrowed<'s, Copied>, Fault>
+    where
+        'c: 's,
+    {
+        if let Some(compact) = self.compact_other(term, Purpose::Key, scratch)? {
             return Ok(compact);
         }
         self.deduct_cost(term, Purpose::Key)?;
@@ -126,9 +143,30 @@ impl<'c> Call<'c> {
         }
     }
 
-    /// Converts a term to a form without an environment, or returns `None` if it needs one.
-    #[inline]
-    fn compact<'s>(
+    /// Converts an atom, or a binary of at most [`MAX_BINARY`] bytes.
+    ///
+    /// Most keys are atoms and most names binaries, and it is faster to ask for these than for the
+    /// type.
+    #[inline(always)]
+    fn atom_or_binary<'s>(self, term: Term<'c>) -> Result<Option<Borrowed<'s, Copied>>, Fault>
+    where
+        'c: 's,
+    {
+        if self.is_atom(term) {
+            return Ok(Some(Borrowed::Word(IMMEDIATE, term.word())));
+        }
+        match self.get_binary(term) {
+            Some(bytes) if bytes.len() <= MAX_BINARY => {
+                self.deduct(bytes.len() / COPIED_PER_WORD)?;
+                Ok(Some(Borrowed::Bytes(BINARY, bytes)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Converts a term to a form without an environment, or returns `None` if it needs one. The
+    /// term is none that [`atom_or_binary`](Self::atom_or_binary) converts.
+    fn compact_other<'s>(
         self,
         term: Term<'c>,
         purpose: Purpose,
@@ -138,15 +176,6 @@ impl<'c> Call<'c> {
         'c: 's,
     {
         let immediate = Ok(Some(Borrowed::Word(IMMEDIATE, term.word())));
-        // Most keys are atoms and most names binaries, and it is faster to ask for these than for
-        // the type.
-        if self.is_atom(term) {
-            return immediate;
-        }
-        if let Some(bytes) = self.get_binary(term).filter(|b| b.len() <= MAX_BINARY) {
-            self.deduct(bytes.len() / COPIED_PER_WORD)?;
-            return Ok(Some(Borrowed::Bytes(BINARY, bytes)));
-        }
         match self.type_of(term) {
             term_type::INTEGER => {
                 if let Some(integer) = self.get_integer(term) {
@@ -172,7 +201,7 @@ impl<'c> Call<'c> {
     }
 
     fn store(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
-        // After a long binary, `compact` would keep a copy of each unaligned one.
+        // After a long binary, `atom_or_binary` would keep a copy of each unaligned one.
         if self.last_long_binary().is_some() {
             let datum = self.read_binary(term, |bytes| {
                 let is_short = bytes.len() <= MAX_BINARY;
@@ -188,7 +217,11 @@ impl<'c> Call<'c> {
             }
         }
         let mut scratch = Scratch::new();
-        Ok(match self.compact(term, purpose, &mut scratch)? {
+        let compact = match self.atom_or_binary(term)? {
+            Some(compact) => Some(compact),
+            None => self.compact_other(term, purpose, &mut scratch)?,
+        };
+        Ok(match compact {
             Some(Borrowed::Word(kind, word)) => Datum::word(kind, word),
             Some(Borrowed::Bytes(kind, bytes)) => Datum::bytes(kind, bytes),
             Some(Borrowed::Foreign(_)) | None => return self.store_copy(term, purpose),
