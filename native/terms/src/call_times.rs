@@ -1,24 +1,28 @@
-//! How long our calls hold the VM's schedulers. Measured in a build with the feature `longest` alone, which is not for production.
+//! Measures how long calls hold the VM's schedulers.
 //!
-//! What counts is the processor time of the thread: the system takes a core away now and then for longer than any call lasts. Where it runs on a virtual machine, so does
-//! that one's host, and that is in the processor time. So a thread of our own that only computes, a little at a time, is measured the same way: what comes as often
-//! there is not the calls'.
+//! Only a build with the feature `call_times` measures; it is for tests, not for production.
 //!
-//! The file that the environment variable `PROCTAB_LONGEST` names has a line for each function, written again every second: how many calls, their processor time in microseconds,
-//! how many took over a millisecond of it, the longest, and the longest on the clock, which has the waiting for locks in it. The thread's own line is called
-//! `control`.
+//! The figure that counts is the processor time of the thread, because the system preempts a
+//! thread for longer than any call takes. On a virtual machine the host does the same, and that is
+//! part of the processor time. So a *control* thread that only computes, a little at a time, is
+//! measured as well: spikes that it also shows are not caused by the calls.
+//!
+//! The environment variable `PROCTAB_CALL_TIMES` names a file, which is rewritten every second.
+//! Each line is about one function: its name, the number of calls, their processor time in
+//! microseconds, how many took more than a millisecond, the longest, and the longest on the clock,
+//! which includes waiting for locks. The line of the control thread is called `control`.
 
-/// Runs a part of a call on a normal scheduler.
-#[cfg(not(feature = "longest"))]
+/// Runs `run`, which holds a normal scheduler.
+#[cfg(not(feature = "call_times"))]
 #[inline(always)]
 pub fn measure<T>(_: &'static std::ffi::CStr, run: impl FnOnce() -> T) -> T {
     run()
 }
 
-#[cfg(feature = "longest")]
+#[cfg(feature = "call_times")]
 pub use measured::measure;
 
-#[cfg(feature = "longest")]
+#[cfg(feature = "call_times")]
 mod measured {
     use std::collections::HashMap;
     use std::ffi::CStr;
@@ -32,9 +36,9 @@ mod measured {
     use parking_lot::Mutex;
 
     const LIMIT: Duration = Duration::from_millis(1);
-    /// How often the control computes, and how often the file is written.
+    /// Pause between two computations of the control thread, and between two writes of the file.
     const PAUSE: Duration = Duration::from_millis(1);
-    const WRITTEN: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(1);
 
     #[derive(Default)]
     struct Times {
@@ -49,16 +53,16 @@ mod measured {
         static ref FUNCTIONS: Mutex<HashMap<&'static CStr, Times>> = Mutex::default();
     }
 
-    /// Runs a part of a call on a normal scheduler, and notes how long it took.
+    /// Runs `run`, which holds a normal scheduler, and records how long it took.
     pub fn measure<T>(name: &'static CStr, run: impl FnOnce() -> T) -> T {
         static CONTROL: Once = Once::new();
         CONTROL.call_once(|| {
             thread::spawn(control);
         });
-        note(name, run)
+        record(name, run)
     }
 
-    fn note<T>(name: &'static CStr, run: impl FnOnce() -> T) -> T {
+    fn record<T>(name: &'static CStr, run: impl FnOnce() -> T) -> T {
         let (processor, clock) = (processor_time(), Instant::now());
         let result = run();
         let (processor, clock) = (processor_time().saturating_sub(processor), clock.elapsed());
@@ -75,11 +79,11 @@ mod measured {
     fn control() {
         let mut written = Instant::now();
         loop {
-            note(c"control", || {
+            record(c"control", || {
                 touch();
                 (0..1_000_000).fold(0, |sum, next| black_box(sum + next))
             });
-            if written.elapsed() > WRITTEN {
+            if written.elapsed() > INTERVAL {
                 written = Instant::now();
                 write();
             }
@@ -87,11 +91,12 @@ mod measured {
         }
     }
 
-    /// Uses memory that is new to the process, once.
+    /// Maps new memory and writes to each of its pages, as calls that allocate do.
     fn touch() {
         const LENGTH: usize = 1 << 15;
         const PAGE: usize = 1 << 12;
-        // SAFETY: the mapping is new, private and of that length, is written to within it, and nobody else knows of it when it goes.
+        // SAFETY: the mapping is new and private, the writes are within its length, and nobody
+        // else has its address when it is unmapped.
         unsafe {
             let memory = libc::mmap(
                 std::ptr::null_mut(),
@@ -111,7 +116,7 @@ mod measured {
     }
 
     fn write() {
-        let Some(path) = env::var_os("PROCTAB_LONGEST") else {
+        let Some(path) = env::var_os("PROCTAB_CALL_TIMES") else {
             return;
         };
         let mut lines = String::new();
@@ -120,24 +125,24 @@ mod measured {
             let [processor, longest, on_clock] =
                 [times.processor, times.longest, times.longest_on_clock]
                     .map(|time| time.as_micros());
-            // To a string, which takes all.
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 lines,
                 "{name} {} {processor} {} {longest} {on_clock}",
                 times.calls, times.over
             );
         }
-        // Without the file there are no figures, which its reader sees.
+        // If this fails, the reader finds no file.
         let _ = fs::write(path, lines);
     }
 
-    /// The processor time of this thread.
+    /// Returns the processor time of this thread.
     fn processor_time() -> Duration {
         let mut time = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: it writes to the place that it is given. Of a thread's own clock it cannot fail, and if it did, zero would be read.
+        // SAFETY: it writes to `time`, which is zero if it fails.
         unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
