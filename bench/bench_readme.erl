@@ -11,7 +11,9 @@
 
 %% Operations and modes, as the sections of the benchmark name them.
 -define(ONE, "one process").
+-define(TWO, "two processes, one name").
 -define(WHOLE, "8000 names").
+-define(BINARY, "setattr of a 20-byte binary").
 -define(DEATHS, "all die at once, until all is clean").
 -define(START, "start of a child, until find_or_open returns").
 -define(TRACK, "track a process under a first, second and third name").
@@ -24,16 +26,19 @@
     {"`find`, 10,000 names", "find", ?ONE},
     {"`getattr` of a 20-byte binary", "getattr of a 20-byte binary", ?ONE},
     {"`increment`", "increment", ?ONE},
-    {"`setattr` of a 20-byte binary", "setattr of a 20-byte binary", ?ONE},
+    {"`setattr` of a 20-byte binary", ?BINARY, ?ONE},
     {"`list` of 8,000 names with 4 attributes", "list", ?WHOLE},
-    {"8,000 children die at once, until all is clean", ?DEATHS, ?WHOLE}
+    {"8,000 deaths of children at once, until all is clean", ?DEATHS, ?WHOLE}
 ]).
 
-%% What else is compared. The README names those of all comparisons in which a peer is ahead.
+%% What else is compared. The README names all of these, and of the rows, in which a peer is ahead.
 -define(OTHERS, [
     {"`getattr` of a map of 4", "getattr of a map of 4", ?ONE},
     {"`getattr` of a 1 KB binary", "getattr of a 1 KB binary", ?ONE},
     {"`getattr` of a 1 MB binary", "getattr of a 1 MB binary", ?ONE},
+    {"`setattr` of a 20-byte binary on one name", ?BINARY, "one process, one name"},
+    {"`setattr` of a 20-byte binary by two processes", ?BINARY, "two processes"},
+    {"`setattr` of a 20-byte binary on one name by two processes", ?BINARY, ?TWO},
     {"`setattr` of an integer", "setattr of an integer", ?ONE},
     {"`setattr` of an atom", "setattr of an atom", ?ONE},
     {"`setattr` of a 4-element tuple", "setattr of a 4-element tuple", ?ONE},
@@ -89,7 +94,7 @@ median(#{figures := Figures}) ->
 ahead(Rows) ->
     case lists:append([behind(Line, Rows) || Line <- ?LINES ++ ?OTHERS]) of
         [] -> "No peer is ahead in any comparison.";
-        Behind -> ["A peer is ahead, by the factor in brackets: ", lists:join(", ", Behind), "."]
+        Behind -> ["A peer is ahead, by the factor in brackets, at ", lists:join(", ", Behind), "."]
     end.
 
 behind({Label, Operation, Mode}, Rows) ->
