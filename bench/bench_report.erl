@@ -77,7 +77,7 @@ title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
 title("hold") -> "How long a scheduler is held, 1,000,000 names";
-title("scale") -> "What SCALING.md argues from".
+title("scale") -> "What doc/internals/scaling.md argues from".
 
 notes("memory") ->
     "100,000 names, filled without processes. Resident: how much larger the VM got. The ETS tables do not count what binaries over 64 bytes take.\n\n";

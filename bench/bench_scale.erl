@@ -1,5 +1,6 @@
-%% What `SCALING.md` argues from, beside the sections of a whole run: ten million names, and what the background thread has to do for writers. Takes a minute and 4 GB, so
-%% it runs only when it is named: `bench/run scale`.
+%% What doc/internals/scaling.md argues from, besides the sections of a whole run: ten million names,
+%% and the work of the background thread for writers. Takes a minute and 4 GB, so it runs only when it
+%% is named: `bench/run scale`.
 -module(bench_scale).
 
 -export([rows/0]).

@@ -1,7 +1,8 @@
 %% What users read, README.md and the guides in doc/: their blocks of code, and the shells in which these run.
 -module(documents).
 
--export([names/0, links/1, fences/1, blocks/1, kind/1, terms/1, steps/1]).
+-export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
+-export([fences/1, blocks/1, kind/1, terms/1, steps/1]).
 -export([repository/1, run/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -12,27 +13,66 @@
 names() ->
     ["README.md" | ["doc/" ++ Guide || Guide <- lists:sort(filelib:wildcard("*.md", filename:join(source_tree:root(), "doc")))]].
 
+%% These, and what contributors read.
+pages() ->
+    Internals = filelib:wildcard("doc/internals/*.md", source_tree:root()),
+    names() ++ ["CHANGELOG.md", "CONTRIBUTING.md" | lists:sort(Internals)].
+
 text(Document) ->
     {ok, Text} = file:read_file(filename:join(source_tree:root(), Document)),
     Text.
 
-%% The files that a document links to, as it calls them.
+%% The links of a document to files and sections, as it calls them: `{File, Section}', of which one
+%% may be empty.
 links(Document) ->
-    case re:run(text(Document), "\\]\\(([^):#]+)\\)", [global, {capture, [1], list}]) of
-        {match, Links} -> lists:append(Links);
+    [split(Link) || Link <- matches("\\]\\(([^):]+)\\)", Document)].
+
+split(Link) ->
+    case string:split(Link, "#") of
+        [File, Section] -> {File, Section};
+        [File] -> {File, ""}
+    end.
+
+%% What its headings are linked to by.
+anchors(Document) ->
+    [anchor(Heading) || Heading <- matches("(?m)^#+ (.*)$", Document)].
+
+anchor(Heading) ->
+    Words = re:replace(string:lowercase(Heading), "[^a-z0-9_ -]", "", [global, {return, list}]),
+    lists:flatten(string:replace(Words, " ", "-", all)).
+
+%% What an expression's only group finds in a document, each once.
+mentioned(Expression, Document) ->
+    lists:usort(matches(Expression, Document)).
+
+matches(Expression, Document) ->
+    case re:run(text(Document), Expression, [global, {capture, [1], list}]) of
+        {match, Matches} -> lists:append(Matches);
         nomatch -> []
     end.
 
+%% The numbers of the lines over 100 columns that are no rows of a table, and have no address.
+long_lines(Document) ->
+    Lines = string:split(unicode:characters_to_list(text(Document)), "\n", all),
+    Numbered = lists:zip(lists:seq(1, length(Lines)), Lines),
+    [Number || {Number, Line} <- Numbered, string:length(Line) > 100,
+        not lists:prefix("|", Line), string:find(Line, "://") =:= nomatch].
+
 %% How many lines begin or end a block, wherever they are indented to.
 fences(Document) ->
-    {match, Fences} = re:run(text(Document), "^\\s*(```|~~~)", [global, multiline]),
-    length(Fences).
+    length(matches("(?m)^\\s*(```|~~~)", Document)).
 
 %% The blocks of a document in their order: the line, the language, and the text of each.
 blocks(Document) ->
     Text = text(Document),
-    {match, Blocks} = re:run(Text, "^```(\\w*)\n(.*?)^```$", [global, multiline, dotall, {capture, all, index}]),
-    [{line(Text, Start), part(Text, Language), part(Text, Body)} || [{Start, _}, Language, Body] <- Blocks].
+    Options = [global, multiline, dotall, {capture, all, index}],
+    Blocks =
+        case re:run(Text, "^```(\\w*)\n(.*?)^```$", Options) of
+            {match, Matches} -> Matches;
+            nomatch -> []
+        end,
+    [{line(Text, Start), part(Text, Language), part(Text, Body)}
+     || [{Start, _}, Language, Body] <- Blocks].
 
 part(Text, Where) -> binary_to_list(binary:part(Text, Where)).
 line(Text, Position) -> length(binary:split(binary:part(Text, 0, Position), <<"\n">>, [global])).

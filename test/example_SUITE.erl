@@ -44,7 +44,7 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
     assert_release_runs(Project, Config).
 
-%% This is why the README tells to exclude it.
+%% This is why doc/swapping.md says to exclude it.
 a_release_with_a_module_twice_is_refused(Config) ->
     Project = with_checkouts(project(?FUNCTION_NAME, Config)),
     edit(Project, "rebar.config", "{exclude_modules.*\\]\\}", "{exclude_modules, []}"),

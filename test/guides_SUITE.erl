@@ -25,6 +25,9 @@ all() ->
     [
         a_rule_covers_every_block,
         every_link_between_documents_leads_somewhere,
+        every_suite_and_target_that_documents_name_exists,
+        no_line_of_a_document_is_longer_than_100_columns,
+        the_figures_of_the_readme_are_those_of_the_results,
         every_document_runs_as_printed,
         an_overridden_dependency_is_compiled_without_its_module,
         a_release_leaves_out_the_modules_of_the_originals
@@ -36,9 +39,45 @@ a_rule_covers_every_block(_Config) ->
     [?assertEqual({Document, documents:fences(Document)}, {Document, 2 * length(documents:blocks(Document))}) || Document <- documents:names()].
 
 every_link_between_documents_leads_somewhere(_Config) ->
-    Links = [{Document, Link} || Document <- documents:names(), Link <- documents:links(Document)],
+    Links = [{Document, Link} || Document <- documents:pages(), Link <- documents:links(Document)],
     ?assertNotEqual([], Links),
-    ?assertEqual([], [{Document, Link} || {Document, Link} <- Links, not filelib:is_file(filename:join([root(), filename:dirname(Document), Link]))]).
+    ?assertEqual([], [Link || Link <- Links, not leads_somewhere(Link)]).
+
+leads_somewhere({Document, {"", Section}}) ->
+    lists:member(Section, documents:anchors(Document));
+leads_somewhere({Document, {Link, Section}}) ->
+    File = filename:join(filename:dirname(Document), Link),
+    filelib:is_file(filename:join(root(), File)) andalso
+        (Section =:= "" orelse lists:member(Section, documents:anchors(File))).
+
+every_suite_and_target_that_documents_name_exists(_Config) ->
+    Named = fun(Expression) ->
+        [{Document, Name} || Document <- documents:pages(),
+            Name <- documents:mentioned(Expression, Document)]
+    end,
+    Suites = Named("\\b([a-z_]+_SUITE)\\b"),
+    Exists = fun(Suite) -> filelib:wildcard("test/**/" ++ Suite ++ ".erl", root()) =/= [] end,
+    ?assertEqual([], [Missing || {_, Suite} = Missing <- Suites, not Exists(Suite)]),
+    Targets = lists:usort([Target || {_, Target} <- Named("(?m)(?:`|^)make ([a-z][a-z-]*)")]),
+    ?assert(length(Suites) > 0 andalso length(Targets) > 0),
+    _ = documents:run(root(), [], ["make -n ", lists:join(" ", Targets), " >/dev/null"]).
+
+no_line_of_a_document_is_longer_than_100_columns(_Config) ->
+    Long = [{Document, Line} || Document <- documents:pages(),
+        Line <- documents:long_lines(Document)],
+    ?assertEqual([], Long).
+
+%% And so they are of one commit, which both name.
+the_figures_of_the_readme_are_those_of_the_results(_Config) ->
+    Results = documents:text("bench/results/results.md"),
+    Rows = documents:mentioned("(?m)^(\\|.*\\d [nµm]?s \\|.*)$", "README.md"),
+    Figures = [string:trim(Cell) || Row <- Rows, Cell <- tl(tl(string:split(Row, "|", all)))],
+    Commits = documents:mentioned("(?m)^(.*; commit [0-9a-f]+\\.)$", "README.md"),
+    ?assertMatch([_], Commits),
+    ?assertEqual(6, length(Rows)),
+    Missing = [Text || Text <- Commits ++ Figures, Text =/= "-",
+        string:find(Results, unicode:characters_to_binary(Text)) =:= nomatch],
+    ?assertEqual([], Missing).
 
 is_covered(unknown, Document) -> Document =:= "doc/elixir.md";
 is_covered(elixir, Document) -> lists:member(Document, ?ELIXIR) andalso filelib:is_regular(filename:join(root(), "test/elixir_SUITE.erl"));

@@ -1,6 +1,6 @@
 %% Promise: a program that swaps the original gen_tracker for this one does not notice. Each case is
 %% a sentence about what stays as it was, where it could be thought to be otherwise. What does not
-%% stay is in the table of differences in the README.
+%% stay is in doc/swapping.md, "What behaves differently".
 -module(original_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
