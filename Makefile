@@ -11,16 +11,16 @@ TO_BENCH := elixir gnuplot-nox
 .PHONY: bootstrap build test demo docs bench bench-check soak sanitize clean help
 
 bootstrap:
-	@test/bootstrap $(TO_BUILD) $(TO_TEST)
+	@tools/bootstrap $(TO_BUILD) $(TO_TEST)
 
 #: make           builds the library
 build:
-	@test/bootstrap $(TO_BUILD)
+	@tools/bootstrap $(TO_BUILD)
 	rebar3 compile
 
 #: make test      the whole gate
 test: bootstrap
-	test/gate
+	tools/gate
 
 # elixir and git are for suites that are left out there. folsom, which newer releases lack, needs bear.
 OTHER_OTP := test-otp-trixie test-otp-sid
@@ -29,36 +29,36 @@ OTHER_OTP := test-otp-trixie test-otp-sid
 .PHONY: test-otp $(OTHER_OTP)
 test-otp: $(OTHER_OTP)
 $(OTHER_OTP): test-otp-%: bootstrap build
-	test/otp $* erlang-base rebar3 erlang-bear $(filter-out elixir git,$(TO_TEST))
+	tools/otp $* erlang-base rebar3 erlang-bear $(filter-out elixir git,$(TO_TEST))
 
 #: make demo      the demonstration; DIR=... is the folder whose files it reads, by default the installed OTP libraries
 DIR ?=
 demo: build
-	test/demo "$(DIR)"
+	examples/demonstration/run "$(DIR)"
 
 #: make docs      the reference of all modules, in doc/reference
 docs: bootstrap
-	test/docs
+	tools/docs
 
 #: make bench     compares with the ETS designs of the originals and other registries, and writes bench/results; under ten minutes
 bench: build
-	@test/bootstrap $(TO_BENCH)
+	@tools/bootstrap $(TO_BENCH)
 	bench/run
 
 #: make bench-check  fails when a decisive ratio is below its floor; under a minute
 bench-check: build
-	@test/bootstrap $(TO_BENCH)
+	@tools/bootstrap $(TO_BENCH)
 	bench/run check
 
 #: make soak      models, faults and bad input for HOURS=0.5 hours; REPLAY=... runs again what failed
 HOURS ?= 0.5
 REPLAY ?=
 soak: bootstrap build
-	test/soak $(if $(REPLAY),replay "$(REPLAY)",hours "$(HOURS)")
+	tools/soak $(if $(REPLAY),replay "$(REPLAY)",hours "$(HOURS)")
 
 #: make sanitize  the crate, the storms and a fuzz target under AddressSanitizer; FUZZ_SECONDS=120
 sanitize: bootstrap build
-	@test/bootstrap g++
+	@tools/bootstrap g++
 	native/sanitize
 
 #: make clean     deletes what was built

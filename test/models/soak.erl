@@ -1,5 +1,5 @@
 %% For hours: the parts of the tests that draw their rounds from a seed, round after round, beside a table of a million names that is read and written all the
-%% while. test/soak starts it.
+%% while. tools/soak starts it.
 %%
 %% A part is a module with `round(Seed)' and `replay(History)'; both answer `{ok, Figures}' or `{failed, History}', and leave nothing behind.
 -module(soak).

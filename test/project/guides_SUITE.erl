@@ -80,7 +80,7 @@ the_figures_of_the_readme_are_those_of_the_results(_Config) ->
     ?assertEqual([], Missing).
 
 is_covered(unknown, Document) -> Document =:= "doc/elixir.md";
-is_covered(elixir, Document) -> lists:member(Document, ?ELIXIR) andalso filelib:is_regular(filename:join(root(), "test/elixir_SUITE.erl"));
+is_covered(elixir, Document) -> lists:member(Document, ?ELIXIR) andalso filelib:is_regular(filename:join(root(), "test/project/elixir_SUITE.erl"));
 is_covered(_, _) -> true.
 
 every_document_runs_as_printed(Config) ->
@@ -196,7 +196,7 @@ project(Before, Key, Config) ->
     ?assertEqual([deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])),
     {deps, Proctab} = lists:keyfind(deps, 1, Fragments),
     write(filename:join(Project, "rebar.config"), [io_lib:format("~p.~n", [Term]) || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]]),
-    _ = documents:run(root(), [], ["cp -R test/example/src '", Project, "' && mkdir '", Project, "/_checkouts' && ",
+    _ = documents:run(root(), [], ["cp -R examples/erlang/src '", Project, "' && mkdir '", Project, "/_checkouts' && ",
                                    "cp -R test/stats_hero '", Project, "/_checkouts' && ln -s '", root(), "' '", Project, "/_checkouts/proctab'"]),
     Project.
 

@@ -1,4 +1,4 @@
-%% Promise: Elixir uses proctab as doc/elixir.md says. The guide's project, which is in test/elixir, is made, built by mix with a dependency from git, and
+%% Promise: Elixir uses proctab as doc/elixir.md says. The guide's project, which is in examples/elixir, is made, built by mix with a dependency from git, and
 %% tested, by the commands of the guide. Its own tests are what proves the rest; they run the sessions of the guide as well.
 -module(elixir_SUITE).
 
@@ -23,7 +23,7 @@ all() ->
 
 %% Sessions and commands are run.
 every_block_of_elixir_is_in_the_project(_Config) ->
-    Texts = [unindented(Text) || Text <- texts(filename:join(root(), "test/elixir"), "**/*.{ex,exs}")],
+    Texts = [unindented(Text) || Text <- texts(filename:join(root(), "examples/elixir"), "**/*.{ex,exs}")],
     Blocks = [{Document, Block} || Document <- ["README.md", ?GUIDE], Block <- documents:blocks(Document)],
     Missing = [
         {Document, Line}
@@ -46,7 +46,7 @@ the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
     [New | Commands] = [Block || {_, "sh", Block} <- documents:blocks(?GUIDE)],
     "mix new example " ++ _ = New,
     _ = documents:run(Dir, Env, New),
-    _ = documents:run(root(), [], ["cp -R test/elixir/. '", Project, "'"]),
+    _ = documents:run(root(), [], ["cp -R examples/elixir/. '", Project, "'"]),
     Output = documents:run(Project, Env, Commands),
     Sessions = length([Block || {_, "elixir", "iex> " ++ _ = Block} <- documents:blocks(?GUIDE)]),
     Tests = length(lists:append([matches("^ *test \"", Text) || Text <- texts(Project, "test/*_test.exs")])),

@@ -56,7 +56,7 @@ a_release_with_a_module_twice_is_refused(Config) ->
 
 project(Case, Config) ->
     Project = filename:join(proplists:get_value(priv_dir, Config), atom_to_list(Case)),
-    copy("example", Project),
+    copy("examples/erlang", Project),
     %% One node's name for each run of the tests.
     edit(Project, "config/vm.args", "example", ["example_", os:getpid()]),
     Project.
@@ -73,11 +73,11 @@ repository(Config) ->
     Repository.
 
 checkout(Project, Application) ->
-    copy(Application, filename:join([Project, "_checkouts", Application])).
+    copy("test/" ++ Application, filename:join([Project, "_checkouts", Application])).
 
 copy(Folder, To) ->
     ok = filelib:ensure_dir(To),
-    {0, _} = run(filename:join(root(), "test"), ["cp -R ", Folder, " '", To, "'"]).
+    {0, _} = run(root(), ["cp -R ", Folder, " '", To, "'"]).
 
 edit(Project, File, Pattern, Replacement) ->
     Path = filename:join(Project, File),
