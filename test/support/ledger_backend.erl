@@ -1,10 +1,12 @@
-%% A backend of the application metrics that keeps books: how often each name was counted up, and how often down. It stands behind the real
-%% module `metrics`, whose server `open/0` starts.
+%% A backend of the application metrics that keeps books: how often each name was counted up, and
+%% how often down. It stands behind the real module `metrics`, whose server `open/0` starts.
 %%
-%% What else happens to a name is in the name itself; `Step` is 1 on the way up and -1 on the way down:
+%% What else happens to a name is in the name itself; `Step` is 1 on the way up and -1 on the way
+%% down:
 %%
 %% - `{told, Test, _}`: the test receives `{updated, Name, Step, Self}`;
-%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and says how it goes on with `let_go/1` or `let_raise/3`;
+%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and continues it
+%%   with `let_go/1` or `let_raise/3`;
 %% - `{raises, Step, Class, Reason}`: raises;
 %% - `{does, Step, Fun, _}`: is counted, and calls the fun;
 %% - `{answers, Term}`: is counted, and returns the term.
@@ -65,8 +67,12 @@ update({gated, Step, Test, _} = Name, {c, Step}, _Config) ->
     Monitor = monitor(process, Test),
     Test ! {updating, Name, Step, self()},
     receive
-        {?MODULE, go} -> true = demonitor(Monitor, [flush]), count(Name, Step);
-        {?MODULE, Class, Reason} -> true = demonitor(Monitor, [flush]), erlang:raise(Class, Reason, []);
+        {?MODULE, go} ->
+            true = demonitor(Monitor, [flush]),
+            count(Name, Step);
+        {?MODULE, Class, Reason} ->
+            true = demonitor(Monitor, [flush]),
+            erlang:raise(Class, Reason, []);
         {'DOWN', Monitor, process, Test, _} -> error(test_is_gone)
     end;
 update(Name, {c, Step}, _Config) ->

@@ -1,9 +1,11 @@
-%% The workers that the suites have monitored by stats_hero_monitor, and the application around it: the stand-in for stats_hero in
-%% `test/stats_hero/`, without the monitor that it brings with it.
+%% The workers that the suites have monitored by stats_hero_monitor, and the application around
+%% it: the stand-in for stats_hero in `test/stats_hero/`, without the monitor that it brings with
+%% it.
 -module(monitored_worker).
 -behaviour(supervisor).
 
--export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0, close/0, init/1]).
+-export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0]).
+-export([close/0, init/1]).
 -export([idle/0, worker/0, worker/1, settled/0, count_calls/0, calls/1]).
 
 -define(MODULES, [stats_hero, stats_hero_sup, stats_hero_app]).
@@ -12,8 +14,13 @@
 load_stats_hero(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "stats_hero"),
     ok = filelib:ensure_path(Dir),
-    [{ok, _} = compile:file(filename:join(source(), Module), [{outdir, Dir}, return_errors]) || Module <- ?MODULES],
-    {ok, _} = file:copy(filename:join(source(), "stats_hero.app.src"), filename:join(Dir, "stats_hero.app")),
+    [
+        {ok, _} = compile:file(filename:join(source(), Module), [{outdir, Dir}, return_errors])
+     || Module <- ?MODULES
+    ],
+    {ok, _} = file:copy(
+        filename:join(source(), "stats_hero.app.src"), filename:join(Dir, "stats_hero.app")
+    ),
     true = code:add_patha(Dir),
     [{module, Module} = code:ensure_loaded(Module) || Module <- ?MODULES],
     Config.
@@ -27,15 +34,22 @@ unload_stats_hero() ->
 %% The library's own folder may be a link to it.
 source() ->
     {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:join([filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))), "test", "stats_hero", "src"]).
+    filename:join([
+        filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))),
+        "test",
+        "stats_hero",
+        "src"
+    ]).
 
-%% The application's table and a monitor. Both belong to the calling process, and so do the registrations.
+%% The application's table and a monitor. Both belong to the calling process, and so do the
+%% registrations.
 monitor() ->
     ok = stats_hero:new_table(),
     {ok, Monitor} = stats_hero_monitor:start_link(),
     Monitor.
 
-%% The same, started and owned as in the application, by a supervisor that allows any number of restarts.
+%% The same, started and owned as in the application, by a supervisor that allows any number of
+%% restarts.
 supervised_monitor() ->
     {ok, _} = supervisor:start_link({local, ?MODULE}, ?MODULE, []),
     whereis(stats_hero_monitor).
@@ -50,12 +64,22 @@ kill_monitor() ->
 
 %% For the end of a test case: whatever it has left.
 close() ->
-    [begin unlink(Pid), ok = gen_server:stop(Pid) end || Name <- [?MODULE, stats_hero_monitor], Pid <- [whereis(Name)], is_pid(Pid)],
+    [
+        begin
+            unlink(Pid),
+            ok = gen_server:stop(Pid)
+        end
+     || Name <- [?MODULE, stats_hero_monitor], Pid <- [whereis(Name)], is_pid(Pid)
+    ],
     ok.
 
 %% A process that waits to be killed.
 idle() ->
-    spawn(fun() -> receive stop -> ok end end).
+    spawn(fun() ->
+        receive
+            stop -> ok
+        end
+    end).
 
 %% The same, registered and mapped.
 worker() ->
@@ -68,7 +92,9 @@ worker(Cleaning) ->
         ok = stats_hero_monitor:register(self()),
         ok = stats_hero:map(make_ref(), self(), Cleaning),
         Test ! {mapped, self()},
-        receive stop -> ok end
+        receive
+            stop -> ok
+        end
     end),
     receive
         {mapped, Pid} -> Pid

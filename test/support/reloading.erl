@@ -1,7 +1,8 @@
 %% Loads a module of the library while processes are in its code.
 %%
-%% Every second time it is the same code compiled without line numbers. For OTP before 26 may die with a segmentation fault when the very code is loaded that is
-%% loaded already: the funs that processes have then lead into the new code before it is complete (OTP-18016).
+%% Every second time it is the same code compiled without line numbers. For OTP before 26 may die
+%% with a segmentation fault when the very code is loaded that is loaded already: the funs that
+%% processes have then lead into the new code before it is complete (OTP-18016).
 -module(reloading).
 
 -export([load/1, load_softly/1]).
@@ -31,7 +32,10 @@ without_lines(Module, Code) ->
     Key = {?MODULE, Module},
     case persistent_term:get(Key, none) of
         none ->
-            {ok, {Module, [{abstract_code, {raw_abstract_v1, Forms}}]}} = beam_lib:chunks(Code, [abstract_code]),
+            {
+                ok,
+                {Module, [{abstract_code, {raw_abstract_v1, Forms}}]}
+            } = beam_lib:chunks(Code, [abstract_code]),
             {ok, Module, Other} = compile:forms(Forms, [no_line_info]),
             persistent_term:put(Key, Other),
             Other;

@@ -1,4 +1,5 @@
-%% The processes that the suites have tracked by metrics_process_tracker, and the trackers they have them tracked by.
+%% The processes that the suites have tracked by metrics_process_tracker, and the trackers they
+%% have them tracked by.
 -module(tracked_process).
 -behaviour(supervisor).
 
@@ -18,7 +19,13 @@ supervisor(Restarts) ->
 
 init(Restarts) ->
     Start = {metrics_process_tracker, start_link, []},
-    {ok, {#{intensity => Restarts, period => 1}, [#{id => tracker, start => Start, shutdown => brutal_kill}]}}.
+    {
+        ok,
+        {
+            #{intensity => Restarts, period => 1},
+            [#{id => tracker, start => Start, shutdown => brutal_kill}]
+        }
+    }.
 
 %% Kills the tracker, and waits until its registered name is free, or taken by the next one.
 kill_tracker() ->
@@ -33,7 +40,9 @@ kill_tracker() ->
 stop_tracker() ->
     case whereis(metrics_process_tracker) of
         undefined -> ok;
-        Tracker -> unlink(Tracker), kill_tracker()
+        Tracker ->
+            unlink(Tracker),
+            kill_tracker()
     end.
 
 %% A process that waits to be killed, or to crash.
@@ -65,11 +74,16 @@ crash(Pid, Reason) ->
 kill(Pids) ->
     Monitors = [monitor(process, Pid) || Pid <- Pids],
     [exit(Pid, kill) || Pid <- Pids],
-    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
+    [
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+     || Monitor <- Monitors
+    ],
     ok.
 
-%% Waits until nobody is tracked. A name is counted down before it is seen here that its process is gone: then all that dead processes
-%% leave behind is done.
+%% Waits until nobody is tracked. A name is counted down before it is seen here that its process
+%% is gone: then all that dead processes leave behind is done.
 settled() ->
     settled([]).
 
@@ -77,11 +91,14 @@ settled() ->
 settled(Counts) ->
     eventually(fun() -> lists:sort(metrics_process_tracker:counts()) =:= lists:sort(Counts) end).
 
-%% Waits until nobody is tracked, the table holds no process, not even one that somebody had only begun to track, and none is monitored.
+%% Waits until nobody is tracked, the table holds no process, not even one that somebody had only
+%% begun to track, and none is monitored.
 empty() ->
     settled(),
     eventually(fun() -> in_table(0) =:= [] end),
-    eventually(fun() -> process_info(whereis(metrics_process_tracker), monitors) =:= {monitors, []} end).
+    eventually(fun() ->
+        process_info(whereis(metrics_process_tracker), monitors) =:= {monitors, []}
+    end).
 
 in_table(From) ->
     case proctab_nif:processes_page(metrics_process_tracker, From) of
@@ -96,7 +113,10 @@ eventually(Condition) ->
 eventually(Condition, Until) ->
     case {Condition(), erlang:monotonic_time(second) < Until} of
         {true, _} -> ok;
-        {false, true} -> receive after 1 -> eventually(Condition, Until) end;
+        {false, true} ->
+            receive
+            after 1 -> eventually(Condition, Until)
+            end;
         {false, false} -> error(never_came_true)
     end.
 
@@ -104,7 +124,9 @@ eventually(Condition, Until) ->
 on_node(Options, Fun) ->
     Paths = [filename:dirname(code:which(Module)) || Module <- [metrics_process_tracker, ?MODULE]],
     Arguments = ["-pa" | Paths],
-    {ok, Peer, _} = peer:start_link(maps:merge(#{connection => standard_io, args => Arguments}, Options)),
+    {ok, Peer, _} = peer:start_link(
+        maps:merge(#{connection => standard_io, args => Arguments}, Options)
+    ),
     try
         peer:call(Peer, erlang, apply, [Fun, []], infinity)
     after
