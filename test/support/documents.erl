@@ -184,7 +184,7 @@ open(Dir, Env, Program, Args) ->
 %% this library is.
 type(Shell, {Number, Typed, Printed}) ->
     true = port_command(
-        Shell, [string:replace(Typed, "/path/to/proctab", code:lib_dir(proctab)), $\n]
+        Shell, [string:replace(Typed, "/path/to/proctab", source_tree:library()), $\n]
     ),
     %% A shell that prints something else while it waits repeats its prompt.
     Shown = re:replace(

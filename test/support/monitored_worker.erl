@@ -31,15 +31,8 @@ unload_stats_hero() ->
     [code:purge(Module) andalso error(in_use) || Module <- ?MODULES, code:delete(Module)],
     ok.
 
-%% The library's own folder may be a link to it.
 source() ->
-    {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:join([
-        filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))),
-        "test",
-        "stats_hero",
-        "src"
-    ]).
+    filename:join([source_tree:root(), "test", "stats_hero", "src"]).
 
 %% The application's table and a monitor. Both belong to the calling process, and so do the
 %% registrations.

@@ -122,11 +122,11 @@ eventually(Condition, Until) ->
 
 %% Runs a fun in another node that has this library first in its code path.
 on_node(Options, Fun) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [metrics_process_tracker, ?MODULE]],
-    Arguments = ["-pa" | Paths],
-    {ok, Peer, _} = peer:start_link(
-        maps:merge(#{connection => standard_io, args => Arguments}, Options)
-    ),
+    {module, Suite} = erlang:fun_info(Fun, module),
+    Modules = [metrics_process_tracker, ?MODULE, Suite],
+    Arguments = ["-pa" | [filename:dirname(code:which(Module)) || Module <- Modules]],
+    Defaults = #{connection => standard_io, args => Arguments},
+    {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
     try
         peer:call(Peer, erlang, apply, [Fun, []], infinity)
     after
