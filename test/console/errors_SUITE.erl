@@ -1,4 +1,5 @@
-%% Promise: "`badarg` errors carry `error_info` so that the shell names the bad argument, as OTP's own do".
+%% Promise: "`badarg` errors carry `error_info` so that the shell names the bad argument, as OTP's
+%% own do".
 -module(errors_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -54,7 +55,11 @@ the_bad_argument_is_named_in_every_place_of_every_function(Config) ->
     Zone = proplists:get_value(zone, Config),
     Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
     [
-        ?assertEqual({Function, Arguments, [Place]}, {Function, Arguments, named(Function, Arguments)})
+        ?assertEqual({Function, Arguments, [Place]}, {
+            Function,
+            Arguments,
+            named(Function, Arguments)
+        })
      || {Function, Good, Places} <- Calls,
         {Place, AllWrong} <- [{1, bad_input_SUITE:no_zones()} | Places],
         Wrong <- AllWrong,
@@ -65,7 +70,13 @@ a_zone_that_does_not_run_is_named_by_every_function(Config) ->
     Zone = proplists:get_value(zone, Config),
     Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
     ok = gen_server:stop(Zone),
-    [?assertNotEqual(nomatch, string:find(printed(Function, Good), "argument 1: no zone of this name is running")) || {Function, Good, _} <- Calls].
+    [
+        ?assertNotEqual(
+            nomatch,
+            string:find(printed(Function, Good), "argument 1: no zone of this name is running")
+        )
+     || {Function, Good, _} <- Calls
+    ].
 
 the_shell_prints_what_is_wrong(Config) ->
     Zone = proplists:get_value(zone, Config),
@@ -84,20 +95,35 @@ the_shell_prints_what_is_wrong(Config) ->
     Says(increment, [<<"tv2">>, n, 1], "argument 2: there is no child of this name"),
     Says(increment, [?NAME, url, 1], "the attribute is not an integer"),
     Says(add_existing_child, [{added, atom, worker, []}], "not a pid"),
-    Says(add_existing_child, [{self(), {added, {m, f, []}, never, 200, worker, []}}], "invalid_restart_type").
+    Says(
+        add_existing_child,
+        [{self(), {added, {m, f, []}, never, 200, worker, []}}],
+        "invalid_restart_type"
+    ).
 
-%% A shell that has started the zone dies of the error, and the zone with it, before the error is printed.
+%% A shell that has started the zone dies of the error, and the zone with it, before the error is
+%% printed.
 what_was_wrong_is_known_when_the_zone_has_ended(Config) ->
     Zone = proplists:get_value(zone, Config),
-    Stack = try gen_tracker:increment(Zone, ?NAME, none, 1) catch error:badarg:Raised -> Raised end,
+    Stack =
+        try
+            gen_tracker:increment(Zone, ?NAME, none, 1)
+        catch
+            error:badarg:Raised -> Raised
+        end,
     ok = gen_server:stop(Zone),
     Printed = unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack)),
-    ?assertNotEqual({nomatch, Printed}, {string:find(Printed, "argument 3: there is no such attribute"), Printed}).
+    ?assertNotEqual({nomatch, Printed}, {
+        string:find(Printed, "argument 3: there is no such attribute"),
+        Printed
+    }).
 
 wrong_names_for_otp_are_named(Config) ->
     Zone = proplists:get_value(zone, Config),
     [[1] = named(Function, Arguments) || {Function, Arguments} <- [
-        {whereis_name, [name]}, {unregister_name, [{"zone", name}]}, {send, [[Zone, name], message]},
+        {whereis_name, [name]},
+        {unregister_name, [{"zone", name}]},
+        {send, [[Zone, name], message]},
         {register_name, [name, self()]}, {register_name, [{not_running, name}, self()]}
     ]],
     [2] = named(register_name, [{Zone, name}, name]).
@@ -107,7 +133,9 @@ a_wrong_start_is_named(_) ->
     [2] = named(start_link, [not_running, []]),
     [2] = named(start_link, [not_running, #{other => 1}]),
     [2] = named(start_link, [not_running, #{restart => 1}]),
-    #{2 := _} = faults(fun() -> gen_tracker:start_link(not_running, #{bad_input_SUITE:without_end() => 1}) end).
+    #{2 := _} = faults(fun() ->
+        gen_tracker:start_link(not_running, #{bad_input_SUITE:without_end() => 1})
+    end).
 
 a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
     Zone = proplists:get_value(zone, Config),
@@ -122,7 +150,10 @@ a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
 a_term_that_is_too_large_is_said_to_be_so(Config) ->
     Zone = proplists:get_value(zone, Config),
     Endless = bad_input_SUITE:without_end(),
-    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> gen_tracker:find(Zone, Endless) end)).
+    ?assertMatch(
+        #{general := "a term is too large" ++ _},
+        faults(fun() -> gen_tracker:find(Zone, Endless) end)
+    ).
 
 %% What is found, of terms that it would take too long to print.
 faults(Call) ->
@@ -142,11 +173,25 @@ what_is_no_pid_is_named_by_the_other_two_modules(_) ->
     Says(metrics_process_tracker, names, [name], "argument 1: not a pid"),
     Says(stats_hero_monitor, register, [worker], "argument 1: not a pid"),
     Endless = bad_input_SUITE:without_end(),
-    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> metrics_process_tracker:count(Endless) end)),
+    ?assertMatch(
+        #{general := "a term is too large" ++ _},
+        faults(fun() -> metrics_process_tracker:count(Endless) end)
+    ),
     tracked_process:stop_tracker().
 
 a_tracker_of_metrics_that_does_not_run_is_named(_) ->
     [
-        ?assertNotEqual(nomatch, string:find(printed(metrics_process_tracker, Function, Arguments), "metrics_process_tracker has no table"))
-     || {Function, Arguments} <- [{track, [name, self()]}, {count, [name]}, {names, [self()]}, {counts, []}]
+        ?assertNotEqual(
+            nomatch,
+            string:find(
+                printed(metrics_process_tracker, Function, Arguments),
+                "metrics_process_tracker has no table"
+            )
+        )
+     || {Function, Arguments} <- [
+            {track, [name, self()]},
+            {count, [name]},
+            {names, [self()]},
+            {counts, []}
+        ]
     ].

@@ -1,9 +1,10 @@
-%% Promise: `proctab:check/0' tells which modules run, and `proctab:load/0' brings ours into a running node. A running metrics_process_tracker or
-%% stats_hero_monitor of the original goes on with ours: no counter jumps, no death is missed. A running zone of the original gen_tracker is left alone.
-%% What happens when something comes in between is in takeover_SUITE.
+%% Promise: `proctab:check/0' tells which modules run, and `proctab:load/0' brings ours into a
+%% running node. A running metrics_process_tracker or stats_hero_monitor of the original goes on
+%% with ours: no counter jumps, no death is missed. A running zone of the original gen_tracker is
+%% left alone. What happens when something comes in between is in takeover_SUITE.
 %%
-%% Each case runs in a node of its own, where the originals come first in the code path: the real application metrics with folsom behind it, and the
-%% tests' stand-ins for the other two.
+%% Each case runs in a node of its own, where the originals come first in the code path: the real
+%% application metrics with folsom behind it, and the tests' stand-ins for the other two.
 -module(swapping_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -33,9 +34,13 @@ all() ->
 init_per_suite(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "originals"),
     ok = filelib:ensure_path(Dir),
-    Sources = filelib:wildcard(filename:join([source_tree:root(), "test", "stats_hero", "src", "*.erl"])),
+    Sources = filelib:wildcard(
+        filename:join([source_tree:root(), "test", "stats_hero", "src", "*.erl"])
+    ),
     ?assertNotEqual([], Sources),
-    lists:foreach(fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources),
+    lists:foreach(
+        fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources
+    ),
     compile_gen_tracker(Dir),
     [{originals, Dir} | Config].
 
@@ -51,9 +56,14 @@ check_names_what_is_loaded_and_what_to_do(Config) ->
         [#{module := gen_tracker, loaded := not_loaded, found := Zone, ours := false, advice := Advice1},
          #{module := metrics_process_tracker, loaded := Tracker, ours := false, advice := Advice2},
          #{module := stats_hero_monitor, loaded := not_loaded, ours := false, advice := Advice3}] = proctab:check(),
-        ?assertEqual(filename:join(proplists:get_value(originals, Config), "gen_tracker.beam"), Zone),
+        ?assertEqual(
+            filename:join(proplists:get_value(originals, Config), "gen_tracker.beam"), Zone
+        ),
         ?assertEqual(code:which(metrics_process_tracker), Tracker),
-        [?assertMatch({match, _}, re:run(Advice, "proctab:load\\(\\)")) || Advice <- [Advice1, Advice2, Advice3]],
+        [
+            ?assertMatch({match, _}, re:run(Advice, "proctab:load\\(\\)"))
+         || Advice <- [Advice1, Advice2, Advice3]
+        ],
         ok = proctab:load(),
         [begin
              ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(Loaded)),
@@ -89,8 +99,14 @@ the_running_tracker_goes_on_with_ours(Config) ->
 
         ok = proctab:load(),
         assert_ours(metrics_process_tracker),
-        ?assertEqual({Tracker, {1001, 1000}}, {whereis(metrics_process_tracker), {folsom(a), folsom(b)}}),
-        ?assertEqual([{a, 1001}, {b, 1000}, {{some, "term"}, 1}], lists:sort(metrics_process_tracker:counts())),
+        ?assertEqual({Tracker, {1001, 1000}}, {
+            whereis(metrics_process_tracker),
+            {folsom(a), folsom(b)}
+        }),
+        ?assertEqual(
+            [{a, 1001}, {b, 1000}, {{some, "term"}, 1}],
+            lists:sort(metrics_process_tracker:counts())
+        ),
         ?assertEqual([a, {some, "term"}], lists:sort(metrics_process_tracker:names(Other))),
         ?assertEqual(undefined, ets:info(metrics)),
         ok = metrics_process_tracker:track(b, Other),
@@ -104,7 +120,9 @@ the_running_tracker_goes_on_with_ours(Config) ->
         %% And it is restarted by metrics_sup as one of ours.
         Monitor = monitor(process, Tracker),
         exit(Tracker, kill),
-        receive {'DOWN', Monitor, process, _, killed} -> ok end,
+        receive
+            {'DOWN', Monitor, process, _, killed} -> ok
+        end,
         kill([Other | Rest]),
         settled([]),
         ?assertEqual({0, 0}, {folsom(a), folsom(b)})
@@ -119,7 +137,9 @@ deaths_that_the_tracker_was_not_told_of_are_counted_down(Config) ->
         ok = sys:suspend(metrics_process_tracker),
         kill(Before),
         {Late, Monitor} = spawn_monitor(fun() -> ok = metrics_process_tracker:track(a) end),
-        receive {'DOWN', Monitor, process, Late, Reason} -> ?assertEqual(normal, Reason) end,
+        receive
+            {'DOWN', Monitor, process, Late, Reason} -> ?assertEqual(normal, Reason)
+        end,
         ok = proctab:load(),
         settled([{a, 50}, {b, 50}]),
         ?assertEqual({50, 50}, {folsom(a), folsom(b)}),
@@ -133,11 +153,26 @@ no_count_is_lost_while_processes_come_and_go(Config) ->
         start_metrics(),
         Test = self(),
         Loops = [spawn_link(fun() -> come_and_go(Test, 0) end) || _ <- lists:seq(1, 10)],
-        [receive {hundred, Loop} -> ok end || Loop <- Loops],
+        [
+            receive
+                {hundred, Loop} -> ok
+            end
+         || Loop <- Loops
+        ],
         ok = proctab:load(),
-        [receive {hundred, Loop} -> ok end || Loop <- Loops],
+        [
+            receive
+                {hundred, Loop} -> ok
+            end
+         || Loop <- Loops
+        ],
         [Loop ! {stop, Test} || Loop <- Loops],
-        [receive {stopped, Loop} -> ok end || Loop <- Loops],
+        [
+            receive
+                {stopped, Loop} -> ok
+            end
+         || Loop <- Loops
+        ],
         settled([]),
         ?assertEqual({0, 0}, {folsom(a), folsom(b)})
     end).
@@ -148,15 +183,24 @@ a_caller_that_is_still_in_the_originals_code_is_counted_once(Config) ->
         ok = metrics:backend(?MODULE),
         Slow = {slow, self()},
         metrics:new(counter, Slow),
-        {Caller, Monitor} = spawn_monitor(fun() -> ok = metrics_process_tracker:track(Slow), receive stop -> ok end end),
-        receive {updating, Caller} -> ok end,
+        {Caller, Monitor} = spawn_monitor(fun() ->
+            ok = metrics_process_tracker:track(Slow),
+            receive
+                stop -> ok
+            end
+        end),
+        receive
+            {updating, Caller} -> ok
+        end,
         ok = proctab:load(),
         ?assertEqual(1, metrics_process_tracker:count(Slow)),
         ?assertEqual(0, ets:info(metrics, size)),
         Caller ! go,
         %% It comes back through the original's last lines, and is told of its success.
         Caller ! stop,
-        receive {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(normal, Reason) end,
+        receive
+            {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(normal, Reason)
+        end,
         settled([]),
         ?assertEqual(0, folsom(Slow))
     end).
@@ -168,10 +212,16 @@ a_pair_of_the_original_is_not_counted_again(Config) ->
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
         Test = self(),
         Again = spawn_link(fun() -> track_again(Pids, Test) end),
-        receive {round, Again} -> ok end,
+        receive
+            {round, Again} -> ok
+        end,
         ok = proctab:load(),
-        receive {round, Again} -> ok end,
-        receive {round, Again} -> ok end,
+        receive
+            {round, Again} -> ok
+        end,
+        receive
+            {round, Again} -> ok
+        end,
         ?assertEqual({1000, 1000}, {folsom(a), folsom(b)}),
         unlink(Again),
         kill([Again | Pids]),
@@ -188,7 +238,10 @@ a_takeover_that_fails_leaves_the_original_running(Config) ->
         Rows = ets:tab2list(metrics),
         true = ets:delete(metrics),
         ?assertMatch({error, [{metrics_process_tracker, _}]}, proctab:load()),
-        ?assertEqual({Original, Tracker}, {code:which(metrics_process_tracker), whereis(metrics_process_tracker)}),
+        ?assertEqual({Original, Tracker}, {
+            code:which(metrics_process_tracker),
+            whereis(metrics_process_tracker)
+        }),
         {file, Original} = code:is_loaded(metrics_process_tracker),
         metrics = ets:new(metrics, [named_table, ordered_set, public]),
         true = ets:insert(metrics, Rows),
@@ -211,7 +264,10 @@ the_running_monitor_goes_on_with_ours(Config) ->
 
         ok = proctab:load(),
         assert_ours(stats_hero_monitor),
-        ?assertEqual({Monitor, 1002}, {whereis(stats_hero_monitor), stats_hero_monitor:registered_count()}),
+        ?assertEqual({Monitor, 1002}, {
+            whereis(stats_hero_monitor),
+            stats_hero_monitor:registered_count()
+        }),
         {Half, Rest} = lists:split(500, Workers),
         kill(Half),
         workers(502, 501),
@@ -220,7 +276,9 @@ the_running_monitor_goes_on_with_ours(Config) ->
 
         Down = monitor(process, Monitor),
         exit(Monitor, kill),
-        receive {'DOWN', Down, process, _, killed} -> ok end,
+        receive
+            {'DOWN', Down, process, _, killed} -> ok
+        end,
         kill(Rest),
         eventually(fun() -> is_pid(whereis(stats_hero_monitor)) end),
         workers(0)
@@ -243,11 +301,18 @@ a_worker_that_registers_meanwhile_is_monitored(Config) ->
     on_node(Config, fun() ->
         start_stats_hero(),
         ok = sys:suspend(stats_hero_monitor),
-        {Pid, Monitor} = spawn_monitor(fun() -> ok = stats_hero_monitor:register(self()), exit(registered) end),
+        {Pid, Monitor} = spawn_monitor(fun() ->
+            ok = stats_hero_monitor:register(self()),
+            exit(registered)
+        end),
         %% Its request is in the mailbox of the original.
-        eventually(fun() -> {message_queue_len, 1} =:= process_info(whereis(stats_hero_monitor), message_queue_len) end),
+        eventually(fun() ->
+            {message_queue_len, 1} =:= process_info(whereis(stats_hero_monitor), message_queue_len)
+        end),
         ok = proctab:load(),
-        receive {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(registered, Reason) end,
+        receive
+            {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(registered, Reason)
+        end,
         workers(0)
     end).
 
@@ -277,9 +342,15 @@ loading_again_changes_nothing(Config) ->
         Pid = tracked([a]),
         Worker = worker(),
         {ok, _} = gen_tracker:start_link(streams),
-        Before = [sys:get_state(Server) || Server <- [metrics_process_tracker, stats_hero_monitor, streams]],
+        Before = [
+            sys:get_state(Server)
+         || Server <- [metrics_process_tracker, stats_hero_monitor, streams]
+        ],
         ok = proctab:load(),
-        ?assertEqual(Before, [sys:get_state(Server) || Server <- [metrics_process_tracker, stats_hero_monitor, streams]]),
+        ?assertEqual(Before, [
+            sys:get_state(Server)
+         || Server <- [metrics_process_tracker, stats_hero_monitor, streams]
+        ]),
         ?assertEqual([{a, 1}], metrics_process_tracker:counts()),
         workers(1),
         kill([Pid, Worker]),
@@ -316,7 +387,10 @@ start_stats_hero() ->
     ok.
 
 assert_ours(Module) ->
-    ?assertEqual({Module, filename:dirname(code:which(proctab))}, {Module, filename:dirname(code:which(Module))}).
+    ?assertEqual({Module, filename:dirname(code:which(proctab))}, {
+        Module,
+        filename:dirname(code:which(Module))
+    }).
 
 folsom(Name) ->
     folsom_metrics:get_metric_value(Name).
@@ -340,7 +414,9 @@ eventually(Condition, Until) ->
         true -> ok;
         false ->
             ?assert(erlang:monotonic_time(second) < Until),
-            receive after 1 -> eventually(Condition, Until) end
+            receive
+            after 1 -> eventually(Condition, Until)
+            end
     end.
 
 %% Processes
@@ -349,21 +425,41 @@ tracked(Names) ->
     started(fun() -> [ok = metrics_process_tracker:track(Name) || Name <- Names] end).
 
 worker() ->
-    started(fun() -> ok = stats_hero_monitor:register(self()), ok = stats_hero:map(make_ref(), self()) end).
+    started(fun() ->
+        ok = stats_hero_monitor:register(self()),
+        ok = stats_hero:map(make_ref(), self())
+    end).
 
 started(Begin) ->
     Test = self(),
-    Pid = spawn(fun() -> Begin(), Test ! {begun, self()}, receive stop -> ok end end),
-    receive {begun, Pid} -> Pid end.
+    Pid = spawn(fun() ->
+        Begin(),
+        Test ! {begun, self()},
+        receive
+            stop -> ok
+        end
+    end),
+    receive
+        {begun, Pid} -> Pid
+    end.
 
 kill(Pids) ->
     Monitors = [monitor(process, Pid) || Pid <- Pids],
     [exit(Pid, kill) || Pid <- Pids],
-    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors].
+    [
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+     || Monitor <- Monitors
+    ].
 
 come_and_go(Test, Count) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> [ok = metrics_process_tracker:track(Name) || Name <- [a, b]] end),
-    receive {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason end,
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        [ok = metrics_process_tracker:track(Name) || Name <- [a, b]]
+    end),
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason
+    end,
     %% The original is slow: nobody runs far ahead of it.
     bad_call = gen_server:call(metrics_process_tracker, here, infinity),
     Count rem 100 =:= 99 andalso (Test ! {hundred, self()}),
@@ -385,7 +481,9 @@ new(Type, Name, Config) ->
 
 update({slow, Test} = Name, {c, 1} = Probe, Config) ->
     Test ! {updating, self()},
-    receive go -> ok end,
+    receive
+        go -> ok
+    end,
     metrics_folsom:update(Name, Probe, Config);
 update(Name, Probe, Config) ->
     metrics_folsom:update(Name, Probe, Config).

@@ -120,7 +120,13 @@ what_a_cleanup_is_linked_to_ends_no_other_one(Config) ->
             Settled(),
             restart(Config)
         end
-     || Link <- [fun link/1, fun(Other) -> link(Other), process_flag(trap_exit, true) end]
+     || Link <- [
+            fun link/1,
+            fun(Other) ->
+                link(Other),
+                process_flag(trap_exit, true)
+            end
+        ]
     ].
 
 %% It does not get so far.
@@ -188,7 +194,10 @@ a_cleanup_that_cannot_be_interrupted_ends_with_the_table(Config) ->
     [
         begin
             Supervisor = supervisor(Kind, 0),
-            Pid = cleaned_by(Kind, fun() -> Prepare(), hold(Test) end),
+            Pid = cleaned_by(Kind, fun() ->
+                Prepare(),
+                hold(Test)
+            end),
             kill([Pid]),
             Cleaner = holder(),
             unlink(Supervisor),

@@ -1,6 +1,6 @@
-%% Promise: metrics_process_tracker counts the live processes behind a name: up when a process is tracked, down once when it dies, and
-%% nothing is left of it then. What happens when something fails on the way is in tracking_failure_SUITE
-%% and tracking_crash_SUITE.
+%% Promise: metrics_process_tracker counts the live processes behind a name: up when a process is
+%% tracked, down once when it dies, and nothing is left of it then. What happens when something
+%% fails on the way is in tracking_failure_SUITE and tracking_crash_SUITE.
 -module(tracking_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,7 +9,8 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1]).
--import(tracked_process, [tracker/0, idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, eventually/1, on_node/2]).
+-import(tracked_process, [tracker/0, idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1]).
+-import(tracked_process, [eventually/1, on_node/2]).
 -import(tracked_child, [apart/1, together/1]).
 
 suite() ->
@@ -63,7 +64,14 @@ start_link_registers_the_tracker_under_its_name(_) ->
     ?assert(lists:member(Tracker, Links)).
 
 every_function_of_the_original_is_there(_) ->
-    Callbacks = [{init, 1}, {handle_call, 3}, {handle_cast, 2}, {handle_info, 2}, {terminate, 2}, {code_change, 3}],
+    Callbacks = [
+        {init, 1},
+        {handle_call, 3},
+        {handle_cast, 2},
+        {handle_info, 2},
+        {terminate, 2},
+        {code_change, 3}
+    ],
     Original = [{start_link, 0}, {track, 1}, {track, 2} | Callbacks],
     ?assertEqual([], Original -- metrics_process_tracker:module_info(exports)).
 
@@ -81,7 +89,19 @@ what_is_no_pid_is_badarg(_) ->
             ?assertError(badarg, track(name, None)),
             ?assertError(badarg, names(None))
         end
-     || None <- [metrics_process_tracker, undefined, 1, 1.5, "pid", <<"pid">>, [self()], {self()}, #{}, make_ref(), Port]
+     || None <- [
+            metrics_process_tracker,
+            undefined,
+            1,
+            1.5,
+            "pid",
+            <<"pid">>,
+            [self()],
+            {self()},
+            #{},
+            make_ref(),
+            Port
+        ]
     ],
     ?assertEqual({0, 0}, moves(name)),
     ?assertEqual([], counts()),
@@ -147,13 +167,35 @@ update_is_called_in_the_caller(_) ->
     Name = {told, self(), name},
     Pid = idle(),
     ok = track(Name, Pid),
-    ?assertEqual({updated, Name, 1, self()}, receive {updated, _, _, _} = Mine -> Mine end),
-    Other = apart(fun() -> ok = track(Name), self() end),
-    ?assertEqual({updated, Name, 1, Other}, receive {updated, _, _, _} = Its -> Its end).
+    ?assertEqual(
+        {updated, Name, 1, self()},
+        receive
+            {updated, _, _, _} = Mine -> Mine
+        end
+    ),
+    Other = apart(fun() ->
+        ok = track(Name),
+        self()
+    end),
+    ?assertEqual(
+        {updated, Name, 1, Other},
+        receive
+            {updated, _, _, _} = Its -> Its
+        end
+    ).
 
 what_the_backend_returns_is_ignored(_) ->
     tracker(),
-    Names = [{answers, Answer} || Answer <- [{error, name, nonexistent_metric}, {error, reason}, error, false, {'EXIT', reason}]],
+    Names = [
+        {answers, Answer}
+     || Answer <- [
+            {error, name, nonexistent_metric},
+            {error, reason},
+            error,
+            false,
+            {'EXIT', reason}
+        ]
+    ],
     Pid = idle(),
     [?assertEqual(ok, track(Name, Pid)) || Name <- Names],
     ?assertEqual(lists:sort(Names), lists:sort(names(Pid))),
@@ -166,12 +208,16 @@ a_slow_backend_keeps_nobody_else_waiting(_) ->
     Pid = tracked([before]),
     Name = {gated, 1, self(), name},
     Caller = spawn_link(fun() -> ok = track(Name, Pid) end),
-    receive {updating, Name, 1, Caller} -> ok end,
+    receive
+        {updating, Name, 1, Caller} -> ok
+    end,
     ?assertEqual(ok, track(other, Pid)),
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     ?assertEqual([before, other], lists:sort(names(Pid)) -- [Name]),
     let_go(Caller),
-    receive {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason) end,
+    receive
+        {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason)
+    end,
     ?assertEqual(lists:sort([Name, before, other]), lists:sort(names(Pid))),
     kill([tracked([elsewhere]), Pid]),
     settled().
@@ -179,8 +225,30 @@ a_slow_backend_keeps_nobody_else_waiting(_) ->
 a_name_is_any_term(_) ->
     tracker(),
     Pid = idle(),
-    Terms = [atom, "http.requests", [http, "requests", 1], <<"name">>, <<1:3>>, binary:copy(<<"name">>, 100000), 1, 1 bsl 100, 1.5, [], {}] ++
-        [#{a => [b]}, {name, Pid}, make_ref(), fun erlang:self/0, fun() -> Pid end, [improper | list], lists:seq(1, 10000)],
+    Terms =
+        [
+            atom,
+            "http.requests",
+            [http, "requests", 1],
+            <<"name">>,
+            <<1:3>>,
+            binary:copy(<<"name">>, 100000),
+            1,
+            1 bsl 100,
+            1.5,
+            [],
+            {}
+        ] ++
+            
+        [
+            #{a => [b]},
+            {name, Pid},
+            make_ref(),
+            fun erlang:self/0,
+            fun() -> Pid end,
+            [improper | list],
+            lists:seq(1, 10000)
+        ],
     [?assertEqual(ok, track(Name, Pid)) || Name <- Terms],
     ?assertEqual(lists:sort(Terms), lists:sort(names(Pid))),
     ?assertEqual(lists:sort([{Name, 1} || Name <- Terms]), lists:sort(counts())),
@@ -258,8 +326,12 @@ a_dead_process_is_counted_up_and_then_down(_) ->
     ?assertEqual(ok, track({told, self(), a}, Dead)),
     ?assertEqual(ok, track(b, Dead)),
     settled(),
-    receive {updated, {told, _, a}, First, _} -> ?assertEqual(1, First) end,
-    receive {updated, {told, _, a}, Second, _} -> ?assertEqual(-1, Second) end,
+    receive
+        {updated, {told, _, a}, First, _} -> ?assertEqual(1, First)
+    end,
+    receive
+        {updated, {told, _, a}, Second, _} -> ?assertEqual(-1, Second)
+    end,
     ?assertEqual({1, 1}, moves(b)),
     ?assertEqual([], names(Dead)).
 
@@ -268,11 +340,15 @@ a_process_that_dies_while_it_is_being_tracked_is_counted_up_and_then_down(_) ->
     Name = {gated, 1, self(), name},
     Pid = tracked([before]),
     Caller = spawn_link(fun() -> ok = track(Name, Pid) end),
-    receive {updating, Name, 1, Caller} -> ok end,
+    receive
+        {updating, Name, 1, Caller} -> ok
+    end,
     kill([Pid]),
     eventually(fun() -> count(before) =:= 0 end),
     let_go(Caller),
-    receive {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason) end,
+    receive
+        {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason)
+    end,
     settled(),
     ?assertEqual({1, 1}, moves(Name)),
     ?assertEqual({1, 1}, moves(before)).
@@ -282,7 +358,10 @@ a_process_is_gone_only_after_it_is_counted_down(_) ->
     Name = {gated, -1, self(), name},
     Pid = tracked([Name]),
     kill([Pid]),
-    Cleaner = receive {updating, Name, -1, Process} -> Process end,
+    Cleaner =
+        receive
+            {updating, Name, -1, Process} -> Process
+        end,
     ?assertEqual({1, [Name], [{Name, 1}]}, {count(Name), names(Pid), counts()}),
     let_go(Cleaner),
     settled(),
@@ -292,7 +371,10 @@ a_slow_backend_on_the_way_down_keeps_nobody_waiting(_) ->
     Tracker = tracker(),
     Slow = {gated, -1, self(), name},
     kill([tracked([Slow])]),
-    Cleaner = receive {updating, Slow, -1, Process} -> Process end,
+    Cleaner =
+        receive
+            {updating, Slow, -1, Process} -> Process
+        end,
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     Pid = tracked([a]),
     ?assertEqual([a], names(Pid)),
@@ -305,18 +387,45 @@ a_slow_backend_on_the_way_down_keeps_nobody_waiting(_) ->
 an_unknown_call_is_answered(_) ->
     Tracker = tracker(),
     Pid = tracked([name]),
-    [?assertEqual(bad_call, gen_server:call(Tracker, Call)) || Call <- [anything, stop, {track, name, Pid}, {monitor, Pid}]],
-    ?assertEqual({Tracker, 1, {1, 0}}, {whereis(metrics_process_tracker), count(name), moves(name)}).
+    [
+        ?assertEqual(bad_call, gen_server:call(Tracker, Call))
+     || Call <- [anything, stop, {track, name, Pid}, {monitor, Pid}]
+    ],
+    ?assertEqual({Tracker, 1, {1, 0}}, {
+        whereis(metrics_process_tracker),
+        count(name),
+        moves(name)
+    }).
 
 %% Also those that look nearly like the tracker's own.
 unknown_casts_and_messages_are_ignored(_) ->
     Tracker = tracker(),
     Pid = tracked([name]),
-    Monitors = [{monitor, Which} || Which <- [none, undefined, 1, [Pid], self(), idle(), Pid, Tracker]],
-    [ok = gen_server:cast(Tracker, Cast) || Cast <- [anything, stop, monitor, {monitor}, {demonitor, Pid} | Monitors]],
-    [Tracker ! Message || Message <- [anything, timeout, {'EXIT', Pid, killed}, {'DOWN', Pid}, {'DOWN', 1, 2, 3, 4}, {nodedown, node()}]],
+    Monitors = [
+        {monitor, Which}
+     || Which <- [none, undefined, 1, [Pid], self(), idle(), Pid, Tracker]
+    ],
+    [
+        ok = gen_server:cast(Tracker, Cast)
+     || Cast <- [anything, stop, monitor, {monitor}, {demonitor, Pid} | Monitors]
+    ],
+    [
+        Tracker ! Message
+     || Message <- [
+            anything,
+            timeout,
+            {'EXIT', Pid, killed},
+            {'DOWN', Pid},
+            {'DOWN', 1, 2, 3, 4},
+            {nodedown, node()}
+        ]
+    ],
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
-    ?assertEqual({Tracker, [{name, 1}], {1, 0}}, {whereis(metrics_process_tracker), counts(), moves(name)}),
+    ?assertEqual({Tracker, [{name, 1}], {1, 0}}, {
+        whereis(metrics_process_tracker),
+        counts(),
+        moves(name)
+    }),
     kill([Pid]),
     settled(),
     ?assertEqual({1, 1}, moves(name)).
@@ -326,7 +435,10 @@ a_forged_death_is_ignored(_) ->
     Tracker = tracker(),
     Living = tracked([a, b]),
     Dead = tracked([a]),
-    [Tracker ! {'DOWN', Which, process, Pid, killed} || Which <- [make_ref(), none], Pid <- [Living, Tracker, self(), none]],
+    [
+        Tracker ! {'DOWN', Which, process, Pid, killed}
+     || Which <- [make_ref(), none], Pid <- [Living, Tracker, self(), none]
+    ],
     kill([Dead]),
     settled([{a, 1}, {b, 1}]),
     ?assertEqual([{2, 1}, {1, 0}], [moves(Name) || Name <- [a, b]]),
@@ -343,7 +455,15 @@ beside_another_node(Case) ->
         ok = ledger_backend:open(),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
         %% The case may have ended it already.
-        try Case(Node) after try peer:stop(Peer) catch exit:_ -> ended end end
+        try
+            Case(Node)
+        after
+            try
+                peer:stop(Peer)
+            catch
+                exit:_ -> ended
+            end
+        end
     end).
 
 a_process_of_another_node_is_counted_down_when_it_dies(_) ->

@@ -1,5 +1,6 @@
-%% Promise: a crash of metrics_process_tracker is not noticed by the processes that it tracks: none is forgotten, none is counted twice. Only with the process that
-%% started the tracker, its supervisor, all is gone.
+%% Promise: a crash of metrics_process_tracker is not noticed by the processes that it tracks:
+%% none is forgotten, none is counted twice. Only with the process that started the tracker, its
+%% supervisor, all is gone.
 -module(tracking_crash_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -8,7 +9,8 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1]).
--import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
+-import(tracked_process, [settled/1, eventually/1]).
 -import(tracked_child, [answer/1]).
 -import(tracking_failure_SUITE, [in_backend/2]).
 
@@ -41,7 +43,8 @@ init_per_testcase(Case, Config) ->
 end_per_testcase(Case, Config) ->
     tracking_SUITE:end_per_testcase(Case, Config).
 
-%% A crash of the tracker. The test takes the supervisor's place where it says when the tracker starts again.
+%% A crash of the tracker. The test takes the supervisor's place where it says when the tracker
+%% starts again.
 
 tracked_processes_survive_a_crash_of_the_tracker(_) ->
     tracker(),
@@ -61,7 +64,10 @@ tracked_processes_survive_a_crash_of_the_tracker(_) ->
 
 those_that_died_while_there_was_no_tracker_are_counted_down(_) ->
     tracker(),
-    {Dying, Living} = lists:split(500, [tracked([a, b, {name, Number}]) || Number <- lists:seq(1, 1000)]),
+    {Dying, Living} = lists:split(500, [
+        tracked([a, b, {name, Number}])
+     || Number <- lists:seq(1, 1000)
+    ]),
     killed = kill_tracker(),
     kill(Dying),
     ok = track(c, hd(Dying)),
@@ -121,11 +127,16 @@ a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice(_) ->
     tracker(),
     Names = [{gated, -1, self(), Number} || Number <- [1, 2, 3]],
     kill([tracked([a, b | Names]) || _ <- [1, 2]]),
-    receive {updating, _, -1, Cleaner} -> ok end,
+    receive
+        {updating, _, -1, Cleaner} -> ok
+    end,
     killed = kill_tracker(),
     tracker(),
     let_go(Cleaner),
-    eventually(fun() -> [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)], counts() =:= [] end),
+    eventually(fun() ->
+        [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)],
+        counts() =:= []
+    end),
     [?assertEqual({2, 2}, moves(Name)) || Name <- [a, b | Names]].
 
 an_orderly_stop_of_the_tracker_keeps_the_processes(_) ->
@@ -144,7 +155,9 @@ an_end_of_the_reaper_is_a_crash_of_the_tracker(_) ->
     Pid = tracked([a]),
     Monitor = monitor(process, whereis(metrics_process_tracker)),
     ok = gen_server:stop(metrics_process_tracker_reaper),
-    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
     kill([Pid]),
     settled(),
     ?assertEqual({1, 1}, moves(a)),
@@ -155,13 +168,25 @@ an_end_of_the_reaper_is_a_crash_of_the_tracker(_) ->
 %% A process that has started the tracker, or a supervisor.
 owner(Start) ->
     Test = self(),
-    {Owner, _} = spawn_monitor(fun() -> Start(), Test ! {started, self(), whereis(metrics_process_tracker)}, receive stop -> ok end end),
-    receive {started, Owner, Tracker} -> {Owner, monitor(process, Tracker)} end.
+    {Owner, _} = spawn_monitor(fun() ->
+        Start(),
+        Test ! {started, self(), whereis(metrics_process_tracker)},
+        receive
+            stop -> ok
+        end
+    end),
+    receive
+        {started, Owner, Tracker} -> {Owner, monitor(process, Tracker)}
+    end.
 
 %% Waits until a table is gone, and its tracker too.
 gone({Owner, Tracker}) ->
-    receive {'DOWN', _, process, Owner, _} -> ok end,
-    receive {'DOWN', Tracker, process, _, _} -> ok end,
+    receive
+        {'DOWN', _, process, Owner, _} -> ok
+    end,
+    receive
+        {'DOWN', Tracker, process, _, _} -> ok
+    end,
     eventually(fun() -> badarg =:= tracking_SUITE:error_of(fun() -> counts() end) end).
 
 when_the_supervisor_is_killed_the_table_goes(_) ->
@@ -199,11 +224,15 @@ with_the_table_a_cleanup_that_is_under_way_ends(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     Name = {gated, -1, self(), name},
     kill([tracked([Name])]),
-    receive {updating, Name, -1, Cleaner} -> ok end,
+    receive
+        {updating, Name, -1, Cleaner} -> ok
+    end,
     Monitor = monitor(process, Cleaner),
     exit(Starter, kill),
     gone(Owner),
-    receive {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(shutdown, Reason) end,
+    receive
+        {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(shutdown, Reason)
+    end,
     tracker(),
     kill([tracked([a])]),
     settled(),
@@ -214,7 +243,10 @@ what_a_caller_tracks_while_the_table_goes_is_badarg(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     Name = {gated, 1, self(), name},
     Pid = idle(),
-    [{Before, Caller1}, {After, Caller2}] = [in_backend(Name, Pid), in_backend({gated, 1, self(), other}, Pid)],
+    [{Before, Caller1}, {After, Caller2}] = [
+        in_backend(Name, Pid),
+        in_backend({gated, 1, self(), other}, Pid)
+    ],
     exit(Starter, kill),
     gone(Owner),
     let_go(Caller1),
@@ -224,14 +256,17 @@ what_a_caller_tracks_while_the_table_goes_is_badarg(_) ->
     ?assertMatch({badarg, _}, answer(After)),
     ?assertEqual({[], []}, {names(Pid), counts()}).
 
-%% The table of the one that is gone may still be on its way out: it takes nothing of the new one with it.
+%% The table of the one that is gone may still be on its way out: it takes nothing of the new one
+%% with it.
 a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
     [
         begin
             {Starter, Tracker} = owner(fun tracked_process:tracker/0),
             Pid = tracked([a]),
             exit(Starter, kill),
-            receive {'DOWN', Tracker, process, _, _} -> ok end,
+            receive
+                {'DOWN', Tracker, process, _, _} -> ok
+            end,
             {Next, _} = Owner = owner(fun tracked_process:tracker/0),
             ?assertEqual([], counts()),
             ok = track(b, Pid),
@@ -245,20 +280,36 @@ a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
     ],
     ?assertEqual({50, 50}, moves(b)).
 
-%% The test hears of the end first, for it was the first to ask; then thousands of others, and then the table.
+%% The test hears of the end first, for it was the first to ask; then thousands of others, and
+%% then the table.
 a_table_is_not_given_on_by_an_owner_whose_death_the_vm_has_still_to_tell(_) ->
     Test = self(),
     {Starter, Tracker} = owner(fun() ->
         Owner = self(),
-        Others = spawn(fun() -> [monitor(process, Owner) || _ <- lists:seq(1, 50000)], Owner ! monitored, receive {stop, Test} -> ok end end),
-        receive monitored -> Test ! {others, Others} end,
+        Others = spawn(fun() ->
+            [monitor(process, Owner) || _ <- lists:seq(1, 50000)],
+            Owner ! monitored,
+            receive
+                {stop, Test} -> ok
+            end
+        end),
+        receive
+            monitored -> Test ! {others, Others}
+        end,
         tracked_process:tracker()
     end),
-    Others = receive {others, Pid} -> Pid end,
+    Others =
+        receive
+            {others, Pid} -> Pid
+        end,
     Tracked = tracked([a]),
     exit(whereis(metrics_process_tracker), kill),
-    receive {'DOWN', Tracker, process, _, _} -> ok end,
-    receive {'DOWN', _, process, Starter, _} -> ok end,
+    receive
+        {'DOWN', Tracker, process, _, _} -> ok
+    end,
+    receive
+        {'DOWN', _, process, Starter, _} -> ok
+    end,
     tracker(),
     ?assertEqual({[], []}, {counts(), names(Tracked)}),
     Others ! {stop, Test},

@@ -1,5 +1,6 @@
-%% Promise: whatever fails on the way, metrics_process_tracker counts each process up and down as often, and forgets none: a backend that raises, or does not
-%% return, a caller that is killed, code that is replaced. What happens when the tracker crashes is in tracking_crash_SUITE.
+%% Promise: whatever fails on the way, metrics_process_tracker counts each process up and down as
+%% often, and forgets none: a backend that raises, or does not return, a caller that is killed,
+%% code that is replaced. What happens when the tracker crashes is in tracking_crash_SUITE.
 -module(tracking_failure_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -8,7 +9,8 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1, let_raise/3]).
--import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
+-import(tracked_process, [settled/1, eventually/1]).
 -import(tracked_child, [ask/1, answer/1, waiting/0]).
 
 suite() ->
@@ -46,7 +48,9 @@ classes() ->
 %% A caller that waits in the backend for what the test says.
 in_backend(Name, Pid) ->
     Asked = ask(fun() -> track(Name, Pid) end),
-    receive {updating, Name, 1, Caller} -> {Asked, Caller} end.
+    receive
+        {updating, Name, 1, Caller} -> {Asked, Caller}
+    end.
 
 %% A backend that raises on the way up
 
@@ -131,7 +135,10 @@ a_backend_that_raises_on_the_way_down_costs_no_other_name(_) ->
     Tracker = tracker(),
     Raising = [{raises, -1, Class, Number} || Class <- classes(), Number <- lists:seq(1, 10)],
     Good = lists:seq(1, 30),
-    Pids = [tracked(lists:append([[Bad, Name] || {Bad, Name} <- lists:zip(Raising, Good)])) || _ <- lists:seq(1, 10)],
+    Pids = [
+        tracked(lists:append([[Bad, Name] || {Bad, Name} <- lists:zip(Raising, Good)]))
+     || _ <- lists:seq(1, 10)
+    ],
     kill(Pids),
     settled(),
     [?assertEqual({10, 10}, moves(Name)) || Name <- Good],
@@ -145,12 +152,16 @@ a_backend_that_never_returns_on_the_way_down_costs_no_other_name(_) ->
     tracked_child:listen(),
     Hanging = {gated, -1, self(), name},
     kill([tracked([Hanging, a])]),
-    receive {updating, Hanging, -1, Cleaner} -> ok end,
+    receive
+        {updating, Hanging, -1, Cleaner} -> ok
+    end,
     Monitor = monitor(process, Cleaner),
     kill([tracked([a])]),
     killed = kill_tracker(),
     tracker(),
-    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
     tracked_child:logged("the cleanup after a dead process failed"),
     logger:remove_handler(tracked_child),
     settled(),
@@ -161,7 +172,9 @@ reloads_while_a_process_is_counted_down_count_nothing_twice(_) ->
     Tracker = tracker(),
     Name = {gated, -1, self(), name},
     kill([tracked([a, Name])]),
-    receive {updating, Name, -1, Cleaner} -> ok end,
+    receive
+        {updating, Name, -1, Cleaner} -> ok
+    end,
     [reloading:load(Module) || Module <- [metrics_process_tracker, proctab_reaper], _ <- [1, 2]],
     let_go(Cleaner),
     settled(),
@@ -187,7 +200,11 @@ when_the_first_of_two_callers_fails_the_second_is_the_first(_) ->
             Second = second_in_backend(Name, Pid),
             let_raise(Caller, Class, reason),
             ?assertMatch({answer, {error, _}}, answer(First)),
-            let_go(receive {updating, Name, 1, Next} -> Next end),
+            let_go(
+                receive
+                    {updating, Name, 1, Next} -> Next
+                end
+            ),
             ?assertEqual({answer, ok}, answer(Second)),
             ?assertEqual({1, {1, 0}}, {count(Name), moves(Name)}),
             kill([Pid]),
@@ -230,8 +247,12 @@ a_process_killed_in_the_backend_leaves_nothing(_) ->
     tracker(),
     Name = {gated, 1, self(), name},
     {Pid, Monitor} = spawn_monitor(fun() -> [ok = track(Which) || Which <- [a, b, Name]] end),
-    receive {updating, Name, 1, Pid} -> exit(Pid, kill) end,
-    receive {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(killed, Reason) end,
+    receive
+        {updating, Name, 1, Pid} -> exit(Pid, kill)
+    end,
+    receive
+        {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(killed, Reason)
+    end,
     tracked_process:empty(),
     ?assertEqual([{1, 1}, {1, 1}, {0, 0}], [moves(Which) || Which <- [a, b, Name]]),
     %% Nor is it in the way of the one who tracks the dead process again.
@@ -247,16 +268,26 @@ nothing_of_dead_processes_is_left_at_a_caller_that_lives_on(_) ->
     Test = self(),
     Name = {gated, 1, Test, name},
     Pids = [tracked([before]) || _ <- lists:seq(1, 100)],
-    Caller = spawn_link(fun() -> [ok = track(Name, Pid) || Pid <- Pids], Test ! done, receive stop -> ok end end),
+    Caller = spawn_link(fun() ->
+        [ok = track(Name, Pid) || Pid <- Pids],
+        Test ! done,
+        receive
+            stop -> ok
+        end
+    end),
     lists:foreach(
         fun(Pid) ->
-            receive {updating, Name, 1, Caller} -> kill([Pid]) end,
+            receive
+                {updating, Name, 1, Caller} -> kill([Pid])
+            end,
             eventually(fun() -> not lists:member(before, names(Pid)) end),
             let_go(Caller)
         end,
         Pids
     ),
-    receive done -> tracked_process:empty() end,
+    receive
+        done -> tracked_process:empty()
+    end,
     ?assertEqual([{100, 100}, {100, 100}], [moves(Which) || Which <- [before, Name]]),
     eventually(fun() -> process_info(Caller, monitored_by) =:= {monitored_by, []} end).
 
@@ -268,11 +299,16 @@ when_the_first_of_two_callers_is_killed_the_second_is_the_first(_) ->
     Second = second_in_backend(Name, Pid),
     exit(Caller, kill),
     killed = answer(First),
-    let_go(receive {updating, Name, 1, Next} -> Next end),
+    let_go(
+        receive
+            {updating, Name, 1, Next} -> Next
+        end
+    ),
     ?assertEqual({answer, ok}, answer(Second)),
     ?assertEqual({1, {1, 0}}, {count(Name), moves(Name)}).
 
-%% Thousands may wait for one that is slow. One monitor is enough for many looks, and each waits twice as long as the one before.
+%% Thousands may wait for one that is slow. One monitor is enough for many looks, and each waits
+%% twice as long as the one before.
 who_waits_for_another_caller_looks_ever_more_seldom(_) ->
     tracker(),
     Name = {gated, 1, self(), name},
@@ -281,10 +317,15 @@ who_waits_for_another_caller_looks_ever_more_seldom(_) ->
     Looks = [{proctab_nif, begin_registering, 3}, {erlang, monitor, 2}],
     [1 = erlang:trace_pattern(Look, true, []) || Look <- Looks],
     Test = self(),
-    Second = ask(fun() -> erlang:trace(self(), true, [call, monotonic_timestamp, {tracer, Test}]), track(Name, Pid) end),
+    Second = ask(fun() ->
+        erlang:trace(self(), true, [call, monotonic_timestamp, {tracer, Test}]),
+        track(Name, Pid)
+    end),
     {Begin, 0} = looks(1, 0),
     {End, 1} = looks(7, 0),
-    ?assert(End - Begin >= erlang:convert_time_unit(1 + 2 + 4 + 8 + 16 + 32 + 64, millisecond, native)),
+    ?assert(
+        End - Begin >= erlang:convert_time_unit(1 + 2 + 4 + 8 + 16 + 32 + 64, millisecond, native)
+    ),
     [1 = erlang:trace_pattern(Look, false, []) || Look <- Looks],
     let_go(Caller),
     ?assertEqual([{answer, ok}, {answer, ok}], [answer(First), answer(Second)]).
@@ -293,7 +334,8 @@ who_waits_for_another_caller_looks_ever_more_seldom(_) ->
 looks(Count, Monitors) ->
     receive
         {trace_ts, _, call, {erlang, monitor, _}, _} when Count > 0 -> looks(Count, Monitors + 1);
-        {trace_ts, _, call, {proctab_nif, begin_registering, _}, Time} when Count =:= 1 -> {Time, Monitors};
+        {trace_ts, _, call, {proctab_nif, begin_registering, _}, Time} when Count =:= 1 ->
+            {Time, Monitors};
         {trace_ts, _, call, {proctab_nif, begin_registering, _}, _} -> looks(Count - 1, Monitors)
     end.
 
@@ -304,8 +346,14 @@ who_waits_for_another_caller_leaves_code_that_is_replaced(_) ->
     Pid = idle(),
     {First, Caller} = in_backend(Name, Pid),
     Test = self(),
-    Second = ask(fun() -> Test ! {second, self()}, track(Name, Pid) end),
-    Waiting = receive {second, Waiter} -> Waiter end,
+    Second = ask(fun() ->
+        Test ! {second, self()},
+        track(Name, Pid)
+    end),
+    Waiting =
+        receive
+            {second, Waiter} -> Waiter
+        end,
     waiting(),
     reloading:load(metrics_process_tracker),
     eventually(fun() -> not erlang:check_process_code(Waiting, metrics_process_tracker) end),

@@ -1,5 +1,6 @@
-%% Promise: the real application metrics runs with this library's metrics_process_tracker as if it were its own, and moves the counters of the real
-%% folsom. Each case runs in a node of its own, where this library comes before metrics in the code path.
+%% Promise: the real application metrics runs with this library's metrics_process_tracker as if it
+%% were its own, and moves the counters of the real folsom. Each case runs in a node of its own,
+%% where this library comes before metrics in the code path.
 -module(tracking_metrics_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -7,7 +8,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
--import(tracked_process, [kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1]).
+-import(tracked_process, [eventually/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}].
@@ -30,10 +32,18 @@ the_child_of_metrics_sup_is_ours(_) ->
         start(),
         {metrics_process_tracker, Tracker, worker, [metrics_process_tracker]} = child(),
         ?assertEqual(Tracker, whereis(metrics_process_tracker)),
-        ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(metrics_process_tracker))),
+        ?assertEqual(
+            filename:dirname(code:which(proctab)),
+            filename:dirname(code:which(metrics_process_tracker))
+        ),
         %% It keeps nothing where the original does.
         ?assertEqual(undefined, ets:whereis(metrics)),
-        [?assertNotEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(Module))) || Module <- [metrics, metrics_sup]]
+        [
+            ?assertNotEqual(
+                filename:dirname(code:which(proctab)), filename:dirname(code:which(Module))
+            )
+         || Module <- [metrics, metrics_sup]
+        ]
     end).
 
 tracking_moves_a_folsom_counter_up_and_deaths_move_it_down(_) ->
@@ -130,12 +140,16 @@ a_tracker_killed_too_often_ends_the_application_and_its_table(_) ->
             fun(_) ->
                 Tracker = whereis(metrics_process_tracker),
                 killed = kill_tracker(),
-                eventually(fun() -> not lists:member(whereis(metrics_process_tracker), [undefined, Tracker]) end)
+                eventually(fun() ->
+                    not lists:member(whereis(metrics_process_tracker), [undefined, Tracker])
+                end)
             end,
             [1, 2, 3, 4]
         ),
         killed = kill_tracker(),
-        receive {'DOWN', Supervisor, process, _, Reason} -> ?assertEqual(shutdown, Reason) end,
+        receive
+            {'DOWN', Supervisor, process, _, Reason} -> ?assertEqual(shutdown, Reason)
+        end,
         no_table(),
         ?assertError(badarg, track(a, Pid)),
         eventually(fun() -> not lists:keymember(metrics, 1, application:which_applications()) end),
@@ -179,7 +193,10 @@ proctab_may_start_before_metrics_and_after_it(_) ->
         on_node(fun() ->
             prepare(),
             [{ok, _} = application:ensure_all_started(Application) || Application <- Order],
-            ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(metrics_process_tracker))),
+            ?assertEqual(
+                filename:dirname(code:which(proctab)),
+                filename:dirname(code:which(metrics_process_tracker))
+            ),
             counters(),
             Pid = tracked([a, b]),
             ?assertEqual({1, 1}, folsom()),

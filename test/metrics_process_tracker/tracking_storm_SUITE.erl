@@ -1,5 +1,5 @@
-%% Promise: metrics_process_tracker forgets none and counts none twice, however many processes die at the same moment, however often the
-%% tracker is killed, and whatever is reloaded meanwhile.
+%% Promise: metrics_process_tracker forgets none and counts none twice, however many processes die
+%% at the same moment, however often the tracker is killed, and whatever is reloaded meanwhile.
 -module(tracking_storm_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -8,7 +8,8 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1, open_names/0]).
--import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
+-import(tracked_process, [settled/1, eventually/1]).
 
 -define(LOOPS, 20).
 
@@ -34,7 +35,12 @@ end_per_testcase(Case, Config) ->
 
 a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
     Tracker = tracker(),
-    Makers = [fun() -> [tracked([all, {tenth, Tenth}, {own, Tenth, Number}]) || Number <- lists:seq(1, 10000)] end || Tenth <- lists:seq(1, 10)],
+    Makers = [
+        fun() ->
+            [tracked([all, {tenth, Tenth}, {own, Tenth, Number}]) || Number <- lists:seq(1, 10000)]
+        end
+     || Tenth <- lists:seq(1, 10)
+    ],
     %% The cleanup stops at this one's name, until it is let go.
     Slow = {gated, -1, self(), name},
     Pids = [tracked([all, Slow]) | lists:append(tracked_child:together(Makers))],
@@ -44,12 +50,25 @@ a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
     ?assertEqual(1 + 10 + 1 + 100000, length(counts())),
 
     kill(Pids),
-    receive {updating, Slow, -1, Cleaner} -> ok end,
+    receive
+        {updating, Slow, -1, Cleaner} -> ok
+    end,
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     ?assertEqual(1, count(Slow)),
-    ?assertEqual([all, meanwhile], lists:sort(begin ok = track(meanwhile, Living), names(Living) end)),
+    ?assertEqual(
+        [all, meanwhile],
+        lists:sort(
+            begin
+                ok = track(meanwhile, Living),
+                names(Living)
+            end
+        )
+    ),
     let_go(Cleaner),
-    eventually(fun() -> bad_call = gen_server:call(Tracker, anything), count(all) =:= 1 end),
+    eventually(fun() ->
+        bad_call = gen_server:call(Tracker, anything),
+        count(all) =:= 1
+    end),
     settled([{all, 1}, {meanwhile, 1}]),
     ?assertEqual([{all, 100002, 100001}, {meanwhile, 1, 0}], lists:sort(open_names())),
     ?assertEqual([[]], lists:usort([names(Pid) || Pid <- Pids])),
@@ -65,7 +84,9 @@ a_process_with_ten_thousand_names_is_counted_down_under_each(_) ->
     Other = tracked([1, 10000]),
     ?assertEqual(10001, length(names(Pid))),
     kill([Pid]),
-    receive {updating, Slow, -1, Cleaner} -> ok end,
+    receive
+        {updating, Slow, -1, Cleaner} -> ok
+    end,
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     let_go(Cleaner),
     settled([{1, 1}, {10000, 1}]),
@@ -75,15 +96,21 @@ a_process_with_ten_thousand_names_is_counted_down_under_each(_) ->
     kill([Other]),
     all_is_gone().
 
-%% Each pair is tracked by two callers, from both ends, at any moment before, during and after the death.
+%% Each pair is tracked by two callers, from both ends, at any moment before, during and after the
+%% death.
 ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
     tracker(),
     Pids = [idle() || _ <- lists:seq(1, 10000)],
     Track = fun(These) -> [ok = track(Name, Pid) || Pid <- These, Name <- [a, b, Pid]] end,
-    tracked_child:together([fun() -> Track(Pids) end, fun() -> Track(lists:reverse(Pids)) end, fun() -> kill(Pids) end]),
+    tracked_child:together([
+        fun() -> Track(Pids) end,
+        fun() -> Track(lists:reverse(Pids)) end,
+        fun() -> kill(Pids) end
+    ]),
     all_is_gone().
 
-%% They do nothing else than to track, so they are killed between a count in the backend and its record as often as it can happen.
+%% They do nothing else than to track, so they are killed between a count in the backend and its
+%% record as often as it can happen.
 callers_that_are_killed_while_they_track_leave_no_count(_) ->
     tracker(),
     [
@@ -100,13 +127,22 @@ track_on(Name) ->
     ok = track(Name),
     track_on(Name + 1).
 
-%% A large name is taken into the table by a dirty scheduler, where its caller may be killed without being stopped.
+%% A large name is taken into the table by a dirty scheduler, where its caller may be killed
+%% without being stopped.
 callers_that_are_killed_on_their_way_into_the_table_leave_no_row(_) ->
     tracker(),
     Large = lists:seq(1, 8000),
     [
         begin
-            Callers = [spawn(fun() -> track([Number | Large]), receive stop -> ok end end) || Number <- lists:seq(1, 10)],
+            Callers = [
+                spawn(fun() ->
+                    track([Number | Large]),
+                    receive
+                        stop -> ok
+                    end
+                end)
+             || Number <- lists:seq(1, 10)
+            ],
             pass(rand:uniform(30)),
             kill(Callers)
         end
@@ -121,24 +157,36 @@ a_tracker_that_is_killed_a_hundred_times_loses_nothing(_) ->
     Kill = fun() ->
         Tracker = whereis(metrics_process_tracker),
         killed = kill_tracker(),
-        eventually(fun() -> not lists:member(whereis(metrics_process_tracker), [Tracker, undefined]) end)
+        eventually(fun() ->
+            not lists:member(whereis(metrics_process_tracker), [Tracker, undefined])
+        end)
     end,
     %% The second of two in a row is killed while it starts.
-    [while_they_come_and_go(Loops, fun() -> [Kill() || _ <- lists:seq(1, Times)] end) || _ <- lists:seq(1, 40), Times <- [1, 2]],
+    [
+        while_they_come_and_go(Loops, fun() -> [Kill() || _ <- lists:seq(1, Times)] end)
+     || _ <- lists:seq(1, 40), Times <- [1, 2]
+    ],
     stop_loops(Loops),
     settled([{survivors, 1000}, {a, 1000}]),
-    ?assertEqual([a, survivors], lists:sort([Name || {Name, Ups, Downs} <- open_names(), Ups - Downs =:= 1000])),
+    ?assertEqual(
+        [a, survivors],
+        lists:sort([Name || {Name, Ups, Downs} <- open_names(), Ups - Downs =:= 1000])
+    ),
     kill(Survivors),
     all_is_gone(),
     gen_server:stop(Supervisor).
 
-%% Many times, for from the second on it is refused while processes still run the old code. And in the way of OTP's release handler.
+%% Many times, for from the second on it is refused while processes still run the old code. And in
+%% the way of OTP's release handler.
 reloading_the_modules_under_load_loses_nothing(_) ->
     Tracker = tracker(),
     Survivors = [tracked([survivors, a]) || _ <- lists:seq(1, 1000)],
     Loops = start_loops(),
     Modules = [metrics_process_tracker, proctab_reaper],
-    [while_they_come_and_go(Loops, fun() -> reloading:load_softly(Module) end) || _ <- lists:seq(1, 20), Module <- Modules],
+    [
+        while_they_come_and_go(Loops, fun() -> reloading:load_softly(Module) end)
+     || _ <- lists:seq(1, 20), Module <- Modules
+    ],
     while_they_come_and_go(Loops, fun() -> ok = sys:suspend(Tracker) end),
     while_they_come_and_go(Loops, fun() -> reloading:load_softly(metrics_process_tracker) end),
     ok = sys:change_code(Tracker, metrics_process_tracker, undefined, []),
@@ -157,7 +205,13 @@ all_is_gone() ->
 %% Loops in which processes come and go
 
 start_loops() ->
-    [spawn_link(fun() -> rand:seed(exsss, Number), loop([]) end) || Number <- lists:seq(1, ?LOOPS)].
+    [
+        spawn_link(fun() ->
+            rand:seed(exsss, Number),
+            loop([])
+        end)
+     || Number <- lists:seq(1, ?LOOPS)
+    ].
 
 loop(Gone) ->
     receive
@@ -189,7 +243,8 @@ answer_of(Loop, Tag) ->
         {'EXIT', Loop, Reason} -> error(Reason)
     end.
 
-%% It tracks itself, and ends as it likes. Who is killed in the backend may have been counted or not, so nobody is killed there.
+%% It tracks itself, and ends as it likes. Who is killed in the backend may have been counted or
+%% not, so nobody is killed there.
 come_and_go(1) ->
     {Pid, Monitor} = spawn_monitor(fun() -> [ok = track(Name) || Name <- [a, b, self()]] end),
     ended(Pid, Monitor, normal);
@@ -202,9 +257,16 @@ come_and_go(2) ->
     ended(Pid, Monitor, killed);
 %% It is tracked, by two callers, and killed at any moment before, during or after that.
 come_and_go(3) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> receive stop -> ok end end),
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        receive
+            stop -> ok
+        end
+    end),
     Passes = rand:uniform(20),
-    spawn_link(fun() -> pass(Passes), exit(Pid, kill) end),
+    spawn_link(fun() ->
+        pass(Passes),
+        exit(Pid, kill)
+    end),
     Helper = tracked_child:ask(fun() -> [ok = track(Name, Pid) || Name <- [b, a]] end),
     [ok = track(Name, Pid) || Name <- [a, b, Pid]],
     {answer, [ok, ok]} = tracked_child:answer(Helper),
@@ -218,7 +280,9 @@ come_and_go(4) ->
 
 ended(Pid, Monitor, Expected) ->
     receive
-        {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(Expected, Reason), Pid
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            ?assertEqual(Expected, Reason),
+            Pid
     end.
 
 %% Leaves the processor to others so many times.

@@ -1,5 +1,6 @@
-%% Promise: when a process that is registered at stats_hero_monitor dies, its mapping is cleaned up, once for each registration. What happens when a cleanup fails, or the
-%% monitor, and what others see meanwhile, is in monitoring_failure_SUITE.
+%% Promise: when a process that is registered at stats_hero_monitor dies, its mapping is cleaned
+%% up, once for each registration. What happens when a cleanup fails, or the monitor, and what
+%% others see meanwhile, is in monitoring_failure_SUITE.
 %%
 %% The application around the monitor is the stand-in of `test/stats_hero/`.
 -module(monitoring_SUITE).
@@ -61,7 +62,14 @@ start_link_registers_the_monitor_under_its_name(_) ->
 
 every_function_of_the_original_is_there(_) ->
     {module, _} = code:ensure_loaded(stats_hero_monitor),
-    Callbacks = [{init, 1}, {handle_call, 3}, {handle_cast, 2}, {handle_info, 2}, {terminate, 2}, {code_change, 3}],
+    Callbacks = [
+        {init, 1},
+        {handle_call, 3},
+        {handle_cast, 2},
+        {handle_info, 2},
+        {terminate, 2},
+        {code_change, 3}
+    ],
     Functions = [{start_link, 0}, {register, 1}, {registered_count, 0} | Callbacks],
     ?assertEqual([], Functions -- stats_hero_monitor:module_info(exports)).
 
@@ -87,7 +95,19 @@ monitors(Monitor, Pid) ->
 register_is_badarg_for_what_is_no_pid(_) ->
     Monitor = monitor(),
     Port = hd(erlang:ports()),
-    NoPids = [atom, stats_hero_monitor, {stats_hero_monitor, node()}, 1, "pid", <<"pid">>, [self()], {self()}, #{}, make_ref(), Port],
+    NoPids = [
+        atom,
+        stats_hero_monitor,
+        {stats_hero_monitor, node()},
+        1,
+        "pid",
+        <<"pid">>,
+        [self()],
+        {self()},
+        #{},
+        make_ref(),
+        Port
+    ],
     [?assertError(badarg, register(NoPid)) || NoPid <- NoPids],
     [?assertEqual(unhandled, gen_server:call(Monitor, {register, NoPid})) || NoPid <- NoPids],
     ?assertEqual({0, Monitor}, {registered_count(), whereis(stats_hero_monitor)}).
@@ -142,15 +162,30 @@ a_worker_that_exits_is_cleaned_up(_) ->
     Pids = [
         begin
             {ok, Pid} = stats_hero:start_worker(End),
-            ?assertEqual({{ok, Pid}, {ok, End}}, {stats_hero:find_worker(End), stats_hero:find_request(Pid)}),
+            ?assertEqual({{ok, Pid}, {ok, End}}, {
+                stats_hero:find_worker(End),
+                stats_hero:find_request(Pid)
+            }),
             Pid
         end
      || End <- Ends
     ],
     ?assertEqual(length(Ends), registered_count()),
-    lists:foreach(fun({End, Pid}) -> End(Pid), down(Pid) end, lists:zip(Ends, Pids)),
+    lists:foreach(
+        fun({End, Pid}) ->
+            End(Pid),
+            down(Pid)
+        end,
+        lists:zip(Ends, Pids)
+    ),
     settled(),
-    [?assertEqual({undefined, undefined}, {stats_hero:find_worker(End), stats_hero:find_request(Pid)}) || {End, Pid} <- lists:zip(Ends, Pids)],
+    [
+        ?assertEqual({undefined, undefined}, {
+            stats_hero:find_worker(End),
+            stats_hero:find_request(Pid)
+        })
+     || {End, Pid} <- lists:zip(Ends, Pids)
+    ],
     ?assertEqual(maps:from_keys(Pids, 1), calls(Calls)),
     ok = application:stop(stats_hero).
 
@@ -164,7 +199,10 @@ a_pid_that_is_dead_already_is_cleaned_up(_) ->
             ok = stats_hero:map(request, Pid),
             ?assertEqual(ok, register(Pid)),
             settled(),
-            ?assertEqual({undefined, undefined}, {stats_hero:find_worker(request), stats_hero:find_request(Pid)}),
+            ?assertEqual({undefined, undefined}, {
+                stats_hero:find_worker(request),
+                stats_hero:find_request(Pid)
+            }),
             ?assertEqual(#{Pid => Times}, calls(Calls))
         end
      || Times <- [1, 2, 3]
@@ -178,7 +216,15 @@ beside_another_node(Case) ->
         {module, stats_hero} = code:ensure_loaded(stats_hero),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
         %% The case may have ended it already.
-        try Case(Peer, Node) after try peer:stop(Peer) catch exit:_ -> ended end end
+        try
+            Case(Peer, Node)
+        after
+            try
+                peer:stop(Peer)
+            catch
+                exit:_ -> ended
+            end
+        end
     end).
 
 a_pid_of_another_node_is_cleaned_up(_) ->
@@ -191,7 +237,10 @@ a_pid_of_another_node_is_cleaned_up(_) ->
         ?assertEqual(3, registered_count()),
         kill([Pid]),
         eventually(fun() -> registered_count() =:= 1 end),
-        ?assertEqual({undefined, {ok, {request, Other}}}, {stats_hero:find_request(Pid), stats_hero:find_request(Other)}),
+        ?assertEqual({undefined, {ok, {request, Other}}}, {
+            stats_hero:find_request(Pid),
+            stats_hero:find_request(Other)
+        }),
         ?assertEqual(#{Pid => 2}, calls(Calls)),
         kill([Other]),
         settled()
@@ -226,15 +275,37 @@ an_unknown_call_is_answered_unhandled(_) ->
     ?assertEqual({0, Monitor}, {registered_count(), whereis(stats_hero_monitor)}).
 
 unknown() ->
-    [anything, register, {register}, {register, self(), self()}, {registered_count, 1}, stop, shutdown, {monitor, self()}, [], "", 1, #{}].
+    [
+        anything,
+        register,
+        {register},
+        {register, self(), self()},
+        {registered_count, 1},
+        stop,
+        shutdown,
+        {monitor, self()},
+        [],
+        "",
+        1,
+        #{}
+    ].
 
 unknown_casts_and_messages_are_ignored(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
     Worker = worker(),
-    Casts = [{register, self()}, registered_count, {dead, Worker}, {'DOWN', make_ref(), process, Worker, killed} | unknown()],
+    Casts = [
+        {register, self()},
+        registered_count,
+        {dead, Worker},
+        {'DOWN', make_ref(), process, Worker, killed}
+        | unknown()
+    ],
     [ok = gen_server:cast(Monitor, Cast) || Cast <- Casts],
-    [Monitor ! Message || Message <- [timeout, {'EXIT', Worker, killed}, {make_ref(), ok}, {nodedown, node()} | Casts]],
+    [
+        Monitor ! Message
+     || Message <- [timeout, {'EXIT', Worker, killed}, {make_ref(), ok}, {nodedown, node()} | Casts]
+    ],
     ?assertEqual({1, Monitor}, {registered_count(), whereis(stats_hero_monitor)}),
     ?assertEqual(1, stats_hero:mapped()),
     kill([Worker]),
@@ -262,11 +333,25 @@ nor_is_one_to_the_reaper(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
     Worker = worker(),
-    Casts = [{dead, Worker}, {dead, foo}, {make_ref(), dead, Worker}, {make_ref(), dead, foo}, {count, worker, {self(), make_ref()}}, anything],
+    Casts = [
+        {dead, Worker},
+        {dead, foo},
+        {make_ref(), dead, Worker},
+        {make_ref(), dead, foo},
+        {count, worker, {self(), make_ref()}},
+        anything
+    ],
     [ok = gen_server:cast(stats_hero_monitor_reaper, Cast) || Cast <- Casts],
-    [stats_hero_monitor_reaper ! {'DOWN', make_ref(), process, Pid, killed} || Pid <- [Worker, Monitor, self()]],
+    [
+        stats_hero_monitor_reaper ! {'DOWN', make_ref(), process, Pid, killed}
+     || Pid <- [Worker, Monitor, self()]
+    ],
     ?assertEqual(bad_call, gen_server:call(stats_hero_monitor_reaper, anything)),
-    ?assertEqual({1, 1, Monitor}, {registered_count(), stats_hero:mapped(), whereis(stats_hero_monitor)}),
+    ?assertEqual({1, 1, Monitor}, {
+        registered_count(),
+        stats_hero:mapped(),
+        whereis(stats_hero_monitor)
+    }),
     kill([Worker]),
     settled(),
     ?assertEqual(#{Worker => 1}, calls(Calls)).

@@ -1,5 +1,6 @@
-%% Promise: whatever happens to the monitor and to other cleanups, the mapping of a dead worker that is registered at stats_hero_monitor is cleaned up, once for each
-%% registration. Whoever has seen the mapping gone reads the new count, and the other way round.
+%% Promise: whatever happens to the monitor and to other cleanups, the mapping of a dead worker
+%% that is registered at stats_hero_monitor is cleaned up, once for each registration. Whoever has
+%% seen the mapping gone reads the new count, and the other way round.
 %%
 %% The application around the monitor is the stand-in of `test/stats_hero/`.
 -module(monitoring_failure_SUITE).
@@ -9,7 +10,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(stats_hero_monitor, [register/1, registered_count/0]).
--import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0, worker/1, settled/0]).
+-import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0]).
+-import(monitored_worker, [worker/1, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(monitoring_SUITE, [monitors/2]).
 -import(tracked_process, [kill/1, eventually/1]).
@@ -65,7 +67,10 @@ a_cleanup_that_crashes_is_logged_and_costs_nobody_else_theirs(_) ->
             kill([After, worker(), worker(Crash), worker()]),
             tracked_child:logged("cannot_clean," ++ atom_to_list(Class)),
             settled(),
-            ?assertEqual([undefined, undefined], [stats_hero:find_request(Pid) || Pid <- [Before, After]])
+            ?assertEqual([undefined, undefined], [
+                stats_hero:find_request(Pid)
+             || Pid <- [Before, After]
+            ])
         end
      || Class <- [error, exit, throw]
     ],
@@ -132,11 +137,17 @@ reloads_during_a_cleanup_repeat_nothing(_) ->
 %% Cleanups that tell the test, and wait until they are sent `go'.
 held_before_removing() ->
     Test = self(),
-    fun(Remove) -> hold(Test), Remove() end.
+    fun(Remove) ->
+        hold(Test),
+        Remove()
+    end.
 
 held_after_removing() ->
     Test = self(),
-    fun(Remove) -> Remove(), hold(Test) end.
+    fun(Remove) ->
+        Remove(),
+        hold(Test)
+    end.
 
 hold(Test) ->
     Test ! {held, self()},
@@ -160,7 +171,10 @@ registrations_survive_a_crash(_) ->
         fun(Monitor) -> exit(Monitor, kill) end,
         fun(Monitor) -> exit(Monitor, crash) end,
         fun(Monitor) -> ok = gen_server:stop(Monitor) end,
-        fun(Monitor) -> ok = supervisor:terminate_child(monitored_worker, stats_hero_monitor), Monitor end
+        fun(Monitor) ->
+            ok = supervisor:terminate_child(monitored_worker, stats_hero_monitor),
+            Monitor
+        end
     ],
     [
         begin
@@ -185,7 +199,11 @@ registrations_survive_a_crash(_) ->
 an_end_of_the_reaper_is_a_crash_of_the_monitor(_) ->
     supervised_monitor(),
     Calls = count_calls(),
-    Ends = [fun gen_server:stop/1, fun(Reaper) -> gen_server:stop(Reaper, shutdown, infinity) end, fun(Reaper) -> exit(Reaper, kill) end],
+    Ends = [
+        fun gen_server:stop/1,
+        fun(Reaper) -> gen_server:stop(Reaper, shutdown, infinity) end,
+        fun(Reaper) -> exit(Reaper, kill) end
+    ],
     Workers = [
         begin
             Worker = worker(),
@@ -248,8 +266,17 @@ registrations_go_with_the_process_that_called_start_link(_) ->
     [
         begin
             Test = self(),
-            Owner = spawn(fun() -> {ok, Monitor} = stats_hero_monitor:start_link(), Test ! Monitor, receive {stop, Reason} -> exit(Reason) end end),
-            Monitor = receive Pid when is_pid(Pid) -> Pid end,
+            Owner = spawn(fun() ->
+                {ok, Monitor} = stats_hero_monitor:start_link(),
+                Test ! Monitor,
+                receive
+                    {stop, Reason} -> exit(Reason)
+                end
+            end),
+            Monitor =
+                receive
+                    Pid when is_pid(Pid) -> Pid
+                end,
             Left = worker(),
             ?assertEqual(1, registered_count()),
             End(Owner),
@@ -264,7 +291,11 @@ registrations_go_with_the_process_that_called_start_link(_) ->
             ?assertEqual({error, 1}, {maps:find(Left, calls(Calls)), maps:get(Own, calls(Calls))}),
             kill_monitor()
         end
-     || End <- [fun(Owner) -> exit(Owner, kill) end, fun(Owner) -> Owner ! {stop, crash} end, fun(Owner) -> Owner ! {stop, normal} end],
+     || End <- [
+            fun(Owner) -> exit(Owner, kill) end,
+            fun(Owner) -> Owner ! {stop, crash} end,
+            fun(Owner) -> Owner ! {stop, normal} end
+        ],
         _ <- lists:seq(1, 20)
     ].
 
@@ -300,7 +331,10 @@ whoever_has_read_the_new_count_finds_the_mapping_gone(_) ->
     [_, Dead] = [worker(), worker(held_before_removing())],
     kill([Dead]),
     Cleaner = held(),
-    Looking = ask(fun() -> Count = registered_count(), {Count, stats_hero:find_request(Dead)} end),
+    Looking = ask(fun() ->
+        Count = registered_count(),
+        {Count, stats_hero:find_request(Dead)}
+    end),
     asked(),
     Cleaner ! go,
     case answer(Looking) of
@@ -308,7 +342,8 @@ whoever_has_read_the_new_count_finds_the_mapping_gone(_) ->
         {answer, Other} -> ?assertMatch({2, _}, Other)
     end.
 
-%% Waits until the process made by `ask/1` is at an end or cannot go on, although the monitor has handled its request.
+%% Waits until the process made by `ask/1` is at an end or cannot go on, although the monitor has
+%% handled its request.
 asked() ->
     waiting(),
     unhandled = gen_server:call(stats_hero_monitor, anything),
@@ -339,17 +374,25 @@ nor_does_anybody_when_the_monitor_crashes(_) ->
     [?assertMatch({answer, {seen, _}}, answer(Observer)) || Observer <- Observers],
     ?assertEqual(maps:from_keys(Workers, 1), calls(Calls)).
 
-%% Lets the observers look while the mapping is there, and while it is gone: many times, if nothing made them wait.
+%% Lets the observers look while the mapping is there, and while it is gone: many times, if
+%% nothing made them wait.
 slowly(Remove) ->
     Yield = fun(_) -> erlang:yield() end,
     lists:foreach(Yield, lists:seq(1, 200)),
     Remove(),
     lists:foreach(Yield, lists:seq(1, 200)).
 
-%% Two processes that look at both until there is nothing left, one at the mappings first, the other at the count. Nobody registers meanwhile: whatever
-%% is read later is not more than what was read before it.
+%% Two processes that look at both until there is nothing left, one at the mappings first, the
+%% other at the count. Nobody registers meanwhile: whatever is read later is not more than what
+%% was read before it.
 observers() ->
-    [ask(fun() -> observe(First, Second, 0) end) || {First, Second} <- [{fun stats_hero:mapped/0, fun count/0}, {fun count/0, fun stats_hero:mapped/0}]].
+    [
+        ask(fun() -> observe(First, Second, 0) end)
+     || {First, Second} <- [
+            {fun stats_hero:mapped/0, fun count/0},
+            {fun count/0, fun stats_hero:mapped/0}
+        ]
+    ].
 
 observe(First, Second, Looks) ->
     Before = First(),

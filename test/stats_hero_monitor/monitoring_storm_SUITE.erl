@@ -1,12 +1,14 @@
-%% Promise: the cleanups of stats_hero_monitor neither lose nor repeat one when workers die by the hundred thousand, the monitor is killed again and
-%% again, or its code is replaced; and it answers meanwhile.
+%% Promise: the cleanups of stats_hero_monitor neither lose nor repeat one when workers die by the
+%% hundred thousand, the monitor is killed again and again, or its code is replaced; and it
+%% answers meanwhile.
 -module(monitoring_storm_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0, worker/1, settled/0]).
+-import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0]).
+-import(monitored_worker, [worker/1, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(tracked_process, [kill/1, eventually/1]).
 -import(tracked_child, [ask/1, answer/1, waiting/0, taken/1]).
@@ -40,11 +42,19 @@ a_hundred_thousand_workers_that_die_at_once_are_cleaned_up(_) ->
     Calls = count_calls(),
     Test = self(),
     Early = [worker() || _ <- lists:seq(1, 50000)],
-    Held = worker(fun(Remove) -> Test ! {held, self()}, receive go -> Remove() end end),
+    Held = worker(fun(Remove) ->
+        Test ! {held, self()},
+        receive
+            go -> Remove()
+        end
+    end),
     Workers = Early ++ [Held | [worker() || _ <- lists:seq(1, 49999)]],
     ?assertEqual(100000, stats_hero_monitor:registered_count()),
     kill(Workers),
-    Cleaner = receive {held, Pid} -> Pid end,
+    Cleaner =
+        receive
+            {held, Pid} -> Pid
+        end,
     ?assertEqual(unhandled, gen_server:call(Monitor, anything)),
     Last = idle(),
     ?assertEqual(ok, stats_hero_monitor:register(Last)),
@@ -79,7 +89,9 @@ a_hundred_crashes_while_workers_come_and_go_lose_nothing(_) ->
 reloads_while_workers_come_and_go_lose_nothing(_) ->
     Monitor = supervised_monitor(),
     Calls = count_calls(),
-    {Registered, Refused} = come_and_go(20, fun() -> lists:foreach(fun reloading:load_softly/1, modules()) end),
+    {Registered, Refused} = come_and_go(20, fun() ->
+        lists:foreach(fun reloading:load_softly/1, modules())
+    end),
     %% Nobody but those that were killed.
     ?assertEqual([], [Reason || {_, Reason} <- Refused, Reason =/= killed]),
     ?assertEqual(Monitor, whereis(stats_hero_monitor)),
@@ -99,21 +111,32 @@ assert_cleaned_up(Registered, Refused, Calls) ->
     ?assertEqual(maps:from_keys(Registered, 1), maps:with(Registered, Calls)),
     ?assertEqual([], [Times || Times <- maps:values(maps:with(Refused, Calls)), Times =/= 1]).
 
-%% Ten processes have workers come and go; so many times, after three hundred more of them, something happens. In the end all workers are dead. Answers those
-%% that had been registered, and those that died before they knew, with the reason.
+%% Ten processes have workers come and go; so many times, after three hundred more of them,
+%% something happens. In the end all workers are dead. Answers those that had been registered, and
+%% those that died before they knew, with the reason.
 come_and_go(Times, Happen) ->
     Test = self(),
     Comings = [spawn_link(fun() -> come_and_go(Test, [], [], []) end) || _ <- lists:seq(1, 10)],
     [
         begin
             _ = taken(turn),
-            [receive {turn, _} -> ok end || _ <- lists:seq(1, 30)],
+            [
+                receive
+                    {turn, _} -> ok
+                end
+             || _ <- lists:seq(1, 30)
+            ],
             Happen()
         end
      || _ <- lists:seq(1, Times)
     ],
     [Coming ! {stop, Test} || Coming <- Comings],
-    Outcomes = [receive {stopped, Coming, Registered, Refused} -> {Registered, Refused} end || Coming <- Comings],
+    Outcomes = [
+        receive
+            {stopped, Coming, Registered, Refused} -> {Registered, Refused}
+        end
+     || Coming <- Comings
+    ],
     settled(),
     {Registered, Refused} = lists:unzip(Outcomes),
     {lists:append(Registered), lists:append(Refused)}.
@@ -123,7 +146,9 @@ come_and_go(Test, Alive, Registered, Refused) when length(Alive) >= 20 ->
     kill(Dead),
     Test ! {turn, self()},
     receive
-        {stop, Test} -> kill(Rest), Test ! {stopped, self(), Registered, Refused}
+        {stop, Test} ->
+            kill(Rest),
+            Test ! {stopped, self(), Registered, Refused}
     after 0 ->
         come_and_go(Test, Rest, Registered, Refused)
     end;
@@ -144,10 +169,14 @@ newcomer() ->
         ok = stats_hero_monitor:register(self()),
         ok = stats_hero:map(make_ref(), self()),
         Parent ! {mapped, self()},
-        receive stop -> ok end
+        receive
+            stop -> ok
+        end
     end),
     case rand:uniform(5) of
-        1 -> lists:foreach(fun(_) -> erlang:yield() end, lists:seq(1, rand:uniform(10))), exit(Pid, kill);
+        1 ->
+            lists:foreach(fun(_) -> erlang:yield() end, lists:seq(1, rand:uniform(10))),
+            exit(Pid, kill);
         _ -> ok
     end,
     {Pid, Monitor}.
