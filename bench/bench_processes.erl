@@ -29,7 +29,6 @@ tracked() ->
         ?ROUNDS,
         fun track_time/1
     ) ++
-        
         measured("track it again", "one process", ?TRACKERS, ?ROUNDS, fun track_again_time/1).
 
 monitored() ->

@@ -1,61 +1,74 @@
-%% Promise: `proctab:check/0' tells which modules run, and `proctab:load/0' brings ours into a
-%% running node. A running metrics_process_tracker or stats_hero_monitor of the original goes on
-%% with ours: no counter jumps, no death is missed. A running zone of the original gen_tracker is
-%% left alone. What happens when something comes in between is in takeover_SUITE.
+%% Promise: `proctab:check/0` says which modules run, and `proctab:load/0` loads those of this
+%% library into a running node. A running metrics_process_tracker or stats_hero_monitor of the
+%% original goes on with them: no counter jumps, and no death is missed. A running zone of the
+%% original gen_tracker is left alone. Failures during a takeover are in takeover_SUITE.
 %%
-%% Each case runs in a node of its own, where the originals come first in the code path: the real
-%% application metrics with folsom behind it, and the tests' stand-ins for the other two.
+%% Each case runs in a node of its own, in which the originals come first in the code path, see
+%% `originals`.
 -module(swapping_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
+-import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
+-import(originals, [workers/1, workers/2]).
+-import(monitored_worker, [worker/0]).
+-import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
+
 suite() ->
     [{timetrap, {minutes, 2}}].
 
 all() ->
     [
-        check_names_what_is_loaded_and_what_to_do,
-        load_brings_ours_in_where_nothing_runs,
-        the_running_tracker_goes_on_with_ours,
-        deaths_that_the_tracker_was_not_told_of_are_counted_down,
+        check_returns_what_is_loaded_and_what_to_do,
+        load_loads_the_library_where_nothing_runs,
+        a_running_tracker_goes_on_with_the_library,
+        deaths_that_the_tracker_has_not_handled_are_counted_down,
         no_count_is_lost_while_processes_come_and_go,
-        a_caller_that_is_still_in_the_originals_code_is_counted_once,
+        a_caller_in_the_code_of_the_original_is_counted_once,
         a_pair_of_the_original_is_not_counted_again,
         a_takeover_that_fails_leaves_the_original_running,
-        the_running_monitor_goes_on_with_ours,
-        deaths_that_the_monitor_was_not_told_of_are_cleaned_up,
-        a_worker_that_registers_meanwhile_is_monitored,
+        a_running_monitor_goes_on_with_the_library,
+        deaths_that_the_monitor_has_not_handled_are_cleaned_up,
+        a_worker_that_registers_during_the_takeover_is_monitored,
         a_running_zone_of_the_original_is_left_alone,
-        loading_again_changes_nothing
+        a_second_load_changes_nothing
     ].
 
 init_per_suite(Config) ->
-    Dir = filename:join(proplists:get_value(priv_dir, Config), "originals"),
-    ok = filelib:ensure_path(Dir),
-    Sources = filelib:wildcard(
-        filename:join([source_tree:root(), "test", "stats_hero", "src", "*.erl"])
-    ),
-    ?assertNotEqual([], Sources),
-    lists:foreach(
-        fun(Source) -> {ok, _} = compile:file(Source, [{outdir, Dir}, return_errors]) end, Sources
-    ),
-    compile_gen_tracker(Dir),
-    [{originals, Dir} | Config].
+    originals:compile(Config).
 
 end_per_suite(_Config) ->
     ok.
 
-%% check/0
+%% `proctab:check/0`
 
-check_names_what_is_loaded_and_what_to_do(Config) ->
+check_returns_what_is_loaded_and_what_to_do(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
-        %% One that is not loaded yet is judged by what would be loaded.
-        [#{module := gen_tracker, loaded := not_loaded, found := Zone, ours := false, advice := Advice1},
-         #{module := metrics_process_tracker, loaded := Tracker, ours := false, advice := Advice2},
-         #{module := stats_hero_monitor, loaded := not_loaded, ours := false, advice := Advice3}] = proctab:check(),
+        %% A module that is not loaded yet is judged by the file that would be loaded.
+        [
+            #{
+                module := gen_tracker,
+                loaded := not_loaded,
+                found := Zone,
+                ours := false,
+                advice := Advice1
+            },
+            #{
+                module := metrics_process_tracker,
+                loaded := Tracker,
+                ours := false,
+                advice := Advice2
+            },
+            #{
+                module := stats_hero_monitor,
+                loaded := not_loaded,
+                ours := false,
+                advice := Advice3
+            }
+        ] = proctab:check(),
         ?assertEqual(
             filename:join(proplists:get_value(originals, Config), "gen_tracker.beam"), Zone
         ),
@@ -65,17 +78,21 @@ check_names_what_is_loaded_and_what_to_do(Config) ->
          || Advice <- [Advice1, Advice2, Advice3]
         ],
         ok = proctab:load(),
-        [begin
-             ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(Loaded)),
-             ?assertEqual({Module, true, ""}, {Module, Ours, Advice})
-         end || #{module := Module, loaded := Loaded, ours := Ours, advice := Advice} <- proctab:check()],
-        %% Ours runs, but the next start of the node will take the other one.
+        Library = filename:dirname(code:which(proctab)),
+        [
+            begin
+                ?assertEqual(Library, filename:dirname(Loaded)),
+                ?assertEqual({Module, true, ""}, {Module, Ours, Advice})
+            end
+         || #{module := Module, loaded := Loaded, ours := Ours, advice := Advice} <- proctab:check()
+        ],
+        %% The library's module is loaded, but the next start of the node would load the original.
         true = code:add_patha(proplists:get_value(originals, Config)),
         [#{module := gen_tracker, ours := true, advice := Again} | _] = proctab:check(),
         ?assertNotEqual("", Again)
     end).
 
-load_brings_ours_in_where_nothing_runs(Config) ->
+load_loads_the_library_where_nothing_runs(Config) ->
     on_node(Config, fun() ->
         {module, gen_tracker} = code:ensure_loaded(gen_tracker),
         ok = proctab:load(),
@@ -89,7 +106,7 @@ load_brings_ours_in_where_nothing_runs(Config) ->
 
 %% metrics_process_tracker
 
-the_running_tracker_goes_on_with_ours(Config) ->
+a_running_tracker_goes_on_with_the_library(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Tracker = whereis(metrics_process_tracker),
@@ -117,7 +134,7 @@ the_running_tracker_goes_on_with_ours(Config) ->
         settled([{a, 501}, {b, 501}, {{some, "term"}, 1}]),
         ?assertEqual({501, 501}, {folsom(a), folsom(b)}),
 
-        %% And it is restarted by metrics_sup as one of ours.
+        %% metrics_sup restarts it with the library's code.
         Monitor = monitor(process, Tracker),
         exit(Tracker, kill),
         receive
@@ -128,12 +145,12 @@ the_running_tracker_goes_on_with_ours(Config) ->
         ?assertEqual({0, 0}, {folsom(a), folsom(b)})
     end).
 
-deaths_that_the_tracker_was_not_told_of_are_counted_down(Config) ->
+deaths_that_the_tracker_has_not_handled_are_counted_down(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 100)],
         {Before, After} = lists:split(50, Pids),
-        %% Their messages wait in the tracker's mailbox while it is taken over.
+        %% The reports of these deaths are in the tracker's mailbox during the takeover.
         ok = sys:suspend(metrics_process_tracker),
         kill(Before),
         {Late, Monitor} = spawn_monitor(fun() -> ok = metrics_process_tracker:track(a) end),
@@ -177,26 +194,16 @@ no_count_is_lost_while_processes_come_and_go(Config) ->
         ?assertEqual({0, 0}, {folsom(a), folsom(b)})
     end).
 
-a_caller_that_is_still_in_the_originals_code_is_counted_once(Config) ->
+a_caller_in_the_code_of_the_original_is_counted_once(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
-        ok = metrics:backend(?MODULE),
-        Slow = {slow, self()},
-        metrics:new(counter, Slow),
-        {Caller, Monitor} = spawn_monitor(fun() ->
-            ok = metrics_process_tracker:track(Slow),
-            receive
-                stop -> ok
-            end
-        end),
-        receive
-            {updating, Caller} -> ok
-        end,
+        {Slow, Caller} = slow_backend:caller(),
+        Monitor = monitor(process, Caller),
         ok = proctab:load(),
         ?assertEqual(1, metrics_process_tracker:count(Slow)),
         ?assertEqual(0, ets:info(metrics, size)),
         Caller ! go,
-        %% It comes back through the original's last lines, and is told of its success.
+        %% The call returns through the original's code, with success.
         Caller ! stop,
         receive
             {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(normal, Reason)
@@ -205,7 +212,7 @@ a_caller_that_is_still_in_the_originals_code_is_counted_once(Config) ->
         ?assertEqual(0, folsom(Slow))
     end).
 
-%% Whoever tracks a pair again while the tracker is being taken over finds it tracked.
+%% A caller that tracks a pair again during the takeover finds it tracked.
 a_pair_of_the_original_is_not_counted_again(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
@@ -234,7 +241,7 @@ a_takeover_that_fails_leaves_the_original_running(Config) ->
         start_metrics(),
         Original = code:which(metrics_process_tracker),
         Tracker = whereis(metrics_process_tracker),
-        %% Without its table it has nothing to be taken over.
+        %% Without its table, the original cannot be taken over.
         Rows = ets:tab2list(metrics),
         true = ets:delete(metrics),
         ?assertMatch({error, [{metrics_process_tracker, _}]}, proctab:load()),
@@ -253,7 +260,7 @@ a_takeover_that_fails_leaves_the_original_running(Config) ->
 
 %% stats_hero_monitor
 
-the_running_monitor_goes_on_with_ours(Config) ->
+a_running_monitor_goes_on_with_the_library(Config) ->
     on_node(Config, fun() ->
         start_stats_hero(),
         Monitor = whereis(stats_hero_monitor),
@@ -284,7 +291,7 @@ the_running_monitor_goes_on_with_ours(Config) ->
         workers(0)
     end).
 
-deaths_that_the_monitor_was_not_told_of_are_cleaned_up(Config) ->
+deaths_that_the_monitor_has_not_handled_are_cleaned_up(Config) ->
     on_node(Config, fun() ->
         start_stats_hero(),
         Workers = [worker() || _ <- lists:seq(1, 100)],
@@ -297,7 +304,7 @@ deaths_that_the_monitor_was_not_told_of_are_cleaned_up(Config) ->
         workers(0)
     end).
 
-a_worker_that_registers_meanwhile_is_monitored(Config) ->
+a_worker_that_registers_during_the_takeover_is_monitored(Config) ->
     on_node(Config, fun() ->
         start_stats_hero(),
         ok = sys:suspend(stats_hero_monitor),
@@ -305,7 +312,7 @@ a_worker_that_registers_meanwhile_is_monitored(Config) ->
             ok = stats_hero_monitor:register(self()),
             exit(registered)
         end),
-        %% Its request is in the mailbox of the original.
+        %% The request is in the mailbox of the original.
         eventually(fun() ->
             {message_queue_len, 1} =:= process_info(whereis(stats_hero_monitor), message_queue_len)
         end),
@@ -326,7 +333,7 @@ a_running_zone_of_the_original_is_left_alone(Config) ->
         ?assertEqual({error, [{gen_tracker, {running_zones, [streams]}}]}, proctab:load()),
         ?assertEqual(original, gen_server:call(Zone, who)),
         ?assertEqual({file, Original}, code:is_loaded(gen_tracker)),
-        %% The others do not suffer from it.
+        %% The other modules are loaded all the same.
         assert_ours(metrics_process_tracker),
         assert_ours(stats_hero_monitor),
         ok = gen_server:stop(Zone),
@@ -334,7 +341,7 @@ a_running_zone_of_the_original_is_left_alone(Config) ->
         assert_ours(gen_tracker)
     end).
 
-loading_again_changes_nothing(Config) ->
+a_second_load_changes_nothing(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         start_stats_hero(),
@@ -358,100 +365,7 @@ loading_again_changes_nothing(Config) ->
         workers(0)
     end).
 
-%% The node
-
-%% Runs a case in a node where the originals come before proctab.
-on_node(Config, Case) ->
-    on_node(Config, #{}, Case).
-
-on_node(Config, Options, Case) ->
-    Last = ["-pz", filename:dirname(code:which(proctab)), filename:dirname(code:which(?MODULE))],
-    Arguments = ["-pa", proplists:get_value(originals, Config) | Last],
-    {ok, Peer, _Node} = peer:start_link(Options#{connection => standard_io, args => Arguments}),
-    try
-        peer:call(Peer, erlang, apply, [Case, []], infinity)
-    after
-        peer:stop(Peer)
-    end.
-
-start_metrics() ->
-    ok = application:load(metrics),
-    ok = application:set_env(metrics, metrics_mod, metrics_folsom),
-    {ok, _} = application:ensure_all_started(folsom),
-    {ok, _} = application:ensure_all_started(metrics),
-    [ok = metrics:new(counter, Name) || Name <- [a, b]],
-    ok.
-
-start_stats_hero() ->
-    {ok, _} = stats_hero_sup:start_link(),
-    ok.
-
-assert_ours(Module) ->
-    ?assertEqual({Module, filename:dirname(code:which(proctab))}, {
-        Module,
-        filename:dirname(code:which(Module))
-    }).
-
-folsom(Name) ->
-    folsom_metrics:get_metric_value(Name).
-
-%% What the original does last of a death is the counter, what ours does last is the count.
-settled(Counts) ->
-    eventually(fun() -> lists:sort(Counts) =:= lists:sort(metrics_process_tracker:counts()) end).
-
-workers(Count) ->
-    workers(Count, Count).
-
-workers(Count, Mapped) ->
-    eventually(fun() -> Count =:= stats_hero_monitor:registered_count() end),
-    ?assertEqual(Mapped, stats_hero:mapped()).
-
-eventually(Condition) ->
-    eventually(Condition, erlang:monotonic_time(second) + 60).
-
-eventually(Condition, Until) ->
-    case Condition() of
-        true -> ok;
-        false ->
-            ?assert(erlang:monotonic_time(second) < Until),
-            receive
-            after 1 -> eventually(Condition, Until)
-            end
-    end.
-
 %% Processes
-
-tracked(Names) ->
-    started(fun() -> [ok = metrics_process_tracker:track(Name) || Name <- Names] end).
-
-worker() ->
-    started(fun() ->
-        ok = stats_hero_monitor:register(self()),
-        ok = stats_hero:map(make_ref(), self())
-    end).
-
-started(Begin) ->
-    Test = self(),
-    Pid = spawn(fun() ->
-        Begin(),
-        Test ! {begun, self()},
-        receive
-            stop -> ok
-        end
-    end),
-    receive
-        {begun, Pid} -> Pid
-    end.
-
-kill(Pids) ->
-    Monitors = [monitor(process, Pid) || Pid <- Pids],
-    [exit(Pid, kill) || Pid <- Pids],
-    [
-        receive
-            {'DOWN', Monitor, process, _, _} -> ok
-        end
-     || Monitor <- Monitors
-    ].
 
 come_and_go(Test, Count) ->
     {Pid, Monitor} = spawn_monitor(fun() ->
@@ -460,7 +374,7 @@ come_and_go(Test, Count) ->
     receive
         {'DOWN', Monitor, process, Pid, Reason} -> normal = Reason
     end,
-    %% The original is slow: nobody runs far ahead of it.
+    %% The original is slow. The call keeps this loop from running far ahead of it.
     bad_call = gen_server:call(metrics_process_tracker, here, infinity),
     Count rem 100 =:= 99 andalso (Test ! {hundred, self()}),
     receive
@@ -473,36 +387,3 @@ track_again(Pids, Test) ->
     [ok = metrics_process_tracker:track(Name, Pid) || Pid <- Pids, Name <- [a, b]],
     Test ! {round, self()},
     track_again(Pids, Test).
-
-%% A backend of metrics that is folsom, but slow for some names.
-
-new(Type, Name, Config) ->
-    metrics_folsom:new(Type, Name, Config).
-
-update({slow, Test} = Name, {c, 1} = Probe, Config) ->
-    Test ! {updating, self()},
-    receive
-        go -> ok
-    end,
-    metrics_folsom:update(Name, Probe, Config);
-update(Name, Probe, Config) ->
-    metrics_folsom:update(Name, Probe, Config).
-
-update_or_create(Name, Probe, Type, Config) ->
-    metrics_folsom:update_or_create(Name, Probe, Type, Config).
-
-delete(Name, Config) ->
-    metrics_folsom:delete(Name, Config).
-
-%% Stand-ins
-
-compile_gen_tracker(Dir) ->
-    File = filename:join(Dir, "gen_tracker.erl"),
-    ok = file:write_file(File, [
-        "-module(gen_tracker).\n-export([start_link/1, init/1, handle_call/3, handle_cast/2]).\n",
-        "start_link(Zone) -> gen_server:start_link({local, Zone}, ?MODULE, [Zone], []).\n",
-        "init([Zone]) -> {ok, ets:new(Zone, [public, named_table])}.\n",
-        "handle_call(who, _, State) -> {reply, original, State}.\n",
-        "handle_cast(_, State) -> {noreply, State}.\n"
-    ]),
-    {ok, gen_tracker} = compile:file(File, [{outdir, Dir}, return_errors]).

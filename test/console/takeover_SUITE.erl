@@ -1,45 +1,45 @@
-%% Promise: `proctab:load/0' loses and repeats no count, whatever happens while it takes over a
-%% running original: the original is killed or stopped, somebody else calls it, too, its caller is
-%% killed, callers stay in the original's code. Where it fails it says so, and who tracks can go
-%% on.
+%% Promise: `proctab:load/0` loses and repeats no count when, during a takeover, the original is
+%% killed or stopped, a second process calls it, its caller is killed, or callers stay in the
+%% original's code. When it fails, it returns an error, and callers can go on tracking.
 %%
-%% Each case runs in a node of its own, as in swapping_SUITE, which shows that load/0 works.
+%% Each case runs in a node of its own, see `originals`.
 -module(takeover_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(swapping_SUITE, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
--import(swapping_SUITE, [settled/1, workers/1, eventually/1]).
--import(swapping_SUITE, [tracked/1, worker/0, kill/1]).
+-import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
+-import(originals, [workers/1]).
+-import(monitored_worker, [worker/0]).
+-import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}].
 
 all() ->
     [
-        our_own_servers_go_on_with_the_code_of_another_folder,
-        two_loads_at_once_take_over_once,
-        a_caller_that_stays_in_the_originals_code_is_not_waited_for_by_the_number_of_looks,
-        an_original_that_is_killed_before_our_code_is_loaded_loses_nothing,
-        an_original_that_is_killed_when_our_code_is_loaded_loses_nothing,
-        an_original_that_is_stopped_meanwhile_starts_as_ours,
-        an_original_without_its_starter_is_an_error,
-        when_the_caller_of_load_is_killed_ours_is_loaded_all_the_same,
-        who_waits_for_a_takeover_that_fails_goes_on_with_the_original,
-        an_original_that_cannot_be_put_back_is_named_and_tracking_goes_on,
-        an_original_whose_file_is_gone_cannot_be_put_back
+        running_servers_of_the_library_go_on_with_its_code_in_another_folder,
+        two_concurrent_loads_take_over_once,
+        the_wait_for_callers_in_the_originals_code_is_limited_by_time_not_by_polls,
+        no_count_is_lost_when_the_original_is_killed_before_the_library_is_loaded,
+        no_count_is_lost_when_the_original_is_killed_after_the_library_is_loaded,
+        an_original_that_is_stopped_during_the_takeover_starts_as_the_librarys,
+        an_original_whose_starter_is_dead_is_an_error,
+        the_library_is_loaded_although_the_caller_of_load_is_killed,
+        a_caller_that_waits_for_a_failing_takeover_goes_on_with_the_original,
+        an_original_that_cannot_be_restored_is_reported_and_tracking_goes_on,
+        an_original_whose_file_is_missing_cannot_be_restored
     ].
 
 init_per_suite(Config) ->
-    swapping_SUITE:init_per_suite(Config).
+    originals:compile(Config).
 
-end_per_suite(Config) ->
-    swapping_SUITE:end_per_suite(Config).
+end_per_suite(_Config) ->
+    ok.
 
-%% The next release of this library, say.
-our_own_servers_go_on_with_the_code_of_another_folder(Config) ->
+%% As with the next release of this library.
+running_servers_of_the_library_go_on_with_its_code_in_another_folder(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         start_stats_hero(),
@@ -66,7 +66,8 @@ our_own_servers_go_on_with_the_code_of_another_folder(Config) ->
         ?assertEqual([], [Advice || #{advice := Advice} <- proctab:check(), Advice =/= ""])
     end).
 
-%% A copy of this library that comes first in the code path, and is asked to load its modules.
+%% Makes a copy of this library, puts it first in the code path, and loads its modules `proctab` and
+%% `proctab_swap`.
 other_folder(Config) ->
     Other = filename:join([proplists:get_value(priv_dir, Config), "other", "ebin"]),
     ok = filelib:ensure_path(Other),
@@ -76,12 +77,12 @@ other_folder(Config) ->
     [{module, Module} = code:load_file(Module) || Module <- [proctab, proctab_swap]],
     Other.
 
-%% One of the callers is in the original's code all the time.
-two_loads_at_once_take_over_once(Config) ->
+%% One caller is in the original's code all the time.
+two_concurrent_loads_take_over_once(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Old = [tracked([a]) || _ <- lists:seq(1, 500)],
-        {Slow, Caller} = caller_in_original(),
+        {Slow, Caller} = slow_backend:caller(),
         Loads = [spawn_monitor(fun() -> exit(proctab:load()) end) || _ <- [1, 2]],
         ?assertEqual([ok, ok], [
             receive
@@ -97,14 +98,14 @@ two_loads_at_once_take_over_once(Config) ->
         ?assertEqual([0, 0, 0], [folsom(Name) || Name <- [a, b, Slow]])
     end).
 
-%% Each look is at all processes; with many of them a thousand looks, a millisecond apart, have
-%% taken twenty times as long as they should.
-a_caller_that_stays_in_the_originals_code_is_not_waited_for_by_the_number_of_looks(Config) ->
+%% Each poll polls at all processes. With many processes, a thousand polls a millisecond apart would
+%% take many times as long as planned.
+the_wait_for_callers_in_the_originals_code_is_limited_by_time_not_by_polls(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
-        {Slow, Caller} = caller_in_original(),
+        {Slow, Caller} = slow_backend:caller(),
         Test = self(),
-        Counter = spawn_link(fun() -> count_looks(Test, 0) end),
+        Counter = spawn_link(fun() -> count_polls(Test, 0) end),
         1 = erlang:trace_pattern({code, soft_purge, 1}, true, []),
         1 = erlang:trace(whereis(metrics_process_tracker), true, [call, {tracer, Counter}]),
         ok = proctab:load(),
@@ -112,34 +113,34 @@ a_caller_that_stays_in_the_originals_code_is_not_waited_for_by_the_number_of_loo
         receive
             {trace_delivered, all, Delivered} -> Counter ! stop
         end,
-        Looks =
+        Polls =
             receive
-                {looks, Number} -> Number
+                {polls, Number} -> Number
             end,
-        ?assert(Looks >= 3 andalso Looks < 1000),
+        ?assert(Polls >= 3 andalso Polls < 1000),
         ?assertEqual([{Slow, 1}], metrics_process_tracker:counts()),
         Caller ! go,
         Caller ! stop,
         settled([])
     end).
 
-count_looks(Test, Looks) ->
+count_polls(Test, Polls) ->
     receive
-        {trace, _, call, _} -> count_looks(Test, Looks + 1);
-        stop -> Test ! {looks, Looks}
+        {trace, _, call, _} -> count_polls(Test, Polls + 1);
+        stop -> Test ! {polls, Polls}
     end.
 
-an_original_that_is_killed_before_our_code_is_loaded_loses_nothing(Config) ->
-    %% It is asked for its state; it is suspended; our table is there.
+no_count_is_lost_when_the_original_is_killed_before_the_library_is_loaded(Config) ->
+    %% The original is asked for its state; it is suspended; the library's table is open.
     Asked = fun(Tracker) -> {messages, [_ | _]} = process_info(Tracker, messages) end,
     Suspended = fun(Tracker) ->
         {current_function, {erlang, hibernate, 3}} = process_info(Tracker, current_function)
     end,
     Opened = fun(_Tracker) -> proctab_nif:processes_page(metrics_process_tracker, 0) end,
-    [is_killed(Config, Moment) || Moment <- [Asked, Suspended, Opened]].
+    [killed_at(Config, Moment) || Moment <- [Asked, Suspended, Opened]].
 
-%% A moment may be too short to be seen; then the next one is taken.
-is_killed(Config, Moment) ->
+%% A moment may be too short to be seen. Then the original is killed later.
+killed_at(Config, Moment) ->
     on_node(Config, fun() ->
         start_metrics(),
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
@@ -164,13 +165,12 @@ when_it_comes(Moment, Loading) ->
             end
     end.
 
-an_original_that_is_killed_when_our_code_is_loaded_loses_nothing(Config) ->
+no_count_is_lost_when_the_original_is_killed_after_the_library_is_loaded(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
         {Slow, Caller, Load} = load_that_waits(),
-        %% Nobody counts a pair of the original once more as long as the next tracker has not
-        %% found it.
+        %% No caller counts a pair of the original again before the next tracker has found it.
         Again = [
             spawn_link(fun() ->
                 [ok = metrics_process_tracker:track(Name, Pid) || Pid <- Pids, Name <- [a, b]]
@@ -196,7 +196,7 @@ an_original_that_is_killed_when_our_code_is_loaded_loses_nothing(Config) ->
         assert_taken_over(Pids)
     end).
 
-%% Ours runs and has all of it.
+%% Asserts that the library's tracker runs, and has all that the original had.
 assert_taken_over(Pids) ->
     assert_ours(metrics_process_tracker),
     Count = length(Pids),
@@ -208,7 +208,7 @@ assert_taken_over(Pids) ->
     ?assertEqual({0, 0}, {folsom(a), folsom(b)}),
     ?assertEqual(ok, proctab:load()).
 
-an_original_that_is_stopped_meanwhile_starts_as_ours(Config) ->
+an_original_that_is_stopped_during_the_takeover_starts_as_the_librarys(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         {_Slow, Caller, Load} = load_that_waits(),
@@ -223,8 +223,8 @@ an_original_that_is_stopped_meanwhile_starts_as_ours(Config) ->
         settled([])
     end).
 
-%% It has nobody that its table could belong to.
-an_original_without_its_starter_is_an_error(Config) ->
+%% There is no process that could own the table.
+an_original_whose_starter_is_dead_is_an_error(Config) ->
     on_node(Config, fun() ->
         Test = self(),
         {_, Monitor} = spawn_monitor(fun() ->
@@ -244,11 +244,11 @@ an_original_without_its_starter_is_an_error(Config) ->
         ?assertEqual(Tracker, whereis(stats_hero_monitor))
     end).
 
-when_the_caller_of_load_is_killed_ours_is_loaded_all_the_same(Config) ->
+the_library_is_loaded_although_the_caller_of_load_is_killed(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Pid = tracked([a]),
-        {_Slow, Caller} = caller_in_original(),
+        {_Slow, Caller} = slow_backend:caller(),
         {Loading, _} = spawn_monitor(fun() -> proctab:load() end),
         eventually(fun is_ours_loaded/0),
         kill([Loading]),
@@ -265,10 +265,10 @@ when_the_caller_of_load_is_killed_ours_is_loaded_all_the_same(Config) ->
         ?assertEqual(0, folsom(a))
     end).
 
-%% When the takeover fails
+%% Takeovers that fail
 
-%% The one who waits is stopped until the original has what it needs again.
-who_waits_for_a_takeover_that_fails_goes_on_with_the_original(Config) ->
+%% The waiting caller is suspended until the original has its table again.
+a_caller_that_waits_for_a_failing_takeover_goes_on_with_the_original(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
         Original = code:which(metrics_process_tracker),
@@ -291,21 +291,21 @@ who_waits_for_a_takeover_that_fails_goes_on_with_the_original(Config) ->
         eventually(fun() -> folsom(a) =:= 0 end)
     end).
 
-%% The caller would be killed by it.
-an_original_that_cannot_be_put_back_is_named_and_tracking_goes_on(Config) ->
+%% A second load of the original would kill the caller.
+an_original_that_cannot_be_restored_is_reported_and_tracking_goes_on(Config) ->
     on_node(Config, fun() ->
         start_metrics(),
-        {_Slow, Caller} = caller_in_original(),
+        {_Slow, Caller} = slow_backend:caller(),
         true = ets:delete(metrics),
         ?assertMatch(
             {error, [{metrics_process_tracker, {_, {original_not_put_back, old_code_in_use}}}]},
             proctab:load()
         ),
         ?assert(is_process_alive(Caller)),
-        goes_on()
+        assert_tracking_goes_on()
     end).
 
-an_original_whose_file_is_gone_cannot_be_put_back(Config) ->
+an_original_whose_file_is_missing_cannot_be_restored(Config) ->
     on_node(Config, fun() ->
         Dir = filename:join(proplists:get_value(priv_dir, Config), "gone"),
         ok = filelib:ensure_path(Dir),
@@ -319,12 +319,12 @@ an_original_whose_file_is_gone_cannot_be_put_back(Config) ->
             {error, [{metrics_process_tracker, {_, {original_not_put_back, no_file}}}]},
             proctab:load()
         ),
-        goes_on()
+        assert_tracking_goes_on()
     end).
 
-%% Ours is loaded. Its first process crashes the original's server, and is counted down by the
-%% next one, which is ours.
-goes_on() ->
+%% Asserts that the library's module is loaded, and counts: its first process crashes the original's
+%% server, and the next server, which is the library's, counts it down.
+assert_tracking_goes_on() ->
     assert_ours(metrics_process_tracker),
     Pid = tracked([a]),
     ?assertEqual({1, 1}, {folsom(a), metrics_process_tracker:count(a)}),
@@ -336,26 +336,10 @@ goes_on() ->
 original_table() ->
     metrics = ets:new(metrics, [named_table, ordered_set, public]).
 
-%% A caller that waits in its backend, behind it the original's code, and the name that it tracks
-%% itself under.
-caller_in_original() ->
-    ok = metrics:backend(swapping_SUITE),
-    Slow = {slow, self()},
-    metrics:new(counter, Slow),
-    Caller = spawn(fun() ->
-        ok = metrics_process_tracker:track(Slow),
-        receive
-            stop -> ok
-        end
-    end),
-    receive
-        {updating, Caller} -> {Slow, Caller}
-    end.
-
-%% The same, and the monitor of a process that has called load/0 and exits with the answer. The
-%% original's server waits for the caller.
+%% Like `slow_backend:caller/0`. Returns also the monitor of a process that calls `load/0` and exits
+%% with its result. The takeover waits for the caller.
 load_that_waits() ->
-    {Slow, Caller} = caller_in_original(),
+    {Slow, Caller} = slow_backend:caller(),
     {_, Load} = spawn_monitor(fun() -> exit(proctab:load()) end),
     eventually(fun is_ours_loaded/0),
     {Slow, Caller, Load}.
@@ -363,7 +347,8 @@ load_that_waits() ->
 is_ours_loaded() ->
     filename:dirname(code:which(metrics_process_tracker)) =:= filename:dirname(code:which(proctab)).
 
-%% A process that a caller in the original's code has tracked, as its table shows.
+%% Starts a process, and tracks it as a caller in the original's code would: by a row of the
+%% original's table.
 tracked_by_row(Names) ->
     Pid = spawn(fun() ->
         receive

@@ -1,5 +1,5 @@
-%% Promise: metrics_process_tracker forgets none and counts none twice, however many processes die
-%% at the same moment, however often the tracker is killed, and whatever is reloaded meanwhile.
+%% Promise: metrics_process_tracker misses no process and counts none twice, when many processes die
+%% at once, the tracker is killed again and again, or its code is reloaded.
 -module(tracking_storm_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -14,24 +14,18 @@
 -define(LOOPS, 20).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{counter_hook, tracker}]}].
 
 all() ->
     [
         a_hundred_thousand_processes_that_die_at_once_are_counted_down,
         a_process_with_ten_thousand_names_is_counted_down_under_each,
-        ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down,
+        processes_that_are_tracked_while_they_die_are_counted_up_and_down,
         callers_that_are_killed_while_they_track_leave_no_count,
-        callers_that_are_killed_on_their_way_into_the_table_leave_no_row,
+        callers_that_are_killed_while_a_name_is_copied_leave_no_row,
         a_tracker_that_is_killed_a_hundred_times_loses_nothing,
         reloading_the_modules_under_load_loses_nothing
     ].
-
-init_per_testcase(Case, Config) ->
-    tracking_SUITE:init_per_testcase(Case, Config).
-
-end_per_testcase(Case, Config) ->
-    tracking_SUITE:end_per_testcase(Case, Config).
 
 a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
     Tracker = tracker(),
@@ -41,7 +35,7 @@ a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
         end
      || Tenth <- lists:seq(1, 10)
     ],
-    %% The cleanup stops at this one's name, until it is let go.
+    %% The cleanup waits at the name of this process, until the test continues it.
     Slow = {gated, -1, self(), name},
     Pids = [tracked([all, Slow]) | lists:append(tracked_child:together(Makers))],
     Living = tracked([all]),
@@ -96,9 +90,8 @@ a_process_with_ten_thousand_names_is_counted_down_under_each(_) ->
     kill([Other]),
     all_is_gone().
 
-%% Each pair is tracked by two callers, from both ends, at any moment before, during and after the
-%% death.
-ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
+%% Two callers track each pair, from both ends of the list, before, during and after the death.
+processes_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
     tracker(),
     Pids = [idle() || _ <- lists:seq(1, 10000)],
     Track = fun(These) -> [ok = track(Name, Pid) || Pid <- These, Name <- [a, b, Pid]] end,
@@ -109,8 +102,7 @@ ten_thousand_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
     ]),
     all_is_gone().
 
-%% They do nothing else than to track, so they are killed between a count in the backend and its
-%% record as often as it can happen.
+%% The callers only track, so that many are killed between a count in the backend and its record.
 callers_that_are_killed_while_they_track_leave_no_count(_) ->
     tracker(),
     [
@@ -127,9 +119,9 @@ track_on(Name) ->
     ok = track(Name),
     track_on(Name + 1).
 
-%% A large name is taken into the table by a dirty scheduler, where its caller may be killed
-%% without being stopped.
-callers_that_are_killed_on_their_way_into_the_table_leave_no_row(_) ->
+%% A large name is copied into the table on a dirty scheduler, which goes on when its caller is
+%% killed.
+callers_that_are_killed_while_a_name_is_copied_leave_no_row(_) ->
     tracker(),
     Large = lists:seq(1, 8000),
     [
@@ -161,7 +153,7 @@ a_tracker_that_is_killed_a_hundred_times_loses_nothing(_) ->
             not lists:member(whereis(metrics_process_tracker), [Tracker, undefined])
         end)
     end,
-    %% The second of two in a row is killed while it starts.
+    %% The second of two in a row may be killed while it starts.
     [
         while_they_come_and_go(Loops, fun() -> [Kill() || _ <- lists:seq(1, Times)] end)
      || _ <- lists:seq(1, 40), Times <- [1, 2]
@@ -176,7 +168,7 @@ a_tracker_that_is_killed_a_hundred_times_loses_nothing(_) ->
     all_is_gone(),
     gen_server:stop(Supervisor).
 
-%% Many times, for from the second on it is refused while processes still run the old code. And in
+%% Many times: from the second load on, a module waits for processes that run its old code. Then in
 %% the way of OTP's release handler.
 reloading_the_modules_under_load_loses_nothing(_) ->
     Tracker = tracker(),
@@ -223,7 +215,7 @@ loop(Gone) ->
             Test ! {gone, self(), Gone}
     end.
 
-%% Does something in the middle of it: when some of the loops may be done and the others are not.
+%% Calls a fun when some of the loops have run, and the others may still run.
 while_they_come_and_go(Loops, Do) ->
     [Loop ! {run, self()} || Loop <- Loops],
     {Before, After} = lists:split(rand:uniform(?LOOPS) - 1, Loops),
@@ -231,7 +223,7 @@ while_they_come_and_go(Loops, Do) ->
     Do(),
     [answer_of(Loop, ran) || Loop <- After].
 
-%% Once all is counted down, nothing is left of any process.
+%% Ends the loops. Nothing is left of any of their processes once all are counted down.
 stop_loops(Loops) ->
     [Loop ! {stop, self()} || Loop <- Loops],
     Pids = lists:append([element(3, answer_of(Loop, gone)) || Loop <- Loops]),
@@ -243,19 +235,19 @@ answer_of(Loop, Tag) ->
         {'EXIT', Loop, Reason} -> error(Reason)
     end.
 
-%% It tracks itself, and ends as it likes. Who is killed in the backend may have been counted or
-%% not, so nobody is killed there.
+%% The process tracks itself, and ends. A process that is killed in the backend may have been
+%% counted or not, so none is killed there.
 come_and_go(1) ->
     {Pid, Monitor} = spawn_monitor(fun() -> [ok = track(Name) || Name <- [a, b, self()]] end),
     ended(Pid, Monitor, normal);
-%% It tracks itself, and is killed at some moment after that.
+%% The process tracks itself, and is killed some time after that.
 come_and_go(2) ->
     Pid = tracked([a, b, self()]),
     Monitor = monitor(process, Pid),
     pass(rand:uniform(20)),
     exit(Pid, kill),
     ended(Pid, Monitor, killed);
-%% It is tracked, by two callers, and killed at any moment before, during or after that.
+%% Two callers track the process, which is killed before, during or after that.
 come_and_go(3) ->
     {Pid, Monitor} = spawn_monitor(fun() ->
         receive
@@ -271,7 +263,7 @@ come_and_go(3) ->
     [ok = track(Name, Pid) || Name <- [a, b, Pid]],
     {answer, [ok, ok]} = tracked_child:answer(Helper),
     ended(Pid, Monitor, killed);
-%% It is dead before it is tracked.
+%% The process is dead before it is tracked.
 come_and_go(4) ->
     {Pid, Monitor} = spawn_monitor(fun() -> ok end),
     ended(Pid, Monitor, normal),
@@ -285,7 +277,7 @@ ended(Pid, Monitor, Expected) ->
             Pid
     end.
 
-%% Leaves the processor to others so many times.
+%% Yields so many times.
 pass(0) ->
     ok;
 pass(Times) ->

@@ -87,7 +87,6 @@ reading() ->
         {attrs, 2},
         {attrs, 3}
     ] ++
-        
         [
             {page, 4},
             {waiting, 1},

@@ -223,7 +223,6 @@ parts(Size) ->
         Unaligned,
         Bits
     ] ++
-        
         %% All but a byte.
         [binary:part(Large, Begin, byte_size(Large) - 1) || Size =:= 0, Begin <- [0, 1]].
 

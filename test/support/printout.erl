@@ -6,8 +6,8 @@
 
 -export([printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2, added/3]).
 
-%% What a fun returns, and the lines that it prints: its group leader is a process of the test's
-%% own.
+%% Returns what a fun returns, and the lines that it prints: a process of the test is its group
+%% leader.
 printed(Fun) ->
     Leader = spawn_link(fun() -> collect([]) end),
     Before = group_leader(),
@@ -33,7 +33,7 @@ collect(Printed) ->
             From ! {printed, self(), Printed}
     end.
 
-%% The tables of a print: they are separated by empty lines.
+%% Returns the tables of printed lines. Empty lines separate tables.
 tables(Lines) ->
     case lists:splitwith(fun(Line) -> Line =/= "" end, Lines) of
         {[], []} -> [];
@@ -41,7 +41,8 @@ tables(Lines) ->
         {Table, [_ | More]} -> [Table | tables(More)]
     end.
 
-%% The cells of a line, with their first and last columns: they are two spaces apart, or more.
+%% Returns the cells of a line, with their first and last columns. Two spaces or more separate
+%% cells.
 cells(Line) ->
     {Cells, _} = lists:mapfoldl(
         fun(Piece, From) ->
@@ -79,11 +80,11 @@ assert_aligned([Head | Lines]) ->
 numbers(Numbers) ->
     [integer_to_list(Number) || Number <- Numbers].
 
-%% A process that waits for ever, added to a zone.
+%% Starts a process that waits for ever, and adds it to a zone.
 added(Zone, Name) ->
     added(Zone, Name, fun() -> ok end).
 
-%% The same, after it has done something.
+%% Like `added/2`; the process calls a fun first.
 added(Zone, Name, Work) ->
     Test = self(),
     Child = spawn(fun() ->
