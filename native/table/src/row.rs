@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use seize::Guard as _;
@@ -495,7 +495,8 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Makes a vacant row a child's.
-    pub(crate) fn occupy(&self, child: &Child<F>) -> Result<bool, Gone> {
+    /// `children` counts it: whoever sees the child under the lock sees it counted.
+    pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
         let mut record = self.record.lock();
         match record.state {
             State::Removed => Err(Gone),
@@ -504,6 +505,7 @@ impl<F: Foreign> Row<F> {
                 record.is_stopping = false;
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
+                children.fetch_add(1, Ordering::Relaxed);
                 self.replace_pid(&mut record, child.pid.clone());
                 Ok(true)
             }
@@ -571,14 +573,20 @@ impl<F: Foreign> Row<F> {
     }
 
     /// Takes away all attributes, and the row out of use, in one step, if this is said of its state now; the child that ran till now.
+    /// `children` does not count it any more: whoever finds it gone under the lock finds it not counted.
     pub(crate) fn retire(
         &self,
         is_said: impl FnOnce(State) -> bool,
         keeper: u64,
+        children: &AtomicUsize,
         guard: &Guard,
     ) -> Result<Option<Pid<F>>, Gone> {
-        let is_said = |record: &Record<F>| is_said(record.state);
-        self.clear_if(is_said, keeper, State::Removed, guard)
+        let is_counted = |record: &Record<F>| {
+            let is_said = is_said(record.state);
+            children.fetch_sub(usize::from(is_said), Ordering::Relaxed);
+            is_said
+        };
+        self.clear_if(is_counted, keeper, State::Removed, guard)
     }
 
     /// Replaces what the embedder knows of the child; `false` if the row is not that keeper's.
@@ -718,7 +726,7 @@ mod tests {
             keeper: 1,
             spec,
         };
-        assert!(row.occupy(&child).unwrap());
+        assert!(row.occupy(&child, &AtomicUsize::new(0)).unwrap());
         row
     }
 
@@ -760,7 +768,9 @@ mod tests {
             assert!(row.clear(1, state, &Stopping::default(), &guard, &COMMITTED));
             assert_eq!(Arc::strong_count(&kept), 2, "{state:?}");
         }
-        assert!(row.retire(|_| true, 1, &guard).is_ok());
+        assert!(row
+            .retire(|_| true, 1, &AtomicUsize::new(1), &guard)
+            .is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
     }
 

@@ -170,23 +170,18 @@ impl<F: Foreign> Zone<F> {
     /// Adds a child; `false` when the name is held.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> bool {
         let guard = reclaim::enter();
-        // Before: as soon as it is there, somebody may remove it.
-        self.children.fetch_add(1, Ordering::Relaxed);
         loop {
             let row = self.row_or_vacant(name, &guard);
-            // Before, too.
+            // Before: as soon as it is there, somebody may remove it.
             let listed = self.keepers.insert(child.keeper, row.share());
-            let occupied = row.occupy(&child);
+            let occupied = row.occupy(&child, &self.children);
             if let Ok(true) = occupied {
                 return true;
             }
             self.unkeep(child.keeper, &row, listed);
             match occupied {
                 Err(Gone) => self.unname(&row, &guard),
-                Ok(_) => {
-                    self.children.fetch_sub(1, Ordering::Relaxed);
-                    return false;
-                }
+                Ok(_) => return false,
             }
         }
     }
@@ -218,8 +213,7 @@ impl<F: Foreign> Zone<F> {
         guard: &Guard,
     ) -> Result<Option<Pid<F>>, Gone> {
         let row = self.row(name, guard).ok_or(Gone)?;
-        let child = row.retire(is_said, keeper, guard)?;
-        self.children.fetch_sub(1, Ordering::Relaxed);
+        let child = row.retire(is_said, keeper, &self.children, guard)?;
         self.unname(row, guard);
         self.unlist(row);
         self.unkeep(keeper, row, None);

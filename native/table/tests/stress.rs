@@ -301,6 +301,46 @@ fn the_books_balance_after_a_storm_of_names() {
 
 /// Attributes of names that nobody holds come and go, and children with them. No row is left that keeps nothing, nothing is lost that stays, and no child
 /// is put into a row that goes.
+/// Who finds a child gone finds it not counted, however the threads run.
+#[test]
+fn a_child_that_is_gone_is_not_counted() {
+    let zone = Table::default();
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let (turn, rounds) = (AtomicUsize::new(0), 2_000);
+    let await_turn = |number| {
+        while turn.load(Ordering::Acquire) != number {
+            thread::yield_now();
+        }
+    };
+    let mut counted = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..rounds {
+                await_turn(2 * round);
+                assert!(open(&zone, 1, KEEPER));
+                // It takes a while to retire this.
+                let heavy = Datum::foreign(Counted::new(&LIVE, HEAVY));
+                assert!(set(&zone, 1, [fixed(1, heavy)]));
+                turn.store(2 * round + 1, Ordering::Release);
+                let guard = reclaim::enter();
+                assert!(zone.remove(word(1).borrow(), KEEPER, &guard, &COMMITTED));
+            }
+        });
+        for round in 0..rounds {
+            await_turn(2 * round + 1);
+            let guard = reclaim::enter();
+            let is_there = || {
+                let row = zone.row(word(1).borrow(), &guard);
+                row.is_some_and(|row| row.has_child())
+            };
+            while is_there() {}
+            counted += zone.count();
+            turn.store(2 * round + 2, Ordering::Release);
+        }
+    });
+    assert_eq!(counted, 0);
+}
+
 #[test]
 fn a_name_without_child_and_attributes_takes_no_row() {
     const NAMES: u64 = 4;
