@@ -1,6 +1,8 @@
-%% Promises: `count(Zone)` is "how many children the zone has, in any state"; `names(Zone)` "their names"; `fold(Fun, Acc, Zone)` goes "over the children that have a
-%% pid; page by page, safe while the table changes; a child that lives throughout is seen exactly once"; `cas` is "one atomic step"; `getattr/4` "waits up to
-%% `Timeout` ms for the attribute to appear", woken by the write.
+%% Promises: `count(Zone)` is "how many children the zone has, in any state"; `names(Zone)` "their
+%% names"; `fold(Fun, Acc, Zone)` goes "over the children that have a pid; page by page, safe
+%% while the table changes; a child that lives throughout is seen exactly once"; `cas` is "one
+%% atomic step"; `getattr/4` "waits up to `Timeout` ms for the attribute to appear", woken by the
+%% write.
 -module(access_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,7 +11,8 @@
 
 -import(tracked_child, [answer/1, ask/1, kill/1, open/2, together/1, while_writing/3]).
 -import(tracked_process, [eventually/1]).
--import(gen_tracker, [cas/5, count/1, delattr/3, fold/3, getattr/3, getattr/4, increment/5, names/1, setattr/3, setattr/4]).
+-import(gen_tracker, [cas/5, count/1, delattr/3, fold/3, getattr/3, getattr/4, increment/5]).
+-import(gen_tracker, [names/1, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 -define(VOID, <<"nobody">>).
@@ -60,7 +63,9 @@ children_are_counted_and_named_in_any_state(Config) ->
     {1, [?NAME]} = {count(Zone), names(Zone)},
     {Asked, Starter} = tracked_child:gated(Zone, starting),
     {_, Cleaner} = tracked_child:terminating(Zone, {ending, []}),
-    ?assertEqual({3, lists:sort([?NAME, starting, {ending, []}])}, {count(Zone), lists:sort(names(Zone))}),
+    ?assertEqual(
+        {3, lists:sort([?NAME, starting, {ending, []}])}, {count(Zone), lists:sort(names(Zone))}
+    ),
     Starter ! go,
     {answer, {ok, _}} = answer(Asked),
     Cleaner ! done,
@@ -72,15 +77,32 @@ children_are_counted_and_named_in_any_state(Config) ->
 a_name_with_attributes_alone_is_no_child(Config) ->
     Zone = zone(Config),
     1 = increment(Zone, ?VOID, n, 1, 0),
-    {1, [?NAME], [?NAME]} = {count(Zone), names(Zone), fold(fun(Name, _, Names) -> [Name | Names] end, [], Zone)}.
+    {1, [?NAME], [?NAME]} = {
+        count(Zone),
+        names(Zone),
+        fold(fun(Name, _, Names) -> [Name | Names] end, [], Zone)
+    }.
 
 fold_goes_over_the_children_that_have_a_pid(Config) ->
     Zone = zone(Config),
-    Running = [{?NAME, proplists:get_value(child, Config)} | [{N, open(Zone, N)} || N <- lists:seq(1, 1000)]],
+    Running = [
+        {?NAME, proplists:get_value(child, Config)}
+        | [{N, open(Zone, N)} || N <- lists:seq(1, 1000)]
+    ],
     {_, Starter} = tracked_child:gated(Zone, starting),
     {_, Cleaner} = tracked_child:terminating(Zone, ending),
-    ?assertEqual(lists:sort(Running), lists:sort(fold(fun(Name, Pid, Pairs) -> [{Name, Pid} | Pairs] end, [], Zone))),
-    500500 = fold(fun(N, _, Sum) when is_integer(N) -> N + Sum; (_, _, Sum) -> Sum end, 0, Zone),
+    ?assertEqual(
+        lists:sort(Running),
+        lists:sort(fold(fun(Name, Pid, Pairs) -> [{Name, Pid} | Pairs] end, [], Zone))
+    ),
+    500500 = fold(
+        fun
+            (N, _, Sum) when is_integer(N) -> N + Sum;
+            (_, _, Sum) -> Sum
+        end,
+        0,
+        Zone
+    ),
     Starter ! go,
     Cleaner ! done.
 
@@ -93,7 +115,18 @@ fold_sees_a_child_that_lives_throughout_exactly_once(Config) ->
         Pids = [open(Zone, {go, Number, N}) || N <- lists:seq(1, 20)],
         Number rem 2 =:= 0 andalso [kill(Pid) || Pid <- Pids]
     end,
-    Seen = fun() -> lists:sort(fold(fun({stay, _} = Name, _, Names) -> [Name | Names]; (_, _, Names) -> Names end, [], Zone)) end,
+    Seen = fun() ->
+        lists:sort(
+            fold(
+                fun
+                    ({stay, _} = Name, _, Names) -> [Name | Names];
+                    (_, _, Names) -> Names
+                end,
+                [],
+                Zone
+            )
+        )
+    end,
     [Answers] = while_writing(Change, 100, [Seen]),
     ?assertEqual([Stay], lists:usort(Answers)).
 
@@ -118,13 +151,24 @@ cas_compares_values_of_every_kind_exactly(Config) ->
     Zone = zone(Config),
     Counter = counters:new(1, []),
     Large = maps:from_list([{{key, N}, [N]} || N <- lists:seq(1, 1000)]),
-    Values = [0, 1, 1.0, -1, 1 bsl 62, -(1 bsl 62), 1 bsl 64, 0.0, -0.0, a, 'A', <<>>, <<"a">>, <<"a", 0:1>>, binary:copy(<<"b">>, 1000), [], [a], "a",
-              [a | b], {}, {a}, {0.0}, {-0.0}, {1}, {1.0}, #{}, #{a => 1}, #{a => 1.0}, Large, Large#{extra => 1}, self(), make_ref(), Counter, fun lists:map/2],
+    Numbers = [0, 1, 1.0, -1, 1 bsl 62, -(1 bsl 62), 1 bsl 64, 0.0, -0.0],
+    Binaries = [<<>>, <<"a">>, <<"a", 0:1>>, binary:copy(<<"b">>, 1000)],
+    Tuples = [{}, {a}, {0.0}, {-0.0}, {1}, {1.0}],
+    Maps = [#{}, #{a => 1}, #{a => 1.0}, Large, Large#{extra => 1}],
+    Others = [a, 'A', [], [a], "a", [a | b], self(), make_ref(), Counter, fun lists:map/2],
+    Values = lists:append([Numbers, Binaries, Tuples, Maps, Others]),
     [
         begin
             ok = setattr(Zone, ?NAME, v, Stored),
             ?assertEqual(
-                {Stored, Old, case Stored =:= Old of true -> ok; false -> {error, {current, Stored}} end},
+                {
+                    Stored,
+                    Old,
+                    case Stored =:= Old of
+                        true -> ok;
+                        false -> {error, {current, Stored}}
+                    end
+                },
                 {Stored, Old, cas(Zone, ?NAME, v, Old, new)}
             )
         end
@@ -164,7 +208,10 @@ cas_of_many_at_once_lets_one_win(Config) ->
     [
         begin
             ok = setattr(Zone, ?NAME, holder, none),
-            Answers = together([fun() -> cas(Zone, ?NAME, holder, none, {me, N}) end || N <- lists:seq(1, 8)]),
+            Answers = together([
+                fun() -> cas(Zone, ?NAME, holder, none, {me, N}) end
+             || N <- lists:seq(1, 8)
+            ]),
             {ok, Winner} = getattr(Zone, ?NAME, holder),
             ?assertEqual([ok | lists:duplicate(7, {error, {current, Winner}})], lists:sort(Answers))
         end
@@ -194,24 +241,34 @@ cas_and_increment_do_not_lose_each_others_steps(Config) ->
 
 %% Waiting
 
-%% Whoever waits is scheduled in a few times at the most, however long that takes: here for as long as a thousand other attributes take.
+%% Whoever waits is scheduled in a few times at the most, however long that takes: here for as
+%% long as a thousand other attributes take.
 a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     Zone = zone(Config),
-    {Waiter, Monitor} = spawn_monitor(fun() -> exit({answer, getattr(Zone, ?NAME, late, infinity)}) end),
+    {Waiter, Monitor} = spawn_monitor(fun() ->
+        exit({answer, getattr(Zone, ?NAME, late, infinity)})
+    end),
     waits(Waiter),
     1 = erlang:trace(Waiter, true, [running]),
     _ = open(Zone, other),
     [ok = setattr(Zone, other, N, N) || N <- lists:seq(1, 1000)],
     {status, waiting} = process_info(Waiter, status),
     ok = setattr(Zone, ?NAME, late, 1),
-    receive {'DOWN', Monitor, process, Waiter, Reason} -> {answer, {ok, 1}} = Reason end,
+    receive
+        {'DOWN', Monitor, process, Waiter, Reason} -> {answer, {ok, 1}} = Reason
+    end,
     Delivered = erlang:trace_delivered(all),
-    receive {trace_delivered, all, Delivered} -> ok end,
+    receive
+        {trace_delivered, all, Delivered} -> ok
+    end,
     ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
 
 waits(Pid) ->
-    eventually(fun() -> process_info(Pid, current_function) =:= {current_function, {gen_tracker, await_attribute, 4}}
-                            andalso process_info(Pid, status) =:= {status, waiting} end).
+    Waits = {gen_tracker, await_attribute, 4},
+    eventually(fun() ->
+        process_info(Pid, current_function) =:= {current_function, Waits} andalso
+            process_info(Pid, status) =:= {status, waiting}
+    end).
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),
@@ -247,7 +304,10 @@ all_who_wait_for_a_name_are_woken(Config) ->
     Asked = [ask(fun() -> getattr(Zone, ?NAME, N rem 10, infinity) end) || N <- lists:seq(1, 2000)],
     tracked_child:waiting(),
     [ok = setattr(Zone, ?NAME, Key, {value, Key}) || Key <- lists:seq(0, 9)],
-    [?assertEqual({answer, {ok, {value, N rem 10}}}, answer(One)) || {N, One} <- lists:enumerate(Asked)].
+    [
+        ?assertEqual({answer, {ok, {value, N rem 10}}}, answer(One))
+     || {N, One} <- lists:enumerate(Asked)
+    ].
 
 a_write_of_another_attribute_is_no_answer(Config) ->
     Zone = zone(Config),
@@ -256,21 +316,31 @@ a_write_of_another_attribute_is_no_answer(Config) ->
     ok = setattr(Zone, ?NAME, late, {1, 2}),
     {answer, {ok, {1, 2}}} = answer(Asked).
 
-%% Answered and timed out at the same moment, again and again: no message is left, nor is a monitor or a place among the waiters.
+%% Answered and timed out at the same moment, again and again: no message is left, nor is a
+%% monitor or a place among the waiters.
 nothing_is_left_of_those_who_waited(Config) ->
     Zone = zone(Config),
-    Write = fun(N) -> ok = setattr(Zone, ?NAME, a, N), ok = delattr(Zone, ?NAME, a) end,
+    Write = fun(N) ->
+        ok = setattr(Zone, ?NAME, a, N),
+        ok = delattr(Zone, ?NAME, a)
+    end,
     Look = fun() ->
         _ = getattr(Zone, ?NAME, a, 1),
         process_info(self(), [messages, monitors])
     end,
-    [?assertEqual([[{messages, []}, {monitors, []}]], lists:usort(Answers)) || Answers <- while_writing(Write, 300, [Look, Look])],
+    [
+        ?assertEqual([[{messages, []}, {monitors, []}]], lists:usort(Answers))
+     || Answers <- while_writing(Write, 300, [Look, Look])
+    ],
     0 = proctab_nif:waiting(Zone).
 
 %% What it has left would be woken, and paid for, by each write.
 a_killed_waiter_is_forgotten(Config) ->
     Zone = zone(Config),
-    Waiters = [spawn(fun() -> getattr(Zone, ?NAME, never, infinity) end) || _ <- lists:seq(1, 1000)],
+    Waiters = [
+        spawn(fun() -> getattr(Zone, ?NAME, never, infinity) end)
+     || _ <- lists:seq(1, 1000)
+    ],
     lists:foreach(fun waits/1, Waiters),
     1000 = proctab_nif:waiting(Zone),
     lists:foreach(fun tracked_child:kill/1, Waiters),
@@ -283,7 +353,8 @@ who_waits_is_told_when_the_zone_ends(Config) ->
     ok = gen_server:stop(Zone),
     [?assertMatch({badarg, _}, answer(Asked)) || Asked <- Waiters].
 
-%% It is held at the moment when it waits in the table of the first zone and has not noticed its end; a name that large is read on another scheduler.
+%% It is held at the moment when it waits in the table of the first zone and has not noticed its
+%% end; a name that large is read on another scheduler.
 who_waits_is_woken_by_the_zone_that_runs_again(Config) ->
     Zone = zone(Config),
     Name = lists:seq(1, 20000),
@@ -293,10 +364,14 @@ who_waits_is_woken_by_the_zone_that_runs_again(Config) ->
     true = erlang:resume_process(Waiter),
     tracked_process:eventually(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
     1 = gen_tracker:increment(Zone, Name, late, 1, 0),
-    ?assertMatch({'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, tracked_child:await('DOWN', Asked)).
+    ?assertMatch(
+        {'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, tracked_child:await('DOWN', Asked)
+    ).
 
 held_waiter(Zone, Name) ->
-    {Waiter, Asked} = spawn_monitor(fun() -> exit({answer, getattr(Zone, Name, late, infinity)}) end),
+    {Waiter, Asked} = spawn_monitor(fun() ->
+        exit({answer, getattr(Zone, Name, late, infinity)})
+    end),
     put_down(Zone),
     true = erlang:suspend_process(Waiter),
     case process_info(Waiter, monitors) of

@@ -1,5 +1,5 @@
-%% Promise: a setattr, an increment, a delattr and a snapshot are each one atomic step, whatever other processes do to the
-%% same name at the same time, and everybody sees them in order.
+%% Promise: a setattr, an increment, a delattr and a snapshot are each one atomic step, whatever
+%% other processes do to the same name at the same time, and everybody sees them in order.
 %%
 %% Each case has a zone of its own name, in which the child ?NAME runs and nobody holds ?VOID.
 -module(atomicity_SUITE).
@@ -65,7 +65,8 @@ reader(Zone) ->
     end,
     reader(Zone).
 
-%% "All pairs are set as one atomic step": whatever the number of pairs, and the kinds of old and new values.
+%% "All pairs are set as one atomic step": whatever the number of pairs, and the kinds of old and
+%% new values.
 readers_never_see_half_of_a_setattr(Config) ->
     [
         only_whole_setattrs_are_seen(zone(Config), lists:seq(1, Count), Times, Value)
@@ -109,12 +110,18 @@ snapshots(Zone, Keys) ->
         fun() -> attrs(Zone, ?NAME) end,
         fun() -> info(Zone, ?NAME, Keys) end,
         fun() -> info(Zone, ?NAME, lists:reverse(Keys)) end,
-        fun() -> [{_, Attrs}] = list(Zone), Attrs end,
-        fun() -> [{_, Attrs}] = list(Zone, Keys), Attrs end
+        fun() ->
+            [{_, Attrs}] = list(Zone),
+            Attrs
+        end,
+        fun() ->
+            [{_, Attrs}] = list(Zone, Keys),
+            Attrs
+        end
     ].
 
-%% "One consistent snapshot": one writer increments first, then second, so that second is never ahead. With other
-%% attributes beside them, and at the limits of 60 and 64 bits.
+%% "One consistent snapshot": one writer increments first, then second, so that second is never
+%% ahead. With other attributes beside them, and at the limits of 60 and 64 bits.
 no_snapshot_shows_the_later_counter_ahead(Config) ->
     [
         never_ahead(zone(Config), Others, Times, Start)
@@ -123,7 +130,11 @@ no_snapshot_shows_the_later_counter_ahead(Config) ->
     ].
 
 never_ahead(Zone, Others, Times, Start) ->
-    ok = setattr(Zone, ?NAME, [{first, Start}, {second, Start} | [{N, {other, N}} || N <- lists:seq(1, Others)]]),
+    ok = setattr(
+        Zone,
+        ?NAME,
+        [{first, Start}, {second, Start} | [{N, {other, N}} || N <- lists:seq(1, Others)]]
+    ),
     Step = fun(_) ->
         First = increment(Zone, ?NAME, first, 1),
         First = increment(Zone, ?NAME, second, 1)
@@ -146,7 +157,9 @@ increments_of_many_processes_lose_nothing_while_other_attributes_are_set(Config)
         ok = setattr(Zone, ?NAME, [{a, N}, {b, {N}}]),
         ok = delattr(Zone, ?NAME, (N + 20) rem 40)
     end,
-    Counted = while_writing(SetOthers, 5000, lists:duplicate(20, fun() -> increment(Zone, ?NAME, hits, 1) end)),
+    Counted = while_writing(
+        SetOthers, 5000, lists:duplicate(20, fun() -> increment(Zone, ?NAME, hits, 1) end)
+    ),
     ?assertEqual(lists:seq(1, 100000), lists:sort(lists:append(Counted))),
     {ok, 100000} = getattr(Zone, ?NAME, hits).
 
@@ -173,7 +186,10 @@ increments_of_many_processes_make_a_missing_attribute_once(Config) ->
         begin
             Count = fun() -> [increment(Zone, Name, Key, 1, 10) || Key <- Keys] end,
             Counted = together(lists:duplicate(20, Count)),
-            [?assertEqual(lists:seq(11, 30), lists:sort([lists:nth(Key, All) || All <- Counted])) || Key <- Keys]
+            [
+                ?assertEqual(lists:seq(11, 30), lists:sort([lists:nth(Key, All) || All <- Counted]))
+             || Key <- Keys
+            ]
         end
      || Name <- [?NAME, ?VOID]
     ].
@@ -209,7 +225,8 @@ a_delattr_takes_its_place_among_increments(Config) ->
      || _ <- lists:seq(1, 40)
     ].
 
-%% Calls a fun while four processes count the attribute n 500 times each; gives, sorted, what they counted.
+%% Calls a fun while four processes count the attribute n 500 times each; gives, sorted, what they
+%% counted.
 counted_while(Zone, Fun) ->
     Count = fun() -> [increment(Zone, ?NAME, n, 1, 0) || _ <- lists:seq(1, 500)] end,
     [ok | Counted] = together([Fun | lists:duplicate(4, Count)]),

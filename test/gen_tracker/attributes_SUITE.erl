@@ -1,5 +1,5 @@
-%% Promise: attributes are set, read, waited for, counted, listed and deleted as each row of the contract's table says, by
-%% any process, and without a message.
+%% Promise: attributes are set, read, waited for, counted, listed and deleted as each row of the
+%% contract's table says, by any process, and without a message.
 %%
 %% Each case has a zone of its own name, in which the child ?NAME runs and nobody holds ?VOID.
 -module(attributes_SUITE).
@@ -9,7 +9,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [answer/1, apart/1, ask/1, open/2, waiting/0]).
--import(gen_tracker, [attrs/2, delattr/3, getattr/3, getattr/4, increment/4, increment/5, info/2, info/3]).
+-import(gen_tracker, [attrs/2, delattr/3, getattr/3, getattr/4, increment/4, increment/5, info/2]).
+-import(gen_tracker, [info/3]).
 -import(gen_tracker, [list/1, list/2, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
@@ -110,7 +111,9 @@ the_last_of_equal_keys_in_one_setattr_wins(Config) ->
 
 elements_that_are_not_pairs_are_ignored(Config) ->
     Zone = zone(Config),
-    ok = setattr(Zone, ?NAME, [a, {b}, {c, 1, 2}, [], [d | 1], #{e => 1}, {f, 1}, <<"g">>, {}, {h, 2}]),
+    ok = setattr(
+        Zone, ?NAME, [a, {b}, {c, 1, 2}, [], [d | 1], #{e => 1}, {f, 1}, <<"g">>, {}, {h, 2}]
+    ),
     [{f, 1}, {h, 2}] = lists:sort(info(Zone, ?NAME)).
 
 the_attributes_of_different_names_are_apart(Config) ->
@@ -125,7 +128,9 @@ the_attributes_of_different_names_are_apart(Config) ->
 
 setattr_is_void_setting_on_a_name_that_nobody_holds(Config) ->
     Zone = zone(Config),
-    ?assertError({void_setting, Zone, ?VOID, [a, {b, c}]}, setattr(Zone, ?VOID, [{a, 1}, {{b, c}, 2}])),
+    ?assertError(
+        {void_setting, Zone, ?VOID, [a, {b, c}]}, setattr(Zone, ?VOID, [{a, 1}, {{b, c}, 2}])
+    ),
     ?assertError({void_setting, Zone, ?VOID, a}, setattr(Zone, ?VOID, a, 1)),
     [] = info(Zone, ?VOID).
 
@@ -341,7 +346,10 @@ list_with_keys_gives_only_those(Config) ->
     ok = setattr(Zone, {second, 2}, [{b, 3}, {c, 4}]),
     [{_, [{pid, Second}]}, {_, [{pid, First}]}] = lists:sort(list(Zone, [])),
     [{_, [{pid, Second}]}, {_, [{pid, First}, {a, 1}]}] = lists:sort(list(Zone, [a])),
-    [{_, [{pid, Second}, {b, 3}]}, {_, [{pid, First}, {b, 2}]}] = lists:sort(list(Zone, [missing, b])).
+    [
+        {_, [{pid, Second}, {b, 3}]},
+        {_, [{pid, First}, {b, 2}]}
+    ] = lists:sort(list(Zone, [missing, b])).
 
 one_name_holds_20000_attributes(Config) ->
     Zone = zone(Config),

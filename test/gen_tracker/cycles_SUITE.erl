@@ -236,7 +236,10 @@ two_cleanups_that_wait_for_attributes_of_each_other_both_end(_) ->
 a_cleanup_that_waits_for_an_attribute_counts_whatever_a_stranger_says(_) ->
     Zone = zone(?FUNCTION_NAME),
     Other = looking_up(Zone, fun() -> gen_tracker:find_or_open(Zone, plain(a)) end),
-    [gen_server:cast(Zone, {abandon_look_up, b, Who}) || Who <- [zones:keeper(Zone, a), make_ref()]],
+    [
+        gen_server:cast(Zone, {abandon_look_up, b, Who})
+     || Who <- [zones:keeper(Zone, a), make_ref()]
+    ],
     Other ! go,
     ?assertEqual({error, terminating}, told(b)).
 
@@ -253,7 +256,15 @@ a_cleanup_that_waits_for_an_attribute_counts_among_the_waits(_) ->
 %% The cleanup of `a' waits for an attribute of `b', whose cleanup, the process that is returned,
 %% asks for something when it is sent `go'.
 looking_up(Zone, Ask) ->
-    B = open(Zone, b, telling(fun() -> receive go -> Ask() end end)),
+    B = open(
+        Zone,
+        b,
+        telling(fun() ->
+            receive
+                go -> Ask()
+            end
+        end)
+    ),
     exit(B, kill),
     {asking, b, Cleaner} = await(asking, b),
     A = open(Zone, a, telling(fun() -> gen_tracker:getattr(Zone, b, missing, infinity) end)),
@@ -563,11 +574,15 @@ a_wait_of_a_process_that_is_dead_closes_no_cycle(_) ->
     First = fun() ->
         Helper = proc_lib:spawn(fun() -> Open(b) end),
         Test ! {helper, Helper, self()},
-        receive go -> tracked_child:start_link(Test) end
+        receive
+            go -> tracked_child:start_link(Test)
+        end
     end,
     Second = fun() ->
         Test ! {second, self()},
-        receive go -> ok end,
+        receive
+            go -> ok
+        end,
         Test ! {opened, Open(a)},
         tracked_child:start_link(Test)
     end,

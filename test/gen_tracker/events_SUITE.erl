@@ -1,6 +1,8 @@
-%% Promise: `subscribe(Zone)` answers "the children at that moment; from then on the caller receives `{gen_tracker, Zone, {up, Name, Pid}}` and
-%% `{gen_tracker, Zone, {down, Name, Pid, Reason}}`, for each name in order, none missing, none twice"; `unsubscribe(Zone)`: "no event arrives after it has
-%% returned". So a subscriber can keep an exact copy, and "a slow or dead subscriber slows nobody".
+%% Promise: `subscribe(Zone)` answers "the children at that moment; from then on the caller
+%% receives `{gen_tracker, Zone, {up, Name, Pid}}` and `{gen_tracker, Zone, {down, Name, Pid,
+%% Reason}}`, for each name in order, none missing, none twice"; `unsubscribe(Zone)`: "no event
+%% arrives after it has returned". So a subscriber can keep an exact copy, and "a slow or dead
+%% subscriber slows nobody".
 -module(events_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -68,7 +70,10 @@ a_subscriber_is_told_of_births_and_deaths_with_their_reasons(Config) ->
     {ok, []} = subscribe(Zone),
     Reasons = [normal, shutdown, {shutdown, "why"}, crash, {a, [term]}],
     Pids = [open(Zone, {name, Reason}) || Reason <- Reasons],
-    [?assertEqual({up, {name, Reason}, Pid}, event(Zone)) || {Pid, Reason} <- lists:zip(Pids, Reasons)],
+    [
+        ?assertEqual({up, {name, Reason}, Pid}, event(Zone))
+     || {Pid, Reason} <- lists:zip(Pids, Reasons)
+    ],
     [
         begin
             Reason = stop(Pid, Reason),
@@ -141,8 +146,16 @@ a_death_is_told_before_after_terminate_is_called(Config) ->
 what_never_ran_is_no_event(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
-    Starts = [fun() -> ignore end, fun() -> {error, no} end, fun() -> error(no) end, fun() -> nonsense end],
-    _ = [find_or_open(Zone, spec(?NAME, permanent, 200, {start_with, [self(), Start]})) || Start <- Starts],
+    Starts = [
+        fun() -> ignore end,
+        fun() -> {error, no} end,
+        fun() -> error(no) end,
+        fun() -> nonsense end
+    ],
+    _ = [
+        find_or_open(Zone, spec(?NAME, permanent, 200, {start_with, [self(), Start]}))
+     || Start <- Starts
+    ],
     Pid = open(Zone, last),
     {up, last, Pid} = event(Zone).
 
@@ -177,8 +190,15 @@ nothing_arrives_after_unsubscribing(Config) ->
 %% Somebody who stays subscribed, so that the events go on.
 apart_subscribed(Zone) ->
     Test = self(),
-    Other = spawn_link(fun() -> Test ! {subscribed, self(), subscribe(Zone)}, receive stop -> ok end end),
-    receive {subscribed, Other, {ok, _}} -> {ok, Other} end.
+    Other = spawn_link(fun() ->
+        Test ! {subscribed, self(), subscribe(Zone)},
+        receive
+            stop -> ok
+        end
+    end),
+    receive
+        {subscribed, Other, {ok, _}} -> {ok, Other}
+    end.
 
 one_may_subscribe_again_after_the_last_has_gone(Config) ->
     Zone = zone(Config),
@@ -212,7 +232,14 @@ a_subscriber_that_sleeps_holds_up_nobody_and_misses_nothing(Config) ->
     {ok, Sleeper} = apart_subscribed(Zone),
     true = erlang:suspend_process(Sleeper),
     {ok, []} = subscribe(Zone),
-    Told = [begin Pid = open(Zone, N), _ = kill(Pid), [event(Zone), event(Zone)] end || N <- lists:seq(1, 500)],
+    Told = [
+        begin
+            Pid = open(Zone, N),
+            _ = kill(Pid),
+            [event(Zone), event(Zone)]
+        end
+     || N <- lists:seq(1, 500)
+    ],
     eventually(fun() -> process_info(Sleeper, message_queue_len) =:= {message_queue_len, 1000} end),
     {messages, Messages} = process_info(Sleeper, messages),
     ?assertEqual(lists:append(Told), [Event || {gen_tracker, _, Event} <- Messages]).
@@ -222,7 +249,10 @@ the_deaths_at_the_end_of_a_zone_are_told(Config) ->
     Children = lists:sort([{Name, open(Zone, Name)} || Name <- lists:seq(1, 100)]),
     {ok, _} = subscribe(Zone),
     ok = gen_server:stop(Zone),
-    ?assertEqual([{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort([event(Zone) || _ <- Children])).
+    ?assertEqual(
+        [{down, Name, Pid, shutdown} || {Name, Pid} <- Children],
+        lists:sort([event(Zone) || _ <- Children])
+    ).
 
 the_deaths_are_told_when_the_tracker_is_killed(Config) ->
     Zone = zone(Config),
@@ -275,18 +305,54 @@ subscribers_are_told_when_the_sender_of_events_is_killed(Config) ->
     normal = stop(Pid, normal),
     {down, ?NAME, Pid, normal} = event(Zone).
 
-%% Subscribers come and go while children do; at the end the copy of each who stayed is what the zone has, and no event contradicted it.
+%% Subscribers come and go while children do; at the end the copy of each who stayed is what the
+%% zone has, and no event contradicted it.
 every_subscriber_keeps_an_exact_copy_while_all_changes(Config) ->
     Zone = zone(Config),
     Test = self(),
-    Changer = fun(Number) -> fun() -> change(Zone, Number, 400), changed end end,
-    Follower = fun() -> spawn(fun() -> {ok, Children} = subscribe(Zone), follow(Zone, maps:from_list(Children), Test) end) end,
-    Followers = fun() -> [begin erlang:yield(), Follower() end || _ <- lists:seq(1, 50)] end,
-    Comers = fun() -> [begin {ok, _} = subscribe(Zone), ok = unsubscribe(Zone) end || _ <- lists:seq(1, 200)], gone end,
-    [changed, changed, changed, gone, Following] = tracked_child:together([Changer(1), Changer(2), Changer(3), Comers, Followers]),
+    Changer = fun(Number) ->
+        fun() ->
+            change(Zone, Number, 400),
+            changed
+        end
+    end,
+    Follower = fun() ->
+        spawn(fun() ->
+            {ok, Children} = subscribe(Zone),
+            follow(Zone, maps:from_list(Children), Test)
+        end)
+    end,
+    Followers = fun() ->
+        [
+            begin
+                erlang:yield(),
+                Follower()
+            end
+         || _ <- lists:seq(1, 50)
+        ]
+    end,
+    Comers = fun() ->
+        [
+            begin
+                {ok, _} = subscribe(Zone),
+                ok = unsubscribe(Zone)
+            end
+         || _ <- lists:seq(1, 200)
+        ],
+        gone
+    end,
+    [changed, changed, changed, gone, Following] = tracked_child:together([
+        Changer(1),
+        Changer(2),
+        Changer(3),
+        Comers,
+        Followers
+    ]),
     _ = open(Zone, last),
     ok = gen_tracker:wait(Zone),
-    Actual = maps:from_list(gen_tracker:fold(fun(Name, Pid, Pairs) -> [{Name, Pid} | Pairs] end, [], Zone)),
+    Actual = maps:from_list(
+        gen_tracker:fold(fun(Name, Pid, Pairs) -> [{Name, Pid} | Pairs] end, [], Zone)
+    ),
     [
         begin
             Reason = down(Pid),
@@ -332,7 +398,8 @@ follow(Zone, Copy, Test) ->
 followed({up, Name, Pid}, Copy) when not is_map_key(Name, Copy) -> Copy#{Name => Pid};
 followed({down, Name, Pid, _}, Copy) when map_get(Name, Copy) =:= Pid -> maps:remove(Name, Copy).
 
-%% One name after the other is born, and the only subscriber comes and goes: what it sees has no gap, and nothing twice.
+%% One name after the other is born, and the only subscriber comes and goes: what it sees has no
+%% gap, and nothing twice.
 no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
     Zone = zone(Config),
     Birth = fun(Number) -> {ok, _} = find_or_open(Zone, spec({born, Number}, temporary)) end,
@@ -361,7 +428,15 @@ what_was_read_and_is_told_as_well_is_no_second_event(Config) ->
     {ok, _} = subscribe(Zone),
     Sender = sender(self()),
     Secret = secret(Sender),
-    [Sender ! {Secret, Told} || Told <- [{up, ?NAME, Pid}, {down, ?NAME, Other, earlier}, {up, ?NAME, Other}, {down, nobody, Pid, earlier}]],
+    [
+        Sender ! {Secret, Told}
+     || Told <- [
+            {up, ?NAME, Pid},
+            {down, ?NAME, Other, earlier},
+            {up, ?NAME, Other},
+            {down, nobody, Pid, earlier}
+        ]
+    ],
     normal = stop(Other, normal),
     {down, other, Other, normal} = event(Zone),
     {ok, [{?NAME, Pid}]} = subscribe(Zone).
@@ -377,7 +452,11 @@ nobody_else_can_send_events(Config) ->
     {ok, [{?NAME, Pid}]} = subscribe(Zone),
     Sender = sender(self()),
     Events = [{up, other, Pid}, {down, ?NAME, Pid, forged}],
-    [Sender ! Message || Event <- Events, Message <- [Event, {0, Event}, {undefined, Event}, {secret(Sender) + 1, Event}]],
+    [
+        Sender ! Message
+     || Event <- Events,
+        Message <- [Event, {0, Event}, {undefined, Event}, {secret(Sender) + 1, Event}]
+    ],
     [Sender ! {{dead, ?NAME}, Ref, process, Pid, forged} || Ref <- [make_ref(), undefined]],
     [Sender ! {'DOWN', make_ref(), process, Who, forged} || Who <- [self(), Pid]],
     Sender ! {'EXIT', whereis(Zone), killed},

@@ -1,5 +1,6 @@
-%% Promise: births and deaths come "for each name in order, none missing, none twice": also when many processes hand one name over to each other, and when a zone ends while
-%% it is being changed. A subscription ends with `unsubscribed', after the last death.
+%% Promise: births and deaths come "for each name in order, none missing, none twice": also when
+%% many processes hand one name over to each other, and when a zone ends while it is being
+%% changed. A subscription ends with `unsubscribed', after the last death.
 -module(events_storm_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -36,7 +37,8 @@ end_per_testcase(Case, _Config) ->
 zone(Config) ->
     proplists:get_value(zone, Config).
 
-%% A subscriber that follows a zone until its subscription ends. The answer: births, deaths, the events that contradict what came before, and who lives then.
+%% A subscriber that follows a zone until its subscription ends. The answer: births, deaths, the
+%% events that contradict what came before, and who lives then.
 follower(Zone) ->
     Test = self(),
     Asked = tracked_child:ask(fun() ->
@@ -49,8 +51,10 @@ follower(Zone) ->
 
 follow(Zone, Copy, {Births, Deaths, Faults}) ->
     receive
-        {gen_tracker, Zone, {up, Name, Pid}} when not is_map_key(Name, Copy) -> follow(Zone, Copy#{Name => Pid}, {Births + 1, Deaths, Faults});
-        {gen_tracker, Zone, {down, Name, Pid, _}} when map_get(Name, Copy) =:= Pid -> follow(Zone, maps:remove(Name, Copy), {Births, Deaths + 1, Faults});
+        {gen_tracker, Zone, {up, Name, Pid}} when not is_map_key(Name, Copy) ->
+            follow(Zone, Copy#{Name => Pid}, {Births + 1, Deaths, Faults});
+        {gen_tracker, Zone, {down, Name, Pid, _}} when map_get(Name, Copy) =:= Pid ->
+            follow(Zone, maps:remove(Name, Copy), {Births, Deaths + 1, Faults});
         {gen_tracker, Zone, unsubscribed} -> {Births, Deaths, Faults, Copy};
         {gen_tracker, Zone, Event} -> follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
     end.
@@ -58,7 +62,9 @@ follow(Zone, Copy, {Births, Deaths, Faults}) ->
 a_name_that_goes_from_hand_to_hand_dies_as_often_as_it_is_born(Config) ->
     Zone = zone(Config),
     Following = follower(Zone),
-    Worker = fun() -> length([yes || _ <- lists:seq(1, 10000), taken_and_given_back({Zone, ?NAME})]) end,
+    Worker = fun() ->
+        length([yes || _ <- lists:seq(1, 10000), taken_and_given_back({Zone, ?NAME})])
+    end,
     Taken = lists:sum(tracked_child:together([Worker || _ <- lists:seq(1, 4)])),
     ok = gen_server:stop(Zone),
     ?assertEqual({answer, {Taken, Taken, [], #{}}}, tracked_child:answer(Following)).
@@ -82,7 +88,13 @@ each_birth_has_its_death_whoever_unregisters(Config) ->
         end,
         lists:seq(1, Count)
     ),
-    _ = [begin unlink(Other), kill(Other) end || Other <- Others],
+    _ = [
+        begin
+            unlink(Other),
+            kill(Other)
+        end
+     || Other <- Others
+    ],
     {ok, []} = subscribe(Zone),
     ok = gen_server:stop(Zone),
     ?assertEqual({answer, {Count, Count, [], #{}}}, tracked_child:answer(Following)).
@@ -94,7 +106,9 @@ take_away(Zone, Current) ->
 gone(Zone, Name) ->
     case gen_tracker:find(Zone, Name) of
         undefined -> ok;
-        {ok, _} -> erlang:yield(), gone(Zone, Name)
+        {ok, _} ->
+            erlang:yield(),
+            gone(Zone, Name)
     end.
 
 each_birth_has_its_death_when_the_tracker_is_killed_while_children_start(Config) ->
@@ -103,7 +117,12 @@ each_birth_has_its_death_when_the_tracker_is_killed_while_children_start(Config)
         begin
             Following = follower(Zone),
             [open(Zone, Name) || Name <- lists:seq(1, 300)],
-            Starts = [tracked_child:ask(fun() -> find_or_open(Zone, spec({starting, Name}, temporary)) end) || Name <- lists:seq(1, 300)],
+            Starts = [
+                tracked_child:ask(fun() ->
+                    find_or_open(Zone, spec({starting, Name}, temporary))
+                end)
+             || Name <- lists:seq(1, 300)
+            ],
             _ = tracked_child:answer(hd(Starts)),
             _ = kill(whereis(Zone)),
             {answer, {_, _, Faults, Left}} = tracked_child:answer(Following),
@@ -118,7 +137,9 @@ the_reasons_are_told_when_the_tracker_is_killed(Config) ->
     Children = [{Name, open(Zone, Name)} || Name <- lists:seq(1, 1000)],
     {ok, _} = subscribe(Zone),
     _ = kill(whereis(Zone)),
-    ?assertEqual([{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort(events(Zone))).
+    ?assertEqual(
+        [{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort(events(Zone))
+    ).
 
 %% All events until the end of the subscription.
 events(Zone) ->
@@ -162,9 +183,15 @@ a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone(Config)
     yes = register_name({Zone, other}, Other),
     Start = fun() ->
         process_flag(trap_exit, true),
-        receive {'EXIT', _, shutdown} -> ok = unregister_name({Zone, other}) end
+        receive
+            {'EXIT', _, shutdown} -> ok = unregister_name({Zone, other})
+        end
     end,
-    Spec = #{id => ?NAME, start => {tracked_child, start_with, [self(), fun() -> {ok, spawn_link(Start)} end]}, shutdown => infinity},
+    Spec = #{
+        id => ?NAME,
+        start => {tracked_child, start_with, [self(), fun() -> {ok, spawn_link(Start)} end]},
+        shutdown => infinity
+    },
     {ok, Pid} = find_or_open(Zone, Spec),
     {trap_exit, true} = trapping(Pid),
     Tracker = whereis(Zone),
@@ -173,7 +200,9 @@ a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone(Config)
 
 trapping(Pid) ->
     case process_info(Pid, trap_exit) of
-        {trap_exit, false} -> erlang:yield(), trapping(Pid);
+        {trap_exit, false} ->
+            erlang:yield(),
+            trapping(Pid);
         Trapping -> Trapping
     end.
 
@@ -181,14 +210,27 @@ trapping(Pid) ->
 nobody_subscribes_to_a_zone_that_is_about_to_end(Config) ->
     Zone = zone(Config),
     Test = self(),
-    Subscribe = fun() -> Test ! {outcome, try subscribe(Zone) catch exit:Reason -> Reason end} end,
+    Subscribe = fun() ->
+        Test ! {
+            outcome,
+            try
+                subscribe(Zone)
+            catch
+                exit:Reason -> Reason
+            end
+        }
+    end,
     {ok, _} = find_or_open(Zone, {?NAME, {?MODULE, start_child, [Subscribe]}, temporary}),
     ok = gen_server:stop(Zone),
     {outcome, Outcome} = tracked_child:await(outcome),
     ?assertEqual({shutdown, {gen_tracker, subscribe, [Zone]}}, Outcome).
 
 start_child(Subscribe) ->
-    Pid = spawn_link(fun() -> receive after infinity -> ok end end),
+    Pid = spawn_link(fun() ->
+        receive
+        after infinity -> ok
+        end
+    end),
     put(at_the_end, Subscribe),
     {ok, Pid}.
 

@@ -1,5 +1,6 @@
-%% Promise: a zone runs once under its name, and its children are found by any term as a name, compared by `=:=`,
-%% whether the zone started them or they were added to it. `find` never sends a message.
+%% Promise: a zone runs once under its name, and its children are found by any term as a name,
+%% compared by `=:=`, whether the zone started them or they were added to it. `find` never sends a
+%% message.
 -module(finding_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -70,7 +71,13 @@ start_link_of_a_running_zone_gives_its_pid(_) ->
 an_unknown_option_is_badarg(_) ->
     [
         ?assertError(badarg, gen_tracker:start_link(?FUNCTION_NAME, Options))
-     || Options <- [#{restarts => false}, #{restart => false, strategy => one_for_one}, #{restart => never}, [], none]
+     || Options <- [
+            #{restarts => false},
+            #{restart => false, strategy => one_for_one},
+            #{restart => never},
+            [],
+            none
+        ]
     ],
     ?assertEqual(undefined, whereis(?FUNCTION_NAME)).
 
@@ -80,7 +87,8 @@ restart_false_turns_restarts_off(_) ->
     die(?FUNCTION_NAME, transient),
     ?assertEqual([], taken(started)).
 
-%% A child that crashes, and the end of its entry. After a restart, the zone would have a child again, and keep it.
+%% A child that crashes, and the end of its entry. After a restart, the zone would have a child
+%% again, and keep it.
 die(Zone, Restart) ->
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(Restart, Restart)),
     {started, Pid} = await(started, Pid),
@@ -161,8 +169,12 @@ find_never_sends_a_message(_) ->
     {Opening, Starter} = gated(Zone, starting),
     {_, Cleaner} = terminating(Zone, ending),
     ok = sys:suspend(Zone),
-    Find = fun() -> [gen_tracker:find(Zone, Name) || Name <- [running, missing, starting, ending]] end,
-    ?assertEqual({{answer, [{ok, Pid}, undefined, undefined, undefined]}, []}, tracked_child:sent_by(Find)),
+    Find = fun() ->
+        [gen_tracker:find(Zone, Name) || Name <- [running, missing, starting, ending]]
+    end,
+    ?assertEqual(
+        {{answer, [{ok, Pid}, undefined, undefined, undefined]}, []}, tracked_child:sent_by(Find)
+    ),
     ok = sys:resume(Zone),
     [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
     {answer, {ok, _}} = answer(Opening).
@@ -173,7 +185,10 @@ find_is_badarg_when_the_zone_does_not_run(_) ->
     {ok, _} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
     ok = gen_server:stop(Zone),
     ?assertError(badarg, gen_tracker:find(Zone, name)),
-    [?assertError(badarg, gen_tracker:find(None, name)) || None <- [kernel_sup, "zone", <<"zone">>, self(), 1]].
+    [
+        ?assertError(badarg, gen_tracker:find(None, name))
+     || None <- [kernel_sup, "zone", <<"zone">>, self(), 1]
+    ].
 
 which_children_gives_the_pid_or_state_of_every_child(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -182,10 +197,16 @@ which_children_gives_the_pid_or_state_of_every_child(_) ->
     {Opening, Starter} = gated(Zone, b),
     {_, Cleaner} = terminating(Zone, c),
     MFA = {tracked_child, start_link, [self()]},
-    {ok, Boss} = gen_tracker:find_or_open(Zone, #{id => d, start => MFA, type => supervisor, modules => dynamic}),
+    {ok, Boss} = gen_tracker:find_or_open(
+        Zone, #{id => d, start => MFA, type => supervisor, modules => dynamic}
+    ),
     Others = [{a, Running, worker, []}, {d, Boss, supervisor, dynamic}],
     ?assertEqual(
-        lists:sort([{b, launching, worker, [tracked_child]}, {c, terminating, worker, []} | Others]),
+        lists:sort([
+            {b, launching, worker, [tracked_child]},
+            {c, terminating, worker, []}
+            | Others
+        ]),
         lists:sort(gen_tracker:which_children(Zone))
     ),
     Starter ! go,
@@ -240,7 +261,10 @@ the_holder_is_given_when_a_running_child_holds_the_name(_) ->
         {ok, Added} = gen_tracker:add_existing_child(Zone, Form(added, Added)),
         [
             ?assertEqual(
-                {error, {already_started, Holder}}, gen_tracker:add_existing_child(Zone, Form(Name, Pid))
+                {
+                    error,
+                    {already_started, Holder}
+                }, gen_tracker:add_existing_child(Zone, Form(Name, Pid))
             )
          || {Name, Holder} <- [{started, Started}, {added, Added}], Pid <- [stranger(), Holder]
         ],
@@ -251,7 +275,9 @@ the_holder_is_given_when_a_running_child_holds_the_name(_) ->
 already_present_is_given_while_a_child_of_that_name_is_being_started(_) ->
     in_both_forms(?FUNCTION_NAME, fun(Zone, Form) ->
         {Opening, Starter} = gated(Zone, name),
-        ?assertEqual({error, already_present}, gen_tracker:add_existing_child(Zone, Form(name, stranger()))),
+        ?assertEqual(
+            {error, already_present}, gen_tracker:add_existing_child(Zone, Form(name, stranger()))
+        ),
         Starter ! go,
         {answer, {ok, Pid}} = answer(Opening),
         ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name))
@@ -320,14 +346,17 @@ after_terminate_is_called_for_a_child_added_with_a_full_spec(_) ->
 
 %% wait/1
 
-%% The request that was sent first has been handled when an attribute of the starting child can be set.
+%% The request that was sent first has been handled when an attribute of the starting child can be
+%% set.
 wait_returns_after_all_that_was_sent_before_has_been_handled(_) ->
     Zone = zone(?FUNCTION_NAME),
     ok = sys:suspend(Zone),
     Gated = spec(name, temporary, 200, {start_gated, [self(), go]}),
     Opening = ask(fun() -> gen_tracker:find_or_open(Zone, Gated) end),
     waiting(),
-    Waiting = ask(fun() -> {gen_tracker:wait(Zone), gen_tracker:setattr(Zone, name, key, value)} end),
+    Waiting = ask(fun() ->
+        {gen_tracker:wait(Zone), gen_tracker:setattr(Zone, name, key, value)}
+    end),
     waiting(),
     ?assertError({void_setting, Zone, name, key}, gen_tracker:setattr(Zone, name, key, value)),
     ok = sys:resume(Zone),
@@ -431,7 +460,14 @@ find_or_open_never_gives_a_child_whose_death_the_caller_has_seen(_) ->
     lists:foldl(Find, none, lists:seq(1, 3000)).
 
 start_plain() ->
-    {ok, spawn_link(fun() -> receive never -> ok end end)}.
+    {
+        ok,
+        spawn_link(fun() ->
+            receive
+                never -> ok
+            end
+        end)
+    }.
 
 %% The others may kill it as well.
 no_caller_of_many_gets_a_child_whose_death_it_has_seen(_) ->
@@ -454,7 +490,11 @@ an_added_child_whose_death_the_caller_has_seen_is_not_given(_) ->
     Spec = {name, {?MODULE, start_plain, []}, temporary},
     [
         begin
-            {Child, Monitor} = spawn_monitor(fun() -> receive never -> ok end end),
+            {Child, Monitor} = spawn_monitor(fun() ->
+                receive
+                    never -> ok
+                end
+            end),
             {ok, Child} = gen_tracker:add_existing_child(Zone, Form(name, Child)),
             exit(Child, kill),
             receive

@@ -6,7 +6,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, ask/1, answer/1, kill/1]).
+-import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, ask/1, answer/1]).
+-import(tracked_child, [kill/1]).
 -import(tracked_process, [eventually/1]).
 
 suite() ->
@@ -30,14 +31,23 @@ init_per_testcase(Case, Config) ->
 end_per_testcase(Case, Config) ->
     keeper_SUITE:end_per_testcase(Case, Config).
 
-%% "a `transient` one whose reason was not `normal`" is started again: no other is, however soon it ends.
+%% "a `transient` one whose reason was not `normal`" is started again: no other is, however soon
+%% it ends.
 a_thousand_transient_children_that_end_normally_at_once_are_started_once(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = counters:new(1, []),
     Start = {gen_server, start_link, [?MODULE, Starts, []]},
-    Opened = ask(fun() -> [{ok, _} = gen_tracker:find_or_open(Zone, {Name, Start, transient}) || Name <- lists:seq(1, 1000)], ok end),
+    Opened = ask(fun() ->
+        [
+            {ok, _} = gen_tracker:find_or_open(Zone, {Name, Start, transient})
+         || Name <- lists:seq(1, 1000)
+        ],
+        ok
+    end),
     {answer, ok} = answer(Opened),
-    eventually(fun() -> gen_tracker:which_children(Zone) =:= [] orelse counters:get(Starts, 1) > 1000 end),
+    eventually(fun() ->
+        gen_tracker:which_children(Zone) =:= [] orelse counters:get(Starts, 1) > 1000
+    end),
     ?assertEqual(1000, counters:get(Starts, 1)).
 
 init(Starts) ->
@@ -53,7 +63,8 @@ handle_call(_, _, Starts) ->
 handle_cast(_, Starts) ->
     {noreply, Starts}.
 
-%% The tracker handles the two requests without a pause, and the keeper may not have run at all by then.
+%% The tracker handles the two requests without a pause, and the keeper may not have run at all by
+%% then.
 a_child_is_stopped_in_good_order_right_after_it_was_added(_) ->
     [added_and_stopped(?FUNCTION_NAME) || _ <- lists:seq(1, 50)].
 
@@ -76,21 +87,39 @@ added_and_stopped(Case) ->
     ?assertEqual({last, Name, [], shutdown}, await(last)),
     {'EXIT', _, shutdown} = await('EXIT').
 
-%% "When the tracker is gone, its children are gone [...] also when it is stopped while children are still starting."
+%% "When the tracker is gone, its children are gone [...] also when it is stopped while children
+%% are still starting."
 
 nothing_is_left_of_starts_that_a_stop_meets(_) ->
-    [starts_end_with(?FUNCTION_NAME, fun(Tracker) -> gen_server:stop(Tracker) end) || _ <- lists:seq(1, 50)].
+    [
+        starts_end_with(?FUNCTION_NAME, fun(Tracker) -> gen_server:stop(Tracker) end)
+     || _ <- lists:seq(1, 50)
+    ].
 
 nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets(_) ->
-    [starts_end_with(?FUNCTION_NAME, fun(Tracker) -> exit(Tracker, kill) end) || _ <- lists:seq(1, 50)].
+    [
+        starts_end_with(?FUNCTION_NAME, fun(Tracker) -> exit(Tracker, kill) end)
+     || _ <- lists:seq(1, 50)
+    ].
 
-%% The end comes while the start functions spawn processes that ignore it, one after the other. All that they have spawned goes.
+%% The end comes while the start functions spawn processes that ignore it, one after the other.
+%% All that they have spawned goes.
 starts_end_with(Case, End) ->
     Test = self(),
     {ok, Tracker} = gen_tracker:start_link(Case),
     Monitor = monitor(process, Tracker),
     Callers = [
-        ask(fun() -> gen_tracker:find_or_open(Case, spec(Number, temporary, brutal_kill, {start_with, [Test, fun() -> spawn_many(Test) end]})) end)
+        ask(fun() ->
+            gen_tracker:find_or_open(
+                Case,
+                spec(
+                    Number,
+                    temporary,
+                    brutal_kill,
+                    {start_with, [Test, fun() -> spawn_many(Test) end]}
+                )
+            )
+        end)
      || Number <- lists:seq(1, 3)
     ],
     Keepers = [Keeper || {started, Keeper} <- [await(started) || _ <- Callers]],
@@ -109,19 +138,37 @@ starts_end_with(Case, End) ->
     await('EXIT').
 
 spawn_many(Test) ->
-    receive go -> ok end,
+    receive
+        go -> ok
+    end,
     [spawn_deaf() || _ <- lists:seq(1, 10)],
     Test ! {spawning, self()},
     [spawn_deaf() || _ <- lists:seq(1, 1000)],
-    receive never -> ok end.
+    receive
+        never -> ok
+    end.
 
 spawn_deaf() ->
-    {ok, _} = proc_lib:start_link(erlang, apply, [fun() -> process_flag(trap_exit, true), proc_lib:init_ack({ok, self()}), deaf() end, []]).
+    {ok, _} = proc_lib:start_link(
+        erlang,
+        apply,
+        [
+            fun() ->
+                process_flag(trap_exit, true),
+                proc_lib:init_ack({ok, self()}),
+                deaf()
+            end,
+            []
+        ]
+    ).
 
 deaf() ->
-    receive _ -> deaf() end.
+    receive
+        _ -> deaf()
+    end.
 
-%% Each child kills its keeper as soon as it is registered. The keeper's time slice ends at about that point, now a little earlier, now later.
+%% Each child kills its keeper as soon as it is registered. The keeper's time slice ends at about
+%% that point, now a little earlier, now later.
 callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker(_) ->
     Zone = zone(?FUNCTION_NAME),
     [given_to_its_caller(Zone, Round) || Round <- lists:seq(1, 600)].
@@ -134,7 +181,9 @@ given_to_its_caller(Zone, Round) ->
         erlang:bump_reductions(4000 - Round rem 60),
         {ok, Child}
     end,
-    Asked = ask(fun() -> gen_tracker:find_or_open(Zone, {Round, {keeper_SUITE, start, [Start]}, temporary}) end),
+    Asked = ask(fun() ->
+        gen_tracker:find_or_open(Zone, {Round, {keeper_SUITE, start, [Start]}, temporary})
+    end),
     {answer, {ok, Child}} = answer(Asked),
     {ok, Child} = gen_tracker:find(Zone, Round).
 
@@ -144,10 +193,13 @@ kill_when_found(Zone, Name, Keeper) ->
             kill_when_found(Zone, Name, Keeper);
         {ok, _} ->
             exit(Keeper, kill),
-            receive never -> ok end
+            receive
+                never -> ok
+            end
     end.
 
-%% "Zone not running: `{error, gen_tracker_not_started}`." A zone that starts between the looks at it is no bad argument.
+%% "Zone not running: `{error, gen_tracker_not_started}`." A zone that starts between the looks at
+%% it is no bad argument.
 find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
     Case = ?FUNCTION_NAME,
     Restart = fun(_) ->
@@ -162,9 +214,12 @@ find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
             exit:{_, {gen_server, call, _}} -> answered
         end
     end,
-    [answered] = lists:usort(lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))).
+    [answered] = lists:usort(
+        lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))
+    ).
 
-%% "a `transient` one whose reason was not `normal`" is started again. Who finds it may end it before its keeper has looked at it.
+%% "a `transient` one whose reason was not `normal`" is started again. Who finds it may end it
+%% before its keeper has looked at it.
 a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
@@ -172,15 +227,35 @@ a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
     Start = {tracked_child, start_with, [Test, fun() -> ignore end]},
     [
         begin
-            {Child, Monitor} = spawn_monitor(fun() -> receive stop -> ok end end),
-            {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, {child, Start, transient, 200, worker, []}}),
-            receive {'DOWN', Monitor, process, Child, normal} -> ok end,
+            {Child, Monitor} = spawn_monitor(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
+            {ok, Child} = gen_tracker:add_existing_child(
+                Zone, {Child, {child, Start, transient, 200, worker, []}}
+            ),
+            receive
+                {'DOWN', Monitor, process, Child, normal} -> ok
+            end,
             eventually(fun() -> gen_tracker:count(Zone) =:= 0 end)
         end
      || _ <- lists:seq(1, 3000)
     ],
-    [begin unlink(Ender), exit(Ender, kill) end || Ender <- Enders],
-    ?assertEqual(none, receive {started, Keeper} -> {started, Keeper} after 0 -> none end).
+    [
+        begin
+            unlink(Ender),
+            exit(Ender, kill)
+        end
+     || Ender <- Enders
+    ],
+    ?assertEqual(
+        none,
+        receive
+            {started, Keeper} -> {started, Keeper}
+        after 0 -> none
+        end
+    ).
 
 end_whom_it_finds(Zone) ->
     case gen_tracker:find(Zone, child) of

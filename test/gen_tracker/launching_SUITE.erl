@@ -1,5 +1,6 @@
-%% Promise: `find_or_open` gives the running child without a message, or starts it in a process of its own, once however
-%% many callers ask, and tells all of them what came of it. A failed start leaves nothing, and no caller ever hangs.
+%% Promise: `find_or_open` gives the running child without a message, or starts it in a process of
+%% its own, once however many callers ask, and tells all of them what came of it. A failed start
+%% leaves nothing, and no caller ever hangs.
 -module(launching_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -56,7 +57,14 @@ doing(Name, Fun) ->
 each_form_of_a_spec_opens_a_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     MFA = {tracked_child, start_link, [self()]},
-    Opened = #{id => name, start => MFA, restart => transient, shutdown => 200, type => worker, modules => []},
+    Opened = #{
+        id => name,
+        start => MFA,
+        restart => transient,
+        shutdown => 200,
+        type => worker,
+        modules => []
+    },
     Defaults = Opened#{restart := permanent, shutdown := 5000, modules := [tracked_child]},
     Boss = Defaults#{type := supervisor, shutdown := infinity},
     Full = Boss#{restart := transient, shutdown := brutal_kill, modules := dynamic},
@@ -80,7 +88,11 @@ a_running_child_is_given_without_a_message_to_any_process(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
     MFA = {tracked_child, start_link, [self()]},
-    Specs = [{name, MFA, temporary}, {name, MFA, permanent, 200, worker, []}, #{id => name, start => MFA}],
+    Specs = [
+        {name, MFA, temporary},
+        {name, MFA, permanent, 200, worker, []},
+        #{id => name, start => MFA}
+    ],
     ok = sys:suspend(Zone),
     Open = fun() -> [gen_tracker:find_or_open(Zone, Spec) || Spec <- Specs] end,
     ?assertEqual({{answer, [{ok, Pid}, {ok, Pid}, {ok, Pid}]}, []}, tracked_child:sent_by(Open)),
@@ -109,22 +121,48 @@ malformed(MFA) ->
     Short = {name, MFA, permanent},
     Full = {name, MFA, permanent, 200, worker, []},
     Map = #{id => name, start => MFA},
-    NoMFA = [mfa, {tracked_child, start_link}, {"tracked_child", start_link, []}, {tracked_child, start_link, no_list}],
-    [name, "name", [], {}, {name, MFA}, {name, MFA, permanent, 200}, {name, MFA, permanent, 200, worker, [], more}] ++
+    NoMFA = [
+        mfa,
+        {tracked_child, start_link},
+        {"tracked_child", start_link, []},
+        {tracked_child, start_link, no_list}
+    ],
+    [
+        name,
+        "name",
+        [],
+        {},
+        {name, MFA},
+        {name, MFA, permanent, 200},
+        {name, MFA, permanent, 200, worker, [], more}
+    ] ++
         [setelement(2, Spec, Wrong) || Spec <- [Short, Full], Wrong <- NoMFA] ++
         [setelement(3, Spec, sometimes) || Spec <- [Short, Full]] ++
         [setelement(4, Full, Wrong) || Wrong <- [-1, 1.5, soon]] ++
-        [setelement(5, Full, manager), setelement(6, Full, static), setelement(6, Full, [tracked_child, "child"])] ++
+        [
+            setelement(5, Full, manager),
+            setelement(6, Full, static),
+            setelement(6, Full, [tracked_child, "child"])
+        ] ++
         [#{}, maps:remove(id, Map), maps:remove(start, Map)] ++
-        [maps:put(Key, wrong, Map) || Key <- [start, restart, shutdown, type, modules, significant]] ++
+        [
+            maps:put(Key, wrong, Map)
+         || Key <- [start, restart, shutdown, type, modules, significant]
+        ] ++
         [Map#{significant => true}].
 
 a_zone_that_does_not_run_is_an_error(_) ->
     MFA = {tracked_child, start_link, [self()]},
-    Specs = [{name, MFA, temporary}, {name, MFA, temporary, 200, worker, []}, #{id => name, start => MFA}],
+    Specs = [
+        {name, MFA, temporary},
+        {name, MFA, temporary, 200, worker, []},
+        #{id => name, start => MFA}
+    ],
     NotStarted = fun() ->
         [
-            ?assertEqual({error, gen_tracker_not_started}, gen_tracker:find_or_open(?FUNCTION_NAME, Spec))
+            ?assertEqual(
+                {error, gen_tracker_not_started}, gen_tracker:find_or_open(?FUNCTION_NAME, Spec)
+            )
          || Spec <- Specs
         ]
     end,
@@ -169,13 +207,21 @@ the_start_function_is_called_once_for_many_callers(_) ->
             ?assertEqual({answer, Expected(gen_tracker:find(Zone, name))}, Answer),
             _ = supervisor:terminate_child(Zone, name)
         end
-     || {Result, Expected} <- successes() ++ [{Fail, fun(undefined) -> Reason end} || {Fail, Reason} <- failures()]
+     || {Result, Expected} <- successes() ++ [
+            {Fail, fun(undefined) -> Reason end}
+         || {Fail, Reason} <- failures()
+        ]
     ].
 
 %% The one answer that many callers get for a start that waits until all of them have asked.
 asked_by_many(Zone, Result) ->
     Test = self(),
-    Slow = doing(name, fun() -> Test ! {gated, self()}, receive go -> Result() end end),
+    Slow = doing(name, fun() ->
+        Test ! {gated, self()},
+        receive
+            go -> Result()
+        end
+    end),
     Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Slow) end) || _ <- lists:seq(1, 50)],
     {gated, Starter} = await(gated),
     waiting(),
@@ -189,8 +235,14 @@ asked_by_many(Zone, Result) ->
 successes() ->
     Test = self(),
     Start = fun() -> tracked_child:start_link(Test) end,
-    WithInfo = fun() -> {ok, Pid} = Start(), {ok, Pid, #{info => 1.0}} end,
-    [{Start, fun({ok, Pid}) -> {ok, Pid} end}, {WithInfo, fun({ok, Pid}) -> {ok, Pid, #{info => 1.0}} end}].
+    WithInfo = fun() ->
+        {ok, Pid} = Start(),
+        {ok, Pid, #{info => 1.0}}
+    end,
+    [
+        {Start, fun({ok, Pid}) -> {ok, Pid} end},
+        {WithInfo, fun({ok, Pid}) -> {ok, Pid, #{info => 1.0}} end}
+    ].
 
 failures() ->
     Taken = {error, {already_started, self()}},
@@ -225,13 +277,18 @@ a_child_that_started_is_registered_and_returned(_) ->
 
 a_start_that_failed_is_answered_with_its_reason(_) ->
     Zone = zone(?FUNCTION_NAME),
-    [?assertEqual(Reason, gen_tracker:find_or_open(Zone, doing(name, Fail))) || {Fail, Reason} <- failures()],
+    [
+        ?assertEqual(Reason, gen_tracker:find_or_open(Zone, doing(name, Fail)))
+     || {Fail, Reason} <- failures()
+    ],
     ?assertEqual([], gen_tracker:which_children(Zone)).
 
 a_crash_is_logged_with_the_stack_trace(_) ->
     Zone = zone(?FUNCTION_NAME),
     tracked_child:listen(),
-    {error, crash} = gen_tracker:find_or_open(Zone, {name, {?MODULE, start_crashing, []}, temporary}),
+    {error, crash} = gen_tracker:find_or_open(
+        Zone, {name, {?MODULE, start_crashing, []}, temporary}
+    ),
     tracked_child:logged("deep_in_the_start").
 
 start_crashing() ->
@@ -240,17 +297,23 @@ start_crashing() ->
 deep_in_the_start(Reason) ->
     error(Reason).
 
-%% The starting child sets attributes before it fails. Its spec is permanent, and yet nothing starts again.
+%% The starting child sets attributes before it fails. Its spec is permanent, and yet nothing
+%% starts again.
 nothing_is_left_after_a_failed_start(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
         begin
-            Set = fun() -> ok = gen_tracker:setattr(Zone, name, [{key, value}, {1.0, 1}]), Fail() end,
+            Set = fun() ->
+                ok = gen_tracker:setattr(Zone, name, [{key, value}, {1.0, 1}]),
+                Fail()
+            end,
             ?assertEqual(Answer, gen_tracker:find_or_open(Zone, doing(name, Set))),
             ?assertEqual(undefined, gen_tracker:getattr(Zone, name, key)),
             ?assertEqual([], gen_tracker:attrs(Zone, name)),
             ?assertEqual([], gen_tracker:which_children(Zone)),
-            ?assertError({void_setting, Zone, name, key}, gen_tracker:setattr(Zone, name, key, value)),
+            ?assertError(
+                {void_setting, Zone, name, key}, gen_tracker:setattr(Zone, name, key, value)
+            ),
             ?assertMatch([{started, _}], taken(started))
         end
      || {Fail, Answer} <- failures()
@@ -291,7 +354,10 @@ those_who_waited_for_one_cleanup_get_the_answer_of_one_start(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     {_, Cleaner} = terminating(Zone, name),
-    Spec = doing(name, fun() -> Test ! {starting, name}, ignore end),
+    Spec = doing(name, fun() ->
+        Test ! {starting, name},
+        ignore
+    end),
     Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end) || _ <- lists:seq(1, 5)],
     waiting(),
     ok = gen_tracker:wait(Zone),
@@ -304,19 +370,31 @@ that_start_is_the_first_however_soon_it_fails(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Cleaner} = terminating(Zone, name),
     Failing = fun(Number) -> doing(name, fun() -> {error, Number} end) end,
-    Asked = fun(Call) -> Caller = ask(Call), waiting(), Caller end,
-    Starts = [Asked(fun() -> supervisor:start_child(Zone, Failing(Number)) end) || Number <- lists:seq(1, 50)],
+    Asked = fun(Call) ->
+        Caller = ask(Call),
+        waiting(),
+        Caller
+    end,
+    Starts = [
+        Asked(fun() -> supervisor:start_child(Zone, Failing(Number)) end)
+     || Number <- lists:seq(1, 50)
+    ],
     Opening = Asked(fun() -> gen_tracker:find_or_open(Zone, Failing(last)) end),
     ok = gen_tracker:wait(Zone),
     Cleaner ! done,
-    ?assertEqual([{answer, {error, Number}} || Number <- lists:seq(1, 50)], [answer(Caller) || Caller <- Starts]),
+    ?assertEqual(
+        [{answer, {error, Number}} || Number <- lists:seq(1, 50)],
+        [answer(Caller) || Caller <- Starts]
+    ),
     ?assertEqual({answer, {error, 1}}, answer(Opening)).
 
 %% The first start fails while the tracker looks at those who come after the second one.
 those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
-    Asked = fun(Name, Start) -> ask(fun() -> supervisor:start_child(Zone, doing(Name, Start)) end) end,
+    Asked = fun(Name, Start) ->
+        ask(fun() -> supervisor:start_child(Zone, doing(Name, Start)) end)
+    end,
     Running = fun() -> tracked_child:start_link(Test) end,
     [
         begin
@@ -331,7 +409,10 @@ those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
             Cleaner ! done,
             {answer, {ok, undefined}} = answer(First),
             {answer, {ok, Pid}} = answer(Second),
-            ?assertEqual([{answer, {error, {already_started, Pid}}}], lists:usort([answer(Caller) || Caller <- Later]))
+            ?assertEqual(
+                [{answer, {error, {already_started, Pid}}}],
+                lists:usort([answer(Caller) || Caller <- Later])
+            )
         end
      || Name <- lists:seq(1, 20)
     ].
@@ -389,7 +470,11 @@ init_ack_acknowledges_as_proc_lib_does(_) ->
             ?assertEqual(Ack(Pid), Answer),
             tracked_child:kill(Pid)
         end
-     || Ack <- [fun(Pid) -> {ok, Pid, info} end, fun(_) -> {error, refused} end, fun(_) -> ignore end]
+     || Ack <- [
+            fun(Pid) -> {ok, Pid, info} end,
+            fun(_) -> {error, refused} end,
+            fun(_) -> ignore end
+        ]
     ].
 
 start_acknowledging(Test, Ack) ->

@@ -126,7 +126,10 @@ nothing_is_registered_after_any_other_return(_) ->
     Test = self(),
     [
         begin
-            Fun = fun() -> ok = gen_tracker:setattr(Zone, child, key, value), Other end,
+            Fun = fun() ->
+                ok = gen_tracker:setattr(Zone, child, key, value),
+                Other
+            end,
             Other = gen_tracker:find_or_open(Zone, doing(child, Fun)),
             ?assertEqual(undefined, gen_tracker:find(Zone, child)),
             ?assertEqual([], gen_tracker:info(Zone, child)),
@@ -183,7 +186,11 @@ all_callers_of_one_start_get_what_it_returned(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
         begin
-            Slow = doing(child, fun() -> receive go -> Do() end end),
+            Slow = doing(child, fun() ->
+                receive
+                    go -> Do()
+                end
+            end),
             Callers = [opening(Zone, Slow) || _ <- lists:seq(1, 20)],
             {started, Starter} = await(started),
             ok = gen_tracker:wait(Zone),
@@ -423,7 +430,11 @@ get_helper(Helper) ->
     whereis(list_to_atom("helper_" ++ atom_to_list(Helper))).
 
 start_helper(linked) ->
-    Helper = spawn_link(fun() -> receive never -> ok end end),
+    Helper = spawn_link(fun() ->
+        receive
+            never -> ok
+        end
+    end),
     true = register(helper_linked, Helper),
     Helper;
 start_helper(Kind) ->

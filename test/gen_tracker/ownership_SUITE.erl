@@ -1,13 +1,15 @@
-%% Promise: the table of a zone lives exactly as long as its tracker. It goes with the tracker, however that ends, its
-%% memory returns, and a new tracker may start at once and loses nothing to what is left of the old one. Nothing is lost
-%% either when a process beside a child dies, when thousands of children die together, or when modules are reloaded.
+%% Promise: the table of a zone lives exactly as long as its tracker. It goes with the tracker,
+%% however that ends, its memory returns, and a new tracker may start at once and loses nothing to
+%% what is left of the old one. Nothing is lost either when a process beside a child dies, when
+%% thousands of children die together, or when modules are reloaded.
 -module(ownership_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, open/2, await/1, await/2, taken/1, answer/1, gated/2, forgotten/2, keeper/1, beside/1]).
+-import(tracked_child, [zone/1, open/2, await/1, await/2, taken/1, answer/1, gated/2, forgotten/2]).
+-import(tracked_child, [keeper/1, beside/1]).
 -import(tracked_child, [down/1, kill/1, spec/2, spec/4]).
 
 suite() ->
@@ -95,7 +97,10 @@ all_calls_are_badarg(Zone) ->
         {list, []},
         {list, [[counter]]}
     ],
-    [?assertError(badarg, apply(gen_tracker, Function, [Zone | Arguments])) || {Function, Arguments} <- Calls],
+    [
+        ?assertError(badarg, apply(gen_tracker, Function, [Zone | Arguments]))
+     || {Function, Arguments} <- Calls
+    ],
     {error, gen_tracker_not_started} = gen_tracker:find_or_open(Zone, spec(name, temporary)).
 
 %% The old table's end must not be mistaken for the new one's.
@@ -116,11 +121,15 @@ a_zone_that_is_started_again_at_once_keeps_its_new_table(_) ->
         lists:seq(1, 500)
     ).
 
-%% The old children have all the time they want, and are let go one by one when the new ones of the same names run.
+%% The old children have all the time they want, and are let go one by one when the new ones of
+%% the same names run.
 a_new_table_loses_nothing_while_the_old_children_are_still_stopping(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = lists:seq(1, 50),
-    Old = [start(Zone, spec(Name, permanent, infinity, {start_stubborn, [self()]})) || Name <- Names],
+    Old = [
+        start(Zone, spec(Name, permanent, infinity, {start_stubborn, [self()]}))
+     || Name <- Names
+    ],
     [ok = gen_tracker:setattr(Zone, Name, [{test, self()}, {color, old}]) || Name <- Names],
     Keepers = beside(Zone),
     kill(whereis(Zone)),
@@ -137,8 +146,14 @@ a_new_table_loses_nothing_while_the_old_children_are_still_stopping(_) ->
 a_killed_tracker_leaves_no_running_and_no_starting_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Children = [open(Zone, Name) || Name <- lists:seq(1, 1000)],
-    [ok = gen_tracker:setattr(Zone, Name, [{counter, Name}, {color, red}]) || Name <- lists:seq(1, 1000)],
-    {Callers, Starters} = lists:unzip([gated(Zone, {starting, Number}) || Number <- lists:seq(1, 100)]),
+    [
+        ok = gen_tracker:setattr(Zone, Name, [{counter, Name}, {color, red}])
+     || Name <- lists:seq(1, 1000)
+    ],
+    {Callers, Starters} = lists:unzip([
+        gated(Zone, {starting, Number})
+     || Number <- lists:seq(1, 100)
+    ]),
     Beside = beside(Zone),
     kill(whereis(Zone)),
     undefined = whereis(Zone),
@@ -150,8 +165,8 @@ a_killed_tracker_leaves_no_running_and_no_starting_child(_) ->
     [] = supervisor:which_children(Zone),
     _ = open(Zone, 1).
 
-%% Two zones are filled and killed again and again, while the table of a third one grows and shrinks. What one zone has
-%% discarded is freed while the others still read.
+%% Two zones are filled and killed again and again, while the table of a third one grows and
+%% shrinks. What one zone has discarded is freed while the others still read.
 zones_that_come_and_go_disturb_no_other_zone(_) ->
     Zone = zone(?FUNCTION_NAME),
     Passing = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2]],
@@ -167,7 +182,10 @@ come_and_go(Zone, Rounds) ->
     Zone = zone(Zone),
     Values = [float(Number) || Number <- lists:seq(1, 4096)],
     fill(Zone, 500),
-    [ok = gen_tracker:setattr(Zone, Name, values, [Time | Values]) || Name <- lists:seq(1, 500), Time <- [1, 2]],
+    [
+        ok = gen_tracker:setattr(Zone, Name, values, [Time | Values])
+     || Name <- lists:seq(1, 500), Time <- [1, 2]
+    ],
     Beside = beside(Zone),
     kill(whereis(Zone)),
     lists:foreach(fun tracked_child:down/1, Beside),
@@ -182,19 +200,25 @@ grow_and_shrink(Zone, Rounds) ->
 
 fill(Zone, Count) ->
     [running(Zone, cheap(Name)) || Name <- lists:seq(1, Count)],
-    [ok = gen_tracker:setattr(Zone, Name, [{name, Name}, {color, red}]) || Name <- lists:seq(1, Count)],
+    [
+        ok = gen_tracker:setattr(Zone, Name, [{name, Name}, {color, red}])
+     || Name <- lists:seq(1, Count)
+    ],
     [{ok, Name} = gen_tracker:getattr(Zone, Name, name) || Name <- lists:seq(1, Count)].
 
 %% Memory
 
-%% Every round fills a table with over 16 MB. A leak of all rounds would be 400 MB; what may stay is what the tables of
-%% the last few rounds take until they are freed in the background.
+%% Every round fills a table with over 16 MB. A leak of all rounds would be 400 MB; what may stay
+%% is what the tables of the last few rounds take until they are freed in the background.
 the_memory_of_killed_trackers_returns(_) ->
     Round = fun(_) ->
         Zone = zone(?FUNCTION_NAME),
         Values = [float(Number) || Number <- lists:seq(1, 4096)],
         [_ = running(Zone, cheap(Name)) || Name <- lists:seq(1, 500)],
-        [ok = gen_tracker:setattr(Zone, Name, values, [Name | Values]) || Name <- lists:seq(1, 500)],
+        [
+            ok = gen_tracker:setattr(Zone, Name, values, [Name | Values])
+         || Name <- lists:seq(1, 500)
+        ],
         Beside = beside(Zone),
         kill(whereis(Zone)),
         lists:foreach(fun tracked_child:down/1, Beside)
@@ -209,9 +233,9 @@ the_memory_of_killed_trackers_returns(_) ->
 %% are stopped one by one, the other half with the tracker. A name and four attributes take some 500
 %% bytes.
 %%
-%% A leak grows with every round. What the VM's and the system's allocators keep does not: it goes up
-%% and down by some 50 MB, whatever the zone did. So what may be kept grows with the rounds, by 100
-%% bytes for each child, and there are more of them as long as it is exceeded.
+%% A leak grows with every round. What the VM's and the system's allocators keep does not: it goes
+%% up and down by some 50 MB, whatever the zone did. So what may be kept grows with the rounds, by
+%% 100 bytes for each child, and there are more of them as long as it is exceeded.
 the_memory_of_a_hundred_thousand_stopped_children_returns() ->
     [{timetrap, {minutes, 5}}].
 
@@ -231,7 +255,9 @@ a_hundred_thousand(Zone) ->
     Zone = zone(Zone),
     in_four_parts(100000, fun(Name) ->
         _ = running(Zone, cheap(Name)),
-        ok = gen_tracker:setattr(Zone, Name, [{path, <<"/a/file">>}, {size, Name}, {state, open}, {owner, self()}])
+        ok = gen_tracker:setattr(
+            Zone, Name, [{path, <<"/a/file">>}, {size, Name}, {state, open}, {owner, self()}]
+        )
     end),
     in_four_parts(50000, fun(Name) -> ok = supervisor:terminate_child(Zone, Name) end),
     50000 = length(supervisor:which_children(Zone)),
@@ -240,13 +266,16 @@ a_hundred_thousand(Zone) ->
     [garbage_collect(Pid) || Pid <- processes()],
     in_use().
 
-%% Tables are freed in the background, one after the other. One that holds a large binary shows when it has gone.
+%% Tables are freed in the background, one after the other. One that holds a large binary shows
+%% when it has gone.
 all_is_freed(Zone) ->
     Before = erlang:memory(binary),
     Size = 8000000,
     Zone = zone(Zone),
     _ = running(Zone, cheap(large)),
-    tracked_child:apart(fun() -> ok = gen_tracker:setattr(Zone, large, large, <<0:Size/unit:8>>) end),
+    tracked_child:apart(fun() ->
+        ok = gen_tracker:setattr(Zone, large, large, <<0:Size/unit:8>>)
+    end),
     ?assert(erlang:memory(binary) > Before + Size div 2),
     ok = gen_server:stop(Zone),
     until_less(Before + Size div 2).
@@ -270,8 +299,8 @@ start_cheap(_) ->
 idle() ->
     ok.
 
-%% The resident size of the VM in kB, without what its allocators keep for later: that is up to chance, and may change
-%% by half of the whole from one moment to the next.
+%% The resident size of the VM in kB, without what its allocators keep for later: that is up to
+%% chance, and may change by half of the whole from one moment to the next.
 in_use() ->
     resident() + (erlang:memory(total) - carriers()) div 1024.
 
@@ -317,7 +346,8 @@ come_back(Zone, Restart) ->
     [[] = gen_tracker:attrs(Zone, Name) || Name <- Names],
     [] = taken(last).
 
-%% Kills the processes beside a hundred children, which die with them, and waits for the last words of each child.
+%% Kills the processes beside a hundred children, which die with them, and waits for the last
+%% words of each child.
 lose_keepers(Zone, Restart) ->
     Tracker = whereis(Zone),
     Names = lists:seq(1, 100),
@@ -331,8 +361,8 @@ lose_keepers(Zone, Restart) ->
     Tracker = whereis(Zone),
     Names.
 
-%% Such a child either lives on under its name, or is killed and cleaned up. Either way it can be stopped, and its last
-%% words are heard once.
+%% Such a child either lives on under its name, or is killed and cleaned up. Either way it can be
+%% stopped, and its last words are heard once.
 the_death_of_a_process_beside_a_child_that_ignores_exit_signals_loses_nothing(_) ->
     Zone = zone(?FUNCTION_NAME),
     lists:foreach(
@@ -361,7 +391,8 @@ the_death_of_a_process_that_starts_a_child_is_a_failed_start(_) ->
     [] = supervisor:which_children(Zone),
     _ = open(Zone, name).
 
-%% The attributes go, the child is started again, and its last words are not asked for a second time.
+%% The attributes go, the child is started again, and its last words are not asked for a second
+%% time.
 the_death_of_a_process_in_after_terminate_ends_the_cleanup_as_usual(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = tracked_child_reason:open(Zone, name, permanent, tracked_child_reason:gate()),
@@ -377,11 +408,17 @@ thousands_that_die_at_the_same_moment_are_all_cleaned_up(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = lists:seq(1, 5000),
     Children = [open(Zone, Name) || Name <- Names],
-    [ok = gen_tracker:setattr(Zone, Name, [{test, self()}, {a, Name}, {b, red}, {c, <<"c">>}]) || Name <- Names],
+    [
+        ok = gen_tracker:setattr(Zone, Name, [{test, self()}, {a, Name}, {b, red}, {c, <<"c">>}])
+     || Name <- Names
+    ],
     [exit(Child, kill) || Child <- Children],
     Told = [await(after_terminate) || _ <- Names],
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- Told]),
-    [] = [Name || {after_terminate, Name, Attrs, _} <- Told, proplists:get_value(a, Attrs) =/= Name],
+    [] = [
+        Name
+     || {after_terminate, Name, Attrs, _} <- Told, proplists:get_value(a, Attrs) =/= Name
+    ],
     [forgotten(Zone, Name) || Name <- Names],
     [] = supervisor:which_children(Zone),
     [] = gen_tracker:list(Zone),

@@ -320,7 +320,15 @@ a_remote_child_survives_its_keeper(_) ->
 %% life.
 in_a_second_life(Fun) ->
     Name = peer:random_name(),
-    Keep = fun() -> term_to_binary(spawn(fun() -> receive never -> ok end end)) end,
+    Keep = fun() ->
+        term_to_binary(
+            spawn(fun() ->
+                receive
+                    never -> ok
+                end
+            end)
+        )
+    end,
     Kept = zones:on_node(#{name => Name}, Keep),
     zones:on_node(#{name => Name}, fun() ->
         process_flag(trap_exit, true),

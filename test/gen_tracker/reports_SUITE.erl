@@ -549,7 +549,11 @@ a_crash_of_after_terminate_is_reported(_) ->
 an_after_terminate_that_was_killed_is_reported(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
-    Last = fun(_, _, _) -> receive never -> ok end end,
+    Last = fun(_, _, _) ->
+        receive
+            never -> ok
+        end
+    end,
     _ = tracked_child_reason:open(Zone, child, temporary, Last),
     Ending = asked(fun() -> supervisor:terminate_child(Zone, child) end),
     {answer, ok} = answer(Ending, ?LIMIT),

@@ -1,13 +1,15 @@
-%% Promise: after a child's death, and in this order, the child is seen as terminating, the `after_terminate` of its
-%% module is called, entry and attributes go in one step, and the child is started again if its restart type says so,
-%% until that succeeds. None of it holds up another child.
+%% Promise: after a child's death, and in this order, the child is seen as terminating, the
+%% `after_terminate` of its module is called, entry and attributes go in one step, and the child
+%% is started again if its restart type says so, until that succeeds. None of it holds up another
+%% child.
 -module(restart_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, forgotten/2, spec/2]).
+-import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, forgotten/2]).
+-import(tracked_child, [spec/2]).
 -import(tracked_child_reason, [open/4, tell/0, gate/0]).
 
 suite() ->
@@ -60,7 +62,9 @@ a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read(_) ->
     false = lists:member(Cleaner, [whereis(Zone), Child]),
     undefined = gen_tracker:find(Zone, child),
     ?assertError({void_setting, Zone, child, color}, gen_tracker:setattr(Zone, child, color, blue)),
-    ?assertError({void_setting, Zone, child, [color]}, gen_tracker:setattr(Zone, child, [{color, blue}])),
+    ?assertError(
+        {void_setting, Zone, child, [color]}, gen_tracker:setattr(Zone, child, [{color, blue}])
+    ),
     {ok, red} = gen_tracker:getattr(Zone, child, color),
     [{color, red}] = gen_tracker:info(Zone, child, [color]),
     [{child, terminating, worker, _}] = supervisor:which_children(Zone),
@@ -258,7 +262,14 @@ nobody_who_asks_after_the_death_of_a_child_gets_that_child(_) ->
     {answer, no} = answer(Register).
 
 start_plain() ->
-    {ok, spawn_link(fun() -> receive after infinity -> never end end)}.
+    {
+        ok,
+        spawn_link(fun() ->
+            receive
+            after infinity -> never
+            end
+        end)
+    }.
 
 %% Restarts that fail
 
@@ -349,7 +360,9 @@ terminate_child_ends_a_pending_restart(_) ->
 a_transient_child_whose_restart_fails_is_given_up_and_logged(_) ->
     Zone = zone(?FUNCTION_NAME),
     Refuse = fun() ->
-        receive go -> {error, restart_refused} end
+        receive
+            go -> {error, restart_refused}
+        end
     end,
     Child = open_with(Zone, child, transient, scripted([run(), Refuse])),
     ok = tracked_child:listen(),
@@ -409,7 +422,9 @@ die(Child, Reason) ->
 come_back(Zone, Restart, Reasons) ->
     Spec = spec(child, Restart),
     Last = lists:foldl(
-        fun(Reason, Child) -> come_back_after(Zone, Spec, Child, Reason) end, open_plain(Zone, Spec), Reasons
+        fun(Reason, Child) ->
+            come_back_after(Zone, Spec, Child, Reason)
+        end, open_plain(Zone, Spec), Reasons
     ),
     {ok, Last} = gen_tracker:find(Zone, child).
 

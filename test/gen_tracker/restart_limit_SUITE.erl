@@ -135,7 +135,10 @@ find_or_open_waits_for_a_restart_that_is_slowed_down(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     waiting(Zone, child),
-    Never = fun() -> Test ! never, tracked_child:start_link(Test) end,
+    Never = fun() ->
+        Test ! never,
+        tracked_child:start_link(Test)
+    end,
     Openings = [opening(Zone, restart_SUITE:with_spec(child, temporary, Never)) || _ <- [1, 2, 3]],
     ok = gen_tracker:wait(Zone),
     undefined = gen_tracker:find(Zone, child),

@@ -1,12 +1,14 @@
-%% Promise: a child is stopped as its Shutdown says, many are stopped at the same time, and when a tracker is gone, for
-%% whatever reason, nothing of its zone is left: no child, no process beside one, no start that was under way.
+%% Promise: a child is stopped as its Shutdown says, many are stopped at the same time, and when a
+%% tracker is gone, for whatever reason, nothing of its zone is left: no child, no process beside
+%% one, no start that was under way.
 -module(shutdown_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, beside/1, spec/4]).
+-import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, beside/1]).
+-import(tracked_child, [spec/4]).
 
 suite() ->
     [{timetrap, {minutes, 1}}].
@@ -62,7 +64,8 @@ a_brutal_kill_kills_at_once(_) ->
     killed = stopped(Zone, child, Child),
     [] = taken(exit_signal).
 
-%% A child of 300 ms, told at the same moment, is killed while the one of `infinity` is still waited for.
+%% A child of 300 ms, told at the same moment, is killed while the one of `infinity` is still
+%% waited for.
 infinity_sends_shutdown_and_waits(_) ->
     Zone = zone(?FUNCTION_NAME),
     Patient = open(Zone, patient, start_stubborn, infinity),
@@ -86,7 +89,11 @@ a_spec_of_three_elements_means_200_milliseconds(_) ->
 
 a_map_spec_means_its_own_shutdown(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Spec = #{id => child, start => {tracked_child, start_stubborn, [self()]}, shutdown => brutal_kill},
+    Spec = #{
+        id => child,
+        start => {tracked_child, start_stubborn, [self()]},
+        shutdown => brutal_kill
+    },
     {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
     {started, Child} = await(started),
     killed = stopped(Zone, child, Child),
@@ -102,7 +109,8 @@ an_existing_child_is_stopped_as_its_spec_says(_) ->
     killed = stopped(Zone, brutal, Brutal),
     [{exit_signal, Stubborn, shutdown}] = taken(exit_signal).
 
-%% Entry and attributes are gone, and `after_terminate` has been called, when `terminate_child` returns.
+%% Entry and attributes are gone, and `after_terminate` has been called, when `terminate_child`
+%% returns.
 a_stopped_child_is_forgotten_after_one_after_terminate(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open(Zone, child, start_link, 10000),
@@ -116,7 +124,9 @@ a_stopped_child_is_forgotten_after_one_after_terminate(_) ->
 
 a_stopped_permanent_child_is_not_started_again(_) ->
     Zone = zone(?FUNCTION_NAME),
-    {ok, Child} = gen_tracker:find_or_open(Zone, spec(child, permanent, 10000, {start_link, [self()]})),
+    {ok, Child} = gen_tracker:find_or_open(
+        Zone, spec(child, permanent, 10000, {start_link, [self()]})
+    ),
     {started, Child} = await(started),
     shutdown = stopped(Zone, child, Child),
     tracked_child:forgotten(Zone, child),
@@ -145,14 +155,31 @@ a_stopping_tracker_stops_all_children_at_the_same_time(_) ->
 a_stopping_tracker_starts_nothing_again_whatever_its_children_die_of(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = counters:new(1, []),
-    Middle = spawn(fun() -> receive after infinity -> never end end),
-    [{ok, _} = gen_tracker:find_or_open(Zone, {Name, {?MODULE, start_tied, [Middle, Starts]}, permanent}) || Name <- lists:seq(1, 2000)],
+    Middle = spawn(fun() ->
+        receive
+        after infinity -> never
+        end
+    end),
+    [
+        {ok, _} = gen_tracker:find_or_open(
+            Zone, {Name, {?MODULE, start_tied, [Middle, Starts]}, permanent}
+        )
+     || Name <- lists:seq(1, 2000)
+    ],
     ok = gen_server:call(Zone, shutdown),
     ?assertEqual(2000, counters:get(Starts, 1)).
 
 start_tied(Middle, Starts) ->
     counters:add(Starts, 1, 1),
-    {ok, spawn_link(fun() -> link(Middle), receive after infinity -> never end end)}.
+    {
+        ok,
+        spawn_link(fun() ->
+            link(Middle),
+            receive
+            after infinity -> never
+            end
+        end)
+    }.
 
 a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -178,7 +205,9 @@ nothing_is_left_when_the_parent_of_the_tracker_is_killed(_) ->
     Parent = spawn(fun() ->
         {ok, _} = gen_tracker:start_link(Zone),
         Test ! {parent, self()},
-        receive never -> ok end
+        receive
+            never -> ok
+        end
     end),
     {parent, Parent} = await(parent),
     Population = populate(Zone),
@@ -188,21 +217,28 @@ nothing_is_left_when_the_parent_of_the_tracker_is_killed(_) ->
 nothing_is_left_after_the_call_shutdown(_) ->
     Zone = zone(?FUNCTION_NAME),
     Population = populate(Zone),
-    shutdown = ended(Zone, fun(Tracker) -> ask(fun() -> gen_server:call(Tracker, shutdown, infinity) end) end),
+    shutdown = ended(Zone, fun(Tracker) ->
+        ask(fun() -> gen_server:call(Tracker, shutdown, infinity) end)
+    end),
     nothing_is_left_at_once(Zone, Population).
 
 nothing_is_left_after_the_call_stop(_) ->
     Zone = zone(?FUNCTION_NAME),
     Population = populate(Zone),
-    normal = ended(Zone, fun(Tracker) -> ask(fun() -> gen_server:call(Tracker, stop, infinity) end) end),
+    normal = ended(Zone, fun(Tracker) ->
+        ask(fun() -> gen_server:call(Tracker, stop, infinity) end)
+    end),
     nothing_is_left_at_once(Zone, Population).
 
-%% A killed tracker can stop nobody itself: the processes beside the children do, and are then gone as well.
+%% A killed tracker can stop nobody itself: the processes beside the children do, and are then
+%% gone as well.
 nothing_is_left_when_the_tracker_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     Population = populate(Zone),
     killed = ended(Zone, fun(Tracker) -> exit(Tracker, kill) end),
-    nothing_is_left(Zone, Population, fun(Answer) -> ?assertMatch({killed, {gen_server, call, _}}, Answer) end).
+    nothing_is_left(Zone, Population, fun(Answer) ->
+        ?assertMatch({killed, {gen_server, call, _}}, Answer)
+    end).
 
 %% A permanent child whose restart goes on failing.
 a_pending_restart_ends_with_the_tracker(_) ->
@@ -216,7 +252,9 @@ a_pending_restart_ends_with_the_tracker(_) ->
             _ -> {error, never_again}
         end
     end,
-    {ok, Child} = gen_tracker:find_or_open(Zone, spec(child, permanent, 200, {start_with, [Test, StartOnce]})),
+    {ok, Child} = gen_tracker:find_or_open(
+        Zone, spec(child, permanent, 200, {start_with, [Test, StartOnce]})
+    ),
     [{started, _}, {started, Child}] = [await(started), await(started)],
     crash = tracked_child:stop(Child, crash),
     [{started, _}, {started, _}] = [await(started), await(started)],
@@ -241,13 +279,17 @@ init(Zone) ->
     {ok, {#{}, [{Zone, {gen_tracker, start_link, [Zone]}, temporary, infinity, supervisor, []}]}}.
 
 open(Zone, Name, Start, Shutdown) ->
-    {ok, Child} = gen_tracker:find_or_open(Zone, spec(Name, temporary, Shutdown, {Start, [self()]})),
+    {ok, Child} = gen_tracker:find_or_open(
+        Zone, spec(Name, temporary, Shutdown, {Start, [self()]})
+    ),
     {started, Child} = await(started),
     Child.
 
 add(Zone, Name, Start, Shutdown) ->
     Child = loose(Start),
-    {ok, Child} = gen_tracker:add_existing_child(Zone, {Child, spec(Name, temporary, Shutdown, {Start, [self()]})}),
+    {ok, Child} = gen_tracker:add_existing_child(
+        Zone, {Child, spec(Name, temporary, Shutdown, {Start, [self()]})}
+    ),
     Child.
 
 %% Stops a child, and says which reason it died of.
@@ -262,18 +304,29 @@ release_once_all_are_told(Children) ->
     Children = alive(Children),
     [Child ! {stop, normal} || Child <- Children].
 
-%% Children of every kind that a tracker may have to stop: obedient, stubborn, started by it, added to it, and those
-%% whose start hangs, with the callers who wait for them.
+%% Children of every kind that a tracker may have to stop: obedient, stubborn, started by it,
+%% added to it, and those whose start hangs, with the callers who wait for them.
 populate(Zone) ->
-    Kinds = [{Start, Shutdown} || Start <- [start_link, start_stubborn], Shutdown <- [50, brutal_kill]],
-    Started = [start_kind(Zone, Kind, Restart) || Kind <- Kinds, Restart <- [permanent, transient, temporary]],
+    Kinds = [
+        {Start, Shutdown}
+     || Start <- [start_link, start_stubborn], Shutdown <- [50, brutal_kill]
+    ],
+    Started = [
+        start_kind(Zone, Kind, Restart)
+     || Kind <- Kinds, Restart <- [permanent, transient, temporary]
+    ],
     Added = [add(Zone, {added, Start, Shutdown}, Start, Shutdown) || {Start, Shutdown} <- Kinds],
     Short = loose(start_link),
     {ok, Short} = gen_tracker:add_existing_child(Zone, {short, Short, worker, []}),
-    [ok = gen_tracker:setattr(Zone, Name, test, self()) || {Name, _, _, _} <- supervisor:which_children(Zone)],
+    [
+        ok = gen_tracker:setattr(Zone, Name, test, self())
+     || {Name, _, _, _} <- supervisor:which_children(Zone)
+    ],
     Starts = [{start_gated, [self(), go]}, {start_halfway, [self()]}],
     Callers = [
-        ask(fun() -> gen_tracker:find_or_open(Zone, spec({Start, Number}, permanent, 50, Start)) end)
+        ask(fun() ->
+            gen_tracker:find_or_open(Zone, spec({Start, Number}, permanent, 50, Start))
+        end)
      || Start <- Starts, Number <- lists:seq(1, 20)
     ],
     Starters = [element(2, await(gated)) || _ <- lists:seq(1, 20)],

@@ -300,9 +300,22 @@ never_returning() ->
     Test = self(),
     Say = fun(Name) -> Test ! {cleaning, Name, self()} end,
     [
-        fun(Name, _, _) -> Say(Name), receive never -> ok end end,
-        fun(Name, _, _) -> Say(Name), process_flag(trap_exit, true), swallow() end,
-        fun(Name, _, _) -> Say(Name), process_flag(priority, low), spin() end
+        fun(Name, _, _) ->
+            Say(Name),
+            receive
+                never -> ok
+            end
+        end,
+        fun(Name, _, _) ->
+            Say(Name),
+            process_flag(trap_exit, true),
+            swallow()
+        end,
+        fun(Name, _, _) ->
+            Say(Name),
+            process_flag(priority, low),
+            spin()
+        end
     ].
 
 swallow() ->
@@ -388,7 +401,12 @@ linked_to_another_node(Zone, End) ->
 misdeeds() ->
     Nothing = fun() -> ok end,
     Trap = fun() -> process_flag(trap_exit, false) end,
-    Every = fun() -> unlink_all(), Trap(), flush(), erase() end,
+    Every = fun() ->
+        unlink_all(),
+        Trap(),
+        flush(),
+        erase()
+    end,
     [
         {trap_exit_before, Trap, Nothing},
         {trap_exit_after, Nothing, Trap},
@@ -396,7 +414,14 @@ misdeeds() ->
         {unlink_after, Nothing, fun unlink_all/0},
         {flush, fun flush/0, fun flush/0},
         {erase, fun erlang:erase/0, fun erlang:erase/0},
-        {unlink_and_trap_exit, Nothing, fun() -> unlink_all(), Trap() end},
+        {
+            unlink_and_trap_exit,
+            Nothing,
+            fun() ->
+                unlink_all(),
+                Trap()
+            end
+        },
         {everything, Every, Every}
     ].
 
@@ -415,11 +440,20 @@ flush() ->
 start_misbehaving(Test, Misdeed, Gate) ->
     {_, Before, After} = lists:keyfind(Misdeed, 1, misdeeds()),
     Before(),
-    Child = proc_lib:spawn_link(fun() -> receive {stop, Reason} -> exit(Reason) end end),
+    Child = proc_lib:spawn_link(fun() ->
+        receive
+            {stop, Reason} -> exit(Reason)
+        end
+    end),
     Test ! {begun, Misdeed, self(), Child},
     case Gate of
-        gate -> receive go -> ok end;
-        crash -> After(), error(misbehaved);
+        gate ->
+            receive
+                go -> ok
+            end;
+        crash ->
+            After(),
+            error(misbehaved);
         none -> ok
     end,
     After(),
@@ -433,7 +467,9 @@ misbehaving(Misdeed, Gate) ->
 after_terminate({taking_along, Test}, _, _) ->
     Test ! cleaning,
     exit(self(), kill),
-    receive never -> ok end;
+    receive
+        never -> ok
+    end;
 after_terminate({Test, _} = Name, _, Reason) ->
     Test ! {last_words, Name, Reason};
 after_terminate(_, _, _) ->
@@ -598,7 +634,9 @@ start_flushing(Test, Gate) ->
     %% The child waits to be registered by now.
     at_rest(Child),
     Test ! {begun, self(), Child},
-    Gate =:= gate andalso receive go -> ok end,
+    Gate =:= gate andalso receive
+        go -> ok
+    end,
     flush(),
     {ok, Child}.
 
@@ -771,12 +809,17 @@ a_start_after_the_end_of_a_child_that_was_added_dead_is_made(_) ->
 a_child_that_comes_up_while_it_is_ended_is_not_left_behind(_) ->
     Zone = zone(?FUNCTION_NAME),
     Ways = [
-        fun(Name) -> gen_tracker:wait(Zone), supervisor:terminate_child(Zone, Name) end,
+        fun(Name) ->
+            gen_tracker:wait(Zone),
+            supervisor:terminate_child(Zone, Name)
+        end,
         fun(_) -> gen_server:call(Zone, shutdown, infinity) end
     ],
     [
         begin
-            Opening = opening(Zone, spec(Name, temporary, 300, {start_with, [self(), coming_up()]})),
+            Opening = opening(
+                Zone, spec(Name, temporary, 300, {start_with, [self(), coming_up()]})
+            ),
             {begun, Starter} = await(begun),
             Ending = asked(fun() -> End(Name) end),
             Starter ! go,
@@ -793,19 +836,32 @@ coming_up() ->
     Test = self(),
     fun() ->
         Test ! {begun, self()},
-        receive go -> ok end,
-        Child = spawn(fun() -> process_flag(trap_exit, true), Test ! {coming, self()}, deaf() end),
+        receive
+            go -> ok
+        end,
+        Child = spawn(fun() ->
+            process_flag(trap_exit, true),
+            Test ! {coming, self()},
+            deaf()
+        end),
         {ok, Child}
     end.
 
 deaf() ->
-    receive _ -> deaf() end.
+    receive
+        _ -> deaf()
+    end.
 
 %% "`transient` one whose reason was not `normal`": also when another keeper has to go on.
 a_transient_child_that_ended_normally_stays_away_when_its_keeper_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
-    Last = fun(_, _, _) -> Test ! {cleaning, self()}, receive never -> ok end end,
+    Last = fun(_, _, _) ->
+        Test ! {cleaning, self()},
+        receive
+            never -> ok
+        end
+    end,
     Child = tracked_child_reason:open(Zone, child, transient, Last),
     normal = tracked_child:stop(Child, normal),
     {cleaning, Keeper} = await(cleaning),
@@ -820,7 +876,12 @@ a_child_that_takes_its_keeper_along_is_restarted_ever_more_slowly(_) ->
     Start = fun() -> {ok, spawn(fun() -> ok end)} end,
     {ok, _} = gen_tracker:find_or_open(Zone, {Name, {?MODULE, start_fun, [Start]}, permanent}),
     Begin = erlang:monotonic_time(millisecond),
-    _ = [receive cleaning -> ok end || _ <- lists:seq(1, 14)],
+    _ = [
+        receive
+            cleaning -> ok
+        end
+     || _ <- lists:seq(1, 14)
+    ],
     %% Of 14, three have waited: 50, 200 and 350 ms at least.
     ?assert(erlang:monotonic_time(millisecond) - Begin >= 500),
     ok = within(?LIMIT, fun() -> supervisor:terminate_child(Zone, Name) end).
@@ -847,7 +908,9 @@ a_zone_stops_whose_start_function_has_returned_a_process_of_its_own(_) ->
     {ok, []} = gen_tracker:subscribe(Zone),
     Own = tracked_child:beside(Zone),
     [_Watchdog, _Events] = Own,
-    Return = fun(Pid) -> spec(Pid, temporary, infinity, {start_with, [self(), fun() -> {ok, Pid} end]}) end,
+    Return = fun(Pid) ->
+        spec(Pid, temporary, infinity, {start_with, [self(), fun() -> {ok, Pid} end]})
+    end,
     [{ok, Pid} = gen_tracker:find_or_open(Zone, Return(Pid)) || Pid <- Own],
     [ok = within(?SOON, fun() -> supervisor:terminate_child(Zone, Pid) end) || Pid <- Own],
     receive

@@ -254,7 +254,10 @@ exit_signals_of_strangers_change_nothing(_) ->
             Signal = fun() -> exit(Process, Reason) end,
             _ = tracked_child:apart(Signal),
             handled(Process, Zone),
-            Linked = fun() -> link(Process), unlink(Process) end,
+            Linked = fun() ->
+                link(Process),
+                unlink(Process)
+            end,
             _ = tracked_child:apart(Linked),
             handled(Process, Zone),
             as_before({Process, Reason}, Before, Zone)

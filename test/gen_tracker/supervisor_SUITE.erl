@@ -1,5 +1,6 @@
-%% Promise: a zone is a supervisor. The functions of supervisor work on it, other supervisors and applications hold it
-%% as theirs, sys, release_handler and observer see it as one, and what it does not know does it no harm.
+%% Promise: a zone is a supervisor. The functions of supervisor work on it, other supervisors and
+%% applications hold it as theirs, sys, release_handler and observer see it as one, and what it
+%% does not know does it no harm.
 -module(supervisor_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -79,7 +80,9 @@ which_children_gives_what_the_zone_itself_gives(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual([], supervisor:which_children(Zone)),
     Running = open(Zone, worker_spec(a)),
-    Inner = open(Zone, #{id => d, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}),
+    Inner = open(
+        Zone, #{id => d, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}
+    ),
     {Opening, Starter} = gated(Zone, b),
     {_, Cleaner} = terminating(Zone, c),
     Children = lists:sort(supervisor:which_children(Zone)),
@@ -103,7 +106,9 @@ count_children_counts_specs_and_those_that_run(_) ->
     end,
     ?assertEqual(Counts(0, 0, 0, 0), supervisor:count_children(Zone)),
     [open(Zone, worker_spec(Name)) || Name <- [1, 1.0]],
-    _ = open(Zone, #{id => inner, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}),
+    _ = open(
+        Zone, #{id => inner, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}
+    ),
     ?assertEqual(Counts(3, 3, 1, 2), supervisor:count_children(Zone)),
     {Opening, Starter} = gated(Zone, starting),
     ?assertEqual(Counts(4, 3, 1, 3), supervisor:count_children(Zone)),
@@ -131,7 +136,13 @@ start_child_answers_as_otp_does(_) ->
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)),
     ?assertEqual({error, {already_started, Pid}}, supervisor:start_child(Zone, worker_spec(1))),
     {ok, Other, info} =
-        supervisor:start_child(Zone, Does(1.0, fun() -> {ok, P} = tracked_child:start_link(Test), {ok, P, info} end)),
+        supervisor:start_child(
+            Zone,
+            Does(1.0, fun() ->
+                {ok, P} = tracked_child:start_link(Test),
+                {ok, P, info}
+            end)
+        ),
     ?assertEqual({ok, Other}, gen_tracker:find(Zone, 1.0)),
     ?assertEqual({ok, undefined}, supervisor:start_child(Zone, Does(ignored, fun() -> ignore end))),
     {error, Refused} = supervisor:start_child(Zone, Does(refused, fun() -> {error, refused} end)),
@@ -185,7 +196,8 @@ stopping_a_name_without_a_child_answers_no_child(_) ->
     Pid = open(Zone, worker_spec(1)),
     [
         ?assertEqual({error, no_child}, Stop(Zone, Name))
-     || Stop <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2], Name <- [1.0, missing, self(), Zone]
+     || Stop <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2],
+        Name <- [1.0, missing, self(), Zone]
     ],
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)).
 
@@ -246,21 +258,46 @@ an_unknown_message_is_logged_and_ignored(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
         Zone ! {a_strange_message, 1},
         logged("a_strange_message"),
-        Strange = [undefined, {}, [], stop, {make_ref(), late_answer}, {'DOWN', make_ref(), process, self(), gone}],
+        Strange = [
+            undefined,
+            {},
+            [],
+            stop,
+            {make_ref(), late_answer},
+            {'DOWN', make_ref(), process, self(), gone}
+        ],
         [Zone ! Other || Other <- [{'EXIT', list_to_pid("<0.0.0>"), gone}, timeout | Strange]]
     end).
 
 an_exit_signal_of_a_stranger_is_ignored(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
         Tracker = whereis(Zone),
-        {answer, _} = answer(ask(fun() -> [exit(Tracker, Reason) || Reason <- [normal, shutdown, crash]] end)),
-        linked = answer(ask(fun() -> link(Tracker), exit(linked) end))
+        {answer, _} = answer(
+            ask(fun() -> [exit(Tracker, Reason) || Reason <- [normal, shutdown, crash]] end)
+        ),
+        linked = answer(
+            ask(fun() ->
+                link(Tracker),
+                exit(linked)
+            end)
+        )
     end).
 
 wrong_arguments_do_not_stop_the_tracker(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
-        Wrong = [undefined, [], {}, #{}, {a, b, c}, {name, no_pid, worker, []}, {self(), {name, no_spec}}],
-        [answer(ask(fun() -> gen_tracker:add_existing_child(Zone, Argument) end)) || Argument <- Wrong],
+        Wrong = [
+            undefined,
+            [],
+            {},
+            #{},
+            {a, b, c},
+            {name, no_pid, worker, []},
+            {self(), {name, no_spec}}
+        ],
+        [
+            answer(ask(fun() -> gen_tracker:add_existing_child(Zone, Argument) end))
+         || Argument <- Wrong
+        ],
         [
             answer(ask(fun() -> supervisor:Function(Zone, Argument) end))
          || Argument <- Wrong,
@@ -300,10 +337,20 @@ the_callback_module_of_a_zone_is_gen_tracker(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual(gen_tracker, supervisor:get_callback_module(whereis(Zone))).
 
-%% The application: a supervisor, in it a zone, in the zone a worker, a starting child, and a supervisor with a worker.
+%% The application: a supervisor, in it a zone, in the zone a worker, a starting child, and a
+%% supervisor with a worker.
 release_handler_finds_all_children_through_zones(_) ->
-    #{top := Top, tracker := Tracker, worker := Worker, inner := Inner, nested := Nested} = Tree = tree(?FUNCTION_NAME),
-    Mine = [Process || {Sup, _, _, _} = Process <- supervised(), lists:member(Sup, [Top, Tracker, Inner])],
+    #{
+        top := Top,
+        tracker := Tracker,
+        worker := Worker,
+        inner := Inner,
+        nested := Nested
+    } = Tree = tree(?FUNCTION_NAME),
+    Mine = [
+        Process
+     || {Sup, _, _, _} = Process <- supervised(), lists:member(Sup, [Top, Tracker, Inner])
+    ],
     ?assertEqual(
         lists:sort([
             {Top, ?FUNCTION_NAME, Tracker, []},
@@ -321,7 +368,13 @@ tree(Name) ->
     Start = {supervisor, start_link, [?MODULE, [worker_spec(nested)]]},
     Inner = open(Name, #{id => {inner, 1}, start => Start, type => supervisor}),
     [{nested, Nested, worker, _}] = supervisor:which_children(Inner),
-    Tree = #{top => Top, tracker => whereis(Name), worker => Worker, inner => Inner, nested => Nested},
+    Tree = #{
+        top => Top,
+        tracker => whereis(Name),
+        worker => Worker,
+        inner => Inner,
+        nested => Nested
+    },
     Tree#{launching => gated(Name, launching)}.
 
 launched(#{launching := {Opening, Starter}}) ->
@@ -331,8 +384,16 @@ launched(#{launching := {Opening, Starter}}) ->
 %% Runs an application, and gives the process that is its top.
 run(Name, Start) ->
     Test = self(),
-    Told = fun() -> {ok, Top} = Start(), Test ! {top, Top}, {ok, Top} end,
-    ok = application:load({application, Name, [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Told}}]}),
+    Told = fun() ->
+        {ok, Top} = Start(),
+        Test ! {top, Top},
+        {ok, Top}
+    end,
+    ok = application:load({
+        application,
+        Name,
+        [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Told}}]
+    }),
     ok = application:start(Name),
     {top, Top} = await(top),
     Top.
@@ -343,7 +404,10 @@ supervised() ->
 release_handler_takes_a_zone_for_the_top_supervisor_of_an_application(_) ->
     Tracker = run(?FUNCTION_NAME, fun() -> gen_tracker:start_link(?FUNCTION_NAME) end),
     Worker = open(?FUNCTION_NAME, worker_spec(name)),
-    Expected = [{undefined, undefined, Tracker, [gen_tracker]}, {Tracker, name, Worker, [tracked_child]}],
+    Expected = [
+        {undefined, undefined, Tracker, [gen_tracker]},
+        {Tracker, name, Worker, [tracked_child]}
+    ],
     ?assertEqual([], Expected -- supervised()).
 
 release_handler_suspends_and_upgrades_a_zone(_) ->
@@ -368,14 +432,28 @@ tell_status(Test, Zone) ->
 
 %% By the trees of links, as observer draws them, and of supervisors.
 observer_shows_the_children_of_a_zone(_) ->
-    #{top := Top, tracker := Tracker, worker := Worker, inner := Inner, nested := Nested} = Tree = tree(?FUNCTION_NAME),
+    #{
+        top := Top,
+        tracker := Tracker,
+        worker := Worker,
+        inner := Inner,
+        nested := Nested
+    } = Tree = tree(?FUNCTION_NAME),
     {Linked, _} = shown(?FUNCTION_NAME, link),
     ?assertEqual([], [Top, Tracker, Worker, Inner, Nested] -- Linked),
     {Supervised, Edges} = shown(?FUNCTION_NAME, sup),
     ?assertEqual([], [Top, Tracker, Worker, Inner, Nested] -- Supervised),
-    [TopText, WorkerText, InnerText, NestedText] = [pid_to_list(Pid) || Pid <- [Top, Worker, Inner, Nested]],
+    [TopText, WorkerText, InnerText, NestedText] = [
+        pid_to_list(Pid)
+     || Pid <- [Top, Worker, Inner, Nested]
+    ],
     ZoneText = atom_to_list(?FUNCTION_NAME),
-    Expected = [{TopText, ZoneText}, {ZoneText, WorkerText}, {ZoneText, InnerText}, {InnerText, NestedText}],
+    Expected = [
+        {TopText, ZoneText},
+        {ZoneText, WorkerText},
+        {ZoneText, InnerText},
+        {InnerText, NestedText}
+    ],
     ?assertEqual([], Expected -- Edges),
     launched(Tree).
 
@@ -419,7 +497,8 @@ an_ordinary_supervisor_starts_a_killed_zone_again(_) ->
     down(Child),
     ok = gen_server:stop(Top).
 
-%% What the supervisor is asked after it has received the exit signal, it answers after it has started the child again.
+%% What the supervisor is asked after it has received the exit signal, it answers after it has
+%% started the child again.
 tell_of_exits(Test, {in, {'EXIT', Pid, _}}, _) ->
     Test ! {noticed, Pid},
     Test;

@@ -1,5 +1,7 @@
-%% Promise: "the four functions behind `{via, gen_tracker, {Zone, Name}}`, with `global`'s answers; `send` to a name that nobody holds exits with
-%% `{badarg, {{Zone, Name}, Msg}}`". A process that registers itself becomes an entry of the zone, and goes when it dies or unregisters.
+%% Promise: "the four functions behind `{via, gen_tracker, {Zone, Name}}`, with `global`'s
+%% answers; `send` to a name that nobody holds exits with `{badarg, {{Zone, Name}, Msg}}`". A
+%% process that registers itself becomes an entry of the zone, and goes when it dies or
+%% unregisters.
 -module(via_SUITE).
 -behaviour(gen_server).
 
@@ -9,7 +11,8 @@
 
 -import(tracked_child, [await/1, down/1, kill/1, open/2, spec/2, spec/4]).
 -import(tracked_process, [eventually/1]).
--import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4, unregister_name/1, whereis_name/1, which_children/1]).
+-import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4]).
+-import(gen_tracker, [unregister_name/1, whereis_name/1, which_children/1]).
 
 -define(NAME, <<"tv1">>).
 
@@ -67,9 +70,13 @@ init(State) -> {ok, State}.
 
 handle_call(who, _From, State) -> {reply, self(), State}.
 
-handle_cast(Message, State) -> State ! {cast, Message}, {noreply, State}.
+handle_cast(Message, State) ->
+    State ! {cast, Message},
+    {noreply, State}.
 
-handle_info(Message, State) -> State ! {info, Message}, {noreply, State}.
+handle_info(Message, State) ->
+    State ! {info, Message},
+    {noreply, State}.
 
 server(Zone, Name) ->
     {ok, Pid} = gen_server:start_link(via(Zone, Name), ?MODULE, self(), []),
@@ -99,7 +106,9 @@ a_supervisor_is_reached_by_its_name_and_restarts_a_child_with_a_name(Config) ->
     Zone = zone(Config),
     Start = {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, self(), []]},
     Supervisor = via(Zone, supervisor),
-    {ok, _} = supervisor:start_link(Supervisor, ?MODULE, fun() -> {ok, {#{}, [#{id => server, start => Start}]}} end),
+    {ok, _} = supervisor:start_link(Supervisor, ?MODULE, fun() ->
+        {ok, {#{}, [#{id => server, start => Start}]}}
+    end),
     [{server, First, worker, _}] = supervisor:which_children(Supervisor),
     {ok, _} = gen_tracker:subscribe(Zone),
     exit(First, kill),
@@ -135,7 +144,9 @@ a_name_that_is_held_is_refused_with_its_holder(Config) ->
     {error, {already_started, Pid}} = gen_server:start_link(via(Zone, ?NAME), ?MODULE, self(), []),
     Other = open(Zone, other),
     {error, {already_started, Other}} = gen_server:start(via(Zone, other), ?MODULE, self(), []),
-    {error, {already_started, Pid}} = supervisor:start_child(Zone, spec(?NAME, temporary, 200, {start_link, [self()]})).
+    {error, {already_started, Pid}} = supervisor:start_child(
+        Zone, spec(?NAME, temporary, 200, {start_link, [self()]})
+    ).
 
 a_server_whose_init_fails_leaves_no_name(Config) ->
     Zone = zone(Config),
@@ -163,14 +174,20 @@ a_server_that_the_zone_starts_may_have_the_same_name_by_via(Config) ->
 
 a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing(Config) ->
     Zone = zone(Config),
-    Init = fun() -> ok = setattr(Zone, ?NAME, a, 1), {stop, no} end,
+    Init = fun() ->
+        ok = setattr(Zone, ?NAME, a, 1),
+        {stop, no}
+    end,
     Spec = {?NAME, {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, Init, []]}, temporary},
     {error, no} = find_or_open(Zone, Spec),
     {[], []} = {which_children(Zone), attrs(Zone, ?NAME)}.
 
 a_call_to_a_name_that_nobody_holds_exits_with_noproc(Config) ->
     Zone = zone(Config),
-    [?assertExit({noproc, _}, gen_server:call(via(Where, nobody), who)) || Where <- [Zone, not_running]],
+    [
+        ?assertExit({noproc, _}, gen_server:call(via(Where, nobody), who))
+     || Where <- [Zone, not_running]
+    ],
     [?assertExit(noproc, gen_server:stop(via(Where, nobody))) || Where <- [Zone, not_running]],
     ok = gen_server:cast(via(Zone, nobody), lost).
 
@@ -192,15 +209,26 @@ nothing_is_left(Zone) ->
 a_registered_process_is_told_to_exit_when_the_zone_stops(Config) ->
     Pid = server(zone(Config), ?NAME),
     ok = gen_server:stop(zone(Config)),
-    shutdown = receive {'EXIT', Pid, Reason} -> Reason end.
+    shutdown =
+        receive
+            {'EXIT', Pid, Reason} -> Reason
+        end.
 
 registering_answers_yes_or_no_as_global_does(Config) ->
     Zone = zone(Config),
     [One, Two] = [tracked_child:loose(start_deaf) || _ <- [1, 2]],
     Answers = fun(Module, Name) ->
-        [Module:register_name(Name, One), Module:register_name(Name, Two), Module:register_name(Name, One),
-         Module:whereis_name(Name), Module:unregister_name(Name), Module:whereis_name(Name), Module:unregister_name(Name),
-         Module:register_name(Name, Two), Module:whereis_name(Name)]
+        [
+            Module:register_name(Name, One),
+            Module:register_name(Name, Two),
+            Module:register_name(Name, One),
+            Module:whereis_name(Name),
+            Module:unregister_name(Name),
+            Module:whereis_name(Name),
+            Module:unregister_name(Name),
+            Module:register_name(Name, Two),
+            Module:whereis_name(Name)
+        ]
     end,
     Expected = Answers(global, {Zone, ?NAME}),
     [yes, no, no, One, ok, undefined, ok, yes, Two] = Expected,
@@ -222,26 +250,55 @@ a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
 a_name_that_is_being_started_is_waited_for(Config) ->
     Zone = zone(Config),
     {Asked, Starter} = tracked_child:gated(Zone, ?NAME),
-    Started = tracked_child:ask(fun() -> gen_server:start(via(Zone, ?NAME), ?MODULE, self(), []) end),
+    Started = tracked_child:ask(fun() ->
+        gen_server:start(via(Zone, ?NAME), ?MODULE, self(), [])
+    end),
     tracked_child:waiting(),
     Starter ! go,
     {answer, {ok, Pid}} = tracked_child:answer(Asked),
     {answer, {error, {already_started, Pid}}} = tracked_child:answer(Started),
     %% Nobody has it when the start fails.
-    Failing = {other, {tracked_child, start_with, [self(), fun() -> receive go -> {error, no} end end]}, temporary},
+    Failing = {
+        other,
+        {
+            tracked_child,
+            start_with,
+            [
+                self(),
+                fun() ->
+                    receive
+                        go -> {error, no}
+                    end
+                end
+            ]
+        },
+        temporary
+    },
     Failed = tracked_child:ask(fun() -> find_or_open(Zone, Failing) end),
-    {started, Other} = receive {started, Keeper} when Keeper =/= Pid -> {started, Keeper} end,
+    {started, Other} =
+        receive
+            {started, Keeper} when Keeper =/= Pid -> {started, Keeper}
+        end,
     Registered = tracked_child:ask(fun() -> register_name({Zone, other}, Pid) end),
     tracked_child:waiting(),
     Other ! go,
     {answer, {error, no}} = tracked_child:answer(Failed),
     {answer, yes} = tracked_child:answer(Registered).
 
-%% Its start function has another process take the name, and waits for that. The time is up by the test's word, not after a minute.
+%% Its start function has another process take the name, and waits for that. The time is up by the
+%% test's word, not after a minute.
 a_start_that_waits_for_who_waits_for_it_ends(Config) ->
     Zone = zone(Config),
-    Start = fun() -> tracked_child:apart(fun() -> {error, gen_tracker:register_name({Zone, ?FUNCTION_NAME}, self())} end) end,
-    Asked = tracked_child:ask(fun() -> find_or_open(Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}) end),
+    Start = fun() ->
+        tracked_child:apart(fun() ->
+            {error, gen_tracker:register_name({Zone, ?FUNCTION_NAME}, self())}
+        end)
+    end,
+    Asked = tracked_child:ask(fun() ->
+        find_or_open(
+            Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}
+        )
+    end),
     _ = give_up(Zone),
     ?assertEqual({answer, {error, no}}, tracked_child:answer(Asked)),
     ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
@@ -253,9 +310,16 @@ give_up(Zone) ->
 impatient(Zone) ->
     Waiting = faults_balance:waiting(sys:get_state(Zone)),
     Tag = faults_balance:tag(Zone),
-    case [{Tag, register_timeout, Keeper, From} || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests] of
-        [Patience] -> Patience;
-        [] -> erlang:yield(), impatient(Zone)
+    Timeouts = [
+        {Tag, register_timeout, Keeper, From}
+     || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests
+    ],
+    case Timeouts of
+        [Patience] ->
+            Patience;
+        [] ->
+            erlang:yield(),
+            impatient(Zone)
     end.
 
 %% "while the last holder is terminating, until that is cleaned up", however long that takes.
@@ -305,7 +369,9 @@ who_is_out_of_patience_when_the_name_is_free_has_it(Config) ->
     %% The tracker does not take what is sent to it meanwhile, and has this first.
     Zone ! Patience,
     Cleaner ! done,
-    receive {'DOWN', Monitor, process, Keeper, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, Keeper, _} -> ok
+    end,
     ok = sys:resume(Zone),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
@@ -314,8 +380,13 @@ a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
     {ok, []} = gen_tracker:subscribe(Zone),
     Reasons = [
         begin
-            Pid = spawn(fun() -> yes = register_name({Zone, N}, self()), exit({mine, N}) end),
-            receive {gen_tracker, Zone, {down, N, Pid, Reason}} -> {N, Reason} end
+            Pid = spawn(fun() ->
+                yes = register_name({Zone, N}, self()),
+                exit({mine, N})
+            end),
+            receive
+                {gen_tracker, Zone, {down, N, Pid, Reason}} -> {N, Reason}
+            end
         end
      || N <- lists:seq(1, 5000)
     ],
@@ -341,7 +412,8 @@ an_unregistered_process_lives_on_and_may_be_registered_again(Config) ->
         end
      || _ <- lists:seq(1, 1000)
     ],
-    %% No keeper of an earlier time thinks that it is still its child: there is one for the present time, and the guard.
+    %% No keeper of an earlier time thinks that it is still its child: there is one for the
+    %% present time, and the guard.
     ok = gen_tracker:wait(Zone),
     Pid = gen_server:call(Pid, who),
     _ = kill(Pid),
@@ -362,11 +434,18 @@ a_process_that_unregisters_while_it_is_stopped_does_not_wait(Config) ->
         process_flag(trap_exit, true),
         yes = register_name({Zone, ?NAME}, self()),
         Test ! {registered, self()},
-        receive {'EXIT', _, shutdown} -> ok = unregister_name({Zone, ?NAME}), exit(in_order) end
+        receive
+            {'EXIT', _, shutdown} ->
+                ok = unregister_name({Zone, ?NAME}),
+                exit(in_order)
+        end
     end),
     {registered, Pid} = await(registered),
     ok = supervisor:terminate_child(Zone, ?NAME),
-    in_order = receive {'EXIT', Pid, Reason} -> Reason end.
+    in_order =
+        receive
+            {'EXIT', Pid, Reason} -> Reason
+        end.
 
 an_unregistered_process_survives_its_zone(Config) ->
     Zone = zone(Config),
@@ -380,7 +459,10 @@ whereis_name_is_undefined_where_there_is_nobody(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ending),
     {_, Starter} = tracked_child:gated(Zone, starting),
-    [undefined = whereis_name(Name) || Name <- [{Zone, ending}, {Zone, starting}, {Zone, nobody}, {not_running, ?NAME}]],
+    [
+        undefined = whereis_name(Name)
+     || Name <- [{Zone, ending}, {Zone, starting}, {Zone, nobody}, {not_running, ?NAME}]
+    ],
     Starter ! go,
     Cleaner ! done.
 
@@ -403,7 +485,10 @@ wrong_names_are_badarg(Config) ->
         fun(To) -> send(To, message) end,
         fun(New) -> register_name(New, self()) end
     ]],
-    [?assertError(badarg, register_name({Zone, ?NAME}, NoPid)) || NoPid <- [atom, "pid", 1, make_ref()]],
+    [
+        ?assertError(badarg, register_name({Zone, ?NAME}, NoPid))
+     || NoPid <- [atom, "pid", 1, make_ref()]
+    ],
     ?assertError(badarg, register_name({not_running, ?NAME}, self())),
     ok = unregister_name({not_running, ?NAME}),
     [] = which_children(Zone).

@@ -1,4 +1,5 @@
-%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in which these run.
+%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in
+%% which these run.
 -module(documents).
 
 -export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
@@ -11,7 +12,13 @@
 -define(ADDRESS, "https://example.org/proctab.git").
 
 names() ->
-    ["README.md" | ["doc/" ++ Guide || Guide <- lists:sort(filelib:wildcard("*.md", filename:join(source_tree:root(), "doc")))]].
+    [
+        "README.md"
+        | [
+            "doc/" ++ Guide
+         || Guide <- lists:sort(filelib:wildcard("*.md", filename:join(source_tree:root(), "doc")))
+        ]
+    ].
 
 %% These, and what contributors read.
 pages() ->
@@ -83,9 +90,10 @@ kind({_, "erlang", "{" ++ _}) -> terms;
 kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
 kind({_, "elixir", _}) -> elixir;
 kind({_, "sh", Commands}) ->
-    case lists:usort([hd(string:lexemes(Command, " ")) || Command <- string:lexemes(Commands, "\n")]) of
+    Programs = [hd(string:lexemes(Command, " ")) || Command <- string:lexemes(Commands, "\n")],
+    case lists:usort(Programs) of
         ["make"] -> make;
-        Programs -> commands(Programs -- ["cd", "rebar3"])
+        Others -> commands(Others -- ["cd", "rebar3"])
     end;
 kind(_) -> unknown.
 
@@ -105,7 +113,11 @@ terms({more, Continuation}, Terms) ->
 
 %% What is typed in a session, with the number of the prompt, and what is printed for it.
 steps({_, "erlang", Session}) ->
-    {match, Steps} = re:run(Session, "^(\\d+)> (.*?\\.)\n(.*?)(?=^\\d+> |\\z)", [global, multiline, dotall, {capture, [1, 2, 3], list}]),
+    {match, Steps} = re:run(
+        Session,
+        "^(\\d+)> (.*?\\.)\n(.*?)(?=^\\d+> |\\z)",
+        [global, multiline, dotall, {capture, [1, 2, 3], list}]
+    ),
     [{list_to_integer(Number), Typed, Printed} || [Number, Typed, Printed] <- Steps].
 
 %%% Programs
@@ -123,13 +135,20 @@ ended(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
 
-%% Makes a folder a repository of the tree as it is. The environment in which the library's address leads there.
+%% Makes a folder a repository of the tree as it is. The environment in which the library's
+%% address leads there.
 repository(Folder) ->
     ok = filelib:ensure_path(Folder),
     Excluded = [[" --exclude=./", Other] || Other <- [".git", "_build", "target", "priv"]],
     _ = run(source_tree:root(), [], ["tar -c", Excluded, " . | tar -x -C '", Folder, "'"]),
-    _ = run(Folder, [], "git init -q -b main && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"),
-    [{"GIT_CONFIG_COUNT", "1"}, {"GIT_CONFIG_KEY_0", "url.file://" ++ Folder ++ ".insteadOf"}, {"GIT_CONFIG_VALUE_0", ?ADDRESS}].
+    Author = "-c user.name=test -c user.email=test@localhost",
+    _ = run(Folder, [], "git init -q -b main && git add ."),
+    _ = run(Folder, [], ["git ", Author, " commit -q -m test"]),
+    [
+        {"GIT_CONFIG_COUNT", "1"},
+        {"GIT_CONFIG_KEY_0", "url.file://" ++ Folder ++ ".insteadOf"},
+        {"GIT_CONFIG_VALUE_0", ?ADDRESS}
+    ].
 
 %% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
 open_shell(Dir, Env, [Program | Args], Patterns) ->
@@ -149,27 +168,49 @@ more(Shell, Output) ->
     end.
 
 open(Dir, Env, Program, Args) ->
-    open_port({spawn_executable, Program}, [{args, Args}, {cd, Dir}, {env, [{"TERM", "dumb"} | Env]}, exit_status, stderr_to_stdout, binary]).
+    open_port(
+        {spawn_executable, Program},
+        [
+            {args, Args},
+            {cd, Dir},
+            {env, [{"TERM", "dumb"} | Env]},
+            exit_status,
+            stderr_to_stdout,
+            binary
+        ]
+    ).
 
-%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where this library is.
+%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where
+%% this library is.
 type(Shell, {Number, Typed, Printed}) ->
-    true = port_command(Shell, [string:replace(Typed, "/path/to/proctab", code:lib_dir(proctab)), $\n]),
+    true = port_command(
+        Shell, [string:replace(Typed, "/path/to/proctab", source_tree:library()), $\n]
+    ),
     %% A shell that prints something else while it waits repeats its prompt.
-    Shown = re:replace(prompt(Shell, Number + 1, <<>>), ["\\A(", integer_to_list(Number), "> )+"], "", [{return, binary}]),
+    Shown = re:replace(
+        prompt(Shell, Number + 1, <<>>),
+        ["\\A(", integer_to_list(Number), "> )+"],
+        "",
+        [{return, binary}]
+    ),
     ?assertMatch({match, _}, re:run(Shown, ["\\A", pattern(Printed), "\\z"]), {Typed, Shown}).
 
 prompt(Shell, Number, Output) ->
-    case re:run(Output, ["\\A(|.*\n)", integer_to_list(Number), "> \\z"], [dotall, {capture, [1], binary}]) of
+    Pattern = ["\\A(|.*\n)", integer_to_list(Number), "> \\z"],
+    case re:run(Output, Pattern, [dotall, {capture, [1], binary}]) of
         {match, [Before]} ->
             Before;
         nomatch ->
             prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
     end.
 
-%% What is printed, with any process in the place of a process, and anything in the place of `...' and of a last `_'.
+%% What is printed, with any process in the place of a process, and anything in the place of `...'
+%% and of a last `_'.
 pattern(Printed) ->
     Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
-    Pids = re:replace(Escaped, "<0\\\\\\.\\d+\\\\\\.0>", "<0\\\\.\\\\d+\\\\.\\\\d+>", [global, {return, list}]),
+    Pids = re:replace(
+        Escaped, "<0\\\\\\.\\d+\\\\\\.0>", "<0\\\\.\\\\d+\\\\.\\\\d+>", [global, {return, list}]
+    ),
     Dots = re:replace(Pids, "\\\\\\.\\\\\\.\\\\\\.", "(?s:.*)", [global, {return, list}]),
     re:replace(Dots, ",_\\\\}", ",(?s:.*)", [global, {return, list}]).
 

@@ -1,21 +1,23 @@
-%% A backend of the application metrics that keeps books: how often each name was counted up, and how often down. It stands behind the real
-%% module `metrics`, whose server `open/0` starts.
+%% A backend of the application metrics that writes books: how often each name was counted up, and
+%% how often down.
 %%
-%% What else happens to a name is in the name itself; `Step` is 1 on the way up and -1 on the way down:
+%% A name may say what else happens. `Step` is 1 on the way up and -1 on the way down:
 %%
 %% - `{told, Test, _}`: the test receives `{updated, Name, Step, Self}`;
-%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and says how it goes on with `let_go/1` or `let_raise/3`;
-%% - `{raises, Step, Class, Reason}`: raises;
-%% - `{does, Step, Fun, _}`: is counted, and calls the fun;
-%% - `{answers, Term}`: is counted, and returns the term.
+%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and continues the
+%%   update with `let_go/1` or `let_raise/3`;
+%% - `{raises, Step, Class, Reason}`: the update raises;
+%% - `{does, Step, Fun, _}`: the update counts, and calls the fun;
+%% - `{answers, Term}`: the update counts, and returns the term.
 %%
-%% What is raised is not counted.
+%% An update that raises does not count.
 -module(ledger_backend).
 
 -export([open/0, close/0, moves/1, open_names/0, let_go/1, let_raise/3]).
 -export([new/3, update/3, update_or_create/4, delete/2]).
 
-%% Empty books, that go with the calling process, and this module as the backend.
+%% Opens empty books, owned by the calling process, and starts the server of metrics with this
+%% module as its backend.
 open() ->
     ?MODULE = ets:new(?MODULE, [named_table, public, {write_concurrency, true}]),
     _ = application:load(metrics),
@@ -23,24 +25,27 @@ open() ->
     {ok, _} = metrics:start_link(),
     ok.
 
+%% Stops the server. The books stay.
 close() ->
     application:unset_env(metrics, metrics_mod),
     gen_server:stop(metrics).
 
-%% How often a name was counted up and down.
+%% Returns how often a name was counted up and down.
 moves(Name) ->
     case ets:lookup(?MODULE, Name) of
         [{Name, Ups, Downs}] -> {Ups, Downs};
         [] -> {0, 0}
     end.
 
-%% The names that do not stand at zero.
+%% Returns the rows of the names that were not counted down as often as up.
 open_names() ->
     ets:select(?MODULE, [{{'$1', '$2', '$3'}, [{'=/=', '$2', '$3'}], ['$_']}]).
 
+%% Continues an update that waits.
 let_go(Process) ->
     Process ! {?MODULE, go}.
 
+%% Continues an update that waits with an exception.
 let_raise(Process, Class, Reason) ->
     Process ! {?MODULE, Class, Reason}.
 
@@ -65,8 +70,12 @@ update({gated, Step, Test, _} = Name, {c, Step}, _Config) ->
     Monitor = monitor(process, Test),
     Test ! {updating, Name, Step, self()},
     receive
-        {?MODULE, go} -> true = demonitor(Monitor, [flush]), count(Name, Step);
-        {?MODULE, Class, Reason} -> true = demonitor(Monitor, [flush]), erlang:raise(Class, Reason, []);
+        {?MODULE, go} ->
+            true = demonitor(Monitor, [flush]),
+            count(Name, Step);
+        {?MODULE, Class, Reason} ->
+            true = demonitor(Monitor, [flush]),
+            erlang:raise(Class, Reason, []);
         {'DOWN', Monitor, process, Test, _} -> error(test_is_gone)
     end;
 update(Name, {c, Step}, _Config) ->

@@ -1,41 +1,48 @@
-%% The workers that the suites have monitored by stats_hero_monitor, and the application around it: the stand-in for stats_hero in
-%% `test/stats_hero/`, without the monitor that it brings with it.
+%% Workers that suites register at stats_hero_monitor, and the application around it: the stand-in
+%% for stats_hero in `test/stats_hero/`, without its own monitor.
 -module(monitored_worker).
 -behaviour(supervisor).
 
--export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0, close/0, init/1]).
+-export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0]).
+-export([close/0, init/1]).
+-export([monitors/2]).
 -export([idle/0, worker/0, worker/1, settled/0, count_calls/0, calls/1]).
 
 -define(MODULES, [stats_hero, stats_hero_sup, stats_hero_app]).
 
-%% Compiles the application, and puts it into the code path.
+%% Compiles the application, and adds it to the code path. Returns the configuration.
 load_stats_hero(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "stats_hero"),
     ok = filelib:ensure_path(Dir),
-    [{ok, _} = compile:file(filename:join(source(), Module), [{outdir, Dir}, return_errors]) || Module <- ?MODULES],
-    {ok, _} = file:copy(filename:join(source(), "stats_hero.app.src"), filename:join(Dir, "stats_hero.app")),
+    [
+        {ok, _} = compile:file(filename:join(source(), Module), [{outdir, Dir}, return_errors])
+     || Module <- ?MODULES
+    ],
+    {ok, _} = file:copy(
+        filename:join(source(), "stats_hero.app.src"), filename:join(Dir, "stats_hero.app")
+    ),
     true = code:add_patha(Dir),
     [{module, Module} = code:ensure_loaded(Module) || Module <- ?MODULES],
     Config.
 
-%% Takes it out again: from now on there is no module of that name.
+%% Removes the application from the code path, and unloads its modules.
 unload_stats_hero() ->
     true = code:del_path(filename:dirname(code:which(stats_hero))),
     [code:purge(Module) andalso error(in_use) || Module <- ?MODULES, code:delete(Module)],
     ok.
 
-%% The library's own folder may be a link to it.
 source() ->
-    {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:join([filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))), "test", "stats_hero", "src"]).
+    filename:join([source_tree:root(), "test", "stats_hero", "src"]).
 
-%% The application's table and a monitor. Both belong to the calling process, and so do the registrations.
+%% Starts a monitor and the table of the application. The calling process owns this table, and that
+%% of the registrations.
 monitor() ->
     ok = stats_hero:new_table(),
     {ok, Monitor} = stats_hero_monitor:start_link(),
     Monitor.
 
-%% The same, started and owned as in the application, by a supervisor that allows any number of restarts.
+%% Like `monitor/0`, under a supervisor that starts it and owns its table, as in the application.
+%% The supervisor allows any number of restarts.
 supervised_monitor() ->
     {ok, _} = supervisor:start_link({local, ?MODULE}, ?MODULE, []),
     whereis(stats_hero_monitor).
@@ -44,41 +51,58 @@ init([]) ->
     {ok, {_, Children}} = stats_hero_sup:init(application),
     {ok, {#{intensity => 1000000, period => 1}, Children}}.
 
-%% Kills the monitor, and waits until its registered name is free or taken by the next one.
+%% Kills the monitor, and waits until it is dead: its name is free, or taken by the next monitor.
 kill_monitor() ->
     tracked_process:kill([whereis(stats_hero_monitor)]).
 
-%% For the end of a test case: whatever it has left.
+%% Stops the supervisor and the monitor, if they run.
 close() ->
-    [begin unlink(Pid), ok = gen_server:stop(Pid) end || Name <- [?MODULE, stats_hero_monitor], Pid <- [whereis(Name)], is_pid(Pid)],
+    [
+        begin
+            unlink(Pid),
+            ok = gen_server:stop(Pid)
+        end
+     || Name <- [?MODULE, stats_hero_monitor], Pid <- [whereis(Name)], is_pid(Pid)
+    ],
     ok.
 
-%% A process that waits to be killed.
-idle() ->
-    spawn(fun() -> receive stop -> ok end end).
+%% Whether a monitor monitors a process.
+monitors(Monitor, Pid) ->
+    {monitors, Monitored} = process_info(Monitor, monitors),
+    lists:member({process, Pid}, Monitored).
 
-%% The same, registered and mapped.
+%% Starts a process that waits to be killed.
+idle() ->
+    spawn(fun() ->
+        receive
+            stop -> ok
+        end
+    end).
+
+%% Like `idle/0`; the process is registered, and has a mapping.
 worker() ->
     worker(fun(Remove) -> Remove() end).
 
-%% The same, and what happens when it is cleaned up.
+%% Like `worker/0`; the cleanup calls `Cleaning` with a fun that removes the mapping.
 worker(Cleaning) ->
     Test = self(),
     Pid = spawn(fun() ->
         ok = stats_hero_monitor:register(self()),
         ok = stats_hero:map(make_ref(), self(), Cleaning),
         Test ! {mapped, self()},
-        receive stop -> ok end
+        receive
+            stop -> ok
+        end
     end),
     receive
         {mapped, Pid} -> Pid
     end.
 
-%% Waits until no registration is left: then every dead process has been cleaned up.
+%% Waits until no registration is left: all cleanups are done then.
 settled() ->
     tracked_process:eventually(fun() -> stats_hero_monitor:registered_count() =:= 0 end).
 
-%% From now on the calls of `stats_hero:clean_worker_data/1` are counted.
+%% Counts calls of `stats_hero:clean_worker_data/1` from now on. `calls/1` returns the counts.
 count_calls() ->
     Counter = spawn_link(fun() -> count_calls(#{}) end),
     1 = erlang:trace_pattern({stats_hero, clean_worker_data, 1}, true, []),
@@ -94,7 +118,7 @@ count_calls(Calls) ->
             count_calls(Calls)
     end.
 
-%% How often it has been called, for each process that it has been called for.
+%% Returns the number of these calls for each process that it was called for.
 calls(Counter) ->
     Delivered = erlang:trace_delivered(all),
     receive

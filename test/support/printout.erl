@@ -1,16 +1,23 @@
-%% What `proctab:i` prints, as the suites read it: lines, tables, cells; and children that are plain enough to be printed.
+%% What `proctab:i` prints, as the suites read it: lines, tables, cells; and children that are
+%% plain enough to be printed.
 -module(printout).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -export([printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2, added/3]).
 
-%% What a fun returns, and the lines that it prints: its group leader is a process of the test's own.
+%% Returns what a fun returns, and the lines that it prints: a process of the test is its group
+%% leader.
 printed(Fun) ->
     Leader = spawn_link(fun() -> collect([]) end),
     Before = group_leader(),
     group_leader(Leader, self()),
-    Answer = try Fun() after group_leader(Before, self()) end,
+    Answer =
+        try
+            Fun()
+        after
+            group_leader(Before, self())
+        end,
     Leader ! {printed, self()},
     receive
         {printed, Leader, Text} -> {Answer, string:split(Text, "\n", all)}
@@ -26,7 +33,7 @@ collect(Printed) ->
             From ! {printed, self(), Printed}
     end.
 
-%% The tables of a print: they are separated by empty lines.
+%% Returns the tables of printed lines. Empty lines separate tables.
 tables(Lines) ->
     case lists:splitwith(fun(Line) -> Line =/= "" end, Lines) of
         {[], []} -> [];
@@ -34,10 +41,13 @@ tables(Lines) ->
         {Table, [_ | More]} -> [Table | tables(More)]
     end.
 
-%% The cells of a line, with their first and last columns: they are two spaces apart, or more.
+%% Returns the cells of a line, with their first and last columns. Two spaces or more separate
+%% cells.
 cells(Line) ->
     {Cells, _} = lists:mapfoldl(
-        fun(Piece, From) -> {{Piece, From + 1, From + string:length(Piece)}, From + string:length(Piece)} end,
+        fun(Piece, From) ->
+            {{Piece, From + 1, From + string:length(Piece)}, From + string:length(Piece)}
+        end,
         0,
         re:split(Line, "( {2,})", [unicode, {return, list}])
     ),
@@ -46,11 +56,18 @@ cells(Line) ->
 texts(Line) ->
     [Text || {Text, _, _} <- cells(Line)].
 
-%% That a table has its cells below the head: the first two columns begin where their heads do, the others end there. The first is as wide as its widest cell.
+%% That a table has its cells below the head: the first two columns begin where their heads do,
+%% the others end there. The first is as wide as its widest cell.
 assert_aligned([Head | Lines]) ->
     [{_, First, _}, {_, Second, _} | Numbers] = cells(Head),
     Ends = [End || {_, _, End} <- Numbers],
-    ?assertEqual(Second, lists:max([End || Line <- [Head | Lines], {_, Begin, End} <- cells(Line), Begin =:= First]) + 3),
+    ?assertEqual(
+        Second,
+        lists:max([
+            End
+         || Line <- [Head | Lines], {_, Begin, End} <- cells(Line), Begin =:= First
+        ]) + 3
+    ),
     [
         begin
             {Left, Right} = lists:split(length(Cells) - length(Ends), Cells),
@@ -63,14 +80,20 @@ assert_aligned([Head | Lines]) ->
 numbers(Numbers) ->
     [integer_to_list(Number) || Number <- Numbers].
 
-%% A process that waits for ever, added to a zone.
+%% Starts a process that waits for ever, and adds it to a zone.
 added(Zone, Name) ->
     added(Zone, Name, fun() -> ok end).
 
-%% The same, after it has done something.
+%% Like `added/2`; the process calls a fun first.
 added(Zone, Name, Work) ->
     Test = self(),
-    Child = spawn(fun() -> Work(), Test ! {worked, self()}, receive stop -> ok end end),
+    Child = spawn(fun() ->
+        Work(),
+        Test ! {worked, self()},
+        receive
+            stop -> ok
+        end
+    end),
     {worked, Child} = tracked_child:await(worked, Child),
     {ok, Child} = gen_tracker:add_existing_child(Zone, {Name, Child, worker, []}),
     Child.

@@ -3,7 +3,8 @@
 
 -export([left/1]).
 
-%% The native functions in which a process was taken off its scheduler while it called a fun: that is what going to a dirty one looks like.
+%% The native functions in which a process was taken off its scheduler while it called a fun: that
+%% is what going to a dirty one looks like.
 -spec left(fun(() -> term())) -> [{atom(), arity()}].
 left(Fun) ->
     {Pid, Monitor} = spawn_monitor(fun() ->

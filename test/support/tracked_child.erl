@@ -1,12 +1,14 @@
-%% The children that the suites start under a zone: a process that does what its `start` argument says, and an
-%% `after_terminate/2` that tells the test about itself.
+%% The children that the suites start under a zone: a process that does what its `start` argument
+%% says, and an `after_terminate/2` that tells the test about itself.
 %%
-%% A start function is any of the exported `start_*` functions; all take the process that the test watches with
-%% (`Test`), which receives `{started, Child}` once the start function runs, and `{after_terminate, Name, Attrs, Self}`
-%% after the child's death when the child's attribute `test` holds its pid.
+%% A start function is any of the exported `start_*` functions; all take the process that the test
+%% watches with (`Test`), which receives `{started, Child}` once the start function runs, and
+%% `{after_terminate, Name, Attrs, Self}` after the child's death when the child's attribute
+%% `test` holds its pid.
 -module(tracked_child).
 
--export([start_link/1, start_link/2, start_with/2, start_gated/2, start_deaf/1, start_acknowledged/4]).
+-export([start_link/1, start_link/2, start_with/2, start_gated/2, start_deaf/1]).
+-export([start_acknowledged/4]).
 -export([start_stubborn/1, start_halfway/1, await/1, await/2, taken/1, ask/1, answer/1]).
 -export([loose/1, keeper/1, beside/1, forgotten/2, stop_zone/1, listen/0, logged/1, log/2]).
 -export([zone/1, kill/1, gated/2, waiting/0, sent_by/1, terminating/2]).
@@ -49,8 +51,8 @@ start_deaf(Test) ->
     Test ! {started, Pid},
     {ok, Pid}.
 
-%% A child started through `proc_lib:start_link` that acknowledges with `gen_tracker:init_ack/1`, and then at once sets
-%% an attribute of its own.
+%% A child started through `proc_lib:start_link` that acknowledges with `gen_tracker:init_ack/1`,
+%% and then at once sets an attribute of its own.
 start_acknowledged(Test, Zone, Name, Attrs) ->
     proc_lib:start_link(erlang, apply, [
         fun() ->
@@ -107,7 +109,8 @@ apart(Fun) ->
     [Answer] = together([Fun]),
     Answer.
 
-%% Calls funs in processes of their own, all let go at the same moment, and answers what they returned, in order.
+%% Calls funs in processes of their own, all let go at the same moment, and answers what they
+%% returned, in order.
 together(Funs) ->
     Workers = [
         spawn_monitor(fun() ->
@@ -126,8 +129,8 @@ returned({Pid, Monitor}) ->
         {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)
     end.
 
-%% One process calls `Step(1)`, `Step(2)`... until each of the readers, in a process of its own, has been called `Times`
-%% times. Answers the lists of what the readers returned.
+%% One process calls `Step(1)`, `Step(2)`... until each of the readers, in a process of its own,
+%% has been called `Times` times. Answers the lists of what the readers returned.
 while_writing(Step, Times, Readers) ->
     Writer = spawn_link(fun() -> write(Step, 1) end),
     try
@@ -148,18 +151,23 @@ write(Step, Number) ->
 loop() ->
     receive
         {stop, Reason} -> exit(Reason);
-        {run, From, Fun} -> From ! {ran, self(), Fun()}, loop();
+        {run, From, Fun} ->
+            From ! {ran, self(), Fun()},
+            loop();
         {'EXIT', _, Reason} -> exit(Reason)
     end.
 
 deaf() ->
     receive
-        {run, From, Fun} -> From ! {ran, self(), Fun()}, deaf();
+        {run, From, Fun} ->
+            From ! {ran, self(), Fun()},
+            deaf();
         _ -> deaf()
     end.
 
-%% A child that traps exits, tells the test of each exit signal as `{exit_signal, Child, Reason}`, and stops only when
-%% it is sent `{stop, Reason}`. It is beyond the reach of `shutdown` once the test has its `{started, Child}`.
+%% A child that traps exits, tells the test of each exit signal as `{exit_signal, Child, Reason}`,
+%% and stops only when it is sent `{stop, Reason}`. It is beyond the reach of `shutdown` once the
+%% test has its `{started, Child}`.
 start_stubborn(Test) ->
     Pid = proc_lib:spawn_link(fun() ->
         process_flag(trap_exit, true),
@@ -171,10 +179,13 @@ start_stubborn(Test) ->
 stubborn(Test) ->
     receive
         {stop, Reason} -> exit(Reason);
-        {'EXIT', _, Reason} -> Test ! {exit_signal, self(), Reason}, stubborn(Test)
+        {'EXIT', _, Reason} ->
+            Test ! {exit_signal, self(), Reason},
+            stubborn(Test)
     end.
 
-%% A start that hangs for ever, waiting for a process (named in `{halfway, Pid}`) that ignores exit signals.
+%% A start that hangs for ever, waiting for a process (named in `{halfway, Pid}`) that ignores
+%% exit signals.
 start_halfway(Test) ->
     proc_lib:start_link(erlang, apply, [
         fun() ->
@@ -205,7 +216,8 @@ taken(Tag) ->
     after 0 -> []
     end.
 
-%% Runs a fun in a process of its own. `answer/1` of what it returns is `{answer, Value}`, or the exit that the fun met.
+%% Runs a fun in a process of its own. `answer/1` of what it returns is `{answer, Value}`, or the
+%% exit that the fun met.
 ask(Fun) ->
     {_, Monitor} = spawn_monitor(fun() -> exit({answer, Fun()}) end),
     Monitor.
@@ -232,9 +244,12 @@ beside(Zone) ->
     {parent, Parent} = process_info(whereis(Zone), parent),
     [Pid || Pid <- Links, is_pid(Pid), Pid =/= Parent].
 
-%% Waits until a name that is known to be terminating is free, and nothing is left of it or about to start.
+%% Waits until a name that is known to be terminating is free, and nothing is left of it or about
+%% to start.
 forgotten(Zone, Name) ->
-    ignore = gen_tracker:find_or_open(Zone, spec(Name, temporary, 200, {start_with, [self(), fun() -> ignore end]})),
+    ignore = gen_tracker:find_or_open(
+        Zone, spec(Name, temporary, 200, {start_with, [self(), fun() -> ignore end]})
+    ),
     {started, _} = await(started),
     [] = gen_tracker:attrs(Zone, Name),
     ok.
@@ -244,7 +259,9 @@ stop_zone(Zone) ->
     try
         gen_server:stop(Zone)
     catch
-        exit:_ -> undefined = whereis(Zone), ok
+        exit:_ ->
+            undefined = whereis(Zone),
+            ok
     end.
 
 %% From now on, `logged/1` waits for an event of the log whose text contains Text. Lasts until
@@ -273,14 +290,16 @@ kill(Pid) ->
     exit(Pid, kill),
     down(Pid).
 
-%% Asks for a child whose start waits for `go`: what `answer/1` takes, and the process in which it starts.
+%% Asks for a child whose start waits for `go`: what `answer/1` takes, and the process in which it
+%% starts.
 gated(Zone, Name) ->
     Spec = spec(Name, temporary, 200, {start_gated, [self(), go]}),
     Asked = ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
     {gated, Starter} = await(gated),
     {Asked, Starter}.
 
-%% Waits until every process made by `ask/1` that has not answered yet waits in its call: it waits for nothing else.
+%% Waits until every process made by `ask/1` that has not answered yet waits in its call: it waits
+%% for nothing else.
 waiting() ->
     {monitors, Monitors} = process_info(self(), monitors),
     lists:foreach(fun waiting/1, Monitors).
@@ -289,23 +308,38 @@ waiting({process, Pid}) ->
     case process_info(Pid, status) of
         {status, waiting} -> ok;
         undefined -> ok;
-        {status, _} -> erlang:yield(), waiting({process, Pid})
+        {status, _} ->
+            erlang:yield(),
+            waiting({process, Pid})
     end.
 
 %% The answer of a fun, as `answer/1` gives it, and all messages that its process sent meanwhile.
 sent_by(Fun) ->
     Test = self(),
-    Answer = answer(ask(fun() -> erlang:trace(self(), true, [send, {tracer, Test}]), Fun() end)),
+    Answer = answer(
+        ask(fun() ->
+            erlang:trace(self(), true, [send, {tracer, Test}]),
+            Fun()
+        end)
+    ),
     Delivered = erlang:trace_delivered(all),
     {trace_delivered, all, Delivered} = await(trace_delivered),
     {Answer, taken(trace)}.
 
-%% Makes Name a child that is terminating: its `after_terminate`, in the second process, lasts until it is sent `done`.
+%% Makes Name a child that is terminating: its `after_terminate`, in the second process, lasts
+%% until it is sent `done`.
 terminating(Zone, Name) ->
     Test = self(),
-    {ok, Pid} = gen_tracker:find_or_open(Zone, {Name, {tracked_child_reason, start_link, [Test]}, temporary}),
+    {ok, Pid} = gen_tracker:find_or_open(
+        Zone, {Name, {tracked_child_reason, start_link, [Test]}, temporary}
+    ),
     {started, Pid} = await(started, Pid),
-    Last = fun(_, _, _) -> Test ! {terminating, self()}, receive done -> ok end end,
+    Last = fun(_, _, _) ->
+        Test ! {terminating, self()},
+        receive
+            done -> ok
+        end
+    end,
     ok = gen_tracker:setattr(Zone, Name, last, Last),
     normal = stop(Pid, normal),
     {terminating, Cleaner} = await(terminating),

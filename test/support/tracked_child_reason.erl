@@ -1,5 +1,5 @@
-%% Children like those of `tracked_child`, in a module that exports `after_terminate/3`: it calls the fun that the child
-%% has in its attribute `last`, with what it was called with itself.
+%% Children like those of `tracked_child`, in a module that exports `after_terminate/3`: it calls
+%% the fun that the child has in its attribute `last`, with what it was called with itself.
 -module(tracked_child_reason).
 
 -export([start_link/1, after_terminate/2, after_terminate/3]).

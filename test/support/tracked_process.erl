@@ -1,26 +1,35 @@
-%% The processes that the suites have tracked by metrics_process_tracker, and the trackers they have them tracked by.
+%% Processes that suites track by metrics_process_tracker, and trackers for them.
 -module(tracked_process).
 -behaviour(supervisor).
 
 -export([tracker/0, supervisor/1, kill_tracker/0, stop_tracker/0, init/1]).
 -export([idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, empty/0, eventually/1]).
+-export([caller_in_backend/2, assert_no_table/1, table_gone/0]).
 -export([on_node/2]).
 
-%% A tracker whose table belongs to the calling process.
+-include_lib("stdlib/include/assert.hrl").
+
+%% Starts a tracker. The calling process owns its table.
 tracker() ->
     {ok, Tracker} = metrics_process_tracker:start_link(),
     Tracker.
 
-%% A supervisor of a tracker, linked to the calling process, that allows so many restarts.
+%% Starts a supervisor of a tracker, linked to the calling process, that allows so many restarts.
 supervisor(Restarts) ->
     {ok, Supervisor} = supervisor:start_link(?MODULE, Restarts),
     Supervisor.
 
 init(Restarts) ->
     Start = {metrics_process_tracker, start_link, []},
-    {ok, {#{intensity => Restarts, period => 1}, [#{id => tracker, start => Start, shutdown => brutal_kill}]}}.
+    {
+        ok,
+        {
+            #{intensity => Restarts, period => 1},
+            [#{id => tracker, start => Start, shutdown => brutal_kill}]
+        }
+    }.
 
-%% Kills the tracker, and waits until its registered name is free, or taken by the next one.
+%% Kills the tracker, and waits until it is dead: its name is free, or taken by the next tracker.
 kill_tracker() ->
     Tracker = whereis(metrics_process_tracker),
     Monitor = monitor(process, Tracker),
@@ -29,18 +38,20 @@ kill_tracker() ->
         {'DOWN', Monitor, process, Tracker, Reason} -> Reason
     end.
 
-%% For the end of a test case: whatever tracker it has left.
+%% Kills the tracker, if one runs.
 stop_tracker() ->
     case whereis(metrics_process_tracker) of
         undefined -> ok;
-        Tracker -> unlink(Tracker), kill_tracker()
+        Tracker ->
+            unlink(Tracker),
+            kill_tracker()
     end.
 
-%% A process that waits to be killed, or to crash.
+%% Starts a process that waits to be killed, or for `crash/2`.
 idle() ->
     tracked([]).
 
-%% The same, when it has tracked itself under some names.
+%% Like `idle/0`; the process has tracked itself under some names.
 tracked(Names) ->
     Test = self(),
     Pid = spawn(fun() ->
@@ -54,6 +65,7 @@ tracked(Names) ->
         {tracked, Pid} -> Pid
     end.
 
+%% Makes such a process exit with a reason, and waits until it has.
 crash(Pid, Reason) ->
     Monitor = monitor(process, Pid),
     Pid ! {crash, Reason},
@@ -61,33 +73,70 @@ crash(Pid, Reason) ->
         {'DOWN', Monitor, process, Pid, Reason} -> ok
     end.
 
-%% Kills processes at the same moment, and waits until they are dead.
+%% Kills processes, and waits until all are dead.
 kill(Pids) ->
     Monitors = [monitor(process, Pid) || Pid <- Pids],
     [exit(Pid, kill) || Pid <- Pids],
-    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
+    [
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+     || Monitor <- Monitors
+    ],
     ok.
 
-%% Waits until nobody is tracked. A name is counted down before it is seen here that its process is gone: then all that dead processes
-%% leave behind is done.
+%% Waits until no process is tracked. The names of a dead process are counted down before it is
+%% removed from the table: all cleanups are done then.
 settled() ->
     settled([]).
 
-%% The same, until these are the counts.
+%% Waits until these are the counts.
 settled(Counts) ->
     eventually(fun() -> lists:sort(metrics_process_tracker:counts()) =:= lists:sort(Counts) end).
 
-%% Waits until nobody is tracked, the table holds no process, not even one that somebody had only begun to track, and none is monitored.
+%% Waits until no process is tracked, the table has no process, not even one whose tracking has only
+%% begun, and the tracker monitors none.
 empty() ->
     settled(),
     eventually(fun() -> in_table(0) =:= [] end),
-    eventually(fun() -> process_info(whereis(metrics_process_tracker), monitors) =:= {monitors, []} end).
+    eventually(fun() ->
+        process_info(whereis(metrics_process_tracker), monitors) =:= {monitors, []}
+    end).
 
 in_table(From) ->
     case proctab_nif:processes_page(metrics_process_tracker, From) of
         {Pids, done} -> Pids;
         {Pids, Next} -> Pids ++ in_table(Next)
     end.
+
+%% Returns a call of `track/2`, whose result `tracked_child:answer/1` returns, and its process. The
+%% process waits in `ledger_backend`: the name is `{gated, 1, self(), _}`.
+caller_in_backend(Name, Pid) ->
+    Call = tracked_child:ask(fun() -> metrics_process_tracker:track(Name, Pid) end),
+    receive
+        {updating, Name, 1, Caller} -> {Call, Caller}
+    end.
+
+%% Asserts that every function fails, as it does without a table.
+assert_no_table(Pid) ->
+    Calls = [
+        fun() -> metrics_process_tracker:track(name) end,
+        fun() -> metrics_process_tracker:track(name, Pid) end,
+        fun() -> metrics_process_tracker:count(name) end,
+        fun() -> metrics_process_tracker:names(Pid) end,
+        fun() -> metrics_process_tracker:counts() end
+    ],
+    [?assertError(badarg, Call()) || Call <- Calls].
+
+%% Waits until there is no table. It is removed shortly after the death of its owner.
+table_gone() ->
+    eventually(fun() ->
+        try metrics_process_tracker:counts() of
+            _ -> false
+        catch
+            error:badarg -> true
+        end
+    end).
 
 %% Waits until a condition holds that nobody tells of.
 eventually(Condition) ->
@@ -96,17 +145,27 @@ eventually(Condition) ->
 eventually(Condition, Until) ->
     case {Condition(), erlang:monotonic_time(second) < Until} of
         {true, _} -> ok;
-        {false, true} -> receive after 1 -> eventually(Condition, Until) end;
+        {false, true} ->
+            receive
+            after 1 -> eventually(Condition, Until)
+            end;
         {false, false} -> error(never_came_true)
     end.
 
-%% Runs a fun in another node that has this library first in its code path.
+%% Runs a fun in another node that has this library first in its code path, and returns its result.
 on_node(Options, Fun) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [metrics_process_tracker, ?MODULE]],
-    Arguments = ["-pa" | Paths],
-    {ok, Peer, _} = peer:start_link(maps:merge(#{connection => standard_io, args => Arguments}, Options)),
+    Modules = [metrics_process_tracker, ?MODULE | modules(Fun)],
+    Arguments = ["-pa" | [filename:dirname(code:which(Module)) || Module <- Modules]],
+    Defaults = #{connection => standard_io, args => Arguments},
+    {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
     try
         peer:call(Peer, erlang, apply, [Fun, []], infinity)
     after
         peer:stop(Peer)
     end.
+
+%% The modules of a fun and of the funs that it refers to.
+modules(Fun) ->
+    {module, Module} = erlang:fun_info(Fun, module),
+    {env, Terms} = erlang:fun_info(Fun, env),
+    [Module | lists:append([modules(Term) || Term <- Terms, is_function(Term)])].

@@ -161,7 +161,11 @@ await_log(Texts, Deadline) ->
 
 %% Starts processes until there can be no more.
 fill() ->
-    try spawn(fun() -> receive never -> ok end end) of
+    try spawn(fun() ->
+        receive
+            never -> ok
+        end
+    end) of
         Pid -> [Pid | fill()]
     catch
         error:system_limit -> []
@@ -222,6 +226,10 @@ with_node(Fun) ->
             Fun(Peer, Node)
         after
             %% The fun may have ended it already.
-            try peer:stop(Peer) catch exit:_ -> ended end
+            try
+                peer:stop(Peer)
+            catch
+                exit:_ -> ended
+            end
         end
     end).

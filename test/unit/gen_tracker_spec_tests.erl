@@ -6,7 +6,10 @@
 -define(MFA, {stream, start_link, [<<"tv1">>]}).
 
 the_short_form_is_a_worker_with_200_milliseconds_to_stop_test() ->
-    ?assertEqual({ok, <<"tv1">>, {?MFA, temporary, 200, worker, []}}, gen_tracker_spec:check({<<"tv1">>, ?MFA, temporary})).
+    ?assertEqual(
+        {ok, <<"tv1">>, {?MFA, temporary, 200, worker, []}},
+        gen_tracker_spec:check({<<"tv1">>, ?MFA, temporary})
+    ).
 
 the_tuple_of_supervisors_is_taken_as_it_is_test() ->
     ?assertEqual(
@@ -15,14 +18,23 @@ the_tuple_of_supervisors_is_taken_as_it_is_test() ->
     ).
 
 the_map_has_the_defaults_of_supervisors_test() ->
-    ?assertEqual({ok, name, {?MFA, permanent, 5000, worker, [stream]}}, gen_tracker_spec:check(#{id => name, start => ?MFA})),
+    ?assertEqual(
+        {ok, name, {?MFA, permanent, 5000, worker, [stream]}},
+        gen_tracker_spec:check(#{id => name, start => ?MFA})
+    ),
     ?assertEqual(
         {ok, name, {?MFA, permanent, infinity, supervisor, [stream]}},
         gen_tracker_spec:check(#{id => name, start => ?MFA, type => supervisor})
     ),
     ?assertEqual(
         {ok, name, {?MFA, transient, 10, worker, dynamic}},
-        gen_tracker_spec:check(#{id => name, start => ?MFA, restart => transient, shutdown => 10, modules => dynamic})
+        gen_tracker_spec:check(#{
+            id => name,
+            start => ?MFA,
+            restart => transient,
+            shutdown => 10,
+            modules => dynamic
+        })
     ).
 
 a_malformed_spec_has_the_reason_that_supervisors_give_test_() ->

@@ -1,4 +1,5 @@
-%% Promise: "`badarg` errors carry `error_info` so that the shell names the bad argument, as OTP's own do".
+%% Promise: "`badarg` errors carry `error_info` so that the shell names the bad argument, as OTP's
+%% own do".
 -module(errors_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,16 +10,16 @@
 
 all() ->
     [
-        the_bad_argument_is_named_in_every_place_of_every_function,
+        a_bad_argument_is_named_in_every_place_of_every_function,
         a_zone_that_does_not_run_is_named_by_every_function,
-        the_shell_prints_what_is_wrong,
-        what_was_wrong_is_known_when_the_zone_has_ended,
-        wrong_names_for_otp_are_named,
-        a_wrong_start_is_named,
-        a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own,
-        a_term_that_is_too_large_is_said_to_be_so,
-        what_is_no_pid_is_named_by_the_other_two_modules,
-        a_tracker_of_metrics_that_does_not_run_is_named
+        the_shell_prints_why_an_argument_is_bad,
+        the_reason_is_known_after_the_zone_has_ended,
+        a_bad_argument_of_a_via_function_is_named,
+        a_bad_argument_of_start_link_is_named,
+        a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed,
+        a_term_that_is_too_large_is_explained,
+        a_term_that_is_no_pid_is_named_by_the_other_two_modules,
+        a_metrics_process_tracker_that_does_not_run_is_explained
     ].
 
 init_per_testcase(Case, Config) ->
@@ -29,7 +30,7 @@ init_per_testcase(Case, Config) ->
 end_per_testcase(Case, _Config) ->
     tracked_child:stop_zone(Case).
 
-%% What the shell would print of an exception.
+%% Returns what the shell would print of an exception.
 printed(Function, Arguments) ->
     printed(gen_tracker, Function, Arguments).
 
@@ -42,7 +43,7 @@ printed(Module, Function, Arguments) ->
             unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
     end.
 
-%% The argument that is named.
+%% Returns the numbers of the arguments that are named.
 named(Function, Arguments) ->
     Text = printed(Function, Arguments),
     case re:run(Text, "\\*\\*\\* argument (\\d+): \\S", [global, {capture, [1], list}]) of
@@ -50,24 +51,34 @@ named(Function, Arguments) ->
         nomatch -> Text
     end.
 
-the_bad_argument_is_named_in_every_place_of_every_function(Config) ->
+a_bad_argument_is_named_in_every_place_of_every_function(Config) ->
     Zone = proplists:get_value(zone, Config),
-    Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
+    Calls = wrong_calls:calls(Zone, proplists:get_value(child, Config)),
     [
-        ?assertEqual({Function, Arguments, [Place]}, {Function, Arguments, named(Function, Arguments)})
+        ?assertEqual({Function, Arguments, [Place]}, {
+            Function,
+            Arguments,
+            named(Function, Arguments)
+        })
      || {Function, Good, Places} <- Calls,
-        {Place, AllWrong} <- [{1, bad_input_SUITE:no_zones()} | Places],
+        {Place, AllWrong} <- [{1, wrong_calls:no_zones()} | Places],
         Wrong <- AllWrong,
-        Arguments <- [bad_input_SUITE:with(Place, Good, Wrong)]
+        Arguments <- [wrong_calls:with(Place, Good, Wrong)]
     ].
 
 a_zone_that_does_not_run_is_named_by_every_function(Config) ->
     Zone = proplists:get_value(zone, Config),
-    Calls = bad_input_SUITE:calls(Zone, proplists:get_value(child, Config)),
+    Calls = wrong_calls:calls(Zone, proplists:get_value(child, Config)),
     ok = gen_server:stop(Zone),
-    [?assertNotEqual(nomatch, string:find(printed(Function, Good), "argument 1: no zone of this name is running")) || {Function, Good, _} <- Calls].
+    [
+        ?assertNotEqual(
+            nomatch,
+            string:find(printed(Function, Good), "argument 1: no zone of this name is running")
+        )
+     || {Function, Good, _} <- Calls
+    ].
 
-the_shell_prints_what_is_wrong(Config) ->
+the_shell_prints_why_an_argument_is_bad(Config) ->
     Zone = proplists:get_value(zone, Config),
     Says = fun(Function, Arguments, Text) ->
         Printed = printed(Function, [Zone | Arguments]),
@@ -84,32 +95,51 @@ the_shell_prints_what_is_wrong(Config) ->
     Says(increment, [<<"tv2">>, n, 1], "argument 2: there is no child of this name"),
     Says(increment, [?NAME, url, 1], "the attribute is not an integer"),
     Says(add_existing_child, [{added, atom, worker, []}], "not a pid"),
-    Says(add_existing_child, [{self(), {added, {m, f, []}, never, 200, worker, []}}], "invalid_restart_type").
+    Says(
+        add_existing_child,
+        [{self(), {added, {m, f, []}, never, 200, worker, []}}],
+        "invalid_restart_type"
+    ).
 
-%% A shell that has started the zone dies of the error, and the zone with it, before the error is printed.
-what_was_wrong_is_known_when_the_zone_has_ended(Config) ->
+%% A shell that has started the zone exits with the error before it is printed, and the zone with
+%% it.
+the_reason_is_known_after_the_zone_has_ended(Config) ->
     Zone = proplists:get_value(zone, Config),
-    Stack = try gen_tracker:increment(Zone, ?NAME, none, 1) catch error:badarg:Raised -> Raised end,
+    Stack =
+        try
+            gen_tracker:increment(Zone, ?NAME, none, 1)
+        catch
+            error:badarg:Raised -> Raised
+        end,
     ok = gen_server:stop(Zone),
     Printed = unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack)),
-    ?assertNotEqual({nomatch, Printed}, {string:find(Printed, "argument 3: there is no such attribute"), Printed}).
+    ?assertNotEqual({nomatch, Printed}, {
+        string:find(Printed, "argument 3: there is no such attribute"),
+        Printed
+    }).
 
-wrong_names_for_otp_are_named(Config) ->
+a_bad_argument_of_a_via_function_is_named(Config) ->
     Zone = proplists:get_value(zone, Config),
-    [[1] = named(Function, Arguments) || {Function, Arguments} <- [
-        {whereis_name, [name]}, {unregister_name, [{"zone", name}]}, {send, [[Zone, name], message]},
-        {register_name, [name, self()]}, {register_name, [{not_running, name}, self()]}
-    ]],
+    Calls = [
+        {whereis_name, [name]},
+        {unregister_name, [{"zone", name}]},
+        {send, [[Zone, name], message]},
+        {register_name, [name, self()]},
+        {register_name, [{not_running, name}, self()]}
+    ],
+    [[1] = named(Function, Arguments) || {Function, Arguments} <- Calls],
     [2] = named(register_name, [{Zone, name}, name]).
 
-a_wrong_start_is_named(_) ->
+a_bad_argument_of_start_link_is_named(_) ->
     [1] = named(start_link, ["zone", #{}]),
     [2] = named(start_link, [not_running, []]),
     [2] = named(start_link, [not_running, #{other => 1}]),
     [2] = named(start_link, [not_running, #{restart => 1}]),
-    #{2 := _} = faults(fun() -> gen_tracker:start_link(not_running, #{bad_input_SUITE:without_end() => 1}) end).
+    #{2 := _} = explanation(fun() ->
+        gen_tracker:start_link(not_running, #{wrong_calls:without_end() => 1})
+    end).
 
-a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
+a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed(Config) ->
     Zone = proplists:get_value(zone, Config),
     [1] = named(fold, [fun(_, _) -> ok end, 0, Zone]),
     [3] = named(fold, [fun(_, _, Acc) -> Acc end, 0, not_running]),
@@ -119,20 +149,23 @@ a_wrong_fold_is_named_and_an_error_of_the_fun_is_its_own(Config) ->
         error:badarg:Stack -> ?assertMatch([{erlang, atom_to_list, _, _} | _], Stack)
     end.
 
-a_term_that_is_too_large_is_said_to_be_so(Config) ->
+a_term_that_is_too_large_is_explained(Config) ->
     Zone = proplists:get_value(zone, Config),
-    Endless = bad_input_SUITE:without_end(),
-    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> gen_tracker:find(Zone, Endless) end)).
+    Endless = wrong_calls:without_end(),
+    ?assertMatch(
+        #{general := "a term is too large" ++ _},
+        explanation(fun() -> gen_tracker:find(Zone, Endless) end)
+    ).
 
-%% What is found, of terms that it would take too long to print.
-faults(Call) ->
+%% Returns the explanation of an error whose arguments would take too long to print.
+explanation(Call) ->
     try Call() of
         Answer -> ct:fail({no_error, Answer})
     catch
         error:badarg:Stack -> proctab_errors:format_error(badarg, Stack)
     end.
 
-what_is_no_pid_is_named_by_the_other_two_modules(_) ->
+a_term_that_is_no_pid_is_named_by_the_other_two_modules(_) ->
     process_flag(trap_exit, true),
     _ = tracked_process:tracker(),
     Says = fun(Module, Function, Arguments, Text) ->
@@ -141,12 +174,26 @@ what_is_no_pid_is_named_by_the_other_two_modules(_) ->
     Says(metrics_process_tracker, track, [name, undefined], "argument 2: not a pid"),
     Says(metrics_process_tracker, names, [name], "argument 1: not a pid"),
     Says(stats_hero_monitor, register, [worker], "argument 1: not a pid"),
-    Endless = bad_input_SUITE:without_end(),
-    ?assertMatch(#{general := "a term is too large" ++ _}, faults(fun() -> metrics_process_tracker:count(Endless) end)),
+    Endless = wrong_calls:without_end(),
+    ?assertMatch(
+        #{general := "a term is too large" ++ _},
+        explanation(fun() -> metrics_process_tracker:count(Endless) end)
+    ),
     tracked_process:stop_tracker().
 
-a_tracker_of_metrics_that_does_not_run_is_named(_) ->
+a_metrics_process_tracker_that_does_not_run_is_explained(_) ->
     [
-        ?assertNotEqual(nomatch, string:find(printed(metrics_process_tracker, Function, Arguments), "metrics_process_tracker has no table"))
-     || {Function, Arguments} <- [{track, [name, self()]}, {count, [name]}, {names, [self()]}, {counts, []}]
+        ?assertNotEqual(
+            nomatch,
+            string:find(
+                printed(metrics_process_tracker, Function, Arguments),
+                "metrics_process_tracker has no table"
+            )
+        )
+     || {Function, Arguments} <- [
+            {track, [name, self()]},
+            {count, [name]},
+            {names, [self()]},
+            {counts, []}
+        ]
     ].

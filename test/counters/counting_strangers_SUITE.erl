@@ -1,29 +1,30 @@
-%% Promise: whatever a process sends to metrics_process_tracker, to stats_hero_monitor, to their
-%% reapers and to those that clean up, it changes nothing: no process that lives is counted down, no
-%% cleanup is made twice, or is missing, and no process ends. But for what is no message of a
-%% stranger: a request, a message of `sys', and what the supervisor sends to its server.
+%% Promise: messages of strangers to metrics_process_tracker, stats_hero_monitor, their reapers and
+%% cleaners change nothing: no live process is counted down, no cleanup is missing or made twice,
+%% and no process ends. Requests, messages of `sys`, and exit signals of the supervisor are no
+%% messages of strangers.
 -module(counting_strangers_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
+-import(counting, [kind/1]).
 -import(counting, [server/1, reaper/1, supervisor/2, counted/1, held/1, cleaner/2, let_go/2]).
 -import(counting, [count/1, handled/1, settled/2, assert_books/3]).
 -import(ledger_backend, [moves/1]).
--import(tracked_process, [idle/0, kill/1, eventually/1]).
+-import(tracked_process, [idle/0, kill/1, eventually/1, caller_in_backend/2]).
 -import(tracked_child, [answer/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both}]}].
 
 all() ->
     [{group, Kind} || Kind <- counting:kinds()] ++
         [
             a_caller_in_the_backend_is_not_taken_for_dead,
-            a_dead_process_waits_for_its_callers_all_the_same,
-            deaths_that_a_stranger_told_the_original_are_not_taken_over,
-            what_a_stranger_sends_to_the_caller_of_load_is_not_its_result
+            the_cleanup_of_a_dead_process_waits_for_its_callers,
+            deaths_that_a_stranger_reported_to_the_original_are_not_taken_over,
+            a_message_of_a_stranger_to_the_caller_of_load_is_not_its_result
         ].
 
 groups() ->
@@ -34,45 +35,22 @@ cases() ->
         a_forged_end_of_a_process_is_ignored,
         a_forged_wait_for_a_caller_is_ignored,
         a_forged_timeout_is_ignored,
-        what_only_a_server_tells_its_reaper_is_ignored,
+        a_forged_message_of_the_server_to_its_reaper_is_ignored,
         a_request_to_monitor_is_checked_against_the_table,
-        a_request_of_nobody_is_ignored,
-        every_shape_that_a_process_looks_for_is_known,
+        a_request_without_a_valid_sender_is_ignored,
+        every_shape_of_message_that_a_process_receives_is_tried,
         no_message_of_a_stranger_changes_anything
     ].
 
 init_per_suite(Config) ->
-    swapping_SUITE:init_per_suite(monitored_worker:load_stats_hero(Config)).
+    originals:compile(Config).
 
 end_per_suite(_Config) ->
-    monitored_worker:unload_stats_hero().
-
-init_per_group(Kind, Config) ->
-    [{kind, Kind} | Config].
-
-end_per_group(_Kind, _Config) ->
     ok.
 
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    ok = counting:open(kind(Config), filename:dirname(code:which(stats_hero))),
-    Config.
-
-end_per_testcase(_Case, Config) ->
-    [
-        begin
-            unlink(Pid),
-            kill([Pid])
-        end
-     || Pid <- [whereis(counting)], is_pid(Pid)
-    ],
-    counting:close(kind(Config)).
-
-kind(Config) ->
-    proplists:get_value(kind, Config, tracker).
-
-%% Sends what `Forge' makes of each of these processes to the server, its reaper and its cleaner,
-%% which is in the middle of a cleanup. Then all goes on as if nothing had been sent.
+%% Sends the messages that `Forge` makes with the pids of all kinds of processes to the server, its
+%% reaper and its cleaner, which is making a cleanup. Asserts that all goes on as if nothing had
+%% been sent.
 forged(Config, Forge) ->
     Kind = kind(Config),
     Supervisor = supervisor(Kind, 0),
@@ -89,7 +67,7 @@ forged(Config, Forge) ->
     Others = [hd(Living), Dead, Waiting, Server, Reaper, Cleaner, idle(), self(), foreign()],
     Messages = Forge(Others, Living),
     [To ! Message || Message <- Messages, To <- [Server, Reaper, Cleaner]],
-    %% What its supervisor sends, a server has to believe; so not to that.
+    %% Not to the server, which has to obey its supervisor.
     [To ! {'EXIT', Supervisor, killed} || To <- [Reaper, Cleaner]],
     [bad = answered(gen_server:call(To, anything)) || To <- [Server, Reaper, Server, Reaper]],
     ?assertEqual(Monitored, monitored(Server)),
@@ -110,7 +88,7 @@ forged(Config, Forge) ->
 answered(bad_call) -> bad;
 answered(unhandled) -> bad.
 
-%% The processes that a server monitors; each should be there once.
+%% The processes that a server monitors, each as often as it is monitored.
 monitored(Server) ->
     {monitors, Monitored} = process_info(Server, monitors),
     lists:sort(Monitored).
@@ -153,7 +131,7 @@ a_forged_timeout_is_ignored(Config) ->
         [timeout | [{timeout, Timer, Which} || Timer <- references(), Which <- What]]
     end).
 
-what_only_a_server_tells_its_reaper_is_ignored(Config) ->
+a_forged_message_of_the_server_to_its_reaper_is_ignored(Config) ->
     forged(Config, fun(Others, _Living) ->
         Tags = [none, undefined | references()],
         [{'$gen_cast', {Tag, dead, Pid}} || Tag <- Tags, Pid <- [none | Others]] ++
@@ -169,8 +147,8 @@ a_request_to_monitor_is_checked_against_the_table(Config) ->
         [{'$gen_cast', {monitor, Pid}} || Pid <- [none, undefined, [], 1 | Others] ++ Living]
     end).
 
-%% OTP's servers end by some of these.
-a_request_of_nobody_is_ignored(Config) ->
+%% Some of these end a gen_server of OTP.
+a_request_without_a_valid_sender_is_ignored(Config) ->
     forged(Config, fun(Others, _Living) ->
         Froms = [none, {}, {self()}, [], 1, {none, make_ref()}, {self(), [alias | none]}],
         Requests = [anything, registered_count, {register, none}, stop],
@@ -178,14 +156,14 @@ a_request_of_nobody_is_ignored(Config) ->
         Registering ++ [{'$gen_call', From, Request} || From <- Froms, Request <- Requests]
     end).
 
-%% Callers of track/2
+%% Callers of `track/2`
 
-%% It ends what it began, although its death was told, and that of the process.
+%% The call succeeds, although strangers reported the death of the caller, and that of the process.
 a_caller_in_the_backend_is_not_taken_for_dead(Config) ->
     Kind = kind(Config),
     _ = supervisor(Kind, 0),
     Pid = counted(Kind),
-    {Asked, Caller} = tracking_failure_SUITE:in_backend({gated, 1, self(), name}, Pid),
+    {Asked, Caller} = caller_in_backend({gated, 1, self(), name}, Pid),
     [
         reaper(Kind) ! {{busy, Which}, make_ref(), process, Who, killed}
      || Which <- [Pid, Caller], Who <- [Pid, Caller]
@@ -198,13 +176,13 @@ a_caller_in_the_backend_is_not_taken_for_dead(Config) ->
     settled(Kind, 0),
     ?assertEqual({1, 1}, moves({gated, 1, self(), name})).
 
-%% The reaper waits for such a caller; one that is forged does not end that.
-a_dead_process_waits_for_its_callers_all_the_same(Config) ->
+%% The reaper waits for such a caller. A forged message does not end this.
+the_cleanup_of_a_dead_process_waits_for_its_callers(Config) ->
     Kind = kind(Config),
     _ = supervisor(Kind, 0),
     Pid = counted(Kind),
     Name = {gated, 1, self(), name},
-    {Asked, Caller} = tracking_failure_SUITE:in_backend(Name, Pid),
+    {Asked, Caller} = caller_in_backend(Name, Pid),
     kill([Pid]),
     eventually(fun() -> process_info(Caller, monitored_by) =/= {monitored_by, [self()]} end),
     [reaper(Kind) ! {{busy, Pid}, Which, process, Caller, killed} || Which <- references()],
@@ -214,12 +192,12 @@ a_dead_process_waits_for_its_callers_all_the_same(Config) ->
     settled(Kind, 0),
     ?assertEqual({{1, 1}, {1, 1}}, {moves(Name), moves(Pid)}).
 
-%% proctab:load/0
+%% `proctab:load/0`
 
-deaths_that_a_stranger_told_the_original_are_not_taken_over(Config) ->
-    swapping_SUITE:on_node(Config, fun() ->
-        swapping_SUITE:start_stats_hero(),
-        Registered = swapping_SUITE:worker(),
+deaths_that_a_stranger_reported_to_the_original_are_not_taken_over(Config) ->
+    originals:on_node(Config, fun() ->
+        originals:start_stats_hero(),
+        Registered = monitored_worker:worker(),
         Stranger = idle(),
         ok = sys:suspend(stats_hero_monitor),
         [
@@ -227,17 +205,17 @@ deaths_that_a_stranger_told_the_original_are_not_taken_over(Config) ->
          || Pid <- [Registered, Stranger, self()]
         ],
         ok = proctab:load(),
-        swapping_SUITE:assert_ours(stats_hero_monitor),
-        swapping_SUITE:workers(1),
+        originals:assert_ours(stats_hero_monitor),
+        originals:workers(1),
         kill([Stranger]),
-        swapping_SUITE:workers(1),
+        originals:workers(1),
         kill([Registered]),
-        swapping_SUITE:workers(0)
+        originals:workers(0)
     end).
 
-what_a_stranger_sends_to_the_caller_of_load_is_not_its_result(Config) ->
-    swapping_SUITE:on_node(Config, fun() ->
-        swapping_SUITE:start_metrics(),
+a_message_of_a_stranger_to_the_caller_of_load_is_not_its_result(Config) ->
+    originals:on_node(Config, fun() ->
+        originals:start_metrics(),
         ok = sys:suspend(metrics_process_tracker),
         Before = processes(),
         {Caller, Asked} = spawn_monitor(fun() -> exit({answer, proctab:load()}) end),
@@ -245,13 +223,13 @@ what_a_stranger_sends_to_the_caller_of_load_is_not_its_result(Config) ->
         [Caller ! {Pid, forged} || Pid <- processes()],
         ok = sys:resume(metrics_process_tracker),
         ?assertEqual({answer, ok}, answer(Asked)),
-        swapping_SUITE:assert_ours(metrics_process_tracker)
+        originals:assert_ours(metrics_process_tracker)
     end).
 
 %% Any messages
 
-%% They are read from the code.
-every_shape_that_a_process_looks_for_is_known(Config) ->
+%% The shapes are read from the code.
+every_shape_of_message_that_a_process_receives_is_tried(Config) ->
     Shapes = shapes(kind(Config)),
     Some = [
         {'DOWN', '_', process, '_', '_'},
@@ -289,14 +267,13 @@ no_message_of_a_stranger_changes_anything(Config) ->
         ok = logger:set_primary_config(level, Level)
     end.
 
-%% The processes of a small world in which everything is under way that can be, by what they are to
-%% it.
+%% The roles of the processes in a small world in which everything goes on that can.
 roles(Kind) ->
     OfCallers = [busy, caller, other_caller],
     Roles = [server, reaper, cleaner, supervisor, living, dead, waiting, test, foreign],
     maps:from_keys([Role || Role <- OfCallers, Kind =:= tracker] ++ Roles, role).
 
-%% Whether all goes on as if nothing had been sent.
+%% Returns whether all goes on as if nothing had been sent.
 balance(Kind, Letters) ->
     Before = processes(),
     World = world(Kind),
@@ -341,14 +318,14 @@ goes_on(Kind, World) ->
     ?assertEqual([Server, Reaper], [whereis(server(Kind)), whereis(reaper(Kind))]),
     true.
 
-%% What its supervisor sends to a server is obeyed; a request to register somebody is one.
+%% A server obeys its supervisor, and a request to register a pid.
 is_of_a_stranger(server, {'EXIT', Supervisor, _}, #{supervisor := Supervisor}) -> false;
 is_of_a_stranger(server, {'$gen_call', {_, _}, {register, Pid}}, _World) -> not is_pid(Pid);
 is_of_a_stranger(_Receiver, _Message, _World) -> true.
 
-%% One process lives. One is dead, and being cleaned up after; one waits for that. With the tracker,
-%% a caller is in the backend for the living one, and another one for a dead one, for which the
-%% reaper waits.
+%% One process lives. One is dead, and its cleanup runs; another one is dead, too, and waits for
+%% that. With the tracker, one caller is in the backend for the living process, and another one for
+%% a dead process, whose cleanup waits for this caller.
 world(Kind) ->
     Supervisor = supervisor(Kind, 0),
     Living = counted(Kind),
@@ -376,8 +353,8 @@ callers(monitor, _Living) ->
 callers(tracker, Living) ->
     Busy = counted(tracker),
     [Name, Other] = names_of_callers(),
-    {_, Caller} = tracking_failure_SUITE:in_backend(Name, Living),
-    {_, OtherCaller} = tracking_failure_SUITE:in_backend(Other, Busy),
+    {_, Caller} = caller_in_backend(Name, Living),
+    {_, OtherCaller} = caller_in_backend(Other, Busy),
     kill([Busy]),
     eventually(fun() -> length(element(2, process_info(OtherCaller, monitored_by))) =:= 2 end),
     #{busy => Busy, caller => Caller, other_caller => OtherCaller}.
@@ -385,7 +362,7 @@ callers(tracker, Living) ->
 names_of_callers() ->
     [{gated, 1, self(), Name} || Name <- [a, b]].
 
-%% The caller of track/2 is answered.
+%% Continues a caller of `track/2`, and returns its result.
 has_registered(Role, World) ->
     Caller = map_get(Role, World),
     Monitor = monitor(process, Caller),
@@ -397,14 +374,14 @@ has_registered(Role, World) ->
 living_counts(tracker) -> 2;
 living_counts(monitor) -> 1.
 
-%% No process is left.
+%% Ends all processes of the world, and opens empty books.
 end_world(Kind, #{supervisor := Supervisor} = World, Before) ->
     unlink(Supervisor),
     kill(maps:values(maps:without([server, reaper, test, foreign], World))),
     counting:close(Kind),
     flush(),
     eventually(fun() -> processes() -- Before =:= [] end),
-    ok = counting:open(Kind, filename:dirname(code:which(stats_hero))).
+    ok = counting:open(Kind).
 
 flush() ->
     receive

@@ -1,12 +1,14 @@
-%% Promise: `proctab:info` gives what there is as maps, `proctab:top` the names with the largest values, and observer shows the children of a zone. Looking, printing
-%% included, disturbs nobody, and takes no memory for names that are not shown.
+%% Promise: `proctab:info` gives what there is as maps, `proctab:top` the names with the largest
+%% values, and observer shows the children of a zone. Looking, printing included, disturbs nobody,
+%% and takes no memory for names that are not shown.
 -module(looking_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, open/2, gated/2, terminating/2, answer/1, await/1, await/2, kill/1, sent_by/1]).
+-import(tracked_child, [zone/1, spec/2, spec/4, open/2, gated/2, terminating/2, answer/1, await/1]).
+-import(tracked_child, [await/2, kill/1, sent_by/1]).
 -import(tracked_process, [eventually/1]).
 -import(printout, [added/2, printed/1]).
 
@@ -53,7 +55,10 @@ end_per_testcase(Case, _Config) ->
 %% A zone of many names, each a long string, with the attribute `n`: a number of its own.
 crowded(Zone) ->
     zone(Zone),
-    [gen_tracker:setattr(Zone, long(N), n, N) || N <- lists:seq(1, ?MANY), is_pid(added(Zone, long(N)))],
+    [
+        gen_tracker:setattr(Zone, long(N), n, N)
+     || N <- lists:seq(1, ?MANY), is_pid(added(Zone, long(N)))
+    ],
     Zone.
 
 long(N) ->
@@ -71,8 +76,18 @@ info_has_every_zone_and_every_table_of_processes(_) ->
         lists:sort([{zone, Name, Owner} || #{name := Name, owner := Owner} <- Zones] ++
             [{processes, Name, Owner} || #{name := Name, owner := Owner} <- Tables])
     ),
-    ?assert(lists:member({Zone, whereis(Zone)}, [{Name, Owner} || #{name := Name, owner := Owner} <- Zones])),
-    ?assert(lists:member({stats_hero_monitor, self()}, [{Name, Owner} || #{name := Name, owner := Owner} <- Tables])),
+    ?assert(
+        lists:member({Zone, whereis(Zone)}, [
+            {Name, Owner}
+         || #{name := Name, owner := Owner} <- Zones
+        ])
+    ),
+    ?assert(
+        lists:member({stats_hero_monitor, self()}, [
+            {Name, Owner}
+         || #{name := Name, owner := Owner} <- Tables
+        ])
+    ),
     tracked_child:stop_zone(Other).
 
 info_of_a_zone_is_its_map(_) ->
@@ -86,21 +101,35 @@ the_total_is_the_sum(_) ->
     #{total := Before} = proctab:info(),
     Zone = zone(?FUNCTION_NAME),
     Other = zone('another zone'),
-    [gen_tracker:setattr(Each, Name, key, value) || Each <- [Zone, Other], Name <- [1, 2], is_pid(open(Each, Name))],
+    [
+        gen_tracker:setattr(Each, Name, key, value)
+     || Each <- [Zone, Other], Name <- [1, 2], is_pid(open(Each, Name))
+    ],
     gen_tracker:increment(Zone, nobody, n, 1, 0),
     #{zones := Zones, total := Total} = proctab:info(),
     ?assertEqual(length(Zones), maps:get(zones, Total)),
-    ?assertMatch(#{children := 4, without_child := 1, attributes := 5}, maps:map(fun(Key, Sum) -> Sum - maps:get(Key, Before) end, Total)),
-    [?assertEqual(lists:sum([maps:get(Key, Info) || Info <- Zones]), maps:get(Key, Total)) || Key <- [children, without_child, attributes, memory]],
+    ?assertMatch(
+        #{children := 4, without_child := 1, attributes := 5},
+        maps:map(fun(Key, Sum) -> Sum - maps:get(Key, Before) end, Total)
+    ),
+    [
+        ?assertEqual(lists:sum([maps:get(Key, Info) || Info <- Zones]), maps:get(Key, Total))
+     || Key <- [children, without_child, attributes, memory]
+    ],
     tracked_child:stop_zone(Other).
 
 the_sums_agree_with_list(_) ->
     Zone = zone(?FUNCTION_NAME),
-    [gen_tracker:setattr(Zone, N, [{Key, N} || Key <- lists:seq(1, N rem 7)]) || N <- lists:seq(1, 1000), is_pid(added(Zone, N))],
+    [
+        gen_tracker:setattr(Zone, N, [{Key, N} || Key <- lists:seq(1, N rem 7)])
+     || N <- lists:seq(1, 1000), is_pid(added(Zone, N))
+    ],
     List = gen_tracker:list(Zone),
     #{children := Children, states := States, attributes := Attributes} = proctab:info(Zone),
     ?assertEqual({1000, length(List)}, {Children, maps:get(running, States)}),
-    ?assertEqual(lists:sum([length(lists:keydelete(pid, 1, Listed)) || {_, Listed} <- List]), Attributes).
+    ?assertEqual(
+        lists:sum([length(lists:keydelete(pid, 1, Listed)) || {_, Listed} <- List]), Attributes
+    ).
 
 children_are_counted_by_their_states(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -114,17 +143,25 @@ children_are_counted_by_their_states(_) ->
         ok = counters:add(First, 1, 1),
         case counters:get(First, 1) of
             1 -> tracked_child:start_link(Test);
-            2 -> Test ! {restarting, self()}, receive fail -> {error, failed} end;
+            2 ->
+                Test ! {restarting, self()},
+                receive
+                    fail -> {error, failed}
+                end;
             _ -> {error, failed}
         end
     end,
-    {ok, Child} = gen_tracker:find_or_open(Zone, spec(again, permanent, 200, {start_with, [Test, Start]})),
+    {ok, Child} = gen_tracker:find_or_open(
+        Zone, spec(again, permanent, 200, {start_with, [Test, Start]})
+    ),
     kill(Child),
     {restarting, Restarter} = await(restarting),
     Expected = #{running => 1, launching => 1, terminating => 1, restarting => 1, pending => 0},
     ?assertMatch(#{children := 4, states := Expected, without_child := 0}, proctab:info(Zone)),
     Restarter ! fail,
-    eventually(fun() -> maps:get(states, proctab:info(Zone)) =:= Expected#{restarting := 0, pending := 1} end),
+    eventually(fun() ->
+        maps:get(states, proctab:info(Zone)) =:= Expected#{restarting := 0, pending := 1}
+    end),
     [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
     {answer, {ok, _}} = answer(Opening).
 
@@ -148,7 +185,10 @@ memory_grows_with_attributes_and_shrinks_when_they_go(_) ->
     ok = gen_tracker:setattr(Zone, name, small, 1),
     Small = Memory(),
     ?assert(Small > Before),
-    ok = gen_tracker:setattr(Zone, name, [{large, binary:copy(<<"x">>, 100000)}, {lists:seq(1, 1000), key}]),
+    ok = gen_tracker:setattr(Zone, name, [
+        {large, binary:copy(<<"x">>, 100000)},
+        {lists:seq(1, 1000), key}
+    ]),
     ?assert(Memory() > Small + 100000),
     [ok = gen_tracker:delattr(Zone, name, Key) || Key <- [large, lists:seq(1, 1000)]],
     ?assertEqual(Small, Memory()),
@@ -169,20 +209,35 @@ processes_and_names_of_a_tracker_are_counted(_) ->
     ok = ledger_backend:open(),
     _ = tracked_process:tracker(),
     Pids = [tracked_process:tracked(Names) || Names <- [[a, b, c], [a, b], [a]]],
-    Table = #{name => metrics_process_tracker, owner => self(), processes => 3, names => 3, registrations => 6},
-    ?assertMatch(#{processes := [Table], total := #{processes := 3, names := 3, registrations := 6}}, proctab:info()),
+    Table = #{
+        name => metrics_process_tracker,
+        owner => self(),
+        processes => 3,
+        names => 3,
+        registrations => 6
+    },
+    ?assertMatch(
+        #{processes := [Table], total := #{processes := 3, names := 3, registrations := 6}},
+        proctab:info()
+    ),
     tracked_process:kill(Pids),
     tracked_process:empty(),
-    ?assertMatch(#{processes := [#{processes := 0, names := 0, registrations := 0}]}, proctab:info()),
+    ?assertMatch(
+        #{processes := [#{processes := 0, names := 0, registrations := 0}]}, proctab:info()
+    ),
     ledger_backend:close().
 
 registrations_of_a_monitor_are_counted(_) ->
     {ok, _} = stats_hero_monitor:start_link(),
     Pid = monitored_worker:idle(),
     [ok = stats_hero_monitor:register(Each) || Each <- [Pid, Pid, self()]],
-    ?assertMatch(#{processes := [#{name := stats_hero_monitor, processes := 2, registrations := 3}]}, proctab:info()).
+    ?assertMatch(
+        #{processes := [#{name := stats_hero_monitor, processes := 2, registrations := 3}]},
+        proctab:info()
+    ).
 
-%% "Zones that end in the middle of the look are left out, never an error". With many pages, most ends are in the middle.
+%% "Zones that end in the middle of the look are left out, never an error". With many pages, most
+%% ends are in the middle.
 zones_that_end_during_the_look_are_left_out(_) ->
     Witness = zone(?FUNCTION_NAME),
     Zone = 'a zone that ends',
@@ -193,17 +248,36 @@ zones_that_end_during_the_look_are_left_out(_) ->
         exit(Tracker, kill),
         tracked_child:down(Tracker)
     end,
-    Both = fun() -> [Name || #{name := Name} <- maps:get(zones, proctab:info()), lists:member(Name, [Zone, Witness])] end,
-    One = fun(Look) -> try Look() catch error:badarg -> badarg end end,
+    Both = fun() ->
+        [
+            Name
+         || #{name := Name} <- maps:get(zones, proctab:info()), lists:member(Name, [Zone, Witness])
+        ]
+    end,
+    One = fun(Look) ->
+        try
+            Look()
+        catch
+            error:badarg -> badarg
+        end
+    end,
     [Zones, Infos, Tops, Prints] = tracked_child:while_writing(Begin, 100, [
         Both,
         fun() -> One(fun() -> maps:get(name, proctab:info(Zone)) end) end,
         fun() -> One(fun() -> proctab:top(Zone, n, 1) end) end,
-        fun() -> One(fun() -> {Answer, _} = printed(fun() -> proctab:i(Zone) end), Answer end) end
+        fun() ->
+            One(fun() ->
+                {Answer, _} = printed(fun() -> proctab:i(Zone) end),
+                Answer
+            end)
+        end
     ]),
     ?assertEqual([], lists:usort(Zones) -- [[Zone, Witness], [Witness]]),
     ?assertEqual([], lists:usort(Infos) -- [Zone, badarg]),
-    ?assertEqual([], [Top || Top <- lists:usort(Tops), Top =/= badarg, Top =/= [], element(2, hd(Top)) =/= 1]),
+    ?assertEqual([], [
+        Top
+     || Top <- lists:usort(Tops), Top =/= badarg, Top =/= [], element(2, hd(Top)) =/= 1
+    ]),
     ?assertEqual([], lists:usort(Prints) -- [ok, badarg]).
 
 %% The tracker could not answer.
@@ -224,20 +298,35 @@ looking_at_ten_thousand_names_takes_no_memory_for_them(_) ->
     Zone = crowded(?FUNCTION_NAME),
     Limit = #{size => ?MANY * 100 * 2 div 10, kill => true, error_logger => false},
     InLittleMemory = fun(Fun) ->
-        {_, Monitor} = spawn_opt(fun() -> exit({answer, Fun()}) end, [monitor, {max_heap_size, Limit}]),
+        {_, Monitor} = spawn_opt(
+            fun() -> exit({answer, Fun()}) end, [monitor, {max_heap_size, Limit}]
+        ),
         answer(Monitor)
     end,
-    ?assertMatch({answer, #{children := ?MANY, attributes := ?MANY}}, InLittleMemory(fun() -> proctab:info(Zone) end)),
+    ?assertMatch(
+        {answer, #{children := ?MANY, attributes := ?MANY}},
+        InLittleMemory(fun() -> proctab:info(Zone) end)
+    ),
     ?assertMatch({answer, #{total := _}}, InLittleMemory(fun proctab:info/0)),
-    ?assertEqual({answer, [{long(N), N} || N <- [?MANY, ?MANY - 1, ?MANY - 2]]}, InLittleMemory(fun() -> proctab:top(Zone, n, 3) end)),
-    ?assertMatch({answer, {ok, _}}, InLittleMemory(fun() -> printed(fun() -> proctab:i(Zone) end) end)),
+    ?assertEqual(
+        {answer, [{long(N), N} || N <- [?MANY, ?MANY - 1, ?MANY - 2]]},
+        InLittleMemory(fun() -> proctab:top(Zone, n, 3) end)
+    ),
+    ?assertMatch(
+        {answer, {ok, _}}, InLittleMemory(fun() -> printed(fun() -> proctab:i(Zone) end) end)
+    ),
     ?assertEqual(killed, InLittleMemory(fun() -> length(gen_tracker:names(Zone)) end)).
 
 a_zone_that_does_not_run_and_a_wrong_number_are_badarg(_) ->
     [
         ?assertError(badarg, Look(Zone))
      || Zone <- [?FUNCTION_NAME, "zone", <<"zone">>, self(), 1, stats_hero_monitor],
-        Look <- [fun proctab:info/1, fun proctab:i/1, fun(None) -> proctab:top(None, n) end, fun(None) -> proctab:top(None, n, 0) end]
+        Look <- [
+            fun proctab:info/1,
+            fun proctab:i/1,
+            fun(None) -> proctab:top(None, n) end,
+            fun(None) -> proctab:top(None, n, 0) end
+        ]
     ],
     Zone = zone(?FUNCTION_NAME),
     [?assertError(badarg, proctab:top(Zone, n, Wrong)) || Wrong <- [-1, 1.0, infinity, "1"]].
@@ -247,7 +336,8 @@ the_shell_names_the_bad_argument(_) ->
     Says = fun(Function, Arguments, Text) ->
         Printed =
             try apply(proctab, Function, Arguments) catch
-                error:badarg:Stack -> unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
+                error:badarg:Stack ->
+                    unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
             end,
         ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
     end,
@@ -261,8 +351,19 @@ the_shell_names_the_bad_argument(_) ->
 
 top_gives_the_largest_values_first(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Values = [{a, 1}, {b, -5}, {c, 1 bsl 80}, {d, 0}, {e, -(1 bsl 70)}, {f, (1 bsl 80) + 1}, {g, 1 bsl 61}],
-    [ok = gen_tracker:setattr(Zone, Name, n, Value) || {Name, Value} <- Values, is_pid(added(Zone, Name))],
+    Values = [
+        {a, 1},
+        {b, -5},
+        {c, 1 bsl 80},
+        {d, 0},
+        {e, -(1 bsl 70)},
+        {f, (1 bsl 80) + 1},
+        {g, 1 bsl 61}
+    ],
+    [
+        ok = gen_tracker:setattr(Zone, Name, n, Value)
+     || {Name, Value} <- Values, is_pid(added(Zone, Name))
+    ],
     ?assertEqual(lists:reverse(lists:keysort(2, Values)), proctab:top(Zone, n)),
     ?assertEqual([], proctab:top(Zone, m)).
 
@@ -276,15 +377,22 @@ top_gives_ten_names_or_as_many_as_are_wanted(_) ->
 top_leaves_out_what_is_no_integer(_) ->
     Zone = zone(?FUNCTION_NAME),
     [added(Zone, Name) || Name <- [integer, float, atom, missing]],
-    [ok = gen_tracker:setattr(Zone, Name, n, Value) || {Name, Value} <- [{integer, 1}, {float, 2.0}, {atom, large}]],
+    [
+        ok = gen_tracker:setattr(Zone, Name, n, Value)
+     || {Name, Value} <- [{integer, 1}, {float, 2.0}, {atom, large}]
+    ],
     ok = gen_tracker:setattr(Zone, missing, m, 3),
     ?assertEqual([{integer, 1}], proctab:top(Zone, n)).
 
-%% Names and keys are other ones when they are not identical; and the same value is no reason to drop a name.
+%% Names and keys are other ones when they are not identical; and the same value is no reason to
+%% drop a name.
 top_takes_names_and_keys_as_they_are(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = [1, 1.0, <<"tv1">>, "tv1", tv1, {1}, {1.0}],
-    [ok = gen_tracker:setattr(Zone, Name, [{1, 5}, {1.0, 6}, {pid, 7}]) || Name <- Names, is_pid(added(Zone, Name))],
+    [
+        ok = gen_tracker:setattr(Zone, Name, [{1, 5}, {1.0, 6}, {pid, 7}])
+     || Name <- Names, is_pid(added(Zone, Name))
+    ],
     [
         ?assertEqual({Key, lists:sort([{term_to_binary(Name), Value} || Name <- Names])},
             {Key, lists:sort([{term_to_binary(Name), Top} || {Name, Top} <- proctab:top(Zone, Key)])})
@@ -305,11 +413,16 @@ stop(_State) ->
 init(Zone) ->
     {ok, {#{}, [#{id => Zone, start => {gen_tracker, start_link, [Zone]}, type => supervisor}]}}.
 
-%% The window "Applications" asks for its tree just so, without options: it is made of links. Each child is below its zone, and in between is the keeper that started
-%% it; the tree of supervisors has the child itself there.
+%% The window "Applications" asks for its tree just so, without options: it is made of links. Each
+%% child is below its zone, and in between is the keeper that started it; the tree of supervisors
+%% has the child itself there.
 observer_shows_the_children_of_a_zone_under_it(_) ->
     Zone = ?FUNCTION_NAME,
-    ok = application:load({application, Zone, [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Zone}}]}),
+    ok = application:load({
+        application,
+        Zone,
+        [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Zone}}]
+    }),
     ok = application:start(Zone),
     Children = [open(Zone, Name) || Name <- [<<"tv1">>, <<"tv2">>]],
     ZoneText = atom_to_list(Zone),

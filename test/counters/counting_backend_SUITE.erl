@@ -1,31 +1,32 @@
-%% Promise: whatever the application behind metrics_process_tracker and stats_hero_monitor does in
-%% the process that calls it, no other process suffers: each is counted once, and cleaned up after
-%% once, and servers and reapers go on.
+%% Promise: whatever a backend of metrics or a cleanup of stats_hero does in the process that calls
+%% it, metrics_process_tracker and stats_hero_monitor count each process once, make each cleanup
+%% once, and go on.
 -module(counting_backend_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
+-import(counting, [kind/1]).
 -import(counting, [server/1, reaper/1, supervisor/2, counted/1, cleaned_by/2, held/1, cleaner/2]).
 -import(counting, [let_go/2, handled/1, settled/2, assert_books/3]).
 -import(metrics_process_tracker, [track/1, track/2, count/1]).
 -import(ledger_backend, [moves/1]).
--import(tracked_process, [idle/0, kill/1, eventually/1]).
+-import(tracked_process, [idle/0, kill/1, eventually/1, table_gone/0]).
 -import(tracked_child, [ask/1, answer/1, down/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both}]}].
 
 all() ->
     [{group, Kind} || Kind <- counting:kinds()] ++
         [
-            what_an_update_does_to_its_caller_is_the_callers_own,
-            an_update_that_ends_its_caller_leaves_nothing,
+            an_update_that_changes_its_caller_changes_no_count,
+            an_update_that_ends_its_caller_does_not_count,
             an_update_that_ends_the_process_is_counted_down,
             an_update_that_ends_the_tracker_is_counted,
             an_update_that_tracks_is_counted_once,
-            an_update_that_raises_when_the_table_has_gone_is_badarg
+            an_update_that_raises_after_the_table_is_removed_is_badarg
         ].
 
 groups() ->
@@ -33,36 +34,16 @@ groups() ->
 
 cases() ->
     [
-        however_a_cleanup_ends_the_others_are_made,
-        what_a_cleanup_is_linked_to_ends_no_other_one,
-        what_a_cleanup_leaves_in_its_process_no_other_one_finds,
-        a_cleanup_that_signals_to_all_that_it_knows_costs_nothing,
-        a_cleanup_that_cannot_be_interrupted_ends_with_the_table
+        the_other_cleanups_are_made_however_a_cleanup_ends,
+        a_process_linked_to_a_cleanup_ends_no_other_cleanup,
+        no_cleanup_finds_what_another_one_left_in_its_process,
+        a_cleanup_that_signals_all_its_links_ends_no_other_cleanup,
+        a_cleanup_that_ignores_exit_signals_ends_with_the_table
     ].
 
-init_per_suite(Config) ->
-    monitored_worker:load_stats_hero(Config).
-
-end_per_suite(_Config) ->
-    monitored_worker:unload_stats_hero().
-
-init_per_group(Kind, Config) ->
-    [{kind, Kind} | Config].
-
-end_per_group(_Kind, _Config) ->
-    ok.
-
-init_per_testcase(Case, Config) ->
-    counting_strangers_SUITE:init_per_testcase(Case, Config).
-
-end_per_testcase(Case, Config) ->
-    counting_strangers_SUITE:end_per_testcase(Case, Config).
-
-kind(Config) ->
-    proplists:get_value(kind, Config, tracker).
-
-%% Has the processes that `Make' makes be cleaned up after in a row, in this or the opposite order,
-%% by the same cleaner if nothing is in the way.
+%% Kills the processes that `Make` starts while the cleaner waits, so that it makes their cleanups
+%% one after the other, in any order. Returns a fun that asserts that all were made, and that server
+%% and reaper are the same.
 in_a_row(Config, Make) ->
     Kind = kind(Config),
     Supervisor = supervisor(Kind, 0),
@@ -83,7 +64,7 @@ in_a_row(Config, Make) ->
         ?assert(is_process_alive(Supervisor))
     end.
 
-however_a_cleanup_ends_the_others_are_made(Config) ->
+the_other_cleanups_are_made_however_a_cleanup_ends(Config) ->
     Ends = [
         fun() -> error(reason) end,
         fun() -> throw(reason) end,
@@ -99,7 +80,7 @@ however_a_cleanup_ends_the_others_are_made(Config) ->
     end),
     Settled().
 
-what_a_cleanup_is_linked_to_ends_no_other_one(Config) ->
+a_process_linked_to_a_cleanup_ends_no_other_cleanup(Config) ->
     Test = self(),
     [
         begin
@@ -118,12 +99,18 @@ what_a_cleanup_is_linked_to_ends_no_other_one(Config) ->
                 {'DOWN', Monitor, process, _, Reason} -> error(Reason)
             end,
             Settled(),
-            restart(Config)
+            ok = counting:reopen(kind(Config))
         end
-     || Link <- [fun link/1, fun(Other) -> link(Other), process_flag(trap_exit, true) end]
+     || Link <- [
+            fun link/1,
+            fun(Other) ->
+                link(Other),
+                process_flag(trap_exit, true)
+            end
+        ]
     ].
 
-%% It does not get so far.
+%% The exit signal of the linked process ends this one first.
 hold_until(Linked) ->
     receive
         Linked -> ok
@@ -141,11 +128,7 @@ holder() ->
         {held, Cleaner} -> Cleaner
     end.
 
-restart(Config) ->
-    counting_strangers_SUITE:end_per_testcase(again, Config),
-    counting_strangers_SUITE:init_per_testcase(again, Config).
-
-what_a_cleanup_leaves_in_its_process_no_other_one_finds(Config) ->
+no_cleanup_finds_what_another_one_left_in_its_process(Config) ->
     Test = self(),
     Items = [links, monitors, trap_exit, messages, priority, group_leader],
     Leaves = [
@@ -171,7 +154,7 @@ found() ->
         {found, Found} -> Found
     end.
 
-a_cleanup_that_signals_to_all_that_it_knows_costs_nothing(Config) ->
+a_cleanup_that_signals_all_its_links_ends_no_other_cleanup(Config) ->
     Signal = fun() ->
         {links, Links} = process_info(self(), links),
         [exit(Pid, Reason) || Pid <- Links, Reason <- [normal, shutdown, reason]],
@@ -182,13 +165,16 @@ a_cleanup_that_signals_to_all_that_it_knows_costs_nothing(Config) ->
     end),
     Settled().
 
-a_cleanup_that_cannot_be_interrupted_ends_with_the_table(Config) ->
+a_cleanup_that_ignores_exit_signals_ends_with_the_table(Config) ->
     Kind = kind(Config),
     Test = self(),
     [
         begin
             Supervisor = supervisor(Kind, 0),
-            Pid = cleaned_by(Kind, fun() -> Prepare(), hold(Test) end),
+            Pid = cleaned_by(Kind, fun() ->
+                Prepare(),
+                hold(Test)
+            end),
             kill([Pid]),
             Cleaner = holder(),
             unlink(Supervisor),
@@ -202,12 +188,12 @@ a_cleanup_that_cannot_be_interrupted_ends_with_the_table(Config) ->
         ]
     ].
 
-%% On the way up, in the caller of track/2
+%% On the way up, in the caller of `track/2`
 
 does(Fun) ->
     {does, 1, Fun, make_ref()}.
 
-what_an_update_does_to_its_caller_is_the_callers_own(Config) ->
+an_update_that_changes_its_caller_changes_no_count(Config) ->
     _ = supervisor(kind(Config), 0),
     Pid = idle(),
     Names = [
@@ -227,14 +213,14 @@ what_an_update_does_to_its_caller_is_the_callers_own(Config) ->
     settled(tracker, 0),
     [?assertEqual({1, 1}, moves(Name)) || Name <- Names].
 
-%% Whoever is killed there is taken for one whose update has not counted.
-an_update_that_ends_its_caller_leaves_nothing(Config) ->
+%% The update of a caller that is killed there is taken not to have counted.
+an_update_that_ends_its_caller_does_not_count(Config) ->
     _ = supervisor(kind(Config), 0),
     Pid = idle(),
     Name = does(fun() -> exit(self(), kill) end),
     ?assertEqual(killed, answer(ask(fun() -> track(Name, Pid) end))),
     ?assertEqual([], metrics_process_tracker:names(Pid)),
-    %% Each begins anew.
+    %% Each call begins anew.
     [?assertEqual(killed, answer(ask(fun() -> track(Name, Pid) end))) || _ <- [1, 2]],
     ?assertEqual({error, reason}, track(does(fun() -> exit(reason) end), Pid)),
     ?assertEqual({error, {nocatch, reason}}, track(does(fun() -> throw(reason) end), Pid)),
@@ -276,7 +262,7 @@ pair() ->
 is_old(Process, Before) ->
     Process =:= undefined orelse lists:member(Process, Before).
 
-%% The same pair, or the same name for the caller.
+%% The backend tracks the same pair, and another name.
 an_update_that_tracks_is_counted_once(Config) ->
     _ = supervisor(kind(Config), 0),
     Test = self(),
@@ -296,15 +282,15 @@ an_update_that_tracks_is_counted_once(Config) ->
     settled(tracker, 0),
     ?assertEqual([{1, 1}, {1, 1}], [moves(Which) || Which <- [Name, other]]).
 
-an_update_that_raises_when_the_table_has_gone_is_badarg(Config) ->
+an_update_that_raises_after_the_table_is_removed_is_badarg(Config) ->
     Supervisor = supervisor(kind(Config), 0),
     unlink(Supervisor),
     Name = does(fun() ->
         kill([Supervisor]),
-        eventually(fun() -> badarg =:= tracking_SUITE:error_of(fun() -> count(a) end) end),
+        table_gone(),
         error(reason)
     end),
-    %% As every other one it says what was bad.
+    %% Like every other `badarg`, it says what was bad.
     Info =
         try track(Name) of
             Answer -> Answer

@@ -1,4 +1,5 @@
-%% Promise: `proctab:i` prints readable tables of all zones and of one zone: columns as wide as they need to be, long names cut, whatever the names are.
+%% Promise: `proctab:i` prints readable tables of all zones and of one zone: columns as wide as
+%% they need to be, long names cut, whatever the names are.
 -module(printing_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -6,7 +7,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [zone/1, gated/2, terminating/2, answer/1]).
--import(printout, [printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2, added/3]).
+-import(printout, [printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2]).
+-import(printout, [added/3]).
 
 suite() ->
     [{timetrap, {minutes, 1}}].
@@ -31,7 +33,10 @@ end_per_testcase(Case, _Config) ->
 
 i_prints_every_zone_and_table_of_processes(_) ->
     Zone = zone(?FUNCTION_NAME),
-    [ok = gen_tracker:setattr(Zone, N, [{a, 1}, {b, 2}]) || N <- lists:seq(1, 123), is_pid(added(Zone, N))],
+    [
+        ok = gen_tracker:setattr(Zone, N, [{a, 1}, {b, 2}])
+     || N <- lists:seq(1, 123), is_pid(added(Zone, N))
+    ],
     _ = gen_tracker:increment(Zone, nobody, a, 1, 0),
     {_, Cleaner} = terminating(Zone, ending),
     {ok, _} = stats_hero_monitor:start_link(),
@@ -41,8 +46,15 @@ i_prints_every_zone_and_table_of_processes(_) ->
     #{zones := All, total := Total} = proctab:info(),
     Cleaner ! done,
     [Zones, Tables] = tables(Lines),
-    ?assertEqual(["zone", "owner", "children", "running", "without child", "attributes", "bytes", "queue"], texts(hd(Zones))),
-    Expected = [atom_to_list(Zone), pid_to_list(whereis(Zone)) | numbers([124, 123, 1, Attributes, Memory, 0])],
+    ?assertEqual(
+        ["zone", "owner", "children", "running", "without child", "attributes", "bytes", "queue"],
+        texts(hd(Zones))
+    ),
+    Expected = [
+        atom_to_list(Zone),
+        pid_to_list(whereis(Zone))
+        | numbers([124, 123, 1, Attributes, Memory, 0])
+    ],
     ?assert(lists:member(Expected, [texts(Line) || Line <- Zones])),
     ?assertEqual(length(All) + 2, length(Zones)),
     [TotalText, Children, _, WithoutChild, OfAll, Bytes, _] = texts(lists:last(Zones)),
@@ -73,13 +85,19 @@ i_prints_no_zone_and_fifty_zones(_) ->
     ?assertMatch([["table of processes" | _], ["total" | _]], [texts(Line) || Line <- NoTables]),
     [Zones, NoTables] = tables(Fifty),
     ?assertEqual(52, length(Zones)),
-    ?assertEqual(Owners, [{Name, Pid} || Line <- Zones, [Name, Pid | _] <- [texts(Line)], hd(Name) =:= $z, hd(Pid) =:= $<]),
+    ?assertEqual(Owners, [
+        {Name, Pid}
+     || Line <- Zones, [Name, Pid | _] <- [texts(Line)], hd(Name) =:= $z, hd(Pid) =:= $<
+    ]),
     lists:foreach(fun printout:assert_aligned/1, [NoZones, NoTables, Zones]).
 
 i_of_a_zone_prints_its_figures(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, [_, _ | Nobody]} = printed(fun() -> proctab:i(Zone) end),
-    ?assertMatch([_, [["busiest names" | _]]], [[texts(Line) || Line <- Table] || Table <- tables(Nobody)]),
+    ?assertMatch([_, [["busiest names" | _]]], [
+        [texts(Line) || Line <- Table]
+     || Table <- tables(Nobody)
+    ]),
     [ok = gen_tracker:setattr(Zone, Name, key, value) || Name <- [a, b], is_pid(added(Zone, Name))],
     _ = gen_tracker:increment(Zone, nobody, a, 1, 0),
     {Opening, Starter} = gated(Zone, launching),
@@ -89,7 +107,12 @@ i_of_a_zone_prints_its_figures(_) ->
     ?assertEqual(
         [["zone", atom_to_list(Zone)], ["owner", pid_to_list(whereis(Zone))]] ++
             [[Label | numbers([Number])] || {Label, Number} <- [
-                {"children", 3}, {"launching", 1}, {"pending", 0}, {"restarting", 0}, {"running", 2}, {"terminating", 0},
+                {"children", 3},
+                {"launching", 1},
+                {"pending", 0},
+                {"restarting", 0},
+                {"running", 2},
+                {"terminating", 0},
                 {"names without child", 1}, {"attributes", 3}, {"bytes", Memory}, {"queue", 0}
             ]],
         [texts(Line) || Line <- Figures]
@@ -102,17 +125,32 @@ i_of_a_zone_prints_its_figures(_) ->
 i_of_a_zone_prints_the_ten_busiest_children(_) ->
     Zone = zone(?FUNCTION_NAME),
     Work = fun(N) -> fun() -> count_down(N * 20000) end end,
-    Children = [{N, added(Zone, {N}, Work(N))} || N <- [8, 2, 15, 1, 9, 3, 12, 14, 7, 4, 11, 5, 13, 6, 10]],
+    Children = [
+        {N, added(Zone, {N}, Work(N))}
+     || N <- [8, 2, 15, 1, 9, 3, 12, 14, 7, 4, 11, 5, 13, 6, 10]
+    ],
     [[Child ! hello || _ <- lists:seq(N, 15)] || {N, Child} <- Children],
-    [ok = gen_tracker:setattr(Zone, {N}, [{Key, N} || Key <- lists:seq(1, N)]) || {N, _} <- Children],
+    [
+        ok = gen_tracker:setattr(Zone, {N}, [{Key, N} || Key <- lists:seq(1, N)])
+     || {N, _} <- Children
+    ],
     _ = gen_tracker:increment(Zone, nobody, a, 1, 0),
     {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
     [_, [Head | Busiest] = Table] = tables(Lines),
-    ?assertEqual(["busiest names", "pid", "reductions", "queue", "process bytes", "attributes", "bytes"], texts(Head)),
-    Printed = [{Name, Pid, [list_to_integer(Number) || Number <- Numbers]} || Line <- Busiest, [Name, Pid | Numbers] <- [texts(Line)]],
+    ?assertEqual(
+        ["busiest names", "pid", "reductions", "queue", "process bytes", "attributes", "bytes"],
+        texts(Head)
+    ),
+    Printed = [
+        {Name, Pid, [list_to_integer(Number) || Number <- Numbers]}
+     || Line <- Busiest, [Name, Pid | Numbers] <- [texts(Line)]
+    ],
     Expected = [{N, proplists:get_value(N, Children)} || N <- lists:seq(15, 6, -1)],
     ?assertEqual(
-        [{lists:flatten(io_lib:format("{~w}", [N])), pid_to_list(Child), 16 - N, N} || {N, Child} <- Expected],
+        [
+            {lists:flatten(io_lib:format("{~w}", [N])), pid_to_list(Child), 16 - N, N}
+         || {N, Child} <- Expected
+        ],
         [{Name, Pid, Queue, Attributes} || {Name, Pid, [_, Queue, _, Attributes, _]} <- Printed]
     ),
     Reductions = [Number || {_, _, [Number | _]} <- Printed],
@@ -128,9 +166,21 @@ count_down(N) -> count_down(N - 1).
 
 names_of_any_kind_are_printed_on_one_line(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Short = [{<<"tv1">>, "<<\"tv1\">>"}, {{stream, <<"tv1">>}, "{stream,<<\"tv1\">>}"}, {"two\nlines", "\"two\\nlines\""}, {'an atom', "'an atom'"}],
+    Short = [
+        {<<"tv1">>, "<<\"tv1\">>"},
+        {{stream, <<"tv1">>}, "{stream,<<\"tv1\">>}"},
+        {"two\nlines", "\"two\\nlines\""},
+        {'an atom', "'an atom'"}
+    ],
     Deep = lists:foldl(fun(_, Inner) -> {Inner} end, deep, lists:seq(1, 10000)),
-    Long = [binary:copy(<<"tv1">>, 500000), list_to_atom(lists:duplicate(255, $a)), 1 bsl 2000, lists:seq(1, 10000), lists:duplicate(10000, $a), Deep],
+    Long = [
+        binary:copy(<<"tv1">>, 500000),
+        list_to_atom(lists:duplicate(255, $a)),
+        1 bsl 2000,
+        lists:seq(1, 10000),
+        lists:duplicate(10000, $a),
+        Deep
+    ],
     [added(Zone, Name) || Name <- [Name || {Name, _} <- Short] ++ Long],
     {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
     [_, [_ | Busiest] = Table] = tables(Lines),
@@ -138,18 +188,28 @@ names_of_any_kind_are_printed_on_one_line(_) ->
     ?assertEqual(10, length(Names)),
     ?assertEqual([], [Text || {_, Text} <- Short] -- Names),
     ?assertEqual([], [Name || Name <- Names, length(Name) > 50]),
-    [?assertNotEqual({nomatch, Name}, {string:find(Name, "..."), Name}) || Name <- Names -- [Text || {_, Text} <- Short], hd(Name) =/= $[],
-    ?assertMatch([_], [Name || Name <- Names, lists:prefix("<<\"tv1tv1", Name), lists:suffix("\"...>>", Name)]),
+    [
+        ?assertNotEqual({nomatch, Name}, {string:find(Name, "..."), Name})
+     || Name <- Names -- [Text || {_, Text} <- Short], hd(Name) =/= $[
+    ],
+    ?assertMatch([_], [
+        Name
+     || Name <- Names, lists:prefix("<<\"tv1tv1", Name), lists:suffix("\"...>>", Name)
+    ]),
     assert_aligned(Table).
 
 %% A node shows strings beyond Latin-1 when it is started with `+pc unicode`; atoms always.
 unicode_names_are_printed_as_the_shell_prints_them(_) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [proctab, ?MODULE]],
+    Paths = [filename:dirname(code:which(Module)) || Module <- [proctab, tracked_child, ?MODULE]],
     Names = ["телевидение", <<"телевидение"/utf8>>, {'зона', 1}, <<"日本"/utf8>>, "e\x{301}"],
     {Texts, {ok, All}, {ok, One}} = tracked_process:on_node(#{args => ["+pc", "unicode", "-pa" | Paths]}, fun() ->
         Zone = zone('зона'),
         [added(Zone, Name) || Name <- Names],
-        {[lists:flatten(io_lib:format("~tp", [Name])) || Name <- Names], printed(fun proctab:i/0), printed(fun() -> proctab:i(Zone) end)}
+        {
+            [lists:flatten(io_lib:format("~tp", [Name])) || Name <- Names],
+            printed(fun proctab:i/0),
+            printed(fun() -> proctab:i(Zone) end)
+        }
     end),
     [Zones, _] = tables(All),
     ?assertMatch([_, ["'зона'" | _], ["total" | _]], [texts(Line) || Line <- Zones]),

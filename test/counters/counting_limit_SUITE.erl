@@ -1,8 +1,8 @@
-%% Promise: when the VM has no free process, metrics_process_tracker and stats_hero_monitor lose
-%% nothing. They go on answering, and what takes a process is done as soon as there is one: each
-%% death is counted once, and each cleanup made once.
+%% Promise: metrics_process_tracker and stats_hero_monitor lose nothing while the VM has reached its
+%% limit of processes. They answer, and do what takes a process as soon as one is free: each death
+%% is counted once, and each cleanup is made once.
 %%
-%% Each case runs in a node of its own, that can have few processes.
+%% Each case runs in a node of its own with a low limit.
 -module(counting_limit_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -12,11 +12,11 @@
 -import(counting, [server/1, reaper/1, start/1, supervisor/2, counted/1, add/2, count/1]).
 -import(counting, [handled/1, settled/2, assert_books/3]).
 -import(full_node, [fill/0, free/0, free/1, while_stopped/2]).
--import(tracked_process, [kill/1, eventually/1]).
+-import(tracked_process, [tracked/1, kill/1, eventually/1]).
 -import(tracked_child, [down/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both_on_nodes}]}].
 
 all() ->
     [{group, Kind} || Kind <- counting:kinds()] ++ [a_takeover_without_a_reaper_loses_nothing].
@@ -26,31 +26,25 @@ groups() ->
 
 cases() ->
     [
-        deaths_are_cleaned_up_after_when_there_is_a_process_again,
-        one_free_process_is_enough_to_clean_up_after_all,
-        that_there_is_no_process_is_logged_once,
+        cleanups_are_made_when_a_process_is_free_again,
+        one_free_process_is_enough_for_all_cleanups,
+        the_lack_of_processes_is_logged_once,
         a_server_that_starts_without_a_reaper_loses_nothing,
         a_server_without_a_reaper_ends_with_the_owner_of_its_table,
-        a_supervisor_starts_its_server_again_when_there_is_a_process,
+        a_supervisor_starts_its_server_again_when_a_process_is_free,
         a_supervisor_that_waits_for_a_process_can_be_stopped,
-        a_first_start_fails,
-        nothing_is_lost_while_processes_are_free_now_and_then
+        the_first_start_fails_with_system_limit,
+        nothing_is_lost_while_processes_are_free_from_time_to_time
     ].
 
 init_per_suite(Config) ->
-    swapping_SUITE:init_per_suite(monitored_worker:load_stats_hero(Config)).
+    originals:compile(Config).
 
 end_per_suite(_Config) ->
-    monitored_worker:unload_stats_hero().
-
-init_per_group(Kind, Config) ->
-    [{kind, Kind} | Config].
-
-end_per_group(_Kind, _Config) ->
     ok.
 
-%% Runs a case with a supervised server, and so many processes that it counts, one half to be
-%% killed.
+%% Runs a case in such a node with a supervised server and a hundred counted processes, in two
+%% halves: one for the case to kill, and the others.
 with_counted(Config, Restarts, Case) ->
     on_node(Config, fun(Kind) ->
         Supervisor = supervisor(Kind, Restarts),
@@ -60,7 +54,7 @@ with_counted(Config, Restarts, Case) ->
     end).
 
 on_node(Config, Case) ->
-    Kind = proplists:get_value(kind, Config),
+    Kind = counting:kind(Config),
     StatsHero = filename:dirname(code:which(stats_hero)),
     full_node:run(fun() ->
         ok = counting:open(Kind, StatsHero),
@@ -68,13 +62,13 @@ on_node(Config, Case) ->
         Case(Kind)
     end).
 
-%% Loads what calls a function of its own as it is loaded, for which OTP's code server needs a
-%% process: it ends, and the node with it, when there is none.
+%% Loads the module with the native library. OTP's code server starts a process for its `on_load`
+%% function, and ends the node if it cannot.
 loaded() ->
     {module, proctab_nif} = code:ensure_loaded(proctab_nif),
     ok.
 
-%% All are dead, and cleaned up after.
+%% Asserts that the first half is cleaned up, and kills the other one.
 all_end(Kind, {Dead, Living}) ->
     settled(Kind, length(Living)),
     assert_books(Kind, Dead, Living),
@@ -84,7 +78,7 @@ all_end(Kind, {Dead, Living}) ->
 
 %% The reaper's cleaner
 
-deaths_are_cleaned_up_after_when_there_is_a_process_again(Config) ->
+cleanups_are_made_when_a_process_is_free_again(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         Processes = [whereis(server(Kind)), whereis(reaper(Kind))],
         fill(),
@@ -103,7 +97,7 @@ deaths_are_cleaned_up_after_when_there_is_a_process_again(Config) ->
         ?assertEqual(Processes, [whereis(server(Kind)), whereis(reaper(Kind))])
     end).
 
-one_free_process_is_enough_to_clean_up_after_all(Config) ->
+one_free_process_is_enough_for_all_cleanups(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         fill(),
         while_stopped(whereis(server(Kind)), fun() -> kill(Dying) end),
@@ -115,8 +109,8 @@ one_free_process_is_enough_to_clean_up_after_all(Config) ->
         all_end(Kind, {Dying, Living})
     end).
 
-%% The VM says so each time, when it is asked for one.
-that_there_is_no_process_is_logged_once(Config) ->
+%% The VM itself logs each failure to start a process.
+the_lack_of_processes_is_logged_once(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         ok = logger:set_primary_config(level, error),
         ok = tracked_child:listen(),
@@ -136,7 +130,7 @@ that_there_is_no_process_is_logged_once(Config) ->
 
 %% The server
 
-%% The server is killed, and when its reaper is gone there are so many processes for the next ones.
+%% Kills the server. When its reaper is dead, too, so many processes are free for the next ones.
 killed_server(Kind, Supervisor, Free) ->
     true = erlang:suspend_process(Supervisor),
     Reaper = whereis(reaper(Kind)),
@@ -156,7 +150,7 @@ a_server_that_starts_without_a_reaper_loses_nothing(Config) ->
         ok = add(Kind, self()),
         ?assertEqual(101, count(Kind)),
         ?assertEqual(undefined, whereis(reaper(Kind))),
-        %% For a reaper, but not for its cleaner.
+        %% A process for the reaper, but not for its cleaner.
         free(1),
         eventually(fun() -> is_pid(whereis(reaper(Kind))) end),
         ?assertEqual(101, count(Kind)),
@@ -183,7 +177,7 @@ a_server_without_a_reaper_ends_with_the_owner_of_its_table(Config) ->
         free(1),
         Owner ! start,
         eventually(fun() -> is_pid(whereis(server(Kind))) end),
-        unhandled(Kind),
+        handles_messages(Kind),
         ?assertEqual(undefined, whereis(reaper(Kind))),
         Server = whereis(server(Kind)),
         while_stopped(Server, fun() ->
@@ -193,17 +187,17 @@ a_server_without_a_reaper_ends_with_the_owner_of_its_table(Config) ->
         ?assertEqual(shutdown, down(Server))
     end).
 
-%% Waits until the server has begun to work.
-unhandled(Kind) ->
+%% Waits until the server handles messages.
+handles_messages(Kind) ->
     gen_server:call(server(Kind), anything, infinity).
 
-%% It allows no restart that fails.
-a_supervisor_starts_its_server_again_when_there_is_a_process(Config) ->
+%% The supervisor would end at the second failure of a start.
+a_supervisor_starts_its_server_again_when_a_process_is_free(Config) ->
     with_counted(Config, 1, fun(Kind, Supervisor, {Dying, Living}) ->
         killed_server(Kind, Supervisor, 0),
-        waits(Supervisor),
+        waits_for_restart(Supervisor),
         while_stopped(Supervisor, fun() -> kill(Dying) end),
-        waits(Supervisor),
+        waits_for_restart(Supervisor),
         ?assertEqual(undefined, whereis(server(Kind))),
         [ok = add(Kind, self()) || Kind =:= tracker],
         free(),
@@ -214,8 +208,8 @@ a_supervisor_starts_its_server_again_when_there_is_a_process(Config) ->
         ?assertMatch([{server, Pid, _, _}] when is_pid(Pid), supervisor:which_children(Supervisor))
     end).
 
-%% It has tried to start its server.
-waits(Supervisor) ->
+%% Waits until the supervisor has tried to start its server.
+waits_for_restart(Supervisor) ->
     eventually(fun() ->
         {status, waiting} =:= process_info(Supervisor, status) andalso
             {message_queue_len, 0} =:= process_info(Supervisor, message_queue_len)
@@ -225,7 +219,7 @@ waits(Supervisor) ->
 a_supervisor_that_waits_for_a_process_can_be_stopped(Config) ->
     with_counted(Config, 1, fun(Kind, Supervisor, _Pids) ->
         killed_server(Kind, Supervisor, 0),
-        waits(Supervisor),
+        waits_for_restart(Supervisor),
         exit(Supervisor, shutdown),
         ?assertEqual(shutdown, down(Supervisor)),
         free(),
@@ -233,8 +227,8 @@ a_supervisor_that_waits_for_a_process_can_be_stopped(Config) ->
         settled(Kind, 0)
     end).
 
-%% There is nothing that could be lost.
-a_first_start_fails(Config) ->
+%% There is nothing to lose yet.
+the_first_start_fails_with_system_limit(Config) ->
     on_node(Config, fun(Kind) ->
         fill(),
         ?assertError(system_limit, start(Kind)),
@@ -249,8 +243,8 @@ a_first_start_fails(Config) ->
         assert_books(Kind, [Pid], [self()])
     end).
 
-%% Everything at random moments: deaths, ends of the server, and a node that is full or not.
-nothing_is_lost_while_processes_are_free_now_and_then(Config) ->
+%% Deaths and ends of the server at random moments, in a node that is full from time to time.
+nothing_is_lost_while_processes_are_free_from_time_to_time(Config) ->
     with_counted(Config, 50, fun(Kind, Supervisor, {Dying, Living}) ->
         Tide = spawn_link(fun() -> tide([]) end),
         [
@@ -270,7 +264,8 @@ nothing_is_lost_while_processes_are_free_now_and_then(Config) ->
 end_server(Kind) ->
     [kill([Server]) || Server <- [whereis(server(Kind))], is_pid(Server)].
 
-%% Takes all processes and lets them go. They are linked to it.
+%% Starts processes, linked to this one, until there can be no more, and kills them, again and
+%% again.
 tide(Pids) ->
     try spawn_link(timer, sleep, [infinity]) of
         Pid -> tide([Pid | Pids])
@@ -291,29 +286,29 @@ tide(Pids) ->
             end
     end.
 
-%% proctab:load/0
+%% `proctab:load/0`
 
-%% There is a process for what takes over, and none besides.
+%% There is one free process, for the takeover.
 a_takeover_without_a_reaper_loses_nothing(Config) ->
-    swapping_SUITE:on_node(Config, full_node:options(), fun() ->
-        swapping_SUITE:start_metrics(),
-        swapping_SUITE:start_stats_hero(),
-        Pids = [swapping_SUITE:tracked([a, b]) || _ <- lists:seq(1, 50)],
-        Workers = [swapping_SUITE:worker() || _ <- lists:seq(1, 50)],
+    originals:on_node(Config, full_node:options(), fun() ->
+        originals:start_metrics(),
+        originals:start_stats_hero(),
+        Pids = [tracked([a, b]) || _ <- lists:seq(1, 50)],
+        Workers = [monitored_worker:worker() || _ <- lists:seq(1, 50)],
         loaded(),
         fill(),
         ?assertError(system_limit, proctab:load()),
         free(1),
         ?assertEqual(ok, proctab:load()),
         Servers = [metrics_process_tracker, stats_hero_monitor],
-        [swapping_SUITE:assert_ours(Server) || Server <- Servers],
+        [originals:assert_ours(Server) || Server <- Servers],
         [gen_server:call(Server, anything, infinity) || Server <- Servers],
         ?assertEqual([{a, 50}, {b, 50}], lists:sort(metrics_process_tracker:counts())),
         ok = metrics_process_tracker:track(a, self()),
         free(),
-        swapping_SUITE:workers(50),
+        originals:workers(50),
         kill(Pids ++ Workers),
-        swapping_SUITE:settled([{a, 1}]),
-        swapping_SUITE:workers(0),
-        ?assertEqual({1, 0}, {swapping_SUITE:folsom(a), swapping_SUITE:folsom(b)})
+        tracked_process:settled([{a, 1}]),
+        originals:workers(0),
+        ?assertEqual({1, 0}, {originals:folsom(a), originals:folsom(b)})
     end).
