@@ -1,9 +1,8 @@
-%% The two counters of processes, for suites that promise the same of both: `tracker' is
-%% metrics_process_tracker with `ledger_backend' behind it, `monitor' is stats_hero_monitor with the
-%% stand-in for stats_hero.
+%% The two counters of processes, for suites that test both: `tracker` is metrics_process_tracker
+%% with `ledger_backend`, `monitor` is stats_hero_monitor with the stand-in for stats_hero.
 %%
-%% Each process is counted under a name of its own, so that the books tell how often each was
-%% counted, and how often it was cleaned up after.
+%% Each process is counted under a name of its own, so that the ledger shows how often it was
+%% counted and how often it was cleaned up.
 -module(counting).
 -behaviour(supervisor).
 
@@ -18,7 +17,7 @@
 kinds() ->
     [tracker, monitor].
 
-%% What the library calls for each death. `StatsHero' is the folder of that application.
+%% Starts what the library calls for each death. `StatsHero` is the folder of that application.
 open(tracker, _StatsHero) ->
     ledger_backend:open();
 open(monitor, StatsHero) ->
@@ -40,11 +39,11 @@ server(monitor) -> stats_hero_monitor.
 reaper(tracker) -> metrics_process_tracker_reaper;
 reaper(monitor) -> stats_hero_monitor_reaper.
 
-%% A server whose table belongs to the calling process.
+%% Starts a server. Its table belongs to the calling process.
 start(Kind) ->
     (server(Kind)):start_link().
 
-%% A supervisor of a server, that allows so many restarts and is linked to the calling process.
+%% Starts a supervisor of a server, linked to the calling process, that allows so many restarts.
 supervisor(Kind, Restarts) ->
     {ok, Supervisor} = supervisor:start_link({local, ?MODULE}, ?MODULE, {Kind, Restarts}),
     Supervisor.
@@ -53,7 +52,7 @@ init({Kind, Restarts}) ->
     Start = {server(Kind), start_link, []},
     {ok, {#{intensity => Restarts, period => 3600}, [#{id => server, start => Start}]}}.
 
-%% A process that waits to be killed, and is counted.
+%% Starts a counted process that waits to be killed.
 counted(Kind) ->
     Pid = idle(),
     ok = add(Kind, Pid),
@@ -64,7 +63,7 @@ add(tracker, Pid) ->
 add(monitor, Pid) ->
     add_worker(Pid, fun() -> ok end).
 
-%% A counted process whose cleanup also does something.
+%% Like `counted/1`. The cleanup also calls `Fun`.
 cleaned_by(tracker, Fun) ->
     Pid = idle(),
     ok = metrics_process_tracker:track({does, -1, Fun, Pid}, Pid),
@@ -74,7 +73,8 @@ cleaned_by(monitor, Fun) ->
     ok = add_worker(Pid, Fun),
     Pid.
 
-%% A counted process whose cleanup sends the test `{held, Pid, Cleaner}' and waits for `let_go/2'.
+%% Like `counted/1`. The cleanup sends `{held, Pid, Cleaner}` to the test, and waits for
+%% `let_go/2`.
 held(tracker) ->
     Pid = idle(),
     ok = metrics_process_tracker:track({gated, -1, self(), Pid}, Pid),
@@ -99,7 +99,7 @@ add_worker(Pid, Cleaning) ->
     ok = stats_hero:map(make_ref(), Pid, Clean),
     stats_hero_monitor:register(Pid).
 
-%% The process that is in the cleanup of such a one.
+%% Waits for the cleanup of a process of `held/1`, and returns the process that runs it.
 cleaner(tracker, Pid) ->
     receive
         {updating, {gated, -1, _, Pid}, -1, Cleaner} -> Cleaner
@@ -112,20 +112,20 @@ cleaner(monitor, Pid) ->
 let_go(tracker, Cleaner) -> ledger_backend:let_go(Cleaner);
 let_go(monitor, Cleaner) -> Cleaner ! {?MODULE, go}.
 
-%% How many processes are counted now.
+%% Returns how many processes are counted.
 count(tracker) -> length(metrics_process_tracker:counts());
 count(monitor) -> stats_hero_monitor:registered_count().
 
-%% Waits until server and reaper have handled what they were sent before.
+%% Waits until the server and the reaper have handled all messages sent so far.
 handled(Kind) ->
     [gen_server:call(Name, anything, infinity) || Name <- [server(Kind), reaper(Kind)]],
     ok.
 
-%% Waits until so many are counted.
+%% Waits until so many processes are counted.
 settled(Kind, Count) ->
     eventually(fun() -> count(Kind) =:= Count end).
 
-%% How often a process was counted, and how often it was cleaned up after.
+%% Returns how often a process was counted, and how often it was cleaned up.
 books(tracker, Pid) ->
     Names = [Pid, {gated, -1, '_', Pid}, {does, -1, '_', Pid}],
     Moves = [ets:match(ledger_backend, {Name, '$1', '$2'}) || Name <- Names],

@@ -1,5 +1,5 @@
-%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in
-%% which these run.
+%% The documents for users, README.md and the guides in doc/: their blocks of code, and the shells
+%% that run these.
 -module(documents).
 
 -export([names/0, links/1, fences/1, blocks/1, kind/1, terms/1, steps/1]).
@@ -7,7 +7,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% The address of the library that documents tell a user to write.
+%% The address of the library in the documents.
 -define(ADDRESS, "https://example.org/proctab.git").
 
 names() ->
@@ -23,19 +23,19 @@ text(Document) ->
     {ok, Text} = file:read_file(filename:join(source_tree:root(), Document)),
     Text.
 
-%% The files that a document links to, as it calls them.
+%% Returns the files that a document links to, as written there.
 links(Document) ->
     case re:run(text(Document), "\\]\\(([^):#]+)\\)", [global, {capture, [1], list}]) of
         {match, Links} -> lists:append(Links);
         nomatch -> []
     end.
 
-%% How many lines begin or end a block, wherever they are indented to.
+%% Returns how many lines begin or end a block, indented or not.
 fences(Document) ->
     {match, Fences} = re:run(text(Document), "^\\s*(```|~~~)", [global, multiline]),
     length(Fences).
 
-%% The blocks of a document in their order: the line, the language, and the text of each.
+%% Returns the blocks of a document in order: line, language and text of each.
 blocks(Document) ->
     Text = text(Document),
     {match, Blocks} = re:run(
@@ -49,7 +49,7 @@ blocks(Document) ->
 part(Text, Where) -> binary_to_list(binary:part(Text, Where)).
 line(Text, Position) -> length(binary:split(binary:part(Text, 0, Position), <<"\n">>, [global])).
 
-%% What a block is, by which it is covered; `unknown' is not to be.
+%% Returns the kind of a block, which decides how it is tested. No block may be `unknown`.
 kind({_, "erlang", "-module(" ++ _}) -> module;
 kind({_, "erlang", "{" ++ _}) -> terms;
 kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
@@ -65,7 +65,7 @@ kind(_) -> unknown.
 commands([]) -> commands;
 commands(_Others) -> unknown.
 
-%% What `file:consult/1' would read.
+%% Returns the terms of a block, as `file:consult/1` does.
 terms({_, "erlang", Text}) -> terms(erl_scan:tokens([], Text, 1), []).
 
 terms({done, {ok, Tokens, _}, Rest}, Terms) ->
@@ -76,7 +76,7 @@ terms({done, {eof, _}, _}, Terms) ->
 terms({more, Continuation}, Terms) ->
     terms(erl_scan:tokens(Continuation, eof, 1), Terms).
 
-%% What is typed in a session, with the number of the prompt, and what is printed for it.
+%% Returns the inputs of a session: the number of the prompt, the input, and the output for it.
 steps({_, "erlang", Session}) ->
     {match, Steps} = re:run(
         Session,
@@ -87,7 +87,7 @@ steps({_, "erlang", Session}) ->
 
 %%% Programs
 
-%% What a shell command prints, which has to succeed.
+%% Runs a shell command, which must succeed, and returns its output.
 run(Dir, Env, Command) ->
     Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
     {Status, Output} = ended(Port, <<>>),
@@ -100,8 +100,8 @@ ended(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
 
-%% Makes a folder a repository of the tree as it is. The environment in which the library's
-%% address leads there.
+%% Copies the tree to a folder and makes that a repository. Returns the environment in which the
+%% address of the library leads there.
 repository(Folder) ->
     ok = filelib:ensure_path(Folder),
     Excluded = [[" --exclude=./", Other] || Other <- [".git", "_build", "target", "priv"]],
@@ -115,7 +115,8 @@ repository(Folder) ->
         {"GIT_CONFIG_VALUE_0", ?ADDRESS}
     ].
 
-%% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
+%% Starts an Erlang shell. Returns it once the output matches all patterns, in any order, and the
+%% first prompt is there.
 open_shell(Dir, Env, [Program | Args], Patterns) ->
     Port = open(Dir, Env, os:find_executable(Program), Args),
     shown(Port, ["(?m)^1> " | Patterns], <<>>).
@@ -145,13 +146,13 @@ open(Dir, Env, Program, Args) ->
         ]
     ).
 
-%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where
-%% this library is.
+%% Enters the input of a session, and compares the output. `/path/to/proctab` stands for the folder
+%% of this library.
 type(Shell, {Number, Typed, Printed}) ->
     true = port_command(
         Shell, [string:replace(Typed, "/path/to/proctab", code:lib_dir(proctab)), $\n]
     ),
-    %% A shell that prints something else while it waits repeats its prompt.
+    %% A shell that prints while it waits repeats its prompt.
     Shown = re:replace(
         prompt(Shell, Number + 1, <<>>),
         ["\\A(", integer_to_list(Number), "> )+"],
@@ -169,8 +170,8 @@ prompt(Shell, Number, Output) ->
             prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
     end.
 
-%% What is printed, with any process in the place of a process, and anything in the place of `...'
-%% and of a last `_'.
+%% Returns a pattern for the output. Any pid matches a pid, and anything matches `...` and a final
+%% `_`.
 pattern(Printed) ->
     Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
     Pids = re:replace(

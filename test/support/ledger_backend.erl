@@ -1,23 +1,21 @@
-%% A backend of the application metrics that keeps books: how often each name was counted up, and
-%% how often down. It stands behind the real module `metrics`, whose server `open/0` starts.
+%% A backend of the application metrics that records how often each name was counted up and down. It
+%% works behind the real module `metrics`, whose server `open/0` starts.
 %%
-%% What else happens to a name is in the name itself; `Step` is 1 on the way up and -1 on the way
+%% The name decides what an update does besides. `Step` is 1 for counting up and -1 for counting
 %% down:
 %%
 %% - `{told, Test, _}`: the test receives `{updated, Name, Step, Self}`;
-%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and continues it
-%%   with `let_go/1` or `let_raise/3`;
-%% - `{raises, Step, Class, Reason}`: raises;
-%% - `{does, Step, Fun, _}`: is counted, and calls the fun;
-%% - `{answers, Term}`: is counted, and returns the term.
-%%
-%% What is raised is not counted.
+%% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and continues the
+%%   update with `let_go/1` or `let_raise/3`;
+%% - `{raises, Step, Class, Reason}`: the update raises this exception, and counts nothing;
+%% - `{does, Step, Fun, _}`: the update calls the fun after it has counted;
+%% - `{answers, Term}`: the update returns the term after it has counted.
 -module(ledger_backend).
 
 -export([open/0, close/0, moves/1, open_names/0, let_go/1, let_raise/3]).
 -export([new/3, update/3, update_or_create/4, delete/2]).
 
-%% Empty books, that go with the calling process, and this module as the backend.
+%% Starts with an empty ledger, which belongs to the calling process, and sets this backend.
 open() ->
     ?MODULE = ets:new(?MODULE, [named_table, public, {write_concurrency, true}]),
     _ = application:load(metrics),
@@ -29,14 +27,14 @@ close() ->
     application:unset_env(metrics, metrics_mod),
     gen_server:stop(metrics).
 
-%% How often a name was counted up and down.
+%% Returns how often a name was counted up and down.
 moves(Name) ->
     case ets:lookup(?MODULE, Name) of
         [{Name, Ups, Downs}] -> {Ups, Downs};
         [] -> {0, 0}
     end.
 
-%% The names that do not stand at zero.
+%% Returns the names that were not counted up and down equally often.
 open_names() ->
     ets:select(?MODULE, [{{'$1', '$2', '$3'}, [{'=/=', '$2', '$3'}], ['$_']}]).
 

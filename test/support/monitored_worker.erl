@@ -1,6 +1,5 @@
-%% The workers that the suites have monitored by stats_hero_monitor, and the application around
-%% it: the stand-in for stats_hero in `test/stats_hero/`, without the monitor that it brings with
-%% it.
+%% Workers that stats_hero_monitor monitors, and the application around it: a stand-in for
+%% stats_hero in `test/stats_hero/`, without its own monitor.
 -module(monitored_worker).
 -behaviour(supervisor).
 
@@ -10,7 +9,7 @@
 
 -define(MODULES, [stats_hero, stats_hero_sup, stats_hero_app]).
 
-%% Compiles the application, and puts it into the code path.
+%% Compiles the application, and adds it to the code path.
 load_stats_hero(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "stats_hero"),
     ok = filelib:ensure_path(Dir),
@@ -25,31 +24,24 @@ load_stats_hero(Config) ->
     [{module, Module} = code:ensure_loaded(Module) || Module <- ?MODULES],
     Config.
 
-%% Takes it out again: from now on there is no module of that name.
+%% Unloads the application. Then there is no module of that name.
 unload_stats_hero() ->
     true = code:del_path(filename:dirname(code:which(stats_hero))),
     [code:purge(Module) andalso error(in_use) || Module <- ?MODULES, code:delete(Module)],
     ok.
 
-%% The library's own folder may be a link to it.
 source() ->
-    {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:join([
-        filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))),
-        "test",
-        "stats_hero",
-        "src"
-    ]).
+    filename:join([source_tree:root(), "test", "stats_hero", "src"]).
 
-%% The application's table and a monitor. Both belong to the calling process, and so do the
-%% registrations.
+%% Starts the table of the application and a monitor. Both belong to the calling process, and so do
+%% the registrations.
 monitor() ->
     ok = stats_hero:new_table(),
     {ok, Monitor} = stats_hero_monitor:start_link(),
     Monitor.
 
-%% The same, started and owned as in the application, by a supervisor that allows any number of
-%% restarts.
+%% Starts the table and a monitor under a supervisor, as in the application, that allows any number
+%% of restarts.
 supervised_monitor() ->
     {ok, _} = supervisor:start_link({local, ?MODULE}, ?MODULE, []),
     whereis(stats_hero_monitor).
@@ -58,11 +50,11 @@ init([]) ->
     {ok, {_, Children}} = stats_hero_sup:init(application),
     {ok, {#{intensity => 1000000, period => 1}, Children}}.
 
-%% Kills the monitor, and waits until its registered name is free or taken by the next one.
+%% Kills the monitor, and waits until its registered name is free or registered again.
 kill_monitor() ->
     tracked_process:kill([whereis(stats_hero_monitor)]).
 
-%% For the end of a test case: whatever it has left.
+%% Stops what a case has left running.
 close() ->
     [
         begin
@@ -73,7 +65,7 @@ close() ->
     ],
     ok.
 
-%% A process that waits to be killed.
+%% Starts a process that waits to be killed.
 idle() ->
     spawn(fun() ->
         receive
@@ -81,11 +73,11 @@ idle() ->
         end
     end).
 
-%% The same, registered and mapped.
+%% Starts a registered and mapped process that waits to be killed.
 worker() ->
     worker(fun(Remove) -> Remove() end).
 
-%% The same, and what happens when it is cleaned up.
+%% Like `worker/0`, with a fun that is called when the process is cleaned up.
 worker(Cleaning) ->
     Test = self(),
     Pid = spawn(fun() ->
@@ -100,11 +92,11 @@ worker(Cleaning) ->
         {mapped, Pid} -> Pid
     end.
 
-%% Waits until no registration is left: then every dead process has been cleaned up.
+%% Waits until no registration is left. Then all dead processes have been cleaned up.
 settled() ->
     tracked_process:eventually(fun() -> stats_hero_monitor:registered_count() =:= 0 end).
 
-%% From now on the calls of `stats_hero:clean_worker_data/1` are counted.
+%% Counts the calls of `stats_hero:clean_worker_data/1` from now on. Returns the counting process.
 count_calls() ->
     Counter = spawn_link(fun() -> count_calls(#{}) end),
     1 = erlang:trace_pattern({stats_hero, clean_worker_data, 1}, true, []),
@@ -120,7 +112,7 @@ count_calls(Calls) ->
             count_calls(Calls)
     end.
 
-%% How often it has been called, for each process that it has been called for.
+%% Returns how often the function has been called for each process.
 calls(Counter) ->
     Delivered = erlang:trace_delivered(all),
     receive

@@ -1,13 +1,12 @@
-%% What `proctab:i` prints, as the suites read it: lines, tables, cells; and children that are
-%% plain enough to be printed.
+%% The output of `proctab:i` as lines, tables and cells, and children that are simple enough to be
+%% printed.
 -module(printout).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -export([printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2, added/3]).
 
-%% What a fun returns, and the lines that it prints: its group leader is a process of the test's
-%% own.
+%% Returns the result of a fun, and the lines that it prints to its group leader.
 printed(Fun) ->
     Leader = spawn_link(fun() -> collect([]) end),
     Before = group_leader(),
@@ -33,7 +32,7 @@ collect(Printed) ->
             From ! {printed, self(), Printed}
     end.
 
-%% The tables of a print: they are separated by empty lines.
+%% Returns the tables of an output. Empty lines separate them.
 tables(Lines) ->
     case lists:splitwith(fun(Line) -> Line =/= "" end, Lines) of
         {[], []} -> [];
@@ -41,7 +40,8 @@ tables(Lines) ->
         {Table, [_ | More]} -> [Table | tables(More)]
     end.
 
-%% The cells of a line, with their first and last columns: they are two spaces apart, or more.
+%% Returns the cells of a line with their first and last columns. At least two spaces separate
+%% cells.
 cells(Line) ->
     {Cells, _} = lists:mapfoldl(
         fun(Piece, From) ->
@@ -55,8 +55,8 @@ cells(Line) ->
 texts(Line) ->
     [Text || {Text, _, _} <- cells(Line)].
 
-%% That a table has its cells below the head: the first two columns begin where their heads do,
-%% the others end there. The first is as wide as its widest cell.
+%% Checks the alignment of a table: the first two columns begin at their heads, and the others end
+%% there. The first column is as wide as its widest cell.
 assert_aligned([Head | Lines]) ->
     [{_, First, _}, {_, Second, _} | Numbers] = cells(Head),
     Ends = [End || {_, _, End} <- Numbers],
@@ -79,11 +79,11 @@ assert_aligned([Head | Lines]) ->
 numbers(Numbers) ->
     [integer_to_list(Number) || Number <- Numbers].
 
-%% A process that waits for ever, added to a zone.
+%% Adds a process that waits for ever to a zone.
 added(Zone, Name) ->
     added(Zone, Name, fun() -> ok end).
 
-%% The same, after it has done something.
+%% Like `added/2`. The process calls `Work` first.
 added(Zone, Name, Work) ->
     Test = self(),
     Child = spawn(fun() ->

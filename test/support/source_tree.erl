@@ -1,4 +1,4 @@
-%% Where the project's own files are, wherever rebar3 has put what it compiled.
+%% The folder of the project, wherever rebar3 has put what it compiled.
 -module(source_tree).
 
 -export([root/0]).
