@@ -420,7 +420,7 @@ monitor_now(Pid, Options) ->
     Monitor.
 
 watch(Pid, Child) ->
-    Monitor = monitor(process, Pid),
+    Monitor = monitor_now(Pid, []),
     Child#child{pid = Pid, monitor = Monitor, exited = unknown, since = now_ms()}.
 
 give_up(Child, Result) ->

@@ -21,7 +21,8 @@ all() ->
         nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets,
         callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
         find_or_open_has_an_answer_whenever_the_zone_is_started_again,
-        a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason
+        a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason,
+        a_child_that_ends_as_soon_as_it_is_seen_ends_with_its_reason
     ].
 
 init_per_testcase(Case, Config) ->
@@ -262,3 +263,25 @@ end_whom_it_finds(Zone) ->
         undefined -> ok
     end,
     end_whom_it_finds(Zone).
+
+%% Also one that is not linked to its keeper, which may go on running after it has shown the child to
+%% everybody. Without an early monitor some of 10,000 end with `noproc`.
+a_child_that_ends_as_soon_as_it_is_seen_ends_with_its_reason(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {ok, []} = gen_tracker:subscribe(Zone),
+    Start = {?MODULE, start_unlinked, []},
+    Reasons = [ended_when_seen(Zone, {Name, Start, temporary}) || Name <- lists:seq(1, 100000)],
+    ?assertEqual([killed], lists:usort(Reasons)).
+
+start_unlinked() ->
+    {ok, spawn(timer, sleep, [infinity])}.
+
+ended_when_seen(Zone, {Name, _, _} = Spec) ->
+    _ = spawn(gen_tracker, find_or_open, [Zone, Spec]),
+    receive
+        {gen_tracker, Zone, {up, Name, Child}} ->
+            exit(Child, kill),
+            receive
+                {gen_tracker, Zone, {down, Name, Child, Reason}} -> Reason
+            end
+    end.

@@ -91,8 +91,8 @@ unheard(#model{answers = Answers}) ->
 delayed(#model{delayed = Delayed}) ->
     Delayed.
 
-%% Everything that compares as it has to, and values bit for bit. Which of two equal keys is kept,
-%% -0.0 or 0.0, is not said.
+%% Everything that compares as it has to, and values bit for bit. Which of two equal keys or names
+%% is kept, -0.0 or 0.0, is not said.
 agree(Expected, Answer) ->
     Expected =:= Answer andalso prop_terms:same(values(Expected), values(Answer)).
 
@@ -100,6 +100,7 @@ values({attributes, Map}) -> maps:values(Map);
 values({read, Map}) when is_map(Map) -> [values(Value) || Value <- maps:values(Map)];
 values({_Identity, {attributes, _} = Attributes}) -> values(Attributes);
 values({ok, {started, _, _}}) -> [];
+values({ok, {added, _}}) -> [];
 values({ok, Value}) -> Value;
 values({error, {current, Value}}) -> Value;
 values(_) -> [].

@@ -1,10 +1,10 @@
-%% A handler of the log that sends all events to a process, and what such events say.
+%% A log handler that sends all events to a process, and functions that look for certain events.
 -module(kept_log).
 
 -export([keep/0, forget/0, log/2, await/2, taken/1, event/1]).
 -export([supervisor/1, crash/1, labelled/2]).
 
-%% From now on, until `forget/0', the caller receives all events, of any level.
+%% From now on the caller receives the events of all levels, until `forget/0`.
 keep() ->
     #{level := Level} = logger:get_primary_config(),
     Silent = [
@@ -31,7 +31,8 @@ forget() ->
 log(Event, #{config := Pid}) ->
     Pid ! {event, Event}.
 
-%% So many events of a kind: for each, what the fun makes of it. It gives `false' for all others.
+%% Waits for so many events of a kind, and returns what `Kind` makes of them. `Kind` returns
+%% `false` for all other events, which are dropped.
 await(0, _) ->
     [];
 await(Number, Kind) ->
@@ -44,7 +45,7 @@ await(Number, Kind) ->
     after 5000 -> ct:fail({so_many_not_logged, Number})
     end.
 
-%% Those of a kind that have come.
+%% Returns the events of a kind that have arrived, and drops all others.
 taken(Kind) ->
     receive
         {event, Event} ->
@@ -55,19 +56,19 @@ taken(Kind) ->
     after 0 -> []
     end.
 
-%% Any event.
+%% The kind of all events.
 event(Event) ->
     Event.
 
-%% A report of a supervisor, whole.
+%% The kind of the reports of supervisors. Returns the event.
 supervisor(#{msg := {report, #{label := {supervisor, _}}}} = Event) -> Event;
 supervisor(_) -> false.
 
-%% The properties of a process whose crash is reported.
+%% The kind of crash reports. Returns the properties of the crashed process.
 crash(#{msg := {report, #{label := {proc_lib, crash}, report := [Info | _]}}}) -> Info;
 crash(_) -> false.
 
-%% A report with a label of the library; all of them when the second part is `any'.
+%% The kind of reports with this label of the library, or with any label of it. Returns the report.
 labelled(Part, #{msg := {report, #{label := {gen_tracker, What}} = Report}}) when
     Part =:= any; Part =:= What
 ->

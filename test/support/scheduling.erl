@@ -1,10 +1,10 @@
-%% For suites that look at how native functions are scheduled.
+%% How native functions are scheduled.
 -module(scheduling).
 
 -export([left/1]).
 
-%% The native functions in which a process was taken off its scheduler while it called a fun: that
-%% is what going to a dirty one looks like.
+%% Returns the native functions in which a process was scheduled out while it called a fun, as
+%% happens when a call moves to a dirty scheduler.
 -spec left(fun(() -> term())) -> [{atom(), arity()}].
 left(Fun) ->
     {Pid, Monitor} = spawn_monitor(fun() ->

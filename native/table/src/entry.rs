@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::MutexGuard;
 use seize::Guard as _;
@@ -349,13 +349,20 @@ impl<'g, F: Foreign> Entry<'g, F> {
     }
 
     /// Removes all attributes and changes the state to [`State::Removed`] in one step, if
-    /// `condition` holds for the state. Returns the pid of the child that was running.
+    /// `condition` holds for the state. Returns the pid of the child that was running. The child is
+    /// removed from the count of `children` under the row's lock, so that no other thread sees one
+    /// without the other.
     pub(crate) fn remove(
         self,
         condition: impl FnOnce(State) -> bool,
         keeper: u64,
+        children: &AtomicUsize,
     ) -> Result<Option<Pid<F>>, Gone> {
-        let condition = |record: &Record<F>| condition(record.state);
+        let condition = |record: &Record<F>| {
+            let is_removed = condition(record.state);
+            children.fetch_sub(usize::from(is_removed), Ordering::Relaxed);
+            is_removed
+        };
         self.clear_if(condition, keeper, State::Removed)
     }
 
@@ -502,7 +509,7 @@ mod tests {
         }
         assert!(row.respec(1, held(&kept, false), &COMMITTED));
         assert_eq!(Arc::strong_count(&kept), 2);
-        assert!(entry.remove(|_| true, 1).is_ok());
+        assert!(entry.remove(|_| true, 1, &AtomicUsize::new(1)).is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
         assert!(!row.respec(1, word(0), &COMMITTED));
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -257,8 +257,9 @@ impl<F: Foreign> Row<F> {
         !matches!(self.record.lock().state, State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant. Returns `false` if it has one.
-    pub(crate) fn occupy(&self, child: &Child<F>) -> Result<bool, Gone> {
+    /// Gives the row to a child, if it is vacant. Returns `false` if it has one. The child is counted
+    /// in `children` under the row's lock, so that no other thread sees one without the other.
+    pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
         let mut record = self.record.lock();
         match record.state {
             State::Removed => Err(Gone),
@@ -267,6 +268,7 @@ impl<F: Foreign> Row<F> {
                 record.is_stopping = false;
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
+                children.fetch_add(1, Ordering::Relaxed);
                 self.replace_pid(&mut record, child.pid.clone());
                 Ok(true)
             }

@@ -1,5 +1,6 @@
 //! Terms, attributes and rows for the tests of this crate.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 
 use crate::attributes::Attribute;
@@ -81,6 +82,6 @@ pub fn running(spec: Option<Datum<Held>>) -> Row<Held> {
         keeper: 1,
         spec,
     };
-    assert!(row.occupy(&child).unwrap());
+    assert!(row.occupy(&child, &AtomicUsize::new(0)).unwrap());
     row
 }

@@ -180,23 +180,18 @@ impl<F: Foreign> Zone<F> {
     /// Adds a child. Returns `false` if a child holds the name.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> bool {
         let guard = reclaim::enter();
-        // Counted first: as soon as the child is in the row, another thread may remove it.
-        self.children.fetch_add(1, Ordering::Relaxed);
         loop {
             let row = self.row_or_vacant(name, &guard);
-            // Listed first, for the same reason.
+            // Listed first: as soon as the row has the child, another thread may remove it.
             let listed = self.keepers.insert(child.keeper, row.share());
-            let occupied = row.occupy(&child);
+            let occupied = row.occupy(&child, &self.children);
             if let Ok(true) = occupied {
                 return true;
             }
             self.remove_keeper(child.keeper, &row, listed);
             match occupied {
                 Err(Gone) => self.remove_name(&row, &guard),
-                Ok(_) => {
-                    self.children.fetch_sub(1, Ordering::Relaxed);
-                    return false;
-                }
+                Ok(_) => return false,
             }
         }
     }
@@ -229,8 +224,7 @@ impl<F: Foreign> Zone<F> {
         guard: &Guard,
     ) -> Result<Option<Pid<F>>, Gone> {
         let entry = self.entry(name, guard).ok_or(Gone)?;
-        let child = entry.remove(condition, keeper)?;
-        self.children.fetch_sub(1, Ordering::Relaxed);
+        let child = entry.remove(condition, keeper, &self.children)?;
         self.remove_name(&entry, guard);
         self.free_slot(&entry);
         self.remove_keeper(keeper, &entry, None);

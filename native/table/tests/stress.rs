@@ -294,6 +294,45 @@ fn no_row_and_no_value_is_left_after_a_storm_of_names() {
 /// Attributes of names that no child holds are added and removed, and so are children. No row is
 /// left without attributes and child, no attribute is lost, and no child is put into a removed row.
 #[test]
+fn a_removed_child_is_not_counted() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let zone = Table::default();
+    let (turn, rounds) = (AtomicUsize::new(0), 2_000);
+    let await_turn = |number| {
+        while turn.load(Ordering::Acquire) != number {
+            thread::yield_now();
+        }
+    };
+    let mut counted = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..rounds {
+                await_turn(2 * round);
+                assert!(open(&zone, 1, KEEPER));
+                // Retiring this takes so long that the other thread looks meanwhile.
+                let heavy = Datum::foreign(Counted::new(&LIVE, HEAVY));
+                assert!(set(&zone, 1, [fixed(1, heavy)]));
+                turn.store(2 * round + 1, Ordering::Release);
+                let guard = reclaim::enter();
+                assert!(zone.remove(word(1).borrow(), KEEPER, &guard, &COMMITTED));
+            }
+        });
+        for round in 0..rounds {
+            await_turn(2 * round + 1);
+            let guard = reclaim::enter();
+            let has_child = || {
+                let entry = zone.entry(word(1).borrow(), &guard);
+                entry.is_some_and(|entry| entry.has_child())
+            };
+            while has_child() {}
+            counted += zone.count();
+            turn.store(2 * round + 2, Ordering::Release);
+        }
+    });
+    assert_eq!(counted, 0);
+}
+
+#[test]
 fn a_name_without_child_and_attributes_takes_no_row() {
     const NAMES: u64 = 4;
     let zone = Table::default();
