@@ -794,9 +794,9 @@ init({Zone, Options}) ->
     }}.
 
 %% @private
--spec handle_call(term(), gen_server:from(), #tracker{}) ->
+-spec handle_call(term(), From :: term(), #tracker{}) ->
           {reply, term(), #tracker{}} | {noreply, #tracker{}} | {stop, term(), term(), #tracker{}}.
-handle_call(Call, From, Tracker) ->
+handle_call(Call, {Caller, _} = From, Tracker) when is_pid(Caller) ->
     try
         route(Call, From, Tracker)
     catch
@@ -804,7 +804,10 @@ handle_call(Call, From, Tracker) ->
         error:badarg -> {reply, {error, badarg}, Tracker};
         %% Nor is it when there can be no more processes.
         error:system_limit -> {reply, {error, system_limit}, Tracker}
-    end.
+    end;
+%% By answering nobody `gen_server' would crash.
+handle_call(_Call, _From, Tracker) ->
+    {noreply, Tracker}.
 
 %% This module's own calls come first, then those of `supervisor', and at last those that the
 %% original sends: to a tracker of another node, and past this module.
@@ -998,7 +1001,7 @@ terminate(_Reason, #tracker{zone = Zone, handle = Handle, context = Context} = T
 
 refuse_others() ->
     receive
-        {'$gen_call', From, Request} ->
+        {'$gen_call', {Caller, _} = From, Request} when is_pid(Caller) ->
             gen_server:reply(From, gen_tracker_shutdown:refusal(Request)),
             refuse_others()
     after 0 -> ok
