@@ -5,8 +5,8 @@
 %%
 %% - `tracker`: each case traps exits, and `ledger_backend` has empty books. The tracker that the
 %%   case leaves is killed.
-%% - `monitor`: the application stats_hero is loaded, and each case traps exits. The monitor that the
-%%   case leaves is stopped.
+%% - `monitor`: the application stats_hero is loaded, and each case traps exits. The monitor that
+%%   the case leaves is stopped.
 %% - `both`: stats_hero is loaded, each case traps exits, and the books of `counting` are open. The
 %%   groups of the suite are `counting:kinds/0`; `counting:kind/1` returns the group of a case.
 %% - `both_on_nodes`: like `both`, for cases that open the books on nodes of their own.

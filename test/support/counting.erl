@@ -1,6 +1,6 @@
 %% The two counters of processes, for suites that promise the same of both: `tracker` is
-%% metrics_process_tracker with `ledger_backend` as its backend, `monitor` is stats_hero_monitor with
-%% the stand-in for stats_hero.
+%% metrics_process_tracker with `ledger_backend` as its backend, `monitor` is stats_hero_monitor
+%% with the stand-in for stats_hero.
 %%
 %% Each process is counted under a name of its own. The books say how often it was counted, and how
 %% often a cleanup was made for it.

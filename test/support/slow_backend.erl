@@ -1,6 +1,6 @@
-%% A backend of the application metrics that is folsom, but waits on the way up for names of the form
-%% `{slow, Pid}`: the process `Pid` receives `{updating, Caller}`, and the caller waits until it is
-%% sent `go`.
+%% A backend of the application metrics that is folsom, but waits on the way up for names of the
+%% form `{slow, Pid}`: the process `Pid` receives `{updating, Caller}`, and the caller waits until
+%% it is sent `go`.
 -module(slow_backend).
 
 -export([caller/0]).

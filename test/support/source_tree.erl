@@ -9,8 +9,8 @@ root() ->
     {ok, Erlang} = file:read_link_all(filename:join(Library, "erlang")),
     filename:dirname(filename:absname(Erlang, Library)).
 
-%% Returns the folder of the compiled library. `code:lib_dir(proctab)` returns the first folder of the
-%% code path with the name `proctab`, which may be another one.
+%% Returns the folder of the compiled library. `code:lib_dir(proctab)` returns the first folder of
+%% the code path with the name `proctab`, which may be another one.
 library() ->
     filename:dirname(filename:dirname(code:which(proctab))).
 

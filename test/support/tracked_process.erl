@@ -5,7 +5,7 @@
 -export([tracker/0, supervisor/1, kill_tracker/0, stop_tracker/0, init/1]).
 -export([idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, empty/0, eventually/1]).
 -export([caller_in_backend/2, assert_no_table/1, table_gone/0]).
--export([on_node/2]).
+-export([on_node/2, beside_another_node/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -161,4 +161,23 @@ on_node(Options, Fun) ->
         peer:call(Peer, erlang, apply, [Fun, []], infinity)
     after
         peer:stop(Peer)
+    end.
+
+%% Runs a fun in a distributed node, and calls it with the peer and the name of another such node.
+beside_another_node(Fun) ->
+    on_node(#{name => peer:random_name()}, fun() ->
+        {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
+        try
+            Fun(Peer, Node)
+        after
+            stop(Peer)
+        end
+    end).
+
+%% The fun may have stopped it already.
+stop(Peer) ->
+    try
+        peer:stop(Peer)
+    catch
+        exit:_ -> stopped
     end.

@@ -1,5 +1,5 @@
-%% Calls of gen_tracker with terms that are wrong in one place, for suites that promise what comes of
-%% them.
+%% Calls of gen_tracker with terms that are wrong in one place, for suites that promise what comes
+%% of them.
 -module(wrong_calls).
 
 -export([calls/2, with/3, no_zones/0, no_lists/1, no_integers/0, wrong_spec_fields/0]).
@@ -8,10 +8,11 @@
 -define(NAME, <<"tv1">>).
 -define(VOID, <<"nobody">>).
 
-%% Calls of gen_tracker on a zone with the name `Zone`, in which the child `<<"tv1">>`, the process
-%% `Pid`, has the integer attribute `n` and another one, `url`, and there is no child `<<"nobody">>`.
-%% Returns `{Function, Arguments, [{Place, WrongTerms}]}`: the arguments are right, and each wrong term
-%% is wrong in the place of this argument. Names, keys and values may be any terms.
+%% Calls of gen_tracker on a zone with the name `Zone`, in which the child `<<"tv1">>`, the
+%% process `Pid`, has the integer attribute `n` and another one, `url`, and there is no child
+%% `<<"nobody">>`. Returns `{Function, Arguments, [{Place, WrongTerms}]}`: the arguments are
+%% right, and each wrong term is wrong in the place of this argument. Names, keys and values may
+%% be any terms.
 calls(Zone, Pid) ->
     [
         {find, [Zone, ?NAME], []},
