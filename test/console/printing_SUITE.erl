@@ -200,7 +200,7 @@ names_of_any_kind_are_printed_on_one_line(_) ->
 
 %% A node shows strings beyond Latin-1 if it is started with `+pc unicode`, and atoms always.
 unicode_names_are_printed_as_the_shell_prints_them(_) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [proctab, tracked_child, ?MODULE]],
+    Paths = source_tree:code_paths(),
     Names = ["телевидение", <<"телевидение"/utf8>>, {'зона', 1}, <<"日本"/utf8>>, "e\x{301}"],
     Options = #{args => ["+pc", "unicode", "-pa" | Paths]},
     {Texts, {ok, All}, {ok, One}} = tracked_process:on_node(Options, fun() ->

@@ -33,6 +33,7 @@ all() ->
         tables_that_are_given_away_change_nothing,
         a_watchdog_that_was_told_lies_still_guards,
         a_keeper_that_was_told_lies_still_keeps,
+        calls_of_nobody_change_nothing,
         raw_calls_are_answered_with_an_error,
         unknown_calls_are_answered_with_themselves,
         unknown_calls_of_the_process_that_sends_events_are_answered
@@ -322,6 +323,21 @@ a_keeper_that_was_told_lies_still_keeps(_) ->
     ].
 
 %% Calls
+
+%% Nobody can be answered.
+calls_of_nobody_change_nothing(_) ->
+    #{zone := Name, events := Events, tracker := Tracker} = Zone = populate(?FUNCTION_NAME),
+    Nobody = [self(), make_ref(), 1, nobody, {}, {self()}, {1, 2}, {make_ref(), make_ref()},
+              {nobody, tag}, {self(), tag, more}, [self() | tag]],
+    Calls = [subscribe, unsubscribe, wait, events, which_children, garbage, {terminate_child, started}],
+    unchanged(Zone, [Tracker, Events], [{'$gen_call', From, Call} || From <- Nobody, Call <- Calls]),
+    %% Nor while the zone stops.
+    Stopping = whereis(zone(Name)),
+    ok = sys:suspend(Name),
+    Stop = zones:asked(fun() -> gen_server:call(Name, shutdown, infinity) end),
+    [Stopping ! {'$gen_call', From, wait} || From <- Nobody],
+    ok = sys:resume(Name),
+    {answer, ok} = zones:answer(Stop, ?LIMIT).
 
 %% In the shapes that the library's own functions send, with what these refuse.
 raw_calls_are_answered_with_an_error(_) ->

@@ -72,8 +72,8 @@ round(Seed, Size, How) ->
 peer(Seed) ->
     case is_alive() andalso Seed rem 3 =:= 0 of
         true ->
-            Paths = [filename:dirname(code:which(Module)) || Module <- [gen_tracker, ?MODULE]],
-            Options = #{name => peer:random_name(), args => ["-pa" | Paths]},
+            Arguments = ["-pa" | source_tree:code_paths()],
+            Options = #{name => peer:random_name(), args => Arguments},
             {ok, Peer, Node} = peer:start(Options),
             {Peer, Node};
         false ->

@@ -1,7 +1,7 @@
 %% The folders of the project and of the compiled library.
 -module(source_tree).
 
--export([root/0, library/0]).
+-export([root/0, library/0, code_paths/0]).
 
 %% Returns the folder of the project: the compiled library has a link to its folder `erlang`.
 root() ->
@@ -13,3 +13,8 @@ root() ->
 %% the code path with the name `proctab`, which may be another one.
 library() ->
     filename:dirname(filename:dirname(code:which(proctab))).
+
+%% Returns the folders of the code path that belong to the library and its tests.
+code_paths() ->
+    Library = library(),
+    [Path || Path <- code:get_path(), lists:prefix(Library, filename:absname(Path))].

@@ -154,8 +154,7 @@ eventually(Condition, Until) ->
 
 %% Runs a fun in another node that has this library first in its code path, and returns its result.
 on_node(Options, Fun) ->
-    Modules = [metrics_process_tracker, ?MODULE | modules(Fun)],
-    Arguments = ["-pa" | [filename:dirname(code:which(Module)) || Module <- Modules]],
+    Arguments = ["-pa" | source_tree:code_paths()],
     Defaults = #{connection => standard_io, args => Arguments},
     {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
     try
@@ -182,9 +181,3 @@ stop(Peer) ->
     catch
         exit:_ -> stopped
     end.
-
-%% The modules of a fun and of the funs that it refers to.
-modules(Fun) ->
-    {module, Module} = erlang:fun_info(Fun, module),
-    {env, Terms} = erlang:fun_info(Fun, env),
-    [Module | lists:append([modules(Term) || Term <- Terms, is_function(Term)])].

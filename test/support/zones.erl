@@ -206,8 +206,7 @@ on_node(Options, Fun) ->
     on_node(Options, 30000, Fun).
 
 on_node(Options, Milliseconds, Fun) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [gen_tracker, ?MODULE]],
-    Arguments = ["-pa" | Paths],
+    Arguments = ["-pa" | source_tree:code_paths()],
     Defaults = #{connection => standard_io, args => Arguments},
     {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
     try
@@ -220,8 +219,8 @@ on_node(Options, Milliseconds, Fun) ->
 with_node(Fun) ->
     on_node(#{name => peer:random_name()}, fun() ->
         process_flag(trap_exit, true),
-        Paths = [filename:dirname(code:which(Module)) || Module <- [gen_tracker, ?MODULE]],
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name(), args => ["-pa" | Paths]}),
+        Arguments = ["-pa" | source_tree:code_paths()],
+        {ok, Peer, Node} = peer:start(#{name => peer:random_name(), args => Arguments}),
         try
             Fun(Peer, Node)
         after
