@@ -28,12 +28,12 @@ all() ->
         a_call_that_moves_ten_thousand_waiters_is_rescheduled,
         a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled,
         ordinary_calls_are_not_rescheduled,
-        all_attributes_set_on_a_dirty_scheduler_are_there,
+        what_was_set_on_a_dirty_scheduler_is_all_there,
         a_call_that_converts_much_is_charged_many_reductions,
         a_call_that_converts_little_is_charged_few_reductions,
         a_page_of_a_list_is_charged_for_its_content,
         an_unaligned_binary_is_copied_once_at_a_time,
-        of_many_unaligned_binaries_at_most_two_are_copied_at_a_time
+        of_many_unaligned_binaries_two_are_copied_at_a_time
     ].
 
 init_per_testcase(Case, Config) ->
@@ -183,7 +183,7 @@ ordinary_calls_are_not_rescheduled(Config) ->
     ],
     [?assertEqual([], left(Call)) || Call <- Calls].
 
-all_attributes_set_on_a_dirty_scheduler_are_there(Config) ->
+what_was_set_on_a_dirty_scheduler_is_all_there(Config) ->
     Zone = zone(Config),
     Pairs = [{N, [N | lists:seq(1, 400)]} || N <- lists:seq(1, 499)],
     ok = setattr(Zone, ?NAME, Pairs),
@@ -253,7 +253,7 @@ an_unaligned_binary_is_copied_once_at_a_time(Config) ->
     ],
     ?assertEqual({ok, {within, [Unaligned]}}, getattr(Zone, ?NAME, key)).
 
-of_many_unaligned_binaries_at_most_two_are_copied_at_a_time(Config) ->
+of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
     Zone = zone(Config),
     Size = 4000000,
     <<_:1, One:Size/binary, Other:Size/binary, _/bitstring>> = <<0:((2 * Size + 1) * 8)>>,

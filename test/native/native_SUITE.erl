@@ -16,7 +16,7 @@ suite() ->
 
 all() ->
     [
-        find_alive_returns_no_dead_child,
+        find_alive_gives_no_child_that_is_dead,
         a_child_of_another_node_is_taken_as_alive_and_one_of_an_earlier_run_as_dead,
         kept_returns_the_row_of_a_keeper,
         a_slowed_child_is_counted_as_pending,
@@ -45,7 +45,7 @@ end_per_testcase(_Case, _Config) ->
 
 %% Finding
 
-find_alive_returns_no_dead_child(_) ->
+find_alive_gives_no_child_that_is_dead(_) ->
     Zone = ?FUNCTION_NAME,
     {Child, Monitor} = spawn_monitor(fun() ->
         receive

@@ -31,8 +31,8 @@ all() ->
         equal_maps_made_in_different_ways_are_the_same_name_and_key,
         minus_zero_comes_back_as_minus_zero,
         a_large_binary_is_shared_on_the_way_in_and_on_the_way_out,
-        a_stored_part_keeps_no_larger_binary_in_memory,
-        a_stored_binary_keeps_no_spare_room_of_one_that_grows,
+        nothing_stored_keeps_a_binary_that_it_is_a_part_of,
+        nothing_stored_keeps_a_binary_that_grows,
         a_whole_binary_next_to_parts_is_shared,
         a_deep_term_with_a_part_of_a_binary_comes_back,
         an_atomics_reference_works_after_its_creator_died,
@@ -185,7 +185,7 @@ a_large_binary_is_shared_on_the_way_in_and_on_the_way_out(Config) ->
     ].
 
 %% A stored part of a binary does not keep the larger binary in memory.
-a_stored_part_keeps_no_larger_binary_in_memory(Config) ->
+nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
     Zone = with_child(Config),
     [
         begin
@@ -267,7 +267,7 @@ binaries(_) -> [].
 
 %% A binary that its process appends to has spare room. A reader of the binary must not keep this
 %% room.
-a_stored_binary_keeps_no_spare_room_of_one_that_grows(Config) ->
+nothing_stored_keeps_a_binary_that_grows(Config) ->
     Zone = with_child(Config),
     [
         begin

@@ -1,5 +1,4 @@
-%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in
-%% which these run.
+%% The documents: their links, lines and blocks of code, and the shells that run the blocks.
 -module(documents).
 
 -export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
@@ -8,9 +7,10 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% The address of the library that documents tell a user to write.
+%% The address of the library's repository in the documents.
 -define(ADDRESS, "https://example.org/proctab.git").
 
+%% Returns the documents for users.
 names() ->
     [
         "README.md"
@@ -20,7 +20,7 @@ names() ->
         ]
     ].
 
-%% These, and what contributors read.
+%% Returns the documents for users, and those for contributors.
 pages() ->
     Internals = filelib:wildcard("doc/internals/*.md", source_tree:root()),
     names() ++ ["CHANGELOG.md", "CONTRIBUTING.md" | lists:sort(Internals)].
@@ -29,8 +29,8 @@ text(Document) ->
     {ok, Text} = file:read_file(filename:join(source_tree:root(), Document)),
     Text.
 
-%% The links of a document to files and sections, as it calls them: `{File, Section}', of which one
-%% may be empty.
+%% Returns the links of a document to files and sections as `{File, Section}`, of which one may be
+%% empty.
 links(Document) ->
     [split(Link) || Link <- matches("\\]\\(([^):]+)\\)", Document)].
 
@@ -40,7 +40,7 @@ split(Link) ->
         [File] -> {File, ""}
     end.
 
-%% What its headings are linked to by.
+%% Returns the anchors of a document's headings.
 anchors(Document) ->
     [anchor(Heading) || Heading <- matches("(?m)^#+ (.*)$", Document)].
 
@@ -48,7 +48,7 @@ anchor(Heading) ->
     Words = re:replace(string:lowercase(Heading), "[^a-z0-9_ -]", "", [global, {return, list}]),
     lists:flatten(string:replace(Words, " ", "-", all)).
 
-%% What an expression's only group finds in a document, each once.
+%% Returns the texts that the expression's group finds in a document, each once.
 mentioned(Expression, Document) ->
     lists:usort(matches(Expression, Document)).
 
@@ -58,18 +58,19 @@ matches(Expression, Document) ->
         nomatch -> []
     end.
 
-%% The numbers of the lines over 100 columns that are no rows of a table, and have no address.
+%% Returns the numbers of the lines over 100 columns, without rows of tables and lines with an
+%% address.
 long_lines(Document) ->
     Lines = string:split(unicode:characters_to_list(text(Document)), "\n", all),
     Numbered = lists:zip(lists:seq(1, length(Lines)), Lines),
     [Number || {Number, Line} <- Numbered, string:length(Line) > 100,
         not lists:prefix("|", Line), string:find(Line, "://") =:= nomatch].
 
-%% How many lines begin or end a block, wherever they are indented to.
+%% Returns how many lines begin or end a block, whatever their indentation.
 fences(Document) ->
     length(matches("(?m)^\\s*(```|~~~)", Document)).
 
-%% The blocks of a document in their order: the line, the language, and the text of each.
+%% Returns the blocks of a document in order: the line, the language, and the text of each.
 blocks(Document) ->
     Text = text(Document),
     Options = [global, multiline, dotall, {capture, all, index}],
@@ -84,7 +85,7 @@ blocks(Document) ->
 part(Text, Where) -> binary_to_list(binary:part(Text, Where)).
 line(Text, Position) -> length(binary:split(binary:part(Text, 0, Position), <<"\n">>, [global])).
 
-%% What a block is, by which it is covered; `unknown' is not to be.
+%% Returns the kind of a block, which says how it is tested. No block may be `unknown`.
 kind({_, "erlang", "-module(" ++ _}) -> module;
 kind({_, "erlang", "{" ++ _}) -> terms;
 kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
@@ -100,7 +101,7 @@ kind(_) -> unknown.
 commands([]) -> commands;
 commands(_Others) -> unknown.
 
-%% What `file:consult/1' would read.
+%% Returns the terms that `file:consult/1` would read.
 terms({_, "erlang", Text}) -> terms(erl_scan:tokens([], Text, 1), []).
 
 terms({done, {ok, Tokens, _}, Rest}, Terms) ->
@@ -111,7 +112,7 @@ terms({done, {eof, _}, _}, Terms) ->
 terms({more, Continuation}, Terms) ->
     terms(erl_scan:tokens(Continuation, eof, 1), Terms).
 
-%% What is typed in a session, with the number of the prompt, and what is printed for it.
+%% Returns the steps of a session: the number of the prompt, the input, and the output.
 steps({_, "erlang", Session}) ->
     {match, Steps} = re:run(
         Session,
@@ -122,7 +123,7 @@ steps({_, "erlang", Session}) ->
 
 %%% Programs
 
-%% What a shell command prints, which has to succeed.
+%% Runs a shell command, which must succeed, and returns its output.
 run(Dir, Env, Command) ->
     Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
     {Status, Output} = ended(Port, <<>>),
@@ -135,7 +136,7 @@ ended(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
 
-%% Makes a folder a repository of the tree as it is. The environment in which the library's
+%% Makes a git repository of this tree in a folder. Returns an environment in which the library's
 %% address leads there.
 repository(Folder) ->
     ok = filelib:ensure_path(Folder),
@@ -150,7 +151,8 @@ repository(Folder) ->
         {"GIT_CONFIG_VALUE_0", ?ADDRESS}
     ].
 
-%% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
+%% Starts an Erlang shell. Returns when it has printed texts for all patterns, in any order, and
+%% waits at its first prompt.
 open_shell(Dir, Env, [Program | Args], Patterns) ->
     Port = open(Dir, Env, os:find_executable(Program), Args),
     shown(Port, ["(?m)^1> " | Patterns], <<>>).
@@ -180,13 +182,13 @@ open(Dir, Env, Program, Args) ->
         ]
     ).
 
-%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where
-%% this library is.
+%% Types a step of a session, and compares the output. `/path/to/proctab` is replaced by the folder
+%% of this library.
 type(Shell, {Number, Typed, Printed}) ->
     true = port_command(
         Shell, [string:replace(Typed, "/path/to/proctab", source_tree:library()), $\n]
     ),
-    %% A shell that prints something else while it waits repeats its prompt.
+    %% A shell that prints something while it waits repeats its prompt.
     Shown = re:replace(
         prompt(Shell, Number + 1, <<>>),
         ["\\A(", integer_to_list(Number), "> )+"],
@@ -204,8 +206,8 @@ prompt(Shell, Number, Output) ->
             prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
     end.
 
-%% What is printed, with any process in the place of a process, and anything in the place of `...'
-%% and of a last `_'.
+%% Returns a pattern for an output of a document. A pid matches any pid, and `...` and a last `_`
+%% match anything.
 pattern(Printed) ->
     Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
     Pids = re:replace(

@@ -1,5 +1,4 @@
-%% What `proctab:i` prints, as the suites read it: lines, tables, cells; and children that are
-%% plain enough to be printed.
+%% The output of `proctab:i` as lines, tables and cells, and simple children to be printed.
 -module(printout).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -56,8 +55,8 @@ cells(Line) ->
 texts(Line) ->
     [Text || {Text, _, _} <- cells(Line)].
 
-%% That a table has its cells below the head: the first two columns begin where their heads do,
-%% the others end there. The first is as wide as its widest cell.
+%% Asserts that the cells of a table are aligned with its head: those of the first two columns at
+%% the left, the others at the right. The first column is as wide as its widest cell.
 assert_aligned([Head | Lines]) ->
     [{_, First, _}, {_, Second, _} | Numbers] = cells(Head),
     Ends = [End || {_, _, End} <- Numbers],

@@ -1,8 +1,7 @@
-%% The workers, one for each request, and the public table that maps a request id to its worker
-%% and back.
+%% A stand-in for the application stats_hero: a worker for each request, and the public table that
+%% maps a request id to its worker and back.
 %%
-%% What happens when a worker is cleaned up can be said when it is mapped: a function that is
-%% given the one which removes the mapping.
+%% A mapping may have a cleanup of its own: a fun that gets a fun which removes the mapping.
 -module(stats_hero).
 -behaviour(gen_server).
 
@@ -12,7 +11,7 @@
 
 -define(TABLE, stats_hero_workers).
 
-%% Starts the worker of a request, supervised; returns once it is monitored and can be found.
+%% Starts the supervised worker of a request. Returns once it is registered and mapped.
 start_worker(RequestId) ->
     stats_hero_sup:start_worker(RequestId).
 
@@ -31,8 +30,7 @@ find_request(Pid) ->
         [] -> undefined
     end.
 
-%% Called by stats_hero_monitor after the death of a process that was registered, once for each
-%% time.
+%% Called by stats_hero_monitor after the death of a process, once for each registration.
 clean_worker_data(Pid) ->
     case ets:lookup(?TABLE, Pid) of
         [{Pid, RequestId, Cleaning}] ->
@@ -45,7 +43,7 @@ clean_worker_data(Pid) ->
             ok
     end.
 
-%% The table, owned by the calling process.
+%% Creates the table, owned by the calling process.
 new_table() ->
     ?TABLE = ets:new(?TABLE, [
         named_table,
@@ -62,7 +60,7 @@ map(RequestId, Pid, Cleaning) ->
     true = ets:insert(?TABLE, [{{request, RequestId}, Pid}, {Pid, RequestId, Cleaning}]),
     ok.
 
-%% How many workers have a mapping.
+%% Returns how many workers have a mapping.
 mapped() ->
     ets:select_count(?TABLE, [{{'_', '_', '_'}, [], [true]}]).
 
@@ -71,7 +69,7 @@ mapped() ->
 start_link(RequestId) ->
     gen_server:start_link(?MODULE, RequestId, []).
 
-%% Monitored first: a worker that is killed in between leaves nothing behind.
+%% Registers first, so that a worker that is killed in between leaves no mapping.
 init(RequestId) ->
     ok = stats_hero_monitor:register(self()),
     ok = map(RequestId, self()),

@@ -1,5 +1,4 @@
-%% The monitor that the application brings with it: a server without a table, whose monitors are
-%% all that it knows.
+%% The application's own monitor: a server without a table, which stores only its monitors.
 -module(stats_hero_monitor).
 -behaviour(gen_server).
 
