@@ -1,5 +1,4 @@
-%% The processes that the suites have tracked by metrics_process_tracker, and the trackers they
-%% have them tracked by.
+%% Processes that metrics_process_tracker tracks, and trackers for them.
 -module(tracked_process).
 -behaviour(supervisor).
 
@@ -7,12 +6,12 @@
 -export([idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, empty/0, eventually/1]).
 -export([on_node/2]).
 
-%% A tracker whose table belongs to the calling process.
+%% Starts a tracker. Its table belongs to the calling process.
 tracker() ->
     {ok, Tracker} = metrics_process_tracker:start_link(),
     Tracker.
 
-%% A supervisor of a tracker, linked to the calling process, that allows so many restarts.
+%% Starts a supervisor of a tracker, linked to the calling process, that allows so many restarts.
 supervisor(Restarts) ->
     {ok, Supervisor} = supervisor:start_link(?MODULE, Restarts),
     Supervisor.
@@ -27,7 +26,7 @@ init(Restarts) ->
         }
     }.
 
-%% Kills the tracker, and waits until its registered name is free, or taken by the next one.
+%% Kills the tracker, and waits until its registered name is free or registered again.
 kill_tracker() ->
     Tracker = whereis(metrics_process_tracker),
     Monitor = monitor(process, Tracker),
@@ -36,7 +35,7 @@ kill_tracker() ->
         {'DOWN', Monitor, process, Tracker, Reason} -> Reason
     end.
 
-%% For the end of a test case: whatever tracker it has left.
+%% Kills the tracker that a case has left running, if any.
 stop_tracker() ->
     case whereis(metrics_process_tracker) of
         undefined -> ok;
@@ -45,11 +44,11 @@ stop_tracker() ->
             kill_tracker()
     end.
 
-%% A process that waits to be killed, or to crash.
+%% Starts a process that waits to be killed, or to crash.
 idle() ->
     tracked([]).
 
-%% The same, when it has tracked itself under some names.
+%% Like `idle/0`. The process has tracked itself under these names.
 tracked(Names) ->
     Test = self(),
     Pid = spawn(fun() ->
@@ -70,7 +69,7 @@ crash(Pid, Reason) ->
         {'DOWN', Monitor, process, Pid, Reason} -> ok
     end.
 
-%% Kills processes at the same moment, and waits until they are dead.
+%% Kills processes at the same time, and waits until they have exited.
 kill(Pids) ->
     Monitors = [monitor(process, Pid) || Pid <- Pids],
     [exit(Pid, kill) || Pid <- Pids],
@@ -82,17 +81,17 @@ kill(Pids) ->
     ],
     ok.
 
-%% Waits until nobody is tracked. A name is counted down before it is seen here that its process
-%% is gone: then all that dead processes leave behind is done.
+%% Waits until no process is tracked. A name is counted down before its process is seen to be gone,
+%% so all cleanups are done then.
 settled() ->
     settled([]).
 
-%% The same, until these are the counts.
+%% Waits until the counts are these.
 settled(Counts) ->
     eventually(fun() -> lists:sort(metrics_process_tracker:counts()) =:= lists:sort(Counts) end).
 
-%% Waits until nobody is tracked, the table holds no process, not even one that somebody had only
-%% begun to track, and none is monitored.
+%% Waits until no process is tracked, in the table or monitored, not even one whose tracking had
+%% only begun.
 empty() ->
     settled(),
     eventually(fun() -> in_table(0) =:= [] end),
@@ -106,29 +105,10 @@ in_table(From) ->
         {Pids, Next} -> Pids ++ in_table(Next)
     end.
 
-%% Waits until a condition holds that nobody tells of.
+%% Waits until a condition holds. Fails after a minute.
 eventually(Condition) ->
-    eventually(Condition, erlang:monotonic_time(second) + 60).
+    wait:until(Condition, 60).
 
-eventually(Condition, Until) ->
-    case {Condition(), erlang:monotonic_time(second) < Until} of
-        {true, _} -> ok;
-        {false, true} ->
-            receive
-            after 1 -> eventually(Condition, Until)
-            end;
-        {false, false} -> error(never_came_true)
-    end.
-
-%% Runs a fun in another node that has this library first in its code path.
+%% Runs a fun in another node, and returns its result.
 on_node(Options, Fun) ->
-    Paths = [filename:dirname(code:which(Module)) || Module <- [metrics_process_tracker, ?MODULE]],
-    Arguments = ["-pa" | Paths],
-    {ok, Peer, _} = peer:start_link(
-        maps:merge(#{connection => standard_io, args => Arguments}, Options)
-    ),
-    try
-        peer:call(Peer, erlang, apply, [Fun, []], infinity)
-    after
-        peer:stop(Peer)
-    end.
+    other_node:run(Options, infinity, Fun).
