@@ -252,11 +252,8 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
 
 waits(Pid) ->
-    Waits = {gen_tracker, await_attribute, 4},
-    wait:until(fun() ->
-        process_info(Pid, current_function) =:= {current_function, Waits} andalso
-            process_info(Pid, status) =:= {status, waiting}
-    end, 60).
+    Waits = [{current_function, {gen_tracker, await_attribute, 4}}, {status, waiting}],
+    wait:until(fun() -> process_info(Pid, [current_function, status]) =:= Waits end, 60).
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),

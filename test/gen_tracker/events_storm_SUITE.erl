@@ -47,8 +47,10 @@ follow(Zone, Copy, {Births, Deaths, Faults}) ->
             follow(Zone, Copy#{Name => Pid}, {Births + 1, Deaths, Faults});
         {gen_tracker, Zone, {down, Name, Pid, _}} when map_get(Name, Copy) =:= Pid ->
             follow(Zone, maps:remove(Name, Copy), {Births, Deaths + 1, Faults});
-        {gen_tracker, Zone, unsubscribed} -> {Births, Deaths, Faults, Copy};
-        {gen_tracker, Zone, Event} -> follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
+        {gen_tracker, Zone, unsubscribed} ->
+            {Births, Deaths, Faults, Copy};
+        {gen_tracker, Zone, Event} ->
+            follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
     end.
 
 a_name_that_processes_register_in_turn_has_as_many_deaths_as_births(Config) ->
@@ -97,7 +99,8 @@ take_away(Zone, Current) ->
 
 gone(Zone, Name) ->
     case gen_tracker:find(Zone, Name) of
-        undefined -> ok;
+        undefined ->
+            ok;
         {ok, _} ->
             erlang:yield(),
             gone(Zone, Name)

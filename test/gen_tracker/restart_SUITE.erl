@@ -399,11 +399,8 @@ die(Child, Reason) ->
 %% Checks that the child is restarted after each of the exit reasons.
 restarted(Zone, Restart, Reasons) ->
     Spec = spec(child, Restart),
-    Last = lists:foldl(
-        fun(Reason, Child) ->
-            restarted_after(Zone, Spec, Child, Reason)
-        end, open_plain(Zone, Spec), Reasons
-    ),
+    Die = fun(Reason, Child) -> restarted_after(Zone, Spec, Child, Reason) end,
+    Last = lists:foldl(Die, open_plain(Zone, Spec), Reasons),
     {ok, Last} = gen_tracker:find(Zone, child).
 
 restarted_after(Zone, Spec, Child, Reason) ->

@@ -38,7 +38,8 @@ kill_tracker() ->
 %% Kills the tracker that a case has left running, if any.
 stop_tracker() ->
     case whereis(metrics_process_tracker) of
-        undefined -> ok;
+        undefined ->
+            ok;
         Tracker ->
             unlink(Tracker),
             kill_tracker()
