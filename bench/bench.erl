@@ -1,5 +1,6 @@
-%% The benchmark: runs its sections, all of them or those that are named, and says on standard error how long each took. A whole run writes `bench/results`, a part of
-%% one only prints. Nothing here passes or fails, but a wrong answer ends it; `bench_check` is what fails.
+%% The benchmark: runs its sections, all of them or those that are named, and says on standard
+%% error how long each took. A whole run writes `bench/results`, a part of one only prints.
+%% Nothing here passes or fails, but a wrong answer ends it; `bench_check` is what fails.
 -module(bench).
 
 -export([main/0]).
@@ -30,7 +31,10 @@ sections(Names) ->
     [{Name, section(Name, proplists:get_value(Name, ?SECTIONS ++ ?OTHERS))} || Name <- Names].
 
 section(Name, undefined) ->
-    io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [Name, lists:join(", ", [Known || {Known, _} <- ?SECTIONS ++ ?OTHERS])]),
+    io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [
+        Name,
+        lists:join(", ", [Known || {Known, _} <- ?SECTIONS ++ ?OTHERS])
+    ]),
     halt(2);
 section(Name, Module) ->
     {Time, Rows} = bench_data:time(fun Module:rows/0),

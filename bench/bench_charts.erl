@@ -23,7 +23,10 @@
 -define(SIZES, [1000, 10000, 100000, 1000000]).
 
 draw(Folder, Rows) ->
-    gnuplot([operations(filename:join(Folder, "operations.svg"), Rows), growth(filename:join(Folder, "growth.svg"), Rows)]).
+    gnuplot([
+        operations(filename:join(Folder, "operations.svg"), Rows),
+        growth(filename:join(Folder, "growth.svg"), Rows)
+    ]).
 
 gnuplot(Commands) ->
     Script = filename:join(filename:dirname(code:which(?MODULE)), "charts.gnuplot"),
@@ -42,12 +45,22 @@ operations(File, Rows) ->
         "set grid noxtics ytics\nset xtics scale 0\nset xrange [-0.6:7.6]\nset bmargin 4\n",
         "$operations << END\n",
         [
-            [$", Label, $", [[$\s, figure(Rows, Operation, "one process", Side)] || {Side, _} <- ?SIDES], $\n]
+            [
+                $",
+                Label,
+                $",
+                [[$\s, figure(Rows, Operation, "one process", Side)] || {Side, _} <- ?SIDES],
+                $\n
+            ]
          || {Operation, Label} <- ?BARS
         ],
         "END\nplot ",
         lists:join(", ", [
-            io_lib:format("$operations using ~b:xtic(1) title '~s' linecolor rgb '~s'", [Column, bench_sides:label(Side), Colour])
+            io_lib:format("$operations using ~b:xtic(1) title '~s' linecolor rgb '~s'", [
+                Column,
+                bench_sides:label(Side),
+                Colour
+            ])
          || {Column, {Side, Colour}} <- lists:enumerate(2, ?SIDES)
         ]),
         "\nreset\n"
@@ -65,7 +78,10 @@ growth(File, Rows) ->
 
 %% The first panel has the key of all.
 panel(Rows, {Operation, Title}, Number) ->
-    Lines = [{Side, Colour, Points} || {Side, Colour} <- ?GROWING, Points <- [points(Rows, Operation, Side)], Points =/= []],
+    Lines = [
+        {Side, Colour, Points}
+     || {Side, Colour} <- ?GROWING, Points <- [points(Rows, Operation, Side)], Points =/= []
+    ],
     [
         io_lib:format("set title '~s'\n", [Title]),
         "set yrange [*:*]\nset ytics ('10 ns' 10, '100 ns' 100, '1 µs' 1e3, '10 µs' 1e4, '100 µs' 1e5, '1 ms' 1e6, '10 ms' 1e7, '100 ms' 1e8, '1 s' 1e9)\n",
@@ -73,7 +89,10 @@ panel(Rows, {Operation, Title}, Number) ->
             1 -> "set key top left vertical Left reverse samplen 1.5\nset yrange [50:20000]\n";
             _ -> "unset key\n"
         end,
-        [[io_lib:format("$panel_~b_~s << END\n", [Number, Side]), Points, "END\n"] || {Side, _, Points} <- Lines],
+        [
+            [io_lib:format("$panel_~b_~s << END\n", [Number, Side]), Points, "END\n"]
+         || {Side, _, Points} <- Lines
+        ],
         "plot ",
         lists:join(", ", [
             io_lib:format("$panel_~b_~s using 1:2 with linespoints linewidth 2.5 pointtype 7 pointsize 0.7 linecolor rgb '~s' title '~s'", [
@@ -85,12 +104,21 @@ panel(Rows, {Operation, Title}, Number) ->
     ].
 
 points(Rows, Operation, Side) ->
-    Points = [{Size, Figures} || Size <- ?SIZES, Figures <- figures(Rows, Operation, lists:concat([Size, " names"]), Side)],
-    [io_lib:format("~b ~.2f\n", [Size, float(rounds:median(Figures))]) || {Size, Figures} <- lists:sort(Points ++ more_points(Rows, Operation, Side))].
+    Points = [
+        {Size, Figures}
+     || Size <- ?SIZES, Figures <- figures(Rows, Operation, lists:concat([Size, " names"]), Side)
+    ],
+    [
+        io_lib:format("~b ~.2f\n", [Size, float(rounds:median(Figures))])
+     || {Size, Figures} <- lists:sort(Points ++ more_points(Rows, Operation, Side))
+    ].
 
 %% The ETS design's list of many names is measured elsewhere, once.
 more_points(Rows, "list, for each name", ets_design) ->
-    [{8000, [Figure / 8000 || Figure <- Figures]} || Figures <- figures(Rows, "list", "8000 names", ets_design)];
+    [
+        {8000, [Figure / 8000 || Figure <- Figures]}
+     || Figures <- figures(Rows, "list", "8000 names", ets_design)
+    ];
 more_points(_, _, _) ->
     [].
 
@@ -109,4 +137,10 @@ figure(Rows, Operation, Mode, Side) ->
     end.
 
 figures(Rows, Operation, Mode, Side) ->
-    [Figures || #{operation := O, mode := M, side := S, figures := Figures} <- Rows, O =:= Operation, M =:= Mode, S =:= Side].
+    [
+        Figures
+     || #{operation := O, mode := M, side := S, figures := Figures} <- Rows,
+        O =:= Operation,
+        M =:= Mode,
+        S =:= Side
+    ].

@@ -1,4 +1,5 @@
-%% The decisive comparisons in under a minute. Ratios alone are looked at, never times, and each has a floor that leaves room for a machine that does other things.
+%% The decisive comparisons in under a minute. Ratios alone are looked at, never times, and each
+%% has a floor that leaves room for a machine that does other things.
 -module(bench_check).
 
 -export([main/0]).
@@ -14,19 +15,41 @@ main() ->
         [] ->
             0;
         Failed ->
-            io:format(standard_error, "bench-check: below the floor:~n~ts", [[["  ", What, $\n] || What <- Failed]]),
+            io:format(standard_error, "bench-check: below the floor:~n~ts", [
+                [["  ", What, $\n] || What <- Failed]
+            ]),
             1
     end.
 
 print({What, Floor, Ratio}) ->
-    io:format("~-95ts ~8.2f, at least ~.2f ~s~n", [What, float(Ratio), float(Floor), case Ratio < Floor of true -> "FAILED"; false -> "" end]).
+    io:format("~-95ts ~8.2f, at least ~.2f ~s~n", [
+        What,
+        float(Ratio),
+        float(Floor),
+        case Ratio < Floor of
+            true -> "FAILED";
+            false -> ""
+        end
+    ]).
 
 rows() ->
-    One = ["find", "getattr of an integer", "getattr of a 4-element tuple", "increment", "setattr of an integer", "setattr of a 20-byte binary"],
+    One = [
+        "find",
+        "getattr of an integer",
+        "getattr of a 4-element tuple",
+        "increment",
+        "setattr of an integer",
+        "setattr of a 20-byte binary"
+    ],
     lists:append([
         bench_memory:rows(50000, ?SIDES),
         bench_operations:some(?SIDES, One, ["one process"], ?ROUNDS),
-        bench_operations:some(?SIDES, ["find", "getattr of an integer", "increment"], ["two processes", "two processes, one name"], ?ROUNDS),
+        bench_operations:some(
+            ?SIDES,
+            ["find", "getattr of an integer", "increment"],
+            ["two processes", "two processes, one name"],
+            ?ROUNDS
+        ),
         bench_zones:whole(2000, ?SIDES, ?ROUNDS),
         bench_zones:starts(2000, ?ROUNDS),
         bench_zones:many_keys(10000, 3),
@@ -38,7 +61,11 @@ rows() ->
 %% What is looked at, its floor, and its ratio: ETS design / proctab.
 checks(Rows) ->
     [
-        {lists:flatten([Operation, ", ", Mode]), Floor, bench_targets:ratio(Rows, Operation, Mode, ets_design, proctab)}
+        {
+            lists:flatten([Operation, ", ", Mode]),
+            Floor,
+            bench_targets:ratio(Rows, Operation, Mode, ets_design, proctab)
+        }
      || {Operation, Mode, Floor} <- floors()
     ].
 

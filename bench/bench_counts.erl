@@ -8,7 +8,9 @@ main() ->
     Names = bench_data:names(list_to_integer(Count)),
     {Side, What} = work(list_to_existing_atom(Operation)),
     Opened = bench_sides:open(Side, counts, [], []),
-    Side =:= loop orelse lists:member(Side, bench_sides:limits()) orelse bench_sides:fill(Opened, length(Names), bench_data:attributes()),
+    Side =:= loop orelse
+        lists:member(Side, bench_sides:limits()) orelse
+        bench_sides:fill(Opened, length(Names), bench_data:attributes()),
     calls(bench_sides:operation(Opened, What), Names, Names, list_to_integer(Calls)),
     halt(0, [{flush, false}]).
 
@@ -24,4 +26,6 @@ work(setattr_binary) -> {proctab, {setattr, binary}}.
 
 calls(_, _, _, 0) -> ok;
 calls(Fun, All, [], Calls) -> calls(Fun, All, All, Calls);
-calls(Fun, All, [Name | Names], Calls) -> Fun(Name), calls(Fun, All, Names, Calls - 1).
+calls(Fun, All, [Name | Names], Calls) ->
+    Fun(Name),
+    calls(Fun, All, Names, Calls - 1).

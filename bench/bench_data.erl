@@ -40,18 +40,35 @@ map() ->
 
 persistent(Key, Make) ->
     case persistent_term:get({?MODULE, Key}, none) of
-        none -> persistent_term:put({?MODULE, Key}, Make()), persistent_term:get({?MODULE, Key});
+        none ->
+            persistent_term:put({?MODULE, Key}, Make()),
+            persistent_term:get({?MODULE, Key});
         Value -> Value
     end.
 
 %% The child spec of the original's documentation: the start function is given the name and options.
 spec(Name) ->
-    {Name, {?MODULE, start_child, [Name, [{url, <<"udp://239.0.0.1:5000">>}, {retry, 5}]]}, temporary, 200, worker, []}.
+    {
+        Name,
+        {?MODULE, start_child, [Name, [{url, <<"udp://239.0.0.1:5000">>}, {retry, 5}]]},
+        temporary,
+        200,
+        worker,
+        []
+    }.
 
 start_child(_Name, _Options) ->
-    {ok, spawn_link(fun() -> receive after infinity -> ok end end)}.
+    {
+        ok,
+        spawn_link(fun() ->
+            receive
+            after infinity -> ok
+            end
+        end)
+    }.
 
-%% Pids for tables that are filled without processes: of processes that never were, and each another one.
+%% Pids for tables that are filled without processes: of processes that never were, and each
+%% another one.
 child_pid(N) -> pid(2 * N).
 
 keeper_pid(N) -> pid(2 * N + 1).
@@ -71,7 +88,9 @@ time(Fun) ->
 until(Fun) ->
     case Fun() of
         true -> ok;
-        false -> timer:sleep(1), until(Fun)
+        false ->
+            timer:sleep(1),
+            until(Fun)
     end.
 
 %% Waits for the end of processes.

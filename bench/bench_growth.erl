@@ -1,4 +1,5 @@
-%% How operations grow from a thousand names to a million, with 4 attributes each. The tables are filled without processes; the children that die are real ones, among them.
+%% How operations grow from a thousand names to a million, with 4 attributes each. The tables are
+%% filled without processes; the children that die are real ones, among them.
 -module(bench_growth).
 
 -export([rows/0]).
@@ -12,8 +13,13 @@ rows() ->
     lists:append([of_size(Size) || Size <- ?SIZES]).
 
 of_size(Size) ->
-    Sides = [bench_sides:open(Side, list_to_atom("grown_" ++ integer_to_list(Size)), [], []) || Side <- ?SIDES],
-    lists:foreach(fun(Opened) -> bench_sides:fill(Opened, Size, bench_data:attributes()) end, Sides),
+    Sides = [
+        bench_sides:open(Side, list_to_atom("grown_" ++ integer_to_list(Size)), [], [])
+     || Side <- ?SIDES
+    ],
+    lists:foreach(
+        fun(Opened) -> bench_sides:fill(Opened, Size, bench_data:attributes()) end, Sides
+    ),
     Names = [bench_data:name(rand:uniform(Size)) || _ <- lists:seq(1, 10000)],
     Rows = lists:append([
         [operation(Size, Sides, Label, What, Names) || {Label, What} <- operations()],
@@ -45,7 +51,10 @@ operation(Size, Sides, Label, What, Names) ->
     ],
     Figures = rounds:alternate(rounds(What, Size), Works),
     Loops = maps:get(loop, Figures),
-    [row(Side, Label, Size, rounds:minus(maps:get(Side, Figures), Loops)) || {Side, _} <- Works, Side =/= loop].
+    [
+        row(Side, Label, Size, rounds:minus(maps:get(Side, Figures), Loops))
+     || {Side, _} <- Works, Side =/= loop
+    ].
 
 %% Here the registry has names alone.
 has(registry, What) -> What =:= find;
@@ -64,7 +73,9 @@ list(Size, #{side := Side} = Opened) ->
         0 ->
             [];
         Rounds ->
-            Work = rounds:once(bench_sides:operation(Opened, list), fun(List) -> length(List) =:= Size end),
+            Work = rounds:once(bench_sides:operation(Opened, list), fun(List) ->
+                length(List) =:= Size
+            end),
             #{Side := Figures} = rounds:alternate(Rounds, [{Side, Work}]),
             [row(Side, "list, for each name", Size, [Figure / Size || Figure <- Figures])]
     end.
@@ -94,11 +105,17 @@ dying(ets_design, _) -> {10, 1};
 dying(_, _) -> {0, 0}.
 
 death_time(Opened, Names) ->
-    #{pids := Pids} = lists:foldl(fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end, Opened, Names),
+    #{pids := Pids} = lists:foldl(
+        fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end, Opened, Names
+    ),
     bench_zones:death_time(Opened, lists:zip(Names, lists:reverse(Pids))).
 
 memory(Size, #{side := Side} = Opened) ->
-    [bench_data:row(Side, "memory for each name, as the table says", mode(Size), "bytes", [bench_sides:bytes(Opened) / Size])].
+    [
+        bench_data:row(Side, "memory for each name, as the table says", mode(Size), "bytes", [
+            bench_sides:bytes(Opened) / Size
+        ])
+    ].
 
 row(Side, Operation, Size, Figures) ->
     bench_data:row(Side, Operation, mode(Size), "ns", Figures).

@@ -1,12 +1,17 @@
 %% How long a scheduler is held, on a table of a million names with 4 attributes each.
 %%
-%% Native calls are timed one by one, by the processor time of the scheduler's thread, because the system that the VM runs on takes a core away now and then, for longer than
-%% any call lasts. The same calls are made in several passes. What belongs to the calls, the growth of a table among them, is in each pass; what does not is in some.
-%% So the longest call is that of the pass whose longest is the shortest; beside it is the longest that was seen in any. The times go into an array, so that no
-%% garbage collection is long. A native call that does nothing is measured the same way, as often as names are inserted.
+%% Native calls are timed one by one, by the processor time of the scheduler's thread, because the
+%% system that the VM runs on takes a core away now and then, for longer than any call lasts. The
+%% same calls are made in several passes. What belongs to the calls, the growth of a table among
+%% them, is in each pass; what does not is in some. So the longest call is that of the pass whose
+%% longest is the shortest; beside it is the longest that was seen in any. The times go into an
+%% array, so that no garbage collection is long. A native call that does nothing is measured the
+%% same way, as often as names are inserted.
 %%
-%% The public functions, deaths and the end of a table run for many time slices; there, the VM itself reports slices of 1 ms and more (`long_schedule`), with all that
-%% the system took from them. A process that only computes is measured the same way, for as long as it takes: what is not longer than its slices says nothing.
+%% The public functions, deaths and the end of a table run for many time slices; there, the VM
+%% itself reports slices of 1 ms and more (`long_schedule`), with all that the system took from
+%% them. A process that only computes is measured the same way, for as long as it takes: what is
+%% not longer than its slices says nothing.
 -module(bench_hold).
 
 -export([rows/0]).
@@ -16,7 +21,12 @@
 -define(CALLS, 100000).
 -define(DEATHS, 10000).
 -define(PAGES, [
-    {"names", names}, {"names and pids", pids}, {"children", children}, {"attributes", attributes}, {"one attribute", [integer]}, {"sizes", sizes}
+    {"names", names},
+    {"names and pids", pids},
+    {"children", children},
+    {"attributes", attributes},
+    {"one attribute", [integer]},
+    {"sizes", sizes}
 ]).
 
 rows() ->
@@ -26,7 +36,10 @@ rows() ->
     Rows = lists:append([
         fills(),
         filled(Opened),
-        [passes("a page of " ++ Label, [page_pass(Zone, What) || _ <- lists:seq(1, ?PASSES)]) || {Label, What} <- ?PAGES],
+        [
+            passes("a page of " ++ Label, [page_pass(Zone, What) || _ <- lists:seq(1, ?PASSES)])
+         || {Label, What} <- ?PAGES
+        ],
         single_calls(Zone),
         deaths(Opened),
         whole_calls(Zone),
@@ -35,12 +48,21 @@ rows() ->
     lists:flatten(Rows).
 
 filled(Opened) ->
-    slices("a million names are inserted, 4 attributes each", fun() -> bench_sides:fill(Opened, ?NAMES, bench_data:attributes()) end).
+    slices("a million names are inserted, 4 attributes each", fun() ->
+        bench_sides:fill(Opened, ?NAMES, bench_data:attributes())
+    end).
 
 %% The table grows from nothing to a million names in each pass, and is closed in one call.
 fills() ->
-    {Inserts, Sets, Ends} = lists:unzip3([fill("hold_fill_" ++ integer_to_list(Pass)) || Pass <- lists:seq(1, ?PASSES)]),
-    [passes("insert of a name", Inserts), passes("setattr of 4 attributes of a new name", Sets), passes("end of the table (zone_close)", Ends)].
+    {Inserts, Sets, Ends} = lists:unzip3([
+        fill("hold_fill_" ++ integer_to_list(Pass))
+     || Pass <- lists:seq(1, ?PASSES)
+    ]),
+    [
+        passes("insert of a name", Inserts),
+        passes("setattr of 4 attributes of a new name", Sets),
+        passes("end of the table (zone_close)", Ends)
+    ].
 
 fill(ZoneName) ->
     Zone = list_to_atom(ZoneName),
@@ -52,7 +74,9 @@ fill(ZoneName) ->
         each(?NAMES, fun(N) ->
             Name = bench_data:name(N),
             {Keeper, Child} = {bench_data:keeper_pid(N), bench_data:child_pid(N)},
-            true = timed(Inserts, N, fun() -> proctab_nif:insert(Zone, Name, Keeper, Spec, Child) end),
+            true = timed(Inserts, N, fun() ->
+                proctab_nif:insert(Zone, Name, Keeper, Spec, Child)
+            end),
             ok = timed(Sets, N, fun() -> proctab_nif:setattr(Zone, Name, Attributes) end)
         end),
         ok = timed(End, 1, fun() -> proctab_nif:zone_close(Zone) end)
@@ -65,7 +89,12 @@ single_calls(Zone) ->
      || {Label, Fun} <- [
             {"find", fun(Name) -> {ok, _} = proctab_nif:find(Zone, Name) end},
             {"getattr", fun(Name) -> {ok, _} = proctab_nif:getattr(Zone, Name, integer) end},
-            {"setattr", fun(Name) -> ok = proctab_nif:setattr(Zone, Name, binary, <<"another twenty bytes">>) end},
+            {
+                "setattr",
+                fun(Name) ->
+                    ok = proctab_nif:setattr(Zone, Name, binary, <<"another twenty bytes">>)
+                end
+            },
             {"increment", fun(Name) -> proctab_nif:increment(Zone, Name, integer, 1) end},
             {"attributes of a name", fun(Name) -> [_ | _] = proctab_nif:attrs(Zone, Name) end},
             {"delattr", fun(Name) -> ok = proctab_nif:delattr(Zone, Name, tuple) end},
@@ -125,7 +154,10 @@ ended({Pid, Monitor}) ->
 %% A time of 0 is a place of the array that was not used.
 passes(Label, Passes) ->
     Calls = lists:seq(1, maps:get(size, atomics:info(hd(Passes)))),
-    OfPasses = [[Time || Call <- Calls, Time <- [atomics:get(Times, Call)], Time > 0] || Times <- Passes],
+    OfPasses = [
+        [Time || Call <- Calls, Time <- [atomics:get(Times, Call)], Time > 0]
+     || Times <- Passes
+    ],
     Longest = [lists:max(Times) || Times <- OfPasses],
     [
         row(Label, "median call", [rounds:median(Times) || Times <- OfPasses]),
@@ -148,7 +180,10 @@ whole_calls(Zone) ->
             {"fold/3", fun() -> gen_tracker:fold(Seen, 0, Zone) end},
             {"proctab:info/1", fun() -> proctab:info(Zone) end},
             {"proctab:top/2", fun() -> proctab:top(Zone, integer) end},
-            {"only computing, for 2 s", fun() -> compute(erlang:monotonic_time(millisecond) + 2000) end}
+            {
+                "only computing, for 2 s",
+                fun() -> compute(erlang:monotonic_time(millisecond) + 2000) end
+            }
         ]
     ].
 
@@ -160,7 +195,9 @@ deaths(Opened) ->
 
 die(Opened) ->
     Names = [{child, N} || N <- lists:seq(1, ?DEATHS)],
-    #{pids := Pids} = lists:foldl(fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end, Opened, Names),
+    #{pids := Pids} = lists:foldl(
+        fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end, Opened, Names
+    ),
     bench_zones:death_time(Opened, lists:zip(Names, lists:reverse(Pids))).
 
 %% The table's memory is freed in the background, in a thread that is no scheduler.
@@ -168,9 +205,12 @@ end_zone(Opened) ->
     Before = bench_data:resident(),
     bench_sides:close(Opened),
     End = erlang:monotonic_time(millisecond) + 5000,
-    bench_data:until(fun() -> bench_data:resident() < Before div 2 orelse erlang:monotonic_time(millisecond) > End end).
+    bench_data:until(fun() ->
+        bench_data:resident() < Before div 2 orelse erlang:monotonic_time(millisecond) > End
+    end).
 
-%% The longest slice of at least 1 ms that the VM reports while a process does something, or 0; and how many there were.
+%% The longest slice of at least 1 ms that the VM reports while a process does something, or 0;
+%% and how many there were.
 slices(Label, Fun) ->
     _ = erlang:system_monitor(self(), [{long_schedule, 1}]),
     ok = ended(spawn_monitor(Fun)),
@@ -183,6 +223,7 @@ slices(Label, Fun) ->
 
 reported() ->
     receive
-        {monitor, _, long_schedule, Info} -> [1000000 * proplists:get_value(timeout, Info) | reported()]
+        {monitor, _, long_schedule, Info} ->
+            [1000000 * proplists:get_value(timeout, Info) | reported()]
     after 0 -> []
     end.

@@ -1,5 +1,7 @@
-%% Memory of a name and of an attribute, as the process's resident size and as the table itself says. Tables are filled without processes, so that they alone grow; none
-%% is closed before the last is filled, so that no memory is used twice; and this section comes first for the same reason.
+%% Memory of a name and of an attribute, as the process's resident size and as the table itself
+%% says. Tables are filled without processes, so that they alone grow; none is closed before the
+%% last is filled, so that no memory is used twice; and this section comes first for the same
+%% reason.
 -module(bench_memory).
 
 -export([rows/0, rows/2]).
@@ -14,11 +16,23 @@ rows(Count, Sides) ->
     %% With a number for each, which names its zone.
     Fillings = [
         {1, "a name without attributes", []},
-        {2, "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple", bench_data:attributes()},
+        {
+            2,
+            "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple",
+            bench_data:attributes()
+        },
         {3, "a name with 4 counters", [{Key, 0} || Key <- [packets, frames, errors, restarts]]},
-        {4, "a name with 8 attributes, each kind of value twice", bench_data:attributes() ++ [{{Key, 2}, Value} || {Key, Value} <- bench_data:attributes()]}
+        {
+            4,
+            "a name with 8 attributes, each kind of value twice",
+            bench_data:attributes() ++
+                [{{Key, 2}, Value} || {Key, Value} <- bench_data:attributes()]
+        }
     ],
-    {Rows, Opened} = lists:unzip([filled(Side, Number, Label, Attributes, Count) || {Number, Label, Attributes} <- Fillings, Side <- Sides]),
+    {Rows, Opened} = lists:unzip([
+        filled(Side, Number, Label, Attributes, Count)
+     || {Number, Label, Attributes} <- Fillings, Side <- Sides
+    ]),
     lists:foreach(fun bench_sides:close/1, Opened),
     lists:append(Rows).
 
@@ -32,6 +46,8 @@ filled(Side, Number, Label, Attributes, Count) ->
     Resident = bench_data:resident() - Before,
     Rows = [
         bench_data:row(Side, Label, "resident", "bytes", [Resident / Count]),
-        bench_data:row(Side, Label, "as the table says", "bytes", [bench_sides:bytes(Opened) / Count])
+        bench_data:row(Side, Label, "as the table says", "bytes", [
+            bench_sides:bytes(Opened) / Count
+        ])
     ],
     {Rows, Opened}.

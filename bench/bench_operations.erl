@@ -1,5 +1,6 @@
-%% Single operations: of one process, of two, and of more than there are cores; with names that differ, and with one that all of them use. The loop around an operation
-%% is measured in the same rounds, and subtracted.
+%% Single operations: of one process, of two, and of more than there are cores; with names that
+%% differ, and with one that all of them use. The loop around an operation is measured in the same
+%% rounds, and subtracted.
 -module(bench_operations).
 
 -export([rows/0, some/4]).
@@ -30,7 +31,8 @@
     {"95 % getattr, 5 % setattr of an integer", mix}
 ]).
 
-%% Attributes that the names have, for two measurements: few, because a name with many is another thing.
+%% Attributes that the names have, for two measurements: few, because a name with many is another
+%% thing.
 -define(SMALL, [integer, atom, pid, binary, tuple]).
 -define(LARGE, [kilobyte, megabyte, map]).
 
@@ -45,15 +47,35 @@ rows() ->
             measured(Sides, ["find"], modes(Names), ?ROUNDS)
         end),
         with_sides(?SIDES, small, Names, ?SMALL, fun(Sides) ->
-            Shared = ["getattr of an integer", "increment", "setattr of an integer", "setattr of a 20-byte binary", "95 % getattr, 5 % setattr of an integer"],
-            Others = [Label || {Label, {_, Key}} <- ?OPERATIONS, lists:member(Key, ?SMALL), not lists:member(Label, Shared)],
-            measured(Sides, Others, Alone, ?ROUNDS) ++ measured(Sides, Shared, modes(Names), ?ROUNDS)
+            Shared = [
+                "getattr of an integer",
+                "increment",
+                "setattr of an integer",
+                "setattr of a 20-byte binary",
+                "95 % getattr, 5 % setattr of an integer"
+            ],
+            Others = [
+                Label
+             || {Label, {_, Key}} <- ?OPERATIONS,
+                lists:member(Key, ?SMALL),
+                not lists:member(Label, Shared)
+            ],
+            measured(Sides, Others, Alone, ?ROUNDS) ++
+                measured(Sides, Shared, modes(Names), ?ROUNDS)
         end),
         with_sides(?SIDES, large, Names, ?LARGE, fun(Sides) ->
-            measured(Sides, [Label || {Label, {_, Key}} <- ?OPERATIONS, lists:member(Key, ?LARGE)], Alone, ?ROUNDS)
+            measured(
+                Sides,
+                [Label || {Label, {_, Key}} <- ?OPERATIONS, lists:member(Key, ?LARGE)],
+                Alone,
+                ?ROUNDS
+            )
         end)
     ]),
-    [Row || {Label, _} <- ?OPERATIONS, #{operation := Operation} = Row <- Rows, Operation =:= Label].
+    [
+        Row
+     || {Label, _} <- ?OPERATIONS, #{operation := Operation} = Row <- Rows, Operation =:= Label
+    ].
 
 finders() ->
     ?SIDES ++ [pg, global] ++ bench_sides:limits().
@@ -77,7 +99,10 @@ with_sides(Sides, Purpose, Names, Keys, Fun) ->
 modes(Names) ->
     Same = lists:duplicate(?NAMES div 8, hd(Names)),
     lists:append([
-        [{Label, shares(Names, ?NAMES div Count)}, {Label ++ ", one name", lists:duplicate(Count, Same)}]
+        [
+            {Label, shares(Names, ?NAMES div Count)},
+            {Label ++ ", one name", lists:duplicate(Count, Same)}
+        ]
      || {Label, Count} <- ?PROCESSES
     ]).
 
@@ -88,23 +113,48 @@ shares(Names, Length) ->
     [Share | shares(Rest, Length)].
 
 measured(Sides, Labels, Modes, Rounds) ->
-    lists:append([measured_one(Sides, Label, proplists:get_value(Label, ?OPERATIONS), Modes, Rounds) || Label <- Labels]).
+    lists:append([
+        measured_one(Sides, Label, proplists:get_value(Label, ?OPERATIONS), Modes, Rounds)
+     || Label <- Labels
+    ]).
 
 measured_one(Sides, Label, What, Modes, Rounds) ->
     Works = [
-        {{Side, Mode}, rounds:timed(Fun, bench_sides:right(What), [items(What, List) || List <- Lists])}
-     || #{side := Side} = Opened <- Sides, Fun <- [bench_sides:operation(Opened, What)], Fun =/= none, {Mode, Lists} <- Modes
+        {
+            {Side, Mode},
+            rounds:timed(Fun, bench_sides:right(What), [items(What, List) || List <- Lists])
+        }
+     || #{side := Side} = Opened <- Sides,
+        Fun <- [bench_sides:operation(Opened, What)],
+        Fun =/= none,
+        {Mode, Lists} <- Modes
     ],
     Figures = rounds:alternate(Rounds, Works),
     [
-        bench_data:row(Side, Label, Mode, "ns", rounds:minus(maps:get(Key, Figures), maps:get({loop, Mode}, Figures)))
+        bench_data:row(
+            Side,
+            Label,
+            Mode,
+            "ns",
+            rounds:minus(maps:get(Key, Figures), maps:get({loop, Mode}, Figures))
+        )
      || {{Side, Mode} = Key, _} <- Works, Side =/= loop
     ].
 
 %% Of twenty calls one writes; not the last, whose answer is looked at.
 items(mix, Names) ->
     lists:zipwith(
-        fun(N, Name) -> {case N rem 20 of 1 -> write; _ -> read end, Name} end, lists:seq(1, length(Names)), Names
+        fun(N, Name) ->
+            {
+                case N rem 20 of
+                    1 -> write;
+                    _ -> read
+                end,
+                Name
+            }
+        end,
+        lists:seq(1, length(Names)),
+        Names
     );
 items(_, Names) ->
     Names.

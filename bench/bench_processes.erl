@@ -22,18 +22,32 @@ tracked_deaths(Count, Rounds) ->
     end).
 
 tracked() ->
-    measured("track a process under a first, second and third name", "one process", ?TRACKERS, ?ROUNDS, fun track_time/1) ++
+    measured(
+        "track a process under a first, second and third name",
+        "one process",
+        ?TRACKERS,
+        ?ROUNDS,
+        fun track_time/1
+    ) ++
         measured("track it again", "one process", ?TRACKERS, ?ROUNDS, fun track_again_time/1).
 
 monitored() ->
     Mode = io_lib:format("~b processes", [?PROCESSES]),
     measured("register a worker", "one process", ?MONITORS, ?ROUNDS, fun register_time/1) ++
         measured("registered_count", Mode, ?MONITORS, ?ROUNDS, fun count_time/1) ++
-        measured("workers die, until all is clean", Mode, ?MONITORS, ?ROUNDS, fun worker_death_time/1).
+        measured(
+            "workers die, until all is clean", Mode, ?MONITORS, ?ROUNDS, fun worker_death_time/1
+        ).
 
 measured(Operation, Mode, Sides, Rounds, Time) ->
-    Figures = rounds:alternate(Rounds, [{Side, fun() -> Time(Module) end} || {Side, Module} <- Sides]),
-    [bench_data:row(Side, Operation, lists:flatten(Mode), "ns", maps:get(Side, Figures)) || {Side, _} <- Sides].
+    Figures = rounds:alternate(Rounds, [
+        {Side, fun() -> Time(Module) end}
+     || {Side, Module} <- Sides
+    ]),
+    [
+        bench_data:row(Side, Operation, lists:flatten(Mode), "ns", maps:get(Side, Figures))
+     || {Side, _} <- Sides
+    ].
 
 track_time(Module) ->
     Pids = started(?PROCESSES),
@@ -69,7 +83,9 @@ register_time(Module) ->
 count_time(Module) ->
     Pids = started(?PROCESSES),
     register_all(Module, Pids),
-    Figure = rounds:timed(fun(_) -> Module:registered_count() end, fun(Count) -> Count =:= ?PROCESSES end, [[all]]),
+    Figure = rounds:timed(
+        fun(_) -> Module:registered_count() end, fun(Count) -> Count =:= ?PROCESSES end, [[all]]
+    ),
     Time = Figure(),
     kill(Pids, fun() -> is_unregistered(Module) end),
     Time.
@@ -81,13 +97,26 @@ worker_death_time(Module) ->
     Time.
 
 register_all(Module, Pids) ->
-    lists:foreach(fun(Pid) -> stats_hero:map({request, Pid}, Pid), ok = Module:register(Pid) end, Pids).
+    lists:foreach(
+        fun(Pid) ->
+            stats_hero:map({request, Pid}, Pid),
+            ok = Module:register(Pid)
+        end,
+        Pids
+    ).
 
 is_unregistered(Module) ->
     Module:registered_count() =:= 0 andalso ets:info(stats_hero, size) =:= 0.
 
 started(Count) ->
-    [spawn(fun() -> receive after infinity -> ok end end) || _ <- lists:seq(1, Count)].
+    [
+        spawn(fun() ->
+            receive
+            after infinity -> ok
+            end
+        end)
+     || _ <- lists:seq(1, Count)
+    ].
 
 kill(Pids, IsClean) ->
     lists:foreach(fun(Pid) -> exit(Pid, kill) end, Pids),

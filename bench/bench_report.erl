@@ -24,9 +24,23 @@ csv(Sections) ->
         "section,operation,mode,side,median,spread,rounds,unit\n",
         [
             io_lib:format("~s,\"~s\",\"~s\",~s,~.1f,~.3f,~b,~s\n", [
-                Section, Operation, Mode, Side, float(rounds:median(Figures)), float(rounds:spread(Figures)), length(Figures), Unit
+                Section,
+                Operation,
+                Mode,
+                Side,
+                float(rounds:median(Figures)),
+                float(rounds:spread(Figures)),
+                length(Figures),
+                Unit
             ])
-         || {Section, Rows} <- Sections, #{side := Side, operation := Operation, mode := Mode, unit := Unit, figures := Figures} <- Rows
+         || {Section, Rows} <- Sections,
+            #{
+                side := Side,
+                operation := Operation,
+                mode := Mode,
+                unit := Unit,
+                figures := Figures
+            } <- Rows
         ]
     ].
 
@@ -40,7 +54,10 @@ head() ->
 
 machine() ->
     io_lib:format("~ts, ~b schedulers; OTP ~s, erts ~s (~s); Elixir ~s; commit ~s.", [
-        processor(), erlang:system_info(schedulers_online), erlang:system_info(otp_release), erlang:system_info(version),
+        processor(),
+        erlang:system_info(schedulers_online),
+        erlang:system_info(otp_release),
+        erlang:system_info(version),
         erlang:system_info(emu_flavor), 'Elixir.System':version(), os:getenv("COMMIT", "unknown")
     ]).
 
@@ -56,8 +73,17 @@ targets(Rows) ->
         "## Numbers to reach\n\n| what | target | measured | |\n| --- | --- | --- | --- |\n",
         [
             io_lib:format("| ~ts | ~ts ~ts | ~ts | ~ts |\n", [
-                What, case Kind of least -> "at least"; most -> "at most" end, amount(Unit, Target), amount(Unit, Value),
-                case bench_targets:reached(Number) of true -> "met"; false -> "**not met**" end
+                What,
+                case Kind of
+                    least -> "at least";
+                    most -> "at most"
+                end,
+                amount(Unit, Target),
+                amount(Unit, Value),
+                case bench_targets:reached(Number) of
+                    true -> "met";
+                    false -> "**not met**"
+                end
             ])
          || {What, Kind, Target, Unit, Value} = Number <- bench_targets:all(Rows)
         ],
@@ -69,7 +95,10 @@ amount(bytes, Bytes) -> io_lib:format("~b bytes", [round(Bytes)]);
 amount(ns, Time) -> duration(Time).
 
 markdown(Sections) ->
-    [[io_lib:format("## ~s\n\n~s", [title(Section), notes(Section)]), tables(Rows)] || {Section, Rows} <- Sections].
+    [
+        [io_lib:format("## ~s\n\n~s", [title(Section), notes(Section)]), tables(Rows)]
+     || {Section, Rows} <- Sections
+    ].
 
 title("memory") -> "Memory";
 title("operations") -> "Single operations";
@@ -77,7 +106,7 @@ title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
 title("hold") -> "How long a scheduler is held, 1,000,000 names";
-title("scale") -> "What SCALING.md argues from".
+title("scale") -> "What doc/internals/scaling.md argues from".
 
 notes("memory") ->
     "100,000 names, filled without processes. Resident: how much larger the VM got. The ETS tables do not count what binaries over 64 bytes take.\n\n";
@@ -103,7 +132,11 @@ notes("hold") ->
 tables(Rows) ->
     case unique([Side || #{side := Side} <- Rows]) of
         [_] -> table(Rows, mode, unique([Mode || #{mode := Mode} <- Rows]), fun(Mode) -> Mode end);
-        _ -> [of_mode(Mode, [Row || #{mode := M} = Row <- Rows, M =:= Mode]) || Mode <- unique([Mode || #{mode := Mode} <- Rows])]
+        _ ->
+            [
+                of_mode(Mode, [Row || #{mode := M} = Row <- Rows, M =:= Mode])
+             || Mode <- unique([Mode || #{mode := Mode} <- Rows])
+            ]
     end.
 
 of_mode(Mode, Rows) ->
@@ -114,7 +147,12 @@ table(Rows, Across, Columns, Label) ->
     WithRatio = lists:member(proctab, Columns) andalso lists:member(ets_design, Columns),
     Header = ["" | [Label(Column) || Column <- Columns]] ++ ["ETS design / proctab" || WithRatio],
     Lines = [
-        [Name | cells([Row || #{operation := N} = Row <- Rows, N =:= Name], Across, Columns, WithRatio)]
+        [
+            Name
+            | cells(
+                [Row || #{operation := N} = Row <- Rows, N =:= Name], Across, Columns, WithRatio
+            )
+        ]
      || Name <- unique([Name || #{operation := Name} <- Rows])
     ],
     [[line(Line) || Line <- [Header, ["---" || _ <- Header] | Lines]], "\n"].
@@ -127,7 +165,8 @@ cells(Rows, Across, Columns, WithRatio) ->
     [cell(Of(Column)) || Column <- Columns] ++ [ratio(Of(ets_design), Of(proctab)) || WithRatio].
 
 cell([]) -> "-";
-cell([#{figures := Figures, unit := Unit}]) -> [value(Unit, rounds:median(Figures)), spread(Figures)].
+cell([#{figures := Figures, unit := Unit}]) ->
+    [value(Unit, rounds:median(Figures)), spread(Figures)].
 
 value("ns", 0) -> "none";
 value("ns", Time) -> duration(Time);
@@ -135,8 +174,10 @@ value("bytes", Bytes) -> io_lib:format("~b bytes", [round(Bytes)]);
 value("slices", Count) -> integer_to_list(Count).
 
 spread([_]) -> "";
-spread(Figures) when length(Figures) =:= 7 -> io_lib:format(" ±~b%", [round(100 * rounds:spread(Figures))]);
-spread(Figures) -> [io_lib:format(" ±~b% (~b rounds)", [round(100 * rounds:spread(Figures)), length(Figures)])].
+spread(Figures) when length(Figures) =:= 7 ->
+    io_lib:format(" ±~b%", [round(100 * rounds:spread(Figures))]);
+spread(Figures) ->
+    [io_lib:format(" ±~b% (~b rounds)", [round(100 * rounds:spread(Figures)), length(Figures)])].
 
 ratio([#{figures := Others}], [#{figures := These}]) -> times(rounds:ratio(Others, These));
 ratio(_, _) -> "-".
@@ -152,4 +193,15 @@ duration(Time) -> io_lib:format("~.1f s", [Time / 1.0e9]).
 
 %% In the order of their first appearance.
 unique(List) ->
-    lists:reverse(lists:foldl(fun(Item, Items) -> case lists:member(Item, Items) of true -> Items; false -> [Item | Items] end end, [], List)).
+    lists:reverse(
+        lists:foldl(
+            fun(Item, Items) ->
+                case lists:member(Item, Items) of
+                    true -> Items;
+                    false -> [Item | Items]
+                end
+            end,
+            [],
+            List
+        )
+    ).

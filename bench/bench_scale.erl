@@ -1,5 +1,6 @@
-%% What `SCALING.md` argues from, beside the sections of a whole run: ten million names, and what the background thread has to do for writers. Takes a minute and 4 GB, so
-%% it runs only when it is named: `bench/run scale`.
+%% What doc/internals/scaling.md argues from, besides the sections of a whole run: ten million
+%% names, and the work of the background thread for writers. Takes a minute and 4 GB, so it runs
+%% only when it is named: `bench/run scale`.
 -module(bench_scale).
 
 -export([rows/0]).
@@ -23,11 +24,18 @@ many_names() ->
         {"find", fun(Name) -> {ok, _} = gen_tracker:find(Zone, Name) end},
         {"increment", fun(Name) -> gen_tracker:increment(Zone, Name, integer, 1) end}
     ]],
-    {Fold, ?NAMES} = bench_data:time(fun() -> gen_tracker:fold(fun(_, _, Count) -> Count + 1 end, 0, Zone) end),
+    {Fold, ?NAMES} = bench_data:time(fun() ->
+        gen_tracker:fold(fun(_, _, Count) -> Count + 1 end, 0, Zone)
+    end),
     Figures = [row(Label, Mode, "ns", Run() / ?CALLS) || {Label, Run} <- Calls],
     true = unlink(Tracker),
-    {Kill, ok} = bench_data:time(fun() -> exit(Tracker, kill), bench_data:gone([Tracker]) end),
-    {Free, ok} = bench_data:time(fun() -> bench_data:until(fun() -> bench_data:resident() - Before < Resident div 20 end) end),
+    {Kill, ok} = bench_data:time(fun() ->
+        exit(Tracker, kill),
+        bench_data:gone([Tracker])
+    end),
+    {Free, ok} = bench_data:time(fun() ->
+        bench_data:until(fun() -> bench_data:resident() - Before < Resident div 20 end)
+    end),
     Figures ++ [
         row("insert of a name and its attributes", Mode, "ns", Fill / ?NAMES),
         row("resident memory of a name", Mode, "bytes", Resident / ?NAMES),
@@ -39,7 +47,9 @@ many_names() ->
 fill(_, 0) ->
     ok;
 fill(Zone, N) ->
-    true = proctab_nif:insert(Zone, bench_data:name(N), bench_data:keeper_pid(N), undefined, bench_data:child_pid(N)),
+    true = proctab_nif:insert(
+        Zone, bench_data:name(N), bench_data:keeper_pid(N), undefined, bench_data:child_pid(N)
+    ),
     ok = gen_tracker:setattr(Zone, bench_data:name(N), [{integer, 1}, {atom, running}]),
     fill(Zone, N - 1).
 
@@ -48,7 +58,10 @@ writing() ->
     Names = bench_data:names(10000),
     Opened = #{zone := Zone} = bench_sides:open(proctab, writing, [], []),
     bench_sides:fill(Opened, 10000, bench_data:attributes()),
-    Rows = [written(Zone, Key, Writers, Names) || Key <- [binary, tuple, kilobyte], Writers <- ?WRITERS],
+    Rows = [
+        written(Zone, Key, Writers, Names)
+     || Key <- [binary, tuple, kilobyte], Writers <- ?WRITERS
+    ],
     bench_sides:close(Opened),
     lists:append(Rows).
 
@@ -57,12 +70,22 @@ written(Zone, Key, Writers, Names) ->
     {Worked, Before} = {background(), bench_data:resident()},
     End = erlang:monotonic_time(millisecond) + ?WRITES,
     {Half, Rest} = lists:split(length(Names) div 2, Names),
-    Monitors = [spawn_monitor(fun() -> exit({written, write(Zone, Key, Value, List, List, End, 0)}) end) || List <- lists:sublist([Half, Rest], Writers)],
-    Count = lists:sum([receive {'DOWN', Monitor, process, Pid, {written, Written}} -> Written end || {Pid, Monitor} <- Monitors]),
+    Monitors = [
+        spawn_monitor(fun() -> exit({written, write(Zone, Key, Value, List, List, End, 0)}) end)
+     || List <- lists:sublist([Half, Rest], Writers)
+    ],
+    Count = lists:sum([
+        receive
+            {'DOWN', Monitor, process, Pid, {written, Written}} -> Written
+        end
+     || {Pid, Monitor} <- Monitors
+    ]),
     Mode = io_lib:format("setattr of a ~s, ~b writers", [Key, Writers]),
     [
         row("a write", Mode, "ns", 1.0e6 * ?WRITES / Count),
-        row("the background thread's work for a write", Mode, "ns", (background() - Worked) / Count),
+        row(
+            "the background thread's work for a write", Mode, "ns", (background() - Worked) / Count
+        ),
         row("how much larger the VM is after 5 s", Mode, "bytes", bench_data:resident() - Before)
     ].
 
@@ -77,7 +100,11 @@ write(Zone, Key, Value, [Name | Names], All, End, Count) ->
 
 %% Nanoseconds that the thread has worked, as the system counts them: in hundredths of a second.
 background() ->
-    Threads = [filename:dirname(File) || File <- filelib:wildcard("/proc/self/task/*/comm"), file:read_file(File) =:= {ok, <<"proctab_reclaim\n">>}],
+    Threads = [
+        filename:dirname(File)
+     || File <- filelib:wildcard("/proc/self/task/*/comm"),
+        file:read_file(File) =:= {ok, <<"proctab_reclaim\n">>}
+    ],
     lists:sum([ticks(Thread) || Thread <- Threads]) * 10000000.
 
 ticks(Thread) ->

@@ -1,4 +1,5 @@
-%% What is compared: each side is opened with children and attributes, or filled without processes, and has the operations that it really offers.
+%% What is compared: each side is opened with children and attributes, or filled without
+%% processes, and has the operations that it really offers.
 %%
 %%   proctab      gen_tracker of this library
 %%   ets_design   the design of the original gen_tracker, in `ets_tracker`
@@ -10,13 +11,16 @@
 %%   whereis, empty_nif, loop   limits: the look-up of a registered atom, a native call that does nothing, the loop that is subtracted from all
 -module(bench_sides).
 
--export([label/1, limits/0, open/4, add/3, close/1, fill/3, fill_one/3, bytes/1, operation/2, right/1]).
+-export([label/1, limits/0, open/4, add/3, close/1, fill/3, fill_one/3, bytes/1, operation/2]).
+-export([right/1]).
 
 -define(TRACKER(Module, Zone, What),
     case What of
         find -> fun(Name) -> Module:find(Zone, Name) end;
         {getattr, Key} -> fun(Name) -> Module:getattr(Zone, Name, Key) end;
-        {setattr, Key} -> Value = bench_data:other_value(Key), fun(Name) -> Module:setattr(Zone, Name, Key, Value) end;
+        {setattr, Key} ->
+            Value = bench_data:other_value(Key),
+            fun(Name) -> Module:setattr(Zone, Name, Key, Value) end;
         increment -> fun(Name) -> Module:increment(Zone, Name, integer, 1) end;
         info -> fun(Name) -> Module:info(Zone, Name) end;
         list -> fun(_) -> Module:list(Zone) end;
@@ -53,11 +57,23 @@ open(ets_design, Zone) ->
     {ok, Tracker} = ets_tracker:start_link(Zone),
     #{side => ets_design, zone => Zone, owner => Tracker, pids => []};
 open(Side, _) when Side =:= ets_set; Side =:= ets_ordered ->
-    Type = case Side of ets_set -> set; ets_ordered -> ordered_set end,
+    Type =
+        case Side of
+            ets_set -> set;
+            ets_ordered -> ordered_set
+        end,
     Options = [public, {read_concurrency, true}, {write_concurrency, true}],
-    #{side => Side, names => ets:new(names, [set | Options]), attributes => ets:new(attributes, [Type | Options])};
+    #{
+        side => Side,
+        names => ets:new(names, [set | Options]),
+        attributes => ets:new(attributes, [Type | Options])
+    };
 open(registry, Registry) ->
-    Options = [{keys, unique}, {name, Registry}, {partitions, erlang:system_info(schedulers_online)}],
+    Options = [
+        {keys, unique},
+        {name, Registry},
+        {partitions, erlang:system_info(schedulers_online)}
+    ],
     {ok, Supervisor} = 'Elixir.Registry':start_link(Options),
     #{side => registry, registry => Registry, owner => Supervisor};
 open(pg, Scope) ->
@@ -78,7 +94,11 @@ add(#{side := Side} = Opened, Name, Attributes) when Side =:= ets_set; Side =:= 
     insert(Opened, Name, self(), Attributes);
 add(#{side := registry, registry := Registry} = Opened, Name, Attributes) ->
     %% Where only names are looked for, a registry has no values, and need not copy them.
-    Value = case Attributes of [] -> nil; _ -> maps:from_list(Attributes) end,
+    Value =
+        case Attributes of
+            [] -> nil;
+            _ -> maps:from_list(Attributes)
+        end,
     {ok, _} = 'Elixir.Registry':register(Registry, Name, Value),
     Opened;
 add(#{side := pg, scope := Scope} = Opened, Name, _) ->
@@ -86,7 +106,14 @@ add(#{side := pg, scope := Scope} = Opened, Name, _) ->
     Opened;
 add(#{side := global, names := Names} = Opened, Name, _) ->
     %% A process has one name.
-    yes = global:register_name(Name, spawn_link(fun() -> receive after infinity -> ok end end)),
+    yes = global:register_name(
+        Name,
+        spawn_link(fun() ->
+            receive
+            after infinity -> ok
+            end
+        end)
+    ),
     Opened#{names := [Name | Names]};
 add(Opened, _, _) ->
     Opened.
@@ -96,7 +123,8 @@ insert(#{names := Names, attributes := Table} = Opened, Name, Pid, Attributes) -
     true = ets:insert(Table, [{{Name, Key}, Value} || {Key, Value} <- Attributes]),
     Opened.
 
-%% Adds so many names without processes, by the way that the children's own starts take into the table.
+%% Adds so many names without processes, by the way that the children's own starts take into the
+%% table.
 fill(_, 0, _) ->
     ok;
 fill(Opened, Count, Attributes) ->
@@ -105,10 +133,22 @@ fill(Opened, Count, Attributes) ->
 
 fill_one(#{side := proctab, zone := Zone}, N, Attributes) ->
     {Name, MFA, Restart, Shutdown, Type, Modules} = bench_data:spec(bench_data:name(N)),
-    true = proctab_nif:insert(Zone, Name, bench_data:keeper_pid(N), {MFA, Restart, Shutdown, Type, Modules}, bench_data:child_pid(N)),
+    true = proctab_nif:insert(
+        Zone,
+        Name,
+        bench_data:keeper_pid(N),
+        {MFA, Restart, Shutdown, Type, Modules},
+        bench_data:child_pid(N)
+    ),
     Attributes =:= [] orelse gen_tracker:setattr(Zone, Name, Attributes);
 fill_one(#{side := ets_design, zone := Zone}, N, Attributes) ->
-    ets_tracker:fill(Zone, bench_data:spec(bench_data:name(N)), bench_data:child_pid(N), bench_data:keeper_pid(N), Attributes);
+    ets_tracker:fill(
+        Zone,
+        bench_data:spec(bench_data:name(N)),
+        bench_data:child_pid(N),
+        bench_data:keeper_pid(N),
+        Attributes
+    );
 fill_one(#{side := registry} = Opened, N, _) ->
     add(Opened, bench_data:name(N), []);
 fill_one(Opened, N, Attributes) ->
@@ -135,9 +175,19 @@ close(#{owner := Owner}) ->
     unlink(Owner),
     Monitor = monitor(process, Owner),
     exit(Owner, shutdown),
-    receive {'DOWN', Monitor, process, Owner, _} -> ok end;
+    receive
+        {'DOWN', Monitor, process, Owner, _} -> ok
+    end;
 close(#{side := global, names := Names}) ->
-    lists:foreach(fun(Name) -> Pid = global:whereis_name(Name), unlink(Pid), exit(Pid, kill), bench_data:until(fun() -> global:whereis_name(Name) =:= undefined end) end, Names);
+    lists:foreach(
+        fun(Name) ->
+            Pid = global:whereis_name(Name),
+            unlink(Pid),
+            exit(Pid, kill),
+            bench_data:until(fun() -> global:whereis_name(Name) =:= undefined end)
+        end,
+        Names
+    );
 close(#{names := Names, attributes := Table}) ->
     true = ets:delete(Names),
     true = ets:delete(Table);
@@ -154,7 +204,10 @@ operation(#{names := Names, attributes := Table} = Opened, What) ->
 operation(#{side := registry, registry := Registry}, What) ->
     registry_operation(What, Registry);
 operation(#{side := pg, scope := Scope}, find) ->
-    fun(Name) -> [Pid] = pg:get_members(Scope, Name), {ok, Pid} end;
+    fun(Name) ->
+        [Pid] = pg:get_members(Scope, Name),
+        {ok, Pid}
+    end;
 operation(#{side := global}, find) ->
     fun(Name) -> {ok, global:whereis_name(Name)} end;
 operation(#{side := whereis}, find) ->
@@ -169,22 +222,47 @@ operation(_, _) ->
     none.
 
 ets_operation(find, Names, _, _) ->
-    fun(Name) -> try {ok, ets:lookup_element(Names, Name, 2)} catch error:badarg -> undefined end end;
+    fun(Name) ->
+        try
+            {ok, ets:lookup_element(Names, Name, 2)}
+        catch
+            error:badarg -> undefined
+        end
+    end;
 ets_operation({getattr, Key}, _, Table, _) ->
-    fun(Name) -> try {ok, ets:lookup_element(Table, {Name, Key}, 2)} catch error:badarg -> undefined end end;
+    fun(Name) ->
+        try
+            {ok, ets:lookup_element(Table, {Name, Key}, 2)}
+        catch
+            error:badarg -> undefined
+        end
+    end;
 ets_operation({setattr, Key}, Names, Table, _) ->
     Value = bench_data:other_value(Key),
-    fun(Name) -> true = ets:member(Names, Name), true = ets:insert(Table, {{Name, Key}, Value}), ok end;
+    fun(Name) ->
+        true = ets:member(Names, Name),
+        true = ets:insert(Table, {{Name, Key}, Value}),
+        ok
+    end;
 ets_operation(increment, _, Table, _) ->
     fun(Name) -> ets:update_counter(Table, {Name, integer}, 1) end;
 ets_operation(mix, Names, Table, Opened) ->
     Read = ets_operation({getattr, integer}, Names, Table, Opened),
     Write = ets_operation({setattr, integer}, Names, Table, Opened),
-    fun({read, Name}) -> Read(Name); ({write, Name}) -> Write(Name) end;
+    fun
+        ({read, Name}) -> Read(Name);
+        ({write, Name}) -> Write(Name)
+    end;
 ets_operation(info, _, Table, #{side := ets_ordered}) ->
     fun(Name) -> ets_info(Table, Name) end;
 ets_operation(list, Names, Table, #{side := ets_ordered}) ->
-    fun(_) -> ets:foldl(fun({Name, Pid}, Rows) -> [{Name, [{pid, Pid} | ets_info(Table, Name)]} | Rows] end, [], Names) end;
+    fun(_) ->
+        ets:foldl(
+            fun({Name, Pid}, Rows) -> [{Name, [{pid, Pid} | ets_info(Table, Name)]} | Rows] end,
+            [],
+            Names
+        )
+    end;
 ets_operation(_, _, _, _) ->
     none.
 
@@ -192,24 +270,51 @@ ets_info(Table, Name) ->
     ets:select(Table, [{{{Name, '$1'}, '$2'}, [], [{{'$1', '$2'}}]}]).
 
 registry_operation(find, Registry) ->
-    fun(Name) -> [{Pid, _}] = 'Elixir.Registry':lookup(Registry, Name), {ok, Pid} end;
+    fun(Name) ->
+        [{Pid, _}] = 'Elixir.Registry':lookup(Registry, Name),
+        {ok, Pid}
+    end;
 registry_operation({getattr, Key}, Registry) ->
-    fun(Name) -> [{_, #{Key := Value}}] = 'Elixir.Registry':lookup(Registry, Name), {ok, Value} end;
+    fun(Name) ->
+        [{_, #{Key := Value}}] = 'Elixir.Registry':lookup(Registry, Name),
+        {ok, Value}
+    end;
 registry_operation(info, Registry) ->
-    fun(Name) -> [{_, Value}] = 'Elixir.Registry':lookup(Registry, Name), maps:to_list(Value) end;
+    fun(Name) ->
+        [{_, Value}] = 'Elixir.Registry':lookup(Registry, Name),
+        maps:to_list(Value)
+    end;
 registry_operation(list, Registry) ->
     fun(_) ->
-        Rows = 'Elixir.Registry':select(Registry, [{{'$1', '$2', '$3'}, [], [{{'$1', '$2', '$3'}}]}]),
+        Rows = 'Elixir.Registry':select(Registry, [
+            {{'$1', '$2', '$3'}, [], [{{'$1', '$2', '$3'}}]}
+        ]),
         [{Name, [{pid, Pid} | maps:to_list(Value)]} || {Name, Pid, Value} <- Rows]
     end;
 registry_operation(_, _) ->
     none.
 
 %% What the answer of an operation has to be.
-right(find) -> fun({ok, Pid}) -> is_pid(Pid); (Name) -> is_binary(Name) end;
-right({getattr, integer}) -> fun({ok, Value}) -> is_integer(Value); (Name) -> is_binary(Name) end;
-right({getattr, Key}) -> fun({ok, Value}) -> Value =:= bench_data:value(Key); (Name) -> is_binary(Name) end;
+right(find) ->
+    fun
+        ({ok, Pid}) -> is_pid(Pid);
+        (Name) -> is_binary(Name)
+    end;
+right({getattr, integer}) ->
+    fun
+        ({ok, Value}) -> is_integer(Value);
+        (Name) -> is_binary(Name)
+    end;
+right({getattr, Key}) ->
+    fun
+        ({ok, Value}) -> Value =:= bench_data:value(Key);
+        (Name) -> is_binary(Name)
+    end;
 right({setattr, _}) -> fun(Answer) -> Answer =:= ok orelse is_binary(Answer) end;
 right(increment) -> fun(Answer) -> is_integer(Answer) orelse is_binary(Answer) end;
 right(mix) -> right({getattr, integer});
-right(info) -> fun(Attributes) when is_list(Attributes) -> length(Attributes) =:= 4; (Name) -> is_binary(Name) end.
+right(info) ->
+    fun
+        (Attributes) when is_list(Attributes) -> length(Attributes) =:= 4;
+        (Name) -> is_binary(Name)
+    end.

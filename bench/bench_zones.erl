@@ -1,4 +1,5 @@
-%% Whole zones: `info`, `list`, starting children, many keys on one name, and thousands of children that die at the same moment.
+%% Whole zones: `info`, `list`, starting children, many keys on one name, and thousands of
+%% children that die at the same moment.
 -module(bench_zones).
 
 -export([rows/0, whole/3, starts/2, many_keys/2, deaths/3, death_time/2]).
@@ -20,16 +21,29 @@ rows() ->
 whole(Count, Sides, Rounds) ->
     Names = bench_data:names(Count),
     Zones = [bench_sides:open(Side, whole, Names, bench_data:attributes()) || Side <- Sides],
-    HasAll = fun(Rows) -> length(Rows) =:= Count andalso lists:all(fun({_, Row}) -> length(Row) =:= 5 end, Rows) end,
+    HasAll = fun(Rows) ->
+        length(Rows) =:= Count andalso lists:all(fun({_, Row}) -> length(Row) =:= 5 end, Rows)
+    end,
     Infos = rounds:alternate(Rounds, [
-        {Side, rounds:timed(bench_sides:operation(Zone, info), bench_sides:right(info), [some_names(Side, Names)])}
+        {
+            Side,
+            rounds:timed(bench_sides:operation(Zone, info), bench_sides:right(info), [
+                some_names(Side, Names)
+            ])
+        }
      || #{side := Side} = Zone <- Zones
     ]),
     {Slow, Fast} = lists:partition(fun(#{side := Side}) -> Side =:= ets_design end, Zones),
     List = fun(Zone) -> bench_sides:operation(Zone, list) end,
     Lists = maps:merge(
-        rounds:alternate(1, [{Side, rounds:once(List(Zone), HasAll)} || #{side := Side} = Zone <- Slow]),
-        rounds:alternate(Rounds, [{Side, rounds:timed(List(Zone), HasAll, [[all]])} || #{side := Side} = Zone <- Fast])
+        rounds:alternate(1, [
+            {Side, rounds:once(List(Zone), HasAll)}
+         || #{side := Side} = Zone <- Slow
+        ]),
+        rounds:alternate(Rounds, [
+            {Side, rounds:timed(List(Zone), HasAll, [[all]])}
+         || #{side := Side} = Zone <- Fast
+        ])
     ),
     lists:foreach(fun bench_sides:close/1, Zones),
     of_sides("info of one name", among(Count), Infos) ++ of_sides("list", among(Count), Lists).
@@ -41,7 +55,10 @@ among(Count) ->
     lists:concat([Count, " names"]).
 
 of_sides(Operation, Mode, FiguresOfSides) ->
-    [bench_data:row(Side, Operation, Mode, "ns", Figures) || {Side, Figures} <- maps:to_list(FiguresOfSides)].
+    [
+        bench_data:row(Side, Operation, Mode, "ns", Figures)
+     || {Side, Figures} <- maps:to_list(FiguresOfSides)
+    ].
 
 %% Each round in a zone of its own.
 starts(Count, Rounds) ->
@@ -51,7 +68,11 @@ starts(Count, Rounds) ->
         bench_sides:close(Opened),
         Time / Count
     end,
-    of_sides("start of a child, until find_or_open returns", "one process", alternate(Rounds, ?TRACKERS, Time)).
+    of_sides(
+        "start of a child, until find_or_open returns",
+        "one process",
+        alternate(Rounds, ?TRACKERS, Time)
+    ).
 
 many_keys(Count, Rounds) ->
     Time = fun(Side) ->
@@ -61,10 +82,16 @@ many_keys(Count, Rounds) ->
         bench_sides:close(Opened),
         Time
     end,
-    of_sides("setattr of 10,000 keys, one after the other", "one name", alternate(Rounds, ?TRACKERS, Time)).
+    of_sides(
+        "setattr of 10,000 keys, one after the other",
+        "one name",
+        alternate(Rounds, ?TRACKERS, Time)
+    ).
 
-setter(#{side := proctab, zone := Zone}) -> fun(Key) -> ok = gen_tracker:setattr(Zone, <<"name">>, Key, running) end;
-setter(#{side := ets_design, zone := Zone}) -> fun(Key) -> ok = ets_tracker:setattr(Zone, <<"name">>, Key, running) end.
+setter(#{side := proctab, zone := Zone}) ->
+    fun(Key) -> ok = gen_tracker:setattr(Zone, <<"name">>, Key, running) end;
+setter(#{side := ets_design, zone := Zone}) ->
+    fun(Key) -> ok = ets_tracker:setattr(Zone, <<"name">>, Key, running) end.
 
 alternate(Rounds, Sides, Time) ->
     rounds:alternate(Rounds, [{Side, fun() -> Time(Side) end} || Side <- Sides]).
@@ -91,24 +118,39 @@ death_time(Opened, Children) ->
     end),
     Time.
 
-%% The others know of processes that registered themselves: in the registry with the same attributes, in the process groups without.
+%% The others know of processes that registered themselves: in the registry with the same
+%% attributes, in the process groups without.
 registered_deaths(Count, Rounds) ->
     Time = fun(Side) ->
         Opened = bench_sides:open(Side, registered_deaths, [], []),
         Children = [{Name, registered(Opened, Name)} || Name <- bench_data:names(Count)],
-        lists:foreach(fun({_, Pid}) -> receive {registered, Pid} -> ok end end, Children),
-        {Time, ok} = bench_data:time(fun() -> kill(Children), bench_data:until(fun() -> is_empty(Opened) end) end),
+        lists:foreach(
+            fun({_, Pid}) ->
+                receive
+                    {registered, Pid} -> ok
+                end
+            end,
+            Children
+        ),
+        {Time, ok} = bench_data:time(fun() ->
+            kill(Children),
+            bench_data:until(fun() -> is_empty(Opened) end)
+        end),
         bench_sides:close(Opened),
         Time
     end,
-    of_sides("all die at once, until all is clean", among(Count), alternate(Rounds, [registry, pg], Time)).
+    of_sides(
+        "all die at once, until all is clean", among(Count), alternate(Rounds, [registry, pg], Time)
+    ).
 
 registered(Opened, Name) ->
     Starter = self(),
     spawn(fun() ->
         bench_sides:add(Opened, Name, bench_data:attributes()),
         Starter ! {registered, self()},
-        receive after infinity -> ok end
+        receive
+        after infinity -> ok
+        end
     end).
 
 is_empty(#{side := registry, registry := Registry}) -> 'Elixir.Registry':count(Registry) =:= 0;

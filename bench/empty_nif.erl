@@ -1,4 +1,5 @@
-%% A native function that does nothing, with as many arguments as `find/2`; and the nanoseconds that the calling scheduler has worked.
+%% A native function that does nothing, with as many arguments as `find/2`; and the nanoseconds
+%% that the calling scheduler has worked.
 -module(empty_nif).
 
 -export([call/2, thread_time/0]).

@@ -1,5 +1,6 @@
-%% The storage design of the original metrics_process_tracker, as its documentation and its table show it: one public ordered table with a row for each process
-%% and one for each pair of process and name; a server monitors the processes, and looks for the names of a dead one with a guard.
+%% The storage design of the original metrics_process_tracker, as its documentation and its table
+%% show it: one public ordered table with a row for each process and one for each pair of process
+%% and name; a server monitors the processes, and looks for the names of a dead one with a guard.
 -module(ets_process_tracker).
 -behaviour(gen_server).
 
@@ -9,7 +10,13 @@
 -define(TABLE, bench_process_tracker).
 
 start_link() ->
-    ?TABLE = ets:new(?TABLE, [named_table, ordered_set, public, {read_concurrency, true}, {write_concurrency, true}]),
+    ?TABLE = ets:new(?TABLE, [
+        named_table,
+        ordered_set,
+        public,
+        {read_concurrency, true},
+        {write_concurrency, true}
+    ]),
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
 track(Name, Pid) ->
@@ -34,5 +41,11 @@ handle_cast({monitor, Pid}, State) ->
 handle_info({'DOWN', _, process, Pid, _}, State) ->
     true = ets:delete(?TABLE, Pid),
     Names = ets:select(?TABLE, [{{{'$1', '$2'}, '_'}, [{'=:=', '$1', {const, Pid}}], ['$2']}]),
-    lists:foreach(fun(Name) -> metrics:update(Name, {c, -1}), ets:delete(?TABLE, {Pid, Name}) end, Names),
+    lists:foreach(
+        fun(Name) ->
+            metrics:update(Name, {c, -1}),
+            ets:delete(?TABLE, {Pid, Name})
+        end,
+        Names
+    ),
     {noreply, State}.

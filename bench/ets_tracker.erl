@@ -1,14 +1,16 @@
-%% The ETS design of a tracker, to compare with: what the documentation of the original gen_tracker describes, written
-%% with care for this benchmark.
+%% The ETS design of a tracker, to compare with: what the documentation of the original
+%% gen_tracker describes, written with care for this benchmark.
 %%
 %% A zone `Zone` is a process of that name and two public named tables with `read_concurrency`:
 %%   `Zone`        one row a child, with its spec; `find` is one `ets:lookup`
 %%   `Zone_attrs`  rows `{{Name, Key}, Value}`; `getattr` is one look-up, `increment` one `ets:update_counter`, `info` a
 %%                 select with a guard on the name, which looks at every row of the table
-%% Attributes are set by a process of their own, the setter, so that a name cannot get attributes after its child is
-%% gone. A child is started by a helper process, which stays beside it and cleans up after its death.
+%% Attributes are set by a process of their own, the setter, so that a name cannot get attributes
+%% after its child is gone. A child is started by a helper process, which stays beside it and
+%% cleans up after its death.
 %%
-%% What is not compared is not here (restarts, `after_terminate`, the calls of a supervisor): that favours this side.
+%% What is not compared is not here (restarts, `after_terminate`, the calls of a supervisor): that
+%% favours this side.
 -module(ets_tracker).
 -behaviour(gen_server).
 
@@ -35,14 +37,30 @@ find_or_open(Zone, {Name, _MFA, _Restart, _Shutdown, _Type, _Modules} = Spec) ->
         Found -> Found
     end.
 
-%% The rows of a child and its attributes, without any process: for the benchmark, to have a million of them.
+%% The rows of a child and its attributes, without any process: for the benchmark, to have a
+%% million of them.
 fill(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}, Pid, Helper, Attributes) ->
-    Child = #child{name = Name, pid = Pid, helper = Helper, mfa = MFA, restart = Restart, shutdown = Shutdown, type = Type, modules = Modules},
+    Child = #child{
+        name = Name,
+        pid = Pid,
+        helper = Helper,
+        mfa = MFA,
+        restart = Restart,
+        shutdown = Shutdown,
+        type = Type,
+        modules = Modules
+    },
     true = ets:insert(Zone, Child),
     true = ets:insert(attrs(Zone), [{{Name, Key}, Value} || {Key, Value} <- Attributes]).
 
 which_children(Zone) ->
-    ets:select(Zone, [{#child{name = '$1', pid = '$2', type = '$3', modules = '$4', _ = '_'}, [], [{{'$1', '$2', '$3', '$4'}}]}]).
+    ets:select(Zone, [
+        {
+            #child{name = '$1', pid = '$2', type = '$3', modules = '$4', _ = '_'},
+            [],
+            [{{'$1', '$2', '$3', '$4'}}]
+        }
+    ]).
 
 setattr(Zone, Name, Key, Value) ->
     setattr(Zone, Name, [{Key, Value}]).
@@ -67,10 +85,15 @@ increment(Zone, Name, Key, Increment, Default) ->
     ets:update_counter(attrs(Zone), {Name, Key}, Increment, {{Name, Key}, Default}).
 
 info(Zone, Name) ->
-    ets:select(attrs(Zone), [{{{'$1', '$2'}, '$3'}, [{'=:=', '$1', {const, Name}}], [{{'$2', '$3'}}]}]).
+    ets:select(attrs(Zone), [
+        {{{'$1', '$2'}, '$3'}, [{'=:=', '$1', {const, Name}}], [{{'$2', '$3'}}]}
+    ]).
 
 list(Zone) ->
-    [{Name, [{pid, Pid} | info(Zone, Name)]} || {Name, Pid, _, _} <- which_children(Zone), is_pid(Pid)].
+    [
+        {Name, [{pid, Pid} | info(Zone, Name)]}
+     || {Name, Pid, _, _} <- which_children(Zone), is_pid(Pid)
+    ].
 
 %% The names that belong to a zone, the quickest way to make them.
 attrs(Zone) ->
@@ -121,7 +144,14 @@ handle_info({'EXIT', _Helper, _Reason}, Tracker) ->
 
 launch(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}) ->
     Tracker = self(),
-    Child = #child{name = Name, mfa = MFA, restart = Restart, shutdown = Shutdown, type = Type, modules = Modules},
+    Child = #child{
+        name = Name,
+        mfa = MFA,
+        restart = Restart,
+        shutdown = Shutdown,
+        type = Type,
+        modules = Modules
+    },
     spawn_link(fun() -> help(Tracker, Zone, Child) end).
 
 %% The helper: starts the child, stays with it, and takes its rows away after its death.
@@ -142,5 +172,7 @@ help(Tracker, Zone, #child{name = Name, mfa = {Module, Function, Arguments}} = C
     end.
 
 clean(Zone, Name) ->
-    _ = ets:select_delete(attrs(Zone), [{{{'$1', '_'}, '_'}, [{'=:=', '$1', {const, Name}}], [true]}]),
+    _ = ets:select_delete(attrs(Zone), [
+        {{{'$1', '_'}, '_'}, [{'=:=', '$1', {const, Name}}], [true]}
+    ]),
     ets:delete(Zone, Name).

@@ -1,4 +1,5 @@
-%% The seam of the application metrics, with the cheapest backend that counts: the same one behind both sides.
+%% The seam of the application metrics, with the cheapest backend that counts: the same one behind
+%% both sides.
 -module(metrics).
 
 -export([open/0, update/1, update/2, value/1]).

@@ -1,5 +1,6 @@
-%% How the benchmarks measure: rounds that alternate between the sides, so that a drift of the machine hits all of them. The figures of all rounds are kept, in
-%% their order, so that a ratio can be taken within each round.
+%% How the benchmarks measure: rounds that alternate between the sides, so that a drift of the
+%% machine hits all of them. The figures of all rounds are kept, in their order, so that a ratio
+%% can be taken within each round.
 -module(rounds).
 
 -export([alternate/2, timed/3, once/2, times/2]).
@@ -8,8 +9,8 @@
 %% A round is long enough for a clock, and for many turns of the scheduler.
 -define(ROUND, 25000000).
 
-%% Runs each side `Rounds` times, in turn, and the other way round every second time. A side is a name and a function
-%% that gives one figure. Gives a map of the figures.
+%% Runs each side `Rounds` times, in turn, and the other way round every second time. A side is a
+%% name and a function that gives one figure. Gives a map of the figures.
 alternate(Rounds, Sides) ->
     Orders = [order(Round, Sides) || Round <- lists:seq(1, Rounds)],
     Figures = [{Side, Run()} || Order <- Orders, {Side, Run} <- Order],
@@ -27,7 +28,8 @@ median(Figures) ->
 spread(Figures) ->
     (lists:max(Figures) - lists:min(Figures)) / 2 / max(abs(median(Figures)), 1.0e-9).
 
-%% How many times the others are of these: the median of the rounds' ratios, where both ran in the same rounds.
+%% How many times the others are of these: the median of the rounds' ratios, where both ran in the
+%% same rounds.
 ratio(Others, These) when length(Others) =:= length(These) ->
     median(lists:zipwith(fun(Other, This) -> Other / This end, Others, These));
 ratio(Others, These) ->
@@ -36,9 +38,10 @@ ratio(Others, These) ->
 minus(Figures, Loops) ->
     lists:zipwith(fun(Figure, Loop) -> max(Figure - Loop, 0.1) end, Figures, Loops).
 
-%% A function for `alternate/2`: nanoseconds for one call of `Fun` with a name, one process for each of `Lists` calling it
-%% for every name of its list, over and over. The time is from the first start to the last end, divided by all calls.
-%% The last result of each process must be what `IsRight` says.
+%% A function for `alternate/2`: nanoseconds for one call of `Fun` with a name, one process for
+%% each of `Lists` calling it for every name of its list, over and over. The time is from the
+%% first start to the last end, divided by all calls. The last result of each process must be what
+%% `IsRight` says.
 timed(Fun, IsRight, Lists) ->
     Passes = passes(Fun, IsRight, Lists, 1),
     Calls = Passes * lists:sum([length(List) || List <- Lists]),
@@ -55,13 +58,22 @@ times(Fun, Names) ->
 passes(Fun, IsRight, Lists, Passes) ->
     case run(Fun, IsRight, Lists, Passes) of
         Time when Time >= ?ROUND -> Passes;
-        Time -> passes(Fun, IsRight, Lists, max(Passes * 5 div 4, Passes * ?ROUND div max(Time, 1)) + 1)
+        Time ->
+            passes(Fun, IsRight, Lists, max(Passes * 5 div 4, Passes * ?ROUND div max(Time, 1)) + 1)
     end.
 
 run(Fun, IsRight, Lists, Passes) ->
     Starter = self(),
-    Processes = [spawn_monitor(fun() -> call_all(Starter, Fun, IsRight, List, Passes) end) || List <- Lists],
-    [receive {ready, Pid} -> ok end || {Pid, _} <- Processes],
+    Processes = [
+        spawn_monitor(fun() -> call_all(Starter, Fun, IsRight, List, Passes) end)
+     || List <- Lists
+    ],
+    [
+        receive
+            {ready, Pid} -> ok
+        end
+     || {Pid, _} <- Processes
+    ],
     [Pid ! go || {Pid, _} <- Processes],
     {Starts, Ends} = lists:unzip([ended(Process) || Process <- Processes]),
     lists:max(Ends) - lists:min(Starts).

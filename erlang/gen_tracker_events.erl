@@ -1,52 +1,61 @@
 %% @private
-%% Births and deaths in a zone, for those who have subscribed to them.
+%% The events process of a zone: sends its subscribers the births and deaths of children.
 %%
-%% A zone has such a process from its first subscriber to its last. The native table tells it of each change, and it tells the subscribers: with one sender for all
-%% that happens, nobody is told of two events of a name in the wrong order. It keeps a copy of who lives, for new subscribers, and to tell what it has been told of
-%% from what it has read: it begins to listen, and then reads the table, so that a change at that moment may come in both ways.
+%% A zone has an events process from its first subscriber to its last. The native table sends it
+%% each change, and it sends the subscribers an event. One sender for all events of a zone means
+%% that every subscriber receives the events of a name in order.
 %%
-%% What it is told of a name comes in order, too: of children that were added, and of those that are unregistered, the tracker tells, and in between their keepers, who
-%% hear of them from the tracker.
+%% The events process keeps a copy of the running children, for new subscribers. It first
+%% subscribes to changes and then reads the table, so a change at that moment may arrive twice;
+%% the copy shows which ones did. The changes of one name arrive in order: the tracker sends the
+%% addition and the unregistering of a child, and the keeper, which hears of the child from the
+%% tracker, what happens in between.
 %%
-%% It outlives its tracker for as long as children of it live, so that no death is missed. Their keepers may be able to tell no more then; so it monitors
-%% the children, but as long as there is a tracker it leaves the telling to the keepers, after whose word the name is free.
+%% When the tracker has ended, the events process lives on until the last child has died, so that
+%% no death is missed. The keepers may be unable to report those deaths, so it monitors the
+%% children. While the tracker lives, the events process ignores these monitors: the name is free
+%% only once the keeper has reported the death.
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
 -export([start/3, subscribe/1, unsubscribe/1, lost/2]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+-export([terminate/2, code_change/3]).
 
 -record(events, {
     zone :: gen_tracker:zone(),
     tracker :: pid(),
     handle :: proctab_nif:handle(),
-    %% What the table's events begin with, once it tells of them.
+    %% The first element of the table's messages, once it sends them.
     secret :: proctab_nif:secret() | undefined,
     children = #{} :: #{gen_tracker:name() => child()},
-    %% `{Subscriber, Monitor}'. When this process is killed, the tracker inherits it.
+    %% `{Subscriber, Monitor}'. The tracker inherits the table when this process is killed.
     subscribers :: ets:table(),
     has_ended = false :: boolean()
 }).
 
-%% With the reason of its death, when this was seen before the keeper has told.
--type child() :: {pid(), Monitor :: reference()} | {pid(), Monitor :: reference(), Reason :: term()}.
+%% With the exit reason, if the child's death was seen before its keeper reported it.
+-type child() :: {pid(), Monitor :: reference()}
+               | {pid(), Monitor :: reference(), Reason :: term()}.
 
-%% Starts the process, linked to the calling tracker, which is told of its end as
-%% `{{Tag, events}, Monitor, process, Events, Reason}', and inherits its subscribers then: an ETS
-%% table, with the data `{Tag, events}'.
+%% @doc Starts the events process, linked to the calling tracker and monitored by it. The `DOWN'
+%% message is `{{Tag, events}, Monitor, process, Events, Reason}'. The tracker then inherits the ETS
+%% table of subscribers, with the data `{Tag, events}'.
 -spec start(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference()) -> pid().
 start(Zone, Handle, Tag) ->
-    %% Not as its child, whom a gen_server would end together with itself.
+    %% Without `start_link': a gen_server ends when its parent does.
     {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle, Tag}, []),
     _ = monitor(process, Events, [{tag, {Tag, events}}]),
     Events.
 
-%% Subscribes the caller; the children that live at that moment. `ended' when the process is about to go.
+%% @doc Subscribes the caller. Returns the children that run at that moment, or `ended' if the
+%% events process is about to end.
 -spec subscribe(pid()) -> {ok, [{gen_tracker:name(), pid()}]} | ended.
 subscribe(Events) ->
     call(Events, subscribe).
 
-%% Ends that. What has been sent is in the caller's mailbox when this returns.
+%% @doc Ends the caller's subscription. All events that were sent are in the caller's mailbox when
+%% this returns.
 -spec unsubscribe(pid()) -> ok | ended.
 unsubscribe(Events) ->
     call(Events, unsubscribe).
@@ -58,7 +67,8 @@ call(Events, Request) ->
         exit:_ -> ended
     end.
 
-%% The process was killed: what it has left to its tracker says whom to tell that no more events will come.
+%% @doc Tells the subscribers in a table that no more events will come, and deletes the table. For
+%% the tracker, when the events process was killed.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
 lost(Zone, Subscribers) ->
     tell(unsubscribed, Zone, Subscribers),
@@ -66,7 +76,11 @@ lost(Zone, Subscribers) ->
     ok.
 
 tell(Event, Zone, Subscribers) ->
-    ets:foldl(fun({Subscriber, _}, ok) -> Subscriber ! {gen_tracker, Zone, Event}, ok end, ok, Subscribers).
+    Send = fun({Subscriber, _}, ok) ->
+        Subscriber ! {gen_tracker, Zone, Event},
+        ok
+    end,
+    ets:foldl(Send, ok, Subscribers).
 
 -spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle(), Tag :: reference()}) ->
           {ok, #events{}, {continue, listen}}.
@@ -74,28 +88,31 @@ init({Zone, Tracker, Handle, Tag}) ->
     process_flag(trap_exit, true),
     link(Tracker),
     Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {Tag, events}}]),
-    {ok, #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers}, {continue, listen}}.
+    Events = #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers},
+    {ok, Events, {continue, listen}}.
 
 -spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
 handle_continue(listen, #events{handle = Handle} = Events) ->
     Secret = proctab_nif:listen(Handle),
-    {noreply, Events#events{secret = Secret, children = read(proctab_nif:page(Handle, 0, pids, []), Handle, #{})}}.
+    {noreply, Events#events{secret = Secret, children = read(Handle, 0, #{})}}.
 
-read({Page, Next}, Handle, Read) ->
-    Children = lists:foldl(fun({Name, Pid}, Before) -> Before#{Name => monitored(Name, Pid)} end, Read, Page),
-    case Next of
-        done -> Children;
-        _ -> read(proctab_nif:page(Handle, Next, pids, []), Handle, Children)
-    end.
+read(_, done, Children) ->
+    Children;
+read(Handle, From, Children) ->
+    {Page, Next} = proctab_nif:page(Handle, From, pids, []),
+    Add = fun({Name, Pid}, Before) -> Before#{Name => monitored(Name, Pid)} end,
+    read(Handle, Next, lists:foldl(Add, Children, Page)).
 
 monitored(Name, Pid) ->
     {Pid, monitor(process, Pid, [{tag, {dead, Name}}])}.
 
 -spec handle_call(term(), gen_server:from(), #events{}) ->
           {reply, term(), #events{}} | {stop, normal, ok, #events{}}.
-handle_call(subscribe, {Pid, _}, #events{subscribers = Subscribers, children = Children, has_ended = false} = Events) ->
+handle_call(subscribe, {Pid, _}, #events{has_ended = false} = Events) ->
+    #events{subscribers = Subscribers, children = Children} = Events,
     _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
-    {reply, {ok, [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)]}, Events};
+    Running = [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)],
+    {reply, {ok, Running}, Events};
 handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) ->
     _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
     case ets:info(Subscribers, size) of
@@ -110,21 +127,21 @@ handle_cast(_Request, Events) ->
     {noreply, Events}.
 
 -spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal | shutdown, #events{}}.
-handle_info({Secret, {up, Name, Pid}}, #events{secret = Secret, zone = Zone, subscribers = Subscribers, children = Children} = Events)
+handle_info({Secret, {up, Name, Pid}}, #events{secret = Secret, children = Children} = Events)
         when not is_map_key(Name, Children) ->
-    tell({up, Name, Pid}, Zone, Subscribers),
+    tell({up, Name, Pid}, Events#events.zone, Events#events.subscribers),
     {noreply, Events#events{children = Children#{Name => monitored(Name, Pid)}}};
-handle_info({Secret, {down, Name, Pid, Reason}}, #events{secret = Secret, children = Children} = Events)
-        when element(1, map_get(Name, Children)) =:= Pid ->
-    true = demonitor(element(2, map_get(Name, Children)), [flush]),
+handle_info({Secret, {down, Name, Pid, Reason}}, #events{secret = Secret} = Events)
+        when element(1, map_get(Name, Events#events.children)) =:= Pid ->
+    true = demonitor(element(2, map_get(Name, Events#events.children)), [flush]),
     down(Name, Pid, Reason, Events);
-handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Children, has_ended = HasEnded} = Events)
+handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Children} = Events)
         when map_get(Name, Children) =:= {Pid, Monitor} ->
-    case HasEnded of
+    case Events#events.has_ended of
         true -> down(Name, Pid, Reason, Events);
         false -> {noreply, Events#events{children = Children#{Name := {Pid, Monitor, Reason}}}}
     end;
-handle_info({'DOWN', Monitor, process, Pid, _Reason}, #events{subscribers = Subscribers} = Events) ->
+handle_info({'DOWN', Monitor, process, Pid, _}, #events{subscribers = Subscribers} = Events) ->
     case ets:lookup(Subscribers, Pid) of
         [{Pid, Monitor}] ->
             true = ets:delete(Subscribers, Pid),
@@ -144,7 +161,7 @@ handle_info(Message, Events) ->
     end.
 
 tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
-    %% Nobody else may be left to tell of those whose death was seen.
+    %% The keepers of the children whose death was seen may have been killed.
     Alive = maps:filter(
         fun
             (Name, {Pid, _, Reason}) -> tell({down, Name, Pid, Reason}, Zone, Subscribers), false;
@@ -154,10 +171,11 @@ tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Chi
     ),
     stop_unless(map_size(Alive) > 0, Events#events{children = Alive, has_ended = true}).
 
-down(Name, Pid, Reason, #events{zone = Zone, subscribers = Subscribers, children = Children, has_ended = HasEnded} = Events) ->
-    tell({down, Name, Pid, Reason}, Zone, Subscribers),
+down(Name, Pid, Reason, #events{children = Children} = Events) ->
+    tell({down, Name, Pid, Reason}, Events#events.zone, Events#events.subscribers),
     Rest = maps:remove(Name, Children),
-    stop_unless(not HasEnded orelse map_size(Rest) > 0, Events#events{children = Rest}).
+    IsNeeded = not Events#events.has_ended orelse map_size(Rest) > 0,
+    stop_unless(IsNeeded, Events#events{children = Rest}).
 
 stop_unless(true, Events) -> {noreply, Events};
 stop_unless(false, Events) -> {stop, normal, Events}.
@@ -165,7 +183,7 @@ stop_unless(false, Events) -> {stop, normal, Events}.
 -spec terminate(term(), #events{}) -> ok.
 terminate(_Reason, #events{zone = Zone, handle = Handle, subscribers = Subscribers}) ->
     ok = proctab_nif:unlisten(Handle),
-    %% Those who are left know that their subscription has ended, and that what comes now is of another zone.
+    %% Events that come after `unsubscribed' are those of another zone.
     lost(Zone, Subscribers).
 
 -spec code_change(term(), #events{}, term()) -> {ok, #events{}}.

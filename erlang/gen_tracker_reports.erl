@@ -1,6 +1,6 @@
 %% @private
-%% What a zone says in the log about its children: the reports of OTP's `supervisor', in its shape,
-%% with the zone as the supervisor and the child's name as its id.
+%% The log reports of a zone about its children: those of OTP's `supervisor', in its shape, with the
+%% zone as the supervisor and the child's name as its id.
 -module(gen_tracker_reports).
 
 -export([child/3, progress/2, error/4]).
@@ -9,13 +9,13 @@
 
 -type child() :: [{atom(), term()}].
 
-%% @doc A child as reports show it.
--spec child(pid() | undefined, gen_tracker:name(), gen_tracker_child:spec()) -> child().
-child(Pid, Name, {MFA, Restart, Shutdown, Type, _Mods}) ->
+%% @doc Returns the properties of a child that reports show.
+-spec child(pid() | undefined, gen_tracker:name(), gen_tracker_spec:spec()) -> child().
+child(Pid, Name, {MFA, Restart, Shutdown, Type, _Modules}) ->
     [{pid, Pid}, {id, Name}, {mfargs, MFA}, {restart_type, Restart}, {significant, false},
      {shutdown, Shutdown}, {child_type, Type}].
 
-%% @doc Says that a child was started, at level `info'.
+%% @doc Logs that a child was started, at level `info'.
 -spec progress(gen_tracker:zone(), child()) -> ok.
 progress(Zone, Child) ->
     ?LOG_INFO(
@@ -28,7 +28,7 @@ progress(Zone, Child) ->
                             report_cb => fun supervisor:format_log/1}}
     ).
 
-%% @doc Says what went wrong with a child.
+%% @doc Logs a failure of a child, at level `error'.
 -spec error(child_terminated | start_error | shutdown_error, Reason :: term(), gen_tracker:zone(),
             child()) -> ok.
 error(Error, Reason, Zone, Child) ->

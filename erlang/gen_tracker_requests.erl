@@ -1,49 +1,51 @@
 %% @private
-%% What is asked of a tracker about a name: who may have it, and who waits for what.
+%% The requests of a tracker's callers for names: who gets a name, and which request waits for what.
 %%
-%% A request is answered at once, or it waits for the keeper of the name's present holder: for the
-%% end of a start, or for the keeper's own end. Requests that have waited for the same keeper get
-%% the name one after the other, in the order in which they came.
+%% A request is answered at once, or it waits for the keeper that holds the name: for the end of a
+%% start, or for the end of the keeper. Requests that waited for the same keeper get the name in the
+%% order in which they came.
 %%
-%% A request may come from a start function or an `after_terminate' of the same zone, that is from
-%% a keeper, or from a process that has a keeper at the head of its `$ancestors'. While it waits,
-%% its keeper waits, too. A request that would close a cycle of such waits is refused.
+%% A request may come from a start function or an `after_terminate' of the same zone, that is from a
+%% keeper, or from a process with a keeper at the head of its `$ancestors'. While the request waits,
+%% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
 -module(gen_tracker_requests).
 
--export([new/1, request/6, handle/2, end_all/1]).
--export([launched/3, settled/2, lost/3, patience_ended/3, abandon/3]).
+-export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
+-export([launched/3, settled/2, lost/3, register_timeout/3, abandon/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
-%% How long a process that registers waits for the start of another, in milliseconds.
--define(PATIENCE, 60000).
-%% For how long the end of a keeper counts as a restart of its child, in milliseconds.
--define(LATELY, 10000).
+%% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
+-define(REGISTER_TIMEOUT, 60000).
+%% The dictionary of a process with a larger heap is not copied to find its ancestors, in words.
+-define(LARGE_HEAP, 200000).
+%% How long the end of a keeper counts as a restart of its child, in milliseconds.
+-define(PERIOD, 10000).
 
 -record(request, {
     kind :: kind(),
     name :: gen_tracker:name() | undefined,
-    spec :: gen_tracker_child:spec() | undefined,
-    %% The process to be added, or the keeper whose start is waited for.
+    spec :: gen_tracker_spec:spec() | undefined,
+    %% The process to be added, or the keeper whose start the caller waits for.
     child :: pid() | undefined,
     from :: gen_server:from(),
     %% The calling process and the head of its `$ancestors', if they are of this node.
     callers :: [pid()],
-    %% The keeper on whose behalf it waits.
+    %% The keeper that waits while this request waits.
     asker = none :: pid() | none
 }).
 
 -record(requests, {
-    context :: gen_tracker_child:context(),
-    %% What waits for each keeper, the latest first.
+    context :: gen_tracker_keeper:context(),
+    %% The requests that wait for each keeper, latest first.
     waiting = #{} :: #{Keeper :: pid() => [{role(), #request{}}]},
-    %% The keepers that a keeper's callback waits for, and the processes that have asked for that.
-    waits_for = #{} :: #{Keeper :: pid() => [{Keeper :: pid(), Caller :: pid()}, ...]},
-    %% The keepers that were asked to stop their child.
-    ending = #{} :: #{Keeper :: pid() => asked},
-    %% When the keepers before this one of the same row have ended lately, the latest first.
+    %% The graph of waits: for each asker, the keepers that it waits for, with the calling process.
+    waits_for = #{} :: #{Asker :: pid() => [{Keeper :: pid(), Caller :: pid()}, ...]},
+    %% The keepers that were told to stop their child.
+    stopping = #{} :: #{Keeper :: pid() => told},
+    %% When earlier keepers of the same row ended within the last ?PERIOD, latest first.
     adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
-    %% The keepers whose transient child has ended for good.
+    %% The keepers whose transient child ended normally.
     settled = #{} :: #{Keeper :: pid() => settled}
 }).
 
@@ -52,31 +54,67 @@
 -type kind() :: find_or_open | start_child | add | register | forget | look_up | await_start.
 
 -type role() ::
-        %% It is answered, or handled again, when something comes of the keeper.
+        %% Waits for the keeper's next answer, and is answered or handled again then.
         waits
-        %% The `start_child' whose child it is; all others find it started.
+        %% The `start_child' that started the child. All other requests find it already started.
       | starts
-        %% An `add' or `register' whose keeper is getting to know its child; meanwhile the tracker
-        %% has this monitor.
+        %% An `add' or `register' whose keeper attaches its child. The tracker has this monitor
+        %% meanwhile.
       | {adds, reference()}
-        %% It found this child dead, of which the keeper does not know yet.
+        %% Found this child dead before the keeper did.
       | {after_death, pid()}
-        %% It came after somebody had asked for the end of the child.
+        %% Came after another request had asked for the end of the child.
       | after_end.
 
-%% @doc No requests yet.
--spec new(gen_tracker_child:context()) -> requests().
+%% @doc Returns a set of requests without any.
+-spec new(gen_tracker_keeper:context()) -> requests().
 new(Context) ->
     #requests{context = Context}.
 
-%% @doc A request. `Callers' are the calling process and the head of its `$ancestors', as far as
-%% they are processes of this node.
--spec request(kind(), gen_tracker:name(), gen_tracker_child:spec() | undefined,
+%% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
+%% of them that are processes of this node.
+-spec request(kind(), gen_tracker:name(), gen_tracker_spec:spec() | undefined,
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
 
-%% @doc Does what a request asks for, or lets it wait.
+%% @doc Returns the head of the calling process's `$ancestors', if that is a process of this node,
+%% or else `undefined'. If a start function or an `after_terminate' has started the calling
+%% process, that is its keeper.
+-spec parent() -> pid() | undefined.
+parent() ->
+    case get('$ancestors') of
+        [Parent | _] -> local(Parent);
+        _ -> undefined
+    end.
+
+%% @doc Returns the same of the caller of a request that does not contain it, in a list that is
+%% empty if there is none.
+-spec parent(gen_server:from()) -> [pid() | undefined].
+parent({Pid, _}) when node(Pid) =:= node() ->
+    case process_info(Pid, total_heap_size) of
+        {total_heap_size, Words} when Words < ?LARGE_HEAP -> parent_of(Pid);
+        _ -> []
+    end;
+parent(_) ->
+    [].
+
+parent_of(Pid) ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Dictionary} ->
+            case lists:keyfind('$ancestors', 1, Dictionary) of
+                {_, [Parent | _]} -> [local(Parent)];
+                _ -> []
+            end;
+        undefined ->
+            []
+    end.
+
+local(Pid) when is_pid(Pid), node(Pid) =:= node() -> Pid;
+local(Name) when is_atom(Name) -> whereis(Name);
+local(_) -> undefined.
+
+%% @doc Carries out a request, or queues it.
 -spec handle(request(), requests()) -> requests().
 handle(#request{kind = forget} = Request, Requests) ->
     forget(Request, Requests);
@@ -88,9 +126,9 @@ handle(Request, Requests) ->
     {_, Handled} = handle(Request, nobody, Requests),
     Handled.
 
-%% As soon as one of those who have waited for the same keeper waits again, the others wait with
-%% it, behind it. A start that fails at once may be over before the next one is looked at, which
-%% would be served before its turn, and the start made again for it.
+%% `Before' is the keeper that an earlier request of the same queue waits for again, or `nobody'.
+%% Later requests of that queue wait behind it: otherwise, if the start of the earlier one failed
+%% at once, a later one could be served before its turn, and the start would be made twice.
 handle(#request{kind = Kind} = Request, Before, Requests) when Before =/= nobody, Kind =/= add ->
     wait(Before, waits, Request, Requests);
 handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
@@ -103,17 +141,17 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
         undefined ->
             try_take(Request, Requests);
         {running, Pid, Keeper, _} ->
-            case gen_tracker_child:is_alive(Pid) of
+            case gen_tracker_keeper:is_alive(Pid) of
                 true ->
                     reply(Request, running(Kind, Pid)),
                     {nobody, Requests};
                 false ->
-                    %% The keeper does not know yet. Who restarts a process that had a name
-                    %% comes just then.
+                    %% The keeper has not received the DOWN message yet. A caller that replaces a
+                    %% process as soon as it dies comes at just this moment.
                     wait(Keeper, {after_death, Pid}, Request, Requests)
             end;
         {pending, _, _, _} when Kind =/= find_or_open ->
-            %% As a supervisor says of a child that it has not managed to restart.
+            %% OTP's answer for a child that could not be restarted.
             reply(Request, {error, already_present}),
             {nobody, Requests};
         {pending, _, Keeper, _} ->
@@ -125,10 +163,10 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
 running(find_or_open, Pid) -> {ok, Pid};
 running(_, Pid) -> {error, {already_started, Pid}}.
 
-retry(Keeper, #request{spec = Spec} = Request, #requests{ending = Ending} = Requests) ->
+retry(Keeper, #request{spec = Spec} = Request, #requests{stopping = Stopping} = Requests) ->
     case wait(Keeper, waits, Request, Requests) of
-        {Keeper, Waiting} when not is_map_key(Keeper, Ending) ->
-            gen_tracker_child:retry(Keeper, Requests#requests.context, Spec),
+        {Keeper, Waiting} when not is_map_key(Keeper, Stopping) ->
+            gen_tracker_keeper:retry(Keeper, Requests#requests.context, Spec),
             {Keeper, Waiting};
         Other ->
             Other
@@ -138,18 +176,18 @@ try_take(Request, Requests) ->
     try
         take(Request, Requests)
     catch
-        %% A spec may be so large that the table refuses it, and there may be no more processes.
+        %% The spec is too large for the table, or the VM has no free process.
         error:Reason when Reason =:= badarg; Reason =:= system_limit ->
             reply(Request, {error, Reason}),
             {nobody, Requests}
     end.
 
-%% Takes a free name.
+%% Inserts a child under a free name.
 take(#request{kind = Kind, child = Child} = Request, #requests{context = Context} = Requests)
         when Kind =:= add; Kind =:= register ->
-    Keeper = gen_tracker_child:start(Context),
-    %% Before it is in the table, where others find it and may end it.
-    Monitor = gen_tracker_child:attach(Keeper, Context, Child),
+    Keeper = gen_tracker_keeper:start(Context),
+    %% Before the insertion: from then on, others find the child and may end it.
+    Monitor = gen_tracker_keeper:attach(Keeper, Context, Child),
     try
         insert(Keeper, Request, Child, Requests)
     catch
@@ -157,12 +195,12 @@ take(#request{kind = Kind, child = Child} = Request, #requests{context = Context
             true = demonitor(Monitor, [flush]),
             erlang:raise(error, badarg, Stacktrace)
     end,
-    gen_tracker_child:attached(Keeper, Context),
+    gen_tracker_keeper:attached(Keeper, Context),
     wait(Keeper, {adds, Monitor}, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
-    Keeper = gen_tracker_child:start(Context),
+    Keeper = gen_tracker_keeper:start(Context),
     insert(Keeper, Request, launching, Requests),
-    gen_tracker_child:launch(Keeper, Context, Spec),
+    gen_tracker_keeper:launch(Keeper, Context, Spec),
     Role =
         case Kind of
             start_child -> starts;
@@ -172,18 +210,18 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
 
 insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
-        Stored = gen_tracker_child:stored(Spec),
-        %% What is not stored is refused all the same, if it is too large.
+        Stored = gen_tracker_spec:stored(Spec),
+        %% Refuses start arguments that are too large, although they are not stored.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
         ok
     catch
         error:badarg:Stacktrace ->
-            gen_tracker_child:discard(Keeper),
+            gen_tracker_keeper:discard(Keeper),
             erlang:raise(error, badarg, Stacktrace)
     end.
 
-%% Has a child stopped and forgotten; it is answered when that is done.
+%% Stops a child and removes its row. The caller is answered after that.
 forget(#request{name = Name} = Request, Requests) ->
     case proctab_nif:child(zone(Requests), Name) of
         undefined ->
@@ -196,17 +234,17 @@ forget(#request{name = Name} = Request, Requests) ->
             end
     end.
 
-%% The mark in the table is what counts: what runs in the keeper may lose its messages.
-stop(Keeper, Name, Shutdown, #requests{context = Context, ending = Ending} = Requests) ->
+%% The mark in the table counts: a start function may flush the keeper's messages.
+stop(Keeper, Name, Shutdown, #requests{context = Context, stopping = Stopping} = Requests) ->
     case proctab_nif:stop(zone(Requests), Name, Keeper) of
         State when State =:= launching; State =:= restarting ->
-            limit(start, Keeper, gen_tracker_shutdown:start_patience(Shutdown), Requests);
+            limit(start, Keeper, gen_tracker_spec:start_timeout(Shutdown), Requests);
         terminating ->
-            limit(cleanup, Keeper, gen_tracker_child:patience(Shutdown), Requests);
+            limit(cleanup, Keeper, gen_tracker_spec:cleanup_timeout(Shutdown), Requests);
         _ -> ok
     end,
-    gen_tracker_child:stop(Keeper, Context),
-    Requests#requests{ending = Ending#{Keeper => asked}}.
+    gen_tracker_keeper:stop(Keeper, Context),
+    Requests#requests{stopping = Stopping#{Keeper => told}}.
 
 limit(What, Keeper, Time, Requests) ->
     after_time(Time, {overtime, Keeper, What}, Requests).
@@ -215,9 +253,9 @@ after_time(Time, Message, #requests{context = #{tag := Tag}}) ->
     _ = erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)),
     ok.
 
-%% A start function or an `after_terminate' that waits for an attribute of a name. The table wakes
-%% it; what is decided here is whether it may wait. A start function may wait for what its own child
-%% sets.
+%% A start function or an `after_terminate' waits for an attribute of a name. The table wakes it;
+%% the tracker decides whether it may wait. A start function may wait for an attribute that its
+%% own child sets.
 look_up(#request{name = Name} = Request, Requests) ->
     case {proctab_nif:child(zone(Requests), Name), asker(Request, Requests)} of
         {{_, _, Keeper, _}, {Keeper, starting}} ->
@@ -230,7 +268,7 @@ look_up(#request{name = Name} = Request, Requests) ->
     end.
 
 -dialyzer({no_improper_lists, abandon/3}).
-%% @doc The caller of such a request has stopped waiting. Nobody else knows its alias.
+%% @doc Removes such a request, whose caller has stopped waiting. Only the caller knows the alias.
 -spec abandon(gen_tracker:name(), Alias :: reference(), requests()) -> requests().
 abandon(Name, Alias, Requests) ->
     case proctab_nif:child(zone(Requests), Name) of
@@ -244,7 +282,7 @@ abandon(Name, Alias, Requests) ->
             Requests
     end.
 
-%% A child that has acknowledged its start, and waits until it is registered.
+%% A child has acknowledged its start and waits until it is registered.
 await_start(#request{child = Keeper} = Request, Requests) ->
     case proctab_nif:kept(zone(Requests), Keeper) of
         {_, State, _, _} when State =:= launching; State =:= restarting ->
@@ -255,9 +293,9 @@ await_start(#request{child = Keeper} = Request, Requests) ->
             Requests
     end.
 
-%%% Those who wait
+%%% The queues
 
-%% `nobody' when the request was refused.
+%% Queues a request. Returns the keeper that it waits for, or `nobody' when it was refused.
 wait(Keeper, Role, Request, Requests) ->
     Asker = asker(Request, Requests),
     case closes_cycle(Asker, Keeper, Requests) of
@@ -266,25 +304,25 @@ wait(Keeper, Role, Request, Requests) ->
             reply(Request, refusal(Request, Doing)),
             {nobody, Requests};
         false ->
-            be_patient(Keeper, Request, Requests),
+            start_timer(Keeper, Request, Requests),
             {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Request), Requests)}
     end.
 
 refusal(#request{kind = look_up}, _) -> refused;
 refusal(_, Doing) -> {error, Doing}.
 
-role(Keeper, waits, #requests{ending = Ending}) when is_map_key(Keeper, Ending) -> after_end;
+role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
 role(_, Role, _) -> Role.
 
 add(Keeper, Role, Request, #requests{waiting = Waiting} = Requests) ->
     Same = maps:get(Keeper, Waiting, []),
     More = Waiting#{Keeper => [{Role, Request} | Same]},
-    note(Request, Keeper, Requests#requests{waiting = More}).
+    add_wait(Request, Keeper, Requests#requests{waiting = More}).
 
 by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
 
-%% The keeper on whose behalf a request is made, and what it is doing.
+%% The keeper whose callback made a request, and what that keeper is doing.
 asker(#request{kind = await_start}, _) ->
     none;
 asker(#request{callers = Callers}, Requests) ->
@@ -310,44 +348,49 @@ reaches(Asker, [Asker | _], _, _) ->
 reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen) ->
     reaches(Asker, Keepers, WaitsFor, Seen);
 reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
-    %% A process that is dead waits no longer.
-    More = [Other || {Other, Caller} <- maps:get(Keeper, WaitsFor, []),
-        gen_tracker_child:is_alive(Caller)],
+    %% A dead process no longer waits.
+    More = [
+        Other
+     || {Other, Caller} <- maps:get(Keeper, WaitsFor, []),
+        gen_tracker_keeper:is_alive(Caller)
+    ],
     reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
 
-note(#request{asker = none}, _, Requests) ->
+add_wait(#request{asker = none}, _, Requests) ->
     Requests;
-note(#request{asker = Asker, from = {Caller, _}}, Keeper, #requests{waits_for = WaitsFor} = Requests) ->
+add_wait(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
+    #requests{waits_for = WaitsFor} = Requests,
     Waits = [{Keeper, Caller} | maps:get(Asker, WaitsFor, [])],
     Requests#requests{waits_for = WaitsFor#{Asker => Waits}}.
 
-forget_note(#request{asker = none}, _, Requests) ->
+remove_wait(#request{asker = none}, _, Requests) ->
     Requests;
-forget_note(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
+remove_wait(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
     #requests{waits_for = WaitsFor} = Requests,
     case lists:delete({Keeper, Caller}, maps:get(Asker, WaitsFor, [])) of
         [] -> Requests#requests{waits_for = maps:remove(Asker, WaitsFor)};
         Waits -> Requests#requests{waits_for = WaitsFor#{Asker => Waits}}
     end.
 
-%% The start may be waiting for just the process that is to be registered, or for the one that
-%% starts it.
-be_patient(Keeper, #request{kind = register, from = From}, Requests) ->
-    after_time(?PATIENCE, {patience_ended, Keeper, From}, Requests);
-be_patient(_, _, _) ->
+%% Sets the timeout of a `register': the start that it waits for may itself be waiting for the
+%% process to be registered, or for the process that starts that one.
+start_timer(Keeper, #request{kind = register, from = From}, Requests) ->
+    after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests);
+start_timer(_, _, _) ->
     ok.
 
-%% @doc Tells a caller who still waits for this keeper's start that it has been too long. A cleanup
-%% has no limit. A keeper that is gone is about to be told.
--spec patience_ended(Keeper :: pid(), gen_server:from(), requests()) -> requests().
-patience_ended(Keeper, From, Requests) ->
+%% @doc Ends the wait of a `register' for the start of this keeper's child, if it still waits.
+%% Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will answer the
+%% caller.
+-spec register_timeout(Keeper :: pid(), gen_server:from(), requests()) -> requests().
+register_timeout(Keeper, From, Requests) ->
     case take_waiting(fun({_, #request{from = Its}}) -> Its =:= From end, Keeper, Requests) of
         {[], _} ->
             Requests;
         {[{_, #request{name = Name} = Request}], Left} ->
             case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
-                    be_patient(Keeper, Request, Requests),
+                    start_timer(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
@@ -357,36 +400,39 @@ patience_ended(Keeper, From, Requests) ->
             end
     end.
 
-%% @doc A keeper has come to the end of a start. Whatever that was, it is `killed' for those who
-%% waited for it, when somebody has asked for the end of the child meanwhile.
--spec launched(Keeper :: pid(), gen_tracker_child:result(), requests()) -> requests().
-launched(Keeper, Result, #requests{ending = Ending} = Requests) when is_map_key(Keeper, Ending) ->
-    serve_until_end(Keeper, killed, Result, Requests);
-launched(Keeper, Result, Requests) ->
-    serve_until_end(Keeper, Result, Result, Requests).
+%% @doc Handles the result of a keeper's start. If a request has asked for the end of the child
+%% meanwhile, the answer is `killed' whatever the result is.
+-spec launched(Keeper :: pid(), gen_tracker_keeper:result(), requests()) -> requests().
+launched(Keeper, Result, #requests{stopping = Stopping} = Requests) ->
+    Outcome =
+        case is_map_key(Keeper, Stopping) of
+            true -> {killed, Result};
+            false -> {launched, Result}
+        end,
+    serve_until_end(Keeper, Outcome, Requests).
 
-%% After a failed start the keeper may live on for a while, but the name is free.
-serve_until_end(Keeper, Outcome, Result, Requests) ->
+%% After a failed start the keeper may live on for some time, but the name is free.
+serve_until_end(Keeper, {_, Result} = Outcome, Requests) ->
     Served = serve(Keeper, Outcome, Requests),
     case started(Result) =:= none andalso proctab_nif:kept(zone(Requests), Keeper) of
         undefined -> ended(Keeper, Served);
         _ -> Served
     end.
 
-%% The child of a start that succeeded. A start function may return anything.
+%% The child of a successful start, or `none'. A start function may return any term.
 started({ok, Pid}) when is_pid(Pid) -> Pid;
 started({ok, Pid, _}) when is_pid(Pid) -> Pid;
 started(_) -> none.
 
-%% @doc The child of a keeper has ended, and is not to be started again.
+%% @doc Notes that the child of a keeper has ended normally and will not be restarted.
 -spec settled(Keeper :: pid(), requests()) -> requests().
 settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
-%% A keeper has removed its row.
-ended(Keeper, #requests{ending = Ending, adopted = Adopted, settled = Settled} = Requests) ->
+%% Handles the end of a keeper that has removed its row.
+ended(Keeper, #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests) ->
     Left = Requests#requests{
-        ending = maps:remove(Keeper, Ending),
+        stopping = maps:remove(Keeper, Stopping),
         settled = maps:remove(Keeper, Settled),
         adopted = maps:remove(Keeper, Adopted)
     },
@@ -407,11 +453,12 @@ serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
         wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
 
-answer({after_death, Pid}, _, {ok, Pid}) ->
-    %% So late that the child is dead already. The next one is waited for.
-    wait;
-answer({after_death, Pid}, _, {ok, Pid, _}) ->
-    wait;
+answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
+    case started(Result) of
+        %% The result of a start whose child is dead by now. The request waits for the next child.
+        Pid -> wait;
+        _ -> answer(waits, Request, Outcome)
+    end;
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
@@ -427,23 +474,23 @@ answer(after_end, _, _) ->
     wait;
 answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
     wait;
-answer(_, #request{kind = Kind}, killed) when Kind =:= find_or_open; Kind =:= start_child ->
+answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
-answer(_, _, killed) ->
+answer(_, _, {killed, _}) ->
     again;
-answer(_, #request{kind = find_or_open}, Result) ->
+answer(_, #request{kind = find_or_open}, {launched, Result}) ->
     {reply, Result};
-answer(starts, _, Result) ->
+answer(starts, _, {launched, Result}) ->
     {reply, to_supervisor(Result)};
-answer(_, #request{kind = Kind}, Result) ->
+answer(_, #request{kind = Kind}, {launched, Result}) ->
     case started(Result) of
         none -> again;
-        %% Even if it is dead by now: a child that dies as soon as it is started would never be
-        %% found running.
+        %% Even if it is dead by now: a child that always dies at once would otherwise never be
+        %% returned.
         Pid -> {reply, running(Kind, Pid)}
     end.
 
-%% As `supervisor:start_child/2' says it.
+%% The result of a start as `supervisor:start_child/2' returns it.
 to_supervisor(ignore) ->
     {ok, undefined};
 to_supervisor({error, Reason}) ->
@@ -454,48 +501,48 @@ to_supervisor(Result) ->
         _ -> Result
     end.
 
-%% @doc A keeper has ended for `Reason'. Its row, if it has left one, goes to another keeper.
+%% @doc Handles the end of a keeper. If it left a row, a new keeper adopts that.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
-lost(Keeper, Reason, #requests{context = Context, ending = Ending} = Requests) ->
+lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = Requests) ->
     case proctab_nif:kept(zone(Requests), Keeper) of
         undefined ->
             ended(Keeper, Requests);
         _ ->
-            New = gen_tracker_child:start(Context),
+            New = gen_tracker_keeper:start(Context),
             case proctab_nif:change_keeper(zone(Requests), Keeper, New) of
                 {ok, _} ->
                     Times = lately(Keeper, Requests),
                     #requests{adopted = Adopted, settled = Settled} = Requests,
                     IsSettled = is_map_key(Keeper, Settled),
-                    gen_tracker_child:adopt(New, Context, Reason, Times, IsSettled),
+                    gen_tracker_keeper:adopt(New, Context, Reason, Times, IsSettled),
                     Counted = Requests#requests{
                         adopted = (maps:remove(Keeper, Adopted))#{New => Times},
                         settled = maps:remove(Keeper, Settled)
                     },
                     Moved = move_waiting(Keeper, New, Counted),
-                    case maps:take(Keeper, Ending) of
-                        {asked, Others} ->
-                            gen_tracker_child:stop(New, Context),
-                            Moved#requests{ending = Others#{New => asked}};
+                    case maps:take(Keeper, Stopping) of
+                        {told, Others} ->
+                            gen_tracker_keeper:stop(New, Context),
+                            Moved#requests{stopping = Others#{New => told}};
                         error ->
                             Moved
                     end;
                 undefined ->
-                    gen_tracker_child:discard(New),
+                    gen_tracker_keeper:discard(New),
                     ended(Keeper, Requests)
             end
     end.
 
 lately(Keeper, #requests{adopted = Adopted}) ->
     Now = erlang:monotonic_time(millisecond),
-    [Now | [Time || Time <- maps:get(Keeper, Adopted, []), Now - Time < ?LATELY]].
+    [Now | [Time || Time <- maps:get(Keeper, Adopted, []), Now - Time < ?PERIOD]].
 
 move_waiting(Keeper, New, Requests) ->
     {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
     Move = fun({Role, Request}, Next) -> add(New, Role, Request, Next) end,
     lists:foldl(Move, Others, Waited).
 
-%% Takes those of the requests that wait for a keeper that a fun selects, the earliest first.
+%% Removes the selected requests that wait for a keeper. Returns them, earliest first.
 take_waiting(Select, Keeper, #requests{waiting = Waiting} = Requests) ->
     {Taken, Left} = lists:partition(Select, maps:get(Keeper, Waiting, [])),
     Rest =
@@ -503,10 +550,10 @@ take_waiting(Select, Keeper, #requests{waiting = Waiting} = Requests) ->
             [] -> maps:remove(Keeper, Waiting);
             _ -> Waiting#{Keeper => Left}
         end,
-    Forget = fun({_, Request}, Next) -> forget_note(Request, Keeper, Next) end,
+    Forget = fun({_, Request}, Next) -> remove_wait(Request, Keeper, Next) end,
     {lists:reverse(Taken), lists:foldl(Forget, Requests#requests{waiting = Rest}, Taken)}.
 
-%% @doc Answers all that wait, because the zone stops.
+%% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
 end_all(#requests{waiting = Waiting}) ->
     All = [Request || {_, Request} <- lists:append(maps:values(Waiting))],

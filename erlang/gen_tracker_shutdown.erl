@@ -1,50 +1,48 @@
 %% @private
-%% The end of a zone: all children are stopped at the same time, and so are the starts and the
-%% cleanups that are under way. Done by the tracker when it stops, and by its watchdog when the
-%% tracker was killed.
+%% Stops a zone: all children at the same time, with the starts and cleanups that are in progress.
+%% The tracker calls this when it stops; its watchdog does when the tracker was killed.
 %%
-%% From the moment when the zone is marked as stopping, no keeper registers a child or starts one
-%% again. Each keeper is told to stop its child. A start gets the shutdown time of its child, an
-%% `after_terminate' that time or 3 s; then the keeper is killed. A keeper that does not know yet
-%% that the zone stops when it calls `after_terminate' is found in that state when the table is
-%% read; one that knows asks for the limit itself, with `{Tag, overtime, Keeper, cleanup}'.
+%% Once the zone is marked as stopping, no keeper registers or restarts a child. Each keeper is
+%% told to stop its child. A start may take as long as its child's shutdown, an `after_terminate'
+%% that long or 3 s; then the keeper is killed. The time limit of a keeper that was already in
+%% `after_terminate' is started when the table is read; a keeper that comes there later starts it
+%% itself, with `{Tag, overtime, Keeper, cleanup}'.
 %%
-%% Keepers are monitored here, whatever links there are, and what a keeper that was killed has
-%% left behind is ended in its place.
+%% Keepers are monitored here, because a start function may unlink them. The child of a keeper
+%% that was killed is stopped in its place.
 -module(gen_tracker_shutdown).
 
--export([start_watchdog/2, stop/3, end_apart/2, inherit/3, start_patience/1, overtime/3, refusal/1, is_order/1]).
+-export([start_watchdog/2, stop/3, end_apart/2, inherit/4, overtime/3, refusal/1, is_order/1]).
 -export([init_watchdog/3, watch/3]).
 
 -include_lib("kernel/include/logger.hrl").
 
-%% How long a start has for the shutdown `infinity', in milliseconds.
--define(LONGEST_START, 60000).
-%% How long what a start has started takes to end before it is killed, in milliseconds.
+%% How long the processes of a start that is ended may take to exit before they are killed, in
+%% milliseconds.
 -define(GRACE, 200).
-%% How often the watchdog looks for children that have ended, in milliseconds.
+%% How often the watchdog checks for children that have ended, in milliseconds.
 -define(TICK, 1000).
 
 -record(stop, {
     context :: context(),
     handle :: proctab_nif:handle(),
     keepers = #{} :: #{Keeper :: pid() => keeper()},
-    %% Children of keepers that were killed, and processes that end a start.
+    %% Children of keepers that were killed, and helper processes that end a start.
     others = #{} :: #{Monitor :: reference() => pid()},
-    %% What start functions have left linked to their keepers, and which keepers those were.
+    %% Processes that start functions left linked to their keepers, with those keepers.
     inherited :: inherited()
 }).
 
 -type context() :: #{tag := reference(), zone := gen_tracker:zone(), _ => _}.
 -type inherited() :: #{pid() => Keeper :: pid()}.
 -type keeper() :: {Monitor :: reference(), Child :: pid() | undefined, gen_tracker:shutdown(),
-                   %% When the watchdog has first seen the child dead, in milliseconds.
+                   %% When the watchdog first saw the child dead, in milliseconds.
                    Ended :: integer() | undefined}.
 
 %%% The watchdog
 
-%% @doc Starts the process that ends a zone whose tracker was killed. It is linked to the calling
-%% tracker and monitored by it: its end is told as
+%% @doc Starts the watchdog, which stops the zone when the tracker was killed. It is linked to the
+%% calling tracker and monitored by it. The `DOWN' message is
 %% `{{Tag, watchdog}, Monitor, process, Pid, Reason}'.
 -spec start_watchdog(proctab_nif:handle(), context()) -> pid().
 start_watchdog(Handle, #{tag := Tag, zone := Zone}) ->
@@ -64,7 +62,7 @@ init_watchdog(Tracker, Handle, Context) ->
 watch(Monitor, Handle, #{tag := Tag} = Context) ->
     receive
         {'DOWN', Monitor, process, _, _} ->
-            %% The keepers cannot ask for a limit: the tracker that they would ask is gone.
+            %% Keepers send their time limits to the tracker, which is gone. So this checks them.
             self() ! {Tag, tick},
             stop(Handle, Context, #{});
         Message ->
@@ -74,8 +72,8 @@ watch(Monitor, Handle, #{tag := Tag} = Context) ->
 
 %%% Stopping
 
-%% @doc Stops all children of a zone, and returns when they and their keepers are gone. Requests
-%% that come meanwhile are answered `{error, shutdown}'.
+%% @doc Stops all children of a zone, and returns when they and their keepers have ended. Requests
+%% that arrive meanwhile are answered with {@link refusal/1}.
 -spec stop(proctab_nif:handle(), context(), inherited()) -> ok.
 stop(Handle, Context, Inherited) ->
     ok = proctab_nif:zone_stop(Handle),
@@ -96,12 +94,14 @@ children(Handle, From, Children) ->
 stop_child({_Name, State, Child, Keeper, {_, _, Shutdown, _, _}}, Stop) ->
     #stop{context = #{tag := Tag}, keepers = Keepers} = Stop,
     Monitor = monitor(process, Keeper),
-    gen_tracker_child:stop_zone(Keeper, Tag),
+    gen_tracker_keeper:stop_zone(Keeper, Tag),
     case State of
         terminating ->
-            after_time(gen_tracker_child:patience(Shutdown), {overtime, Keeper, cleanup}, Stop);
+            Time = gen_tracker_spec:cleanup_timeout(Shutdown),
+            after_time(Time, {overtime, Keeper, cleanup}, Stop);
         _ when State =:= launching; State =:= restarting ->
-            after_time(start_patience(Shutdown), {overtime, Keeper, start}, Stop);
+            Time = gen_tracker_spec:start_timeout(Shutdown),
+            after_time(Time, {overtime, Keeper, start}, Stop);
         _ -> ok
     end,
     Stop#stop{keepers = Keepers#{Keeper => {Monitor, Child, Shutdown, undefined}}}.
@@ -119,7 +119,7 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
         {Tag, _, _} = Message -> await(told(Message, Stop));
         {Tag, _, _, _} = Message -> await(told(Message, Stop));
         {{Tag, attached, Keeper}, _, process, Child, Reason} ->
-            gen_tracker_child:died(Keeper, Stop#stop.context, Child, Reason),
+            gen_tracker_keeper:died(Keeper, Stop#stop.context, Child, Reason),
             await(Stop);
         {'DOWN', Monitor, process, Pid, Reason} -> await(down(Pid, Monitor, Reason, Stop));
         {'$gen_call', From, Request} -> gen_server:reply(From, refusal(Request)), await(Stop);
@@ -132,12 +132,12 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
         _ -> await(Stop)
     end.
 
-%% @doc What a request is answered while the zone stops.
+%% @doc Returns the answer to a request while the zone stops.
 -spec refusal(Request :: term()) -> ok | refused | {error, shutdown}.
-%% The end of a process may be waiting for these.
+%% The calling process cannot end before it has this answer.
 refusal({unregister, _}) -> ok;
 refusal({await_start, _}) -> ok;
-%% A callback would ask again until its time is over.
+%% Any other answer would make the callback ask again until its time is over.
 refusal({look_up, _, _}) -> refused;
 refusal(_) -> {error, shutdown}.
 
@@ -147,11 +147,12 @@ told({_, overtime, Keeper, What}, #stop{keepers = Keepers} = Stop)
 told({_, kill, Monitor}, #stop{others = Others} = Stop) when is_map_key(Monitor, Others) ->
     exit(map_get(Monitor, Others), kill),
     Stop;
-told({_, inherit, Keeper, Pids}, #stop{inherited = Inherited} = Stop) ->
-    Stop#stop{inherited = inherit(Keeper, Pids, Inherited)};
+told({Tag, inherit, Keeper, Pids}, #stop{inherited = Inherited} = Stop) ->
+    Stop#stop{inherited = inherit(Keeper, Tag, Pids, Inherited)};
 told({_, tick}, #stop{keepers = Keepers} = Stop) ->
     after_time(?TICK, {tick}, Stop),
-    Stop#stop{keepers = maps:map(fun(Keeper, Its) -> look(Keeper, Its, Stop) end, Keepers)};
+    Check = fun(Keeper, Its) -> check_cleanup(Keeper, Its, Stop) end,
+    Stop#stop{keepers = maps:map(Check, Keepers)};
 told(_, Stop) ->
     Stop.
 
@@ -167,7 +168,7 @@ down(Pid, Monitor, Reason, #stop{keepers = Keepers, others = Others} = Stop) ->
             Stop#stop{others = maps:remove(Monitor, Others)}
     end.
 
-%% A keeper that was killed has left its child behind.
+%% Stops the child of a keeper that was killed.
 end_child(undefined, _, Stop) ->
     Stop;
 end_child(Child, Shutdown, #stop{others = Others} = Stop) ->
@@ -183,26 +184,28 @@ end_child(Child, Shutdown, #stop{others = Others} = Stop) ->
     end,
     Stop#stop{others = Others#{Monitor => Child}}.
 
-%% For the watchdog: whether a child has ended, and its `after_terminate' has had its time.
-look(_, {Monitor, Child, Shutdown, undefined}, _) when is_pid(Child) ->
-    case gen_tracker_child:is_alive(Child) of
+%% For the watchdog: checks whether a child has ended, and kills its keeper when `after_terminate'
+%% has exceeded its time limit.
+check_cleanup(_, {Monitor, Child, Shutdown, undefined}, _) when is_pid(Child) ->
+    case gen_tracker_keeper:is_alive(Child) of
         true -> {Monitor, Child, Shutdown, undefined};
         false -> {Monitor, Child, Shutdown, erlang:monotonic_time(millisecond)}
     end;
-look(Keeper, {_, _, Shutdown, Ended} = Its, Stop) when is_integer(Ended) ->
-    IsOver = erlang:monotonic_time(millisecond) - Ended >= gen_tracker_child:patience(Shutdown),
+check_cleanup(Keeper, {_, _, Shutdown, Ended} = Its, Stop) when is_integer(Ended) ->
+    Elapsed = erlang:monotonic_time(millisecond) - Ended,
+    IsOver = Elapsed >= gen_tracker_spec:cleanup_timeout(Shutdown),
     #stop{handle = Handle, context = Context} = Stop,
     _ = IsOver andalso kill_cleanup(Keeper, proctab_nif:kept(Handle, Keeper), Context),
     Its;
-look(_, Its, _) ->
+check_cleanup(_, Its, _) ->
     Its.
 
 exited(Pid, #stop{inherited = Inherited} = Stop) ->
     Stop#stop{inherited = maps:remove(Pid, Inherited)}.
 
-%% @doc Whether a message is the order of a zone to stop, of which the calling process of the library
-%% is a child: an exit signal of its keeper there. (A tracker that a keeper has started has that
-%% keeper as its parent, which `gen_server' obeys.)
+%% @doc Returns whether a message is the order of a zone to stop, because the caller is a child of
+%% that zone: an exit signal of its keeper there. (A tracker that a keeper has started has the
+%% keeper as its parent, whose exit signals `gen_server' handles.)
 -spec is_order(Message :: term()) -> boolean().
 is_order({'EXIT', Pid, shutdown}) when is_pid(Pid), node(Pid) =:= node() ->
     is_process_alive(Pid) andalso
@@ -221,8 +224,9 @@ is_kept_by(Keeper, Zone) ->
         error:badarg -> false
     end.
 
-%% Another zone waits for the end of this one. Children that are trackers may be waiting for that
-%% zone, in however many steps: they have been told to stop, and are not waited for.
+%% Another zone waits for the end of this one. Children of this zone that are trackers may,
+%% directly or not, wait for that zone. They were told to stop, and this zone does not wait for
+%% them.
 without_trackers(#stop{keepers = Keepers} = Stop) ->
     Trackers = [Owner || {zone, _, Owner} <- proctab_nif:tables()],
     IsOther = fun(_, {_, Child, _, _}) -> not lists:member(Child, Trackers) end,
@@ -231,82 +235,79 @@ without_trackers(#stop{keepers = Keepers} = Stop) ->
 lost_events(Table, #stop{context = #{zone := Zone}}) ->
     gen_tracker_events:lost(Zone, Table).
 
-%% @doc Links processes to the caller that a keeper was linked to, who has ended.
--spec inherit(Keeper :: pid(), [pid()], inherited()) -> inherited().
-inherit(Keeper, Pids, Inherited) ->
+%% @doc Links the calling tracker to processes that are linked to a keeper, which waits for that.
+-spec inherit(Keeper :: pid(), Tag :: reference(), [pid()], inherited()) -> inherited().
+inherit(Keeper, Tag, Pids, Inherited) ->
     lists:foreach(fun link/1, Pids),
+    gen_tracker_keeper:inherited(Keeper, Tag),
     maps:merge(Inherited, maps:from_keys(Pids, Keeper)).
 
-%% For a server whose parent the keeper was, only the keeper's end is an order to stop.
+%% A `gen_server' whose parent was the keeper stops only on an exit signal of the keeper.
 end_inherited(Pid, Keeper) ->
     Pid ! {'EXIT', Keeper, shutdown},
     exit(Pid, shutdown).
 
 %%% Time limits
 
-%% @doc How long a start may take that is to stop, in milliseconds.
--spec start_patience(gen_tracker:shutdown()) -> non_neg_integer().
-start_patience(brutal_kill) -> 0;
-start_patience(infinity) -> ?LONGEST_START;
-start_patience(Shutdown) -> Shutdown.
-
-%% @doc Ends what a keeper is still doing after the time that it had, if it is: a start, or a call
-%% of `after_terminate'. For a tracker that does not stop.
+%% @doc Ends the start or the `after_terminate' that a keeper runs, if it still does. The time
+%% limit of that is over. For a tracker that does not stop.
 -spec overtime(Keeper :: pid(), start | cleanup, context()) -> ok.
 overtime(Keeper, What, #{zone := Zone} = Context) ->
-    case {What, proctab_nif:kept(Zone, Keeper)} of
-        {start, {_, State, _, Spec}} when State =:= launching; State =:= restarting ->
-            _ = spawn(fun() -> end_start(Keeper, shutdown(Spec)) end),
-            ok;
-        {cleanup, {_, terminating, _, _} = Kept} ->
-            kill_cleanup(Keeper, Kept, Context);
-        _ ->
-            ok
-    end.
+    end_overtime(Keeper, What, Zone, Context, ok, fun(EndStart) -> _ = spawn(EndStart), ok end).
 
+%% Likewise while the zone stops, which waits until the start has been ended.
 end_overtime(Keeper, What, #stop{handle = Handle, context = Context, others = Others} = Stop) ->
-    case {What, proctab_nif:kept(Handle, Keeper)} of
-        {start, {_, State, _, Spec}} when State =:= launching; State =:= restarting ->
-            End = fun() -> end_start(Keeper, shutdown(Spec)) end,
-            try spawn_monitor(End) of
-                {Helper, Monitor} -> Stop#stop{others = Others#{Monitor => Helper}}
-            catch
-                %% There can be no more processes.
-                error:system_limit -> End(), Stop
-            end;
+    end_overtime(Keeper, What, Handle, Context, Stop, fun(EndStart) ->
+        try spawn_monitor(EndStart) of
+            {Helper, Monitor} -> Stop#stop{others = Others#{Monitor => Helper}}
+        catch
+            error:system_limit -> EndStart(), Stop
+        end
+    end).
+
+%% `Run' runs the fun that ends a start, outside of the calling process. Its result, or else
+%% `Result'.
+end_overtime(Keeper, What, Table, Context, Result, Run) ->
+    case {What, proctab_nif:kept(Table, Keeper)} of
+        {start, {_, State, _, {_, _, Shutdown, _, _}}}
+                when State =:= launching; State =:= restarting ->
+            Run(fun() -> end_start(Keeper, Shutdown) end);
         {cleanup, {_, terminating, _, _} = Kept} ->
             kill_cleanup(Keeper, Kept, Context),
-            Stop;
+            Result;
         _ ->
-            Stop
+            Result
     end.
-
-shutdown({_, _, Shutdown, _, _}) ->
-    Shutdown.
 
 kill_cleanup(_, undefined, _) ->
     ok;
 kill_cleanup(Keeper, {Name, _, _, {MFA, _, Shutdown, _, _}}, #{zone := Zone}) ->
     ?LOG_ERROR(#{label => {gen_tracker, after_terminate_killed}, zone => Zone, name => Name,
-                 module => module(MFA), after_ms => gen_tracker_child:patience(Shutdown)}),
+                 module => module(MFA), after_ms => gen_tracker_spec:cleanup_timeout(Shutdown)}),
     exit(Keeper, kill),
     ok.
 
 module({Module, _, _}) -> Module;
 module(undefined) -> undefined.
 
-%% Ends a keeper inside a start function, and before it what that has started so far.
+%% Ends a keeper that runs a start function, after the processes that the function has started so
+%% far.
 end_start(Keeper, Shutdown) ->
-    %% So that it starts nothing between the look and its end.
+    %% Suspended, it starts no process after `started_by/1' and before its end.
     _ = try erlang:suspend_process(Keeper) catch error:badarg -> ended end,
-    Started = [{Pid, monitor(process, Pid)} || Pid <- gen_tracker_child:started_by(Keeper)],
+    Started = [{Pid, monitor(process, Pid)} || Pid <- gen_tracker_keeper:started_by(Keeper)],
     lists:foreach(fun({Pid, _}) -> exit(Pid, signal(Shutdown)) end, Started),
     Deadline = erlang:monotonic_time(millisecond) + ?GRACE,
-    lists:foreach(fun({Pid, Monitor}) -> await_end(Pid, Monitor, Deadline) end, Started),
+    lists:foreach(
+        fun({Pid, Monitor}) ->
+            await_end(Pid, Monitor, max(0, Deadline - erlang:monotonic_time(millisecond)))
+        end,
+        Started
+    ),
     exit(Keeper, kill).
 
-%% @doc Ends a process as a shutdown says, and returns when it is gone. It ends also when the caller
-%% is killed meanwhile.
+%% @doc Stops a process as a shutdown demands, and returns when it has ended. The process ends
+%% even if the caller is killed meanwhile.
 -spec end_apart(pid(), gen_tracker:shutdown()) -> ok.
 end_apart(Pid, Shutdown) ->
     End = fun() -> end_process(Pid, Shutdown) end,
@@ -316,7 +317,6 @@ end_apart(Pid, Shutdown) ->
                 {'DOWN', Monitor, process, Helper, _} -> ok
             end
     catch
-        %% There can be no more processes.
         error:system_limit -> End()
     end.
 
@@ -325,27 +325,19 @@ end_process(Pid, Shutdown) ->
     exit(Pid, signal(Shutdown)),
     Time =
         case Shutdown of
-            infinity -> infinity;
-            _ -> start_patience(Shutdown)
+            brutal_kill -> infinity;
+            _ -> Shutdown
         end,
-    receive
-        {'DOWN', Monitor, process, Pid, _} -> ok
-    after Time ->
-        exit(Pid, kill),
-        receive
-            {'DOWN', Monitor, process, Pid, _} -> ok
-        end
-    end.
+    await_end(Pid, Monitor, Time).
 
 signal(brutal_kill) -> kill;
 signal(_) -> shutdown.
 
-await_end(Pid, Monitor, Deadline) ->
+%% Waits for the end of a process, and kills it after the time.
+await_end(Pid, Monitor, Time) ->
     receive
         {'DOWN', Monitor, process, Pid, _} -> ok
-    after max(0, Deadline - erlang:monotonic_time(millisecond)) ->
+    after Time ->
         exit(Pid, kill),
-        receive
-            {'DOWN', Monitor, process, Pid, _} -> ok
-        end
+        await_end(Pid, Monitor, infinity)
     end.

@@ -1,102 +1,110 @@
-%% @private
-%% Says which argument of a call was a bad one, for the shell and for whoever prints an exception: see `error_info' in
-%% <a href="https://www.erlang.org/eeps/eep-0054">EEP 54</a>.
+%% @private Explains a `badarg' to the shell and other printers of exceptions: which argument was
+%% bad and why. This is the `error_info' of <a href="https://www.erlang.org/eeps/eep-0054">EEP
+%% 54</a>.
 -module(proctab_errors).
 
 -export([info/3, format_error/2]).
 
--type place() :: pos_integer().
--type faults() :: #{place() | general => unicode:chardata()}.
+-type position() :: pos_integer().
+%% The explanations of bad arguments, by position. `general' if no single argument is bad.
+-type explanations() :: #{position() | general => unicode:chardata()}.
 
-%% What a function that raises `badarg' gives to `erlang:error/3': the faults of its arguments, by their places; `general' where none of them explains it.
--spec info(module(), Function :: atom(), Arguments :: [term()]) -> [{error_info, #{module := ?MODULE, cause := faults()}}].
+%% @doc Returns the options of `erlang:error/3' for a `badarg' of an exported function. Checks the
+%% arguments again to find the bad ones.
+-spec info(module(), Function :: atom(), Arguments :: [term()]) ->
+          [{error_info, #{module := ?MODULE, cause := explanations()}}].
 info(Module, Function, Arguments) ->
-    Faults = maps:from_list([{Place, Text} || {Place, Text} <- faults(Module, Function, Arguments), Text =/= none]),
+    Checked = check(Module, Function, Arguments),
+    Bad = maps:from_list([{Position, Text} || {Position, Text} <- Checked, Text =/= none]),
     Cause =
-        case map_size(Faults) of
+        case map_size(Bad) of
             0 -> #{general => "a term is too large for the table"};
-            _ -> Faults
+            _ -> Bad
         end,
     [{error_info, #{module => ?MODULE, cause => Cause}}].
 
-%% For whoever prints the exception.
--spec format_error(Reason :: term(), erlang:stacktrace()) -> faults().
+%% @doc Returns the explanations of an exception, as EEP 54 defines it.
+-spec format_error(Reason :: term(), erlang:stacktrace()) -> explanations().
 format_error(badarg, [{_, _, _, Info} | _]) ->
     case proplists:get_value(error_info, Info) of
-        #{cause := Faults} -> Faults;
+        #{cause := Explanations} -> Explanations;
         _ -> #{}
     end;
 format_error(_Reason, _Stacktrace) ->
     #{}.
 
-faults(gen_tracker, start_link, [Zone | Options]) ->
+%% Returns what is wrong with each argument, by position; `none' for a good one. So do all functions
+%% below that are named after an argument.
+check(gen_tracker, start_link, [Zone | Options]) ->
     [{1, zone_name(Zone)} | [{2, options(Map)} || Map <- Options]];
-faults(gen_tracker, add_existing_child, [Zone, Child]) ->
+check(gen_tracker, add_existing_child, [Zone, Child]) ->
     [{1, server(Zone)}, {2, child(Zone, Child)}];
-faults(gen_tracker, wait, [Zone]) ->
+check(gen_tracker, wait, [Zone]) ->
     [{1, server(Zone)}];
-faults(gen_tracker, setattr, [Zone, _, Attributes]) ->
+check(gen_tracker, setattr, [Zone, _, Attributes]) ->
     [{1, zone(Zone)}, {3, attributes(Attributes)}];
-faults(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
+check(gen_tracker, getattr, [Zone, _, _, Timeout]) ->
     [{1, zone(Zone)}, {4, timeout(Timeout)}];
-faults(gen_tracker, increment, [Zone, Name, Key, Operation | Default]) ->
+check(gen_tracker, increment, [Zone, Name, Key, Operation | Default]) ->
     [
         {1, zone(Zone)},
         counter(Zone, Name, Key, Default),
         {4, operation(Operation)}
         | [{5, default(Zone, Name, Key, Value)} || Value <- Default]
     ];
-faults(gen_tracker, info, [Zone, _, Keys]) ->
+check(gen_tracker, info, [Zone, _, Keys]) ->
     [{1, zone(Zone)}, {3, proper_list(Keys)}];
-faults(gen_tracker, list, [Zone, Keys]) ->
+check(gen_tracker, list, [Zone, Keys]) ->
     [{1, zone(Zone)}, {2, proper_list(Keys)}];
-faults(gen_tracker, fold, [Fun, _, Zone]) ->
-    [{1, folding(Fun)}, {3, zone(Zone)}];
-faults(gen_tracker, register_name, [Name, Pid]) ->
-    [{1, registered_name(Name)}, {2, to_register(Name, Pid)}];
-faults(gen_tracker, Function, [Name | _]) when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
+check(gen_tracker, fold, [Fun, _, Zone]) ->
+    [{1, fold_fun(Fun)}, {3, zone(Zone)}];
+check(gen_tracker, register_name, [Name, Pid]) ->
+    [{1, name_to_register(Name)}, {2, pid_to_register(Name, Pid)}];
+check(gen_tracker, Function, [Name | _])
+        when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
     [{1, via_name(Name)}];
-faults(gen_tracker, _, [Zone | _]) ->
+check(gen_tracker, _, [Zone | _]) ->
     [{1, zone(Zone)}];
-faults(proctab, top, [Zone, _, N]) ->
+check(proctab, top, [Zone, _, N]) ->
     [{1, zone(Zone)}, {3, number_of_names(N)}];
-faults(proctab, _, [Zone | _]) ->
+check(proctab, _, [Zone | _]) ->
     [{1, zone(Zone)}];
-faults(metrics_process_tracker, Function, Arguments) ->
-    [tracker() | tracked(Function, Arguments)];
-faults(stats_hero_monitor, register, [Pid]) ->
+check(metrics_process_tracker, track, [_, Pid]) ->
+    [{general, metrics_table()}, {2, pid(Pid)}];
+check(metrics_process_tracker, names, [Pid]) ->
+    [{general, metrics_table()}, {1, pid(Pid)}];
+check(metrics_process_tracker, _, _) ->
+    [{general, metrics_table()}];
+check(stats_hero_monitor, register, [Pid]) ->
     [{1, pid(Pid)}];
-faults(_, _, _) ->
+check(_, _, _) ->
     [].
 
-tracked(track, [_, Pid]) -> [{2, pid(Pid)}];
-tracked(names, [Pid]) -> [{1, pid(Pid)}];
-tracked(_, _) -> [].
-
-tracker() ->
+metrics_table() ->
     try proctab_nif:registered_count(metrics_process_tracker, name) of
-        _ -> {general, none}
+        _ -> none
     catch
-        error:badarg -> {general, "metrics_process_tracker has no table: it was not started, or its supervisor is gone"}
+        error:badarg ->
+            "metrics_process_tracker has no table: it was not started, or its supervisor has ended"
     end.
 
 zone(Zone) ->
     case zone_name(Zone) of
-        none -> running(Zone);
-        Fault -> Fault
+        none -> running_zone(Zone);
+        Text -> Text
     end.
 
 zone_name(Zone) when is_atom(Zone), Zone =/= undefined -> none;
-zone_name(_) -> "not an atom that can name a zone".
+zone_name(_) -> "not a zone name, which is an atom other than undefined".
 
-running(Zone) ->
+running_zone(Zone) ->
     try proctab_nif:count(Zone) of
         _ -> none
     catch
         error:badarg -> "no zone of this name is running"
     end.
 
-%% A zone, its tracker, or a zone of a node.
+%% The server of a zone: its name, its tracker, or its name and node.
 server(Tracker) when is_pid(Tracker), node(Tracker) =:= node() ->
     case [Owner || {zone, _, Owner} <- proctab_nif:tables(), Owner =:= Tracker] of
         [] -> "not the tracker of a running zone";
@@ -107,57 +115,61 @@ server({Zone, Node}) when Node =:= node() ->
 server(Tracker) when is_pid(Tracker) ->
     "not the tracker of a running zone";
 server({Zone, Node}) when is_atom(Zone), is_atom(Node) ->
-    "no zone of this name is running there";
+    "no zone of this name is running on that node";
 server(Zone) ->
     zone(Zone).
 
 via_name({Zone, _}) when is_atom(Zone) -> none;
 via_name(_) -> "not a pair {Zone, Name}".
 
-registered_name({Zone, _}) -> zone(Zone);
-registered_name(Name) -> via_name(Name).
+name_to_register({Zone, _}) -> zone(Zone);
+name_to_register(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
     case maps:to_list(maps:without([restart, reports], Options)) of
-        [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("~tp is not an option", [Unknown]);
-        [_ | _] -> "an option that is not an atom";
-        [] -> switches([restart, reports], Options)
+        [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("unknown option ~tp", [Unknown]);
+        [_ | _] -> "an option name that is not an atom";
+        [] -> boolean_options([restart, reports], Options)
     end;
 options(_) ->
     "not a map".
 
-switches([Switch | Switches], Options) ->
-    case maps:get(Switch, Options, true) of
-        Boolean when is_boolean(Boolean) -> switches(Switches, Options);
-        _ -> io_lib:format("the option ~tp is neither true nor false", [Switch])
+boolean_options([Option | Rest], Options) ->
+    case maps:get(Option, Options, true) of
+        Boolean when is_boolean(Boolean) -> boolean_options(Rest, Options);
+        _ -> io_lib:format("the option ~tp is not a boolean", [Option])
     end;
-switches([], _) ->
+boolean_options([], _) ->
     none.
 
 child(_, {_, Pid, worker, _}) when not is_pid(Pid) -> "not a pid";
-child(Zone, {_, Pid, worker, _}) -> stranger(Zone, Pid);
+child(Zone, {_, Pid, worker, _}) -> not_own_tracker(Zone, Pid);
 child(_, {Pid, {_, _, _, _, worker, _}}) when not is_pid(Pid) -> "not a pid";
 child(Zone, {Pid, {_, _, _, _, worker, _} = Spec}) ->
     case spec(Spec) of
-        none -> stranger(Zone, Pid);
-        Fault -> Fault
+        none -> not_own_tracker(Zone, Pid);
+        Text -> Text
     end;
 child(_, _) -> "neither {Name, Pid, worker, Modules} nor {Pid, Spec} of a worker".
 
-stranger(Zone, Pid) ->
+not_own_tracker(Zone, Pid) ->
     try proctab_nif:owner(Zone) of
-        Pid -> "the zone's own tracker";
+        Pid -> "the tracker of the zone itself";
         _ -> none
     catch
         error:badarg -> none
     end.
 
 spec(Spec) ->
-    case gen_tracker_child:check(Spec) of
-        {ok, _, _} -> none;
-        %% Not the term: a long integer takes a scheduler for seconds to print.
-        {error, Reason} when is_tuple(Reason) -> io_lib:format("not a child spec: ~tp", [element(1, Reason)]);
-        {error, _} -> "not a child spec"
+    case gen_tracker_spec:check(Spec) of
+        {ok, _, _} ->
+            none;
+        {error, Reason} when is_tuple(Reason) ->
+            %% The rest of the reason contains the bad term. Formatting a huge integer would block a
+            %% scheduler for seconds.
+            io_lib:format("not a child spec: ~tp", [element(1, Reason)]);
+        {error, _} ->
+            "not a child spec"
     end.
 
 proper_list(List) when is_list(List) ->
@@ -189,7 +201,7 @@ operation(Operation) when is_tuple(Operation) ->
 operation(_) ->
     "not an integer".
 
-%% It matters where the attribute is missing.
+%% A default is used only if the attribute is missing.
 default(_, _, _, Default) when is_integer(Default) ->
     none;
 default(Zone, Name, Key, _) ->
@@ -203,6 +215,7 @@ default(Zone, Name, Key, _) ->
 number_of_names(N) when is_integer(N), N >= 0 -> none;
 number_of_names(_) -> "not a non-negative integer".
 
+%% Returns whether the name or the key is wrong, with the position.
 counter(Zone, Name, Key, Default) ->
     try {proctab_nif:getattr(Zone, Name, Key), proctab_nif:child(Zone, Name)} of
         {{ok, Value}, _} when is_integer(Value) -> {3, none};
@@ -214,11 +227,11 @@ counter(Zone, Name, Key, Default) ->
         error:badarg -> {3, none}
     end.
 
-folding(Fun) when is_function(Fun, 3) -> none;
-folding(_) -> "not a fun of three arguments".
+fold_fun(Fun) when is_function(Fun, 3) -> none;
+fold_fun(_) -> "not a fun with three arguments".
 
 pid(Pid) when is_pid(Pid) -> none;
 pid(_) -> "not a pid".
 
-to_register({Zone, _}, Pid) when is_pid(Pid) -> stranger(Zone, Pid);
-to_register(_, Pid) -> pid(Pid).
+pid_to_register({Zone, _}, Pid) when is_pid(Pid) -> not_own_tracker(Zone, Pid);
+pid_to_register(_, Pid) -> pid(Pid).

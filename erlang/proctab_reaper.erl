@@ -1,101 +1,105 @@
 %% @private
-%% The deaths of the processes in a table of processes: how its server watches for them, and the
-%% process that cleans up after them.
+%% Monitors the processes that are registered in a table of processes, and cleans up after their
+%% deaths. Shared by `metrics_process_tracker' and `stats_hero_monitor'.
 %%
-%% The server, a `gen_server' whose module names the table, too, monitors each process that is
-%% registered. It does nothing else with a death than to hand it to its reaper, so that it answers
-%% at once whatever thousands of deaths and slow cleanups cost. The reaper sees to it that the
-%% registrations of the dead are undone, one after the other.
+%% Three processes work together:
+%% <ul>
+%% <li>The server, a `gen_server' whose module also names the table, monitors each registered
+%%     process and forwards its death to the reaper. It does nothing else with a death, so it
+%%     answers at once, however many deaths there are and however slow the cleanups.</li>
+%% <li>The reaper, this module's `gen_server', queues the dead and starts cleaners, one at a
+%%     time.</li>
+%% <li>A cleaner calls `Module:clean/3' for a batch of registrations of the dead, and removes each
+%%     registration after its cleanup. So a registration that is gone has been cleaned up
+%%     completely. Cleanups are foreign code: in a process of their own they cannot block this
+%%     library, nor keep it in old code. A cleanup that fails, or is killed after ten seconds, is
+%%     logged and counts as done.</li>
+%% </ul>
 %%
-%% What a death undoes is done by `Module:clean/3', once for each registration. The registration
-%% goes after that, so whoever sees it gone finds all of it done. The cleanups run in a process of
-%% their own, the *cleaner*, some at a time. So none of this library's code waits for one to return,
-%% and can be replaced twice meanwhile. A cleanup that raises, or is killed because it has not
-%% returned for ten seconds, is logged and counts as done.
+%% If the server is killed, its reaper lets the running cleaner finish and then stops. The other
+%% registrations stay in the table, where the next server finds them. The next reaper waits until
+%% the earlier one has ended: reapers take a registered name.
 %%
-%% A server that is killed does not interrupt a cleanup: its reaper learns of it by a monitor, waits
-%% for the one that is under way, and stops; the rest stays in the table, where the next server
-%% finds it. The next reaper begins when the one before is gone, for which the reapers have a
-%% registered name.
+%% Messages from other processes change nothing. Deaths, and messages from the server to its reaper,
+%% contain a tag, a reference that only these two know. Timers and all other monitors are known only
+%% to the process that has created them. The native functions report a new process to the server
+%% with a message that any process could send, so the server checks it against the table.
 %%
-%% No message of a stranger changes anything. The death of a process has a tag that only the server
-%% and its reaper know, as has what the server sends to its reaper; timers and all other monitors
-%% are known to nobody but the process that has made them. The native functions tell the server of a
-%% process by a message that anybody could send: it is checked against the table.
-%%
-%% When the VM has no free process, whatever takes one is tried again after a short while. A server
-%% without a reaper keeps what it has to tell it; a reaper without a cleaner keeps the dead; and the
-%% owner of the table, a supervisor, waits in `start_link/1', since each try that fails would count
-%% as a restart and end it, and the table with it.
+%% If the VM has no free process, whatever needs one is retried later. A server without a reaper
+%% keeps the messages for it; a reaper without a cleaner keeps the dead. The owner of the table, a
+%% supervisor, waits in {@link start_link/1}: each failed start would count as a restart and in the
+%% end stop the supervisor, and the table with it.
 -module(proctab_reaper).
 -behaviour(gen_server).
 
--export([start_link/1, open/2, watch/2, is_watched/1, handle_message/2, count/3, parent/0]).
+-export([start_link/1, open/2, watch/2, is_server_state/1, handle_message/2, count/3, parent/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 -export([reap/1, step/1, cleaned/3]).
 
--export_type([watched/0]).
+-export_type([server_state/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
-%% Undoes a registration of a dead process, that was announced or not.
+%% Cleans up one registration of a dead process. `Announced' is the value that was given to
+%% `proctab_nif:end_registering/4', or `true'.
 -callback clean(pid(), Name :: term(), Announced :: boolean()) -> term().
 
-%% How many registrations a cleaner is given at most, each of another process.
--define(PORTION, 32).
-%% How long it begins another cleanup, in microseconds: whoever asks for a number waits that long.
--define(TURN, 500).
-%% How long it may take in all, in milliseconds.
--define(PATIENCE, 10000).
-%% How long a reaper that ends waits for its cleaner, which it has killed, to end, in milliseconds.
--define(LAST_PATIENCE, 1000).
-%% How long to wait for a free process before the next try, in milliseconds.
--define(PAUSE, 50).
+%% The most registrations that a cleaner gets, each of another process.
+-define(BATCH_SIZE, 32).
+%% A cleaner starts no other cleanup after this time, in microseconds. Callers of count/3 wait for
+%% it.
+-define(BATCH_TIME, 500).
+%% After how long a cleaner is killed, in milliseconds.
+-define(CLEANER_TIMEOUT, 10000).
+%% How long a reaper that ends waits for the death of its cleaner, in milliseconds.
+-define(CLEANER_EXIT_TIMEOUT, 1000).
+%% How long to wait before the next attempt to start a process, in milliseconds.
+-define(RETRY_INTERVAL, 50).
 
-%% The reaper that a server has to start when there is a free process.
--record(awaited, {
+%% A reaper that could not be started yet.
+-record(pending_reaper, {
     name :: atom(),
     owner :: pid(),
     timer :: reference() | undefined,
-    %% What it will be sent, the latest first.
+    %% To be sent to it, latest first.
     messages = [] :: [message()]
 }).
 
-%% What a server knows of its table.
--record(watched, {
+-record(server_state, {
     table :: module(),
     tag :: reference(),
-    reaper :: pid() | #awaited{}
+    reaper :: pid() | #pending_reaper{}
 }).
 
 -type message() ::
     {Tag :: reference(), dead, pid()}
     | {Tag :: reference(), count, Name :: term(), gen_server:from()}.
 
--opaque watched() :: #watched{}.
+-opaque server_state() :: #server_state{}.
 
+%% A running cleaner.
 -record(cleaner, {
     pid :: pid(),
     monitor :: reference(),
     timer :: reference(),
     registrations :: [registration()],
-    %% How many of them are undone.
+    %% Counts the registrations that are cleaned up.
     progress :: counters:counters_ref()
 }).
 
-%% What a cleaner has to know after each cleanup.
--record(turn, {
+%% What a cleaner needs after each cleanup.
+-record(batch, {
     table :: module(),
-    %% How many registrations are undone.
+    %% Counts the registrations that are cleaned up.
     progress :: counters:counters_ref(),
-    %% When it does not begin another cleanup any more, in microseconds.
-    until :: integer(),
-    %% Its state before the first cleanup.
-    fresh :: [{atom(), term()}]
+    %% When to stop, in microseconds of monotonic time.
+    deadline :: integer(),
+    %% The state of the cleaner before its first cleanup.
+    initial_state :: [{atom(), term()}]
 }).
 
-%% No cleaner could be started, and none is before this timer is up.
--record(pause, {
+%% No cleaner could be started. The next attempt is made when the timer expires.
+-record(retry, {
     timer :: reference()
 }).
 
@@ -107,31 +111,35 @@
     tag :: reference(),
     server :: {pid(), Monitor :: reference()} | gone,
     owner :: {pid(), Monitor :: reference()},
-    %% The monitor of the reaper before, until that is gone.
+    %% The monitor of the earlier reaper, while that is alive.
     predecessor :: reference() | gone,
-    cleaner = none :: #cleaner{} | #pause{} | none,
-    %% There was no free process for the last cleaner, which is in the log.
-    is_full = false :: boolean(),
+    cleaner = none :: #cleaner{} | #retry{} | none,
+    %% Whether it is logged that there is no free process for a cleaner.
+    is_limit_logged = false :: boolean(),
     dead = queue:new() :: queue:queue(pid()),
-    %% The dead who are just being announced, and the monitors of those who do it.
-    busy = #{} :: #{pid() => [reference()]},
-    %% Who waits for a number.
-    asking = [] :: [{Name :: term(), gen_server:from()}]
+    %% The dead processes that callers are still registering, with the monitors of these callers.
+    registering = #{} :: #{pid() => [reference()]},
+    %% Calls of count/3 that are not answered yet.
+    counts = [] :: [{Name :: term(), gen_server:from()}]
 }).
 
 -type arguments() ::
     {Table :: module(), Name :: atom(), Tag :: reference(), Server :: pid(), Owner :: pid()}.
 
--type next() :: {noreply, #reaper{}} | {stop, normal | shutdown, #reaper{}}.
+-type result() :: {noreply, #reaper{}} | {stop, normal | shutdown, #reaper{}}.
 
-%% Starts the server of a table, registered under the table's name. Raises `system_limit' when there
-%% is no free process, as `gen_server:start_link/4' does, unless the caller owns the table: then it
-%% waits for one, or for its parent to tell it to end.
+%%% The server
+
+%% @doc Starts the server of a table, registered locally under the name of the table.
+%%
+%% If the VM has no free process, raises `system_limit' as `gen_server:start_link/4' does; but if
+%% the caller owns the table, waits for a free process, or until the parent of the caller tells it
+%% to exit.
 -spec start_link(Table :: module()) -> {ok, pid()} | {error, term()}.
 start_link(Table) ->
-    case try_server(Table) of
+    case try_start_server(Table) of
         full ->
-            is_owned(Table) orelse error(system_limit),
+            is_owner(Table) orelse error(system_limit),
             log_limit(Table),
             await_server(Table, parent());
         Result ->
@@ -143,22 +151,22 @@ await_server(Table, Parent) ->
         {'EXIT', Parent, _Reason} = Exit ->
             self() ! Exit,
             {error, system_limit}
-    after ?PAUSE ->
-        case try_server(Table) of
+    after ?RETRY_INTERVAL ->
+        case try_start_server(Table) of
             full -> await_server(Table, Parent);
             Result -> Result
         end
     end.
 
-try_server(Table) ->
-    if_room(fun() -> gen_server:start_link({local, Table}, Table, self(), []) end).
+try_start_server(Table) ->
+    unless_full(fun() -> gen_server:start_link({local, Table}, Table, self(), []) end).
 
-is_owned(Table) ->
+is_owner(Table) ->
     lists:member({processes, Table, self()}, proctab_nif:tables()).
 
-%% Calls what starts a process, if there is room for one. The VM writes to the log for each that it
-%% refuses, so it is not asked in vain.
-if_room(Start) ->
+%% Calls a fun that starts a process, or returns `full' if the VM has no free process. The VM logs
+%% each spawn that it refuses, so the number of processes is checked first.
+unless_full(Start) ->
     Limit = erlang:system_info(process_limit),
     try erlang:system_info(process_count) < Limit andalso Start() of
         false -> full;
@@ -170,11 +178,12 @@ if_room(Start) ->
 log_limit(Table) ->
     log(#{
         label => {Table, system_limit},
-        what => "there is no free process: waiting for one, nothing is lost",
+        what => "the VM has no free process; nothing is lost, and the start is retried",
         limit => erlang:system_info(process_limit)
     }).
 
-%% A handler of the log that crashes is removed by a new process; without one this would raise.
+%% `logger' removes a handler that has crashed in a new process, and so raises an exception if there
+%% is none.
 log(Report) ->
     try
         ?LOG_ERROR(Report)
@@ -182,86 +191,92 @@ log(Report) ->
         error:system_limit -> ok
     end.
 
-%% Makes the caller the server of its table, which belongs to `Owner', and watches all processes in
-%% it.
--spec open({Table :: module(), Reaper :: atom()}, Owner :: pid()) -> watched().
+%% @doc Makes the caller the server of its table, which belongs to `Owner', starts a reaper under
+%% the name `Name', and monitors all processes in the table.
+-spec open({Table :: module(), Name :: atom()}, Owner :: pid()) -> server_state().
 open({Table, Name}, Owner) ->
     ok = proctab_nif:processes_open(Table, Owner),
-    Awaited = #awaited{name = Name, owner = Owner},
-    Watched = start_reaper(#watched{table = Table, tag = make_ref(), reaper = Awaited}),
-    watch_page(proctab_nif:processes_page(Table, 0), Watched),
-    Watched.
+    Pending = #pending_reaper{name = Name, owner = Owner},
+    State = start_reaper(#server_state{table = Table, tag = make_ref(), reaper = Pending}),
+    watch_page(proctab_nif:processes_page(Table, 0), State),
+    State.
 
-%% It is told what has happened meanwhile.
-start_reaper(#watched{table = Table, tag = Tag, reaper = #awaited{} = Awaited} = Watched) ->
-    #awaited{name = Name, owner = Owner, messages = Messages} = Awaited,
+%% Starts the reaper and sends it the messages that were kept for it, or retries later.
+start_reaper(#server_state{reaper = #pending_reaper{} = Pending} = State) ->
+    #server_state{table = Table, tag = Tag} = State,
+    #pending_reaper{name = Name, owner = Owner, messages = Messages} = Pending,
     Arguments = {Table, Name, Tag, self(), Owner},
-    case if_room(fun() -> proc_lib:start(?MODULE, reap, [Arguments]) end) of
+    case unless_full(fun() -> proc_lib:start(?MODULE, reap, [Arguments]) end) of
         {ok, Reaper} ->
             [ok = gen_server:cast(Reaper, Message) || Message <- lists:reverse(Messages)],
-            Watched#watched{reaper = Reaper};
+            State#server_state{reaper = Reaper};
         _FullOrKilled ->
-            %% Nobody else would notice.
+            %% Without a reaper, no other process would notice the death of the owner.
             is_process_alive(Owner) orelse exit(shutdown),
-            Watched#watched{reaper = await_reaper(Table, Awaited)}
+            State#server_state{reaper = retry_reaper(Table, Pending)}
     end.
 
-await_reaper(Table, #awaited{name = Name, timer = Before} = Awaited) ->
+retry_reaper(Table, #pending_reaper{name = Name, timer = Before} = Pending) ->
     Before =:= undefined andalso log_limit(Table),
-    Timer = erlang:start_timer(?PAUSE, self(), start_reaper),
-    Waiting = Awaited#awaited{timer = Timer},
+    Timer = erlang:start_timer(?RETRY_INTERVAL, self(), start_reaper),
+    Waiting = Pending#pending_reaper{timer = Timer},
     case whereis(Name) of
-        undefined -> answer(Table, Waiting);
-        %% The reaper before may be in the middle of a cleanup.
+        undefined -> reply_counts(Table, Waiting);
+        %% The earlier reaper may be in the middle of a cleanup.
         _Predecessor -> Waiting
     end.
 
-%% Answers those who ask for a number, while nobody cleans up.
-answer(Table, #awaited{messages = Messages} = Awaited) ->
+%% Answers the calls of count/3 that were kept for the reaper. No cleanup runs.
+reply_counts(Table, #pending_reaper{messages = Messages} = Pending) ->
     {Counts, Dead} = lists:partition(fun(Message) -> element(2, Message) =:= count end, Messages),
     lists:foreach(fun({_Tag, count, Name, From}) -> reply_count(Table, Name, From) end, Counts),
-    Awaited#awaited{messages = Dead}.
+    Pending#pending_reaper{messages = Dead}.
 
 reply_count(Table, Name, From) ->
     gen_server:reply(From, proctab_nif:registered_count(Table, Name)).
 
-watch_page({Pids, Next}, #watched{table = Table} = Watched) ->
-    lists:foreach(fun(Pid) -> watch(Pid, Watched) end, Pids),
-    Next =:= done orelse watch_page(proctab_nif:processes_page(Table, Next), Watched),
+watch_page({Pids, Next}, #server_state{table = Table} = State) ->
+    lists:foreach(fun(Pid) -> watch(Pid, State) end, Pids),
+    Next =:= done orelse watch_page(proctab_nif:processes_page(Table, Next), State),
     ok.
 
-%% Watches a process that is registered, if the server does not do so already.
--spec watch(pid(), watched()) -> ok.
-watch(Pid, #watched{table = Table, tag = Tag}) ->
+%% @doc Monitors a process for the server, if it is registered and not yet monitored.
+-spec watch(pid(), server_state()) -> ok.
+watch(Pid, #server_state{table = Table, tag = Tag}) ->
     _ = proctab_nif:claim(Table, Pid) andalso monitor(process, Pid, [{tag, Tag}]),
     ok.
 
--spec is_watched(term()) -> boolean().
-is_watched(State) ->
-    is_record(State, watched).
+%% @doc Returns whether a term is the state of a server of this library.
+-spec is_server_state(term()) -> boolean().
+is_server_state(State) ->
+    is_record(State, server_state).
 
-%% Hands the death of a process to the reaper; other messages are ignored.
--spec handle_message(term(), watched()) -> watched().
-handle_message({Tag, _Monitor, process, Pid, _Reason}, #watched{tag = Tag} = Watched) ->
-    tell({Tag, dead, Pid}, Watched);
-handle_message({timeout, Timer, _}, #watched{reaper = #awaited{timer = Timer}} = Watched) ->
-    start_reaper(Watched);
-handle_message(_Message, Watched) ->
-    Watched.
+%% @doc Handles a message to the server: forwards the death of a process to the reaper, and ignores
+%% unknown messages.
+-spec handle_message(term(), server_state()) -> server_state().
+handle_message({Tag, _Monitor, process, Pid, _Reason}, #server_state{tag = Tag} = State) ->
+    send_to_reaper({Tag, dead, Pid}, State);
+handle_message(
+    {timeout, Timer, _}, #server_state{reaper = #pending_reaper{timer = Timer}} = State
+) ->
+    start_reaper(State);
+handle_message(_Message, State) ->
+    State.
 
-%% Has the reaper tell a caller of the server how many registrations a name has, at a moment when no
-%% cleanup is half done.
--spec count(Name :: term(), gen_server:from(), watched()) -> watched().
-count(Name, From, #watched{tag = Tag} = Watched) ->
-    tell({Tag, count, Name, From}, Watched).
+%% @doc Makes the reaper reply to `From' with the number of registrations of a name. It replies
+%% between cleanups.
+-spec count(Name :: term(), gen_server:from(), server_state()) -> server_state().
+count(Name, From, #server_state{tag = Tag} = State) ->
+    send_to_reaper({Tag, count, Name, From}, State).
 
-tell(Message, #watched{reaper = #awaited{messages = Messages} = Awaited} = Watched) ->
-    Watched#watched{reaper = Awaited#awaited{messages = [Message | Messages]}};
-tell(Message, #watched{reaper = Reaper} = Watched) ->
+send_to_reaper(Message, #server_state{reaper = #pending_reaper{} = Pending} = State) ->
+    Messages = [Message | Pending#pending_reaper.messages],
+    State#server_state{reaper = Pending#pending_reaper{messages = Messages}};
+send_to_reaper(Message, #server_state{reaper = Reaper} = State) ->
     gen_server:cast(Reaper, Message),
-    Watched.
+    State.
 
-%% The process that has started the calling one, if that is known.
+%% @doc Returns the process that has started the calling one, if that is known.
 -spec parent() -> pid() | undefined.
 parent() ->
     case get('$ancestors') of
@@ -270,24 +285,27 @@ parent() ->
         undefined -> undefined
     end.
 
-%% A reaper. Any `gen_server' ends by a message that its parent has ended, whoever has sent that; so
-%% this one has a parent that nobody knows.
+%%% The reaper
+
+%% The start function of a reaper. A `gen_server' ends when it receives an EXIT message of its
+%% parent, which any process could forge, so its parent is set to a pid that nobody knows.
 -spec reap(arguments()) -> no_return().
 reap({_Table, _Name, _Tag, Server, _Owner} = Arguments) ->
     {ok, Reaper} = init(Arguments),
-    _ = put('$ancestors', [nobody() | get('$ancestors')]),
+    _ = put('$ancestors', [unguessable_pid() | get('$ancestors')]),
     _ = put('$initial_call', {?MODULE, init, 1}),
     proc_lib:init_ack(Server, {ok, self()}),
     gen_server:enter_loop(?MODULE, [], Reaper).
 
-%% The pid of no process, that cannot be guessed: one of another life of this node.
-nobody() ->
+%% Returns a random pid of an earlier or later run of this node, which no process has.
+unguessable_pid() ->
     Node = atom_to_binary(node()),
     {Secret, _} = rand:uniform_s(1 bsl 58, rand:seed_s(exsss)),
-    OtherLife = 1 + erlang:system_info(creation) rem 16#FFFFFFFE,
-    binary_to_term(<<131, 88, 118, (byte_size(Node)):16, Node/binary, Secret:64, OtherLife:32>>).
+    OtherCreation = 1 + erlang:system_info(creation) rem 16#FFFFFFFE,
+    Atom = <<118, (byte_size(Node)):16, Node/binary>>,
+    binary_to_term(<<131, 88, Atom/binary, Secret:64, OtherCreation:32>>).
 
-%% The link is for the server, which must not outlive its reaper.
+%% The link ends the server with its reaper.
 -spec init(arguments()) -> {ok, #reaper{}}.
 init({Table, Name, Tag, Server, Owner}) ->
     process_flag(trap_exit, true),
@@ -298,64 +316,69 @@ init({Table, Name, Tag, Server, Owner}) ->
         tag = Tag,
         server = {Server, monitor(process, Server)},
         owner = {Owner, monitor(process, Owner)},
-        predecessor = succeed(Name)
+        predecessor = take_name(Name)
     }}.
 
-succeed(Name) ->
+%% Registers the calling reaper, or monitors the one that has the name.
+take_name(Name) ->
     try register(Name, self()) of
         true -> gone
     catch
         error:badarg -> monitor(process, Name)
     end.
 
--spec handle_call(term(), From :: term(), #reaper{}) -> {reply, bad_call, #reaper{}} | next().
+-spec handle_call(term(), From :: term(), #reaper{}) -> {reply, bad_call, #reaper{}} | result().
 handle_call(_Request, {_To, _Tag}, Reaper) ->
     {reply, bad_call, Reaper};
-%% By answering nobody `gen_server' would crash.
+%% A forged `From': `gen_server' would crash on a reply to it.
 handle_call(_Request, _From, Reaper) ->
     {noreply, Reaper}.
 
--spec handle_cast(term(), #reaper{}) -> next().
+-spec handle_cast(term(), #reaper{}) -> result().
 handle_cast({Tag, dead, Pid}, #reaper{tag = Tag} = Reaper) ->
-    go_on(add(Pid, Reaper));
-handle_cast({Tag, count, Name, From}, #reaper{tag = Tag, asking = Asking} = Reaper) ->
-    go_on(Reaper#reaper{asking = [{Name, From} | Asking]});
+    continue(enqueue(Pid, Reaper));
+handle_cast({Tag, count, Name, From}, #reaper{tag = Tag, counts = Counts} = Reaper) ->
+    continue(Reaper#reaper{counts = [{Name, From} | Counts]});
 handle_cast(_Request, Reaper) ->
     {noreply, Reaper}.
 
--spec handle_info(term(), #reaper{}) -> next().
+-spec handle_info(term(), #reaper{}) -> result().
 handle_info(
     {'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{monitor = Monitor}} = Reaper
 ) ->
-    with_table(fun() -> go_on(finish(Reason, Reaper)) end, Reaper);
-handle_info({timeout, Timer, patience}, #reaper{cleaner = #cleaner{timer = Timer}} = Reaper) ->
+    with_table(fun() -> continue(cleaner_ended(Reason, Reaper)) end, Reaper);
+handle_info(
+    {timeout, Timer, cleaner_timeout}, #reaper{cleaner = #cleaner{timer = Timer}} = Reaper
+) ->
     exit(Reaper#reaper.cleaner#cleaner.pid, kill),
     {noreply, Reaper};
-handle_info({timeout, Timer, pause}, #reaper{cleaner = #pause{timer = Timer}} = Reaper) ->
-    go_on(Reaper#reaper{cleaner = none});
+handle_info({timeout, Timer, retry}, #reaper{cleaner = #retry{timer = Timer}} = Reaper) ->
+    continue(Reaper#reaper{cleaner = none});
 handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{server = {_, Monitor}} = Reaper) ->
-    go_on(Reaper#reaper{server = gone});
+    continue(Reaper#reaper{server = gone});
 handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{owner = {_, Monitor}} = Reaper) ->
     {stop, shutdown, Reaper};
 handle_info({'DOWN', Monitor, process, _, _Reason}, #reaper{predecessor = Monitor} = Reaper) ->
     #reaper{name = Name, owner = {Owner, _}} = Reaper,
     case is_process_alive(Owner) of
-        true -> go_on(Reaper#reaper{predecessor = succeed(Name)});
-        %% It ended by that, too, and left a cleanup that was under way: which is not to be begun
-        %% again, while the table is still there.
-        false -> {stop, shutdown, Reaper}
+        true ->
+            continue(Reaper#reaper{predecessor = take_name(Name)});
+        false ->
+            %% The earlier reaper has ended with the owner as well, perhaps in the middle of a
+            %% cleanup, which must not be repeated while the table still exists.
+            {stop, shutdown, Reaper}
     end;
-handle_info({{busy, Pid}, Monitor, process, Caller, _Reason}, #reaper{busy = Busy} = Reaper) ->
-    case lists:member(Monitor, maps:get(Pid, Busy, [])) of
+handle_info({{busy, Pid}, Monitor, process, Caller, _Reason}, #reaper{} = Reaper) ->
+    case lists:member(Monitor, maps:get(Pid, Reaper#reaper.registering, [])) of
         true -> abandon(Pid, Caller, Reaper);
         false -> {noreply, Reaper}
     end;
 handle_info(_Message, Reaper) ->
     {noreply, Reaper}.
 
-%% A server without its reaper would be of no use, and not every end reaches it by the link. Nor
-%% does one reach a cleaner in which a cleanup has ended the link, or traps exits; it is dead when
-%% the name of the reaper is free for the next one.
+%% Ends the server, which the link does not do if the reaper ends normally, and the cleaner, which
+%% may have removed its link or trap exits. The cleaner is dead before the next reaper gets the
+%% name.
 -spec terminate(term(), #reaper{}) -> true.
 terminate(_Reason, #reaper{server = Server, cleaner = Cleaner}) ->
     stop_server(Server),
@@ -369,7 +392,8 @@ stop_cleaner(#cleaner{pid = Pid, monitor = Monitor}) ->
     exit(Pid, kill),
     receive
         {'DOWN', Monitor, process, Pid, _Reason} -> true
-    after ?LAST_PATIENCE -> true
+    after ?CLEANER_EXIT_TIMEOUT ->
+        true
     end;
 stop_cleaner(_NoCleaner) ->
     true.
@@ -378,157 +402,171 @@ stop_cleaner(_NoCleaner) ->
 code_change(_OldVersion, Reaper, _Extra) ->
     {ok, Reaper}.
 
-%% The caller was killed in the middle of registering the dead process.
+%% Takes back what a caller had begun to register for a dead process when it was killed.
 abandon(Pid, Caller, #reaper{table = Table} = Reaper) ->
     with_table(
         fun() ->
             ok = proctab_nif:abandon(Table, Pid, Caller),
-            go_on(add(Pid, Reaper))
+            continue(enqueue(Pid, Reaper))
         end,
         Reaper
     ).
 
-add(Pid, #reaper{dead = Dead} = Reaper) ->
+enqueue(Pid, #reaper{dead = Dead} = Reaper) ->
     Reaper#reaper{dead = queue:in(Pid, Dead)}.
 
-%% Whatever there is to do, when no cleanup is under way.
-go_on(#reaper{cleaner = #cleaner{}} = Reaper) ->
+%% Decides what to do next: nothing while a cleaner runs, or while the earlier reaper is alive.
+continue(#reaper{cleaner = #cleaner{}} = Reaper) ->
     {noreply, Reaper};
-go_on(#reaper{server = gone} = Reaper) ->
+continue(#reaper{server = gone} = Reaper) ->
     {stop, normal, Reaper};
-go_on(#reaper{predecessor = gone, table = Table, asking = Asking} = Reaper) ->
+continue(#reaper{predecessor = gone, table = Table, counts = Counts} = Reaper) ->
     with_table(
         fun() ->
-            lists:foreach(fun({Name, From}) -> reply_count(Table, Name, From) end, Asking),
-            {noreply, clean(Reaper#reaper{asking = []})}
+            lists:foreach(fun({Name, From}) -> reply_count(Table, Name, From) end, Counts),
+            {noreply, clean_up(Reaper#reaper{counts = []})}
         end,
         Reaper
     );
-go_on(Reaper) ->
+continue(Reaper) ->
     {noreply, Reaper}.
 
-%% One registration each of some of the dead. What is left of a process when nothing is registered
-%% is no work for a cleaner.
-take(0, Taken, Reaper) ->
-    {Taken, Reaper};
-take(Count, Taken, #reaper{table = Table, dead = Dead, busy = Busy} = Reaper) ->
-    case queue:out(Dead) of
-        {empty, _} ->
-            {Taken, Reaper};
-        {{value, Pid}, Rest} ->
-            lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Busy, [])),
-            Next = Reaper#reaper{dead = Rest, busy = maps:remove(Pid, Busy)},
-            %% The server may have been told twice of the same death.
-            case lists:keymember(Pid, 1, Taken) orelse proctab_nif:next(Table, Pid) of
-                {registered, Name, Announced} ->
-                    take(Count - 1, [{Pid, Name, Announced} | Taken], Next);
-                {busy, Callers} ->
-                    take(Count, Taken, wait(Pid, Callers, Next));
-                _DoneOrTaken ->
-                    take(Count, Taken, Next)
-            end
-    end.
-
-%% The server is told when a caller is through that was announcing the process when it died. One
-%% that is killed in the middle will not tell.
-wait(Pid, Callers, #reaper{busy = Busy} = Reaper) ->
-    Monitors = [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers],
-    Reaper#reaper{busy = Busy#{Pid => Monitors}}.
-
-clean(#reaper{cleaner = #pause{}} = Reaper) ->
+%% Starts a cleaner for the next batch, if there is one.
+clean_up(#reaper{cleaner = #retry{}} = Reaper) ->
     Reaper;
-clean(Reaper) ->
-    case take(?PORTION, [], Reaper) of
+clean_up(Reaper) ->
+    case next_batch(?BATCH_SIZE, [], Reaper) of
         {[], Next} -> Next;
         {Registrations, Next} -> start_cleaner(Registrations, Next)
     end.
 
+%% Takes dead processes from the queue, and returns at most `Count' registrations, one of each
+%% process. A process without registrations leaves the table and the queue.
+next_batch(0, Batch, Reaper) ->
+    {Batch, Reaper};
+next_batch(Count, Batch, #reaper{table = Table, dead = Dead} = Reaper) ->
+    case queue:out(Dead) of
+        {empty, _} ->
+            {Batch, Reaper};
+        {{value, Pid}, Rest} ->
+            Next = forget_callers(Pid, Reaper#reaper{dead = Rest}),
+            %% A process may be in the queue twice.
+            case lists:keymember(Pid, 1, Batch) orelse proctab_nif:next(Table, Pid) of
+                {registered, Name, Announced} ->
+                    next_batch(Count - 1, [{Pid, Name, Announced} | Batch], Next);
+                {busy, Callers} ->
+                    next_batch(Count, Batch, await_callers(Pid, Callers, Next));
+                _DoneOrInBatch ->
+                    next_batch(Count, Batch, Next)
+            end
+    end.
+
+%% Monitors the callers that are still registering a dead process. A caller that finishes makes the
+%% native function tell the server; a caller that is killed does not.
+await_callers(Pid, Callers, #reaper{registering = Registering} = Reaper) ->
+    Monitors = [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers],
+    Reaper#reaper{registering = Registering#{Pid => Monitors}}.
+
+forget_callers(Pid, #reaper{registering = Registering} = Reaper) ->
+    lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Registering, [])),
+    Reaper#reaper{registering = maps:remove(Pid, Registering)}.
+
 start_cleaner(Registrations, #reaper{table = Table} = Reaper) ->
     Progress = counters:new(1, []),
-    Until = erlang:monotonic_time(microsecond) + ?TURN,
-    Turn = #turn{table = Table, progress = Progress, until = Until, fresh = fresh(self())},
-    Steps = lists:append([steps(Registration, Turn) || Registration <- Registrations]),
+    Batch = #batch{
+        table = Table,
+        progress = Progress,
+        deadline = erlang:monotonic_time(microsecond) + ?BATCH_TIME,
+        initial_state = initial_state(self())
+    },
+    Steps = lists:append([steps(Registration, Batch) || Registration <- Registrations]),
     Start = fun() -> spawn_opt(lists, foreach, [fun ?MODULE:step/1, Steps], [link, monitor]) end,
-    case if_room(Start) of
+    case unless_full(Start) of
         {Pid, Monitor} ->
             Cleaner = #cleaner{
                 pid = Pid,
                 monitor = Monitor,
-                timer = erlang:start_timer(?PATIENCE, self(), patience),
+                timer = erlang:start_timer(?CLEANER_TIMEOUT, self(), cleaner_timeout),
                 registrations = Registrations,
                 progress = Progress
             },
-            Reaper#reaper{cleaner = Cleaner, is_full = false};
+            Reaper#reaper{cleaner = Cleaner, is_limit_logged = false};
         full ->
-            pause(put_back(Registrations, Reaper))
+            retry_cleaner(requeue(Registrations, Reaper))
     end.
 
-steps({Pid, Name, Announced}, #turn{table = Table} = Turn) ->
-    [{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Pid, Name, Turn]}].
+steps({Pid, Name, Announced}, #batch{table = Table} = Batch) ->
+    [{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Pid, Name, Batch]}].
 
-pause(#reaper{table = Table, is_full = IsFull} = Reaper) ->
-    IsFull orelse log_limit(Table),
-    Timer = erlang:start_timer(?PAUSE, self(), pause),
-    Reaper#reaper{cleaner = #pause{timer = Timer}, is_full = true}.
+retry_cleaner(#reaper{table = Table, is_limit_logged = IsLogged} = Reaper) ->
+    IsLogged orelse log_limit(Table),
+    Timer = erlang:start_timer(?RETRY_INTERVAL, self(), retry),
+    Reaper#reaper{cleaner = #retry{timer = Timer}, is_limit_logged = true}.
 
-%% In the cleaner: a call that leaves no frame of this module behind.
--spec step({module(), atom(), [term()]}) -> term().
-step({Module, Function, Arguments}) ->
-    apply(Module, Function, Arguments).
-
-%% In the cleaner, after a cleanup.
--spec cleaned(pid(), Name :: term(), #turn{}) -> true.
-cleaned(Pid, Name, #turn{table = Table, progress = Progress} = Turn) ->
-    try
-        ok = proctab_nif:unregister(Table, Pid, Name)
-    catch
-        %% The table is closed, by the end of its owner.
-        error:badarg -> exit(Progress)
-    end,
-    counters:add(Progress, 1, 1),
-    may_go_on(Turn) orelse exit(Progress).
-
-%% Whether there is time for another cleanup, and this one has left nothing in the process that
-%% could do harm to the next: a link, for example, to a process that crashes.
-may_go_on(#turn{until = Until, fresh = Fresh}) ->
-    erlang:monotonic_time(microsecond) < Until andalso process_info(self(), items()) =:= Fresh.
-
-items() ->
-    [links, monitors, trap_exit, message_queue_len, priority, group_leader].
-
-%% The items of a cleaner of this reaper that has done nothing yet.
-fresh(Reaper) ->
-    Values = [[Reaper], [], false, 0, normal, group_leader()],
-    lists:zip(items(), Values).
-
-%% The cleaner is at its end. Those that it had may have more registrations.
-finish(Reason, #reaper{cleaner = Cleaner} = Reaper) ->
+%% A cleaner has ended. The processes in its batch may have more registrations.
+cleaner_ended(Reason, #reaper{cleaner = Cleaner} = Reaper) ->
     #cleaner{timer = Timer, registrations = Registrations, progress = Progress} = Cleaner,
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     case lists:nthtail(counters:get(Progress, 1), Registrations) of
-        [Failed | _] when Reason =/= Progress -> fail(Failed, Reason, Reaper);
+        [Failed | _] when Reason =/= Progress -> cleanup_failed(Failed, Reason, Reaper);
         _ -> ok
     end,
-    put_back(Registrations, Reaper#reaper{cleaner = none}).
+    requeue(Registrations, Reaper#reaper{cleaner = none}).
 
-put_back(Registrations, #reaper{dead = Dead} = Reaper) ->
+requeue(Registrations, #reaper{dead = Dead} = Reaper) ->
     First = fun({Pid, _Name, _Announced}, Queue) -> queue:in_r(Pid, Queue) end,
     Reaper#reaper{dead = lists:foldl(First, Dead, Registrations)}.
 
-fail({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
+cleanup_failed({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
     ok = proctab_nif:unregister(Table, Pid, Name),
     log(#{
         label => {Table, clean},
-        what => "cleaning up after a dead process failed",
+        what => "the cleanup after a dead process failed",
         process => Pid,
         name => Name,
         reason => Reason
     }).
 
-%% The table may be closed at any time, by the end of its owner.
+%% Runs a fun that reads the table. Stops the reaper if the table is gone, because its owner has
+%% died.
 with_table(Run, Reaper) ->
     try
         Run()
     catch
         error:badarg -> {stop, shutdown, Reaper}
     end.
+
+%%% The cleaner
+
+%% Runs one step of a cleaner, as a tail call: while a cleanup runs, the cleaner has no frame of
+%% this module on its stack, which may then be replaced.
+-spec step({module(), atom(), [term()]}) -> term().
+step({Module, Function, Arguments}) ->
+    apply(Module, Function, Arguments).
+
+%% Ends a cleanup: removes its registration and counts it. Exits with `Progress' if the cleaner must
+%% not start another cleanup.
+-spec cleaned(pid(), Name :: term(), #batch{}) -> true.
+cleaned(Pid, Name, #batch{table = Table, progress = Progress} = Batch) ->
+    try
+        ok = proctab_nif:unregister(Table, Pid, Name)
+    catch
+        %% The owner of the table has died.
+        error:badarg -> exit(Progress)
+    end,
+    counters:add(Progress, 1, 1),
+    may_continue(Batch) orelse exit(Progress).
+
+%% Returns whether there is time for another cleanup, and the last one has left nothing behind that
+%% could harm the next, such as a link to a process that crashes.
+may_continue(#batch{deadline = Deadline, initial_state = InitialState}) ->
+    erlang:monotonic_time(microsecond) < Deadline andalso
+        process_info(self(), state_items()) =:= InitialState.
+
+state_items() ->
+    [links, monitors, trap_exit, message_queue_len, priority, group_leader].
+
+%% Returns what `process_info/2' returns in a cleaner that has not run a cleanup yet.
+initial_state(Reaper) ->
+    Values = [[Reaper], [], false, 0, normal, group_leader()],
+    lists:zip(state_items(), Values).

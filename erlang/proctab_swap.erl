@@ -1,23 +1,34 @@
 %% @private
-%% Which of the modules run that this library shares with those it replaces, and how ours are brought into a running system: {@link proctab:check/0} and
-%% {@link proctab:load/0}.
+%% Checks which of the modules that this library shares with the originals are loaded, and loads
+%% those of this library into a running system: {@link proctab:check/0} and {@link proctab:load/0}.
 %%
-%% A running server of an original is taken over in place: it is suspended, our code is loaded, and `Module:code_change/3' finds a state that is not ours and takes
-%% over what belongs to it. From the moment on when our code is loaded callers reach our table, which has to be there, and must not register what the
-%% server is about to take over; so it is held. All of this is done by a process of its own, one at a time in the node: whoever stops the caller in the middle
-%% must not leave a server suspended.
+%% A running server of an original is taken over in place:
+%% <ol>
+%% <li>The server is suspended.</li>
+%% <li>Its table of processes is opened and held, so that callers wait. From the next step on
+%%     callers reach the table, and must not register what the server is about to take over.</li>
+%% <li>The code of this library is loaded.</li>
+%% <li>`Module:code_change/3' receives a state that is not of this library, and registers all that
+%%     the original knew.</li>
+%% <li>The table is released, and the server resumed.</li>
+%% </ol>
 %%
-%% The server may be killed, or restarted, at any moment of this: then all is looked at again.
+%% A separate process does this, one at a time in the node: if the caller is killed, the server must
+%% not stay suspended. If the server is killed or restarted meanwhile, the takeover starts again.
 -module(proctab_swap).
 
 -export([check/0, load/0]).
 
 -define(MODULES, [gen_tracker, metrics_process_tracker, stats_hero_monitor]).
-%% How often a takeover begins whose server goes in the middle.
--define(TRIES, 5).
-%% How long somebody else is waited for: a supervisor that restarts a server, and callers that are in the code to be replaced. In milliseconds.
--define(PATIENCE, 1000).
+%% How often a takeover is attempted if the server ends in the middle.
+-define(MAX_ATTEMPTS, 5).
+%% How long to wait for a supervisor to restart a server, or for callers to leave the code that is
+%% to be replaced, in milliseconds.
+-define(WAIT_TIMEOUT, 1000).
 
+%%% Checking
+
+%% @doc See {@link proctab:check/0}.
 -spec check() -> [proctab:finding()].
 check() ->
     [check(Module) || Module <- ?MODULES].
@@ -25,29 +36,35 @@ check() ->
 check(Module) ->
     Loaded = loaded(Module),
     Found = found(Module),
-    Finding = #{module => Module, loaded => Loaded, found => Found},
-    case {is_ours(Loaded), is_ours(Found)} of
-        {true, true} ->
-            Finding#{ours => true, advice => ""};
-        {true, false} ->
-            Finding#{ours => true, advice => "another one comes first in the code path and will be loaded when the node starts again: " ++ swap(Module)};
-        {false, true} when Loaded =:= not_loaded ->
-            Finding#{ours => true, advice => ""};
-        {false, true} ->
-            Finding#{ours => false, advice => "proctab:load() or a restart of the node loads ours"};
-        {false, false} ->
-            Finding#{ours => false, advice => "proctab:load() loads ours until the node stops; to have it there from the start: " ++ swap(Module)}
-    end.
+    {IsOurs, Advice} = judge(Module, Loaded, is_ours(Loaded), is_ours(Found)),
+    #{module => Module, loaded => Loaded, found => Found, ours => IsOurs, advice => Advice}.
 
-swap(gen_tracker) ->
-    "take the application gen_tracker out of the project's dependencies";
-swap(metrics_process_tracker) ->
-    exclude("metrics");
-swap(stats_hero_monitor) ->
-    exclude("stats_hero").
+judge(_Module, _Loaded, true, true) ->
+    {true, ""};
+judge(Module, _Loaded, true, false) ->
+    {true,
+        "another module of this name is first in the code path, and will be loaded when the node"
+        " restarts; to prevent that, " ++ removal(Module)};
+judge(_Module, not_loaded, false, true) ->
+    {true, ""};
+judge(_Module, _Loaded, false, true) ->
+    {false, "to load the module of proctab, call proctab:load() or restart the node"};
+judge(Module, _Loaded, false, false) ->
+    {false,
+        "proctab:load() loads the module of proctab until the node stops; to load it at each"
+        " start, " ++ removal(Module)}.
 
-exclude(Application) ->
-    "exclude it from the application " ++ Application ++ ", as the README says under \"Swapping\"; one that rebar3 has compiled already needs `rebar3 clean -a' then".
+removal(gen_tracker) ->
+    "remove the application gen_tracker from the dependencies of the project";
+removal(metrics_process_tracker) ->
+    removal_from("metrics");
+removal(stats_hero_monitor) ->
+    removal_from("stats_hero").
+
+removal_from(Application) ->
+    "exclude it from the application " ++ Application ++
+        ", see doc/swapping.md of proctab; if rebar3 has compiled that application already, run"
+        " `rebar3 clean -a' once".
 
 loaded(Module) ->
     case code:is_loaded(Module) of
@@ -67,18 +84,23 @@ is_ours(File) when is_list(File) ->
 is_ours(_NoFile) ->
     false.
 
-%% Where this library's modules are.
+%% Returns the directory of the modules of this library.
 our_directory() ->
     filename:absname(filename:dirname(code:which(proctab))).
 
 file_name(Module) ->
     atom_to_list(Module) ++ code:objfile_extension().
 
+%%% Loading
+
+%% @doc See {@link proctab:load/0}.
 -spec load() -> ok | {error, [{module(), proctab:load_error()}, ...]}.
 load() ->
     Caller = self(),
     Tag = make_ref(),
-    Load = fun() -> Caller ! {Tag, global:trans({?MODULE, self()}, fun load_all/0, [node()])} end,
+    Load = fun() ->
+        Caller ! {Tag, global:trans({?MODULE, self()}, fun load_all/0, [node()])}
+    end,
     {Loader, Monitor} = spawn_monitor(Load),
     receive
         {Tag, Results} ->
@@ -104,43 +126,60 @@ load(gen_tracker = Module) ->
     end;
 load(Module) ->
     try
-        load(Module, original(Module), ?TRIES)
+        load(Module, original_code(Module), ?MAX_ATTEMPTS)
     after
         release(Module)
     end.
 
-load(Module, Original, Tries) ->
+load(Module, Original, Attempts) ->
     try
-        bring_in(Module, Original)
+        load_or_take_over(Module, Original)
     catch
-        exit:_ServerIsGone when Tries > 1 ->
+        exit:_ServerIsGone when Attempts > 1 ->
             await_server(Module, deadline()),
-            load(Module, Original, Tries - 1);
+            load(Module, Original, Attempts - 1);
         _:Reason ->
             {error, Reason}
     end.
 
-%% What a server is its state says; the code under it may have been loaded meanwhile.
-bring_in(Module, Original) ->
+%% Whether a server is an original shows in its state: its code may have been replaced already.
+load_or_take_over(Module, Original) ->
     Server = whereis(Module),
-    case Server =:= undefined orelse proctab_reaper:is_watched(sys:get_state(Server, infinity)) of
+    case
+        Server =:= undefined orelse
+            proctab_reaper:is_server_state(sys:get_state(Server, infinity))
+    of
         false -> take_over(Module, Server, Original);
         true -> load_ours(Module)
     end.
 
 await_server(Module, Deadline) ->
     case is_pid(whereis(Module)) orelse is_over(Deadline) of
-        true -> ok;
-        false -> receive after 1 -> await_server(Module, Deadline) end
+        true ->
+            ok;
+        false ->
+            receive
+            after 1 ->
+                await_server(Module, Deadline)
+            end
     end.
 
+%% Returns the running zones of the original gen_tracker.
 original_zones() ->
-    [case process_info(Pid, registered_name) of
-         {registered_name, Zone} -> Zone;
-         _ -> Pid
-     end || Pid <- processes(), proc_lib:translate_initial_call(Pid) =:= {gen_tracker, init, 1}].
+    [
+        registered_name(Pid)
+     || Pid <- processes(),
+        proc_lib:translate_initial_call(Pid) =:= {gen_tracker, init, 1}
+    ].
 
-original(Module) ->
+registered_name(Pid) ->
+    case process_info(Pid, registered_name) of
+        {registered_name, Name} -> Name;
+        _ -> Pid
+    end.
+
+%% Returns the code of a loaded original, to be loaded again if the takeover fails.
+original_code(Module) ->
     File = loaded(Module),
     case is_list(File) andalso not is_ours(File) andalso erl_prim_loader:get_file(File) of
         {ok, Binary, _} -> {File, Binary};
@@ -167,12 +206,13 @@ load_binary(Module, File, Binary) ->
 take_over(Module, Server, Original) ->
     ok = sys:suspend(Server, infinity),
     try
-        {status, Server, _, [_Dictionary, _State, Parent | _]} = sys:get_status(Server, infinity),
+        Status = sys:get_status(Server, infinity),
+        {status, Server, _, [_Dictionary, _State, Parent | _]} = Status,
         ok = proctab_nif:processes_open(Module, Parent),
         ok = proctab_nif:hold(Module),
         case load_ours(Module) of
             ok -> change_code(Module, Server, Original);
-            Error -> close(Module, Error)
+            Error -> close_table(Module, Error)
         end
     after
         sys:resume(Server, infinity)
@@ -184,31 +224,37 @@ change_code(Module, Server, Original) ->
             ok;
         {error, Reason} ->
             case put_back(Module, Original, deadline()) of
-                ok -> close(Module, {error, Reason});
-                %% Ours remains, and needs the table.
+                ok -> close_table(Module, {error, Reason});
+                %% The code of this library stays, and needs the table.
                 {error, Why} -> {error, {Reason, {original_not_put_back, Why}}}
             end
     end.
 
-%% It would kill callers that are still in the original's code.
+%% Loads the original again. Waits for callers that are still in the code of the original from
+%% before the takeover: loading would kill them.
 put_back(_Module, none, _Deadline) ->
     {error, no_file};
 put_back(Module, {File, Binary} = Original, Deadline) ->
     case load_binary(Module, File, Binary) of
         {error, old_code_in_use} = Error ->
             case is_over(Deadline) of
-                true -> Error;
-                false -> receive after 10 -> put_back(Module, Original, Deadline) end
+                true ->
+                    Error;
+                false ->
+                    receive
+                    after 10 ->
+                        put_back(Module, Original, Deadline)
+                    end
             end;
         Result ->
             Result
     end.
 
-close(Module, Error) ->
+close_table(Module, Error) ->
     ok = proctab_nif:processes_close(Module),
     Error.
 
-%% There may be no table, and what is held may be released already.
+%% Releases the table, if there is one. It may have been released already.
 release(Module) ->
     try
         proctab_nif:release(Module)
@@ -217,7 +263,7 @@ release(Module) ->
     end.
 
 deadline() ->
-    erlang:monotonic_time(millisecond) + ?PATIENCE.
+    erlang:monotonic_time(millisecond) + ?WAIT_TIMEOUT.
 
 is_over(Deadline) ->
     erlang:monotonic_time(millisecond) >= Deadline.

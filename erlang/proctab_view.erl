@@ -1,31 +1,45 @@
 %% @private
-%% A look into the tables, for `proctab': figures, the names that are the first by some measure, and both as text.
+%% Reads the tables for `proctab': their figures, and the names with the largest values of an
+%% attribute or the most reductions; and formats both as text.
 %%
-%% A table is read page by page, and nothing is kept of a page but sums and the few first names; so a look needs no memory for a million names. A table may end
-%% at any moment, and another one take its name: what was seen counts only when the owner is alive afterwards.
+%% A table is read page by page. Only totals and the largest items are kept of a page, so memory use
+%% does not depend on the number of names. A table may end at any moment and another one take its
+%% name, so a result is used only if the owner is still alive afterwards.
 -module(proctab_view).
 
 -export([print_all/0, print/2, info/0, info/1, top/3]).
 
-%% About how many characters of a name are printed, and how many at most.
+%% About how many characters of a name are formatted, and the most that are printed.
 -define(NAME_LENGTH, 40).
 -define(LONGEST_NAME, 50).
 
-%% The first of a number of items by their ranks: how many are wanted, how many were offered, and those that are the first so far.
--type first(Item) :: {Wanted :: non_neg_integer(), Offered :: non_neg_integer(), gb_sets:set({Rank :: integer(), Offer :: integer(), Item})}.
+%% The items with the largest ranks so far: how many are wanted, how many were offered, and those.
+-type largest(Item) ::
+    {Wanted :: non_neg_integer(), Offered :: non_neg_integer(),
+        gb_sets:set({Rank :: integer(), Order :: integer(), Item})}.
 
 %%% Figures
 
+%% @doc Returns the figures of all tables, and the totals.
 -spec info() -> proctab:info().
 info() ->
     Tables = lists:sort(proctab_nif:tables()),
-    Zones = [Info || {zone, Zone, Owner} <- Tables, {ok, Info} <- [zone(Zone, Owner)]],
-    Processes = [Info || {processes, Table, Owner} <- Tables, {ok, Info} <- [processes(Table, Owner)]],
+    Zones = [
+        Info
+     || {zone, Zone, Owner} <- Tables,
+        {ok, Info} <- [zone_info(Zone, Owner)]
+    ],
+    Processes = [
+        Info
+     || {processes, Table, Owner} <- Tables,
+        {ok, Info} <- [table_info(Table, Owner)]
+    ],
     #{zones => Zones, processes => Processes, total => total(Zones, Processes)}.
 
+%% @doc Returns the figures of a zone.
 -spec info(gen_tracker:zone()) -> {ok, proctab:zone_info()} | ended.
 info(Zone) ->
-    with_owner(Zone, fun(Owner) -> zone(Zone, Owner) end).
+    with_owner(Zone, fun(Owner) -> zone_info(Zone, Owner) end).
 
 with_owner(Zone, Fun) ->
     try proctab_nif:owner(Zone) of
@@ -34,51 +48,88 @@ with_owner(Zone, Fun) ->
         error:badarg -> ended
     end.
 
-zone(Zone, Owner) ->
-    States = #{launching => 0, running => 0, terminating => 0, pending => 0, restarting => 0},
-    Nothing = #{name => Zone, owner => Owner, children => 0, states => States, without_child => 0, attributes => 0, memory => 0},
-    case seen(Owner, fun() -> fold(fun(Row, Info) -> add_row(Zone, Row, Info) end, Nothing, Zone) end) of
-        {ok, Info, Length} -> {ok, Info#{message_queue_len => Length}};
+zone_info(Zone, Owner) ->
+    Empty = #{
+        name => Zone,
+        owner => Owner,
+        children => 0,
+        states => #{launching => 0, running => 0, terminating => 0, pending => 0, restarting => 0},
+        without_child => 0,
+        attributes => 0,
+        memory => 0
+    },
+    Read = fun() -> fold(fun(Row, Info) -> add_row(Zone, Row, Info) end, Empty, Zone) end,
+    case read_table(Owner, Read) of
+        {ok, Info, QueueLength} -> {ok, Info#{message_queue_len => QueueLength}};
         ended -> ended
     end.
 
-add_row(Zone, {Name, Child, Attributes, Bytes}, #{attributes := AttributesBefore, memory := Before} = Info) ->
-    With = Info#{attributes := AttributesBefore + Attributes, memory := Before + Bytes},
-    case state(Zone, Name, Child, Attributes) of
-        gone -> Info;
-        nothing -> With;
-        without_child -> With#{without_child := maps:get(without_child, Info) + 1};
-        State -> With#{children := maps:get(children, Info) + 1, states := maps:update_with(State, fun(N) -> N + 1 end, maps:get(states, Info))}
+add_row(Zone, {Name, Child, Attributes, Bytes}, Info) ->
+    #{attributes := AttributesBefore, memory := MemoryBefore} = Info,
+    WithSize = Info#{
+        attributes := AttributesBefore + Attributes,
+        memory := MemoryBefore + Bytes
+    },
+    case row_state(Zone, Name, Child, Attributes) of
+        gone ->
+            Info;
+        empty ->
+            WithSize;
+        without_child ->
+            increment(without_child, WithSize);
+        State ->
+            #{states := States} = WithSize,
+            increment(children, WithSize#{states := increment(State, States)})
     end.
 
-%% A page tells only who runs. The others are few.
-state(_, _, Child, _) when is_pid(Child) ->
+increment(Key, Figures) ->
+    maps:update_with(Key, fun(Count) -> Count + 1 end, Figures).
+
+%% Returns the state of a row. A page contains only the pids of running children; the other rows are
+%% few, and are looked up one by one.
+row_state(_, _, Child, _) when is_pid(Child) ->
     running;
-state(Zone, Name, undefined, Attributes) ->
+row_state(Zone, Name, undefined, Attributes) ->
     case proctab_nif:child(Zone, Name) of
-        %% It waits for its next start, too.
-        {slowed, _, _, _} -> pending;
-        {State, _, _, _} -> State;
-        undefined when Attributes =:= 0 -> nothing;
+        %% It waits for its next start as well.
+        {slowed, _, _, _} ->
+            pending;
+        {State, _, _, _} ->
+            State;
+        undefined when Attributes =:= 0 ->
+            empty;
         undefined ->
-            %% Nobody's, or those of a child that was terminating and has gone since.
+            %% The attributes are without a child, or their child has been removed since the page
+            %% was read.
             case proctab_nif:attrs(Zone, Name) of
                 [] -> gone;
                 _ -> without_child
             end
     end.
 
-processes(Table, Owner) ->
-    Look = fun() ->
-        Processes = pages(fun(From) -> proctab_nif:processes_page(Table, From) end, fun(_, N) -> N + 1 end, 0),
-        Add = fun({_, Count}, {Names, Registrations}) -> {Names + 1, Registrations + Count} end,
-        {Names, Registrations} = pages(fun(From) -> proctab_nif:counts_page(Table, From) end, Add, {0, 0}),
-        #{name => Table, owner => Owner, processes => Processes, names => Names, registrations => Registrations}
+table_info(Table, Owner) ->
+    Read = fun() ->
+        Processes = count_processes(Table),
+        {Names, Registrations} = count_registrations(Table),
+        #{
+            name => Table,
+            owner => Owner,
+            processes => Processes,
+            names => Names,
+            registrations => Registrations
+        }
     end,
-    case seen(Owner, Look) of
+    case read_table(Owner, Read) of
         {ok, Info, _} -> {ok, Info};
         ended -> ended
     end.
+
+count_processes(Table) ->
+    pages(fun(From) -> proctab_nif:processes_page(Table, From) end, fun(_, N) -> N + 1 end, 0).
+
+count_registrations(Table) ->
+    Add = fun({_, Count}, {Names, Registrations}) -> {Names + 1, Registrations + Count} end,
+    pages(fun(From) -> proctab_nif:counts_page(Table, From) end, Add, {0, 0}).
 
 total(Zones, Processes) ->
     #{
@@ -95,68 +146,73 @@ total(Zones, Processes) ->
 sum(Key, Infos) ->
     lists:sum([maps:get(Key, Info) || Info <- Infos]).
 
-%% What a fun sees in the table of an owner, and how many messages wait for the owner.
-seen(Owner, Look) ->
-    try Look() of
-        Seen ->
+%% Returns the result of a fun that reads a table, and the length of its owner's message queue; or
+%% `ended' if the owner has died.
+read_table(Owner, Read) ->
+    try Read() of
+        Result ->
             case process_info(Owner, message_queue_len) of
-                {message_queue_len, Length} -> {ok, Seen, Length};
+                {message_queue_len, Length} -> {ok, Result, Length};
                 undefined -> ended
             end
     catch
         error:badarg -> ended
     end.
 
-%% Folds over all names: `{Name, Child | undefined, Attributes, Bytes}'.
+%% Folds over the names of a zone: `{Name, Child | undefined, Attributes, Bytes}'.
 fold(Fun, Acc, Zone) ->
     pages(fun(From) -> proctab_nif:page(Zone, From, sizes, []) end, Fun, Acc).
 
-pages(Read, Fun, Acc) ->
-    pages(Read, Fun, Acc, 0).
+pages(ReadPage, Fun, Acc) ->
+    pages(ReadPage, Fun, Acc, 0).
 
 pages(_, _, Acc, done) ->
     Acc;
-pages(Read, Fun, Acc, From) ->
-    {Page, Next} = Read(From),
-    pages(Read, Fun, lists:foldl(Fun, Acc, Page), Next).
+pages(ReadPage, Fun, Acc, From) ->
+    {Page, Next} = ReadPage(From),
+    pages(ReadPage, Fun, lists:foldl(Fun, Acc, Page), Next).
 
-%%% The first names
+%%% The largest
 
--spec top(gen_tracker:zone(), gen_tracker:key(), non_neg_integer()) -> {ok, [{gen_tracker:name(), integer()}]} | ended.
+%% @doc Returns the names with the largest values of an attribute, largest first.
+-spec top(gen_tracker:zone(), gen_tracker:key(), non_neg_integer()) ->
+          {ok, [{gen_tracker:name(), integer()}]} | ended.
 top(Zone, Key, Wanted) ->
-    first_names(Zone, Wanted, fun({Name, _, _, _}, First) ->
+    largest(Zone, Wanted, fun({Name, _, _, _}, Largest) ->
         case proctab_nif:getattr(Zone, Name, Key) of
-            {ok, Value} when is_integer(Value) -> offer(Value, {Name, Value}, First);
-            _ -> First
+            {ok, Value} when is_integer(Value) -> offer(Value, {Name, Value}, Largest);
+            _ -> Largest
         end
     end).
 
-%% The running children with the most reductions, as rows of a table.
+%% Returns the running children of this node with the most reductions, as rows to be printed.
 busiest(Zone, Wanted) ->
-    first_names(Zone, Wanted, fun
-        ({Name, Child, Attributes, Bytes}, First) when is_pid(Child), node(Child) =:= node() ->
+    largest(Zone, Wanted, fun
+        ({Name, Child, Attributes, Bytes}, Largest) when is_pid(Child), node(Child) =:= node() ->
             case process_info(Child, [reductions, message_queue_len, memory]) of
                 [{reductions, Reductions}, {message_queue_len, Length}, {memory, Memory}] ->
-                    offer(Reductions, [{name, Name}, {pid, Child}, Reductions, Length, Memory, Attributes, Bytes], First);
+                    Numbers = [Reductions, Length, Memory, Attributes, Bytes],
+                    offer(Reductions, [{name, Name}, {pid, Child} | Numbers], Largest);
                 undefined ->
-                    First
+                    Largest
             end;
-        (_, First) ->
-            First
+        (_, Largest) ->
+            Largest
     end).
 
-first_names(Zone, Wanted, Fun) ->
+largest(Zone, Wanted, Fun) ->
     with_owner(Zone, fun(Owner) ->
-        case seen(Owner, fun() -> fold(Fun, {Wanted, 0, gb_sets:empty()}, Zone) end) of
-            {ok, First, _} -> {ok, items(First)};
+        case read_table(Owner, fun() -> fold(Fun, {Wanted, 0, gb_sets:empty()}, Zone) end) of
+            {ok, Largest, _} -> {ok, items(Largest)};
             ended -> ended
         end
     end).
 
-%% The number of the offer makes each of them another one, and names are not compared: the set would take `1' and `1.0' for one.
--spec offer(integer(), Item, first(Item)) -> first(Item).
-offer(Rank, Item, {Wanted, Offered, First}) ->
-    More = gb_sets:add({Rank, -Offered, Item}, First),
+%% Adds an item if its rank is large enough. The running number of the offer keeps items apart that
+%% the set would take for one, as it compares with `==': `1' and `1.0'.
+-spec offer(integer(), Item, largest(Item)) -> largest(Item).
+offer(Rank, Item, {Wanted, Offered, Largest}) ->
+    More = gb_sets:add({Rank, -Offered, Item}, Largest),
     case gb_sets:size(More) > Wanted of
         true ->
             {_, Kept} = gb_sets:take_smallest(More),
@@ -165,70 +221,92 @@ offer(Rank, Item, {Wanted, Offered, First}) ->
             {Wanted, Offered + 1, More}
     end.
 
-items({_, _, First}) ->
-    [Item || {_, _, Item} <- lists:reverse(gb_sets:to_list(First))].
+items({_, _, Largest}) ->
+    [Item || {_, _, Item} <- lists:reverse(gb_sets:to_list(Largest))].
 
-%%% As text
+%%% Text
 
+%% @doc Prints the figures of all tables.
 -spec print_all() -> ok.
 print_all() ->
     #{zones := Zones, processes := Processes} = info(),
-    OfZones = [
-        [{name, Name}, {pid, Owner}, Children, Running, WithoutChild, Attributes, Memory, Length]
-     || #{name := Name, owner := Owner, children := Children, states := #{running := Running}, without_child := WithoutChild,
-          attributes := Attributes, memory := Memory, message_queue_len := Length} <- Zones
-    ],
-    OfProcesses = [
-        [{name, Name}, {pid, Owner}, Count, Names, Registrations]
-     || #{name := Name, owner := Owner, processes := Count, names := Names, registrations := Registrations} <- Processes
-    ],
     print([
-        with_total(["zone", "owner", "children", "running", "without child", "attributes", "bytes", "queue"], OfZones),
-        with_total(["table of processes", "owner", "processes", "names", "registrations"], OfProcesses)
+        with_total(
+            ["zone", "owner", "children", "running", "without child", "attributes", "bytes",
+                "queue"],
+            [zone_row(Zone) || Zone <- Zones]
+        ),
+        with_total(
+            ["table of processes", "owner", "processes", "names", "registrations"],
+            [table_row(Table) || Table <- Processes]
+        )
     ]).
 
--spec print(gen_tracker:zone(), Busiest :: non_neg_integer()) -> ok | ended.
+zone_row(#{name := Name, owner := Owner, states := #{running := Running}} = Info) ->
+    #{children := Children, without_child := WithoutChild} = Info,
+    #{attributes := Attributes, memory := Memory, message_queue_len := QueueLength} = Info,
+    Numbers = [Children, Running, WithoutChild, Attributes, Memory, QueueLength],
+    [{name, Name}, {pid, Owner} | Numbers].
+
+table_row(#{name := Name, owner := Owner} = Info) ->
+    #{processes := Processes, names := Names, registrations := Registrations} = Info,
+    [{name, Name}, {pid, Owner}, Processes, Names, Registrations].
+
+%% @doc Prints the figures of a zone, and its busiest children.
+-spec print(gen_tracker:zone(), Wanted :: non_neg_integer()) -> ok | ended.
 print(Zone, Wanted) ->
     case {info(Zone), busiest(Zone, Wanted)} of
         {{ok, Info}, {ok, Busiest}} ->
-            #{name := Name, owner := Owner, children := Children, states := States, without_child := WithoutChild,
-              attributes := Attributes, memory := Memory, message_queue_len := Length} = Info,
-            Figures =
-                [["zone", {name, Name}], ["owner", {pid, Owner}], ["children", Children]] ++
-                [["  " ++ atom_to_list(State), Count] || {State, Count} <- lists:sort(maps:to_list(States))] ++
-                [["names without child", WithoutChild], ["attributes", Attributes], ["bytes", Memory], ["queue", Length]],
-            print([Figures, [["busiest names", "pid", "reductions", "queue", "process bytes", "attributes", "bytes"] | Busiest]]);
+            Header =
+                ["busiest names", "pid", "reductions", "queue", "process bytes", "attributes",
+                    "bytes"],
+            print([figures(Info), [Header | Busiest]]);
         _ ->
             ended
     end.
 
-with_total([_, _ | Header] = Names, Rows) ->
-    Total = lists:foldl(fun([_, _ | Row], Sums) -> lists:zipwith(fun erlang:'+'/2, Row, Sums) end, [0 || _ <- Header], Rows),
-    [Names | Rows] ++ [["total", "" | Total]].
+figures(#{name := Name, owner := Owner, children := Children, states := States} = Info) ->
+    #{without_child := WithoutChild, attributes := Attributes} = Info,
+    #{memory := Memory, message_queue_len := QueueLength} = Info,
+    Counts = lists:sort(maps:to_list(States)),
+    [["zone", {name, Name}], ["owner", {pid, Owner}], ["children", Children]] ++
+        [["  " ++ atom_to_list(State), Count] || {State, Count} <- Counts] ++
+        [
+            ["names without child", WithoutChild],
+            ["attributes", Attributes],
+            ["bytes", Memory],
+            ["queue", QueueLength]
+        ].
+
+with_total([_, _ | Headers] = Header, Rows) ->
+    Add = fun([_, _ | Numbers], Sums) -> lists:zipwith(fun erlang:'+'/2, Numbers, Sums) end,
+    Total = lists:foldl(Add, [0 || _ <- Headers], Rows),
+    [Header | Rows] ++ [["total", "" | Total]].
 
 print(Tables) ->
     io:format("~ts", [lists:join($\n, [table(Rows) || Rows <- Tables])]).
 
-%% Rows of the same number of columns, each as wide as its widest cell: two that begin at the left, then numbers.
+%% Formats rows of equal length. Each column is as wide as its widest cell; the first two are
+%% aligned to the left, the numbers after them to the right.
 table(Rows) ->
     Lines = [[cell(Cell) || Cell <- Row] || Row <- Rows],
     Wider = fun(Cell, Width) -> max(string:length(Cell), Width) end,
-    Widths = lists:foldl(fun(Line, Widths) -> lists:zipwith(Wider, Line, Widths) end, [0 || _ <- hd(Lines)], Lines),
+    Widen = fun(Line, Widths) -> lists:zipwith(Wider, Line, Widths) end,
+    Widths = lists:foldl(Widen, [0 || _ <- hd(Lines)], Lines),
     [[string:trim(line(Line, Widths), trailing), $\n] || Line <- Lines].
 
 line([First, Second | Numbers], [FirstWidth, SecondWidth | Widths]) ->
-    Padded = [string:pad(First, FirstWidth), string:pad(Second, SecondWidth) | lists:zipwith(fun leading/2, Numbers, Widths)],
-    lists:join("  ", Padded).
-
-leading(Number, Width) ->
-    string:pad(Number, Width, leading).
+    Left = [string:pad(First, FirstWidth), string:pad(Second, SecondWidth)],
+    Right = [string:pad(Number, Width, leading) || {Number, Width} <- lists:zip(Numbers, Widths)],
+    lists:join("  ", Left ++ Right).
 
 cell({name, Name}) -> name(Name);
 cell({pid, Pid}) -> pid_to_list(Pid);
 cell(Number) when is_integer(Number) -> integer_to_list(Number);
 cell(Text) -> Text.
 
-%% A term as the shell would print it, on one line. The limit spares most of the work for a long one, but it does not cut an atom or a number.
+%% Formats a name as the shell does, on one line. `chars_limit' avoids most of the work for a long
+%% name, but does not cut an atom or a number.
 name(Name) ->
     Text = io_lib:format("~0tp", [Name], [{chars_limit, ?NAME_LENGTH}]),
     case string:length(Text) > ?LONGEST_NAME of

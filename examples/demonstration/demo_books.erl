@@ -1,8 +1,9 @@
-%% The books of the demonstration: what was done and what was told, each entry from a source of its own, and kept apart
-%% from the library that they check, in an ETS table.
+%% The books of the demonstration: what was done and what was told, each entry from a source of
+%% its own, and kept apart from the library that they check, in an ETS table.
 %%
-%% An entry is a count: the start function was called, a child was killed, `after_terminate` was called. `balance/2`
-%% compares them for each name. What anybody sees that must not be is counted by `wrong/2` with the first example.
+%% An entry is a count: the start function was called, a child was killed, `after_terminate` was
+%% called. `balance/2` compares them for each name. What anybody sees that must not be is counted
+%% by `wrong/2` with the first example.
 -module(demo_books).
 
 -export([open/0, started/1, killed/1, ended/3, wrong/2]).
@@ -36,7 +37,8 @@ wrong(What, Example) ->
 kills(Name) ->
     count({killed, Name}).
 
-%% The sum over all names: of `started`, of `killed`, of `ended` for one reason, or of `reading`: killed while it read.
+%% The sum over all names: of `started`, of `killed`, of `ended` for one reason, or of `reading`:
+%% killed while it read.
 total({ended, Reason}) ->
     sum({ended, Reason, '_'});
 total(What) ->
@@ -53,8 +55,9 @@ last_attributes(Name) ->
         [] -> []
     end.
 
-%% The books of one name, after all is over: each kill is told by `after_terminate`, a permanent child starts again
-%% after each, a temporary one never, and the child that was there at the end was told to shut down, once.
+%% The books of one name, after all is over: each kill is told by `after_terminate`, a permanent
+%% child starts again after each, a temporary one never, and the child that was there at the end
+%% was told to shut down, once.
 balance(Name, Restart) ->
     Kills = kills(Name),
     {Starts, Shutdowns} =
@@ -66,11 +69,19 @@ balance(Name, Restart) ->
     Told = count({ended, killed, Name}),
     agree('start function calls of a child', Name, Starts, count({started, Name})),
     agree('after_terminate calls for kills of a child', Name, Kills, Told),
-    agree('after_terminate calls for the shutdown of a child', Name, Shutdowns, count({ended, shutdown, Name})).
+    agree(
+        'after_terminate calls for the shutdown of a child',
+        Name,
+        Shutdowns,
+        count({ended, shutdown, Name})
+    ).
 
 %% `[{What, HowOften, Example}]`
 wrongs() ->
-    [{What, Count, ets:lookup_element(?BOOKS, {example, What}, 2)} || [What, Count] <- ets:match(?BOOKS, {{wrong, '$1'}, '$2'})].
+    [
+        {What, Count, ets:lookup_element(?BOOKS, {example, What}, 2)}
+     || [What, Count] <- ets:match(?BOOKS, {{wrong, '$1'}, '$2'})
+    ].
 
 agree(_What, _Name, Count, Count) ->
     ok;

@@ -1,10 +1,13 @@
-%% A child of the demonstration: reads its file in blocks, counts the bytes in an attribute, and stays.
+%% A child of the demonstration: reads its file in blocks, counts the bytes in an attribute, and
+%% stays.
 %%
-%% Its attributes: `path`, `size` (`unknown` until the file is open), `bytes` (counted with `increment`), `state`
-%% (`waiting`, `reading`, `done`, or `{unreadable, Reason}`), and `read` from `done` on: the same sum as `bytes`, made
-%% without the library. They are set in steps that a reader sees whole or not at all (`whole/2`).
+%% Its attributes: `path`, `size` (`unknown` until the file is open), `bytes` (counted with
+%% `increment`), `state` (`waiting`, `reading`, `done`, or `{unreadable, Reason}`), and `read`
+%% from `done` on: the same sum as `bytes`, made without the library. They are set in steps that a
+%% reader sees whole or not at all (`whole/2`).
 %%
-%% A gate lets few children read at a time, because a process may have more children than a system has open files.
+%% A gate lets few children read at a time, because a process may have more children than a system
+%% has open files.
 -module(demo_child).
 
 -include_lib("kernel/include/file.hrl").
@@ -34,7 +37,12 @@ init(Zone, Gate, Dir, Name) ->
         Attributes -> demo_books:wrong('a child starts with attributes', {Name, Attributes})
     end,
     Path = path(Dir, Name),
-    ok = gen_tracker:setattr(Zone, Name, [{path, Path}, {size, unknown}, {bytes, 0}, {state, waiting}]),
+    ok = gen_tracker:setattr(Zone, Name, [
+        {path, Path},
+        {size, unknown},
+        {bytes, 0},
+        {state, waiting}
+    ]),
     enter(Gate),
     Outcome = read_file(Zone, Name, Path),
     leave(Gate),
@@ -78,7 +86,12 @@ read_blocks(Zone, Name, File, Length, Before) ->
             Read = Before + byte_size(Block),
             case gen_tracker:increment(Zone, Name, bytes, byte_size(Block)) of
                 Read -> ok;
-                Counted -> demo_books:wrong('increment gives another sum', {Name, {expected, Read}, {actual, Counted}})
+                Counted ->
+                    demo_books:wrong('increment gives another sum', {
+                        Name,
+                        {expected, Read},
+                        {actual, Counted}
+                    })
             end,
             read_blocks(Zone, Name, File, Length, Read);
         eof ->
@@ -87,8 +100,8 @@ read_blocks(Zone, Name, File, Length, Before) ->
             [{state, {unreadable, Reason}}]
     end.
 
-%% Whether a snapshot of a child's attributes is one that the child made: none of its steps seen by half, nothing of an
-%% earlier life left in it.
+%% Whether a snapshot of a child's attributes is one that the child made: none of its steps seen
+%% by half, nothing of an earlier life left in it.
 whole(_Path, []) ->
     true;
 whole(Path, [{bytes, 0}, {path, Path}, {size, unknown}, {state, waiting}]) ->

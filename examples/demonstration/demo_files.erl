@@ -1,11 +1,13 @@
 %% The demonstration on real input: a zone with one child for each regular file below a folder.
 %%
-%% Each child reads its file and counts the bytes (`demo_child`), while others look at the children and some are killed
-%% (`demo_load`). A permanent child comes back and reads again, a temporary one is gone. When all have read their files,
-%% the bytes are compared with what the file system says, every child is ended, and the books are balanced
-%% (`demo_books`): what was done, what the library told, and what is left must agree.
+%% Each child reads its file and counts the bytes (`demo_child`), while others look at the
+%% children and some are killed (`demo_load`). A permanent child comes back and reads again, a
+%% temporary one is gone. When all have read their files, the bytes are compared with what the
+%% file system says, every child is ended, and the books are balanced (`demo_books`): what was
+%% done, what the library told, and what is left must agree.
 %%
-%% A file that cannot be read, or that changes meanwhile, is the file's affair: it is reported, and is no disagreement.
+%% A file that cannot be read, or that changes meanwhile, is the file's affair: it is reported,
+%% and is no disagreement.
 -module(demo_files).
 
 -include_lib("kernel/include/file.hrl").
@@ -61,33 +63,42 @@ specs(Files) ->
 kind(N) when N rem 3 =:= 0 -> temporary;
 kind(_N) -> permanent.
 
-%% The load: all open and look and kill at the same time, until every child that is to stay has read its file.
+%% The load: all open and look and kill at the same time, until every child that is to stay has
+%% read its file.
 load(Dir, Gate, Specs) ->
     Start = erlang:monotonic_time(millisecond),
     Names = list_to_tuple([Name || {Name, _} <- Specs]),
     Kills = max(1, tuple_size(Names) div 10),
     {Lookers, Looked} = demo_load:lookers(2, ?ZONE, Dir, Names),
     Lister = demo_load:lister(?ZONE, Dir, 100),
-    Finite = [demo_load:killer(?ZONE, Names, Kills, ?LOAD_TIME) | demo_load:openers(8, ?ZONE, Gate, Dir, Specs)],
+    Finite = [
+        demo_load:killer(?ZONE, Names, Kills, ?LOAD_TIME)
+        | demo_load:openers(8, ?ZONE, Gate, Dir, Specs)
+    ],
     settle(Specs, Finite, Looked, Start, #{line => 0, seen => none, changed => Start}),
     demo_load:await(Finite, 5000),
     demo_load:stop(Lookers ++ Lister),
     Elapsed = max(1, erlang:monotonic_time(millisecond) - Start),
     #{look_ups => counters:get(Looked, 1), milliseconds => Elapsed}.
 
-%% Looks ten times a second, and prints a line each second; gives up when nothing changes for long. Who kills is asked
-%% first, and a dead child is not counted: the zone may still list one that was killed just now.
+%% Looks ten times a second, and prints a line each second; gives up when nothing changes for
+%% long. Who kills is asked first, and a dead child is not counted: the zone may still list one
+%% that was killed just now.
 settle(Specs, Finite, Looked, Start, Last) ->
     timer:sleep(100),
     Now = erlang:monotonic_time(millisecond),
     Busy = demo_load:busy(Finite),
     Rows = gen_tracker:list(?ZONE),
-    Ended = length([Name || {Name, [{pid, Pid} | Attributes]} <- Rows, ended(Attributes), is_process_alive(Pid)]),
+    Ended = length([
+        Name
+     || {Name, [{pid, Pid} | Attributes]} <- Rows, ended(Attributes), is_process_alive(Pid)
+    ]),
     Bytes = lists:sum([bytes(Attributes) || {_, Attributes} <- Rows]),
     Seen = {length(Rows), Ended, Bytes, demo_books:total(killed)},
     This = progress(Seen, Looked, Now, Start, Last),
     case Busy orelse {Ended, Ended} =/= {length(Rows), length(staying(Specs))} of
-        true when Now - map_get(changed, This) < ?STALLED -> settle(Specs, Finite, Looked, Start, This);
+        true when Now - map_get(changed, This) < ?STALLED ->
+            settle(Specs, Finite, Looked, Start, This);
         true -> demo_books:wrong('the children do not get on', Seen);
         false -> ok
     end.
@@ -137,9 +148,17 @@ compare_file(done, Attributes, Dir, {Name, Size, Time}, Sums) ->
     case file:read_link_info(demo_child:path(Dir, Name), [raw, {time, posix}]) of
         {ok, #file_info{type = regular, size = Size, mtime = Time}} ->
             {Name, Counted, proplists:get_value(size, Attributes)} =:= {Name, Size, Size} orelse
-                demo_books:wrong('bytes counted and bytes on disk', {Name, {on_disk, Size}, {attributes, Attributes}}),
+                demo_books:wrong('bytes counted and bytes on disk', {
+                    Name,
+                    {on_disk, Size},
+                    {attributes, Attributes}
+                }),
             #{finished := Finished, counted := AllCounted, on_disk := OnDisk} = Sums,
-            Sums#{finished := Finished + 1, counted := AllCounted + Counted, on_disk := OnDisk + Size};
+            Sums#{
+                finished := Finished + 1,
+                counted := AllCounted + Counted,
+                on_disk := OnDisk + Size
+            };
         _Changed ->
             Sums#{changed := [{Name, {listed, Size, read, Counted}} | maps:get(changed, Sums)]}
     end;
@@ -175,7 +194,10 @@ end_children(Specs) ->
     maps:foreach(
         fun(Name, [_Pid | Attributes]) ->
             lists:sort(Attributes) =:= demo_books:last_attributes(Name) orelse
-                demo_books:wrong('after_terminate got other attributes', {Name, demo_books:last_attributes(Name)})
+                demo_books:wrong('after_terminate got other attributes', {
+                    Name,
+                    demo_books:last_attributes(Name)
+                })
         end,
         Last
     ),
@@ -199,7 +221,10 @@ processes_left(Before) ->
     _ = demo_load:until(fun() -> processes() -- Before =:= [] end, 20),
     Left = processes() -- Before,
     Left =:= [] orelse
-        demo_books:wrong('processes left', [{Pid, erlang:process_info(Pid, initial_call)} || Pid <- Left]),
+        demo_books:wrong('processes left', [
+            {Pid, erlang:process_info(Pid, initial_call)}
+         || Pid <- Left
+        ]),
     length(Left).
 
 report(Specs, Load, Compared) ->
@@ -216,10 +241,18 @@ report(Specs, Load, Compared) ->
         demo_books:total(started) - Started, length(gone(Specs))
     ]),
     line("told to shut down", "~b", [demo_books:total({ended, shutdown})]),
-    line("bytes", "~b counted, ~b on disk, in ~b files read to the end", [Counted, OnDisk, Finished]),
+    line("bytes", "~b counted, ~b on disk, in ~b files read to the end", [
+        Counted,
+        OnDisk,
+        Finished
+    ]),
     files("not readable", Unreadable),
     files("changed meanwhile", Changed),
-    line("look-ups", "~b in ~.1f s, ~b a second", [LookUps, Milliseconds / 1000, LookUps * 1000 div Milliseconds]),
+    line("look-ups", "~b in ~.1f s, ~b a second", [
+        LookUps,
+        Milliseconds / 1000,
+        LookUps * 1000 div Milliseconds
+    ]),
     line("left", "~b names, ~b attributes, ~b processes", maps:get(left, Compared)),
     case demo_books:wrongs() of
         [] ->
@@ -237,7 +270,10 @@ line(What, Format, Values) ->
 %% The number of files, and the first of them.
 files(What, Files) ->
     line(What, "~b", [length(Files)]),
-    [io:format("    ~ts: ~tp~n", [shown(Name), Reason]) || {Name, Reason} <- lists:sublist(lists:sort(Files), 5)].
+    [
+        io:format("    ~ts: ~tp~n", [shown(Name), Reason])
+     || {Name, Reason} <- lists:sublist(lists:sort(Files), 5)
+    ].
 
 %% The folder as bytes, as the file system spells it.
 folder(Arguments) ->
@@ -258,24 +294,30 @@ raw(Name) when is_binary(Name) ->
 raw(Name) ->
     unicode:characters_to_binary(Name, unicode, file:native_name_encoding()).
 
-%% `{[{Name, Size, Time}], [{Name, Reason}], Others}`: the regular files, what could not be looked at, and how many
-%% entries are neither file nor folder. Symbolic links are not followed.
+%% `{[{Name, Size, Time}], [{Name, Reason}], Others}`: the regular files, what could not be looked
+%% at, and how many entries are neither file nor folder. Symbolic links are not followed.
 walk(Dir) ->
     {Files, Unreadable, Others} = walk_folder(Dir, <<>>, {[], [], 0}),
-    Files =:= [] andalso throw({unusable, [shown(Dir), ": no regular file below it that can be looked at"]}),
+    Files =:= [] andalso
+        throw({unusable, [shown(Dir), ": no regular file below it that can be looked at"]}),
     {lists:reverse(Files), Unreadable, Others}.
 
 walk_folder(Dir, Folder, {Files, Unreadable, Others} = Found) ->
     case file:list_dir_all(demo_child:path(Dir, Folder)) of
         {ok, Entries} ->
-            lists:foldl(fun(Entry, Sums) -> walk_entry(Dir, below(Folder, raw(Entry)), Sums) end, Found, lists:sort(Entries));
+            lists:foldl(
+                fun(Entry, Sums) -> walk_entry(Dir, below(Folder, raw(Entry)), Sums) end,
+                Found,
+                lists:sort(Entries)
+            );
         {error, Reason} ->
             {Files, [{Folder, Reason} | Unreadable], Others}
     end.
 
 walk_entry(Dir, Name, {Files, Unreadable, Others} = Found) ->
     case file:read_link_info(demo_child:path(Dir, Name), [raw, {time, posix}]) of
-        {ok, #file_info{type = regular, size = Size, mtime = Time}} -> {[{Name, Size, Time} | Files], Unreadable, Others};
+        {ok, #file_info{type = regular, size = Size, mtime = Time}} ->
+            {[{Name, Size, Time} | Files], Unreadable, Others};
         {ok, #file_info{type = directory}} -> walk_folder(Dir, Name, Found);
         {ok, _} -> {Files, Unreadable, Others + 1};
         {error, Reason} -> {Files, [{Name, Reason} | Unreadable], Others}

@@ -1,5 +1,6 @@
-%% The processes of the demonstration that are not children: they open the children, kill some, look at them all the
-%% while, and end them. Each does its work and ends, but the lookers and the lister, which go on until `stop/1`.
+%% The processes of the demonstration that are not children: they open the children, kill some,
+%% look at them all the while, and end them. Each does its work and ends, but the lookers and the
+%% lister, which go on until `stop/1`.
 -module(demo_load).
 
 -export([openers/5, killer/4, lookers/4, lister/3, enders/3]).
@@ -27,11 +28,14 @@ enders(Count, Zone, Names) ->
 shared(Count, Items, Fun) ->
     Numbered = lists:zip(lists:seq(1, length(Items)), Items),
     [
-        worker(fun() -> lists:foreach(Fun, [Item || {N, Item} <- Numbered, N rem Count =:= Share]) end)
+        worker(fun() ->
+            lists:foreach(Fun, [Item || {N, Item} <- Numbered, N rem Count =:= Share])
+        end)
      || Share <- lists:seq(0, Count - 1)
     ].
 
-%% Kills `Kills` children picked at random, evenly over `Milliseconds`; every second one, if it can, while it reads.
+%% Kills `Kills` children picked at random, evenly over `Milliseconds`; every second one, if it
+%% can, while it reads.
 killer(Zone, Names, Kills, Milliseconds) ->
     Start = erlang:monotonic_time(millisecond),
     worker(fun() -> kill(Zone, Names, 0, Kills, Start, Milliseconds) end).
@@ -104,7 +108,9 @@ find(Zone, Name) ->
 read(Zone, Name, Key, IsRight) ->
     case gen_tracker:getattr(Zone, Name, Key) of
         undefined -> ok;
-        {ok, Value} -> IsRight(Value) orelse demo_books:wrong('getattr gives something else', {Name, Key, Value})
+        {ok, Value} ->
+            IsRight(Value) orelse
+                demo_books:wrong('getattr gives something else', {Name, Key, Value})
     end.
 
 snapshot(Path, Name, Attributes) ->
@@ -153,9 +159,12 @@ await(Workers, Milliseconds) ->
         fun({Pid, Monitor}) ->
             receive
                 {'DOWN', Monitor, process, Pid, normal} -> ok;
-                {'DOWN', Monitor, process, Pid, Reason} -> demo_books:wrong('a process of the load crashed', Reason)
+                {'DOWN', Monitor, process, Pid, Reason} ->
+                    demo_books:wrong('a process of the load crashed', Reason)
             after Milliseconds ->
-                demo_books:wrong('a process of the load hangs', process_info(Pid, current_stacktrace)),
+                demo_books:wrong(
+                    'a process of the load hangs', process_info(Pid, current_stacktrace)
+                ),
                 exit(Pid, kill)
             end
         end,
@@ -169,5 +178,7 @@ until(Fun, Pause) ->
 until(Fun, Pause, End) ->
     case Fun() orelse erlang:monotonic_time(millisecond) > End of
         true -> Fun();
-        false -> timer:sleep(Pause), until(Fun, Pause, End)
+        false ->
+            timer:sleep(Pause),
+            until(Fun, Pause, End)
     end.

@@ -252,8 +252,11 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
 
 waits(Pid) ->
-    Waits = [{current_function, {gen_tracker, await_attribute, 4}}, {status, waiting}],
-    wait:until(fun() -> process_info(Pid, [current_function, status]) =:= Waits end, 60).
+    Waits = {current_function, {gen_tracker, await_attribute, 4}},
+    %% One call for both items would make the process answer it, and so run.
+    InCall = fun() -> process_info(Pid, current_function) =:= Waits end,
+    Asleep = fun() -> process_info(Pid, status) =:= {status, waiting} end,
+    wait:until(fun() -> InCall() andalso Asleep() end, 60).
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),

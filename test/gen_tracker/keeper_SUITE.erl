@@ -278,9 +278,9 @@ a_restart_that_kills_its_process_is_tried_again_after_a_delay(_) ->
 a_permanent_child_that_keeps_failing_does_not_keep_old_code(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Spec} = pending(Zone, child),
-    reloading:load_softly(gen_tracker_child),
+    reloading:load_softly(gen_tracker_keeper),
     {error, later} = gen_tracker:find_or_open(Zone, Spec),
-    wait:until(fun() -> code:soft_purge(gen_tracker_child) end, 60).
+    wait:until(fun() -> code:soft_purge(gen_tracker_keeper) end, 60).
 
 %% Stopping
 

@@ -19,7 +19,8 @@ all() ->
         nothing_is_left_of_starts_when_the_tracker_is_killed,
         callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
         find_or_open_is_answered_while_the_zone_is_restarted,
-        a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted
+        a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted,
+        a_child_that_ends_as_soon_as_it_is_registered_ends_with_its_reason
     ].
 
 %% No child of these is restarted, however soon it exits.
@@ -250,3 +251,28 @@ end_children(Zone) ->
         undefined -> ok
     end,
     end_children(Zone).
+
+%% The child is not linked to its keeper, which may continue after the child has been registered. If
+%% the keeper monitored the child too late, some of 10,000 would end with `noproc`.
+a_child_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    {ok, []} = gen_tracker:subscribe(Zone),
+    Start = {?MODULE, start_unlinked, []},
+    Reasons = [
+        ended_when_registered(Zone, {Name, Start, temporary})
+     || Name <- lists:seq(1, 100000)
+    ],
+    ?assertEqual([killed], lists:usort(Reasons)).
+
+start_unlinked() ->
+    {ok, spawn(timer, sleep, [infinity])}.
+
+ended_when_registered(Zone, {Name, _, _} = Spec) ->
+    _ = spawn(gen_tracker, find_or_open, [Zone, Spec]),
+    receive
+        {gen_tracker, Zone, {up, Name, Child}} ->
+            exit(Child, kill),
+            receive
+                {gen_tracker, Zone, {down, Name, Child, Reason}} -> Reason
+            end
+    end.

@@ -1,6 +1,6 @@
 %% Promise: a program that replaces the original gen_tracker by this one needs no change. Each case
 %% tests a behaviour of the original that one could expect to be different. The differences are
-%% listed in the documentation.
+%% listed in doc/swapping.md, "What behaves differently".
 -module(original_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -58,6 +58,12 @@ others() ->
         {error, 404, <<"no">>},
         undefined,
         banana,
+        %% Atoms that the library uses in its own messages.
+        ended,
+        killed,
+        launched,
+        {killed, self()},
+        {launched, self()},
         ok,
         [],
         "text",

@@ -33,6 +33,7 @@ all() ->
         nothing_is_left_after_the_call_shutdown,
         nothing_is_left_after_the_call_stop,
         nothing_is_left_when_the_tracker_is_killed,
+        a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed,
         a_pending_restart_ends_with_the_tracker,
         after_terminate_is_called_at_most_once_for_each_child
     ].
@@ -351,6 +352,46 @@ nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Calle
     [] = taken(started),
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
     Names = lists:usort(Names).
+
+%% The tracker is killed before it has handled the message by which it takes over the helper.
+a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed(_) ->
+    [
+        begin
+            Zone = zone(?FUNCTION_NAME),
+            {Child, Helper} = with_helper(Zone, Restart),
+            Tracker = whereis(Zone),
+            true = erlang:suspend_process(Tracker),
+            tracked_child:kill(Child),
+            wait:until(fun() ->
+                process_info(Tracker, message_queue_len) =/= {message_queue_len, 0}
+            end),
+            tracked_child:kill(Tracker),
+            shutdown = timed_call:ended(Helper, 2000)
+        end
+     || Restart <- [temporary, permanent]
+    ].
+
+%% Opens a child whose start function links another process, which traps exits, to the keeper.
+%% Returns the child and that process.
+with_helper(Zone, Restart) ->
+    Test = self(),
+    Start = fun() ->
+        Helper = spawn_link(fun() ->
+            process_flag(trap_exit, true),
+            Test ! {helper, self()},
+            receive
+                {'EXIT', _, Reason} -> exit(Reason)
+            end
+        end),
+        {ok, Child} = tracked_child:start_link(Test),
+        Test ! {with, Child, Helper},
+        {ok, Child}
+    end,
+    Spec = spec(child, Restart, 200, {start_with, [Test, Start]}),
+    {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
+    {with, Child, Helper} = await(with, Child),
+    {helper, Helper} = await(helper, Helper),
+    {Child, Helper}.
 
 alive(Pids) ->
     [Pid || Pid <- Pids, is_process_alive(Pid)].

@@ -39,6 +39,7 @@ all() ->
         a_start_function_linked_to_another_node_ends_with_the_zone,
         a_start_function_linked_to_another_node_ends_with_a_killed_tracker,
         a_zone_stops_while_a_dead_process_is_added,
+        a_start_after_the_end_of_a_child_that_was_added_dead_succeeds,
         a_child_that_is_started_while_it_is_terminated_is_not_left,
         a_zone_refuses_its_own_tracker_as_a_child,
         a_zone_stops_whose_start_function_has_returned_a_process_of_the_library,
@@ -375,6 +376,33 @@ a_zone_stops_while_a_dead_process_is_added(_) ->
     {answer, ok} = answer(Stopping, ?LIMIT),
     {answer, Added} = answer(Adding, ?SOON),
     ?assert(lists:member(Added, [{ok, Dead}, {error, shutdown}]), Added).
+
+%% The tracker handles all three requests before it learns that the first child is dead.
+a_start_after_the_end_of_a_child_that_was_added_dead_succeeds(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Starts = [
+        fun() -> gen_tracker:find_or_open(Zone, plain(child)) end,
+        fun() -> supervisor:start_child(Zone, full(child)) end,
+        fun() -> gen_tracker:add_existing_child(Zone, {child, loose(start_link), worker, []}) end
+    ],
+    [
+        begin
+            Dead = spawn(fun() -> ok end),
+            _ = tracked_child:down(Dead),
+            ok = sys:suspend(Zone),
+            Add = fun() -> gen_tracker:add_existing_child(Zone, {child, Dead, worker, []}) end,
+            Adding = calling(Add),
+            Ending = calling(fun() -> supervisor:terminate_child(Zone, child) end),
+            Starting = calling(Start),
+            ok = sys:resume(Zone),
+            ?assertEqual({answer, {ok, Dead}}, answer(Adding, ?SOON)),
+            ?assertEqual({answer, ok}, answer(Ending, ?SOON)),
+            {answer, {ok, Child}} = answer(Starting, ?SOON),
+            ?assertEqual({ok, Child}, gen_tracker:find(Zone, child)),
+            ok = supervisor:terminate_child(Zone, child)
+        end
+     || Start <- Starts
+    ].
 
 %% The start function does not link its child.
 a_child_that_is_started_while_it_is_terminated_is_not_left(_) ->

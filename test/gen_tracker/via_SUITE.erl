@@ -300,7 +300,7 @@ timeout_message(Zone) ->
     Waiting = tracker_state:waiting(Zone),
     Tag = tracker_state:tag(Zone),
     Timeouts = [
-        {Tag, patience_ended, Keeper, From}
+        {Tag, register_timeout, Keeper, From}
      || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests
     ],
     case Timeouts of
@@ -329,8 +329,8 @@ register_name_times_out_after_the_end_of_a_keeper(Config) ->
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {_, patience_ended, Starter, From} = timeout_message(Zone),
-    {_, patience_ended, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
+    {_, register_timeout, Starter, From} = timeout_message(Zone),
+    {_, register_timeout, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 

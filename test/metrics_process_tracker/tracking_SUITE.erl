@@ -1,6 +1,6 @@
-%% Promise: metrics_process_tracker counts the live processes behind a name: up when a process is tracked, down once when it dies, and
-%% nothing is left of it then. What happens when something fails on the way is in tracking_failure_SUITE
-%% and tracking_crash_SUITE.
+%% Promise: metrics_process_tracker counts the live processes of a name: up when a process is
+%% tracked, down once when it dies. Nothing is left of a dead process. Failures are in
+%% tracking_failure_SUITE and tracking_crash_SUITE.
 -module(tracking_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,52 +9,44 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1]).
--import(tracked_process, [tracker/0, idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, eventually/1, on_node/2]).
+-import(tracked_process, [tracker/0, idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1]).
+-import(tracked_process, [eventually/1, on_node/2]).
+-import(tracked_process, [assert_no_table/1, table_gone/0]).
 -import(tracked_child, [apart/1, together/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, tracker}]}].
 
 all() ->
     [
         start_link_registers_the_tracker_under_its_name,
         every_function_of_the_original_is_there,
-        everything_is_badarg_before_there_is_a_table,
-        what_is_no_pid_is_badarg,
-        the_first_time_a_name_is_counted_up,
-        a_second_time_it_is_not,
-        a_pair_that_many_track_at_once_is_counted_up_once,
-        update_is_called_in_the_caller,
-        what_the_backend_returns_is_ignored,
-        a_slow_backend_keeps_nobody_else_waiting,
+        every_function_is_badarg_before_there_is_a_table,
+        a_term_that_is_no_pid_is_badarg,
+        the_first_track_of_a_pair_counts_up,
+        another_track_of_a_pair_does_not_count,
+        many_callers_that_track_a_pair_at_once_count_it_once,
+        the_backend_is_called_in_the_caller,
+        the_result_of_the_backend_is_ignored,
+        a_slow_backend_delays_no_other_call,
         a_name_is_any_term,
-        the_numbers_tell_who_is_tracked_now,
+        counts_and_names_are_those_of_live_processes,
         a_process_is_monitored_once_however_many_names_it_has,
         each_name_of_a_dead_process_is_counted_down_once,
         nothing_is_left_of_a_dead_process,
-        any_reason_to_die_counts,
+        a_process_is_counted_down_whatever_its_exit_reason,
         a_dead_process_is_counted_up_and_then_down,
         a_process_that_dies_while_it_is_being_tracked_is_counted_up_and_then_down,
-        a_process_is_gone_only_after_it_is_counted_down,
-        a_slow_backend_on_the_way_down_keeps_nobody_waiting,
+        a_process_is_removed_after_it_is_counted_down,
+        a_slow_backend_on_the_way_down_delays_no_call,
         an_unknown_call_is_answered,
         unknown_casts_and_messages_are_ignored,
         a_forged_death_is_ignored,
         a_process_of_another_node_is_counted_down_when_it_dies,
-        a_process_of_another_node_is_counted_down_when_that_node_goes,
+        a_process_of_another_node_is_counted_down_when_that_node_goes_down,
         a_process_of_an_unknown_node_is_counted_up_and_then_down,
-        without_the_application_metrics_tracking_works_all_the_same
+        tracking_works_without_the_application_metrics
     ].
-
-%% The trackers that a case starts are linked to it.
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    ok = ledger_backend:open(),
-    Config.
-
-end_per_testcase(_Case, _Config) ->
-    tracked_process:stop_tracker(),
-    ledger_backend:close().
 
 start_link_registers_the_tracker_under_its_name(_) ->
     {ok, Tracker} = metrics_process_tracker:start_link(),
@@ -63,17 +55,24 @@ start_link_registers_the_tracker_under_its_name(_) ->
     ?assert(lists:member(Tracker, Links)).
 
 every_function_of_the_original_is_there(_) ->
-    Callbacks = [{init, 1}, {handle_call, 3}, {handle_cast, 2}, {handle_info, 2}, {terminate, 2}, {code_change, 3}],
+    Callbacks = [
+        {init, 1},
+        {handle_call, 3},
+        {handle_cast, 2},
+        {handle_info, 2},
+        {terminate, 2},
+        {code_change, 3}
+    ],
     Original = [{start_link, 0}, {track, 1}, {track, 2} | Callbacks],
     ?assertEqual([], Original -- metrics_process_tracker:module_info(exports)).
 
-%% The table of the case before may still be on its way out.
-everything_is_badarg_before_there_is_a_table(_) ->
-    eventually(fun() -> badarg =:= error_of(fun() -> counts() end) end),
-    [?assertEqual(badarg, error_of(Call)) || Call <- calls(self())],
+%% The table of the case before may still be there for a moment.
+every_function_is_badarg_before_there_is_a_table(_) ->
+    table_gone(),
+    assert_no_table(self()),
     ?assertEqual({0, 0}, moves(name)).
 
-what_is_no_pid_is_badarg(_) ->
+a_term_that_is_no_pid_is_badarg(_) ->
     tracker(),
     [Port | _] = erlang:ports(),
     [
@@ -81,31 +80,27 @@ what_is_no_pid_is_badarg(_) ->
             ?assertError(badarg, track(name, None)),
             ?assertError(badarg, names(None))
         end
-     || None <- [metrics_process_tracker, undefined, 1, 1.5, "pid", <<"pid">>, [self()], {self()}, #{}, make_ref(), Port]
+     || None <- [
+            metrics_process_tracker,
+            undefined,
+            1,
+            1.5,
+            "pid",
+            <<"pid">>,
+            [self()],
+            {self()},
+            #{},
+            make_ref(),
+            Port
+        ]
     ],
     ?assertEqual({0, 0}, moves(name)),
     ?assertEqual([], counts()),
     ?assertEqual(ok, track(name)).
 
-calls(Pid) ->
-    [
-        fun() -> track(name) end,
-        fun() -> track(name, Pid) end,
-        fun() -> count(name) end,
-        fun() -> names(Pid) end,
-        fun() -> counts() end
-    ].
-
-error_of(Call) ->
-    try Call() of
-        _ -> none
-    catch
-        error:Reason -> Reason
-    end.
-
 %% Up
 
-the_first_time_a_name_is_counted_up(_) ->
+the_first_track_of_a_pair_counts_up(_) ->
     tracker(),
     ?assertEqual(ok, track(mine)),
     ?assertEqual({1, 0}, moves(mine)),
@@ -115,7 +110,7 @@ the_first_time_a_name_is_counted_up(_) ->
     ?assertEqual(ok, track(mine, Other)),
     ?assertEqual({2, 0}, moves(mine)).
 
-a_second_time_it_is_not(_) ->
+another_track_of_a_pair_does_not_count(_) ->
     tracker(),
     Other = idle(),
     ok = track(name),
@@ -126,7 +121,7 @@ a_second_time_it_is_not(_) ->
     ?assertEqual({2, 0}, moves(name)),
     ?assertEqual(2, count(name)).
 
-a_pair_that_many_track_at_once_is_counted_up_once(_) ->
+many_callers_that_track_a_pair_at_once_count_it_once(_) ->
     tracker(),
     [
         begin
@@ -142,18 +137,40 @@ a_pair_that_many_track_at_once_is_counted_up_once(_) ->
      || Round <- lists:seq(1, 20)
     ].
 
-update_is_called_in_the_caller(_) ->
+the_backend_is_called_in_the_caller(_) ->
     tracker(),
     Name = {told, self(), name},
     Pid = idle(),
     ok = track(Name, Pid),
-    ?assertEqual({updated, Name, 1, self()}, receive {updated, _, _, _} = Mine -> Mine end),
-    Other = apart(fun() -> ok = track(Name), self() end),
-    ?assertEqual({updated, Name, 1, Other}, receive {updated, _, _, _} = Its -> Its end).
+    ?assertEqual(
+        {updated, Name, 1, self()},
+        receive
+            {updated, _, _, _} = Mine -> Mine
+        end
+    ),
+    Other = apart(fun() ->
+        ok = track(Name),
+        self()
+    end),
+    ?assertEqual(
+        {updated, Name, 1, Other},
+        receive
+            {updated, _, _, _} = Its -> Its
+        end
+    ).
 
-what_the_backend_returns_is_ignored(_) ->
+the_result_of_the_backend_is_ignored(_) ->
     tracker(),
-    Names = [{answers, Answer} || Answer <- [{error, name, nonexistent_metric}, {error, reason}, error, false, {'EXIT', reason}]],
+    Names = [
+        {answers, Answer}
+     || Answer <- [
+            {error, name, nonexistent_metric},
+            {error, reason},
+            error,
+            false,
+            {'EXIT', reason}
+        ]
+    ],
     Pid = idle(),
     [?assertEqual(ok, track(Name, Pid)) || Name <- Names],
     ?assertEqual(lists:sort(Names), lists:sort(names(Pid))),
@@ -161,17 +178,21 @@ what_the_backend_returns_is_ignored(_) ->
     settled(),
     [?assertEqual({1, 1}, moves(Name)) || Name <- Names].
 
-a_slow_backend_keeps_nobody_else_waiting(_) ->
+a_slow_backend_delays_no_other_call(_) ->
     Tracker = tracker(),
     Pid = tracked([before]),
     Name = {gated, 1, self(), name},
     Caller = spawn_link(fun() -> ok = track(Name, Pid) end),
-    receive {updating, Name, 1, Caller} -> ok end,
+    receive
+        {updating, Name, 1, Caller} -> ok
+    end,
     ?assertEqual(ok, track(other, Pid)),
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     ?assertEqual([before, other], lists:sort(names(Pid)) -- [Name]),
     let_go(Caller),
-    receive {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason) end,
+    receive
+        {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason)
+    end,
     ?assertEqual(lists:sort([Name, before, other]), lists:sort(names(Pid))),
     kill([tracked([elsewhere]), Pid]),
     settled().
@@ -179,8 +200,29 @@ a_slow_backend_keeps_nobody_else_waiting(_) ->
 a_name_is_any_term(_) ->
     tracker(),
     Pid = idle(),
-    Terms = [atom, "http.requests", [http, "requests", 1], <<"name">>, <<1:3>>, binary:copy(<<"name">>, 100000), 1, 1 bsl 100, 1.5, [], {}] ++
-        [#{a => [b]}, {name, Pid}, make_ref(), fun erlang:self/0, fun() -> Pid end, [improper | list], lists:seq(1, 10000)],
+    Terms =
+        [
+            atom,
+            "http.requests",
+            [http, "requests", 1],
+            <<"name">>,
+            <<1:3>>,
+            binary:copy(<<"name">>, 100000),
+            1,
+            1 bsl 100,
+            1.5,
+            [],
+            {}
+        ] ++
+        [
+            #{a => [b]},
+            {name, Pid},
+            make_ref(),
+            fun erlang:self/0,
+            fun() -> Pid end,
+            [improper | list],
+            lists:seq(1, 10000)
+        ],
     [?assertEqual(ok, track(Name, Pid)) || Name <- Terms],
     ?assertEqual(lists:sort(Terms), lists:sort(names(Pid))),
     ?assertEqual(lists:sort([{Name, 1} || Name <- Terms]), lists:sort(counts())),
@@ -189,7 +231,7 @@ a_name_is_any_term(_) ->
     settled(),
     [?assertEqual({Name, {1, 1}}, {Name, moves(Name)}) || Name <- Terms].
 
-the_numbers_tell_who_is_tracked_now(_) ->
+counts_and_names_are_those_of_live_processes(_) ->
     tracker(),
     ?assertEqual({0, [], []}, {count(a), names(self()), counts()}),
     [One, Two, Three] = [tracked(Names) || Names <- [[a, b, c], [a, b], [a]]],
@@ -203,7 +245,7 @@ the_numbers_tell_who_is_tracked_now(_) ->
     ?assertEqual([2, 1, 0], [count(Name) || Name <- [a, b, c]]),
     ?assertEqual([], names(One)).
 
-%% The tracker answers after all that its caller had it do before.
+%% The tracker handles earlier requests of the caller before it answers.
 a_process_is_monitored_once_however_many_names_it_has(_) ->
     Tracker = tracker(),
     Pid = idle(),
@@ -228,7 +270,7 @@ each_name_of_a_dead_process_is_counted_down_once(_) ->
     settled(),
     ?assertEqual([{2, 2}, {2, 2}, {1, 1}], [moves(Name) || Name <- [a, b, c]]).
 
-%% Not even that it was tracked once: it is counted up again.
+%% It is not even known that it was tracked: it is counted up again.
 nothing_is_left_of_a_dead_process(_) ->
     tracker(),
     Pid = tracked([a, b]),
@@ -240,7 +282,7 @@ nothing_is_left_of_a_dead_process(_) ->
     ?assertEqual({2, 2}, moves(a)),
     ?assertEqual({1, 1}, moves(b)).
 
-any_reason_to_die_counts(_) ->
+a_process_is_counted_down_whatever_its_exit_reason(_) ->
     tracker(),
     [
         begin
@@ -258,8 +300,12 @@ a_dead_process_is_counted_up_and_then_down(_) ->
     ?assertEqual(ok, track({told, self(), a}, Dead)),
     ?assertEqual(ok, track(b, Dead)),
     settled(),
-    receive {updated, {told, _, a}, First, _} -> ?assertEqual(1, First) end,
-    receive {updated, {told, _, a}, Second, _} -> ?assertEqual(-1, Second) end,
+    receive
+        {updated, {told, _, a}, First, _} -> ?assertEqual(1, First)
+    end,
+    receive
+        {updated, {told, _, a}, Second, _} -> ?assertEqual(-1, Second)
+    end,
     ?assertEqual({1, 1}, moves(b)),
     ?assertEqual([], names(Dead)).
 
@@ -268,31 +314,41 @@ a_process_that_dies_while_it_is_being_tracked_is_counted_up_and_then_down(_) ->
     Name = {gated, 1, self(), name},
     Pid = tracked([before]),
     Caller = spawn_link(fun() -> ok = track(Name, Pid) end),
-    receive {updating, Name, 1, Caller} -> ok end,
+    receive
+        {updating, Name, 1, Caller} -> ok
+    end,
     kill([Pid]),
     eventually(fun() -> count(before) =:= 0 end),
     let_go(Caller),
-    receive {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason) end,
+    receive
+        {'EXIT', Caller, Reason} -> ?assertEqual(normal, Reason)
+    end,
     settled(),
     ?assertEqual({1, 1}, moves(Name)),
     ?assertEqual({1, 1}, moves(before)).
 
-a_process_is_gone_only_after_it_is_counted_down(_) ->
+a_process_is_removed_after_it_is_counted_down(_) ->
     tracker(),
     Name = {gated, -1, self(), name},
     Pid = tracked([Name]),
     kill([Pid]),
-    Cleaner = receive {updating, Name, -1, Process} -> Process end,
+    Cleaner =
+        receive
+            {updating, Name, -1, Process} -> Process
+        end,
     ?assertEqual({1, [Name], [{Name, 1}]}, {count(Name), names(Pid), counts()}),
     let_go(Cleaner),
     settled(),
     ?assertEqual({1, 1}, moves(Name)).
 
-a_slow_backend_on_the_way_down_keeps_nobody_waiting(_) ->
+a_slow_backend_on_the_way_down_delays_no_call(_) ->
     Tracker = tracker(),
     Slow = {gated, -1, self(), name},
     kill([tracked([Slow])]),
-    Cleaner = receive {updating, Slow, -1, Process} -> Process end,
+    Cleaner =
+        receive
+            {updating, Slow, -1, Process} -> Process
+        end,
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
     Pid = tracked([a]),
     ?assertEqual([a], names(Pid)),
@@ -305,28 +361,58 @@ a_slow_backend_on_the_way_down_keeps_nobody_waiting(_) ->
 an_unknown_call_is_answered(_) ->
     Tracker = tracker(),
     Pid = tracked([name]),
-    [?assertEqual(bad_call, gen_server:call(Tracker, Call)) || Call <- [anything, stop, {track, name, Pid}, {monitor, Pid}]],
-    ?assertEqual({Tracker, 1, {1, 0}}, {whereis(metrics_process_tracker), count(name), moves(name)}).
+    [
+        ?assertEqual(bad_call, gen_server:call(Tracker, Call))
+     || Call <- [anything, stop, {track, name, Pid}, {monitor, Pid}]
+    ],
+    ?assertEqual({Tracker, 1, {1, 0}}, {
+        whereis(metrics_process_tracker),
+        count(name),
+        moves(name)
+    }).
 
-%% Also those that look nearly like the tracker's own.
+%% Some of them resemble the tracker's own messages.
 unknown_casts_and_messages_are_ignored(_) ->
     Tracker = tracker(),
     Pid = tracked([name]),
-    Monitors = [{monitor, Which} || Which <- [none, undefined, 1, [Pid], self(), idle(), Pid, Tracker]],
-    [ok = gen_server:cast(Tracker, Cast) || Cast <- [anything, stop, monitor, {monitor}, {demonitor, Pid} | Monitors]],
-    [Tracker ! Message || Message <- [anything, timeout, {'EXIT', Pid, killed}, {'DOWN', Pid}, {'DOWN', 1, 2, 3, 4}, {nodedown, node()}]],
+    Monitors = [
+        {monitor, Which}
+     || Which <- [none, undefined, 1, [Pid], self(), idle(), Pid, Tracker]
+    ],
+    [
+        ok = gen_server:cast(Tracker, Cast)
+     || Cast <- [anything, stop, monitor, {monitor}, {demonitor, Pid} | Monitors]
+    ],
+    [
+        Tracker ! Message
+     || Message <- [
+            anything,
+            timeout,
+            {'EXIT', Pid, killed},
+            {'DOWN', Pid},
+            {'DOWN', 1, 2, 3, 4},
+            {nodedown, node()}
+        ]
+    ],
     ?assertEqual(bad_call, gen_server:call(Tracker, anything)),
-    ?assertEqual({Tracker, [{name, 1}], {1, 0}}, {whereis(metrics_process_tracker), counts(), moves(name)}),
+    ?assertEqual({Tracker, [{name, 1}], {1, 0}}, {
+        whereis(metrics_process_tracker),
+        counts(),
+        moves(name)
+    }),
     kill([Pid]),
     settled(),
     ?assertEqual({1, 1}, moves(name)).
 
-%% A cleanup that comes after the forged messages shows that none is on its way for them.
+%% The cleanup of a later death shows that the forged messages led to none.
 a_forged_death_is_ignored(_) ->
     Tracker = tracker(),
     Living = tracked([a, b]),
     Dead = tracked([a]),
-    [Tracker ! {'DOWN', Which, process, Pid, killed} || Which <- [make_ref(), none], Pid <- [Living, Tracker, self(), none]],
+    [
+        Tracker ! {'DOWN', Which, process, Pid, killed}
+     || Which <- [make_ref(), none], Pid <- [Living, Tracker, self(), none]
+    ],
     kill([Dead]),
     settled([{a, 1}, {b, 1}]),
     ?assertEqual([{2, 1}, {1, 0}], [moves(Name) || Name <- [a, b]]),
@@ -336,14 +422,22 @@ a_forged_death_is_ignored(_) ->
 
 %% Other nodes
 
-%% Runs a case in a node that takes part in distribution, and knows another such node.
+%% Runs a case in a distributed node, and calls it with the name of another one.
 beside_another_node(Case) ->
     on_node(#{name => peer:random_name()}, fun() ->
         process_flag(trap_exit, true),
         ok = ledger_backend:open(),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
-        %% The case may have ended it already.
-        try Case(Node) after try peer:stop(Peer) catch exit:_ -> ended end end
+        %% The case may have stopped it already.
+        try
+            Case(Node)
+        after
+            try
+                peer:stop(Peer)
+            catch
+                exit:_ -> ended
+            end
+        end
     end).
 
 a_process_of_another_node_is_counted_down_when_it_dies(_) ->
@@ -359,7 +453,7 @@ a_process_of_another_node_is_counted_down_when_it_dies(_) ->
         ?assertEqual([{2, 1}, {1, 1}], [moves(Name) || Name <- [a, b]])
     end).
 
-a_process_of_another_node_is_counted_down_when_that_node_goes(_) ->
+a_process_of_another_node_is_counted_down_when_that_node_goes_down(_) ->
     beside_another_node(fun(Node) ->
         tracker(),
         Pids = [erlang:spawn(Node, timer, sleep, [infinity]) || _ <- lists:seq(1, 1000)],
@@ -380,7 +474,7 @@ a_process_of_an_unknown_node_is_counted_up_and_then_down(_) ->
     settled(),
     ?assertEqual({1, 1}, moves(name)).
 
-without_the_application_metrics_tracking_works_all_the_same(_) ->
+tracking_works_without_the_application_metrics(_) ->
     on_node(#{}, fun() ->
         _ = code:del_path(metrics),
         non_existing = code:which(metrics),

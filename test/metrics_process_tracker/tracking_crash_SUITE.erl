@@ -1,5 +1,6 @@
-%% Promise: a crash of metrics_process_tracker is not noticed by the processes that it tracks: none is forgotten, none is counted twice. Only with the process that
-%% started the tracker, its supervisor, all is gone.
+%% Promise: no tracked process is missed or counted twice because of a crash of
+%% metrics_process_tracker. The table is removed only with the process that started the tracker, its
+%% supervisor.
 -module(tracking_crash_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -8,40 +9,36 @@
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
 -import(ledger_backend, [moves/1, let_go/1]).
--import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
+-import(tracked_process, [settled/1, eventually/1]).
 -import(tracked_child, [answer/1]).
--import(tracking_failure_SUITE, [in_backend/2]).
+-import(tracked_process, [caller_in_backend/2, assert_no_table/1, table_gone/0]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, tracker}]}].
 
 all() ->
     [
         tracked_processes_survive_a_crash_of_the_tracker,
-        those_that_died_while_there_was_no_tracker_are_counted_down,
-        what_is_tracked_while_there_is_no_tracker_is_monitored_by_the_next,
-        a_crash_of_the_tracker_under_its_supervisor_is_not_noticed,
+        processes_that_died_while_there_was_no_tracker_are_counted_down,
+        a_process_tracked_while_there_is_no_tracker_is_monitored_by_the_next_one,
+        a_supervisor_restarts_the_tracker_and_no_count_is_lost,
         a_crash_of_the_tracker_does_not_touch_a_caller_in_the_backend,
         a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice,
         an_orderly_stop_of_the_tracker_keeps_the_processes,
-        an_end_of_the_reaper_is_a_crash_of_the_tracker,
-        when_the_supervisor_is_killed_the_table_goes,
-        when_the_starting_process_ends_normally_the_table_goes,
-        with_the_table_the_tracked_processes_are_forgotten,
-        with_the_table_a_cleanup_that_is_under_way_ends,
-        what_a_caller_tracks_while_the_table_goes_is_badarg,
-        a_supervisor_may_start_as_soon_as_the_other_is_gone,
-        a_table_is_not_given_on_by_an_owner_whose_death_the_vm_has_still_to_tell,
+        when_the_reaper_ends_the_tracker_crashes,
+        when_the_supervisor_is_killed_the_table_is_removed,
+        when_the_starting_process_ends_normally_the_table_is_removed,
+        when_the_table_is_removed_its_processes_are_no_longer_tracked,
+        when_the_table_is_removed_a_running_cleanup_ends,
+        a_call_during_which_the_table_is_removed_is_badarg,
+        a_supervisor_may_start_as_soon_as_the_one_before_is_dead,
+        a_table_whose_owner_is_dead_is_not_reused_before_the_vm_reports_the_death,
         a_second_start_changes_nothing
     ].
 
-init_per_testcase(Case, Config) ->
-    tracking_SUITE:init_per_testcase(Case, Config).
-
-end_per_testcase(Case, Config) ->
-    tracking_SUITE:end_per_testcase(Case, Config).
-
-%% A crash of the tracker. The test takes the supervisor's place where it says when the tracker starts again.
+%% A crash of the tracker. The test is the supervisor, where it decides when the tracker starts
+%% again.
 
 tracked_processes_survive_a_crash_of_the_tracker(_) ->
     tracker(),
@@ -59,9 +56,12 @@ tracked_processes_survive_a_crash_of_the_tracker(_) ->
     settled(),
     ?assertEqual([{2, 2}, {1, 1}], [moves(Name) || Name <- [a, b]]).
 
-those_that_died_while_there_was_no_tracker_are_counted_down(_) ->
+processes_that_died_while_there_was_no_tracker_are_counted_down(_) ->
     tracker(),
-    {Dying, Living} = lists:split(500, [tracked([a, b, {name, Number}]) || Number <- lists:seq(1, 1000)]),
+    {Dying, Living} = lists:split(500, [
+        tracked([a, b, {name, Number}])
+     || Number <- lists:seq(1, 1000)
+    ]),
     killed = kill_tracker(),
     kill(Dying),
     ok = track(c, hd(Dying)),
@@ -73,7 +73,7 @@ those_that_died_while_there_was_no_tracker_are_counted_down(_) ->
     settled(),
     ?assertEqual([], ledger_backend:open_names()).
 
-what_is_tracked_while_there_is_no_tracker_is_monitored_by_the_next(_) ->
+a_process_tracked_while_there_is_no_tracker_is_monitored_by_the_next_one(_) ->
     tracker(),
     Known = tracked([a]),
     killed = kill_tracker(),
@@ -87,7 +87,7 @@ what_is_tracked_while_there_is_no_tracker_is_monitored_by_the_next(_) ->
     settled(),
     ?assertEqual([{2, 2}, {2, 2}], [moves(Name) || Name <- [a, b]]).
 
-a_crash_of_the_tracker_under_its_supervisor_is_not_noticed(_) ->
+a_supervisor_restarts_the_tracker_and_no_count_is_lost(_) ->
     Supervisor = tracked_process:supervisor(1),
     Pids = [tracked([a]), tracked([a])],
     killed = kill_tracker(),
@@ -104,7 +104,7 @@ a_crash_of_the_tracker_does_not_touch_a_caller_in_the_backend(_) ->
     tracker(),
     Name = {gated, 1, self(), name},
     Pids = [idle(), idle()],
-    [{Before, Caller1}, {After, Caller2}] = [in_backend(Name, Pid) || Pid <- Pids],
+    [{Before, Caller1}, {After, Caller2}] = [caller_in_backend(Name, Pid) || Pid <- Pids],
     killed = kill_tracker(),
     let_go(Caller1),
     ?assertEqual({answer, ok}, answer(Before)),
@@ -116,16 +116,21 @@ a_crash_of_the_tracker_does_not_touch_a_caller_in_the_backend(_) ->
     settled(),
     ?assertEqual({2, 2}, moves(Name)).
 
-%% Whoever cleans up after the crash is let go, too: then it would be counted twice.
+%% The cleaner of the next tracker is continued, too: it would count the names twice.
 a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice(_) ->
     tracker(),
     Names = [{gated, -1, self(), Number} || Number <- [1, 2, 3]],
     kill([tracked([a, b | Names]) || _ <- [1, 2]]),
-    receive {updating, _, -1, Cleaner} -> ok end,
+    receive
+        {updating, _, -1, Cleaner} -> ok
+    end,
     killed = kill_tracker(),
     tracker(),
     let_go(Cleaner),
-    eventually(fun() -> [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)], counts() =:= [] end),
+    eventually(fun() ->
+        [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)],
+        counts() =:= []
+    end),
     [?assertEqual({2, 2}, moves(Name)) || Name <- [a, b | Names]].
 
 an_orderly_stop_of_the_tracker_keeps_the_processes(_) ->
@@ -138,13 +143,15 @@ an_orderly_stop_of_the_tracker_keeps_the_processes(_) ->
     settled(),
     ?assertEqual({1, 1}, moves(a)).
 
-%% Without it a death would be of no consequence.
-an_end_of_the_reaper_is_a_crash_of_the_tracker(_) ->
+%% Without the reaper, nothing would be counted down.
+when_the_reaper_ends_the_tracker_crashes(_) ->
     Supervisor = tracked_process:supervisor(1),
     Pid = tracked([a]),
     Monitor = monitor(process, whereis(metrics_process_tracker)),
     ok = gen_server:stop(metrics_process_tracker_reaper),
-    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
     kill([Pid]),
     settled(),
     ?assertEqual({1, 1}, moves(a)),
@@ -152,37 +159,50 @@ an_end_of_the_reaper_is_a_crash_of_the_tracker(_) ->
 
 %% The end of the supervisor
 
-%% A process that has started the tracker, or a supervisor.
+%% Starts a process that calls a fun, which starts a tracker, or a supervisor of one. Returns this
+%% process, and a monitor of the tracker.
 owner(Start) ->
     Test = self(),
-    {Owner, _} = spawn_monitor(fun() -> Start(), Test ! {started, self(), whereis(metrics_process_tracker)}, receive stop -> ok end end),
-    receive {started, Owner, Tracker} -> {Owner, monitor(process, Tracker)} end.
+    {Owner, _} = spawn_monitor(fun() ->
+        Start(),
+        Test ! {started, self(), whereis(metrics_process_tracker)},
+        receive
+            stop -> ok
+        end
+    end),
+    receive
+        {started, Owner, Tracker} -> {Owner, monitor(process, Tracker)}
+    end.
 
-%% Waits until a table is gone, and its tracker too.
+%% Waits until the owner of a table, its tracker and the table are gone.
 gone({Owner, Tracker}) ->
-    receive {'DOWN', _, process, Owner, _} -> ok end,
-    receive {'DOWN', Tracker, process, _, _} -> ok end,
-    eventually(fun() -> badarg =:= tracking_SUITE:error_of(fun() -> counts() end) end).
+    receive
+        {'DOWN', _, process, Owner, _} -> ok
+    end,
+    receive
+        {'DOWN', Tracker, process, _, _} -> ok
+    end,
+    table_gone().
 
-when_the_supervisor_is_killed_the_table_goes(_) ->
+when_the_supervisor_is_killed_the_table_is_removed(_) ->
     {Holder, Tracker} = owner(fun() -> put(supervisor, tracked_process:supervisor(1)) end),
     {links, Links} = process_info(Holder, links),
     [Supervisor] = [Pid || Pid <- Links, is_pid(Pid)],
     Pid = tracked([a]),
     exit(Supervisor, kill),
     gone({Holder, Tracker}),
-    [?assertEqual(badarg, tracking_SUITE:error_of(Call)) || Call <- tracking_SUITE:calls(Pid)].
+    assert_no_table(Pid).
 
-when_the_starting_process_ends_normally_the_table_goes(_) ->
+when_the_starting_process_ends_normally_the_table_is_removed(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     Pid = tracked([a]),
     Starter ! stop,
     gone(Owner),
-    [?assertEqual(badarg, tracking_SUITE:error_of(Call)) || Call <- tracking_SUITE:calls(Pid)],
+    assert_no_table(Pid),
     tracker(),
     ?assertEqual([], counts()).
 
-with_the_table_the_tracked_processes_are_forgotten(_) ->
+when_the_table_is_removed_its_processes_are_no_longer_tracked(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     [One, Two] = [tracked([a, b]) || _ <- [1, 2]],
     exit(Starter, kill),
@@ -194,27 +214,34 @@ with_the_table_the_tracked_processes_are_forgotten(_) ->
     settled(),
     ?assertEqual([{3, 1}, {2, 0}], [moves(Name) || Name <- [a, b]]).
 
-%% The next tracker does not wait for it.
-with_the_table_a_cleanup_that_is_under_way_ends(_) ->
+%% The next tracker does not wait for this cleanup.
+when_the_table_is_removed_a_running_cleanup_ends(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     Name = {gated, -1, self(), name},
     kill([tracked([Name])]),
-    receive {updating, Name, -1, Cleaner} -> ok end,
+    receive
+        {updating, Name, -1, Cleaner} -> ok
+    end,
     Monitor = monitor(process, Cleaner),
     exit(Starter, kill),
     gone(Owner),
-    receive {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(shutdown, Reason) end,
+    receive
+        {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(shutdown, Reason)
+    end,
     tracker(),
     kill([tracked([a])]),
     settled(),
     ?assertEqual([{1, 0}, {1, 1}], [moves(Which) || Which <- [Name, a]]).
 
-%% Not even when there is another one by then.
-what_a_caller_tracks_while_the_table_goes_is_badarg(_) ->
+%% Even if there is another table by then.
+a_call_during_which_the_table_is_removed_is_badarg(_) ->
     {Starter, _} = Owner = owner(fun tracked_process:tracker/0),
     Name = {gated, 1, self(), name},
     Pid = idle(),
-    [{Before, Caller1}, {After, Caller2}] = [in_backend(Name, Pid), in_backend({gated, 1, self(), other}, Pid)],
+    [{Before, Caller1}, {After, Caller2}] = [
+        caller_in_backend(Name, Pid),
+        caller_in_backend({gated, 1, self(), other}, Pid)
+    ],
     exit(Starter, kill),
     gone(Owner),
     let_go(Caller1),
@@ -224,14 +251,17 @@ what_a_caller_tracks_while_the_table_goes_is_badarg(_) ->
     ?assertMatch({badarg, _}, answer(After)),
     ?assertEqual({[], []}, {names(Pid), counts()}).
 
-%% The table of the one that is gone may still be on its way out: it takes nothing of the new one with it.
-a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
+%% The table of the dead owner may still be there for a moment. Its removal takes nothing from the
+%% new table.
+a_supervisor_may_start_as_soon_as_the_one_before_is_dead(_) ->
     [
         begin
             {Starter, Tracker} = owner(fun tracked_process:tracker/0),
             Pid = tracked([a]),
             exit(Starter, kill),
-            receive {'DOWN', Tracker, process, _, _} -> ok end,
+            receive
+                {'DOWN', Tracker, process, _, _} -> ok
+            end,
             {Next, _} = Owner = owner(fun tracked_process:tracker/0),
             ?assertEqual([], counts()),
             ok = track(b, Pid),
@@ -245,20 +275,36 @@ a_supervisor_may_start_as_soon_as_the_other_is_gone(_) ->
     ],
     ?assertEqual({50, 50}, moves(b)).
 
-%% The test hears of the end first, for it was the first to ask; then thousands of others, and then the table.
-a_table_is_not_given_on_by_an_owner_whose_death_the_vm_has_still_to_tell(_) ->
+%% The VM tells the test of the death first, since it was the first to monitor the owner, then
+%% thousands of other monitors, and then the table.
+a_table_whose_owner_is_dead_is_not_reused_before_the_vm_reports_the_death(_) ->
     Test = self(),
     {Starter, Tracker} = owner(fun() ->
         Owner = self(),
-        Others = spawn(fun() -> [monitor(process, Owner) || _ <- lists:seq(1, 50000)], Owner ! monitored, receive {stop, Test} -> ok end end),
-        receive monitored -> Test ! {others, Others} end,
+        Others = spawn(fun() ->
+            [monitor(process, Owner) || _ <- lists:seq(1, 50000)],
+            Owner ! monitored,
+            receive
+                {stop, Test} -> ok
+            end
+        end),
+        receive
+            monitored -> Test ! {others, Others}
+        end,
         tracked_process:tracker()
     end),
-    Others = receive {others, Pid} -> Pid end,
+    Others =
+        receive
+            {others, Pid} -> Pid
+        end,
     Tracked = tracked([a]),
     exit(whereis(metrics_process_tracker), kill),
-    receive {'DOWN', Tracker, process, _, _} -> ok end,
-    receive {'DOWN', _, process, Starter, _} -> ok end,
+    receive
+        {'DOWN', Tracker, process, _, _} -> ok
+    end,
+    receive
+        {'DOWN', _, process, Starter, _} -> ok
+    end,
     tracker(),
     ?assertEqual({[], []}, {counts(), names(Tracked)}),
     Others ! {stop, Test},

@@ -1,5 +1,6 @@
-%% Promise: the real application metrics runs with this library's metrics_process_tracker as if it were its own, and moves the counters of the real
-%% folsom. Each case runs in a node of its own, where this library comes before metrics in the code path.
+%% Promise: the application metrics runs with the metrics_process_tracker of this library as with
+%% its own, and moves the counters of folsom. Each case runs in a node of its own, in which this
+%% library comes before metrics in the code path.
 -module(tracking_metrics_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -7,7 +8,9 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(metrics_process_tracker, [track/1, track/2, count/1, names/1, counts/0]).
--import(tracked_process, [kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1, eventually/1]).
+-import(tracked_process, [table_gone/0]).
+-import(tracked_process, [kill_tracker/0, idle/0, tracked/1, kill/1, settled/0, settled/1]).
+-import(tracked_process, [eventually/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}].
@@ -16,8 +19,8 @@ all() ->
     [
         the_child_of_metrics_sup_is_ours,
         tracking_moves_a_folsom_counter_up_and_deaths_move_it_down,
-        an_unknown_folsom_counter_is_no_failure,
-        a_backend_set_at_run_time_is_the_one_that_is_told,
+        a_counter_that_folsom_does_not_know_is_no_failure,
+        a_backend_set_at_run_time_is_called,
         metrics_sup_restarts_a_tracker_that_was_killed,
         a_crash_of_metrics_does_not_touch_the_tracker,
         a_tracker_killed_too_often_ends_the_application_and_its_table,
@@ -30,16 +33,24 @@ the_child_of_metrics_sup_is_ours(_) ->
         start(),
         {metrics_process_tracker, Tracker, worker, [metrics_process_tracker]} = child(),
         ?assertEqual(Tracker, whereis(metrics_process_tracker)),
-        ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(metrics_process_tracker))),
-        %% It keeps nothing where the original does.
+        ?assertEqual(
+            filename:dirname(code:which(proctab)),
+            filename:dirname(code:which(metrics_process_tracker))
+        ),
+        %% It does not use the table of the original.
         ?assertEqual(undefined, ets:whereis(metrics)),
-        [?assertNotEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(Module))) || Module <- [metrics, metrics_sup]]
+        [
+            ?assertNotEqual(
+                filename:dirname(code:which(proctab)), filename:dirname(code:which(Module))
+            )
+         || Module <- [metrics, metrics_sup]
+        ]
     end).
 
 tracking_moves_a_folsom_counter_up_and_deaths_move_it_down(_) ->
     on_node(fun() ->
         start(),
-        %% They stand where they stood before, not at zero.
+        %% The counters return to their value before, which is not zero.
         ok = metrics:update(b, {c, 5}),
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
         Other = idle(),
@@ -58,8 +69,8 @@ tracking_moves_a_folsom_counter_up_and_deaths_move_it_down(_) ->
         ?assertEqual({0, 5}, folsom())
     end).
 
-%% To folsom it is an error, which it returns and does not raise.
-an_unknown_folsom_counter_is_no_failure(_) ->
+%% folsom returns an error for it, and does not raise.
+a_counter_that_folsom_does_not_know_is_no_failure(_) ->
     on_node(fun() ->
         start(),
         {error, unknown, nonexistent_metric} = metrics:update(unknown),
@@ -70,7 +81,7 @@ an_unknown_folsom_counter_is_no_failure(_) ->
         ?assertEqual({0, 0}, folsom())
     end).
 
-a_backend_set_at_run_time_is_the_one_that_is_told(_) ->
+a_backend_set_at_run_time_is_called(_) ->
     on_node(fun() ->
         start(),
         [Before, After] = [tracked([a, b]) || _ <- [1, 2]],
@@ -83,7 +94,7 @@ a_backend_set_at_run_time_is_the_one_that_is_told(_) ->
         ?assertEqual({1, 1}, folsom())
     end).
 
-%% Four times within an hour are allowed.
+%% metrics_sup allows four restarts within an hour.
 metrics_sup_restarts_a_tracker_that_was_killed(_) ->
     on_node(fun() ->
         start(),
@@ -130,13 +141,17 @@ a_tracker_killed_too_often_ends_the_application_and_its_table(_) ->
             fun(_) ->
                 Tracker = whereis(metrics_process_tracker),
                 killed = kill_tracker(),
-                eventually(fun() -> not lists:member(whereis(metrics_process_tracker), [undefined, Tracker]) end)
+                eventually(fun() ->
+                    not lists:member(whereis(metrics_process_tracker), [undefined, Tracker])
+                end)
             end,
             [1, 2, 3, 4]
         ),
         killed = kill_tracker(),
-        receive {'DOWN', Supervisor, process, _, Reason} -> ?assertEqual(shutdown, Reason) end,
-        no_table(),
+        receive
+            {'DOWN', Supervisor, process, _, Reason} -> ?assertEqual(shutdown, Reason)
+        end,
+        table_gone(),
         ?assertError(badarg, track(a, Pid)),
         eventually(fun() -> not lists:keymember(metrics, 1, application:which_applications()) end),
         ok = application:start(metrics),
@@ -158,12 +173,12 @@ a_stopped_application_starts_again_with_nothing_tracked(_) ->
                 settled(),
                 Left = tracked([b]),
                 ok = application:stop(metrics),
-                no_table(),
+                table_gone(),
                 ?assertError(badarg, track(a)),
                 ?assertEqual(undefined, whereis(metrics_process_tracker)),
                 ok = application:start(metrics),
                 ?assertEqual([], counts()),
-                %% It is not counted down any more, unless it is tracked again.
+                %% The process is not counted down unless it is tracked again.
                 ok = track(a, Left),
                 kill([Left]),
                 settled(),
@@ -179,11 +194,14 @@ proctab_may_start_before_metrics_and_after_it(_) ->
         on_node(fun() ->
             prepare(),
             [{ok, _} = application:ensure_all_started(Application) || Application <- Order],
-            ?assertEqual(filename:dirname(code:which(proctab)), filename:dirname(code:which(metrics_process_tracker))),
+            ?assertEqual(
+                filename:dirname(code:which(proctab)),
+                filename:dirname(code:which(metrics_process_tracker))
+            ),
             counters(),
             Pid = tracked([a, b]),
             ?assertEqual({1, 1}, folsom()),
-            %% It is a library: nobody depends on its being started.
+            %% proctab is a library: it works without being started.
             ok = application:stop(proctab),
             kill([Pid]),
             settled(),
@@ -215,6 +233,3 @@ folsom() ->
 
 child() ->
     lists:keyfind(metrics_process_tracker, 1, supervisor:which_children(metrics_sup)).
-
-no_table() ->
-    eventually(fun() -> badarg =:= tracking_SUITE:error_of(fun() -> counts() end) end).

@@ -21,7 +21,7 @@
 -define(TABLE, bad_input_table).
 -define(GONE, bad_input_gone).
 -define(WITNESS, bad_input_witness).
--define(MODULES, [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_events, gen_tracker_shutdown, gen_tracker_reports, metrics_process_tracker, stats_hero_monitor, proctab, proctab_nif] ++
+-define(MODULES, [gen_tracker, gen_tracker_requests, gen_tracker_keeper, gen_tracker_events, gen_tracker_shutdown, gen_tracker_reports, metrics_process_tracker, stats_hero_monitor, proctab, proctab_nif] ++
     [proctab_errors, proctab_reaper, proctab_swap, proctab_view]).
 %% How many calls a process makes, and how long that may take at the most, in milliseconds.
 -define(BATCH, 250).

@@ -10,6 +10,8 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [apart/1, await/2, kill/1, open/2, spec/2, while_writing/3]).
+-import(wrong_calls, [calls/2, with/3, no_zones/0, no_lists/1, no_integers/0, wrong_spec_fields/0]).
+-import(wrong_calls, [without_end/0]).
 -import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3, list/1, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
@@ -97,59 +99,6 @@ refused(Zone, Module, {Function, Good, Places}) ->
      || {Place, AllWrong} <- [{1, no_zones()} | Places], Wrong <- AllWrong
     ].
 
-with(Place, Arguments, Term) ->
-    tuple_to_list(setelement(Place, list_to_tuple(Arguments), Term)).
-
-%% Function, good arguments, and what is wrong in which place; names, keys and values may be any terms.
-calls(Zone, Pid) ->
-    [
-        {find, [Zone, ?NAME], []},
-        {which_children, [Zone], []},
-        {add_existing_child, [Zone, {added, Pid, worker, []}], [{2, no_children(Pid)}]},
-        {wait, [Zone], []},
-        {setattr, [Zone, ?NAME, [{n, 2}]], [{3, neither_lists_nor_maps([{n, 2}])}]},
-        {setattr, [Zone, ?NAME, n, 2], []},
-        {getattr, [Zone, ?NAME, n], []},
-        {getattr, [Zone, ?NAME, n, 0], [{4, [-1, -1 bsl 80, 0.0, 1.5, soon, "1", <<>>, [], {0}]}]},
-        {delattr, [Zone, ?NAME, url], []},
-        {increment, [Zone, ?NAME, n, 1], [{3, [none, url]}, {2, [?VOID]}, {4, no_integers()}]},
-        {increment, [Zone, ?NAME, n, 1, 0], [{3, [url]}, {4, no_integers()}]},
-        {increment, [Zone, ?NAME, n, {2, 1}], [{4, [{2, 1.0}, {1, 1}, {2, 1, a, 0}, {2, 1, 0}]}]},
-        {increment, [Zone, ?VOID, n, 1, 0], [{4, no_integers()}, {5, no_integers()}]},
-        {info, [Zone, ?NAME], []},
-        {info, [Zone, ?NAME, [n]], [{3, no_lists([n])}]},
-        {info, [Zone, ?VOID, [n]], [{3, no_lists([n])}]},
-        {attrs, [Zone, ?NAME], []},
-        {list, [Zone], []},
-        {list, [Zone, [n]], [{2, no_lists([n])}]},
-        {count, [Zone], []},
-        {names, [Zone], []},
-        {cas, [Zone, ?NAME, n, 1, 2], []},
-        {subscribe, [Zone], []},
-        {unsubscribe, [Zone], []}
-    ].
-
-no_zones() ->
-    [not_running, kernel_sup, undefined, "zone", <<"zone">>, 1, 1.0, [], {}, #{}, self(), make_ref(), fun() -> ok end].
-
-no_lists(List) ->
-    [atom, 1, 1.0, <<"[]">>, {}, hd(List), #{n => 2}, self(), make_ref(), List ++ improper, [improper | 1]].
-
-neither_lists_nor_maps(List) ->
-    [Term || Term <- no_lists(List), not is_map(Term)].
-
-no_integers() ->
-    [1.0, one, "1", <<"1">>, [], {}, {1}, [1], #{}, self(), <<1:3>>].
-
-no_children(Pid) ->
-    Spec = {added, {tracked_child, start_link, [Pid]}, temporary, 200, worker, []},
-    Short = {added, Pid, worker, []},
-    [atom, [], {}, #{}, Pid, {added, Pid}, {added, Pid, worker}, {Pid, Spec, more}, {Pid, {added, start, temporary}}] ++
-        [setelement(2, Short, Wrong) || Wrong <- [atom, "pid", make_ref()]] ++
-        [setelement(3, Short, Wrong) || Wrong <- [supervisor, 1, "worker"]] ++
-        [{Wrong, Spec} || Wrong <- [atom, "pid", make_ref()]] ++
-        [{Pid, setelement(Place, Spec, Wrong)} || {Place, AllWrong} <- in_specs(), Wrong <- AllWrong].
-
 %% A process of another node.
 elsewhere() ->
     binary_to_term(<<131, 88, 119, 9, "else@here", 99:32, 0:32, 1:32>>).
@@ -210,23 +159,13 @@ malformed() ->
     Map = #{id => name, start => element(2, Full)},
     Keys = #{2 => start, 3 => restart, 4 => shutdown, 5 => type, 6 => modules},
     [atom, "name", 1, [], {}, self(), #{}, {name}, {name, element(2, Full)}, list_to_tuple([more | tuple_to_list(Full)])] ++
-        [setelement(Place, Full, Wrong) || {Place, AllWrong} <- in_specs(), Wrong <- AllWrong] ++
-        [setelement(Place, Short, Wrong) || {Place, AllWrong} <- in_specs(), Place =< 3, Wrong <- AllWrong] ++
-        [Map#{map_get(Place, Keys) => Wrong} || {Place, AllWrong} <- in_specs(), Wrong <- AllWrong] ++
+        [setelement(Place, Full, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
+        [setelement(Place, Short, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Place =< 3, Wrong <- AllWrong] ++
+        [Map#{map_get(Place, Keys) => Wrong} || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
         [maps:remove(id, Map), maps:remove(start, Map), Map#{significant => 1}].
 
 spec(Name, Restart, Shutdown, Start) ->
     tracked_child:spec(Name, Restart, Shutdown, Start).
-
-%% What is wrong in which place of a child spec.
-in_specs() ->
-    [
-        {2, [start, {}, [], {tracked_child, start_link}, {"m", start_link, []}, {m, "f", []}, {m, f, 0}, {m, f, [], []}]},
-        {3, [sometimes, "permanent", 1, [], {}]},
-        {4, [-1, 1.5, soon, [], {200}]},
-        {5, [manager, "worker", 1, []]},
-        {6, [static, 1, {}, ["module"], [tracked_child, 1]]}
-    ].
 
 %% The reason tells where `supervisor:check_childspecs/1` stumbled over it.
 a_modules_list_without_an_end_does_not_end_the_tracker(Config) ->
@@ -241,7 +180,7 @@ an_exit_message_of_a_stranger_is_logged_and_ignored(Config) ->
     process_flag(trap_exit, true),
     unchanged(Zone, fun() ->
         [Zone ! {launched, From, ok} || From <- [atom, self()]],
-        [Zone ! {patience_ended, From, From} || From <- [atom, self()]],
+        [Zone ! {register_timeout, From, From} || From <- [atom, self()]],
         [Zone ! {{attached, From}, make_ref(), process, From, normal} || From <- [atom, make_ref(), elsewhere()]],
         [Zone ! {'EXIT', From, Reason} || From <- [atom, make_ref(), elsewhere()], Reason <- [normal, crash]]
     end).
@@ -409,10 +348,6 @@ a_child_with_a_huge_name_lives_and_dies_as_any_other(Config) ->
      || {Kind, Make} <- huge(), lists:member(Kind, [deep_list, deep_tuple, large_binary, large_integer])
     ],
     {ok, _} = find(Zone, ?NAME).
-
-%% Its parts are shared: a few words, that copying would make a billion billions.
-without_end() ->
-    lists:foldl(fun(_, Part) -> {Part, Part} end, [], lists:seq(1, 60)).
 
 a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
     Zone = zone(Config),

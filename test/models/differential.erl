@@ -10,17 +10,19 @@
 %% Nothing depends on time: after each operation the player waits until the zone has reacted. What
 %% has to last until another operation comes, a start or an `after_terminate`, waits at a gate. A
 %% call that may wait for it is made in a process of its own, and its answer is compared whenever it
-%% comes.
+%% comes. `differential_history` makes the histories.
 %%
 %% Start functions and `after_terminate` call their zone, too, and may wait for a name at a gate. So
-%% that no two of them compete for a name, they do so only while no other one waits.
+%% that no two of them compete for a name, they do so only while no other one waits: during an
+%% operation the first one that comes to it, and those for which another one that calls waits.
 %%
-%% Limits of time that are short, those of starts, are waited for. Where an operation has to come
-%% before one that is not, and came too late, the history is played again.
+%% The player waits for short limits of time, such as that of a start. Where something has to happen
+%% before a limit, the clock of the player says whether it may have come too late. Then the player
+%% gives up, and the history is played again; no difference is looked at before.
 -module(differential).
 
--export([round/1, replay/1, history/2, difference/2, shrunk/2]).
--export([start/3, acknowledged/3, registered/3, failing/0, after_terminate/3]).
+-export([round/1, replay/1, difference/2, shrunk/2]).
+-export([start/3, acknowledged/3, registered/3, stubborn/0, failing/0, after_terminate/3]).
 
 -import(prop_terms, [sorted/1]).
 
@@ -29,14 +31,24 @@
 -define(HANGS, 30000).
 %% How long a history is made shorter, in milliseconds.
 -define(PATIENCE, 120000).
-%% A start that is to stop is ended so soon that it is waited for, in milliseconds.
+%% A start that is to stop is ended so soon that it is waited for, even when its zone stops, in
+%% milliseconds.
 -define(SHORT, 5).
-%% How long an `after_terminate` that is to stop may last, in milliseconds, less what the end of the
-%% operation may take.
--define(LIMIT, 2000).
+%% The shutdown time of a spec that is a triple, in milliseconds. A start is ended so soon that it
+%% is waited for, unless its zone stops.
+-define(BRIEF, 200).
+%% How long the stop of a zone may last in which such a start goes on, in milliseconds.
+-define(PROMPT, 190).
+%% How long a start or an `after_terminate` may last that is to stop, and any operation, in
+%% milliseconds: less than the limits that are not waited for.
+-define(LIMIT, 2900).
+%% Ten restarts of one child within ten seconds are made at once: how long a play may last in which
+%% one was started more often, in milliseconds.
+-define(INTENSITY, 10).
+-define(PERIOD, 9900).
 %% Within what time the operations come that are made while a child waits for its next start, in
 %% milliseconds. It waits for 200.
--define(WINDOW, 140).
+-define(WINDOW, 190).
 %% How often a history is played that was too slow.
 -define(TIMES, 10).
 
@@ -45,25 +57,21 @@
 %% So many histories.
 round(Seed) ->
     _ = rand:seed(exsss, Seed),
-    Histories = [history(rand:uniform(1 bsl 50), 200) || _ <- lists:seq(1, 40)],
+    Seeds = [rand:uniform(1 bsl 50) || _ <- lists:seq(1, 40)],
+    Histories = [differential_history:history(Each, 200) || Each <- Seeds],
     replayed(Histories, #{histories => 0, operations => 0}).
 
 replayed([], Figures) ->
     {ok, Figures};
 replayed([History | Histories], #{histories := Count, operations := Operations} = Figures) ->
-    case difference(gen_tracker, History) of
-        none ->
-            All = Operations + length(History),
+    case compared(gen_tracker, History) of
+        {none, Played} ->
+            All = Operations + Played,
             replayed(Histories, Figures#{histories := Count + 1, operations := All});
-        Difference ->
-            %% What comes once in six plays is how fast the player was, not what the library does.
-            case lists:any(fun(_) -> difference(gen_tracker, History) =/= none end, lists:seq(1, 5)) of
-                true ->
-                    {failed, shrunk(gen_tracker, History)};
-                false ->
-                    io:format("not seen again: ~tp~n", [Difference]),
-                    replayed(Histories, Figures)
-            end
+        {Difference, _} ->
+            %% A rare one may not be seen again.
+            io:format("~tp~n", [Difference]),
+            {failed, shrunk(gen_tracker, History)}
     end.
 
 replay(History) ->
@@ -71,6 +79,11 @@ replay(History) ->
 
 %% The first difference between a module and the reference.
 difference(Module, History) ->
+    element(1, compared(Module, History)).
+
+%% The same, and how many operations have been played: all, or those before one that nobody can play
+%% in time.
+compared(Module, History) ->
     #{level := Level} = logger:get_primary_config(),
     ok = logger:set_primary_config(level, none),
     try
@@ -79,7 +92,10 @@ difference(Module, History) ->
             kinds => list_to_tuple(prop_terms:kinds())
         },
         Reference = played(reference_tracker, History, Terms, ?TIMES),
-        first_difference(Reference, played(Module, History, Terms, ?TIMES))
+        Library = played(Module, History, Terms, ?TIMES),
+        {first_difference(Reference, Library), length(History)}
+    catch
+        throw:{ends_before, Index} -> compared(Module, lists:sublist(History, Index - 1))
     after
         ok = logger:set_primary_config(level, Level)
     end.
@@ -196,8 +212,14 @@ started(Failure, Zone, Name, Nth) ->
     fail(Failure, Nth).
 
 running(trapping) -> tracked_child:start_link(?MODULE, [trap_exit]);
-running(stubborn) -> tracked_child:start_stubborn(?MODULE);
+running(stubborn) -> proc_lib:start_link(?MODULE, stubborn, []);
 running(_) -> tracked_child:start_link(?MODULE).
+
+%% Beyond the reach of any exit signal but `kill` before its start returns.
+stubborn() ->
+    process_flag(trap_exit, true),
+    proc_lib:init_ack({ok, self()}),
+    live().
 
 flush() ->
     receive
@@ -253,7 +275,7 @@ after_terminate(Name, Attributes, Reason) ->
 
 %% A call of a start function or of `after_terminate`, which may wait for another name.
 called(Kind, Zone, Name, {Target, Module, Function, Arguments}) ->
-    case may_call(Function) of
+    case may_call(Kind, {Zone, Name}, {Zone, Target}, Function) of
         true ->
             tell({calling, {Zone, Name}, Kind, self(), {Zone, Target}, Function}),
             Ready = [fresh(Argument, Zone, Name) || Argument <- Arguments],
@@ -264,13 +286,28 @@ called(Kind, Zone, Name, {Target, Module, Function, Arguments}) ->
     end.
 
 %% While a zone stops, what depends on who comes first is left out.
-may_call(Function) ->
+may_call(Kind, Subject, Target, Function) ->
     try ets:lookup_element(?MODULE, calls_of_callbacks, 2) of
-        all -> true;
+        all -> is_next(Kind, Subject) andalso awaited(Target, Function);
         none -> false;
-        refused -> Function =/= find_or_open
+        refused -> Function =/= find_or_open andalso Function =/= unregister_name
     catch
         error:badarg -> false
+    end.
+
+%% The first to call, or called for by the last one.
+is_next(Kind, Subject) ->
+    ets:take(?MODULE, {awaited, Kind, Subject}) =/= [] orelse
+        ets:insert_new(?MODULE, {called, Subject}).
+
+awaited(Target, Function) ->
+    case Function of
+        _ when Function =:= find_or_open; Function =:= start_child ->
+            ets:insert(?MODULE, {{awaited, start, Target}});
+        _ when Function =:= terminate_child; Function =:= delete_child ->
+            ets:insert(?MODULE, {{awaited, terminate, Target}});
+        _ ->
+            true
     end.
 
 %% A process that nobody else knows.
@@ -314,13 +351,14 @@ played(Module, History, Terms, Times) ->
     receive
         {'DOWN', Monitor, process, Player, {seen, Seen}} ->
             Seen;
+        {'DOWN', Monitor, process, Player, {too_slow, player, _}} when Times > 1 ->
+            played(Module, History, Terms, Times - 1);
+        {'DOWN', Monitor, process, Player, {too_slow, _, Step}} when Step > length(?ZONES) ->
+            throw({ends_before, Step - length(?ZONES)});
         {'DOWN', Monitor, process, Player, Reason} ->
             Left = [Pid || Zone <- ?ZONES, Pid <- [whereis(Zone)], is_pid(Pid)],
             lists:foreach(fun tracked_child:kill/1, Left),
-            case Reason of
-                too_slow when Times > 1 -> played(Module, History, Terms, Times - 1);
-                _ -> [{crashed, Module, Reason}]
-            end
+            [{crashed, Module, Reason}]
     end.
 
 play(Module, History, Terms) ->
@@ -330,17 +368,34 @@ play(Module, History, Terms) ->
     true = ets:insert(?MODULE, [{module, Module}, {calls, 0}]),
     State = #{
         module => Module, terms => Terms, names => names(History), index => 0,
+        began => erlang:monotonic_time(millisecond),
         %% Starts and calls of after_terminate that wait at a gate, and those that wait for a name.
         gates => #{}, calling => #{},
-        %% When a callback was first told to end that is still at it.
+        %% When somebody first asked for the end of what is still at work.
         limited => #{},
+        %% Whether something has waited for a limit of time during the operation.
+        waited => false,
         asks => #{}, noted => 0, notes => [], log => #{}, helpers => [],
         processes => #{}, pids => #{}, events => [], subscribed => #{}
     },
-    Start = fun(Zone, Before) -> step({start, Zone, [{just, Zone}]}, Before) end,
-    Stop = fun(Zone, Before) -> step({stop, Zone, stop}, Before) end,
-    Last = lists:foldl(fun step/2, lists:foldl(Start, State, ?ZONES), History),
-    #{log := Log, events := Events, pids := Pids} = lists:foldl(Stop, Last, ?ZONES),
+    Starts = [{start, Zone, [{just, Zone}]} || Zone <- ?ZONES],
+    Stops = [{stop, Zone, stop} || Zone <- ?ZONES],
+    try lists:foldl(fun step/2, State, Starts ++ History ++ Stops) of
+        Last -> seen(Last)
+    catch
+        throw:{too_slow, Who, Left} -> given_up(Who, Left)
+    end.
+
+%% Nothing is left that could reach the next player.
+given_up(Who, #{index := Step} = State) ->
+    Running = [{Zone, Tracker} || Zone <- ?ZONES, Tracker <- [whereis(Zone)], is_pid(Tracker)],
+    Kill = fun({Zone, Tracker}, Before) -> killed(Zone, Tracker, Before) end,
+    allow(none),
+    #{pids := Pids} = lists:foldl(Kill, State, Running),
+    [exit(Pid, kill) || Pid <- maps:keys(Pids)],
+    exit({too_slow, Who, Step}).
+
+seen(#{log := Log, events := Events, pids := Pids}) ->
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
     Seen = fun({{Index, What}, {Function, Term}}) ->
         {Index, What, shown(Function, symbolic(Term, Pids))}
@@ -352,11 +407,14 @@ names(History) ->
     hd([Names || {names, Names} <- History] ++ [[]]).
 
 step(Operation, #{index := Index} = Before) ->
-    in_time(Before),
+    Begins = erlang:monotonic_time(millisecond),
+    in_time(Begins, Before),
     allow_calls(Operation, Before),
     try
-        Performed = perform(Operation, Before#{index := Index + 1, notes := []}),
-        State = limited(settled(Performed)),
+        Ready = Before#{index := Index + 1, notes := [], waited := false},
+        Settled = settled(perform(Operation, Ready)),
+        in_time(Begins, Settled),
+        State = limited(Begins, Settled),
         #{index := Last, notes := Notes, log := Log} = State,
         State#{log := Log#{
             {Last, notes} => {notes, lists:reverse(Notes)},
@@ -374,21 +432,33 @@ allow_calls(_, #{calling := Calling}) when map_size(Calling) =:= 0 -> allow(all)
 allow_calls(_, _) -> allow(none).
 
 allow(Which) ->
+    true = ets:delete(?MODULE, called),
+    true = ets:match_delete(?MODULE, {{awaited, '_', '_'}}),
     true = ets:insert(?MODULE, {calls_of_callbacks, Which}).
 
-%% An after_terminate that somebody has asked to end has a limit of time.
-limited(#{limited := Limited} = State) ->
-    Now = erlang:monotonic_time(millisecond),
+%% What somebody has asked to end has a limit of time.
+limited(Begins, #{limited := Limited} = State) ->
     Ending = [
         Subject
-     || Subject <- ending(State), {terminate, _} <- [blocked(Subject, State)],
-        shutdown(Subject) < ?HANGS
+     || Subject <- ending(State), blocked(Subject, State) =/= none, shutdown(Subject) < ?HANGS
     ],
-    State#{limited := maps:merge(maps:from_keys(Ending, Now), maps:with(Ending, Limited))}.
+    State#{limited := maps:merge(maps:from_keys(Ending, Begins), maps:with(Ending, Limited))}.
 
-in_time(#{limited := Limited}) ->
+%% Nothing has come to its limit that was not waited for. It is not the player who is slow when a
+%% child waits long for its next start.
+in_time(Begins, #{began := Began, limited := Limited, waited := Waited} = State) ->
     Now = erlang:monotonic_time(millisecond),
-    [exit(too_slow) || Since <- maps:values(Limited), Now - Since > ?LIMIT].
+    IsLate = lists:any(fun(Since) -> Now - Since > ?LIMIT end, [Begins | maps:values(Limited)]),
+    if
+        IsLate, Waited, Now - Begins > ?LIMIT div 2 -> throw({too_slow, zone, State});
+        IsLate -> throw({too_slow, player, State});
+        Now - Began > ?PERIOD -> is_restarted_often() andalso throw({too_slow, player, State});
+        true -> ok
+    end.
+
+is_restarted_often() ->
+    Starts = [Count || {{Zone, _}, Count} <- ets:tab2list(?MODULE), lists:member(Zone, ?ZONES)],
+    lists:any(fun(Count) -> Count > ?INTENSITY end, Starts).
 
 logged(Function, Answer, #{index := Index, log := Log} = State) ->
     State#{log := Log#{{Index, answer} => {Function, Answer}}}.
@@ -470,18 +540,26 @@ perform({await_attribute, Zone, Name, Key, Increment}, State) ->
     logged(getattr, {IsThere, Incremented, Awaited}, State);
 perform({while, Waits, Zone, Name, Operations}, State) ->
     case is_free(Zone, Name, State) andalso begun_to_wait(Waits, Zone, Name, State) of
-        true ->
-            Began = erlang:monotonic_time(millisecond),
-            Asked = lists:foldl(fun meanwhile/2, State, Operations),
-            erlang:monotonic_time(millisecond) - Began < ?WINDOW orelse exit(too_slow),
-            Asked;
         false ->
-            State
+            State;
+        Began ->
+            Asked = lists:foldl(fun meanwhile/2, State#{waited := true}, Operations),
+            erlang:monotonic_time(millisecond) - Began < ?WINDOW orelse
+                throw({too_slow, player, Asked}),
+            Asked
     end;
 perform({stop, Zone, How}, State) ->
     case whereis(Zone) of
-        undefined -> logged(stop, not_running, State);
-        Tracker -> stopped(Zone, Tracker, How, State)
+        undefined ->
+            logged(stop, not_running, State);
+        Tracker when How =:= kill ->
+            Settled = settled(opened(gates([terminate], Zone, State), State)),
+            case has_shared(Zone, Settled) of
+                true -> stopped(Zone, Tracker, shutdown, Settled);
+                false -> killed(Zone, Tracker, Settled)
+            end;
+        Tracker ->
+            stopped(Zone, Tracker, How, State)
     end.
 
 %% What a player does in several steps
@@ -554,7 +632,7 @@ is_free(Zone, Name, #{module := Module} = State) ->
 
 %% Starts a child, and has it wait for its next start: because it was restarted too often, or
 %% because its start fails. For the second time, as it does not wait long for the first time. Not
-%% where nothing is restarted.
+%% where nothing is restarted. Returns a time before that.
 begun_to_wait(Waits, Zone, Name, #{module := Module} = State) ->
     Term = value(Name, State),
     {Ways, Kills, Starts} =
@@ -569,8 +647,9 @@ begun_to_wait(Waits, Zone, Name, #{module := Module} = State) ->
         gone ->
             false;
         Last ->
+            Now = erlang:monotonic_time(millisecond),
             tracked_child:kill(Last),
-            await_waiting({Waits, Starts}, Zone, Term, Module)
+            await_waiting({Waits, Starts}, Now, Zone, Term, State)
     end.
 
 restarted(0, Pid, _, _, _) ->
@@ -589,12 +668,14 @@ await_other(Pid, Zone, Name, Module) ->
         {_, true} -> receive after 1 -> await_other(Pid, Zone, Name, Module) end
     end.
 
-await_waiting(Expected, Zone, Name, Module) ->
+await_waiting({_, Last} = Expected, Before, Zone, Name, #{module := Module} = State) ->
+    Now = erlang:monotonic_time(millisecond),
     Starts = ets:lookup_element(?MODULE, {in_turn, Zone, Name}, 2),
     case {lists:keymember(Name, 1, Module:which_children(Zone)), waits(Module, Zone, Name)} of
-        {true, Waits} when {Waits, Starts} =:= Expected -> true;
+        {true, Waits} when {Waits, Starts} =:= Expected -> Before;
         {false, _} -> false;
-        {true, _} -> receive after 1 -> await_waiting(Expected, Zone, Name, Module) end
+        _ when Starts > Last -> throw({too_slow, player, State});
+        _ -> receive after 1 -> await_waiting(Expected, Now, Zone, Name, State) end
     end.
 
 waits(reference_tracker, Zone, Name) ->
@@ -614,8 +695,13 @@ meanwhile({call, _, _, _} = Operation, #{index := Index} = State) ->
 
 %% The end of a zone
 
-stopped(Zone, Tracker, kill, #{module := Module} = Before) ->
-    State = settled(opened(gates([terminate], Zone, Before), Before)),
+%% Whether a process has two names in a zone. When the tracker is killed, it depends on who comes
+%% first whether one of them is seen to end, and restarted, before the other one.
+has_shared(Zone, #{module := Module}) ->
+    Pids = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
+    length(lists:usort(Pids)) < length(Pids).
+
+killed(Zone, Tracker, #{module := Module} = State) ->
     Children = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
     Monitors = [monitor(process, Pid) || Pid <- Children ++ tracked_child:beside(Zone)],
     true = ets:insert(?MODULE, {{open, Zone}}),
@@ -626,14 +712,23 @@ stopped(Zone, Tracker, kill, #{module := Module} = Before) ->
     %% What is called back then, and with which attributes, is not said anywhere; nor in which order
     %% children end.
     #{log := Log, index := Index} = Left = settled(forgotten(Zone, taken(Opened))),
-    Left#{notes := [], log := Log#{{Index, answer} => {stop, killed}}};
+    Left#{notes := [], log := Log#{{Index, answer} => {stop, killed}}}.
+
 stopped(Zone, Tracker, How, #{asks := Asks, index := Index} = State) ->
     Short = [Subject || Subject <- gates([start], Zone, State), shutdown(Subject) =< ?SHORT],
+    Brief = [
+        Subject
+     || {Of, _} = Subject <- starting(State) -- Short, Of =:= Zone, shutdown(Subject) =< ?BRIEF
+    ],
+    Began = erlang:monotonic_time(millisecond),
     Monitor = stop_zone(How, Zone, Tracker),
     %% Before any gate is opened, or those who wait behind it are served.
     await_stop_began(Zone, State),
     Stopping = State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}},
-    await_stop(Zone, Tracker, Monitor, Short, Stopping).
+    Stopped = await_stop(Zone, Tracker, Monitor, Short, Stopping),
+    Brief =:= [] orelse erlang:monotonic_time(millisecond) - Began < ?PROMPT orelse
+        throw({too_slow, player, Stopped}),
+    Stopped.
 
 stop_zone(exit, _, Tracker) ->
     Monitor = monitor(process, Tracker),
@@ -686,27 +781,42 @@ forgotten(Zone, #{gates := Gates, calling := Calling, helpers := Helpers} = Stat
 
 %%% Waiting until all have reacted
 
-settled(#{asks := Asks} = State) ->
-    case [Subject || {_, _, Subject} <- maps:values(Asks), not stays(Subject, State)] of
-        [] ->
-            Taken = taken(State),
-            case is_steady(Taken) of
-                true -> with_calls(taken(Taken));
-                false -> settled(later(Taken))
+%% Whatever comes after the zones were found steady may start something: then they are looked at
+%% again.
+settled(State) ->
+    Taken = taken(State),
+    case is_answered(Taken) andalso is_steady(Taken) of
+        true ->
+            case taken(with_calls(Taken)) of
+                Taken -> Taken;
+                Other -> settled(Other)
             end;
-        _ ->
-            settled(next(State))
+        false ->
+            settled(later(waited(Taken)))
     end.
+
+%% Those who have asked have their answers, or wait until another operation comes.
+is_answered(#{asks := Asks} = State) ->
+    lists:all(fun({_, _, Subject}) -> stays(Subject, State) end, maps:values(Asks)).
 
 %% What callbacks ask has come to their zones when this returns.
 with_calls(#{calling := Calling} = State) when map_size(Calling) =:= 0 ->
     State;
-with_calls(#{calling := Calling} = State) ->
+with_calls(State) ->
     lists:foreach(fun(Zone) -> handled(Zone, State) end, lists:filter(fun is_running/1, ?ZONES)),
-    case taken(State) of
-        #{calling := Calling} = Taken -> Taken;
-        Taken -> settled(Taken)
-    end.
+    State.
+
+%% A start may be waiting to be killed, or a child for its next start.
+waited(#{waited := true} = State) ->
+    State;
+waited(#{module := Module} = State) ->
+    Next = [
+        Name
+     || Zone <- ?ZONES, is_running(Zone), {Name, launching, _, _} <- Module:which_children(Zone),
+        lists:member(waits(Module, Zone, Name), [failed, slowed])
+    ],
+    IsKilled = lists:any(fun(Of) -> is_killed(Of, State) end, starting(State)),
+    State#{waited := Next =/= [] orelse IsKilled}.
 
 is_steady(#{noted := Noted, subscribed := Subscribed} = State) ->
     lists:all(
@@ -737,9 +847,12 @@ is_steady(Zone, Known, #{module := Module} = State) ->
             Known =:= maps:from_list([{Name, Pid} || {Name, Pid, _, _} <- Children, is_pid(Pid)])).
 
 %% Starts that are under way.
-starts(#{gates := Gates, calling := Calling}) ->
-    Work = maps:values(Gates) ++ maps:values(Calling),
-    length([start || Its <- Work, element(1, Its) =:= start]).
+starts(State) ->
+    length(starting(State)).
+
+starting(#{gates := Gates, calling := Calling}) ->
+    Work = maps:to_list(Gates) ++ maps:to_list(Calling),
+    [Subject || {Subject, Its} <- Work, element(1, Its) =:= start].
 
 %% Whether the start or the after_terminate of a name waits until another operation comes: at its
 %% own gate, or for a name that waits.
@@ -769,8 +882,12 @@ stays(Subject, Before, State) ->
     case blocked(Subject, Before, State) of
         none -> false;
         {terminate, _} -> true;
-        {start, _} -> not (lists:member(Subject, ending(State)) andalso shutdown(Subject) =< ?SHORT)
+        {start, _} -> not is_killed(Subject, State)
     end.
+
+%% Whether somebody waits for the end of a start that is not given long.
+is_killed(Subject, State) ->
+    lists:member(Subject, ending(State)) andalso shutdown(Subject) =< ?BRIEF.
 
 %% The names of which somebody waits for the end.
 ending(#{asks := Asks, calling := Calling}) ->
@@ -1026,355 +1143,3 @@ key({Zone, unsubscribed}) -> term_to_binary({Zone});
 key({ended, _, _, _} = Note) -> term_to_binary(Note, [deterministic]);
 key(Note) -> term_to_binary({element(1, Note), element(2, Note), element(3, Note)}).
 
-%%% Histories
-
-history(Seed, Length) ->
-    _ = rand:seed(exsss, Seed),
-    Names = some_alike(4),
-    Keys = [{just, last}, {just, left} | some_alike(2)],
-    [{names, Names} | lists:append([operations(Keys) || _ <- lists:seq(1, Length)])].
-
-%% Some of the terms that are alike, no two of them equal. (Whether `0.0` or `-0.0` comes back as
-%% the name of a child is nowhere said, as long as they are the same.)
-some_alike(Count) ->
-    Numbered = lists:enumerate(0, prop_terms:alike()),
-    Shuffled = [One || {_, One} <- lists:sort([{rand:uniform(), One} || One <- Numbered])],
-    Different = maps:from_list([{Term, Number} || {Number, Term} <- Shuffled]),
-    Chosen = [{alike, N} || {N, Term} <- Shuffled, map_get(Term, Different) =:= N],
-    lists:sublist(Chosen, Count).
-
-operations(Keys) ->
-    case rand:uniform(2500) of
-        1 -> waiting(zone(), {just, waiting});
-        Number when Number =< 50 -> ring(zone());
-        _ -> [operation(Keys)]
-    end.
-
-%% Children whose callbacks ask for each other, and the end of one of them.
-ring(Zone) ->
-    Shuffled = lists:sort([{rand:uniform(), {name, Number}} || Number <- lists:seq(1, 4)]),
-    [First | Others] = Names = lists:sublist([Name || {_, Name} <- Shuffled], 1 + rand:uniform(3)),
-    [
-        {ask, Zone, Name, tracker, find_or_open, [{just, Zone}, link(Zone, Name, Next)]}
-     || {Name, Next} <- lists:zip(Names, Others ++ [First])
-    ] ++ [{exit, Zone, pick(Names), pick([normal, crash, kill])}].
-
-link(Zone, Name, Next) ->
-    Way = begun_or_ended(request(Zone, Name, Next, 2)),
-    Restart = {just, restart()},
-    {tuple, [Name, {start, Zone, Name, [Way]}, Restart, {just, infinity}, {just, worker},
-             {just, []}]}.
-
-operation(Keys) ->
-    Kind = pick([attribute, attribute, attribute, read, read, open, open, open, ending, ending,
-                 ending, otp, via, whole, rest]),
-    Operation = operation(Kind, zone(), {name, rand:uniform(4)}, Keys),
-    case rand:uniform(15) of
-        1 -> spoilt(Operation);
-        _ -> Operation
-    end.
-
-%% Most in one zone, so that operations meet.
-zone() ->
-    pick([differential_a, differential_a, differential_a, differential_b]).
-
-operation(attribute, Zone, Name, Keys) ->
-    Z = {just, Zone},
-    Key = pick(Keys),
-    pick([
-        {call, tracker, setattr, [Z, Name, {list, pairs(Zone, Keys)}]},
-        {call, tracker, setattr, [Z, Name | attribute(Zone, Keys)]},
-        {call, tracker, setattr, [Z, Name, Key, number()]},
-        {call, tracker, delattr, [Z, Name, Key]},
-        {call, tracker, increment, [Z, Name, Key, number()]},
-        {call, tracker, increment, [Z, Name, Key, number(), number()]},
-        {call, tracker, cas, [Z, Name, Key, pick([number(), some_value(2)]), some_value(2)]},
-        {call, tracker, cas, [Z, Name, Key, {just, 1}, {just, 1}]},
-        {await_attribute, Zone, Name, Key, number()}
-    ]);
-operation(read, Zone, Name, Keys) ->
-    Z = {just, Zone},
-    pick([
-        {call, tracker, find, [Z, Name]},
-        {call, tracker, getattr, [Z, Name, pick(Keys)]},
-        {call, tracker, getattr, [Z, Name, pick(Keys), {just, pick([0, 0, 1])}]},
-        {call, tracker, info, [Z, Name]},
-        {call, tracker, info, [Z, Name, {list, some(Keys)}]},
-        {call, tracker, attrs, [Z, Name]}
-    ]);
-operation(open, Zone, Name, _) ->
-    Z = {just, Zone},
-    Ask = fun(Module, Function, Arguments) ->
-        {ask, Zone, Name, Module, Function, Arguments}
-    end,
-    Message = fun(Kind, Part) -> [Z, {tuple, [{just, Kind}, Part]}, {just, infinity}] end,
-    pick([
-        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
-        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
-        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
-        Ask(tracker, find_or_open, [Z, spec(Zone, Name)]),
-        Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 2)]),
-        Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 2)]),
-        Ask(tracker, add_existing_child, [Z, existing(Zone, Name)]),
-        Ask(tracker, add_existing_child, [tracker_of(Zone), existing(Zone, Name)]),
-        %% What the original sends.
-        Ask(gen_server, call, Message(find_or_open, spec(Zone, Name))),
-        Ask(gen_server, call, Message(add_existing_child, existing(Zone, Name)))
-    ]);
-operation(ending, Zone, Name, _) ->
-    End = pick([terminate_child, delete_child]),
-    pick([
-        {exit, Zone, Name, pick([normal, shutdown, {shutdown, away}, crash, {crash, deep}, kill])},
-        {exit, Zone, pick([Name, {tuple, [{just, alias}, Name]}]), kill},
-        {open_gate, Zone, Name},
-        {open_gate, Zone, Name},
-        {ask, Zone, Name, supervisor, End, [{just, Zone}, Name]}
-    ]);
-operation(otp, Zone, Name, _) ->
-    Z = {just, Zone},
-    Unknown = pick([{just, {no, such, call}}, {just, 1}, {tuple, [{just, setattr}, Name]}]),
-    pick([
-        {call, supervisor, which_children, [Z]},
-        {call, supervisor, count_children, [Z]},
-        {call, supervisor, get_childspec, [Z, Name]},
-        {call, supervisor, restart_child, [Z, Name]},
-        {call, gen_server, call, [Z, Unknown]},
-        {call, gen_server, cast, [Z, {just, {no, such, cast}}]},
-        {call, erlang, send, [Z, {just, {no, such, message}}]}
-    ]);
-operation(via, Zone, Name, _) ->
-    Via = {tuple, [{just, Zone}, pick([Name, Name, {tuple, [{just, alias}, Name]}])]},
-    Itself = {tuple, [{just, Zone}, Name]},
-    pick([
-        {ask, Zone, Name, tracker, register_name, [Itself, process()]},
-        {call, tracker, unregister_name, [Via]},
-        {call, tracker, whereis_name, [Via]},
-        {call, tracker, send, [Via, {just, hello}]}
-    ]);
-operation(whole, Zone, _, Keys) ->
-    Z = {just, Zone},
-    pick([
-        {call, tracker, list, [Z]},
-        {call, tracker, list, [Z, {list, some(Keys)}]},
-        {call, tracker, count, [Z]},
-        {call, tracker, names, [Z]},
-        {call, tracker, which_children, [Z]},
-        {call, tracker, wait, [pick([Z, tracker_of(Zone)])]},
-        {call, tracker, fold, [{just, fun maps:put/3}, {map, []}, Z]}
-    ]);
-operation(rest, Zone, _, _) ->
-    case rand:uniform(12) of
-        1 -> {stop, Zone, pick([stop, shutdown, gen_server, exit, kill])};
-        2 -> {unsubscribe, Zone};
-        Number when Number =< 5 -> {subscribe, Zone};
-        _ -> {start, Zone, [{just, Zone} | options()]}
-    end.
-
-tracker_of(Zone) ->
-    pick([{tracker, Zone}, {on_node, Zone}]).
-
-options() ->
-    pick([[], [{map, []}], [{map, [{restart, {just, pick([true, false])}}]}],
-          [{map, [{reports, {just, pick([true, false])}}]}]]).
-
-%% What is asked for the name of a child that waits for its next start; then its end.
-waiting(Zone, Name) ->
-    Z = {just, Zone},
-    Ask = fun(Module, Function, Arguments) ->
-        {ask, Zone, Name, Module, Function, Arguments}
-    end,
-    Few = [
-        fun() -> Ask(supervisor, start_child, [Z, full_spec(Zone, Name, 0)]) end,
-        fun() -> Ask(tracker, add_existing_child, [Z, existing(Zone, Name)]) end,
-        fun() -> Ask(tracker, register_name, [{tuple, [Z, Name]}, process()]) end,
-        fun() -> {call, supervisor, restart_child, [Z, Name]} end,
-        fun() -> {call, supervisor, get_childspec, [Z, Name]} end,
-        fun() -> {call, supervisor, count_children, [Z]} end,
-        fun() -> {call, tracker, setattr, [Z, Name, {just, key}, {just, value}]} end
-    ],
-    %% After one of these the child may not wait any more.
-    Last = [
-        Ask(tracker, find_or_open, [Z, full_spec(Zone, Name, 0)]),
-        Ask(supervisor, terminate_child, [Z, Name]),
-        {call, tracker, find, [Z, Name]}
-    ],
-    Some = [(pick(Few))() || _ <- lists:seq(1, rand:uniform(3))] ++ [pick(Last)],
-    [
-        {while, pick([slowed, failed]), Zone, Name, Some},
-        Ask(supervisor, terminate_child, [Z, Name]),
-        {open_gate, Zone, Name}
-    ].
-
-pairs(Zone, Keys) ->
-    NoPair = {just, pick([no_pair, {1}, {1, 2, 3}])},
-    Pair = fun() -> {tuple, attribute(Zone, Keys)} end,
-    [pick([Pair(), Pair(), Pair(), NoPair]) || _ <- lists:seq(1, rand:uniform(4) - 1)].
-
-%% What comes under the key `last` has a meaning; see `after_terminate/3`.
-attribute(Zone, Keys) ->
-    case pick(Keys) of
-        {just, last} ->
-            [{just, last}, {just, pick([{gate, Zone}, {gate, Zone}, crash, nothing])}];
-        Key ->
-            [Key, pick([number(), some_value(3)])]
-    end.
-
-number() ->
-    Numbers = [0, 1, 1, -1, 7, 1 bsl 58, -(1 bsl 59), 1 bsl 62, -(1 bsl 63), 1 bsl 64, 1 bsl 200,
-               -(1 bsl 200), rand:uniform(1 bsl 64)],
-    {just, pick(Numbers)}.
-
-some_value(0) ->
-    pick([number(), {alike, rand:uniform(1000)}, {kind, rand:uniform(1000)}]);
-some_value(Depth) ->
-    Inner = fun() -> some_value(Depth - 1) end,
-    case rand:uniform(12) of
-        1 -> {list, [Inner() || _ <- lists:seq(1, rand:uniform(3))]};
-        2 -> {tuple, [Inner() || _ <- lists:seq(1, rand:uniform(3))]};
-        3 -> {improper, Inner()};
-        4 -> {map, [{Key, Inner()} || Key <- some([1, 1.0, a, <<"a">>])]};
-        5 -> {deep, rand:uniform(100), some_value(0)};
-        6 -> {wide, rand:uniform(300), number()};
-        _ -> some_value(0)
-    end.
-
-spec(Zone, Name) ->
-    case rand:uniform(3) of
-        1 ->
-            {Plan, _, _} = plan(stubborn, Zone, Name, 2),
-            {tuple, [Name, {start, Zone, Name, Plan}, {just, restart()}]};
-        _ ->
-            full_spec(Zone, Name, 2)
-    end.
-
-full_spec(Zone, Name, Depth) ->
-    {Plan, Restart, Shutdown} = plan(pick([stubborn, registered]), Zone, Name, Depth),
-    Start = {start, Zone, Name, Plan},
-    Type = {just, pick([worker, worker, supervisor])},
-    Modules = {just, pick([[], [?MODULE], dynamic])},
-    Rest = [{restart, {just, Restart}}, {type, Type}, {modules, Modules}],
-    case rand:uniform(2) of
-        1 -> {tuple, [Name, Start, {just, Restart}, {just, Shutdown}, Type, Modules]};
-        2 when Shutdown =:= ?HANGS -> {map, [{id, Name}, {start, Start} | some(Rest)]};
-        2 -> {map, [{id, Name}, {start, Start}, {shutdown, {just, Shutdown}} | some(Rest)]}
-    end.
-
-restart() ->
-    pick([permanent, transient, temporary, temporary]).
-
-%% A stubborn child has to be killed in the end, soon. The others have all the time that they may
-%% need. A process under two names is told to end by both, in the same way. A start that calls its
-%% zone has the time to do so while it is to stop.
-plan(Without, Zone, Name, Depth) ->
-    Ways = [plain, plain, plain, plain, plain, plain, info, early, acknowledged, registered,
-            registered, gated, gated, gated, trapping, stubborn,
-            untrapping, unlinking, flushing, helped, dead, lasting, lasting],
-    Failures = [ignore, error, throw, exit, return, return, init],
-    Calls = [call || Depth > 0, _ <- lists:seq(1, 8)],
-    Allowed = [Way || Way <- Ways ++ Failures ++ Calls, Way =/= Without],
-    Chosen = [pick(Allowed) || _ <- lists:seq(1, rand:uniform(3))] ++ [pick([plain, gated])],
-    Plan = [with_call(Way, Zone, Name, Depth) || Way <- Chosen],
-    Has = fun(Way) -> lists:member(Way, Chosen) end,
-    Shutdown =
-        case {Has(stubborn), Has(registered), Has(call)} of
-            {true, _, false} -> pick([brutal_kill, ?SHORT]);
-            {_, true, _} -> infinity;
-            {_, _, true} -> pick([infinity, ?HANGS]);
-            {_, _, _} -> pick([brutal_kill, infinity, ?HANGS])
-        end,
-    {[without_stubborn(Way, Shutdown) || Way <- Plan], restart(), Shutdown}.
-
-without_stubborn(stubborn, Shutdown) when Shutdown =/= brutal_kill, Shutdown =/= ?SHORT -> plain;
-without_stubborn(Way, _) -> Way.
-
-with_call(call, Zone, Name, Depth) ->
-    begun_or_ended(request(Zone, Name, Depth - 1));
-with_call(Way, _, _, _) ->
-    Way.
-
-%% A start may wait for an attribute for ever.
-begun_or_ended({_, tracker, getattr, _} = Call) -> {ends_with, Call};
-begun_or_ended(Call) -> {pick([starts_with, ends_with, ends_with]), Call}.
-
-%% What a callback asks its zone: for its own name, or for another one.
-request(Zone, Own, Depth) ->
-    Name = pick([Own, {name, rand:uniform(4)}, {name, rand:uniform(4)}, {name, rand:uniform(4)}]),
-    request(Zone, Own, Name, Depth).
-
-request(Zone, Own, Name, Depth) ->
-    Z = {just, Zone},
-    Via = {tuple, [Z, Name]},
-    pick([
-        {Name, tracker, find_or_open, [Z, full_spec(Zone, Name, Depth)]},
-        {Name, tracker, find_or_open, [Z, full_spec(Zone, Name, Depth)]},
-        {Name, supervisor, start_child, [Z, full_spec(Zone, Name, Depth)]},
-        {Name, supervisor, terminate_child, [Z, Name]},
-        {Name, supervisor, terminate_child, [Z, Name]},
-        {Name, supervisor, delete_child, [Z, Name]},
-        {Name, tracker, register_name, [Via, {just, fresh}]},
-        {Name, tracker, unregister_name, [Via]},
-        {Own, tracker, setattr, [Z, Own, {just, left}, {just, over}]},
-        {Own, tracker, increment, [Z, Own, {just, left}, {just, 1}, {just, 0}]},
-        {Own, tracker, getattr, [Z, Own, {just, missing}, {just, infinity}]}
-    ]).
-
-existing(Zone, Name) ->
-    Modules = {just, pick([[], [?MODULE], dynamic])},
-    case rand:uniform(2) of
-        1 ->
-            Any = {just, pick([[], [?MODULE], dynamic, any, <<"any">>, [wrong | improper]])},
-            {tuple, [Name, process(Zone), {just, worker}, Any]};
-        2 ->
-            Start = {start, Zone, Name, [plain]},
-            Spec = [Name, Start, {just, restart()}, {just, infinity}, {just, worker}, Modules],
-            {tuple, [process(Zone), {tuple, Spec}]}
-    end.
-
-process() ->
-    {process, pick([1, 2, 3, 4, 5, dead])}.
-
-process(Zone) ->
-    pick([process(), process(), process(), process(), process(), {tracker, Zone}]).
-
-%% The same with a wrong term somewhere in its arguments, or one that is good all the same.
-spoilt({call, Module, Function, Arguments}) when Module =:= tracker; Module =:= supervisor ->
-    {call, Module, Function, spoilt_one(Arguments)};
-spoilt({ask, Zone, Name, Module, Function, Arguments}) when Module =/= gen_server ->
-    {ask, Zone, Name, Module, Function, spoilt_one(Arguments)};
-spoilt({start, Zone, [Argument]}) ->
-    {start, Zone, [Argument, wrong()]};
-spoilt({start, Zone, [Argument, Options]}) ->
-    {start, Zone, pick([[no_zone(), Options], [Argument, wrong()]])};
-spoilt(Operation) ->
-    Operation.
-
-spoilt_one(Parts) ->
-    {Before, [Part | Rest]} = lists:split(rand:uniform(length(Parts)) - 1, Parts),
-    Before ++ [spoilt_part(Part) | Rest].
-
-spoilt_part({Kind, [_ | _] = Parts} = Whole) when Kind =:= tuple; Kind =:= list ->
-    Spoilt = {Kind, spoilt_one(Parts)},
-    pick([wrong(), {improper, Whole}, Spoilt, Spoilt, {Kind, tl(Parts)}]);
-spoilt_part({map, [_ | _] = Pairs}) ->
-    {Before, [{Key, Part} | Rest]} = lists:split(rand:uniform(length(Pairs)) - 1, Pairs),
-    Less = [More || More <- Rest, Key =/= shutdown],
-    {map, Before ++ pick([[{Key, spoilt_part(Part)} | Rest], Less])};
-%% A wrong name is another name, whose child nobody would wait for.
-spoilt_part({name, _} = Name) ->
-    Name;
-spoilt_part(_) ->
-    wrong().
-
-no_zone() ->
-    {just, pick([undefined, "wrong", <<"wrong">>, -1, {wrong}])}.
-
-wrong() ->
-    Terms = [not_running, undefined, "wrong", <<"wrong">>, -1, -1.5, -(1 bsl 70), {wrong},
-             [wrong | improper], #{wrong => wrong}, fun erlang:abs/1],
-    {just, pick(Terms)}.
-
-pick(List) ->
-    lists:nth(rand:uniform(length(List)), List).
-
-some(List) ->
-    [Element || Element <- List, rand:uniform(2) =:= 1].

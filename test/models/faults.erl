@@ -35,7 +35,7 @@ round(Seed) ->
 round(Seed, Size) ->
     round(Seed, Size, #{
         supervise => fun(Of) -> supervisor:start_link(?MODULE, Of) end,
-        torment => fun(World) -> torment(count(Size, torments), torments() ++ any([meddling(), []]) ++ any([[kill_owner], []]), World) end
+        torment => fun(World) -> torment(count(Size, torments), any_torments(), World) end
     }).
 
 %% Upgrades the application `proctab', which runs, to the version in each of these folders. The supervisors are those of applications, where `release_handler' looks for processes. In a
@@ -49,19 +49,42 @@ round(Seed, Size, How) ->
     ok = logger:set_primary_config(level, none),
     Dir = filename:join(os:getenv("TMPDIR", "/tmp"), "proctab_faults_" ++ os:getpid()),
     _ = monitored_worker:load_stats_hero([{priv_dir, Dir}]),
+    %% Before the snapshot: what a connection to another node starts is none of this world's.
+    _ = is_alive() andalso inet:gethostbyname(net_adm:localhost()),
+    {Peer, Node} = peer(Seed),
     try
         Witness = monitored_worker:idle(),
         Before = faults_balance:snapshot(),
-        {Pid, Monitor} = spawn_monitor(fun() -> exit({outcome, run(Seed, Size, Witness, How)}) end),
+        Run = fun() -> exit({outcome, run(Seed, Size, Witness, How#{node => Node})}) end,
+        {Pid, Monitor} = spawn_monitor(Run),
         Outcome = receive {'DOWN', Monitor, process, Pid, Reason} -> Reason end,
         Left = faults_balance:left_over(Before, Witness),
         exit(Witness, kill),
         outcome(Seed, Size, Outcome, Left)
     after
+        stop_peer(Peer),
         monitored_worker:unload_stats_hero(),
         file:del_dir_r(Dir),
         logger:set_primary_config(Config)
     end.
+
+%% In some rounds there is another node, if this one can have one.
+peer(Seed) ->
+    case is_alive() andalso Seed rem 3 =:= 0 of
+        true ->
+            Arguments = ["-pa" | source_tree:code_paths()],
+            Options = #{name => peer:random_name(), args => Arguments},
+            {ok, Peer, Node} = peer:start(Options),
+            {Peer, Node};
+        false ->
+            {none, none}
+    end.
+
+stop_peer(none) ->
+    ok;
+stop_peer(Peer) ->
+    %% It may have ended already.
+    try peer:stop(Peer) catch exit:_ -> ended end.
 
 outcome(_Seed, _Size, {outcome, {Figures, _, []}}, []) ->
     {ok, Figures};
@@ -96,15 +119,15 @@ names() ->
     [Zone || {Zone, _} <- zones()].
 
 modules() ->
-    [gen_tracker, gen_tracker_requests, gen_tracker_child, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
+    [gen_tracker, gen_tracker_requests, gen_tracker_keeper, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
 
 %% The world
 
 %% What belongs to it is linked to its process, and goes with it.
-run(Seed, Size, Witness, #{supervise := Supervise, torment := Torment}) ->
+run(Seed, Size, Witness, #{supervise := Supervise, torment := Torment, node := Node}) ->
     process_flag(trap_exit, true),
     rand:seed(exsss, Seed),
-    faults_books:open(Seed),
+    faults_books:open(Seed, Node),
     ok = ledger_backend:open(),
     ok = stats_hero:new_table(),
     World = build(Size, Supervise),
@@ -280,8 +303,14 @@ any(List) ->
 
 torments() ->
     [kill_child, kill_child, end_child, end_child, kill_all_children, kill_keeper, kill_keeper, kill_keeper, kill_tracker, kill_tracker, stop_zone, stop_zone,
+     stop_cleanup, stop_cleanup, stop_cleanup, forge, forge, forge,
      kill_supervisor, kill_guard, kill_sender, kill_caller, kill_caller, kill_follower, kill_server, kill_server, kill_server,
      suspend, suspend, suspend_server, suspend_server, resume, resume, resume, resume, flood, flood, signal, reload, reload, reload, let_go, let_go, let_go].
+
+%% Restarts that are slowed down take their time in the end, so few rounds have them.
+any_torments() ->
+    torments() ++ any([meddling(), []]) ++ any([[kill_owner], []]) ++
+        any([[slow_down, slow_down], [], [], []]) ++ any([[kill_node], []]).
 
 %% After these a cleanup may be missing, or be there twice, and after an end of the owner of their tables all that was in them is forgotten. The books cannot be exact then, so half of the
 %% rounds do without the ones, and half without the other.
@@ -312,6 +341,34 @@ do(stop_zone, World) ->
 do(kill_supervisor, World) ->
     Zone = any([faults_wild, faults_bare]),
     errand(Zone, World, fun() -> end_zone(Zone, fun kill_parent/1) end);
+do(kill_node, World) ->
+    Node = faults_books:node(),
+    [erpc:cast(Node, erlang, halt, []) || Node =/= none],
+    {Node, World};
+do(stop_cleanup, World) ->
+    Zone = any(names()),
+    case [Name || {Name, terminating, _, _, _} <- children(Zone)] of
+        [] ->
+            {none, World};
+        Names ->
+            Name = any(Names),
+            errand(Name, World, fun() -> stop_cleanup(Zone, Name, any([child, zone])) end)
+    end;
+do(slow_down, World) ->
+    Permanent = [
+        Child
+     || {Name, running, _, _, {_, permanent, _, _, _}} = Child <- children(any(names())),
+        not is_witness(Name)
+    ],
+    case Permanent of
+        [] -> {none, World};
+        _ -> slow_down(any(Permanent), World)
+    end;
+do(forge, World) ->
+    {To, Pids} = forged_to(any(names())),
+    Messages = forged(20, Pids),
+    [To ! Message || Message <- Messages],
+    {{To, Messages}, World};
 do(kill_guard, World) ->
     {kill_all([Pid || {Pid, {gen_tracker_shutdown, init_watchdog, _}} <- beside(faults_calm)]), World};
 do(kill_sender, World) ->
@@ -356,7 +413,7 @@ do(resume, World) ->
 do(flood, #world{size = Size} = World) ->
     Pid = any(processes_of_library(World)),
     Junk = [junk, {junk, make_ref()}, {'DOWN', make_ref(), process, self(), junk}, {'EXIT', self(), junk}, {'$gen_cast', junk},
-            {'$gen_call', {self(), make_ref()}, junk}, retry, stop, {timeout, make_ref(), patience}, {registered, make_ref()}],
+            {'$gen_call', {self(), make_ref()}, junk}, retry, stop, {timeout, make_ref(), cleaner_timeout}, {registered, make_ref()}],
     [Pid ! Message || _ <- lists:seq(1, count(Size, flood) div length(Junk)), Message <- Junk],
     {Pid, World};
 do(signal, World) ->
@@ -427,6 +484,30 @@ end_zone(Zone, End) ->
             receive {'DOWN', Monitor, process, _, _} -> faults_books:has_ended(Zone) end
     end.
 
+%% A child that is being cleaned up, or its zone with it, is stopped.
+stop_cleanup(Zone, _, zone) when Zone =/= faults_calm ->
+    end_zone(Zone, fun(Tracker) -> stop(Tracker, shutdown) end);
+stop_cleanup(Zone, Name, _) ->
+    try
+        supervisor:terminate_child(Zone, Name)
+    catch
+        exit:_ -> ended
+    end.
+
+%% Kills a child, and the next one, until it is not restarted at once any more.
+slow_down({Name, _, Pid, _, {Start, Restart, Shutdown, Type, Modules}}, World) ->
+    Open = fun() ->
+        gen_tracker:find_or_open(element(1, Name), {Name, Start, Restart, Shutdown, Type, Modules})
+    end,
+    errand(Name, World, fun() -> try kill_again(12, Pid, Open) catch _:_ -> ended end end).
+
+kill_again(0, _, _) ->
+    ok;
+kill_again(Times, Pid, Open) ->
+    tracked_child:kill(Pid),
+    {ok, Next} = Open(),
+    kill_again(Times - 1, Next, Open).
+
 kill_parent(Tracker) ->
     case process_info(Tracker, parent) of
         {parent, Supervisor} -> exit(Supervisor, kill);
@@ -452,6 +533,54 @@ kill_owner(#world{roof = Roof}) ->
 watch(Roof) ->
     Roof ! {watch, self()},
     receive {watch, Pid} -> Pid end.
+
+%% Forged messages
+
+%% A process of a zone, and whom the messages to it name.
+forged_to(Zone) ->
+    Children = children(Zone),
+    Keepers = [Keeper || {_, _, _, Keeper, _} <- Children],
+    Pids = #{
+        keeper => Keepers,
+        child => [Pid || {_, _, Pid, _, _} <- Children, is_pid(Pid)],
+        beside => [Pid || {Pid, _} <- beside(Zone)] -- Keepers,
+        tracker => [Pid || Pid <- [whereis(Zone)], is_pid(Pid)]
+    },
+    To = any(maps:get(any([tracker, keeper, beside]), Pids) ++ [self()]),
+    {To, maps:map(fun(_, Some) -> any(Some ++ [self()]) end, Pids)}.
+
+%% Of the shapes that the processes of a zone look for. What a server has to believe, the end of its
+%% parent and an order to stop, is left out.
+forged(Count, Pids) ->
+    Makings = prop_strangers:makings([zone], shapes(), maps:keys(Pids)),
+    Letters = [
+        prop_strangers:letter(Number, Makings)
+     || Number <- [rand:uniform(1 bsl 50) || _ <- lists:seq(1, Count)]
+    ],
+    Messages = [
+        prop_strangers:real(Letter, fun(Role) -> map_get(Role, Pids) end)
+     || {zone, Letter} <- Letters
+    ],
+    [Message || Message <- Messages, not is_believed(Message, map_get(tracker, Pids))].
+
+is_believed({'EXIT', Pid, _}, Tracker) -> Pid =:= Tracker;
+is_believed({'$gen_call', {Pid, _}, Call}, _) when is_pid(Pid) ->
+    lists:member(Call, [shutdown, stop]);
+%% A `gen_server' crashes when there is nobody to answer.
+is_believed({'$gen_call', _, _}, _) -> true;
+is_believed(_, _) -> false.
+
+%% Read once.
+shapes() ->
+    case get(shapes) of
+        undefined ->
+            Modules = [gen_tracker, gen_tracker_keeper, gen_tracker_shutdown, gen_tracker_events],
+            Shapes = lists:flatmap(fun prop_strangers:shapes/1, Modules),
+            put(shapes, Shapes),
+            Shapes;
+        Shapes ->
+            Shapes
+    end.
 
 %% Something that may take until others are resumed or let go.
 errand(What, #world{errands = Errands} = World, Run) ->

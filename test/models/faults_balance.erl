@@ -21,10 +21,13 @@ holders(Module) ->
 restarted(Zone) ->
     Children = children(Zone),
     Again = [Name || {Name, _, _, _, {_, Restart, _, _, _}} <- Children, Restart =/= temporary, Zone =/= faults_bare],
+    Linked = [whereis(Zone) | [Keeper || {_, _, _, Keeper, _} <- Children]],
+    Helpers = [Pid || Pid <- faults_books:helpers(Zone), is_linked(Pid, Linked)],
     [exit(Pid, kill) || {_, _, Pid, _, _} <- Children],
     agree({restarted, Zone}, fun() ->
         differences([
             {names, bag(Again), bag(gen_tracker:names(Zone))},
+            {helpers, [], Helpers -- faults_books:helpers(Zone)},
             {again, [], [Child || {Name, _, Pid, _, _} = Child <- Children, gen_tracker:find(Zone, Name) =:= {ok, Pid}]}
             | zone(Zone)
         ])
@@ -37,6 +40,7 @@ with_zones(Zones, Followers) ->
 dead(Zones) ->
     agree('after_terminate', fun faults_books:unkept/0),
     agree('alive without a zone', fun() -> [{alive, Pid} || Zone <- Zones, Pid <- faults_books:alive(Zone)] end),
+    agree('helpers without a zone', fun() -> lists:flatmap(fun faults_books:helpers/1, Zones) end),
     agree('dead and tracked', fun() -> tracked() ++ [Count || {Name, _} = Count <- metrics_process_tracker:counts(), Name =/= witness] end),
     agree('dead and registered', fun workers/0),
     agree(ledger, fun ledger/0),
@@ -82,11 +86,12 @@ zone(Zone) ->
     Pids = [{Name, Pid} || {Name, _, Pid, _, _} <- Children],
     Bag = bag(Pids),
     Keepers = [Keeper || {_, _, _, Keeper, _} <- Children],
-    Beside = tracked_child:beside(Zone),
+    Helpers = faults_books:helpers(Zone),
+    Beside = tracked_child:beside(Zone) -- Helpers,
     Count = length(Children),
     differences([
         {states, [], [Child || {_, State, _, _, _} = Child <- Children, State =/= running]},
-        {dead_children, [], [Child || {_, Pid} = Child <- Pids, not is_pid(Pid) orelse not is_process_alive(Pid)]},
+        {dead_children, [], [Child || {_, Pid} = Child <- Pids, not is_alive(Pid)]},
         {count, Count, gen_tracker:count(Zone)},
         {names, bag(Names), bag(gen_tracker:names(Zone))},
         {which_children, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- gen_tracker:which_children(Zone)])},
@@ -99,6 +104,7 @@ zone(Zone) ->
         {without_child, [], [Name || {Name, _, _, _} <- pages(Zone, sizes, 0, []), not lists:member(Name, Names), not is_void(Name)]},
         {info, Count, maps:get(children, proctab:info(Zone))},
         {keepers, bag(Keepers), bag([Pid || Pid <- Beside, is_keeper(Pid)])},
+        {helpers, [], [Pid || Pid <- Helpers, not is_linked(Pid, [Tracker | Beside])]},
         {guards, 1, length([Pid || Pid <- Beside, not is_keeper(Pid), not is_sender(Pid)])},
         {monitored_children, [], [Child || {_, _, Pid, Keeper, _} = Child <- Children, process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}]},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
@@ -106,6 +112,16 @@ zone(Zone) ->
         {monitors_of_the_tracker, bag([{process, Pid} || Pid <- Beside]), bag(element(2, process_info(Tracker, monitors)))},
         {own_attributes, [], [Child || faults_books:is_calm(Zone), {Name, Pid} = Child <- Pids, is_other(gen_tracker:getattr(Zone, Name, pid), Pid)]}
     ]).
+
+%% Whether a process is linked to one of others.
+is_linked(Pid, Others) ->
+    case process_info(Pid, links) of
+        {links, Links} -> lists:any(fun(Other) -> lists:member(Other, Others) end, Links);
+        undefined -> false
+    end.
+
+is_alive(Pid) ->
+    is_pid(Pid) andalso faults_books:is_alive(Pid).
 
 %% What waits for which keeper, in the state of a tracker: the kinds of the requests, and who asked.
 waiting(State) ->
@@ -131,7 +147,7 @@ is_other({ok, Pid}, Pid) -> false;
 is_other(undefined, _) -> false;
 is_other(_, _) -> true.
 
-is_keeper(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_child, init, 1}.
+is_keeper(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_keeper, init, 1}.
 is_sender(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_events, init, 1}.
 
 children(Zone) ->

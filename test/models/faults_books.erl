@@ -5,27 +5,38 @@
 %% zone that ends calls `after_terminate' at most once.
 -module(faults_books).
 
--export([open/1, close/0, make_peace/0, is_calm/1, calm_zone/0]).
--export([new_id/0, born/3, promised/2, outcome/1, hang/0, let_go/0, ended/2, id_of/2]).
+-export([open/2, close/0, node/0, make_peace/0, is_peace/0, is_calm/1, calm_zone/0]).
+-export([new_id/0, born/3, born/4, promised/2, outcome/1, hang/0, let_go/0, ended/2, id_of/2]).
+-export([is_alive/1]).
+-export([helper/2, helpers/1]).
 -export([ending/1, has_ended/1, excuse/1, alive/1, unkept/0, starts/0]).
 -export([epoch/0, next_epoch/0, tracked/1, living_tracked/0, worker/2, cleaned/1, living_workers/0, uncleaned/1, changed/1, changes/0, meddled/0, meddlings/0]).
 
+-compile({no_auto_import, [node/0]}).
+
 -define(BOOKS, ?MODULE).
 
-open(Seed) ->
+open(Seed, Node) ->
     ?BOOKS = ets:new(?BOOKS, [named_table, public, {write_concurrency, true}]),
-    true = ets:insert(?BOOKS, [{seed, Seed}, {peace, false}]),
+    true = ets:insert(?BOOKS, [{seed, Seed}, {node, Node}, {peace, false}]),
     demo_books:open().
+
+%% Another node, where children may run, or `none'.
+node() ->
+    ets:lookup_element(?BOOKS, node, 2).
 
 close() ->
     true = ets:delete(?BOOKS),
     true = ets:delete(demo_books),
     ok.
 
-%% From now on every start succeeds.
+%% From now on every start succeeds, and callbacks ask nothing.
 make_peace() ->
     true = ets:insert(?BOOKS, {peace, true}),
     ok.
+
+is_peace() ->
+    ets:lookup_element(?BOOKS, peace, 2).
 
 %% The zone that nobody ends.
 calm_zone() -> faults_calm.
@@ -37,8 +48,11 @@ new_id() ->
     erlang:unique_integer([positive]).
 
 born(Id, Zone, Name) ->
-    true = ets:insert(?BOOKS, {{child, Id}, Zone, Name, self(), false}),
-    true = ets:insert(?BOOKS, {{id, Zone, self()}, Id}),
+    born(Id, Zone, Name, self()).
+
+born(Id, Zone, Name, Pid) ->
+    true = ets:insert(?BOOKS, {{child, Id}, Zone, Name, Pid, false}),
+    true = ets:insert(?BOOKS, {{id, Zone, Pid}, Id}),
     ok.
 
 promised(Id, Zone) ->
@@ -54,19 +68,30 @@ id_of(Zone, Pid) ->
 %% How the next start of a name goes.
 outcome(Name) ->
     Start = add({starts, Name}),
-    case ets:lookup_element(?BOOKS, peace, 2) of
+    case is_peace() of
         true -> starts;
         false -> outcome_of(erlang:phash2({ets:lookup_element(?BOOKS, seed, 2), Name, Start}, 40))
     end.
 
 outcome_of(Draw) ->
-    case lists:nthtail(min(8, Draw), [raises, throws, garbage, ignore, refuses, dies, hangs, dies_at_once]) of
+    Failures = [raises, throws, garbage, no_pid, ignore, refuses, dies, hangs, dies_at_once],
+    Misdeeds = [untraps, unlinks, flushes, erases],
+    Outcomes = Failures ++ Misdeeds ++ [helps, helps, asks, asks, asks, far, far, far],
+    case lists:nthtail(min(length(Outcomes), Draw), Outcomes) of
         [Outcome | _] -> Outcome;
         [] -> starts
     end.
 
 starts() ->
     lists:sum([Count || [Count] <- ets:match(?BOOKS, {{starts, '_'}, '$1'})]).
+
+%% A process that a start function has linked beside its child.
+helper(Pid, Zone) ->
+    true = ets:insert(?BOOKS, {{helper, Pid}, Zone}),
+    ok.
+
+helpers(Zone) ->
+    [Pid || [Pid] <- ets:match(?BOOKS, {{helper, '$1'}, Zone}), is_process_alive(Pid)].
 
 %% The caller waits until it is let go.
 hang() ->
@@ -95,7 +120,15 @@ excuse(Name) ->
     add({excused, Name}).
 
 alive(Zone) ->
-    [Pid || [Pid] <- ets:match(?BOOKS, {{child, '_'}, Zone, '_', '$1', '_'}), is_process_alive(Pid)].
+    [Pid || [Pid] <- ets:match(?BOOKS, {{child, '_'}, Zone, '_', '$1', '_'}), is_alive(Pid)].
+
+%% Of any node.
+is_alive(Pid) ->
+    try
+        erpc:call(node(Pid), erlang, is_process_alive, [Pid])
+    catch
+        error:{erpc, noconnection} -> false
+    end.
 
 %% When all is over: last words that were called twice, and those that were promised and never called.
 unkept() ->

@@ -5,6 +5,7 @@
 -module(faults_child).
 
 -export([name/2, spec/2, start_link/3, init/4, die/1, loose/2, after_terminate/3]).
+-export([far/4, live_far/0]).
 
 %% `1' and `1.0' are two names.
 name(Zone, Number) ->
@@ -33,11 +34,67 @@ pick(Name, What, Choices) ->
 start_link(Zone, Name, Manner) ->
     Id = faults_books:new_id(),
     put(?MODULE, Id),
-    start(faults_books:outcome(Name), fun() -> proc_lib:start_link(?MODULE, init, [Zone, Name, Manner, Id]) end).
+    Start = fun() -> proc_lib:start_link(?MODULE, init, [Zone, Name, Manner, Id]) end,
+    case {faults_books:outcome(Name), faults_books:node()} of
+        {far, none} -> start(starts, Start);
+        {far, Node} -> {ok, far(Node, Id, Zone, Name)};
+        {Outcome, _} -> start(Outcome, Zone, Start)
+    end.
+
+%% A child on another node, linked to the caller.
+far(Node, Id, Zone, Name) ->
+    Pid = spawn_link(Node, ?MODULE, live_far, []),
+    faults_books:born(Id, Zone, Name, Pid),
+    Pid.
+
+live_far() ->
+    loop(none, plain).
+
+%% What foreign code may do to the keeper, before and after.
+start(untraps, _, Start) ->
+    misbehave(fun() -> process_flag(trap_exit, false) end, Start);
+start(unlinks, _, Start) ->
+    misbehave(fun unlink_all/0, Start);
+start(flushes, _, Start) ->
+    misbehave(fun flush/0, Start);
+start(erases, _, Start) ->
+    Id = get(?MODULE),
+    misbehave(fun() -> erase(), put(?MODULE, Id) end, Start);
+%% Another process beside the child lives on when that ends.
+start(helps, Zone, Start) ->
+    faults_books:helper(spawn_link(fun help/0), Zone),
+    Start();
+start(asks, Zone, Start) ->
+    faults_load:ask(Zone),
+    Start();
+start(Outcome, _, Start) ->
+    start(Outcome, Start).
+
+misbehave(Misdeed, Start) ->
+    _ = Misdeed(),
+    Started = Start(),
+    _ = Misdeed(),
+    Started.
+
+unlink_all() ->
+    {links, Links} = process_info(self(), links),
+    lists:foreach(fun unlink/1, Links).
+
+flush() ->
+    receive
+        _ -> flush()
+    after 0 -> ok
+    end.
+
+help() ->
+    receive
+        never -> ok
+    end.
 
 start(raises, _) -> error(raised);
 start(throws, _) -> throw(thrown);
 start(garbage, _) -> {garbage, self()};
+start(no_pid, _) -> {ok, no_pid};
 start(ignore, _) -> ignore;
 start(refuses, _) -> {error, refused};
 start(dies, _) -> proc_lib:start_link(?MODULE, die, [died]);
@@ -111,13 +168,14 @@ loose(Zone, Name) ->
         end
     end).
 
-%% Called by the library. One that waits is let go by `faults_books:let_go/0'.
-after_terminate(Name, Attributes, _Reason) ->
+%% Called by the library. One that waits is let go by `faults_books:let_go/0'. Others ask the zone.
+after_terminate({Zone, _} = Name, Attributes, _Reason) ->
     faults_books:ended(Name, id(Name, Attributes)),
     case erlang:phash2({last, Name}, 6) of
         0 -> error(raised);
         1 -> exit(left);
         2 -> faults_books:hang();
+        3 -> faults_load:ask(Zone);
         _ -> ok
     end.
 

@@ -2,7 +2,10 @@
 %% fault explains is told to `demo_books:wrong/2'.
 -module(faults_load).
 
--export([caller/3, follower/1, opener/2, stop/1, track_self/0, counts_each/1]).
+-export([caller/3, follower/1, opener/2, ask/1, stop/1, track_self/0, counts_each/1]).
+
+%% Callbacks ask for so many children, which meet.
+-define(ASKED, 20).
 
 -record(caller, {
     test :: pid(),
@@ -69,6 +72,7 @@ operations(Zone, Name, Number) ->
         {which_children, fun() -> [_ | _] = [any | gen_tracker:which_children(Zone)] end},
         {add_existing_child, fun() -> add(Zone, plain) end},
         {add_existing_child, fun() -> add(Zone, full) end},
+        {add_existing_child, fun() -> add_far(Zone, faults_books:node()) end},
         {wait, fun() -> true = lists:member(gen_tracker:wait(Zone), [ok, {error, shutdown}]) end},
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, [{x, Number}, {y, Number}]) end},
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, Other, make_ref()) end},
@@ -127,16 +131,50 @@ unknown({error, {unknown_call, anything}}) -> ok;
 unknown({error, shutdown}) -> ok.
 
 open(Zone, Number) ->
-    case gen_tracker:find_or_open(Zone, faults_child:spec(Zone, Number)) of
-        {ok, Pid} when is_pid(Pid) -> ok;
-        ignore -> ok;
-        {error, gen_tracker_not_started} when Zone =/= faults_calm -> ok;
-        {garbage, _} -> ok;
-        {error, thrown} -> ok;
-        {error, Reason} when Reason =:= raised; Reason =:= refused; Reason =:= died; Reason =:= killed; Reason =:= noproc -> ok;
-        {error, shutdown} -> ok;
-        Other -> demo_books:wrong('find_or_open answers something else', {Zone, Number, Other})
+    Answer = gen_tracker:find_or_open(Zone, faults_child:spec(Zone, Number)),
+    is_opened(Answer, Zone) orelse
+        demo_books:wrong('find_or_open answers something else', {Zone, Number, Answer}).
+
+is_opened({ok, Pid}, _) -> is_pid(Pid);
+is_opened(ignore, _) -> true;
+is_opened({garbage, _}, _) -> true;
+is_opened({error, {bad_return_value, {ok, no_pid}}}, _) -> true;
+is_opened({error, gen_tracker_not_started}, Zone) -> not faults_books:is_calm(Zone);
+is_opened({error, Reason}, _) ->
+    lists:member(Reason, [thrown, raised, refused, died, killed, noproc, shutdown]);
+is_opened(_, _) -> false.
+
+%% What a callback asks its zone. It may be refused, for others may wait for it.
+ask(Zone) ->
+    faults_books:is_peace() orelse ask_something(Zone).
+
+ask_something(Zone) ->
+    Number = rand:uniform(?ASKED),
+    Name = faults_child:name(Zone, Number),
+    Spec = faults_child:spec(Zone, Number),
+    {Function, Ask} = any([
+        {find_or_open, fun() -> gen_tracker:find_or_open(Zone, Spec) end},
+        {find_or_open, fun() -> gen_tracker:find_or_open(Zone, Spec) end},
+        {terminate_child, fun() -> supervisor:terminate_child(Zone, Name) end},
+        {getattr, fun() -> gen_tracker:getattr(Zone, Name, late, rand:uniform(5)) end},
+        {find, fun() -> gen_tracker:find(Zone, Name) end}
+    ]),
+    try Ask() of
+        Answer ->
+            is_answer(Function, Answer, Zone) orelse
+                demo_books:wrong('a callback is answered something else', {Function, Zone, Answer})
+    catch
+        Class:Reason:Stack ->
+            is_explained(Class, Reason, Function, Zone) orelse
+                demo_books:wrong('a call of a callback fails', {Function, Class, Reason, Stack})
     end.
+
+is_answer(_, {error, Refused}, _) when Refused =:= starting; Refused =:= terminating -> true;
+is_answer(find_or_open, Answer, Zone) -> is_opened(Answer, Zone);
+is_answer(terminate_child, Answer, _) ->
+    lists:member(Answer, [ok, {error, no_child}, {error, shutdown}]);
+is_answer(_, undefined, _) -> true;
+is_answer(_, {ok, _}, _) -> true.
 
 %% Opens a child, and is not heard of again.
 opener(Zone, Number) ->
@@ -161,6 +199,22 @@ add(Zone, Kind) ->
             {error, shutdown} ->
                 exit(Pid, kill)
         end
+    catch
+        Class:Reason:Stack ->
+            exit(Pid, kill),
+            erlang:raise(Class, Reason, Stack)
+    end.
+
+%% The end of its node may be the end of such a child.
+add_far(_, none) ->
+    ok;
+add_far(Zone, Node) ->
+    Name = {Zone, {far, erlang:unique_integer([positive])}},
+    Pid = faults_child:far(Node, faults_books:new_id(), Zone, Name),
+    unlink(Pid),
+    try gen_tracker:add_existing_child(Zone, added(any([plain, full]), Name, Pid)) of
+        {ok, Pid} -> rand:uniform(4) =:= 1 orelse begin Pid ! {stop, any([normal, crash])} end;
+        {error, shutdown} -> exit(Pid, kill)
     catch
         Class:Reason:Stack ->
             exit(Pid, kill),

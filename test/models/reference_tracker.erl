@@ -257,8 +257,8 @@ tracker(Zone) ->
     is_zone(Zone) orelse error(badarg),
     ets:info(Zone, owner).
 
-%% A zone may be given as the tracker's pid, or with its node. (By nothing that lets the caller wait,
-%% as `ets:all/0` does: whoever watches it would think that it has asked.)
+%% A zone may be given as the tracker's pid, or with its node. (By nothing that lets the caller
+%% wait, as `ets:all/0` does: whoever watches it would think that it has asked.)
 zone_of(Tracker) when is_pid(Tracker) ->
     hd([Zone || Zone <- registered(), whereis(Zone) =:= Tracker] ++ [none]);
 zone_of({Zone, Node}) when Node =:= node() ->
@@ -829,9 +829,16 @@ result({ok, _, _} = Other) -> {error, {bad_return_value, Other}};
 result(Other) -> Other.
 
 run(#child{name = Name} = Child, Pid, Zone) ->
-    Monitor = monitor(process, Pid),
+    Monitor = monitor_now(Pid),
     write(Child#child{state = running, pid = Pid, monitor = Monitor, since = now_ms()}, Zone),
     tell(Zone, {up, Name, Pid}).
+
+%% A process may keep its latest monitor to itself for as long as it runs. This one is sent, so that
+%% it tells why a child ends that is killed as soon as it is seen.
+monitor_now(Pid) ->
+    Monitor = monitor(process, Pid),
+    true = demonitor(monitor(process, Pid), [flush]),
+    Monitor.
 
 %% A starter has returned. What it was called for is told to those who wait: `killed`, whatever it
 %% is, when somebody has asked for the end of the child meanwhile.

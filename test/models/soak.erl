@@ -224,7 +224,7 @@ words(What) ->
 longest() ->
     %% The file is written every second.
     receive after 2000 -> ok end,
-    {ok, Text} = file:read_file(os:getenv("PROCTAB_LONGEST")),
+    {ok, Text} = file:read_file(os:getenv("PROCTAB_CALL_TIMES")),
     Functions = [{Name, [list_to_integer(Number) || Number <- Numbers]} || [Name | Numbers] <- [string:lexemes(Line, " ") || Line <- string:lexemes(binary_to_list(Text), "\n")]],
     {value, {"control", [_, ControlTime, ControlOver, ControlLongest, _]}, Ours} = lists:keytake("control", 1, Functions),
     [Calls, Time, Over] = [lists:sum([lists:nth(Place, Times) || {_, Times} <- Ours]) || Place <- [1, 2, 3]],

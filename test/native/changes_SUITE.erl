@@ -1,9 +1,9 @@
-%% Promise: "Nothing that can be rescheduled comes after a change." A native call that has too much to convert
-%% begins anew on a dirty scheduler; whatever its arguments, it makes its change exactly once, and answers what
-%% that change was.
+%% Promise: "Nothing that can be rescheduled comes after a change." A native call that has too
+%% much to convert begins anew on a dirty scheduler; whatever its arguments, it makes its change
+%% exactly once, and answers what that change was.
 %%
-%% changes/0 is a table of all native functions that change something: each is called with terms that are over the limit of
-%% a normal scheduler.
+%% changes/0 is a table of all native functions that change something: each is called with terms
+%% that are over the limit of a normal scheduler.
 -module(changes_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -11,10 +11,34 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(proctab_nif, [
-    insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2, respec/3, stop/3,
-    remove/2, unregister_name/4, change_keeper/3, find/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5,
+    insert/5,
+    child/2,
+    kept/2,
+    running/3,
+    terminating/3,
+    pending/2,
+    slowed/2,
+    restarting/2,
+    respec/3,
+    stop/3,
+    remove/2,
+    unregister_name/4,
+    change_keeper/3,
+    find/2,
+    getattr/3,
+    setattr/3,
+    setattr/4,
+    set_missing/4,
+    replace/5,
+    cas/5,
     delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
-    registered_names/2, registered_count/2, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2
+    registered_names/2,
+    registered_count/2,
+    begin_registering/3,
+    end_registering/4,
+    fail_registering/3,
+    abandon/3,
+    next/2
 ]).
 
 suite() ->
@@ -35,7 +59,13 @@ all() ->
 %% The table
 
 each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing(_) ->
-    Known = [Function || {Function, _} <- of_names() ++ of_keys() ++ of_values() ++ of_registrations()] ++ without_terms() ++ reading(),
+    Known =
+        [
+            Function
+         || {Function, _} <- of_names() ++ of_keys() ++ of_values() ++ of_registrations()
+        ] ++
+            without_terms() ++
+            reading(),
     Stubs = proctab_nif:module_info(exports) -- [{module_info, 0}, {module_info, 1}],
     ?assertEqual(lists:sort(Stubs), lists:usort(Known)).
 
@@ -45,8 +75,26 @@ without_terms() ->
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}].
 
 reading() ->
-    [{tables, 0}, {owner, 1}, {count, 1}, {child, 2}, {kept, 2}, {find, 2}, {find_alive, 2}, {getattr, 3}, {attrs, 2}, {attrs, 3}] ++
-        [{page, 4}, {waiting, 1}, {registered_names, 2}, {registered_count, 2}, {processes_page, 2}, {counts_page, 2}].
+    [
+        {tables, 0},
+        {owner, 1},
+        {count, 1},
+        {child, 2},
+        {kept, 2},
+        {find, 2},
+        {find_alive, 2},
+        {getattr, 3},
+        {attrs, 2},
+        {attrs, 3}
+    ] ++
+        [
+            {page, 4},
+            {waiting, 1},
+            {registered_names, 2},
+            {registered_count, 2},
+            {processes_page, 2},
+            {counts_page, 2}
+        ].
 
 %% Each gets a zone in which nobody has the name. The calling process is the keeper.
 of_names() ->
@@ -84,10 +132,16 @@ of_names() ->
         {{unregister_name, 4}, opened(fun(Zone, Name) ->
             true = unregister_name(Zone, Name, self(), Name),
             gone(Zone, Name),
-            receive '$proctab_detached' -> ok end
+            receive
+                '$proctab_detached' -> ok
+            end
         end)},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->
-            {Other, _} = spawn_monitor(fun() -> receive stop -> ok end end),
+            {Other, _} = spawn_monitor(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
             {ok, Name} = change_keeper(Zone, self(), Other),
             {Name, running, _, spec} = kept(Zone, Other),
             undefined = change_keeper(Zone, self(), Other),
@@ -240,7 +294,8 @@ of_values() ->
         end}
     ].
 
-%% Each gets a table of processes, of which the calling process is the server, another process, and that one's name.
+%% Each gets a table of processes, of which the calling process is the server, another process,
+%% and that one's name.
 of_registrations() ->
     [
         {{register, 3}, registered(fun(_, _, _) -> ok end)},
@@ -295,26 +350,47 @@ registered(Then) ->
     end.
 
 told(Pid) ->
-    receive {'$gen_cast', {monitor, Pid}} -> ok after 0 -> error(not_told) end,
+    receive
+        {'$gen_cast', {monitor, Pid}} -> ok
+    after 0 -> error(not_told)
+    end,
     {messages, []} = process_info(self(), messages).
 
 %% The cases
 
 a_change_of_a_long_name_is_made_once(_) ->
-    [in_zone(Function, Change, Name, fun(_) -> ok end) || {Name, {Function, Change}} <- with_names(of_names())].
+    [
+        in_zone(Function, Change, Name, fun(_) -> ok end)
+     || {Name, {Function, Change}} <- with_names(of_names())
+    ].
 
 %% Those that only answer the name do not hash it.
 with_names(Changes) ->
     [{Name, Change} || Name <- long(), Change <- Changes] ++
-        [{Name, Change} || Name <- long_as_key(), {Function, _} = Change <- Changes, Function =/= {change_keeper, 3}, Function =/= {next, 2}].
+        [
+            {Name, Change}
+         || Name <- long_as_key(),
+            {Function, _} = Change <- Changes,
+            Function =/= {change_keeper, 3},
+            Function =/= {next, 2}
+        ].
 
 a_change_of_a_long_key_or_value_is_made_once(_) ->
     Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
-    [in_zone(Function, Change, Key, Prepare) || Key <- long() ++ long_as_key(), {Function, Change} <- of_keys()],
-    [in_zone(Function, Change, Value, Prepare) || Value <- long(), {Function, Change} <- of_values()].
+    [
+        in_zone(Function, Change, Key, Prepare)
+     || Key <- long() ++ long_as_key(), {Function, Change} <- of_keys()
+    ],
+    [
+        in_zone(Function, Change, Value, Prepare)
+     || Value <- long(), {Function, Change} <- of_values()
+    ].
 
 in_zone(Function, Change, Term, Prepare) ->
-    ?assertEqual([Function], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
+    ?assertEqual([Function], [
+        Left
+     || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function
+    ]).
 
 left_in_zone(Change, Term, Prepare) ->
     Zone = ?MODULE,
@@ -349,12 +425,18 @@ a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
             [{down, Name, _, Name}] = events(Secret)
         end)}
     ],
-    [in_zone(Function, Change, Name, fun(_) -> ok end) || Name <- long(), {Function, Change} <- Changes],
+    [
+        in_zone(Function, Change, Name, fun(_) -> ok end)
+     || Name <- long(), {Function, Change} <- Changes
+    ],
     %% And when only the reason is long.
     Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
     Ends = [
         {{terminating, 3}, fun(Zone, Reason) -> true = terminating(Zone, name, Reason) end},
-        {{unregister_name, 4}, fun(Zone, Reason) -> true = unregister_name(Zone, name, self(), Reason) end}
+        {
+            {unregister_name, 4},
+            fun(Zone, Reason) -> true = unregister_name(Zone, name, self(), Reason) end
+        }
     ],
     Told = fun(End) ->
         fun(Zone, Reason) ->
@@ -397,7 +479,10 @@ a_change_among_many_waiters_is_made_once(_) ->
         {{set_missing, 4}, fun(Zone) -> true = set_missing(Zone, name, key, 1) end},
         {{increment, 5}, fun(Zone) -> 1 = increment(Zone, name, key, 1, 1) end}
     ],
-    [in_zone(Function, fun woken_once/2, Change, fun(_) -> ok end) || {Function, Change} <- Changes].
+    [
+        in_zone(Function, fun woken_once/2, Change, fun(_) -> ok end)
+     || {Function, Change} <- Changes
+    ].
 
 woken_once(Zone, Change) ->
     true = insert(Zone, name, self(), spec, self()),
@@ -413,7 +498,11 @@ a_registration_of_a_long_name_is_made_once(_) ->
     [
         leaves(Function, fun() ->
             ok = proctab_nif:processes_open(Table, self()),
-            {Pid, _} = spawn_monitor(fun() -> receive stop -> ok end end),
+            {Pid, _} = spawn_monitor(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
             Change(Table, Pid, Name),
             Pid ! stop,
             ok = proctab_nif:processes_close(Table)

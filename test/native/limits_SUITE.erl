@@ -1,5 +1,6 @@
-%% Promise: "The longest time that a scheduler is held, under any call: 1 ms." A call that converts much goes to a dirty scheduler, however its
-%% work is divided; one that stays counts as the work that it does. And no term is taken that would unfold to over a gigabyte.
+%% Promise: "The longest time that a scheduler is held, under any call: 1 ms." A call that
+%% converts much goes to a dirty scheduler, however its work is divided; one that stays counts as
+%% the work that it does. And no term is taken that would unfold to over a gigabyte.
 %%
 %% Nothing here is timed. Each case has a zone of its own name, in which the child ?NAME runs.
 -module(limits_SUITE).
@@ -45,7 +46,8 @@ end_per_testcase(Case, _Config) ->
 zone(Config) ->
     proplists:get_value(zone, Config).
 
-%% A small map, but for one value: 26 list cells, that copying would make 67 million. In a map of so many keys the limit is reached within the map.
+%% A small map, but for one value: 26 list cells, that copying would make 67 million. In a map of
+%% so many keys the limit is reached within the map.
 a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map(Config) ->
     Zone = zone(Config),
     Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 26)),
@@ -58,7 +60,10 @@ a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map(Co
         fun(Term) -> find(Zone, Term) end
     ],
     [
-        ?assertEqual({Place, badarg}, {Place, apart(fun() -> outcome(Call, Map#{lists:nth(Place, InOrder) := Huge}) end)})
+        ?assertEqual({Place, badarg}, {
+            Place,
+            apart(fun() -> outcome(Call, Map#{lists:nth(Place, InOrder) := Huge}) end)
+        })
      || {Place, Call} <- [{1, Set}, {1250, Set}, {1300, Set} | [{1300, Call} || Call <- Calls]]
     ],
     [] = info(Zone, ?NAME).
@@ -82,7 +87,10 @@ a_call_leaves_the_scheduler_when_its_parts_are_much_together(Config) ->
     ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Binaries) end)),
     ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Copied) end)),
     ?assertEqual([{setattr, 3}], left(fun() -> setattr(Zone, ?NAME, Several) end)),
-    [?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, Pairs) end)) || Pairs <- [Encoded, Binaries, Copied, Several]].
+    [
+        ?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, Pairs) end))
+     || Pairs <- [Encoded, Binaries, Copied, Several]
+    ].
 
 a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Config) ->
     Zone = zone(Config),
@@ -91,7 +99,8 @@ a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Confi
     ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
 
-%% The VM tells no native function how long a bitstring is that is not whole bytes, nor whether it is a part of a larger one.
+%% The VM tells no native function how long a bitstring is that is not whole bytes, nor whether it
+%% is a part of a larger one.
 a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is(Config) ->
     Zone = zone(Config),
     ?assertEqual([{find, 2}], left(fun() -> find(Zone, <<1:3>>) end)),
@@ -108,14 +117,20 @@ who_waits_for_a_long_name_stops_on_another_scheduler(Config) ->
     ?assertEqual([{stop_waiting, 1}, {wait_for, 2}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
     ?assertEqual([], left(fun() -> Wait(?NAME) end)).
 
-%% Those of one name are moved at once when there is no room for one more. Between 10,000 and 20,000 that happens once, as in any map.
+%% Those of one name are moved at once when there is no room for one more. Between 10,000 and
+%% 20,000 that happens once, as in any map.
 a_call_leaves_the_scheduler_when_it_moves_ten_thousand_who_wait(Config) ->
     Zone = zone(Config),
     Self = self(),
     Wait = fun() -> Self ! {kept, proctab_nif:wait_for(Zone, crowd)} end,
     Waiting = [proctab_nif:wait_for(Zone, crowd) || _ <- lists:seq(1, 10000)],
-    ?assertEqual([[{wait_for, 2}]], [Left || _ <- lists:seq(1, 10000), Left <- [left(Wait)], Left =/= []]),
-    ?assertEqual([{increment, 5}], left(fun() -> proctab_nif:increment(Zone, crowd, key, 1, 1) end)),
+    ?assertEqual([[{wait_for, 2}]], [
+        Left
+     || _ <- lists:seq(1, 10000), Left <- [left(Wait)], Left =/= []
+    ]),
+    ?assertEqual(
+        [{increment, 5}], left(fun() -> proctab_nif:increment(Zone, crowd, key, 1, 1) end)
+    ),
     ?assertEqual([], [stays || {Waits, _, _} <- Waiting, proctab_nif:stop_waiting(Waits)]).
 
 %% So are the names of a process.
@@ -123,9 +138,17 @@ a_call_leaves_the_scheduler_when_it_moves_or_sees_ten_thousand_names(_) ->
     Pid = self(),
     ok = proctab_nif:processes_open(?FUNCTION_NAME, Pid),
     [ok = proctab_nif:register(?FUNCTION_NAME, Pid, N) || N <- lists:seq(1, 10000)],
-    Left = fun(Function, Arguments) -> left(fun() -> apply(proctab_nif, Function, [?FUNCTION_NAME, Pid | Arguments]) end) end,
-    ?assertEqual([[{register, 3}]], [Moved || N <- lists:seq(10001, 20000), Moved <- [Left(register, [N])], Moved =/= []]),
-    ?assertEqual([[{begin_registering, 3}]], [Moved || N <- lists:seq(20001, 40000), Moved <- [Left(begin_registering, [N])], Moved =/= []]),
+    Left = fun(Function, Arguments) ->
+        left(fun() -> apply(proctab_nif, Function, [?FUNCTION_NAME, Pid | Arguments]) end)
+    end,
+    ?assertEqual([[{register, 3}]], [
+        Moved
+     || N <- lists:seq(10001, 20000), Moved <- [Left(register, [N])], Moved =/= []
+    ]),
+    ?assertEqual([[{begin_registering, 3}]], [
+        Moved
+     || N <- lists:seq(20001, 40000), Moved <- [Left(begin_registering, [N])], Moved =/= []
+    ]),
     ?assertEqual([{fail_registering, 3}], Left(fail_registering, [20001])),
     ?assertEqual([{abandon, 3}], Left(abandon, [Pid])),
     ?assertEqual([{registered_names, 2}], Left(registered_names, [])),
@@ -134,7 +157,19 @@ a_call_leaves_the_scheduler_when_it_moves_or_sees_ten_thousand_names(_) ->
 
 ordinary_calls_stay_where_they_are(Config) ->
     Zone = zone(Config),
-    Values = [1, 1.5, a, <<"rtmp://a">>, self(), make_ref(), {1, 2, 3, 4}, "some text", #{a => 1}, 1 bsl 70, counters:new(1, [])],
+    Values = [
+        1,
+        1.5,
+        a,
+        <<"rtmp://a">>,
+        self(),
+        make_ref(),
+        {1, 2, 3, 4},
+        "some text",
+        #{a => 1},
+        1 bsl 70,
+        counters:new(1, [])
+    ],
     Pairs = lists:zip(lists:seq(1, length(Values)), Values),
     Frame = binary:copy(<<"frame">>, 1000000),
     Calls = [
@@ -201,8 +236,9 @@ reductions(Fun) ->
         Count() - Between - (Between - Before)
     end).
 
-%% The VM copies a binary that does not begin at a byte when a native function looks at it, and frees all such copies when that returns, also to go on on
-%% a dirty scheduler. What is measured here is the most on each scheduler.
+%% The VM copies a binary that does not begin at a byte when a native function looks at it, and
+%% frees all such copies when that returns, also to go on on a dirty scheduler. What is measured
+%% here is the most on each scheduler.
 an_unaligned_binary_is_looked_at_once(Config) ->
     Zone = zone(Config),
     Size = 32000000,
@@ -228,11 +264,17 @@ of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
             ok = setattr(Zone, ?NAME, Pairs),
             ?assert(most_temporary() < 2 * Size * 3)
         end
-     || Pairs <- [[{key, Many}], [{key, list_to_tuple(Many)}], lists:enumerate(Many), [{Number, {Binary}} || {Number, Binary} <- lists:enumerate(Many)]]
+     || Pairs <- [
+            [{key, Many}],
+            [{key, list_to_tuple(Many)}],
+            lists:enumerate(Many),
+            [{Number, {Binary}} || {Number, Binary} <- lists:enumerate(Many)]
+        ]
     ],
     ?assertEqual({ok, {Other}}, getattr(Zone, ?NAME, 20)).
 
-%% The most bytes that were used for temporary copies, and by native functions, since this was asked last.
+%% The most bytes that were used for temporary copies, and by native functions, since this was
+%% asked last.
 most_temporary() ->
     lists:sum([
         Most

@@ -1,5 +1,6 @@
-%% Promise: the native functions by which keepers and the tracker agree on a child: who has it, who may change
-%% what is known of it, and that a stop is never missed. Children may be processes of any node.
+%% Promise: the native functions by which keepers and the tracker agree on a child: who has it,
+%% who may change what is known of it, and that a stop is never missed. Children may be processes
+%% of any node.
 %%
 %% Each case opens a zone of its own name, of which the test's process is the owner and the keeper.
 -module(native_SUITE).
@@ -46,12 +47,18 @@ end_per_testcase(_Case, _Config) ->
 
 find_alive_gives_no_child_that_is_dead(_) ->
     Zone = ?FUNCTION_NAME,
-    {Child, Monitor} = spawn_monitor(fun() -> receive stop -> ok end end),
+    {Child, Monitor} = spawn_monitor(fun() ->
+        receive
+            stop -> ok
+        end
+    end),
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, Child),
     {ok, Child} = proctab_nif:find_alive(Zone, ?NAME),
     undefined = proctab_nif:find_alive(Zone, other),
     Child ! stop,
-    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
     undefined = proctab_nif:find_alive(Zone, ?NAME),
     {ok, Child} = proctab_nif:find(Zone, ?NAME),
     true = proctab_nif:terminating(Zone, ?NAME, normal),
@@ -111,7 +118,14 @@ a_slowed_child_is_seen_as_such_and_counted_as_pending(_) ->
     [{?NAME, slowed, undefined, _, spec}] = children(Zone),
     void = proctab_nif:setattr(Zone, ?NAME, key, value),
     {ok, #{children := 1, states := States}} = proctab_view:info(Zone),
-    #{launching => 0, running => 0, terminating => 0, pending => 1, restarting => 0} =:= States orelse ct:fail(States),
+    #{
+        launching => 0,
+        running => 0,
+        terminating => 0,
+        pending => 1,
+        restarting => 0
+    } =:= States orelse
+        ct:fail(States),
     true = proctab_nif:restarting(Zone, ?NAME),
     {restarting, undefined, _, spec} = proctab_nif:child(Zone, ?NAME).
 
@@ -210,7 +224,10 @@ meets_a_stop(Stop) ->
                 [{?NAME, State, _, _, _}] = children(Handle),
                 State
         end,
-    Told = receive {Keeper, Answer} -> Answer end,
+    Told =
+        receive
+            {Keeper, Answer} -> Answer
+        end,
     ?assert(lists:member({Seen, Told}, [{running, true}, {launching, stopping}])).
 
 await(Ready) ->
@@ -277,7 +294,10 @@ a_child_of_another_node_can_be_started(_) ->
         end
      || Child <- strangers()
     ],
-    [?assertError(badarg, proctab_nif:running(Zone, ?NAME, NoPid)) || NoPid <- [make_ref(), launching, hd(erlang:ports())]].
+    [
+        ?assertError(badarg, proctab_nif:running(Zone, ?NAME, NoPid))
+     || NoPid <- [make_ref(), launching, hd(erlang:ports())]
+    ].
 
 %% An environment of its own for each would take 2,930 bytes.
 pids_of_other_nodes_take_little_memory(_) ->
@@ -307,9 +327,15 @@ pids_of_other_nodes_are_the_same_just_when_they_are_equal(_) ->
     ok = proctab_nif:setattr(Zone, ?NAME, Pairs),
     ?assertEqual(lists:sort(Pairs), lists:sort(proctab_nif:attrs(Zone, ?NAME))),
     %% Made anew, as a look-up does from a message.
-    [{ok, N} = proctab_nif:getattr(Zone, ?NAME, binary_to_term(term_to_binary(Key))) || {Key, N} <- Pairs],
+    [
+        {ok, N} = proctab_nif:getattr(Zone, ?NAME, binary_to_term(term_to_binary(Key)))
+     || {Key, N} <- Pairs
+    ],
     [true = proctab_nif:insert(Zone, Key, self(), N, self()) || {Key, N} <- Pairs],
-    [{running, _, _, N} = proctab_nif:child(Zone, binary_to_term(term_to_binary(Key))) || {Key, N} <- Pairs].
+    [
+        {running, _, _, N} = proctab_nif:child(Zone, binary_to_term(term_to_binary(Key)))
+     || {Key, N} <- Pairs
+    ].
 
 pids_of_other_nodes_are_processes_of_tables(_) ->
     Table = ?FUNCTION_NAME,
@@ -384,10 +410,14 @@ page(Zone, From, What, Acc) ->
 keeper() ->
     spawn_link(fun Keeper() ->
         receive
-            {say, From, Say} -> From ! {self(), Say()}, Keeper()
+            {say, From, Say} ->
+                From ! {self(), Say()},
+                Keeper()
         end
     end).
 
 said(Keeper, Say) ->
     Keeper ! {say, self(), Say},
-    receive {Keeper, Answer} -> Answer end.
+    receive
+        {Keeper, Answer} -> Answer
+    end.

@@ -1,6 +1,6 @@
-%% Promise: the module of the native functions may be deleted, purged and loaded again in a running system. All
-%% tables are there, all names and keys are found, handles and places among waiters mean what they meant, and
-%% tables go with their owners.
+%% Promise: the module of the native functions may be deleted, purged and loaded again in a
+%% running system. All tables are there, all names and keys are found, handles and places among
+%% waiters mean what they meant, and tables go with their owners.
 %%
 %% Each case runs in a VM of its own.
 -module(nif_reload_SUITE).
@@ -55,7 +55,18 @@ names_and_keys() ->
     _ = proctab_nif:zone_open(zone),
     ok = proctab_nif:processes_open(table, self()),
     %% Short ones, encoded ones, and copies.
-    Names = [a, 1.5, <<"b">>, {c, [d]}, lists:seq(1, 2000), {make_ref()}, binary:copy(<<"name">>, 2000), #{make_ref() => 1}, <<1:3>>, {0.0}],
+    Names = [
+        a,
+        1.5,
+        <<"b">>,
+        {c, [d]},
+        lists:seq(1, 2000),
+        {make_ref()},
+        binary:copy(<<"name">>, 2000),
+        #{make_ref() => 1},
+        <<1:3>>,
+        {0.0}
+    ],
     [true = proctab_nif:insert(zone, Name, self(), {spec, Name}, self()) || Name <- Names],
     [ok = proctab_nif:setattr(zone, a, Key, Key) || Key <- Names],
     [ok = proctab_nif:register(table, self(), Name) || Name <- Names],
@@ -97,14 +108,37 @@ handles() ->
             ok = proctab_nif:zone_stop(Handle),
             stopping = proctab_nif:terminating(Zone, name, normal),
             ok = proctab_nif:zone_close(Handle),
-            badarg = try proctab_nif:find(Zone, name) catch error:badarg -> badarg end,
+            badarg =
+                try
+                    proctab_nif:find(Zone, name)
+                catch
+                    error:badarg -> badarg
+                end,
             {name, terminating, undefined, Zone} = proctab_nif:kept(Handle, Self)
         end
      || {Zone, Handle} <- Handles
     ],
     %% What is no handle of a zone is none after a reload.
-    NoHandles = [make_ref(), atomics:new(1, []), element(1, begin _ = proctab_nif:zone_open(first), proctab_nif:wait_for(first, name) end)],
-    [badarg = try proctab_nif:zone_stop(NoHandle) catch error:badarg -> badarg end || NoHandle <- NoHandles],
+    NoHandles = [
+        make_ref(),
+        atomics:new(1, []),
+        element(
+            1,
+            begin
+                _ = proctab_nif:zone_open(first),
+                proctab_nif:wait_for(first, name)
+            end
+        )
+    ],
+    [
+        badarg =
+            try
+                proctab_nif:zone_stop(NoHandle)
+            catch
+                error:badarg -> badarg
+            end
+     || NoHandle <- NoHandles
+    ],
     ok.
 
 page(Handle, From, Acc) ->
@@ -126,7 +160,10 @@ waiters() ->
     3 = proctab_nif:waiting(zone),
     [{1, {_, Id, _}}, {2, {Second, _, _}}, {3, _}] = Waits,
     1 = proctab_nif:increment(zone, [make_ref_of(1), name], key, 1, 1),
-    receive {'$proctab_woken', Id} -> ok after 0 -> error(not_woken) end,
+    receive
+        {'$proctab_woken', Id} -> ok
+    after 0 -> error(not_woken)
+    end,
     true = proctab_nif:stop_waiting(Second),
     false = proctab_nif:stop_waiting(Second),
     1 = proctab_nif:waiting(zone),
@@ -136,13 +173,16 @@ waiters() ->
         2 = proctab_nif:waiting(zone),
         reload()
     end),
-    receive {'DOWN', Monitor, process, Pid, normal} -> ok end,
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok
+    end,
     tracked_process:eventually(fun() -> proctab_nif:waiting(zone) =:= 1 end),
     ok.
 
 %% A term that is kept as a copy.
 make_ref_of(N) ->
-    persistent_term:get({?MODULE, N}, undefined) =/= undefined orelse persistent_term:put({?MODULE, N}, make_ref()),
+    persistent_term:get({?MODULE, N}, undefined) =/= undefined orelse
+        persistent_term:put({?MODULE, N}, make_ref()),
     persistent_term:get({?MODULE, N}).
 
 owners() ->
@@ -151,13 +191,19 @@ owners() ->
         _ = proctab_nif:zone_open(zone),
         ok = proctab_nif:processes_open(table, self()),
         Test ! opened,
-        receive stop -> ok end
+        receive
+            stop -> ok
+        end
     end),
-    receive opened -> ok end,
+    receive
+        opened -> ok
+    end,
     reload(),
     [{processes, table, Owner}, {zone, zone, Owner}] = lists:sort(proctab_nif:tables()),
     Owner ! stop,
-    receive {'DOWN', Monitor, process, _, _} -> ok end,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
     tracked_process:eventually(fun() -> proctab_nif:tables() =:= [] end),
     _ = proctab_nif:zone_open(zone),
     ok = proctab_nif:processes_open(table, self()),
@@ -186,10 +232,19 @@ children() ->
     After = tracked_child:open(zone, {Name}),
     {ok, After} = gen_tracker:find(zone, {Name}),
     ok = gen_tracker:setattr(zone, Name, [{key, 1}]),
-    receive {gen_tracker, zone, {up, {Name}, After}} -> ok after 5000 -> error(not_told) end,
+    receive
+        {gen_tracker, zone, {up, {Name}, After}} -> ok
+    after 5000 -> error(not_told)
+    end,
     Monitors = [monitor(process, Pid) || Pid <- [Before, After]],
     unlink(Tracker),
     ok = gen_server:call(zone, stop),
-    [receive {'DOWN', Monitor, process, _, shutdown} -> ok after 5000 -> error(not_stopped) end || Monitor <- Monitors],
+    [
+        receive
+            {'DOWN', Monitor, process, _, shutdown} -> ok
+        after 5000 -> error(not_stopped)
+        end
+     || Monitor <- Monitors
+    ],
     undefined = whereis(zone),
     ok.

@@ -1,5 +1,6 @@
-%% Promise: names, keys and values may be any terms; they are compared with `=:=` and come back exactly as they went in;
-%% large binaries are shared, and references and funs go on working after the process that stored them is gone.
+%% Promise: names, keys and values may be any terms; they are compared with `=:=` and come back
+%% exactly as they went in; large binaries are shared, and references and funs go on working after
+%% the process that stored them is gone.
 %%
 %% The terms and the properties are in prop_terms. Each case has a zone of its own name.
 -module(terms_SUITE).
@@ -93,7 +94,10 @@ one_term_of_every_kind_comes_back_exactly_as_value_key_and_name(Config) ->
 
 binaries_of_every_size_come_back_exactly(Config) ->
     Zone = zone(Config),
-    Values = [{{Size, Offset}, prop_terms:part(Size, Offset)} || Size <- prop_terms:sizes(), Offset <- [0, 3]],
+    Values = [
+        {{Size, Offset}, prop_terms:part(Size, Offset)}
+     || Size <- prop_terms:sizes(), Offset <- [0, 3]
+    ],
     [?assert(prop_terms:pair_comes_back(Zone, Value, Value, Value)) || {_, Value} <- Values],
     _ = open(Zone, ?NAME),
     ok = setattr(Zone, ?NAME, Values),
@@ -105,14 +109,20 @@ nearly_equal_terms_are_different_keys(Config) ->
     [ok = setattr(Zone, ?NAME, Key, Value) || {Key, Value} <- maps:to_list(Different)],
     ?assertEqual(map_size(Different), length(info(Zone, ?NAME))),
     ?assertEqual(Different, maps:from_list(info(Zone, ?NAME))),
-    [?assertEqual({ok, Value}, getattr(Zone, ?NAME, Key)) || {Key, Value} <- maps:to_list(Different)].
+    [
+        ?assertEqual({ok, Value}, getattr(Zone, ?NAME, Key))
+     || {Key, Value} <- maps:to_list(Different)
+    ].
 
 nearly_equal_terms_are_different_names(Config) ->
     Zone = zone(Config),
     Different = maps:from_list([{Name, N} || {N, Name} <- numbered(prop_terms:alike())]),
     Children = maps:map(fun(Name, _) -> open(Zone, Name) end, Different),
     [ok = setattr(Zone, Name, n, {number, N}) || {Name, N} <- maps:to_list(Different)],
-    [?assertEqual({ok, Pid}, gen_tracker:find(Zone, Name)) || {Name, Pid} <- maps:to_list(Children)],
+    [
+        ?assertEqual({ok, Pid}, gen_tracker:find(Zone, Name))
+     || {Name, Pid} <- maps:to_list(Children)
+    ],
     [?assertEqual([{n, {number, N}}], info(Zone, Name)) || {Name, N} <- maps:to_list(Different)],
     Shown = [{Name, Pid} || {Name, Pid, worker, []} <- gen_tracker:which_children(Zone)],
     ?assertEqual(map_size(Children), length(Shown)),
@@ -128,7 +138,9 @@ maps_that_grew_in_different_ways_are_the_same_name_and_key(Config) ->
             Pairs = [{{key, N}, N} || N <- lists:seq(1, Size)],
             Grown = maps:from_list(Pairs),
             Backwards = lists:foldr(fun({Key, N}, Map) -> Map#{Key => N} end, #{}, Pairs),
-            Shrunk = maps:without(lists:seq(1, 100), maps:merge(maps:from_keys(lists:seq(1, 100), x), Grown)),
+            Shrunk = maps:without(
+                lists:seq(1, 100), maps:merge(maps:from_keys(lists:seq(1, 100), x), Grown)
+            ),
             Pid = open(Zone, Grown),
             ok = setattr(Zone, Backwards, Grown, 1),
             [{ok, Pid} = gen_tracker:find(Zone, Map) || Map <- [Grown, Backwards, Shrunk]],
@@ -181,8 +193,15 @@ nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
             _ = open(Zone, Term),
             ?assertEqual(Term, apart(fun() -> ok(getattr(Zone, ?NAME, key)) end)),
             [{Term, key}] = [Pair || {Term2, key} = Pair <- info(Zone, ?NAME), Term2 =:= Term],
-            Stored = [fun() -> ok(getattr(Zone, ?NAME, key)) end, fun() -> info(Zone, ?NAME) end, fun() -> gen_tracker:names(Zone) end],
-            [?assertEqual({Size, []}, {Size, apart(fun() -> too_large(Read()) end)}) || Read <- Stored],
+            Stored = [
+                fun() -> ok(getattr(Zone, ?NAME, key)) end,
+                fun() -> info(Zone, ?NAME) end,
+                fun() -> gen_tracker:names(Zone) end
+            ],
+            [
+                ?assertEqual({Size, []}, {Size, apart(fun() -> too_large(Read()) end)})
+             || Read <- Stored
+            ],
             ok = gen_tracker:delattr(Zone, ?NAME, Term),
             ok = supervisor:terminate_child(Zone, Term)
         end
@@ -191,12 +210,19 @@ nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
         Term <- within(Part)
     ].
 
-%% Parts of a large binary: in the middle, at its begin, at its end, and not beginning, or not ending, at a byte.
+%% Parts of a large binary: in the middle, at its begin, at its end, and not beginning, or not
+%% ending, at a byte.
 parts(Size) ->
     Large = binary:copy(<<"large binary">>, 100000),
     <<_:3, Unaligned:Size/binary, _/bits>> = Large,
     <<_:5/binary, Bits:(8 * Size + 3)/bits, _/bits>> = Large,
-    [binary:part(Large, 5, Size), binary:part(Large, 0, Size), binary:part(Large, byte_size(Large), -Size), Unaligned, Bits] ++
+    [
+        binary:part(Large, 5, Size),
+        binary:part(Large, 0, Size),
+        binary:part(Large, byte_size(Large), -Size),
+        Unaligned,
+        Bits
+    ] ++
         %% All but a byte.
         [binary:part(Large, Begin, byte_size(Large) - 1) || Size =:= 0, Begin <- [0, 1]].
 
@@ -209,7 +235,17 @@ within(Part) ->
         {make_ref(), {[], Part, {Part}}},
         #{make_ref() => Part, Part => key},
         maps:from_list([{Part, N} || N <- [1]] ++ [{N, [Part]} || N <- lists:seq(1, 40)]),
-        [[{N, [Part, []]} || N <- lists:seq(1, 100)], <<>>, 1 bsl 80, 1.5, self(), {}, #{}, <<"short">>, fun erlang:length/1]
+        [
+            [{N, [Part, []]} || N <- lists:seq(1, 100)],
+            <<>>,
+            1 bsl 80,
+            1.5,
+            self(),
+            {},
+            #{},
+            <<"short">>,
+            fun erlang:length/1
+        ]
     ].
 
 %% The binaries that the calling process has something of, and that are larger than what it has.
@@ -228,12 +264,15 @@ binaries(Tuple) when is_tuple(Tuple) -> binaries(tuple_to_list(Tuple));
 binaries(Map) when is_map(Map) -> binaries(maps:to_list(Map));
 binaries(_) -> [].
 
-%% A binary to which its process appends has room for more; when somebody else looks at it, this ends.
+%% A binary to which its process appends has room for more; when somebody else looks at it, this
+%% ends.
 nothing_stored_keeps_a_binary_that_grows(Config) ->
     Zone = with_child(Config),
     [
         begin
-            Grown = lists:foldl(fun(N, Binary) -> <<Binary/binary, N:Size/unit:8>> end, <<>>, lists:seq(1, 10)),
+            Grown = lists:foldl(
+                fun(N, Binary) -> <<Binary/binary, N:Size/unit:8>> end, <<>>, lists:seq(1, 10)
+            ),
             Older = binary:part(Grown, 0, byte_size(Grown) - Size),
             More = <<Grown/binary, 0>>,
             ok = setattr(Zone, ?NAME, [{older, Older}, {all, {make_ref(), Grown, More}}]),
@@ -269,13 +308,23 @@ a_whole_binary_beside_parts_is_shared(Config) ->
 a_deep_term_with_a_part_of_a_binary_comes_back(Config) ->
     Zone = with_child(Config),
     Part = binary:part(binary:copy(<<8>>, 300000), 1, 5000),
-    Deep = lists:foldl(fun(N, Inner) -> element(1 + N rem 3, {{N, Inner}, [Inner, N], #{N => Inner}}) end, Part, lists:seq(1, 100000)),
+    Deep = lists:foldl(
+        fun(N, Inner) -> element(1 + N rem 3, {{N, Inner}, [Inner, N], #{N => Inner}}) end,
+        Part,
+        lists:seq(1, 100000)
+    ),
     Long = [[N, Part] || N <- lists:seq(1, 1000)] ++ lists:seq(1, 300000),
     [
         begin
             ok = setattr(Zone, ?NAME, key, Term),
             ?assert({ok, Term} =:= getattr(Zone, ?NAME, key)),
-            ?assertEqual([], apart(fun() -> {ok, _} = getattr(Zone, ?NAME, key), identities(300000) end))
+            ?assertEqual(
+                [],
+                apart(fun() ->
+                    {ok, _} = getattr(Zone, ?NAME, key),
+                    identities(300000)
+                end)
+            )
         end
      || Term <- [Deep, Long]
     ].
@@ -293,22 +342,36 @@ an_atomics_reference_works_after_its_creator_died(Config) ->
 
 a_counters_reference_works_after_its_creator_died(Config) ->
     Zone = with_child(Config),
-    Count = fun(Ref) -> counters:add(Ref, 1, 1), counters:get(Ref, 1) end,
-    [outlives_its_creator(Zone, fun() -> counters:new(1, [Kind]) end, Count) || Kind <- [atomics, write_concurrency]].
+    Count = fun(Ref) ->
+        counters:add(Ref, 1, 1),
+        counters:get(Ref, 1)
+    end,
+    [
+        outlives_its_creator(Zone, fun() -> counters:new(1, [Kind]) end, Count)
+     || Kind <- [atomics, write_concurrency]
+    ].
 
 a_table_identifier_works_after_its_writer_died(Config) ->
     Zone = with_child(Config),
     Table = ets:new(rows, [public]),
     apart(fun() -> ok = setattr(Zone, ?NAME, table, Table) end),
-    [true = apart(fun() -> ets:insert_new(ok(getattr(Zone, ?NAME, table)), {N}) end) || N <- [1, 2]],
+    [
+        true = apart(fun() -> ets:insert_new(ok(getattr(Zone, ?NAME, table)), {N}) end)
+     || N <- [1, 2]
+    ],
     [{1}, {2}] = lists:sort(ets:tab2list(Table)).
 
-%% A process stores what New makes, bare and within other terms, and dies. What is read counts on for all readers.
+%% A process stores what New makes, bare and within other terms, and dies. What is read counts on
+%% for all readers.
 outlives_its_creator(Zone, New, Count) ->
     apart(fun() ->
         Made = New(),
         Closed = fun() -> Count(Made) end,
-        ok = setattr(Zone, ?NAME, [{bare, Made}, {within, {[1 | Made], #{key => Made}}}, {closed, Closed}])
+        ok = setattr(Zone, ?NAME, [
+            {bare, Made},
+            {within, {[1 | Made], #{key => Made}}},
+            {closed, Closed}
+        ])
     end),
     true = erlang:garbage_collect(),
     Bare = fun() -> Count(ok(getattr(Zone, ?NAME, bare))) end,
@@ -325,10 +388,16 @@ a_fun_works_after_its_creator_died(Config) ->
     apart(fun() ->
         Large = binary:copy(<<"x">>, 100000),
         Captured = {self(), 1 bsl 70, Large, #{a => -0.0}},
-        ok = setattr(Zone, ?NAME, [{local, fun(More) -> {More, Captured} end}, {external, fun erlang:byte_size/1}])
+        ok = setattr(Zone, ?NAME, [
+            {local, fun(More) -> {More, Captured} end},
+            {external, fun erlang:byte_size/1}
+        ])
     end),
     true = erlang:garbage_collect(),
-    {more, {Creator, 1180591620717411303424, Large, #{a := Zero}}} = (ok(getattr(Zone, ?NAME, local)))(more),
+    {
+        more,
+        {Creator, 1180591620717411303424, Large, #{a := Zero}}
+    } = (ok(getattr(Zone, ?NAME, local)))(more),
     false = is_process_alive(Creator),
     <<-0.0/float>> = <<Zero/float>>,
     100000 = (ok(getattr(Zone, ?NAME, external)))(Large).

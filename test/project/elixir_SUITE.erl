@@ -1,5 +1,7 @@
-%% Promise: Elixir uses proctab as doc/elixir.md says. The guide's project, which is in examples/elixir, is made, built by mix with a dependency from git, and
-%% tested, by the commands of the guide. Its own tests are what proves the rest; they run the sessions of the guide as well.
+%% Promise: Elixir uses proctab as doc/elixir.md says. The guide's project, which is in
+%% examples/elixir, is made, built by mix with a dependency from git, and tested, by the commands
+%% of the guide. Its own tests are what proves the rest; they run the sessions of the guide as
+%% well.
 -module(elixir_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -23,8 +25,14 @@ all() ->
 
 %% Sessions and commands are run.
 every_block_of_elixir_is_in_the_project(_Config) ->
-    Texts = [unindented(Text) || Text <- texts(filename:join(root(), "examples/elixir"), "**/*.{ex,exs}")],
-    Blocks = [{Document, Block} || Document <- ["README.md", ?GUIDE], Block <- documents:blocks(Document)],
+    Texts = [
+        unindented(Text)
+     || Text <- texts(filename:join(root(), "examples/elixir"), "**/*.{ex,exs}")
+    ],
+    Blocks = [
+        {Document, Block}
+     || Document <- ["README.md", ?GUIDE], Block <- documents:blocks(Document)
+    ],
     Missing = [
         {Document, Line}
      || {Document, {Line, Language, Block}} <- Blocks,
@@ -34,7 +42,8 @@ every_block_of_elixir_is_in_the_project(_Config) ->
 
 is_covered(?GUIDE, "sh", _, _) -> true;
 is_covered(?GUIDE, "elixir", "iex> " ++ _, _) -> true;
-is_covered(_, "elixir", Block, Texts) -> lists:any(fun(Text) -> string:find(Text, Block) =/= nomatch end, Texts);
+is_covered(_, "elixir", Block, Texts) ->
+    lists:any(fun(Text) -> string:find(Text, Block) =/= nomatch end, Texts);
 is_covered(Document, _, _, _) -> Document =/= ?GUIDE.
 
 the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
@@ -49,16 +58,23 @@ the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
     _ = documents:run(root(), [], ["cp -R examples/elixir/. '", Project, "'"]),
     Output = documents:run(Project, Env, Commands),
     Sessions = length([Block || {_, "elixir", "iex> " ++ _ = Block} <- documents:blocks(?GUIDE)]),
-    Tests = length(lists:append([matches("^ *test \"", Text) || Text <- texts(Project, "test/*_test.exs")])),
+    Tests = length(
+        lists:append([matches("^ *test \"", Text) || Text <- texts(Project, "test/*_test.exs")])
+    ),
     ?assert(Sessions > 0 andalso Tests > 0),
     Result = io_lib:format("~w doctests, ~w tests, 0 failures\n", [Sessions, Tests]),
     ?assertNotEqual(nomatch, string:find(Output, Result), {Result, Output}).
 
-%% Nothing of the user's is written to but what cargo downloads; and what it compiles for the repository, a later run can use.
+%% Nothing of the user's is written to but what cargo downloads; and what it compiles for the
+%% repository, a later run can use.
 env(Dir) ->
     [
-        {"HOME", Dir}, {"MIX_HOME", filename:join(Dir, "mix")}, {"MIX_ENV", false}, {"MIX_REBAR3", false},
-        {"CARGO_HOME", home("CARGO_HOME", ".cargo")}, {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")},
+        {"HOME", Dir},
+        {"MIX_HOME", filename:join(Dir, "mix")},
+        {"MIX_ENV", false},
+        {"MIX_REBAR3", false},
+        {"CARGO_HOME", home("CARGO_HOME", ".cargo")},
+        {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")},
         {"CARGO_TARGET_DIR", filename:join(root(), "target/example")}
         | documents:repository(filename:join(Dir, "proctab"))
     ].
@@ -67,7 +83,13 @@ home(Variable, Default) ->
     os:getenv(Variable, filename:join(os:getenv("HOME"), Default)).
 
 texts(Dir, Pattern) ->
-    [begin {ok, Text} = file:read_file(filename:join(Dir, File)), binary_to_list(Text) end || File <- filelib:wildcard(Pattern, Dir)].
+    [
+        begin
+            {ok, Text} = file:read_file(filename:join(Dir, File)),
+            binary_to_list(Text)
+        end
+     || File <- filelib:wildcard(Pattern, Dir)
+    ].
 
 %% A block may stand deeper in a file than in the guide.
 unindented(Text) ->

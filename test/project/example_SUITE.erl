@@ -1,5 +1,7 @@
-%% Promise: a rebar3 project that has proctab as a dependency, in `_checkouts' or from a git repository, calls all three modules by their old names, beside the
-%% applications that two of the originals come from; in the shell, and from a release that is moved elsewhere, with the native library in it.
+%% Promise: a rebar3 project that has proctab as a dependency, in `_checkouts' or from a git
+%% repository, calls all three modules by their old names, beside the applications that two of the
+%% originals come from; in the shell, and from a release that is moved elsewhere, with the native
+%% library in it.
 -module(example_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -22,12 +24,20 @@ all() ->
 
 a_project_with_checkouts_runs_in_the_shell(Config) ->
     Project = with_checkouts(project(?FUNCTION_NAME, Config)),
-    Shell = start(Project, os:find_executable("rebar3"), ["shell", "--apps", "example", "--config", "config/sys.config"]),
+    Shell = start(Project, os:find_executable("rebar3"), [
+        "shell",
+        "--apps",
+        "example",
+        "--config",
+        "config/sys.config"
+    ]),
     _ = await(Shell, "Booted example", <<>>),
     true = port_command(Shell, "example:run().\n"),
     Output = await(Shell, "running =>.*}}", <<>>),
     true = port_command(Shell, "halt().\n"),
-    receive {Shell, {exit_status, Status}} -> ?assertEqual(0, Status) end,
+    receive
+        {Shell, {exit_status, Status}} -> ?assertEqual(0, Status)
+    end,
     assert_run(Output, filename:join(Project, "_build/default/checkouts/proctab")).
 
 a_project_with_checkouts_runs_as_a_release_elsewhere(Config) ->
@@ -37,20 +47,32 @@ a_project_with_checkouts_runs_as_a_release_elsewhere(Config) ->
 
 a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     Project = project(?FUNCTION_NAME, Config),
-    edit(Project, "rebar.config", "{deps, \\[proctab,", ["{deps, [{proctab, {git, \"file://", repository(Config), "\", {branch, \"main\"}}},"]),
+    edit(Project, "rebar.config", "{deps, \\[proctab,", [
+        "{deps, [{proctab, {git, \"file://",
+        repository(Config),
+        "\", {branch, \"main\"}}},"
+    ]),
     checkout(Project, "stats_hero"),
-    %% Its own clone is built, where a later run can use what was compiled for it; the tree's own build is not to be touched.
+    %% Its own clone is built, where a later run can use what was compiled for it; the tree's own
+    %% build is not to be touched.
     Target = filename:join(root(), "target/example"),
     ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
     assert_release_runs(Project, Config).
 
-%% This is why the README tells to exclude it.
+%% This is why doc/swapping.md says to exclude it.
 a_release_with_a_module_twice_is_refused(Config) ->
     Project = with_checkouts(project(?FUNCTION_NAME, Config)),
     edit(Project, "rebar.config", "{exclude_modules.*\\]\\}", "{exclude_modules, []}"),
     {Status, Output} = run(Project, "rebar3 release"),
     ?assertNotEqual(0, Status),
-    ?assertMatch({match, _}, re:run(Output, "Duplicated modules:\\s+metrics_process_tracker specified in proctab and metrics"), Output).
+    ?assertMatch(
+        {match, _},
+        re:run(
+            Output,
+            "Duplicated modules:\\s+metrics_process_tracker specified in proctab and metrics"
+        ),
+        Output
+    ).
 
 %% The project
 
@@ -101,14 +123,20 @@ assert_release_runs(Project, Config) ->
         assert_run(Output, Proctab)
     after
         run(Elsewhere, "bin/example stop"),
-        receive {Node, {exit_status, _}} -> ok end,
+        receive
+            {Node, {exit_status, _}} -> ok
+        end,
         file:del_dir_r(Elsewhere)
     end.
 
 pong(Node, Elsewhere) ->
     case run(Elsewhere, "bin/example ping") of
         {0, _} -> ok;
-        _ -> receive {Node, {exit_status, Status}} -> error({ended, Status}) after 100 -> pong(Node, Elsewhere) end
+        _ ->
+            receive
+                {Node, {exit_status, Status}} -> error({ended, Status})
+            after 100 -> pong(Node, Elsewhere)
+            end
     end.
 
 assert_run(Output, Proctab) ->
@@ -122,7 +150,12 @@ assert_run(Output, Proctab) ->
     ],
     [
         ?assertNotEqual(nomatch, string:find(Output, ["\"", Proctab, File, "\""]), Output)
-     || File <- ["/ebin/gen_tracker.beam", "/ebin/metrics_process_tracker.beam", "/ebin/stats_hero_monitor.beam", "/priv"]
+     || File <- [
+            "/ebin/gen_tracker.beam",
+            "/ebin/metrics_process_tracker.beam",
+            "/ebin/stats_hero_monitor.beam",
+            "/priv"
+        ]
     ].
 
 %% Programs
@@ -132,7 +165,14 @@ run(Dir, Command) ->
     ended(Port, <<>>).
 
 start(Dir, Program, Args) ->
-    open_port({spawn_executable, Program}, [{args, Args}, {cd, Dir}, {env, [{"TERM", "dumb"}]}, exit_status, stderr_to_stdout, binary]).
+    open_port({spawn_executable, Program}, [
+        {args, Args},
+        {cd, Dir},
+        {env, [{"TERM", "dumb"}]},
+        exit_status,
+        stderr_to_stdout,
+        binary
+    ]).
 
 ended(Port, Output) ->
     receive

@@ -1,5 +1,5 @@
-%% Promise: every block of code in README.md and in the guides runs as printed. A document is worked through as a reader would, from its first block to its last,
-%% in an empty folder:
+%% Promise: every block of code in README.md and in the guides runs as printed. A document is
+%% worked through as a reader would, from its first block to its last, in an empty folder:
 %%
 %% - commands of the shell are run where the ones before them have led to; `make' is asked whether it has such a target;
 %% - a module, and the terms of a configuration, become the project's files of that name, once a command has made a project; before, a module is compiled,
@@ -25,6 +25,9 @@ all() ->
     [
         a_rule_covers_every_block,
         every_link_between_documents_leads_somewhere,
+        every_suite_and_target_that_documents_name_exists,
+        no_line_of_a_document_is_longer_than_100_columns,
+        the_figures_of_the_readme_are_those_of_the_results,
         every_document_runs_as_printed,
         an_overridden_dependency_is_compiled_without_its_module,
         a_release_leaves_out_the_modules_of_the_originals
@@ -33,15 +36,59 @@ all() ->
 a_rule_covers_every_block(_Config) ->
     ?assertEqual([], [{Document, Line} || Document <- documents:names(), {Line, _, _} = Block <- documents:blocks(Document),
                                           not is_covered(documents:kind(Block), Document)]),
-    [?assertEqual({Document, documents:fences(Document)}, {Document, 2 * length(documents:blocks(Document))}) || Document <- documents:names()].
+    [
+        ?assertEqual({Document, documents:fences(Document)}, {
+            Document,
+            2 * length(documents:blocks(Document))
+        })
+     || Document <- documents:names()
+    ].
 
 every_link_between_documents_leads_somewhere(_Config) ->
-    Links = [{Document, Link} || Document <- documents:names(), Link <- documents:links(Document)],
+    Links = [{Document, Link} || Document <- documents:pages(), Link <- documents:links(Document)],
     ?assertNotEqual([], Links),
-    ?assertEqual([], [{Document, Link} || {Document, Link} <- Links, not filelib:is_file(filename:join([root(), filename:dirname(Document), Link]))]).
+    ?assertEqual([], [Link || Link <- Links, not leads_somewhere(Link)]).
+
+leads_somewhere({Document, {"", Section}}) ->
+    lists:member(Section, documents:anchors(Document));
+leads_somewhere({Document, {Link, Section}}) ->
+    File = filename:join(filename:dirname(Document), Link),
+    filelib:is_file(filename:join(root(), File)) andalso
+        (Section =:= "" orelse lists:member(Section, documents:anchors(File))).
+
+every_suite_and_target_that_documents_name_exists(_Config) ->
+    Named = fun(Expression) ->
+        [{Document, Name} || Document <- documents:pages(),
+            Name <- documents:mentioned(Expression, Document)]
+    end,
+    Suites = Named("\\b([a-z_]+_SUITE)\\b"),
+    Exists = fun(Suite) -> filelib:wildcard("test/**/" ++ Suite ++ ".erl", root()) =/= [] end,
+    ?assertEqual([], [Missing || {_, Suite} = Missing <- Suites, not Exists(Suite)]),
+    Targets = lists:usort([Target || {_, Target} <- Named("(?m)(?:`|^)make ([a-z][a-z-]*)")]),
+    ?assert(length(Suites) > 0 andalso length(Targets) > 0),
+    _ = documents:run(root(), [], ["make -n ", lists:join(" ", Targets), " >/dev/null"]).
+
+no_line_of_a_document_is_longer_than_100_columns(_Config) ->
+    Long = [{Document, Line} || Document <- documents:pages(),
+        Line <- documents:long_lines(Document)],
+    ?assertEqual([], Long).
+
+%% And so they are of one commit, which both name.
+the_figures_of_the_readme_are_those_of_the_results(_Config) ->
+    Results = documents:text("bench/results/results.md"),
+    Rows = documents:mentioned("(?m)^(\\|.*\\d [nµm]?s \\|.*)$", "README.md"),
+    Figures = [string:trim(Cell) || Row <- Rows, Cell <- tl(tl(string:split(Row, "|", all)))],
+    Commits = documents:mentioned("(?m)^(.*; commit [0-9a-f]+\\.)$", "README.md"),
+    ?assertMatch([_], Commits),
+    ?assertEqual(6, length(Rows)),
+    Missing = [Text || Text <- Commits ++ Figures, Text =/= "-",
+        string:find(Results, unicode:characters_to_binary(Text)) =:= nomatch],
+    ?assertEqual([], Missing).
 
 is_covered(unknown, Document) -> Document =:= "doc/elixir.md";
-is_covered(elixir, Document) -> lists:member(Document, ?ELIXIR) andalso filelib:is_regular(filename:join(root(), "test/project/elixir_SUITE.erl"));
+is_covered(elixir, Document) ->
+    lists:member(Document, ?ELIXIR) andalso
+        filelib:is_regular(filename:join(root(), "test/project/elixir_SUITE.erl"));
 is_covered(_, _) -> true.
 
 every_document_runs_as_printed(Config) ->
@@ -51,7 +98,13 @@ every_document_runs_as_printed(Config) ->
             Dir = filename:join(folder(Config), filename:basename(Document, ".md")),
             ok = filelib:ensure_path(Dir),
             Reader = #{dir => Dir, env => Env, project => false, shell => none},
-            close(lists:foldl(fun(Block, Before) -> read(Document, Block, Before) end, Reader, documents:blocks(Document)))
+            close(
+                lists:foldl(
+                    fun(Block, Before) -> read(Document, Block, Before) end,
+                    Reader,
+                    documents:blocks(Document)
+                )
+            )
         end,
         documents:names() -- ["doc/elixir.md"]
     ).
@@ -60,18 +113,33 @@ every_document_runs_as_printed(Config) ->
 an_overridden_dependency_is_compiled_without_its_module(Config) ->
     Project = project([metrics, stats_hero], overrides, Config),
     Metrics = filename:join(Project, "_checkouts/metrics/src"),
-    write(filename:join(Metrics, "metrics.app.src"), "{application, metrics, [{vsn, \"1\"}, {applications, [kernel, stdlib]}]}."),
-    [write(filename:join(Metrics, [Module, ".erl"]), ["-module(", Module, ").\n"]) || Module <- ["metrics", "metrics_process_tracker"]],
+    write(
+        filename:join(Metrics, "metrics.app.src"),
+        "{application, metrics, [{vsn, \"1\"}, {applications, [kernel, stdlib]}]}."
+    ),
+    [
+        write(filename:join(Metrics, [Module, ".erl"]), ["-module(", Module, ").\n"])
+     || Module <- ["metrics", "metrics_process_tracker"]
+    ],
     _ = documents:run(Project, [], "rebar3 compile"),
-    Compiled = filelib:wildcard(filename:join(Project, "_build/default/checkouts/{metrics,stats_hero}/ebin/*.beam")),
-    ?assertEqual(["metrics", "stats_hero", "stats_hero_app", "stats_hero_sup"], lists:sort([filename:basename(File, ".beam") || File <- Compiled])).
+    Compiled = filelib:wildcard(
+        filename:join(Project, "_build/default/checkouts/{metrics,stats_hero}/ebin/*.beam")
+    ),
+    ?assertEqual(
+        ["metrics", "stats_hero", "stats_hero_app", "stats_hero_sup"],
+        lists:sort([filename:basename(File, ".beam") || File <- Compiled])
+    ).
 
 a_release_leaves_out_the_modules_of_the_originals(Config) ->
     Project = project([stats_hero], relx, Config),
     _ = documents:run(Project, [], "rebar3 release"),
-    [Modules] = filelib:wildcard(filename:join(Project, "_build/default/rel/example/lib/stats_hero-*/ebin/stats_hero.app")),
+    [Modules] = filelib:wildcard(
+        filename:join(Project, "_build/default/rel/example/lib/stats_hero-*/ebin/stats_hero.app")
+    ),
     {ok, [{application, stats_hero, Keys}]} = file:consult(Modules),
-    ?assertEqual([stats_hero, stats_hero_app, stats_hero_sup], lists:sort(proplists:get_value(modules, Keys))).
+    ?assertEqual(
+        [stats_hero, stats_hero_app, stats_hero_sup], lists:sort(proplists:get_value(modules, Keys))
+    ).
 
 %%% Reading on
 
@@ -92,14 +160,25 @@ read_block(commands, {_, _, Commands}, Reader) ->
 read_block(module, {_, _, Text}, #{dir := Dir, project := Project} = Reader) ->
     {match, [Name]} = re:run(Text, "-module\\((\\w+)\\)", [{capture, [1], list}]),
     case Project of
-        true -> write(filename:join([Dir, source_folder(lists:suffix("_tests", Name)), Name ++ ".erl"]), Text);
-        false -> write(filename:join(Dir, Name ++ ".erl"), Text), {ok, _} = compile:file(filename:join(Dir, Name), [{outdir, Dir}, report, warnings_as_errors])
+        true ->
+            write(
+                filename:join([Dir, source_folder(lists:suffix("_tests", Name)), Name ++ ".erl"]),
+                Text
+            );
+        false ->
+            write(filename:join(Dir, Name ++ ".erl"), Text),
+            {ok, _} = compile:file(filename:join(Dir, Name), [
+                {outdir, Dir},
+                report,
+                warnings_as_errors
+            ])
     end,
     Reader;
 read_block(terms, {_, _, Text} = Block, #{dir := Dir, project := Project} = Reader) ->
     Terms = documents:terms(Block),
     case {Project, Terms} of
-        {true, [{application, Name, _}]} -> write(filename:join([Dir, "src", atom_to_list(Name) ++ ".app.src"]), Text);
+        {true, [{application, Name, _}]} ->
+            write(filename:join([Dir, "src", atom_to_list(Name) ++ ".app.src"]), Text);
         {true, _} -> write(filename:join(Dir, "rebar.config"), Text);
         {false, _} -> ?assertEqual([], Terms -- fragments())
     end,
@@ -121,13 +200,25 @@ run_commands([], Reader) ->
 run_commands([Command | Commands], #{dir := Dir, env := Env} = Reader) ->
     Output = documents:run(Dir, Env, [Command, "\npwd"]),
     Now = lists:last(string:lexemes(unicode:characters_to_list(Output), "\n")),
-    run_commands(Commands, Reader#{dir := Now, project := filelib:is_regular(filename:join(Now, "rebar.config"))}).
+    run_commands(
+        Commands,
+        Reader#{dir := Now, project := filelib:is_regular(filename:join(Now, "rebar.config"))}
+    ).
 
-%% A session that begins with the first prompt is of a new shell, if the project's is not just at it.
+%% A session that begins with the first prompt is of a new shell, if the project's is not just at
+%% it.
 with_shell([{1, _, _} | _], #{shell := {new, Shell}} = Reader) ->
     Reader#{shell := Shell};
 with_shell([{1, _, _} | _] = Steps, #{dir := Dir} = Reader) ->
-    Program = ["erl", "-kernel", "logger_level", "emergency", "-pa", filename:dirname(code:which(gen_tracker)), Dir],
+    Program = [
+        "erl",
+        "-kernel",
+        "logger_level",
+        "emergency",
+        "-pa",
+        filename:dirname(code:which(gen_tracker)),
+        Dir
+    ],
     with_shell(Steps, open_shell(Program, [], close(Reader)));
 with_shell(_, Reader) ->
     Reader.
@@ -140,7 +231,8 @@ close(#{shell := Shell} = Reader) ->
     documents:close_shell(Shell),
     Reader#{shell := none}.
 
-%% The address leads to a repository of the tree as it is. What is compiled for it can be used by a later run.
+%% The address leads to a repository of the tree as it is. What is compiled for it can be used by
+%% a later run.
 env(Config) ->
     Repository = documents:repository(filename:join(folder(Config), "proctab")),
     [{"CARGO_TARGET_DIR", filename:join(root(), "target/example")} | Repository].
@@ -148,15 +240,24 @@ env(Config) ->
 %%% The fragments of doc/swapping.md
 
 fragments() ->
-    lists:append([documents:terms(Block) || Block <- documents:blocks("doc/swapping.md"), documents:kind(Block) =:= terms]).
+    lists:append([
+        documents:terms(Block)
+     || Block <- documents:blocks("doc/swapping.md"), documents:kind(Block) =:= terms
+    ]).
 
-%% The project in test/ with a fragment in its configuration, beside the dependency on proctab and those that it had before, which are in `_checkouts'.
+%% The project in test/ with a fragment in its configuration, beside the dependency on proctab and
+%% those that it had before, which are in `_checkouts'.
 project(Before, Key, Config) ->
     Project = filename:join(folder(Config), atom_to_list(Key)),
     Fragments = fragments(),
-    ?assertEqual([deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])),
+    ?assertEqual(
+        [deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])
+    ),
     {deps, Proctab} = lists:keyfind(deps, 1, Fragments),
-    write(filename:join(Project, "rebar.config"), [io_lib:format("~p.~n", [Term]) || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]]),
+    write(filename:join(Project, "rebar.config"), [
+        io_lib:format("~p.~n", [Term])
+     || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]
+    ]),
     _ = documents:run(root(), [], ["cp -R examples/erlang/src '", Project, "' && mkdir '", Project, "/_checkouts' && ",
                                    "cp -R test/stats_hero '", Project, "/_checkouts' && ln -s '", root(), "' '", Project, "/_checkouts/proctab'"]),
     Project.

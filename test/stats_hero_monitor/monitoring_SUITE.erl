@@ -1,5 +1,6 @@
-%% Promise: when a process that is registered at stats_hero_monitor dies, its mapping is cleaned up, once for each registration. What happens when a cleanup fails, or the
-%% monitor, and what others see meanwhile, is in monitoring_failure_SUITE.
+%% Promise: when a process that is registered at stats_hero_monitor dies, its mapping is cleaned up,
+%% once for each registration. Failures of cleanups and of the monitor, and what others see
+%% meanwhile, are in monitoring_failure_SUITE.
 %%
 %% The application around the monitor is the stand-in of `test/stats_hero/`.
 -module(monitoring_SUITE).
@@ -9,46 +10,33 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(stats_hero_monitor, [register/1, registered_count/0]).
+-import(monitored_worker, [monitors/2]).
 -import(monitored_worker, [monitor/0, kill_monitor/0, idle/0, worker/0, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(tracked_process, [kill/1, eventually/1, on_node/2]).
 -import(tracked_child, [down/1, together/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, monitor}]}].
 
 all() ->
     [
         start_link_registers_the_monitor_under_its_name,
         every_function_of_the_original_is_there,
-        register_answers_once_the_pid_is_monitored,
-        register_is_badarg_for_what_is_no_pid,
-        everything_exits_as_usual_when_the_monitor_does_not_run,
-        the_registrations_that_are_alive_are_counted,
+        register_returns_once_the_pid_is_monitored,
+        register_is_badarg_for_a_term_that_is_no_pid,
+        every_function_exits_with_noproc_when_the_monitor_does_not_run,
+        the_registrations_of_live_processes_are_counted,
         a_pid_that_registers_twice_counts_twice,
         a_worker_that_exits_is_cleaned_up,
-        a_pid_that_is_dead_already_is_cleaned_up,
+        a_pid_that_is_already_dead_is_cleaned_up,
         a_pid_of_another_node_is_cleaned_up,
-        a_node_that_goes_down_has_its_pids_cleaned_up,
+        the_pids_of_a_node_that_goes_down_are_cleaned_up,
         an_unknown_call_is_answered_unhandled,
         unknown_casts_and_messages_are_ignored,
         a_forged_message_is_not_taken_for_a_death,
-        nor_is_one_to_the_reaper
+        a_forged_message_to_the_reaper_is_not_taken_for_a_death
     ].
-
-init_per_suite(Config) ->
-    monitored_worker:load_stats_hero(Config).
-
-end_per_suite(_Config) ->
-    monitored_worker:unload_stats_hero().
-
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-end_per_testcase(_Case, _Config) ->
-    _ = logger:remove_handler(tracked_child),
-    monitored_worker:close().
 
 %% Starting
 
@@ -61,13 +49,20 @@ start_link_registers_the_monitor_under_its_name(_) ->
 
 every_function_of_the_original_is_there(_) ->
     {module, _} = code:ensure_loaded(stats_hero_monitor),
-    Callbacks = [{init, 1}, {handle_call, 3}, {handle_cast, 2}, {handle_info, 2}, {terminate, 2}, {code_change, 3}],
+    Callbacks = [
+        {init, 1},
+        {handle_call, 3},
+        {handle_cast, 2},
+        {handle_info, 2},
+        {terminate, 2},
+        {code_change, 3}
+    ],
     Functions = [{start_link, 0}, {register, 1}, {registered_count, 0} | Callbacks],
     ?assertEqual([], Functions -- stats_hero_monitor:module_info(exports)).
 
 %% Registering
 
-register_answers_once_the_pid_is_monitored(_) ->
+register_returns_once_the_pid_is_monitored(_) ->
     Monitor = monitor(),
     [
         begin
@@ -78,21 +73,28 @@ register_answers_once_the_pid_is_monitored(_) ->
      || _ <- lists:seq(1, 100)
     ].
 
-%% Of the one that is monitored the VM may not have told yet.
-monitors(Monitor, Pid) ->
-    {monitors, Monitored} = process_info(Monitor, monitors),
-    lists:member({process, Pid}, Monitored).
-
-%% In the caller: neither a wrong argument nor a wrong request reaches the monitor's life.
-register_is_badarg_for_what_is_no_pid(_) ->
+%% The caller fails, and a wrong request does not end the monitor.
+register_is_badarg_for_a_term_that_is_no_pid(_) ->
     Monitor = monitor(),
     Port = hd(erlang:ports()),
-    NoPids = [atom, stats_hero_monitor, {stats_hero_monitor, node()}, 1, "pid", <<"pid">>, [self()], {self()}, #{}, make_ref(), Port],
+    NoPids = [
+        atom,
+        stats_hero_monitor,
+        {stats_hero_monitor, node()},
+        1,
+        "pid",
+        <<"pid">>,
+        [self()],
+        {self()},
+        #{},
+        make_ref(),
+        Port
+    ],
     [?assertError(badarg, register(NoPid)) || NoPid <- NoPids],
     [?assertEqual(unhandled, gen_server:call(Monitor, {register, NoPid})) || NoPid <- NoPids],
     ?assertEqual({0, Monitor}, {registered_count(), whereis(stats_hero_monitor)}).
 
-everything_exits_as_usual_when_the_monitor_does_not_run(_) ->
+every_function_exits_with_noproc_when_the_monitor_does_not_run(_) ->
     ?assertExit({noproc, {gen_server, call, _}}, register(self())),
     ?assertExit({noproc, {gen_server, call, _}}, registered_count()),
     monitor(),
@@ -100,7 +102,7 @@ everything_exits_as_usual_when_the_monitor_does_not_run(_) ->
     ?assertExit({noproc, {gen_server, call, _}}, register(self())),
     ?assertExit({noproc, {gen_server, call, _}}, registered_count()).
 
-the_registrations_that_are_alive_are_counted(_) ->
+the_registrations_of_live_processes_are_counted(_) ->
     monitor(),
     Workers = [worker() || _ <- lists:seq(1, 10)],
     ?assertEqual(10, registered_count()),
@@ -127,9 +129,9 @@ a_pid_that_registers_twice_counts_twice(_) ->
     settled(),
     ?assertEqual(#{Twice => 2, Once => 1, Often => 100}, calls(Calls)).
 
-%% Dying
+%% Deaths
 
-%% The application as it is, with its own supervisors.
+%% Runs the application with its own supervisors.
 a_worker_that_exits_is_cleaned_up(_) ->
     ok = application:start(stats_hero),
     Calls = count_calls(),
@@ -142,19 +144,34 @@ a_worker_that_exits_is_cleaned_up(_) ->
     Pids = [
         begin
             {ok, Pid} = stats_hero:start_worker(End),
-            ?assertEqual({{ok, Pid}, {ok, End}}, {stats_hero:find_worker(End), stats_hero:find_request(Pid)}),
+            ?assertEqual({{ok, Pid}, {ok, End}}, {
+                stats_hero:find_worker(End),
+                stats_hero:find_request(Pid)
+            }),
             Pid
         end
      || End <- Ends
     ],
     ?assertEqual(length(Ends), registered_count()),
-    lists:foreach(fun({End, Pid}) -> End(Pid), down(Pid) end, lists:zip(Ends, Pids)),
+    lists:foreach(
+        fun({End, Pid}) ->
+            End(Pid),
+            down(Pid)
+        end,
+        lists:zip(Ends, Pids)
+    ),
     settled(),
-    [?assertEqual({undefined, undefined}, {stats_hero:find_worker(End), stats_hero:find_request(Pid)}) || {End, Pid} <- lists:zip(Ends, Pids)],
+    [
+        ?assertEqual({undefined, undefined}, {
+            stats_hero:find_worker(End),
+            stats_hero:find_request(Pid)
+        })
+     || {End, Pid} <- lists:zip(Ends, Pids)
+    ],
     ?assertEqual(maps:from_keys(Pids, 1), calls(Calls)),
     ok = application:stop(stats_hero).
 
-a_pid_that_is_dead_already_is_cleaned_up(_) ->
+a_pid_that_is_already_dead_is_cleaned_up(_) ->
     monitor(),
     Calls = count_calls(),
     Pid = idle(),
@@ -164,21 +181,32 @@ a_pid_that_is_dead_already_is_cleaned_up(_) ->
             ok = stats_hero:map(request, Pid),
             ?assertEqual(ok, register(Pid)),
             settled(),
-            ?assertEqual({undefined, undefined}, {stats_hero:find_worker(request), stats_hero:find_request(Pid)}),
+            ?assertEqual({undefined, undefined}, {
+                stats_hero:find_worker(request),
+                stats_hero:find_request(Pid)
+            }),
             ?assertEqual(#{Pid => Times}, calls(Calls))
         end
      || Times <- [1, 2, 3]
     ].
 
-%% Runs a case in a node that has a name, with the name of a second one.
+%% Runs a case in a distributed node, and calls it with the peer and the name of another one.
 beside_another_node(Case) ->
     StatsHero = filename:dirname(code:which(stats_hero)),
     on_node(#{name => peer:random_name()}, fun() ->
         true = code:add_patha(StatsHero),
         {module, stats_hero} = code:ensure_loaded(stats_hero),
         {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
-        %% The case may have ended it already.
-        try Case(Peer, Node) after try peer:stop(Peer) catch exit:_ -> ended end end
+        %% The case may have stopped it already.
+        try
+            Case(Peer, Node)
+        after
+            try
+                peer:stop(Peer)
+            catch
+                exit:_ -> ended
+            end
+        end
     end).
 
 a_pid_of_another_node_is_cleaned_up(_) ->
@@ -191,13 +219,16 @@ a_pid_of_another_node_is_cleaned_up(_) ->
         ?assertEqual(3, registered_count()),
         kill([Pid]),
         eventually(fun() -> registered_count() =:= 1 end),
-        ?assertEqual({undefined, {ok, {request, Other}}}, {stats_hero:find_request(Pid), stats_hero:find_request(Other)}),
+        ?assertEqual({undefined, {ok, {request, Other}}}, {
+            stats_hero:find_request(Pid),
+            stats_hero:find_request(Other)
+        }),
         ?assertEqual(#{Pid => 2}, calls(Calls)),
         kill([Other]),
         settled()
     end).
 
-a_node_that_goes_down_has_its_pids_cleaned_up(_) ->
+the_pids_of_a_node_that_goes_down_are_cleaned_up(_) ->
     beside_another_node(fun(Peer, Node) ->
         monitor(),
         Calls = count_calls(),
@@ -209,7 +240,7 @@ a_node_that_goes_down_has_its_pids_cleaned_up(_) ->
         peer:stop(Peer),
         eventually(fun() -> registered_count() =:= 1 end),
         ?assertEqual({ok, Here}, {element(1, stats_hero:find_request(Here)), Here}),
-        %% Their node is gone already.
+        %% Their node is down already.
         [?assertEqual(ok, register(Pid)) || Pid <- Late],
         eventually(fun() -> registered_count() =:= 1 end),
         ?assertEqual(1, stats_hero:mapped()),
@@ -218,7 +249,7 @@ a_node_that_goes_down_has_its_pids_cleaned_up(_) ->
         settled()
     end).
 
-%% What the monitor does not know
+%% Unknown calls and messages
 
 an_unknown_call_is_answered_unhandled(_) ->
     Monitor = monitor(),
@@ -226,15 +257,37 @@ an_unknown_call_is_answered_unhandled(_) ->
     ?assertEqual({0, Monitor}, {registered_count(), whereis(stats_hero_monitor)}).
 
 unknown() ->
-    [anything, register, {register}, {register, self(), self()}, {registered_count, 1}, stop, shutdown, {monitor, self()}, [], "", 1, #{}].
+    [
+        anything,
+        register,
+        {register},
+        {register, self(), self()},
+        {registered_count, 1},
+        stop,
+        shutdown,
+        {monitor, self()},
+        [],
+        "",
+        1,
+        #{}
+    ].
 
 unknown_casts_and_messages_are_ignored(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
     Worker = worker(),
-    Casts = [{register, self()}, registered_count, {dead, Worker}, {'DOWN', make_ref(), process, Worker, killed} | unknown()],
+    Casts = [
+        {register, self()},
+        registered_count,
+        {dead, Worker},
+        {'DOWN', make_ref(), process, Worker, killed}
+        | unknown()
+    ],
     [ok = gen_server:cast(Monitor, Cast) || Cast <- Casts],
-    [Monitor ! Message || Message <- [timeout, {'EXIT', Worker, killed}, {make_ref(), ok}, {nodedown, node()} | Casts]],
+    [
+        Monitor ! Message
+     || Message <- [timeout, {'EXIT', Worker, killed}, {make_ref(), ok}, {nodedown, node()} | Casts]
+    ],
     ?assertEqual({1, Monitor}, {registered_count(), whereis(stats_hero_monitor)}),
     ?assertEqual(1, stats_hero:mapped()),
     kill([Worker]),
@@ -257,16 +310,30 @@ a_forged_message_is_not_taken_for_a_death(_) ->
     settled(),
     ?assertEqual(#{Registered => 1}, calls(Calls)).
 
-%% Its name is registered, as well.
-nor_is_one_to_the_reaper(_) ->
+%% The reaper has a registered name, too.
+a_forged_message_to_the_reaper_is_not_taken_for_a_death(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
     Worker = worker(),
-    Casts = [{dead, Worker}, {dead, foo}, {make_ref(), dead, Worker}, {make_ref(), dead, foo}, {count, worker, {self(), make_ref()}}, anything],
+    Casts = [
+        {dead, Worker},
+        {dead, foo},
+        {make_ref(), dead, Worker},
+        {make_ref(), dead, foo},
+        {count, worker, {self(), make_ref()}},
+        anything
+    ],
     [ok = gen_server:cast(stats_hero_monitor_reaper, Cast) || Cast <- Casts],
-    [stats_hero_monitor_reaper ! {'DOWN', make_ref(), process, Pid, killed} || Pid <- [Worker, Monitor, self()]],
+    [
+        stats_hero_monitor_reaper ! {'DOWN', make_ref(), process, Pid, killed}
+     || Pid <- [Worker, Monitor, self()]
+    ],
     ?assertEqual(bad_call, gen_server:call(stats_hero_monitor_reaper, anything)),
-    ?assertEqual({1, 1, Monitor}, {registered_count(), stats_hero:mapped(), whereis(stats_hero_monitor)}),
+    ?assertEqual({1, 1, Monitor}, {
+        registered_count(),
+        stats_hero:mapped(),
+        whereis(stats_hero_monitor)
+    }),
     kill([Worker]),
     settled(),
     ?assertEqual(#{Worker => 1}, calls(Calls)).

@@ -1,5 +1,6 @@
-%% Promise: whatever happens to the monitor and to other cleanups, the mapping of a dead worker that is registered at stats_hero_monitor is cleaned up, once for each
-%% registration. Whoever has seen the mapping gone reads the new count, and the other way round.
+%% Promise: the mapping of a dead process that is registered at stats_hero_monitor is cleaned up, once
+%% for each registration, when other cleanups fail or hang, the monitor crashes, or its code is
+%% replaced. A process that has seen the mapping removed reads the new count, and the other way round.
 %%
 %% The application around the monitor is the stand-in of `test/stats_hero/`.
 -module(monitoring_failure_SUITE).
@@ -9,71 +10,63 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(stats_hero_monitor, [register/1, registered_count/0]).
--import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0, worker/1, settled/0]).
+-import(monitored_worker, [monitor/0, supervised_monitor/0, kill_monitor/0, idle/0, worker/0]).
+-import(monitored_worker, [worker/1, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
--import(monitoring_SUITE, [monitors/2]).
+-import(monitored_worker, [monitors/2]).
 -import(tracked_process, [kill/1, eventually/1]).
 -import(tracked_child, [ask/1, answer/1, waiting/0, down/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, monitor}]}].
 
 all() ->
     [
-        a_cleanup_that_crashes_is_logged_and_costs_nobody_else_theirs,
-        without_stats_hero_the_count_goes_down_all_the_same,
-        a_slow_cleanup_holds_up_no_registration,
-        a_cleanup_that_never_returns_costs_the_others_theirs_for_a_while_only,
-        reloads_during_a_cleanup_repeat_nothing,
+        a_cleanup_that_crashes_is_logged_and_affects_no_other,
+        the_count_goes_down_without_stats_hero,
+        a_slow_cleanup_delays_no_registration,
+        a_cleanup_that_never_returns_is_given_up_and_the_others_are_made,
+        reloads_during_a_cleanup_repeat_no_cleanup,
         registrations_survive_a_crash,
-        an_end_of_the_reaper_is_a_crash_of_the_monitor,
-        those_that_died_while_no_monitor_ran_are_cleaned_up,
-        a_cleanup_that_is_under_way_at_a_crash_is_done_once,
-        registrations_go_with_the_process_that_called_start_link,
+        when_the_reaper_ends_the_monitor_crashes,
+        processes_that_died_while_no_monitor_ran_are_cleaned_up,
+        a_cleanup_that_runs_during_a_crash_is_made_once,
+        registrations_are_removed_with_the_process_that_called_start_link,
         code_change_keeps_the_registrations,
-        whoever_has_seen_the_mapping_gone_reads_the_new_count,
-        whoever_has_read_the_new_count_finds_the_mapping_gone,
-        nobody_ever_sees_one_without_the_other,
-        nor_does_anybody_when_the_monitor_crashes
+        a_process_that_has_seen_the_mapping_removed_reads_the_new_count,
+        a_process_that_has_read_the_new_count_finds_the_mapping_removed,
+        no_process_sees_one_change_without_the_other,
+        no_process_sees_one_change_without_the_other_when_the_monitor_crashes
     ].
 
-init_per_suite(Config) ->
-    monitored_worker:load_stats_hero(Config).
+%% Failing cleanups
 
-end_per_suite(_Config) ->
-    monitored_worker:unload_stats_hero().
-
-init_per_testcase(Case, Config) ->
-    monitoring_SUITE:init_per_testcase(Case, Config).
-
-end_per_testcase(Case, Config) ->
-    monitoring_SUITE:end_per_testcase(Case, Config).
-
-%% Cleanups that go wrong
-
-a_cleanup_that_crashes_is_logged_and_costs_nobody_else_theirs(_) ->
+a_cleanup_that_crashes_is_logged_and_affects_no_other(_) ->
     Monitor = monitor(),
     ok = tracked_child:listen(),
     [
         begin
             Crash = fun(_Remove) -> erlang:raise(Class, {cannot_clean, Class}, []) end,
             [Before, Crashing, After] = [worker(), worker(Crash), worker()],
-            %% Each in its turn, then all at once.
+            %% One after the other, then several at once.
             kill([Before]),
             kill([Crashing]),
             tracked_child:logged("cannot_clean," ++ atom_to_list(Class)),
             kill([After, worker(), worker(Crash), worker()]),
             tracked_child:logged("cannot_clean," ++ atom_to_list(Class)),
             settled(),
-            ?assertEqual([undefined, undefined], [stats_hero:find_request(Pid) || Pid <- [Before, After]])
+            ?assertEqual([undefined, undefined], [
+                stats_hero:find_request(Pid)
+             || Pid <- [Before, After]
+            ])
         end
      || Class <- [error, exit, throw]
     ],
-    %% What is left are the mappings of those that crashed, no others.
+    %% Only the mappings whose cleanups crashed are left.
     ?assertEqual(6, stats_hero:mapped()),
     ?assertEqual(Monitor, whereis(stats_hero_monitor)).
 
-without_stats_hero_the_count_goes_down_all_the_same(Config) ->
+the_count_goes_down_without_stats_hero(Config) ->
     ok = monitored_worker:unload_stats_hero(),
     non_existing = code:which(stats_hero),
     try
@@ -89,7 +82,7 @@ without_stats_hero_the_count_goes_down_all_the_same(Config) ->
         monitored_worker:load_stats_hero(Config)
     end.
 
-a_slow_cleanup_holds_up_no_registration(_) ->
+a_slow_cleanup_delays_no_registration(_) ->
     Monitor = monitor(),
     Slow = worker(held_before_removing()),
     kill([Slow]),
@@ -102,8 +95,8 @@ a_slow_cleanup_holds_up_no_registration(_) ->
     Cleaner ! go,
     eventually(fun() -> registered_count() =:= 1 end).
 
-%% Nobody is asked for it, not even when the monitor is started again meanwhile.
-a_cleanup_that_never_returns_costs_the_others_theirs_for_a_while_only(_) ->
+%% The cleanup is given up, even if the monitor is started again meanwhile.
+a_cleanup_that_never_returns_is_given_up_and_the_others_are_made(_) ->
     supervised_monitor(),
     ok = tracked_child:listen(),
     kill([worker(held_before_removing())]),
@@ -111,13 +104,13 @@ a_cleanup_that_never_returns_costs_the_others_theirs_for_a_while_only(_) ->
     kill([worker()]),
     kill_monitor(),
     down(Cleaner),
-    tracked_child:logged("cleaning up after a dead process failed"),
+    tracked_child:logged("the cleanup after a dead process failed"),
     eventually(fun() -> is_pid(whereis(stats_hero_monitor)) end),
     settled(),
     ?assertEqual(1, stats_hero:mapped()).
 
-%% Whatever is still in the code that is replaced for the second time is killed.
-reloads_during_a_cleanup_repeat_nothing(_) ->
+%% Processes that still run code which is replaced twice are killed.
+reloads_during_a_cleanup_repeat_no_cleanup(_) ->
     Monitor = monitor(),
     Calls = count_calls(),
     Worker = worker(held_before_removing()),
@@ -129,14 +122,20 @@ reloads_during_a_cleanup_repeat_nothing(_) ->
     ?assertEqual({#{Worker => 1}, 0}, {calls(Calls), stats_hero:mapped()}),
     ?assertEqual(Monitor, whereis(stats_hero_monitor)).
 
-%% Cleanups that tell the test, and wait until they are sent `go'.
+%% Returns a cleanup that tells the test, and waits until it is sent `go`.
 held_before_removing() ->
     Test = self(),
-    fun(Remove) -> hold(Test), Remove() end.
+    fun(Remove) ->
+        hold(Test),
+        Remove()
+    end.
 
 held_after_removing() ->
     Test = self(),
-    fun(Remove) -> Remove(), hold(Test) end.
+    fun(Remove) ->
+        Remove(),
+        hold(Test)
+    end.
 
 hold(Test) ->
     Test ! {held, self()},
@@ -160,7 +159,10 @@ registrations_survive_a_crash(_) ->
         fun(Monitor) -> exit(Monitor, kill) end,
         fun(Monitor) -> exit(Monitor, crash) end,
         fun(Monitor) -> ok = gen_server:stop(Monitor) end,
-        fun(Monitor) -> ok = supervisor:terminate_child(monitored_worker, stats_hero_monitor), Monitor end
+        fun(Monitor) ->
+            ok = supervisor:terminate_child(monitored_worker, stats_hero_monitor),
+            Monitor
+        end
     ],
     [
         begin
@@ -181,11 +183,15 @@ registrations_survive_a_crash(_) ->
     ?assertEqual((maps:from_keys(Workers, 1))#{Twice => 2}, calls(Calls)),
     ?assertEqual(0, stats_hero:mapped()).
 
-%% Without it a death would be of no consequence.
-an_end_of_the_reaper_is_a_crash_of_the_monitor(_) ->
+%% Without the reaper, no death would be cleaned up.
+when_the_reaper_ends_the_monitor_crashes(_) ->
     supervised_monitor(),
     Calls = count_calls(),
-    Ends = [fun gen_server:stop/1, fun(Reaper) -> gen_server:stop(Reaper, shutdown, infinity) end, fun(Reaper) -> exit(Reaper, kill) end],
+    Ends = [
+        fun gen_server:stop/1,
+        fun(Reaper) -> gen_server:stop(Reaper, shutdown, infinity) end,
+        fun(Reaper) -> exit(Reaper, kill) end
+    ],
     Workers = [
         begin
             Worker = worker(),
@@ -201,7 +207,7 @@ an_end_of_the_reaper_is_a_crash_of_the_monitor(_) ->
     ],
     ?assertEqual(maps:from_keys(Workers, 1), calls(Calls)).
 
-those_that_died_while_no_monitor_ran_are_cleaned_up(_) ->
+processes_that_died_while_no_monitor_ran_are_cleaned_up(_) ->
     monitor(),
     Calls = count_calls(),
     [Twice | _] = Workers = [worker() || _ <- lists:seq(1, 1000)],
@@ -218,7 +224,7 @@ those_that_died_while_no_monitor_ran_are_cleaned_up(_) ->
     ?assertEqual((maps:from_keys(Workers, 1))#{Twice => 2}, calls(Calls)),
     ?assertEqual(0, stats_hero:mapped()).
 
-a_cleanup_that_is_under_way_at_a_crash_is_done_once(_) ->
+a_cleanup_that_runs_during_a_crash_is_made_once(_) ->
     monitor(),
     Calls = count_calls(),
     [
@@ -241,15 +247,24 @@ a_cleanup_that_is_under_way_at_a_crash_is_done_once(_) ->
      || Cleaning <- [held_before_removing(), held_after_removing()]
     ].
 
-%% However it ends; the next process to start a monitor may do so at once.
-registrations_go_with_the_process_that_called_start_link(_) ->
+%% However this process ends. The next process may start a monitor at once.
+registrations_are_removed_with_the_process_that_called_start_link(_) ->
     ok = stats_hero:new_table(),
     Calls = count_calls(),
     [
         begin
             Test = self(),
-            Owner = spawn(fun() -> {ok, Monitor} = stats_hero_monitor:start_link(), Test ! Monitor, receive {stop, Reason} -> exit(Reason) end end),
-            Monitor = receive Pid when is_pid(Pid) -> Pid end,
+            Owner = spawn(fun() ->
+                {ok, Monitor} = stats_hero_monitor:start_link(),
+                Test ! Monitor,
+                receive
+                    {stop, Reason} -> exit(Reason)
+                end
+            end),
+            Monitor =
+                receive
+                    Pid when is_pid(Pid) -> Pid
+                end,
             Left = worker(),
             ?assertEqual(1, registered_count()),
             End(Owner),
@@ -264,7 +279,11 @@ registrations_go_with_the_process_that_called_start_link(_) ->
             ?assertEqual({error, 1}, {maps:find(Left, calls(Calls)), maps:get(Own, calls(Calls))}),
             kill_monitor()
         end
-     || End <- [fun(Owner) -> exit(Owner, kill) end, fun(Owner) -> Owner ! {stop, crash} end, fun(Owner) -> Owner ! {stop, normal} end],
+     || End <- [
+            fun(Owner) -> exit(Owner, kill) end,
+            fun(Owner) -> Owner ! {stop, crash} end,
+            fun(Owner) -> Owner ! {stop, normal} end
+        ],
         _ <- lists:seq(1, 20)
     ].
 
@@ -282,39 +301,43 @@ code_change_keeps_the_registrations(_) ->
     settled(),
     ?assertEqual(maps:from_keys(Workers, 1), calls(Calls)).
 
-%% Mapping and count
+%% The order of mapping and count
 
-whoever_has_seen_the_mapping_gone_reads_the_new_count(_) ->
+a_process_that_has_seen_the_mapping_removed_reads_the_new_count(_) ->
     monitor(),
     [_, Dead] = [worker(), worker(held_after_removing())],
     kill([Dead]),
     Cleaner = held(),
     undefined = stats_hero:find_request(Dead),
     Counting = ask(fun() -> registered_count() end),
-    asked(),
+    waiting_for_cleanup(),
     Cleaner ! go,
     ?assertEqual({answer, 1}, answer(Counting)).
 
-whoever_has_read_the_new_count_finds_the_mapping_gone(_) ->
+a_process_that_has_read_the_new_count_finds_the_mapping_removed(_) ->
     monitor(),
     [_, Dead] = [worker(), worker(held_before_removing())],
     kill([Dead]),
     Cleaner = held(),
-    Looking = ask(fun() -> Count = registered_count(), {Count, stats_hero:find_request(Dead)} end),
-    asked(),
+    Reading = ask(fun() ->
+        Count = registered_count(),
+        {Count, stats_hero:find_request(Dead)}
+    end),
+    waiting_for_cleanup(),
     Cleaner ! go,
-    case answer(Looking) of
+    case answer(Reading) of
         {answer, {1, Found}} -> ?assertEqual(undefined, Found);
         {answer, Other} -> ?assertMatch({2, _}, Other)
     end.
 
-%% Waits until the process made by `ask/1` is at an end or cannot go on, although the monitor has handled its request.
-asked() ->
+%% Waits until the process made by `ask/1` has ended, or waits although the monitor has handled its
+%% request.
+waiting_for_cleanup() ->
     waiting(),
     unhandled = gen_server:call(stats_hero_monitor, anything),
     waiting().
 
-nobody_ever_sees_one_without_the_other(_) ->
+no_process_sees_one_change_without_the_other(_) ->
     monitor(),
     {Singly, AtOnce} = lists:split(200, [worker(fun slowly/1) || _ <- lists:seq(1, 400)]),
     Observers = observers(),
@@ -322,7 +345,7 @@ nobody_ever_sees_one_without_the_other(_) ->
     kill(AtOnce),
     [?assertMatch({answer, {seen, _}}, answer(Observer)) || Observer <- Observers].
 
-nor_does_anybody_when_the_monitor_crashes(_) ->
+no_process_sees_one_change_without_the_other_when_the_monitor_crashes(_) ->
     supervised_monitor(),
     Calls = count_calls(),
     Workers = [worker(fun slowly/1) || _ <- lists:seq(1, 400)],
@@ -339,28 +362,34 @@ nor_does_anybody_when_the_monitor_crashes(_) ->
     [?assertMatch({answer, {seen, _}}, answer(Observer)) || Observer <- Observers],
     ?assertEqual(maps:from_keys(Workers, 1), calls(Calls)).
 
-%% Lets the observers look while the mapping is there, and while it is gone: many times, if nothing made them wait.
+%% Gives the observers many turns while the mapping is there, and after its removal.
 slowly(Remove) ->
     Yield = fun(_) -> erlang:yield() end,
     lists:foreach(Yield, lists:seq(1, 200)),
     Remove(),
     lists:foreach(Yield, lists:seq(1, 200)).
 
-%% Two processes that look at both until there is nothing left, one at the mappings first, the other at the count. Nobody registers meanwhile: whatever
-%% is read later is not more than what was read before it.
+%% Two processes that read both until nothing is left, one the mappings first, the other the count.
+%% No process registers meanwhile, so a later read never returns more than an earlier one.
 observers() ->
-    [ask(fun() -> observe(First, Second, 0) end) || {First, Second} <- [{fun stats_hero:mapped/0, fun count/0}, {fun count/0, fun stats_hero:mapped/0}]].
+    [
+        ask(fun() -> observe(First, Second, 0) end)
+     || {First, Second} <- [
+            {fun stats_hero:mapped/0, fun count/0},
+            {fun count/0, fun stats_hero:mapped/0}
+        ]
+    ].
 
-observe(First, Second, Looks) ->
+observe(First, Second, Reads) ->
     Before = First(),
     After = Second(),
     if
         After > Before -> {Before, 'and then', After};
-        Before =:= 0 -> {seen, Looks};
-        true -> observe(First, Second, Looks + 1)
+        Before =:= 0 -> {seen, Reads};
+        true -> observe(First, Second, Reads + 1)
     end.
 
-%% Between a crash and the next monitor there is nothing to be read.
+%% Between a crash and the next monitor there is no count.
 count() ->
     try
         registered_count()

@@ -1,23 +1,37 @@
-%% The two counters of processes, for suites that test both: `tracker` is metrics_process_tracker
-%% with `ledger_backend`, `monitor` is stats_hero_monitor with the stand-in for stats_hero.
+%% The two counters of processes, for suites that promise the same of both: `tracker` is
+%% metrics_process_tracker with `ledger_backend` as its backend, `monitor` is stats_hero_monitor
+%% with the stand-in for stats_hero.
 %%
-%% Each process is counted under a name of its own, so that the ledger shows how often it was
-%% counted and how often it was cleaned up.
+%% Each process is counted under a name of its own. The books say how often it was counted, and how
+%% often a cleanup was made for it.
 -module(counting).
 -behaviour(supervisor).
 
--export([kinds/0, open/2, close/1, server/1, reaper/1, start/1, supervisor/2, init/1]).
+-export([kinds/0, of_kind/2, kind/1, open/1, open/2, close/1, reopen/1]).
+-export([server/1, reaper/1, start/1, supervisor/2, init/1]).
 -export([counted/1, add/2, cleaned_by/2, held/1, cleaner/2, let_go/2]).
 -export([count/1, handled/1, settled/2, books/2, assert_books/3]).
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(tracked_process, [idle/0, eventually/1]).
+-import(tracked_process, [idle/0, kill/1, eventually/1]).
 
 kinds() ->
     [tracker, monitor].
 
-%% Starts what the library calls for each death. `StatsHero` is the folder of that application.
+%% Returns the configuration of a group of cases about one counter.
+of_kind(Kind, Config) ->
+    [{kind, Kind} | Config].
+
+%% Returns the counter that a case is about. Outside of groups this is `tracker`.
+kind(Config) ->
+    proplists:get_value(kind, Config, tracker).
+
+%% Opens empty books, which the cleanups of a counter write into.
+open(Kind) ->
+    open(Kind, filename:dirname(code:which(stats_hero))).
+
+%% Like `open/1`, for a node without stats_hero: `StatsHero` is the folder of its code.
 open(tracker, _StatsHero) ->
     ledger_backend:open();
 open(monitor, StatsHero) ->
@@ -26,12 +40,28 @@ open(monitor, StatsHero) ->
     ?MODULE = ets:new(?MODULE, [named_table, public]),
     stats_hero:new_table().
 
-close(tracker) ->
+%% Kills the supervisor of the counter, and closes the books.
+close(Kind) ->
+    [
+        begin
+            unlink(Pid),
+            kill([Pid])
+        end
+     || Pid <- [whereis(?MODULE)], is_pid(Pid)
+    ],
+    close_books(Kind).
+
+close_books(tracker) ->
     ledger_backend:close(),
     ets:delete(ledger_backend);
-close(monitor) ->
+close_books(monitor) ->
     ets:delete(stats_hero_workers),
     ets:delete(?MODULE).
+
+%% Ends all that runs, and opens empty books.
+reopen(Kind) ->
+    close(Kind),
+    open(Kind).
 
 server(tracker) -> metrics_process_tracker;
 server(monitor) -> stats_hero_monitor.
@@ -39,7 +69,7 @@ server(monitor) -> stats_hero_monitor.
 reaper(tracker) -> metrics_process_tracker_reaper;
 reaper(monitor) -> stats_hero_monitor_reaper.
 
-%% Starts a server. Its table belongs to the calling process.
+%% Starts a server. The calling process owns its table.
 start(Kind) ->
     (server(Kind)):start_link().
 
@@ -52,7 +82,7 @@ init({Kind, Restarts}) ->
     Start = {server(Kind), start_link, []},
     {ok, {#{intensity => Restarts, period => 3600}, [#{id => server, start => Start}]}}.
 
-%% Starts a counted process that waits to be killed.
+%% Starts a process that waits to be killed, and is counted.
 counted(Kind) ->
     Pid = idle(),
     ok = add(Kind, Pid),
@@ -63,7 +93,7 @@ add(tracker, Pid) ->
 add(monitor, Pid) ->
     add_worker(Pid, fun() -> ok end).
 
-%% Like `counted/1`. The cleanup also calls `Fun`.
+%% Starts a counted process whose cleanup also calls a fun.
 cleaned_by(tracker, Fun) ->
     Pid = idle(),
     ok = metrics_process_tracker:track({does, -1, Fun, Pid}, Pid),
@@ -73,8 +103,7 @@ cleaned_by(monitor, Fun) ->
     ok = add_worker(Pid, Fun),
     Pid.
 
-%% Like `counted/1`. The cleanup sends `{held, Pid, Cleaner}` to the test, and waits for
-%% `let_go/2`.
+%% Starts a counted process whose cleanup waits until `let_go/2`. `cleaner/2` waits for this.
 held(tracker) ->
     Pid = idle(),
     ok = metrics_process_tracker:track({gated, -1, self(), Pid}, Pid),
@@ -99,7 +128,7 @@ add_worker(Pid, Cleaning) ->
     ok = stats_hero:map(make_ref(), Pid, Clean),
     stats_hero_monitor:register(Pid).
 
-%% Waits for the cleanup of a process of `held/1`, and returns the process that runs it.
+%% Waits for the cleanup of such a process, and returns the process that makes it.
 cleaner(tracker, Pid) ->
     receive
         {updating, {gated, -1, _, Pid}, -1, Cleaner} -> Cleaner
@@ -112,11 +141,11 @@ cleaner(monitor, Pid) ->
 let_go(tracker, Cleaner) -> ledger_backend:let_go(Cleaner);
 let_go(monitor, Cleaner) -> Cleaner ! {?MODULE, go}.
 
-%% Returns how many processes are counted.
+%% Returns how many processes are counted now.
 count(tracker) -> length(metrics_process_tracker:counts());
 count(monitor) -> stats_hero_monitor:registered_count().
 
-%% Waits until the server and the reaper have handled all messages sent so far.
+%% Waits until server and reaper have handled their earlier messages.
 handled(Kind) ->
     [gen_server:call(Name, anything, infinity) || Name <- [server(Kind), reaper(Kind)]],
     ok.
@@ -125,7 +154,7 @@ handled(Kind) ->
 settled(Kind, Count) ->
     eventually(fun() -> count(Kind) =:= Count end).
 
-%% Returns how often a process was counted, and how often it was cleaned up.
+%% Returns how often a process was counted, and how often a cleanup was made for it.
 books(tracker, Pid) ->
     Names = [Pid, {gated, -1, '_', Pid}, {does, -1, '_', Pid}],
     Moves = [ets:match(ledger_backend, {Name, '$1', '$2'}) || Name <- Names],
@@ -137,6 +166,7 @@ books(monitor, Pid) ->
         [] -> {1, 0}
     end.
 
+%% Asserts that each process was counted once, and that one cleanup was made for each of the dead.
 assert_books(Kind, Dead, Living) ->
     [?assertEqual({Pid, {1, 1}}, {Pid, books(Kind, Pid)}) || Pid <- Dead],
     [?assertEqual({Pid, {1, 0}}, {Pid, books(Kind, Pid)}) || Pid <- Living],

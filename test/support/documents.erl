@@ -1,13 +1,14 @@
-%% The documents for users, README.md and the guides in doc/: their blocks of code, and the shells
-%% that run these.
+%% What users read, README.md and the guides in doc/: their blocks of code, and the shells in
+%% which these run.
 -module(documents).
 
--export([names/0, links/1, fences/1, blocks/1, kind/1, terms/1, steps/1]).
+-export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
+-export([fences/1, blocks/1, kind/1, terms/1, steps/1]).
 -export([repository/1, run/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
-%% The address of the library in the documents.
+%% The address of the library that documents tell a user to write.
 -define(ADDRESS, "https://example.org/proctab.git").
 
 names() ->
@@ -19,37 +20,71 @@ names() ->
         ]
     ].
 
+%% These, and what contributors read.
+pages() ->
+    Internals = filelib:wildcard("doc/internals/*.md", source_tree:root()),
+    names() ++ ["CHANGELOG.md", "CONTRIBUTING.md" | lists:sort(Internals)].
+
 text(Document) ->
     {ok, Text} = file:read_file(filename:join(source_tree:root(), Document)),
     Text.
 
-%% Returns the files that a document links to, as written there.
+%% The links of a document to files and sections, as it calls them: `{File, Section}', of which one
+%% may be empty.
 links(Document) ->
-    case re:run(text(Document), "\\]\\(([^):#]+)\\)", [global, {capture, [1], list}]) of
-        {match, Links} -> lists:append(Links);
+    [split(Link) || Link <- matches("\\]\\(([^):]+)\\)", Document)].
+
+split(Link) ->
+    case string:split(Link, "#") of
+        [File, Section] -> {File, Section};
+        [File] -> {File, ""}
+    end.
+
+%% What its headings are linked to by.
+anchors(Document) ->
+    [anchor(Heading) || Heading <- matches("(?m)^#+ (.*)$", Document)].
+
+anchor(Heading) ->
+    Words = re:replace(string:lowercase(Heading), "[^a-z0-9_ -]", "", [global, {return, list}]),
+    lists:flatten(string:replace(Words, " ", "-", all)).
+
+%% What an expression's only group finds in a document, each once.
+mentioned(Expression, Document) ->
+    lists:usort(matches(Expression, Document)).
+
+matches(Expression, Document) ->
+    case re:run(text(Document), Expression, [global, {capture, [1], list}]) of
+        {match, Matches} -> lists:append(Matches);
         nomatch -> []
     end.
 
-%% Returns how many lines begin or end a block, indented or not.
-fences(Document) ->
-    {match, Fences} = re:run(text(Document), "^\\s*(```|~~~)", [global, multiline]),
-    length(Fences).
+%% The numbers of the lines over 100 columns that are no rows of a table, and have no address.
+long_lines(Document) ->
+    Lines = string:split(unicode:characters_to_list(text(Document)), "\n", all),
+    Numbered = lists:zip(lists:seq(1, length(Lines)), Lines),
+    [Number || {Number, Line} <- Numbered, string:length(Line) > 100,
+        not lists:prefix("|", Line), string:find(Line, "://") =:= nomatch].
 
-%% Returns the blocks of a document in order: line, language and text of each.
+%% How many lines begin or end a block, wherever they are indented to.
+fences(Document) ->
+    length(matches("(?m)^\\s*(```|~~~)", Document)).
+
+%% The blocks of a document in their order: the line, the language, and the text of each.
 blocks(Document) ->
     Text = text(Document),
-    {match, Blocks} = re:run(
-        Text, "^```(\\w*)\n(.*?)^```$", [global, multiline, dotall, {capture, all, index}]
-    ),
-    [
-        {line(Text, Start), part(Text, Language), part(Text, Body)}
-     || [{Start, _}, Language, Body] <- Blocks
-    ].
+    Options = [global, multiline, dotall, {capture, all, index}],
+    Blocks =
+        case re:run(Text, "^```(\\w*)\n(.*?)^```$", Options) of
+            {match, Matches} -> Matches;
+            nomatch -> []
+        end,
+    [{line(Text, Start), part(Text, Language), part(Text, Body)}
+     || [{Start, _}, Language, Body] <- Blocks].
 
 part(Text, Where) -> binary_to_list(binary:part(Text, Where)).
 line(Text, Position) -> length(binary:split(binary:part(Text, 0, Position), <<"\n">>, [global])).
 
-%% Returns the kind of a block, which decides how it is tested. No block may be `unknown`.
+%% What a block is, by which it is covered; `unknown' is not to be.
 kind({_, "erlang", "-module(" ++ _}) -> module;
 kind({_, "erlang", "{" ++ _}) -> terms;
 kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
@@ -65,7 +100,7 @@ kind(_) -> unknown.
 commands([]) -> commands;
 commands(_Others) -> unknown.
 
-%% Returns the terms of a block, as `file:consult/1` does.
+%% What `file:consult/1' would read.
 terms({_, "erlang", Text}) -> terms(erl_scan:tokens([], Text, 1), []).
 
 terms({done, {ok, Tokens, _}, Rest}, Terms) ->
@@ -76,7 +111,7 @@ terms({done, {eof, _}, _}, Terms) ->
 terms({more, Continuation}, Terms) ->
     terms(erl_scan:tokens(Continuation, eof, 1), Terms).
 
-%% Returns the inputs of a session: the number of the prompt, the input, and the output for it.
+%% What is typed in a session, with the number of the prompt, and what is printed for it.
 steps({_, "erlang", Session}) ->
     {match, Steps} = re:run(
         Session,
@@ -87,7 +122,7 @@ steps({_, "erlang", Session}) ->
 
 %%% Programs
 
-%% Runs a shell command, which must succeed, and returns its output.
+%% What a shell command prints, which has to succeed.
 run(Dir, Env, Command) ->
     Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
     {Status, Output} = ended(Port, <<>>),
@@ -100,8 +135,8 @@ ended(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
 
-%% Copies the tree to a folder and makes that a repository. Returns the environment in which the
-%% address of the library leads there.
+%% Makes a folder a repository of the tree as it is. The environment in which the library's
+%% address leads there.
 repository(Folder) ->
     ok = filelib:ensure_path(Folder),
     Excluded = [[" --exclude=./", Other] || Other <- [".git", "_build", "target", "priv"]],
@@ -115,8 +150,7 @@ repository(Folder) ->
         {"GIT_CONFIG_VALUE_0", ?ADDRESS}
     ].
 
-%% Starts an Erlang shell. Returns it once the output matches all patterns, in any order, and the
-%% first prompt is there.
+%% An Erlang shell, once it has shown all of these, in any order, and waits at its first prompt.
 open_shell(Dir, Env, [Program | Args], Patterns) ->
     Port = open(Dir, Env, os:find_executable(Program), Args),
     shown(Port, ["(?m)^1> " | Patterns], <<>>).
@@ -146,13 +180,13 @@ open(Dir, Env, Program, Args) ->
         ]
     ).
 
-%% Enters the input of a session, and compares the output. `/path/to/proctab` stands for the folder
-%% of this library.
+%% Types what a session types, and compares what is printed for it. `/path/to/proctab' is where
+%% this library is.
 type(Shell, {Number, Typed, Printed}) ->
     true = port_command(
-        Shell, [string:replace(Typed, "/path/to/proctab", code:lib_dir(proctab)), $\n]
+        Shell, [string:replace(Typed, "/path/to/proctab", source_tree:library()), $\n]
     ),
-    %% A shell that prints while it waits repeats its prompt.
+    %% A shell that prints something else while it waits repeats its prompt.
     Shown = re:replace(
         prompt(Shell, Number + 1, <<>>),
         ["\\A(", integer_to_list(Number), "> )+"],
@@ -170,8 +204,8 @@ prompt(Shell, Number, Output) ->
             prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
     end.
 
-%% Returns a pattern for the output. Any pid matches a pid, and anything matches `...` and a final
-%% `_`.
+%% What is printed, with any process in the place of a process, and anything in the place of `...'
+%% and of a last `_'.
 pattern(Printed) ->
     Escaped = re:replace(Printed, "[][{}()|.*+?^$\\\\]", "\\\\&", [global, {return, list}]),
     Pids = re:replace(

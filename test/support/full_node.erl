@@ -9,8 +9,7 @@
 %% Runs a fun, which traps exits, in a new node with a limit of 1024 processes, the lowest there
 %% is. The log is off: the VM would report each failure to start a process.
 run(Fun) ->
-    Options = maps:put(args, other_node:code_path(Fun), options()),
-    other_node:run(Options, infinity, fun() ->
+    other_node:run(options(), infinity, fun() ->
         ok = logger:set_primary_config(level, none),
         process_flag(trap_exit, true),
         Fun()

@@ -1,21 +1,23 @@
-%% A backend of the application metrics that records how often each name was counted up and down. It
-%% works behind the real module `metrics`, whose server `open/0` starts.
+%% A backend of the application metrics that writes books: how often each name was counted up, and
+%% how often down.
 %%
-%% The name decides what an update does besides. `Step` is 1 for counting up and -1 for counting
-%% down:
+%% A name may say what else happens. `Step` is 1 on the way up and -1 on the way down:
 %%
 %% - `{told, Test, _}`: the test receives `{updated, Name, Step, Self}`;
 %% - `{gated, Step, Test, _}`: the test receives `{updating, Name, Step, Self}`, and continues the
 %%   update with `let_go/1` or `let_raise/3`;
-%% - `{raises, Step, Class, Reason}`: the update raises this exception, and counts nothing;
-%% - `{does, Step, Fun, _}`: the update calls the fun after it has counted;
-%% - `{answers, Term}`: the update returns the term after it has counted.
+%% - `{raises, Step, Class, Reason}`: the update raises;
+%% - `{does, Step, Fun, _}`: the update counts, and calls the fun;
+%% - `{answers, Term}`: the update counts, and returns the term.
+%%
+%% An update that raises does not count.
 -module(ledger_backend).
 
 -export([open/0, close/0, moves/1, open_names/0, let_go/1, let_raise/3]).
 -export([new/3, update/3, update_or_create/4, delete/2]).
 
-%% Starts with an empty ledger, which belongs to the calling process, and sets this backend.
+%% Opens empty books, owned by the calling process, and starts the server of metrics with this
+%% module as its backend.
 open() ->
     ?MODULE = ets:new(?MODULE, [named_table, public, {write_concurrency, true}]),
     _ = application:load(metrics),
@@ -23,6 +25,7 @@ open() ->
     {ok, _} = metrics:start_link(),
     ok.
 
+%% Stops the server. The books stay.
 close() ->
     application:unset_env(metrics, metrics_mod),
     gen_server:stop(metrics).
@@ -34,13 +37,15 @@ moves(Name) ->
         [] -> {0, 0}
     end.
 
-%% Returns the names that were not counted up and down equally often.
+%% Returns the rows of the names that were not counted down as often as up.
 open_names() ->
     ets:select(?MODULE, [{{'$1', '$2', '$3'}, [{'=/=', '$2', '$3'}], ['$_']}]).
 
+%% Continues an update that waits.
 let_go(Process) ->
     Process ! {?MODULE, go}.
 
+%% Continues an update that waits with an exception.
 let_raise(Process, Class, Reason) ->
     Process ! {?MODULE, Class, Reason}.
 

@@ -1,15 +1,16 @@
-%% Workers that stats_hero_monitor monitors, and the application around it: a stand-in for
-%% stats_hero in `test/stats_hero/`, without its own monitor.
+%% Workers that suites register at stats_hero_monitor, and the application around it: the stand-in
+%% for stats_hero in `test/stats_hero/`, without its own monitor.
 -module(monitored_worker).
 -behaviour(supervisor).
 
 -export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0]).
 -export([close/0, init/1]).
+-export([monitors/2]).
 -export([idle/0, worker/0, worker/1, settled/0, count_calls/0, calls/1]).
 
 -define(MODULES, [stats_hero, stats_hero_sup, stats_hero_app]).
 
-%% Compiles the application, and adds it to the code path.
+%% Compiles the application, and adds it to the code path. Returns the configuration.
 load_stats_hero(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "stats_hero"),
     ok = filelib:ensure_path(Dir),
@@ -24,7 +25,7 @@ load_stats_hero(Config) ->
     [{module, Module} = code:ensure_loaded(Module) || Module <- ?MODULES],
     Config.
 
-%% Unloads the application. Then there is no module of that name.
+%% Removes the application from the code path, and unloads its modules.
 unload_stats_hero() ->
     true = code:del_path(filename:dirname(code:which(stats_hero))),
     [code:purge(Module) andalso error(in_use) || Module <- ?MODULES, code:delete(Module)],
@@ -33,15 +34,15 @@ unload_stats_hero() ->
 source() ->
     filename:join([source_tree:root(), "test", "stats_hero", "src"]).
 
-%% Starts the table of the application and a monitor. Both belong to the calling process, and so do
-%% the registrations.
+%% Starts a monitor and the table of the application. The calling process owns this table, and that
+%% of the registrations.
 monitor() ->
     ok = stats_hero:new_table(),
     {ok, Monitor} = stats_hero_monitor:start_link(),
     Monitor.
 
-%% Starts the table and a monitor under a supervisor, as in the application, that allows any number
-%% of restarts.
+%% Like `monitor/0`, under a supervisor that starts it and owns its table, as in the application.
+%% The supervisor allows any number of restarts.
 supervised_monitor() ->
     {ok, _} = supervisor:start_link({local, ?MODULE}, ?MODULE, []),
     whereis(stats_hero_monitor).
@@ -50,11 +51,11 @@ init([]) ->
     {ok, {_, Children}} = stats_hero_sup:init(application),
     {ok, {#{intensity => 1000000, period => 1}, Children}}.
 
-%% Kills the monitor, and waits until its registered name is free or registered again.
+%% Kills the monitor, and waits until it is dead: its name is free, or taken by the next monitor.
 kill_monitor() ->
     tracked_process:kill([whereis(stats_hero_monitor)]).
 
-%% Stops what a case has left running.
+%% Stops the supervisor and the monitor, if they run.
 close() ->
     [
         begin
@@ -65,6 +66,11 @@ close() ->
     ],
     ok.
 
+%% Whether a monitor monitors a process.
+monitors(Monitor, Pid) ->
+    {monitors, Monitored} = process_info(Monitor, monitors),
+    lists:member({process, Pid}, Monitored).
+
 %% Starts a process that waits to be killed.
 idle() ->
     spawn(fun() ->
@@ -73,11 +79,11 @@ idle() ->
         end
     end).
 
-%% Starts a registered and mapped process that waits to be killed.
+%% Like `idle/0`; the process is registered, and has a mapping.
 worker() ->
     worker(fun(Remove) -> Remove() end).
 
-%% Like `worker/0`, with a fun that is called when the process is cleaned up.
+%% Like `worker/0`; the cleanup calls `Cleaning` with a fun that removes the mapping.
 worker(Cleaning) ->
     Test = self(),
     Pid = spawn(fun() ->
@@ -92,11 +98,11 @@ worker(Cleaning) ->
         {mapped, Pid} -> Pid
     end.
 
-%% Waits until no registration is left. Then all dead processes have been cleaned up.
+%% Waits until no registration is left: all cleanups are done then.
 settled() ->
     tracked_process:eventually(fun() -> stats_hero_monitor:registered_count() =:= 0 end).
 
-%% Counts the calls of `stats_hero:clean_worker_data/1` from now on. Returns the counting process.
+%% Counts calls of `stats_hero:clean_worker_data/1` from now on. `calls/1` returns the counts.
 count_calls() ->
     Counter = spawn_link(fun() -> count_calls(#{}) end),
     1 = erlang:trace_pattern({stats_hero, clean_worker_data, 1}, true, []),
@@ -112,7 +118,7 @@ count_calls(Calls) ->
             count_calls(Calls)
     end.
 
-%% Returns how often the function has been called for each process.
+%% Returns the number of these calls for each process that it was called for.
 calls(Counter) ->
     Delivered = erlang:trace_delivered(all),
     receive

@@ -1,8 +1,7 @@
-%% Other nodes on this machine. This library, the support modules and the module of the fun that a
-%% node runs are first in its code path.
+%% Other nodes on this machine. The code of the library and of its tests is in their code path.
 -module(other_node).
 
--export([run/2, run/3, with_peer/1, code_path/1]).
+-export([run/2, run/3, with_peer/1]).
 
 %% Runs `Fun` in a new node, and returns its result. Fails after half a minute. `Options` are those
 %% of `peer:start_link/1`.
@@ -11,7 +10,7 @@ run(Options, Fun) ->
 
 %% Like `run/2`, with another limit in milliseconds, or `infinity`.
 run(Options, Milliseconds, Fun) ->
-    Defaults = #{connection => standard_io, args => code_path(Fun)},
+    Defaults = #{connection => standard_io, args => code_path()},
     {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
     try
         peer:call(Peer, erlang, apply, [Fun, []], Milliseconds)
@@ -22,10 +21,9 @@ run(Options, Milliseconds, Fun) ->
 %% Runs `Fun` in a new node that has a name and traps exits. `Fun` gets the peer process and the
 %% name of another new node, which is connected to the first one.
 with_peer(Fun) ->
-    CodePath = code_path(Fun),
-    run(#{name => peer:random_name(), args => CodePath}, fun() ->
+    run(#{name => peer:random_name()}, fun() ->
         process_flag(trap_exit, true),
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name(), args => CodePath}),
+        {ok, Peer, Node} = peer:start(#{name => peer:random_name(), args => code_path()}),
         try
             Fun(Peer, Node)
         after
@@ -41,7 +39,5 @@ stop(Peer) ->
         exit:_ -> stopped
     end.
 
-%% Returns the arguments of a node that runs `Fun`.
-code_path(Fun) ->
-    {module, Module} = erlang:fun_info(Fun, module),
-    ["-pa" | [filename:dirname(code:which(Each)) || Each <- [gen_tracker, ?MODULE, Module]]].
+code_path() ->
+    ["-pa" | source_tree:code_paths()].

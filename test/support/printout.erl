@@ -1,12 +1,13 @@
-%% The output of `proctab:i` as lines, tables and cells, and children that are simple enough to be
-%% printed.
+%% What `proctab:i` prints, as the suites read it: lines, tables, cells; and children that are
+%% plain enough to be printed.
 -module(printout).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -export([printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2, added/3]).
 
-%% Returns the result of a fun, and the lines that it prints to its group leader.
+%% Returns what a fun returns, and the lines that it prints: a process of the test is its group
+%% leader.
 printed(Fun) ->
     Leader = spawn_link(fun() -> collect([]) end),
     Before = group_leader(),
@@ -32,7 +33,7 @@ collect(Printed) ->
             From ! {printed, self(), Printed}
     end.
 
-%% Returns the tables of an output. Empty lines separate them.
+%% Returns the tables of printed lines. Empty lines separate tables.
 tables(Lines) ->
     case lists:splitwith(fun(Line) -> Line =/= "" end, Lines) of
         {[], []} -> [];
@@ -40,7 +41,7 @@ tables(Lines) ->
         {Table, [_ | More]} -> [Table | tables(More)]
     end.
 
-%% Returns the cells of a line with their first and last columns. At least two spaces separate
+%% Returns the cells of a line, with their first and last columns. Two spaces or more separate
 %% cells.
 cells(Line) ->
     {Cells, _} = lists:mapfoldl(
@@ -55,8 +56,8 @@ cells(Line) ->
 texts(Line) ->
     [Text || {Text, _, _} <- cells(Line)].
 
-%% Checks the alignment of a table: the first two columns begin at their heads, and the others end
-%% there. The first column is as wide as its widest cell.
+%% That a table has its cells below the head: the first two columns begin where their heads do,
+%% the others end there. The first is as wide as its widest cell.
 assert_aligned([Head | Lines]) ->
     [{_, First, _}, {_, Second, _} | Numbers] = cells(Head),
     Ends = [End || {_, _, End} <- Numbers],
@@ -79,11 +80,11 @@ assert_aligned([Head | Lines]) ->
 numbers(Numbers) ->
     [integer_to_list(Number) || Number <- Numbers].
 
-%% Adds a process that waits for ever to a zone.
+%% Starts a process that waits for ever, and adds it to a zone.
 added(Zone, Name) ->
     added(Zone, Name, fun() -> ok end).
 
-%% Like `added/2`. The process calls `Work` first.
+%% Like `added/2`; the process calls a fun first.
 added(Zone, Name, Work) ->
     Test = self(),
     Child = spawn(fun() ->

@@ -1,21 +1,21 @@
 %% Loads a module of the library while processes run its code.
 %%
-%% Every second load uses the same code compiled without line numbers. OTP before 26 may crash
-%% with a segmentation fault when the code that is loaded already is loaded again, because the
-%% funs of processes then lead into new code that is incomplete (OTP-18016).
+%% Every other load takes the same code compiled without line numbers: OTP before 26 may end with a
+%% segmentation fault when the loaded code is loaded once more, because funs of processes lead into
+%% the new code before it is complete (OTP-18016).
 -module(reloading).
 
 -export([load/1, load_softly/1]).
 
 -import(tracked_process, [eventually/1]).
 
-%% Kills the processes that still run the code before the present one.
+%% Loads a module. Kills the processes that still run its old code.
 load(Module) ->
     _ = code:purge(Module),
     {module, Module} = code:load_binary(Module, code:which(Module), other_code(Module)),
     ok.
 
-%% Waits for these processes.
+%% Loads a module once no process runs its old code.
 load_softly(Module) ->
     eventually(fun() -> code:soft_purge(Module) end),
     load(Module).
@@ -27,7 +27,7 @@ other_code(Module) ->
         _ -> Code
     end.
 
-%% Compiles the module only once.
+%% Returns this code, which is compiled once.
 without_lines(Module, Code) ->
     Key = {?MODULE, Module},
     case persistent_term:get(Key, none) of

@@ -1,8 +1,20 @@
-%% The folder of the project, wherever rebar3 has put what it compiled.
+%% The folders of the project and of the compiled library.
 -module(source_tree).
 
--export([root/0]).
+-export([root/0, library/0, code_paths/0]).
 
+%% Returns the folder of the project: the compiled library has a link to its folder `erlang`.
 root() ->
-    {ok, Erlang} = file:read_link_all(filename:join(code:lib_dir(proctab), "erlang")),
-    filename:dirname(filename:absname(Erlang, code:lib_dir(proctab))).
+    Library = library(),
+    {ok, Erlang} = file:read_link_all(filename:join(Library, "erlang")),
+    filename:dirname(filename:absname(Erlang, Library)).
+
+%% Returns the folder of the compiled library. `code:lib_dir(proctab)` returns the first folder of
+%% the code path with the name `proctab`, which may be another one.
+library() ->
+    filename:dirname(filename:dirname(code:which(proctab))).
+
+%% Returns the folders of the code path that belong to the library and its tests.
+code_paths() ->
+    Library = library(),
+    [Path || Path <- code:get_path(), lists:prefix(Library, filename:absname(Path))].

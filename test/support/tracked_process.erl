@@ -1,12 +1,15 @@
-%% Processes that metrics_process_tracker tracks, and trackers for them.
+%% Processes that suites track by metrics_process_tracker, and trackers for them.
 -module(tracked_process).
 -behaviour(supervisor).
 
 -export([tracker/0, supervisor/1, kill_tracker/0, stop_tracker/0, init/1]).
 -export([idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, empty/0, eventually/1]).
+-export([caller_in_backend/2, assert_no_table/1, table_gone/0]).
 -export([on_node/2]).
 
-%% Starts a tracker. Its table belongs to the calling process.
+-include_lib("stdlib/include/assert.hrl").
+
+%% Starts a tracker. The calling process owns its table.
 tracker() ->
     {ok, Tracker} = metrics_process_tracker:start_link(),
     Tracker.
@@ -26,7 +29,7 @@ init(Restarts) ->
         }
     }.
 
-%% Kills the tracker, and waits until its registered name is free or registered again.
+%% Kills the tracker, and waits until it is dead: its name is free, or taken by the next tracker.
 kill_tracker() ->
     Tracker = whereis(metrics_process_tracker),
     Monitor = monitor(process, Tracker),
@@ -35,21 +38,20 @@ kill_tracker() ->
         {'DOWN', Monitor, process, Tracker, Reason} -> Reason
     end.
 
-%% Kills the tracker that a case has left running, if any.
+%% Kills the tracker, if one runs.
 stop_tracker() ->
     case whereis(metrics_process_tracker) of
-        undefined ->
-            ok;
+        undefined -> ok;
         Tracker ->
             unlink(Tracker),
             kill_tracker()
     end.
 
-%% Starts a process that waits to be killed, or to crash.
+%% Starts a process that waits to be killed, or for `crash/2`.
 idle() ->
     tracked([]).
 
-%% Like `idle/0`. The process has tracked itself under these names.
+%% Like `idle/0`; the process has tracked itself under some names.
 tracked(Names) ->
     Test = self(),
     Pid = spawn(fun() ->
@@ -63,6 +65,7 @@ tracked(Names) ->
         {tracked, Pid} -> Pid
     end.
 
+%% Makes such a process exit with a reason, and waits until it has.
 crash(Pid, Reason) ->
     Monitor = monitor(process, Pid),
     Pid ! {crash, Reason},
@@ -70,7 +73,7 @@ crash(Pid, Reason) ->
         {'DOWN', Monitor, process, Pid, Reason} -> ok
     end.
 
-%% Kills processes at the same time, and waits until they have exited.
+%% Kills processes, and waits until all are dead.
 kill(Pids) ->
     Monitors = [monitor(process, Pid) || Pid <- Pids],
     [exit(Pid, kill) || Pid <- Pids],
@@ -82,17 +85,17 @@ kill(Pids) ->
     ],
     ok.
 
-%% Waits until no process is tracked. A name is counted down before its process is seen to be gone,
-%% so all cleanups are done then.
+%% Waits until no process is tracked. The names of a dead process are counted down before it is
+%% removed from the table: all cleanups are done then.
 settled() ->
     settled([]).
 
-%% Waits until the counts are these.
+%% Waits until these are the counts.
 settled(Counts) ->
     eventually(fun() -> lists:sort(metrics_process_tracker:counts()) =:= lists:sort(Counts) end).
 
-%% Waits until no process is tracked, in the table or monitored, not even one whose tracking had
-%% only begun.
+%% Waits until no process is tracked, the table has no process, not even one whose tracking has only
+%% begun, and the tracker monitors none.
 empty() ->
     settled(),
     eventually(fun() -> in_table(0) =:= [] end),
@@ -105,6 +108,35 @@ in_table(From) ->
         {Pids, done} -> Pids;
         {Pids, Next} -> Pids ++ in_table(Next)
     end.
+
+%% Returns a call of `track/2`, whose result `tracked_child:answer/1` returns, and its process. The
+%% process waits in `ledger_backend`: the name is `{gated, 1, self(), _}`.
+caller_in_backend(Name, Pid) ->
+    Call = tracked_child:ask(fun() -> metrics_process_tracker:track(Name, Pid) end),
+    receive
+        {updating, Name, 1, Caller} -> {Call, Caller}
+    end.
+
+%% Asserts that every function fails, as it does without a table.
+assert_no_table(Pid) ->
+    Calls = [
+        fun() -> metrics_process_tracker:track(name) end,
+        fun() -> metrics_process_tracker:track(name, Pid) end,
+        fun() -> metrics_process_tracker:count(name) end,
+        fun() -> metrics_process_tracker:names(Pid) end,
+        fun() -> metrics_process_tracker:counts() end
+    ],
+    [?assertError(badarg, Call()) || Call <- Calls].
+
+%% Waits until there is no table. It is removed shortly after the death of its owner.
+table_gone() ->
+    eventually(fun() ->
+        try metrics_process_tracker:counts() of
+            _ -> false
+        catch
+            error:badarg -> true
+        end
+    end).
 
 %% Waits until a condition holds. Fails after a minute.
 eventually(Condition) ->

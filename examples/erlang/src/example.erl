@@ -1,4 +1,5 @@
-%% A zone of streams. Each stream is counted as a process behind a metric, and has a worker of stats_hero.
+%% A zone of streams. Each stream is counted as a process behind a metric, and has a worker of
+%% stats_hero.
 -module(example).
 -behaviour(application).
 -behaviour(supervisor).
@@ -14,18 +15,36 @@ stop(_State) ->
     ok.
 
 init([]) ->
-    {ok, {#{}, [{streams, {gen_tracker, start_link, [streams]}, permanent, infinity, supervisor, []}]}}.
+    {
+        ok,
+        {
+            #{},
+            [{streams, {gen_tracker, start_link, [streams]}, permanent, infinity, supervisor, []}]
+        }
+    }.
 
 %% What is seen while a stream runs, and after it has ended; and the files that did it.
 run() ->
-    {ok, Pid} = gen_tracker:find_or_open(streams, {<<"tv1">>, {?MODULE, start_stream, [<<"tv1">>]}, temporary}),
+    {ok, Pid} = gen_tracker:find_or_open(streams, {
+        <<"tv1">>,
+        {?MODULE, start_stream, [<<"tv1">>]},
+        temporary
+    }),
     {ok, Worker} = gen_tracker:getattr(streams, <<"tv1">>, worker, 5000),
-    Running = {gen_tracker:find(streams, <<"tv1">>) =:= {ok, Pid}, folsom_metrics:get_metric_value(streams), stats_hero:find_worker(<<"tv1">>) =:= {ok, Worker}},
+    Running = {
+        gen_tracker:find(streams, <<"tv1">>) =:= {ok, Pid},
+        folsom_metrics:get_metric_value(streams),
+        stats_hero:find_worker(<<"tv1">>) =:= {ok, Worker}
+    },
     ok = supervisor:delete_child(streams, <<"tv1">>),
     exit(Worker, kill),
     until(fun() -> metrics_process_tracker:counts() =:= [] end),
     until(fun() -> stats_hero_monitor:registered_count() =:= 0 end),
-    Ended = {gen_tracker:find(streams, <<"tv1">>), folsom_metrics:get_metric_value(streams), stats_hero:find_worker(<<"tv1">>)},
+    Ended = {
+        gen_tracker:find(streams, <<"tv1">>),
+        folsom_metrics:get_metric_value(streams),
+        stats_hero:find_worker(<<"tv1">>)
+    },
     #{running => Running,
       ended => Ended,
       ours => [Ours || #{ours := Ours} <- proctab:check()],
@@ -35,7 +54,10 @@ run() ->
 until(Condition) ->
     case Condition() of
         true -> ok;
-        false -> receive after 1 -> until(Condition) end
+        false ->
+            receive
+            after 1 -> until(Condition)
+            end
     end.
 
 %% A stream
@@ -48,4 +70,6 @@ init_stream(Name) ->
     ok = metrics_process_tracker:track(streams),
     {ok, Worker} = stats_hero:start_worker(Name),
     ok = gen_tracker:setattr(streams, Name, worker, Worker),
-    receive stop -> ok end.
+    receive
+        stop -> ok
+    end.

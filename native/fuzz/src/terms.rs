@@ -1,36 +1,17 @@
-//! Fuzzes what terms are stored as: the files of `proctab_nif` that convert them, over a [`vm`] of our own.
+//! Fuzzes the conversion of terms in `proctab_terms`, over a [`vm`] of its own.
 //!
-//! The input is a program that builds a term, and a byte of it to be changed for a second term. Whatever the two are:
-//! - what is stored comes back, bit for bit, as a value and as a key, and its encoding is read to the last byte;
-//! - as keys they are the same just when the VM holds them equal, and then their hashes are the same;
-//! - what a look-up searches for is the same as what is stored.
+//! The input is a program that builds a term, and the change of one byte of it for a second term.
+//! For any two terms:
+//!
+//! - each is read back as it was, bit for bit, as a value and as a key, and decoding reads its
+//!   encoding to the last byte;
+//! - their keys are equal if and only if the VM takes the terms for equal, and then so are the
+//!   hashes;
+//! - a lookup of a term finds its key.
 
 #![no_main]
-// What the files of `proctab_nif` have beside the conversions.
-#![allow(dead_code, unexpected_cfgs, unused_imports, unused_macros)]
 
-#[path = "../../nif/src/binaries.rs"]
-mod binaries;
-#[path = "../../nif/src/call.rs"]
-mod call;
-#[path = "../../nif/src/copied.rs"]
-mod copied;
-#[path = "../../nif/src/encoding.rs"]
-mod encoding;
-#[path = "../../nif/src/longest.rs"]
-mod longest;
-#[path = "../../nif/src/terms.rs"]
-mod terms;
 mod vm;
-#[path = "../../nif/src/weight.rs"]
-mod weight;
-
-mod atoms {
-    /// Stands in for the atom that a panic would raise; here a panic ends the program.
-    pub fn nif_panicked() -> rustler::types::atom::Atom {
-        unreachable!()
-    }
-}
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -38,13 +19,12 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use rustler::Env;
 
 use proctab_table::datum::{Datum, View};
 use proctab_table::Seed;
-
-use call::{enter, Answer, Call, Fault, Function};
-use copied::Copied;
-use encoding::Scratch;
+use proctab_terms::call::{enter, Function};
+use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 use vm::{Builder, Environment};
 
 fuzz_target!(|input: &[u8]| {
@@ -57,18 +37,19 @@ fuzz_target!(|input: &[u8]| {
         *byte ^= difference;
     }
     let mut giver = Environment::default();
-    terms::learn(giver.as_raw());
+    // SAFETY: the environment is alive until the call below has returned.
+    proctab_terms::reading::learn_signed_zeros(unsafe { Env::new(&(), giver.as_raw()) });
     let given = [program, &changed].map(|program| Builder::new(program).build(&mut giver));
     let mut reader = Environment::default();
     let expected = given.map(|term| reader.copy(term));
-    // SAFETY: an environment and its terms live until the call has returned.
+    // SAFETY: the environment and its terms live until the call has returned.
     unsafe { enter::<Storing, true>(giver.as_raw(), 2, given.as_ptr()) };
     drop(giver);
     // SAFETY: as above.
     unsafe { enter::<Reading, true>(reader.as_raw(), 2, expected.as_ptr()) };
 });
 
-/// A term as it is stored: as a key, and as a value.
+/// A stored term: as a key, and as a value.
 type Stored = [Datum<Copied>; 2];
 
 thread_local! {
@@ -81,44 +62,44 @@ struct Storing;
 impl Function for Storing {
     const NAME: &'static CStr = c"storing";
 
-    fn run(call: &Call) -> Answer {
+    fn run(call: Call<'_>) -> Answer<'_> {
         let stored = [stored(call, 0)?, stored(call, 1)?];
         STORED.set(Vec::from(stored));
         Ok(call.nil())
     }
 }
 
-/// Compares its arguments with what was stored of equal terms, which are gone.
+/// Compares its arguments with terms that were stored before; the originals were freed.
 struct Reading;
 
 impl Function for Reading {
     const NAME: &'static CStr = c"reading";
 
-    fn run(call: &Call) -> Answer {
+    fn run(call: Call<'_>) -> Answer<'_> {
         let terms = [call.argument(0)?, call.argument(1)?];
         let read = STORED.with_borrow(|stored| {
             let [key, other] = [&stored[0][0], &stored[1][0]];
-            let equal = vm::is_identical(terms[0], terms[1]);
+            let equal = vm::is_identical(terms[0].raw(), terms[1].raw());
             assert_eq!(
                 key == other,
                 equal,
                 "{} and {}",
-                vm::show(terms[0]),
-                vm::show(terms[1])
+                show(terms[0]),
+                show(terms[1])
             );
             assert!(!equal || hash(key) == hash(other));
             let read = stored.iter().flatten().map(|datum| read(call, datum));
             read.collect::<Result<Vec<_>, _>>()
         })?;
-        // What was read outlives what is stored.
+        // The terms that were read outlive the stored ones.
         drop(STORED.take());
         for (term, read) in terms.iter().zip(read.chunks(2)) {
             for read in read {
                 assert!(
-                    vm::is_exactly(*term, *read),
+                    vm::is_exactly(term.raw(), read.raw()),
                     "{} is read as {}",
-                    vm::show(*term),
-                    vm::show(*read)
+                    show(*term),
+                    show(*read)
                 );
             }
         }
@@ -126,15 +107,15 @@ impl Function for Reading {
     }
 }
 
-/// An argument as it is stored. A look-up of the same term finds the key.
-fn stored(call: &Call, place: usize) -> Result<Stored, Fault> {
-    let term = call.argument(place)?;
-    let key = call.owned_key(term)?;
+/// Stores an argument. A lookup of the same term finds the key.
+fn stored(call: Call<'_>, position: usize) -> Result<Stored, Fault> {
+    let term = call.argument(position)?;
+    let key = call.to_key(term)?;
     let mut scratch = Scratch::new();
-    let searched = call.key(term, &mut scratch)?;
-    assert!(searched.same(key.borrow()));
-    assert_eq!(hash(searched), hash(&key));
-    Ok([key, call.datum(term)?])
+    let lookup = call.lookup_key(term, &mut scratch)?;
+    assert!(lookup.same(key.borrow()));
+    assert_eq!(hash(lookup), hash(&key));
+    Ok([key, call.to_datum(term)?])
 }
 
 fn hash(datum: impl Hash) -> u64 {
@@ -142,16 +123,20 @@ fn hash(datum: impl Hash) -> u64 {
     SEED.hash_one(datum)
 }
 
-/// A stored term, whose encoding is read to the last byte.
-fn read(call: &Call, datum: &Datum<Copied>) -> Answer {
+/// Makes the term of a stored one, and reads its encoding to the last byte.
+fn read<'c>(call: Call<'c>, datum: &Datum<Copied>) -> Answer<'c> {
     let term = call.make(datum)?;
-    if let (View::Bytes(_, mut bytes), false) = (datum.view(), vm::is_binary(term)) {
+    if let (View::Bytes(_, mut bytes), false) = (datum.view(), vm::is_binary(term.raw())) {
         call.decode(&mut bytes);
         assert!(
             bytes.is_empty(),
             "{bytes:?} of {} were not read",
-            vm::show(term)
+            show(term)
         );
     }
     Ok(term)
+}
+
+fn show(term: Term<'_>) -> String {
+    vm::show(term.raw())
 }

@@ -1,7 +1,13 @@
-//! The functions of the VM that the conversion of terms calls, over terms in memory of our own.
+//! The VM's functions that the conversion of terms calls, over terms in memory of this program.
 //!
-//! A term is the address of a [`Node`] that its environment owns, or, for what the VM never frees, a number with its lowest bit set. So
-//! a sanitizer sees every use of a term that is gone, and every byte that is read beside a binary.
+//! A term is the address of a [`Node`] that its environment owns, or a number with its lowest bit
+//! set for terms that the VM never frees. So a sanitizer sees each use of a term after its
+//! environment was freed, and each byte that is read beside a binary.
+//!
+//! The functions trust their arguments, as the VM's do: their callers are what is tested. So they
+//! have no `SAFETY` comments of their own.
+
+#![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -15,25 +21,26 @@ use rustler::sys::{
     ErlNifIOVec, ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifPid, ErlNifPort, ErlNifTerm,
 };
 
-/// A term that is not just a number.
+/// A term that is not a number.
 #[derive(Clone)]
 enum Node {
     Integer(i64),
-    /// An integer of more than 64 bits, or anything else that cannot be taken apart.
+    /// An integer of more than 64 bits, or a term of another type that cannot be taken apart.
     Opaque(ErlNifTermType, Vec<u8>),
     Float(f64),
     Binary(Box<[u8]>),
     Tuple(Box<[ErlNifTerm]>),
     Cell(ErlNifTerm, ErlNifTerm),
-    /// Keys and values; up to [`FLAT`] of them are sorted.
+    /// Keys and values, sorted if there are at most [`FLAT`].
     Map(Box<[ErlNifTerm]>, Box<[ErlNifTerm]>),
 }
 use Node::*;
 
-/// The VM keeps a map of so many keys sorted. The order of a larger one depends, here, on how it was made.
+/// Keys of the largest map that the VM keeps sorted. The order of a larger one depends here on the
+/// order in which it was made.
 const FLAT: usize = 32;
 
-/// What cannot be taken apart.
+/// The types of [`Opaque`] terms.
 const OPAQUE: [ErlNifTermType; 6] = [
     ERL_NIF_TERM_TYPE_INTEGER,
     ERL_NIF_TERM_TYPE_FUN,
@@ -43,7 +50,7 @@ const OPAQUE: [ErlNifTermType; 6] = [
     ERL_NIF_TERM_TYPE_BITSTRING,
 ];
 
-/// What the lowest bits of a word say that is no address.
+/// The lowest bits of a word that is not an address.
 const ATOM: usize = 1;
 const PID: usize = 3;
 const PORT: usize = 5;
@@ -56,14 +63,14 @@ pub fn tell_signed_zeros(told: bool) {
     SIGNED_ZEROS.store(told, Ordering::Relaxed);
 }
 
-/// Whose terms they are.
+/// The owner of terms.
 #[derive(Default)]
 pub struct Environment(Vec<*mut Node>);
 
 impl Drop for Environment {
     fn drop(&mut self) {
         for node in &self.0 {
-            // SAFETY: it came from `Box::into_raw`, and is freed once.
+            // SAFETY: `add` made it with `Box::into_raw`, and it is freed once.
             drop(unsafe { Box::from_raw(*node) });
         }
     }
@@ -119,11 +126,11 @@ impl Environment {
     }
 }
 
-/// Builds a term as the bytes of an input say.
+/// Builds terms from the bytes of an input.
 pub struct Builder<'i>(std::slice::Iter<'i, u8>);
 
-/// How deep the terms are that it builds.
-const DEEPEST: usize = 40;
+/// The deepest nesting of a term.
+const MAX_DEPTH: usize = 40;
 
 impl<'i> Builder<'i> {
     pub fn new(program: &'i [u8]) -> Self {
@@ -131,7 +138,7 @@ impl<'i> Builder<'i> {
     }
 
     pub fn build(&mut self, environment: &mut Environment) -> ErlNifTerm {
-        self.build_below(environment, DEEPEST)
+        self.build_below(environment, MAX_DEPTH)
     }
 
     fn byte(&mut self) -> usize {
@@ -149,7 +156,7 @@ impl<'i> Builder<'i> {
             .fold(0, |word, byte| word << 8 | u64::from(*byte))
     }
 
-    /// A count, which is small as a rule; at most 255 times `largest`.
+    /// Returns a count: mostly small, at most 255 times `largest`.
     fn count(&mut self, largest: usize) -> usize {
         match self.byte() {
             255 => self.byte() * largest,
@@ -157,9 +164,9 @@ impl<'i> Builder<'i> {
         }
     }
 
-    fn build_below(&mut self, environment: &mut Environment, deeper: usize) -> ErlNifTerm {
-        // Where the program ends, so does the term.
-        let parts = if deeper > 0 && self.0.len() > 0 {
+    fn build_below(&mut self, environment: &mut Environment, depth: usize) -> ErlNifTerm {
+        // At the end of the program, nothing but leaves is built.
+        let parts = if depth > 0 && self.0.len() > 0 {
             14
         } else {
             10
@@ -185,31 +192,31 @@ impl<'i> Builder<'i> {
                 let count = self.count(4);
                 Tuple(
                     (0..count)
-                        .map(|_| self.build_below(environment, deeper - 1))
+                        .map(|_| self.build_below(environment, depth - 1))
                         .collect(),
                 )
             }
             11 | 12 => {
                 let count = self.count(4);
                 let tail = match self.byte() % 4 {
-                    0 => self.build_below(environment, deeper - 1),
+                    0 => self.build_below(environment, depth - 1),
                     _ => to_term(NIL),
                 };
                 return (0..count).fold(tail, |tail, _| {
-                    let head = self.build_below(environment, deeper - 1);
+                    let head = self.build_below(environment, depth - 1);
                     environment.add(Cell(head, tail))
                 });
             }
             _ => {
                 let mut pairs: Vec<(ErlNifTerm, ErlNifTerm)> = Vec::new();
                 for _ in 0..self.count(1) {
-                    let mut part = || self.build_below(environment, deeper - 1);
+                    let mut part = || self.build_below(environment, depth - 1);
                     let (key, value) = (part(), part());
                     if pairs.iter().all(|(other, _)| !is_identical(key, *other)) {
                         pairs.push((key, value));
                     }
                 }
-                return environment.add_map(pairs).expect("no key is there twice");
+                return environment.add_map(pairs).expect("each key occurs once");
             }
         };
         environment.add(node)
@@ -217,7 +224,7 @@ impl<'i> Builder<'i> {
 }
 
 fn to_word(term: ErlNifTerm) -> usize {
-    // SAFETY: a term is a word, transparently.
+    // SAFETY: `ErlNifTerm` is a transparent wrapper of a word.
     unsafe { transmute::<ErlNifTerm, usize>(term) }
 }
 
@@ -226,14 +233,14 @@ fn to_term(word: usize) -> ErlNifTerm {
     unsafe { transmute::<usize, ErlNifTerm>(word) }
 }
 
-/// What a term is, if it is not just a number. Of a term that is gone a sanitizer tells.
+/// Returns the node of a term that is not a number. A sanitizer reports a node that was freed.
 fn node<'t>(term: ErlNifTerm) -> Option<&'t Node> {
-    assert_ne!(to_word(term), 0, "no term at all");
-    // SAFETY: it is an address that `Environment::add` gave.
+    assert_ne!(to_word(term), 0, "not a term");
+    // SAFETY: `Environment::add` returned the address.
     (to_word(term) & 1 == 0).then(|| unsafe { &*ptr::with_exposed_provenance(to_word(term)) })
 }
 
-/// The elements of a list, and its end.
+/// Returns the elements of a list, and its end.
 fn unfold(mut list: ErlNifTerm) -> (Vec<ErlNifTerm>, ErlNifTerm) {
     let mut heads = Vec::new();
     while let Some(Cell(head, tail)) = node(list) {
@@ -243,12 +250,12 @@ fn unfold(mut list: ErlNifTerm) -> (Vec<ErlNifTerm>, ErlNifTerm) {
     (heads, list)
 }
 
-/// What `=:=` says.
+/// Whether two terms are equal by `=:=`.
 pub fn is_identical(one: ErlNifTerm, other: ErlNifTerm) -> bool {
     is_same(one, other, SIGNED_ZEROS.load(Ordering::Relaxed))
 }
 
-/// Whether two terms are the same in every bit.
+/// Whether two terms are equal bit by bit.
 pub fn is_exactly(one: ErlNifTerm, other: ErlNifTerm) -> bool {
     is_same(one, other, true)
 }
@@ -289,7 +296,7 @@ pub fn is_binary(term: ErlNifTerm) -> bool {
     matches!(node(term), Some(Binary(_)))
 }
 
-/// A term as a text, for messages.
+/// Returns a term as text, for messages.
 pub fn show(term: ErlNifTerm) -> String {
     node(term).map_or_else(|| format!("<{:x}>", to_word(term)), show_node)
 }
@@ -316,7 +323,7 @@ fn show_node(node: &Node) -> String {
     }
 }
 
-/// A hash that two identical terms share.
+/// Returns a hash that is the same for identical terms.
 fn hash(term: ErlNifTerm) -> u64 {
     let hash_all = |terms: &[ErlNifTerm]| terms.iter().map(|term| hash(*term)).collect::<Vec<_>>();
     let mut hasher = DefaultHasher::new();
@@ -339,7 +346,7 @@ fn hash(term: ErlNifTerm) -> u64 {
     hasher.finish()
 }
 
-// What follows are the functions of the VM. All of them trust their arguments, as the VM does.
+// The functions of the VM.
 
 unsafe fn environment<'e>(raw: *mut ErlNifEnv) -> &'e mut Environment {
     unsafe { &mut *raw.cast() }
@@ -449,7 +456,7 @@ unsafe extern "C" fn enif_make_double(env: *mut ErlNifEnv, double: c_double) -> 
     unsafe { environment(env) }.add(Float(double))
 }
 
-/// A binary that begins with an odd byte is one that does not begin at a byte: its copy is the environment's.
+/// A binary whose first byte is odd stands for an unaligned one: the environment keeps a copy.
 #[no_mangle]
 unsafe extern "C" fn enif_inspect_binary(
     env: *mut ErlNifEnv,
@@ -463,7 +470,7 @@ unsafe extern "C" fn enif_inspect_binary(
     if bytes.first().is_some_and(|first| first % 2 == 1) {
         let copy = unsafe { environment(env) }.add(Binary(bytes.clone()));
         let Some(Binary(copied)) = node(copy) else {
-            unreachable!("it was just made")
+            unreachable!("it was made as a binary")
         };
         bytes = copied;
     }
@@ -483,7 +490,7 @@ unsafe extern "C" fn enif_make_new_binary(
 ) -> *mut c_uchar {
     let mut bytes = ManuallyDrop::new(vec![0; size].into_boxed_slice());
     let room = bytes.as_mut_ptr();
-    // The room is written to after it has become a term's.
+    // The caller writes to it after it belongs to a term.
     let bytes = unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(room, size)) };
     unsafe { term.write(environment(env).add(Binary(bytes))) };
     room
@@ -585,7 +592,7 @@ unsafe extern "C" fn enif_make_map_from_arrays(
     1
 }
 
-/// What an iterator is here: the map, and the place of the next pair.
+/// The content of an iterator: the map, and the index of the next pair.
 type Iterator = (ErlNifTerm, usize);
 
 #[no_mangle]
@@ -663,7 +670,7 @@ unsafe extern "C" fn enif_term_to_binary(
     1
 }
 
-/// What was written of a term that cannot be taken apart.
+/// Reads what `enif_term_to_binary` writes of an [`Opaque`] term.
 #[no_mangle]
 unsafe extern "C" fn enif_binary_to_term(
     env: *mut ErlNifEnv,
@@ -684,10 +691,10 @@ unsafe extern "C" fn enif_binary_to_term(
 
 #[no_mangle]
 unsafe extern "C" fn enif_is_process_alive(_: *mut ErlNifEnv, _: *const ErlNifPid) -> c_int {
-    unreachable!("nobody asks")
+    unreachable!("the conversion of terms does not call it")
 }
 
-/// A binary of its own: nothing shows which parts a binary has.
+/// Makes a separate binary.
 #[no_mangle]
 unsafe extern "C" fn enif_make_sub_binary(
     env: *mut ErlNifEnv,
@@ -701,7 +708,7 @@ unsafe extern "C" fn enif_make_sub_binary(
     unsafe { environment(env) }.add(Binary(bytes[begin..][..size].into()))
 }
 
-/// Tells nothing, so that every binary counts as a part of another one.
+/// Refuses, so that every binary counts as a part of a larger one.
 #[no_mangle]
 unsafe extern "C" fn enif_inspect_iovec(
     _: *mut ErlNifEnv,
@@ -730,7 +737,7 @@ unsafe extern "C" fn enif_consume_timeslice(_: *mut ErlNifEnv, percent: c_int) -
     0
 }
 
-/// Calls what the VM would call later, on a dirty scheduler.
+/// Calls the function that the VM would call later, on a dirty scheduler.
 #[no_mangle]
 unsafe extern "C" fn enif_schedule_nif(
     env: *mut ErlNifEnv,
@@ -746,6 +753,11 @@ unsafe extern "C" fn enif_schedule_nif(
 #[no_mangle]
 unsafe extern "C" fn enif_make_badarg(_: *mut ErlNifEnv) -> ErlNifTerm {
     unreachable!("every term can be stored")
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_make_atom(_: *mut ErlNifEnv, _: *const c_char) -> ErlNifTerm {
+    unreachable!("a panic ends the program")
 }
 
 #[no_mangle]

@@ -1,9 +1,12 @@
-//! Handles: references that a process holds, and behind each a value that lives for as long as one of them does.
+//! Handles: references to Rust values. A value lives for as long as a process has a handle of it.
 //!
-//! The VM tells the library's handles from others by their *type*, and makes a new type whenever the Erlang module is loaded, while
-//! handles from before are still around. So a handle is looked up by all types that handles were made of. The VM forgets a type with its last handle, and might
-//! use its address for another library's; so of each type one more object is made, which stays for ever. That also keeps the library in memory where
-//! the linker was not told to.
+//! The VM identifies the handles of a library by their resource *type*, and makes a new type
+//! whenever the Erlang module is loaded, while handles of earlier types are still in use. So a
+//! handle is looked up by all types that handles were made of.
+//!
+//! The VM forgets a type with its last object, and might use the address again for a type of
+//! another library. So of each type one more object is made, which is never released and keeps the
+//! type. It also keeps the library loaded, where the linker was not told to.
 
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -12,36 +15,36 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use parking_lot::RwLock;
-use rustler::sys::{
+
+use proctab_terms::vm::{
     c_void, enif_alloc_resource, enif_get_resource, enif_make_resource, enif_open_resource_type,
-    enif_release_resource, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType, ErlNifTerm,
+    enif_release_resource, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType,
 };
+use proctab_terms::{Call, Fault, Term};
 
-use crate::call::{Call, Fault};
-
-/// The handles of one kind of value.
+/// The handles of one type of value.
 pub struct Handles<T> {
     name: &'static CStr,
-    /// The type of new handles.
+    /// The resource type of new handles.
     newest: AtomicPtr<ErlNifResourceType>,
-    /// The types that handles were made of, each with an object that stays.
+    /// All resource types that handles were made of; an object of each is never released.
     known: RwLock<Vec<Type>>,
     values: PhantomData<fn(T) -> T>,
 }
 
-/// A type that the VM does not forget.
+/// A resource type that the VM does not forget.
 #[derive(Clone, Copy, PartialEq)]
 struct Type(*const ErlNifResourceType);
 
-// SAFETY: nothing is read from or written to what it points to, but by the VM, whose functions may be called by any thread.
+// SAFETY: only the VM reads or writes what it points to, and any thread may call the VM.
 unsafe impl Send for Type {}
 // SAFETY: as above.
 unsafe impl Sync for Type {}
 
 impl<T: Send + Sync + 'static> Handles<T> {
-    /// Handles whose types have this name.
+    /// Returns a collection of handles whose resource types have this name.
     pub const fn new(name: &'static CStr) -> Self {
-        // The VM aligns objects so.
+        // The VM aligns objects to words.
         const { assert!(align_of::<T>() <= align_of::<usize>()) };
         Handles {
             name,
@@ -51,17 +54,18 @@ impl<T: Send + Sync + 'static> Handles<T> {
         }
     }
 
-    /// Has the VM make the type of the handles of a module that is being loaded; `false` when it does not.
+    /// Makes the resource type of new handles. Returns `false` if the VM refuses.
     ///
     /// # Safety
-    /// `env` is the environment of the module's loading.
-    pub unsafe fn open(&self, env: *mut ErlNifEnv) -> bool {
+    /// The module is being loaded, in this environment.
+    pub unsafe fn open(&self, env: rustler::Env<'_>) -> bool {
         let create = ErlNifResourceFlags::ERL_NIF_RT_CREATE;
         let mut tried = create;
-        // SAFETY: by this function's own condition; the name ends with a zero, and the destructor is one of this type's objects.
+        // SAFETY: the caller vouches for the environment. The name is a C string, and the
+        // destructor is for objects of this type.
         let opened = unsafe {
             enif_open_resource_type(
-                env,
+                env.as_c_arg(),
                 ptr::null(),
                 self.name.as_ptr(),
                 Some(destroy::<T>),
@@ -73,42 +77,43 @@ impl<T: Send + Sync + 'static> Handles<T> {
         !opened.is_null()
     }
 
-    /// A handle of a value.
-    pub fn make(&self, call: &Call, value: T) -> ErlNifTerm {
+    /// Makes a handle of a value.
+    pub fn make<'c>(&self, call: Call<'c>, value: T) -> Term<'c> {
         let newest = self.newest_kept();
-        // SAFETY: the type is one of objects of this size, and the value is written before anybody else has the object, which is
-        // released once: from there on the term has it.
+        // SAFETY: the object has the size of a value, which is written before anybody else has the
+        // object. It is released once: from then on the term keeps it.
         unsafe {
             let object = enif_alloc_resource(newest.0, size_of::<T>());
             object.cast::<T>().write(value);
-            let handle = enif_make_resource(call.env, object);
+            let handle = enif_make_resource(call.env(), object);
             enif_release_resource(object);
-            handle
+            Term::from_raw(handle)
         }
     }
 
-    /// The value behind a handle.
-    pub fn get<'c>(&self, call: &'c Call, handle: ErlNifTerm) -> Result<&'c T, Fault> {
+    /// Returns the value of a handle. Fails if the term is not one.
+    pub fn get<'c>(&self, call: Call<'c>, handle: Term<'c>) -> Result<&'c T, Fault> {
         let mut object: *const c_void = ptr::null();
-        // SAFETY: the term is of the caller's environment, and the types are known to the VM.
+        // SAFETY: the term is of this environment, and the VM keeps all known types.
         let is_of = |known: &Type| unsafe {
-            enif_get_resource(call.env, handle, known.0, &mut object) != 0
+            enif_get_resource(call.env(), handle.raw(), known.0, &mut object) != 0
         };
         match self.known.read().iter().any(is_of) {
-            // SAFETY: an object of one of these types that a term has was made by `make`, and holds a value. It lives as long as the term, which is
-            // of the caller's environment.
+            // SAFETY: `make` alone makes terms of objects of these types, and has written a value.
+            // The object lives as long as the term, which is of this environment.
             true => Ok(unsafe { &*object.cast::<T>() }),
             false => Err(Fault::BadArgument),
         }
     }
 
-    /// The type of new handles, known from now on.
+    /// Returns the resource type of new handles, and adds it to the known ones.
     fn newest_kept(&self) -> Type {
         let newest = Type(self.newest.load(Ordering::Acquire));
         if !self.known.read().contains(&newest) {
             let mut known = self.known.write();
             if !known.contains(&newest) {
-                // SAFETY: the module is loaded, so the type is there. Nobody ever gets the object, which is not released and so never destroyed.
+                // SAFETY: a call runs, so its module is loaded and the VM keeps the type. No term
+                // has the object, which is never released, and so never destroyed.
                 unsafe { enif_alloc_resource(newest.0, size_of::<T>()) };
                 known.push(newest);
             }
@@ -117,13 +122,15 @@ impl<T: Send + Sync + 'static> Handles<T> {
     }
 }
 
-/// Drops the value of a handle that is gone.
+/// Drops the value of a handle.
 ///
 /// # Safety
-/// Only for the VM to call, of an object that [`Handles::make`] made.
+/// `object` was made by [`Handles::make`] for the same type of value, and is destroyed once. The VM
+/// calls it so.
 unsafe extern "C" fn destroy<T>(_: *mut ErlNifEnv, object: *mut c_void) {
-    // SAFETY: the object holds a value, and is destroyed once. A panic does not cross the VM's C code.
-    let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
-        ptr::drop_in_place(object.cast::<T>());
+    // A panic must not unwind into the VM's C code.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the object holds a value, and is destroyed once.
+        unsafe { ptr::drop_in_place(object.cast::<T>()) };
     }));
 }

@@ -1,51 +1,68 @@
-//! The exported functions on tables of processes.
-
-use rustler::sys::ErlNifTerm;
+//! Tables of processes and their registrations.
 
 use proctab_table::datum::Datum;
 use proctab_table::processes::{Begun, Next, NotBegun, Processes};
 use proctab_table::reclaim;
+use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
-use crate::call::{export, Answer, Call, Fault};
-use crate::copied::Copied;
-use crate::{atom, boolean};
+use crate::atoms::{self, atom, boolean};
+use crate::lookup;
+use crate::tables::{self, Content, Given, Table};
 
-export! {
-    processes_open/2, processes_close/1, hold/1, release/1, claim/2,
-    register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2,
-    registered_names/2, registered_count/2, processes_page/2, counts_page/2,
-}
-
-/// What it costs to name one of those who have not ended what they began, in words of terms.
+/// Cost of listing a caller whose registration has not ended, in words.
 const CALLER_COST: usize = 2;
 
-fn processes_open(call: &Call) -> Answer {
+/// Opens the table that the first argument names, or gives an open one to a new owner; the caller
+/// becomes its server.
+pub fn processes_open(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let table = call.open_processes(&guard)?;
-    table.serve(call.caller(), &call.commit());
+    let name = call.atom(0)?;
+    let env = call.rustler_env();
+    let owner = call.rustler_pid(call.argument(1)?)?;
+    loop {
+        let tables = Processes::<Copied>::tables();
+        let table = tables.get_or_insert_with(name, || Table::new(name), &guard);
+        match Table::give(table, owner, env) {
+            Given::Done => (),
+            Given::Abandoned => {
+                table.close();
+                continue;
+            }
+            Given::Dead => {
+                table.close_unowned();
+                return Err(Fault::BadArgument);
+            }
+        }
+        // The previous owner may have died, and its table been closed, right before.
+        let current = tables.get(&name, &guard);
+        if current.is_some_and(|current| std::ptr::eq(&**current, &**table)) {
+            table.content.serve(call.caller(), &call.commit());
+            return Ok(atom!(ok));
+        }
+    }
+}
+
+pub fn processes_close(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    tables::get::<Processes<Copied>>(call.atom(0)?, &guard)?.close();
     Ok(atom!(ok))
 }
 
-fn processes_close(call: &Call) -> Answer {
-    call.close_processes()?;
-    Ok(atom!(ok))
-}
-
-fn hold(call: &Call) -> Answer {
+pub fn hold(call: Call<'_>) -> Answer<'_> {
     with_table(call, |table| {
         table.hold(call.caller(), &call.commit());
         Ok(atom!(ok))
     })
 }
 
-fn release(call: &Call) -> Answer {
+pub fn release(call: Call<'_>) -> Answer<'_> {
     with_table(call, |table| {
         table.release(call.caller(), &call.commit());
         Ok(atom!(ok))
     })
 }
 
-fn claim(call: &Call) -> Answer {
+pub fn claim(call: Call<'_>) -> Answer<'_> {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
         let changed = table.claim(&pid, call.caller(), &call.commit());
@@ -53,69 +70,69 @@ fn claim(call: &Call) -> Answer {
     })
 }
 
-fn register(call: &Call) -> Answer {
+pub fn register(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.growth(pid))?;
+        call.deduct_entries(table.moved_by_add(pid))?;
         table.register(pid, name, &call.commit());
         Ok(atom!(ok))
     })
 }
 
-fn unregister(call: &Call) -> Answer {
+pub fn unregister(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
         table.unregister(pid, name, &call.commit());
         Ok(atom!(ok))
     })
 }
 
-fn begin_registering(call: &Call) -> Answer {
+pub fn begin_registering(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.growth(pid))?;
+        call.deduct_entries(table.moved_by_add(pid))?;
         Ok(
             match table.begin(pid, name, call.caller(), &call.commit()) {
                 Begun::New(server) => {
-                    tell(call, server, call.argument(1)?);
+                    ask_to_monitor(call, server, call.argument(1)?);
                     atom!(begun)
                 }
                 Begun::Registered => atom!(registered),
-                Begun::Busy(caller) => call.tuple([atom!(busy), call.word(caller)]),
+                Begun::Busy(caller) => call.tuple([atom!(busy), call.immediate(caller)]),
             },
         )
     })
 }
 
-fn end_registering(call: &Call) -> Answer {
-    let announced = call.argument(3)? == atom!(yes);
+pub fn end_registering(call: Call<'_>) -> Answer<'_> {
+    let announced = call.argument(3)?.is(atoms::true_());
     with_registration(call, |table, pid, name| {
         let server = table.end(pid, name, call.caller(), announced, &call.commit());
         let server = server.map_err(|NotBegun| Fault::BadArgument)?;
-        tell(call, server, call.argument(1)?);
+        ask_to_monitor(call, server, call.argument(1)?);
         Ok(atom!(ok))
     })
 }
 
-fn fail_registering(call: &Call) -> Answer {
+pub fn fail_registering(call: Call<'_>) -> Answer<'_> {
     with_registration(call, |table, pid, name| {
-        call.spend_entries(table.registrations(pid))?;
+        call.deduct_entries(table.registrations(pid))?;
         let server = table.fail(pid, name, call.caller(), &call.commit());
-        tell(call, server, call.argument(1)?);
+        ask_to_monitor(call, server, call.argument(1)?);
         Ok(atom!(ok))
     })
 }
 
-fn abandon(call: &Call) -> Answer {
+pub fn abandon(call: Call<'_>) -> Answer<'_> {
     let (pid, caller) = (call.any_pid(1)?, call.pid(2)?);
     with_table(call, |table| {
-        call.spend_entries(table.registrations(&pid))?;
+        call.deduct_entries(table.registrations(&pid))?;
         table.abandon(&pid, caller, &call.commit());
         Ok(atom!(ok))
     })
 }
 
-fn next(call: &Call) -> Answer {
+pub fn next(call: Call<'_>) -> Answer<'_> {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        call.spend(CALLER_COST * table.begun(&pid))?;
+        call.deduct(CALLER_COST * table.begun(&pid))?;
         let committed = call.commit();
         Ok(match table.next(&pid, &committed) {
             Next::Registered(name, announced) => {
@@ -123,7 +140,7 @@ fn next(call: &Call) -> Answer {
                 call.tuple([atom!(registered), call.make(&name)?, boolean(announced)])
             }
             Next::Busy(callers) => {
-                let callers = list(call, &callers, |caller| call.word(*caller));
+                let callers = list(call, &callers, |caller| call.immediate(*caller));
                 call.tuple([atom!(busy), callers])
             }
             Next::Done => atom!(done),
@@ -131,74 +148,87 @@ fn next(call: &Call) -> Answer {
     })
 }
 
-fn registered_names(call: &Call) -> Answer {
+pub fn registered_names(call: Call<'_>) -> Answer<'_> {
     let pid = call.any_pid(1)?;
     with_table(call, |table| {
-        call.spend_entries(table.registrations(&pid))?;
+        call.deduct_entries(table.registrations(&pid))?;
         let names = table.names(&pid);
-        call.spend(names.iter().map(|name| 2 + call.cost(name)).sum())?;
-        Ok(list(call, &names, |name| call.write(name)))
+        call.deduct(names.iter().map(|name| 2 + call.cost_to_make(name)).sum())?;
+        Ok(list(call, &names, |name| call.make_deducted(name)))
     })
 }
 
-fn registered_count(call: &Call) -> Answer {
-    let name = call.owned_key(call.argument(1)?)?;
+pub fn registered_count(call: Call<'_>) -> Answer<'_> {
+    let name = call.to_key(call.argument(1)?)?;
     with_table(call, |table| Ok(call.integer(table.count(&name))))
 }
 
-fn processes_page(call: &Call) -> Answer {
+pub fn processes_page(call: Call<'_>) -> Answer<'_> {
     page(call, Processes::page, |pid| pid, |_, pid| pid)
 }
 
-fn counts_page(call: &Call) -> Answer {
+pub fn counts_page(call: Call<'_>) -> Answer<'_> {
     let pair = |(_, count): &(Datum<Copied>, i64), name| call.tuple([name, call.integer(*count)]);
     page(call, Processes::counts, |(name, _)| name, pair)
 }
 
-/// The items of a part of a table, and the part to go on with.
-fn page<T>(
-    call: &Call,
+/// Makes a list of the items of at least one shard of a table, and the shard to go on from.
+fn page<'c, T>(
+    call: Call<'c>,
     read: impl FnOnce(&Processes<Copied>, usize) -> (Vec<T>, Option<usize>),
     datum: impl Fn(&T) -> &Datum<Copied>,
-    make: impl Fn(&T, ErlNifTerm) -> ErlNifTerm,
-) -> Answer {
-    let part = call.get_integer(call.argument(1)?);
-    let part = part.and_then(|part| usize::try_from(part).ok());
+    make: impl Fn(&T, Term<'c>) -> Term<'c>,
+) -> Answer<'c> {
+    let shard = call.get_integer(call.argument(1)?);
+    let shard = shard.and_then(|shard| usize::try_from(shard).ok());
     with_table(call, |table| {
-        let (items, next) = read(table, part.ok_or(Fault::BadArgument)?);
-        call.spend(items.iter().map(|item| 8 + call.cost(datum(item))).sum())?;
-        let items = list(call, &items, |item| make(item, call.write(datum(item))));
+        let (items, next) = read(table, shard.ok_or(Fault::BadArgument)?);
+        call.deduct(
+            items
+                .iter()
+                .map(|item| 8 + call.cost_to_make(datum(item)))
+                .sum(),
+        )?;
+        let items = list(call, &items, |item| {
+            make(item, call.make_deducted(datum(item)))
+        });
         let next = next.map_or(atom!(done), |next| call.integer(next as i64));
         Ok(call.tuple([items, next]))
     })
 }
 
-/// A list of what is made of each item.
-fn list<T>(call: &Call, items: &[T], make: impl Fn(&T) -> ErlNifTerm) -> ErlNifTerm {
+/// Makes a list of the terms that `make` makes of each item.
+fn list<'c, T>(call: Call<'c>, items: &[T], make: impl Fn(&T) -> Term<'c>) -> Term<'c> {
     let items = items.iter().rev();
     items.fold(call.nil(), |list, item| call.cons(make(item), list))
 }
 
-fn with_table(call: &Call, run: impl FnOnce(&Processes<Copied>) -> Answer) -> Answer {
+fn with_table<'c>(
+    call: Call<'c>,
+    run: impl FnOnce(&Processes<Copied>) -> Answer<'c>,
+) -> Answer<'c> {
     let guard = reclaim::enter();
-    run(call.named(&guard)?)
+    run(lookup::processes(call, &guard)?)
 }
 
-/// Does something with the table that the first argument names, and the process and the name that are the next.
-fn with_registration(
-    call: &Call,
-    run: impl FnOnce(&Processes<Copied>, &Datum<Copied>, &Datum<Copied>) -> Answer,
-) -> Answer {
+/// Calls `run` with the table that the first argument names, the process that is the second, and
+/// the name that is the third.
+fn with_registration<'c>(
+    call: Call<'c>,
+    run: impl FnOnce(&Processes<Copied>, &Datum<Copied>, &Datum<Copied>) -> Answer<'c>,
+) -> Answer<'c> {
     let pid = call.any_pid(1)?;
-    let name = call.owned_key(call.argument(2)?)?;
+    let name = call.to_key(call.argument(2)?)?;
     with_table(call, |table| run(table, &pid, &name))
 }
 
-/// Has the server watch a process. This is done here, because the caller may be killed as soon as it is back in Erlang.
-fn tell(call: &Call, server: Option<u64>, pid: ErlNifTerm) {
+/// Asks the server to monitor a process.
+///
+/// The call itself does it, because its caller may be killed as soon as it is back in Erlang.
+fn ask_to_monitor<'c>(call: Call<'c>, server: Option<u64>, pid: Term<'c>) {
     if let Some(server) = server {
         let request = call.tuple([atom!(monitor), pid]);
-        // A server that is dead has nobody to tell: its successor will see the process in the table.
+        // If the server is dead, its successor will find the process in the table.
         call.send(server, call.tuple([atom!(cast), request]));
     }
 }

@@ -1,58 +1,53 @@
-//! The tables of this VM, and the processes that own them.
+//! Tables, and the processes that own them.
 //!
-//! A table is found by its atom in one lock-free map for each kind of table. It lives in a VM resource that monitors the owner: when the owner dies, for
-//! whatever reason, the table leaves the map, and its memory is freed in the background once nobody reads it any more.
+//! A table is found by the word of its atom, in one lock-free map for each kind of table. It is in
+//! a VM resource that monitors the owner: when the owner dies, the table is removed from the map,
+//! and its memory is freed in the background once nobody reads it any more.
 
 use lazy_static::lazy_static;
 use papaya::HashMap;
 use parking_lot::Mutex;
-use rustler::sys::ErlNifTerm;
-use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
+use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Deferred, Guard};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
+use proctab_terms::call_times;
+use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
-use crate::call::{Answer, Call, Fault};
-use crate::copied::Copied;
-use crate::handles::Handles;
-use crate::longest;
+/// Cost of listing a table, in words.
+const LISTED_COST: usize = 8;
 
 /// All tables of a kind, by the words of their atoms.
 pub type Tables<T> = HashMap<u64, ResourceArc<Table<T>>, Seed>;
 
-/// What a table holds.
+/// A kind of table.
 pub trait Content: Default + Send + Sync + 'static
 where
     Table<Self>: Resource,
 {
-    /// The tables that hold such.
+    /// All tables of this kind.
     fn tables() -> &'static Tables<Self>;
 }
 
-/// The handles of zones.
-pub static HANDLES: Handles<ResourceArc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
-
-/// What it costs to list a table, in words of terms.
-const OWNER_COST: usize = 8;
-
-/// What became of a table that was to be given to an owner.
-#[derive(PartialEq)]
-enum Given {
-    Done,
-    /// The owner before is dead, and the table has to go with it, although the VM has not told of that yet.
-    Left,
-    /// The new owner is dead.
-    Dead,
-}
-
-/// A table, and whose it is.
+/// A table and its owner.
 pub struct Table<T: Send + 'static> {
     name: u64,
     owner: Mutex<Option<(LocalPid, Monitor)>>,
-    /// What it holds.
+    /// The content.
     pub content: Deferred<T>,
+}
+
+/// The result of giving a table to an owner.
+#[derive(PartialEq)]
+pub enum Given {
+    /// The table has the new owner.
+    Done,
+    /// The previous owner is dead: the table must be closed, although the VM has not told yet.
+    Abandoned,
+    /// The new owner is dead.
+    Dead,
 }
 
 fn no_tables<T: Content>() -> Tables<T>
@@ -65,7 +60,7 @@ where
         .build()
 }
 
-/// Each kind of table is another type of resource.
+/// Defines the kinds of tables, each of which is a resource type of its own.
 macro_rules! kinds {
     ($($content:ty: $name:literal, $tables:ident);* $(;)?) => {$(
         lazy_static! {
@@ -83,7 +78,7 @@ macro_rules! kinds {
             const IMPLEMENTS_DOWN: bool = true;
 
             fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-                longest::measure(c"down", || self.owner_is_down(monitor));
+                call_times::measure(c"down", || self.owner_is_down(monitor));
             }
         }
     )*};
@@ -98,7 +93,8 @@ impl<T: Content> Table<T>
 where
     Table<T>: Resource,
 {
-    fn new(name: u64) -> ResourceArc<Self> {
+    /// Returns an empty table without an owner.
+    pub fn new(name: u64) -> ResourceArc<Self> {
         ResourceArc::new(Table {
             name,
             owner: Mutex::new(None),
@@ -106,12 +102,12 @@ where
         })
     }
 
-    /// Gives a table to another owner.
-    fn give(this: &ResourceArc<Self>, new: LocalPid, env: Env) -> Given {
-        // The callback waits for the lock, so it finds the monitor that it is called for.
+    /// Gives a table to an owner, which replaces the previous one.
+    pub fn give(this: &ResourceArc<Self>, new: LocalPid, env: Env) -> Given {
+        // `down` waits for the lock, so it finds the monitor that it is called for.
         let mut owner = this.owner.lock();
         if owner.is_some_and(|(old, _)| old != new && !env.is_process_alive(old)) {
-            return Given::Left;
+            return Given::Abandoned;
         }
         let Some(monitor) = env.monitor(this, &new) else {
             return Given::Dead;
@@ -122,156 +118,74 @@ where
         Given::Done
     }
 
-    /// Closes a table whose owner has died, unless it was given to another one meanwhile.
-    fn owner_is_down(&self, monitor: Monitor) {
-        self.close_if(|owner| owner.is_some_and(|(_, own)| own == monitor));
-    }
-
-    /// Whose it is; one that was never given away has none.
-    pub fn owner(&self, call: &Call) -> Answer {
+    /// Returns the owner. Fails if the table was never given to one.
+    pub fn owner<'c>(&self, call: Call<'c>) -> Answer<'c> {
         let (owner, _) = (*self.owner.lock()).ok_or(Fault::BadArgument)?;
-        call.with_env(|env| Ok(owner.encode(env).as_c_arg()))
+        Ok(call.make_rustler_pid(&owner))
     }
 
-    fn owner_is_alive(&self, env: Env) -> bool {
+    /// Whether the table has an owner that is alive.
+    pub fn is_owner_alive(&self, env: Env) -> bool {
         let owner = *self.owner.lock();
         owner.is_some_and(|(owner, _)| env.is_process_alive(owner))
     }
 
-    /// Takes the table out of the map, if this is said of its owner, and if it is still this one: a new owner may have opened it again. It is
-    /// decided and done under the owner's lock, so that nobody is given a table that is about to go.
-    fn close_if(&self, is_said: impl FnOnce(Option<(LocalPid, Monitor)>) -> bool) {
+    /// Closes the table: removes it from the map, unless a new owner has opened another one of
+    /// its name.
+    pub fn close(&self) {
+        self.close_if(|_| true);
+    }
+
+    /// Closes the table if it was never given to an owner.
+    pub fn close_unowned(&self) {
+        self.close_if(|owner| owner.is_none());
+    }
+
+    /// Closes the table of an owner that has died, unless it was given to another one meanwhile.
+    fn owner_is_down(&self, monitor: Monitor) {
+        self.close_if(|owner| owner.is_some_and(|(_, current)| current == monitor));
+    }
+
+    /// Closes the table if `condition` holds for its owner.
+    ///
+    /// This holds the owner's lock, so that nobody is given a table that is about to be closed.
+    fn close_if(&self, condition: impl FnOnce(Option<(LocalPid, Monitor)>) -> bool) {
         let guard = reclaim::enter();
         let owner = self.owner.lock();
-        let closing = is_said(*owner);
+        let closing = condition(*owner);
         if closing {
-            let this = |_: &u64, table: &ResourceArc<Self>| std::ptr::eq(&**table, self);
-            // Any other answer says that it was closed before.
-            let _ = T::tables().remove_if(&self.name, this, &guard);
+            let is_this = |_: &u64, table: &ResourceArc<Self>| std::ptr::eq(&**table, self);
+            // An error means that the table was closed before.
+            let _ = T::tables().remove_if(&self.name, is_this, &guard);
         }
         drop(owner);
         if closing {
             reclaim::flush(&guard);
         }
     }
-
-    fn close(&self) {
-        self.close_if(|_| true);
-    }
 }
 
-impl Call<'_> {
-    /// The running table that the first argument names.
-    #[inline]
-    pub fn named<'g, T: Content>(&self, guard: &'g Guard) -> Result<&'g T, Fault>
-    where
-        Table<T>: Resource,
-    {
-        let name = self.atom(0)?;
-        let table = T::tables().get(&name, guard).ok_or(Fault::BadArgument)?;
-        Ok(&table.content)
-    }
+/// Returns the table of this name. Fails if there is none.
+#[inline]
+pub fn get<T: Content>(name: u64, guard: &Guard) -> Result<&ResourceArc<Table<T>>, Fault>
+where
+    Table<T>: Resource,
+{
+    T::tables().get(&name, guard).ok_or(Fault::BadArgument)
+}
 
-    /// The zone that the first argument is the handle of, or names.
-    pub fn zone_table(&self, guard: &Guard) -> Result<ResourceArc<Table<Zone<Copied>>>, Fault> {
-        match self.atom(0) {
-            Ok(name) => ZONES.get(&name, guard).cloned().ok_or(Fault::BadArgument),
-            Err(_) => HANDLES.get(self, self.argument(0)?).cloned(),
+/// Prepends `{kind, Name, Owner}` of each table of a kind to a list.
+pub fn list<'c, T: Content>(call: Call<'c>, kind: Term<'c>, mut list: Term<'c>) -> Answer<'c>
+where
+    Table<T>: Resource,
+{
+    let guard = reclaim::enter();
+    for (name, table) in T::tables().iter(&guard) {
+        call.deduct(LISTED_COST)?;
+        // A table without an owner is just being opened.
+        if let Ok(owner) = table.owner(call) {
+            list = call.cons(call.tuple([kind, call.immediate(*name), owner]), list);
         }
     }
-
-    /// Whose the running zone is that the first argument names.
-    pub fn zone_owner(&self) -> Answer {
-        let guard = reclaim::enter();
-        let zone = ZONES
-            .get(&self.atom(0)?, &guard)
-            .ok_or(Fault::BadArgument)?;
-        zone.owner(self)
-    }
-
-    /// The tables of a kind with their owners, put before a list of others.
-    pub fn owners<T: Content>(&self, kind: ErlNifTerm, mut others: ErlNifTerm) -> Answer
-    where
-        Table<T>: Resource,
-    {
-        let guard = reclaim::enter();
-        for (name, table) in T::tables().iter(&guard) {
-            self.spend(OWNER_COST)?;
-            let Ok(owner) = table.owner(self) else {
-                continue;
-            };
-            others = self.cons(self.tuple([kind, self.word(*name), owner]), others);
-        }
-        Ok(others)
-    }
-
-    /// Opens the zone that the first argument names, for the caller; its handle.
-    pub fn open_zone(&self) -> Result<ErlNifTerm, Fault> {
-        let name = self.atom(0)?;
-        let guard = reclaim::enter();
-        self.with_env(|env| {
-            let running = ZONES.get(&name, &guard);
-            if running.is_some_and(|table| table.owner_is_alive(env)) {
-                return Err(Fault::BadArgument);
-            }
-            let table = Table::new(name);
-            if Table::give(&table, env.pid(), env) != Given::Done {
-                return Err(Fault::BadArgument);
-            }
-            let handle = HANDLES.make(self, table.clone());
-            ZONES.insert(name, table, &guard);
-            Ok(handle)
-        })
-    }
-
-    /// Closes the zone that the first argument is the handle of.
-    pub fn close_zone(&self) -> Result<(), Fault> {
-        let guard = reclaim::enter();
-        self.zone_table(&guard)?.close();
-        Ok(())
-    }
-
-    /// The table of processes that the first argument names, which belongs to the second from now on; a new one if there is none.
-    pub fn open_processes<'g>(&self, guard: &'g Guard) -> Result<&'g Processes<Copied>, Fault> {
-        let name = self.atom(0)?;
-        self.with_env(|env| {
-            // SAFETY: the argument is a term of the caller's environment.
-            let owner = unsafe { Term::new(env, self.argument(1)?) };
-            let owner = owner.decode().map_err(|_| Fault::BadArgument)?;
-            loop {
-                let table = PROCESSES.get_or_insert_with(name, || Table::new(name), guard);
-                match Table::give(table, owner, env) {
-                    Given::Done => (),
-                    Given::Left => {
-                        table.close();
-                        continue;
-                    }
-                    Given::Dead => {
-                        table.close_if(|owner| owner.is_none());
-                        return Err(Fault::BadArgument);
-                    }
-                }
-                // Its last owner may have died just before.
-                let current = PROCESSES.get(&name, guard);
-                if current.is_some_and(|current| std::ptr::eq(&**current, &**table)) {
-                    return Ok(&*table.content);
-                }
-            }
-        })
-    }
-
-    /// Closes the table of processes that the first argument names.
-    pub fn close_processes(&self) -> Result<(), Fault> {
-        let guard = reclaim::enter();
-        let table = PROCESSES.get(&self.atom(0)?, &guard);
-        table.ok_or(Fault::BadArgument)?.close();
-        Ok(())
-    }
-
-    /// Does something with the caller's environment.
-    pub fn with_env<T>(&self, run: impl FnOnce(Env) -> Result<T, Fault>) -> Result<T, Fault> {
-        let lifetime = ();
-        // SAFETY: the environment is the caller's and outlives this function, and so the lifetime.
-        run(unsafe { Env::new(&lifetime, self.env) })
-    }
+    Ok(list)
 }

@@ -1,7 +1,9 @@
-//! What the paths that matter cost in plain Rust, by one, two and four threads; `cargo bench -p proctab_table` runs it.
+//! Measures the most important operations in plain Rust, with one, two and four threads:
+//! `cargo bench -p proctab_table`.
 //!
-//! A figure is the time of one operation in one thread. Where threads do not disturb each other it stays the same, as long as there is
-//! a core for each. *Different* is 10,000 names, taken in an order of no pattern; *same* is one hot name for all threads.
+//! A figure is the time of one operation in one thread. It does not grow with the number of threads
+//! if they do not slow each other down and there is a core for each. *Different* is 10,000 names in
+//! an order without a pattern; *same* is one name for all threads.
 
 #![deny(missing_docs)]
 
@@ -29,7 +31,7 @@ use Names::{Different, Same};
 
 type Term = Datum<Nothing>;
 
-/// Which names the threads work on.
+/// The names that the threads work on.
 #[derive(Clone, Copy, Debug)]
 enum Names {
     Different,
@@ -38,7 +40,7 @@ enum Names {
 
 const THREADS: [usize; 3] = [1, 2, 4];
 const COUNT: u64 = 10_000;
-/// Has no divisor in common with `COUNT`, so that its multiples reach every name.
+/// Coprime to `COUNT`, so that its multiples reach every name.
 const STRIDE: u64 = 7_919;
 const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
@@ -47,7 +49,7 @@ const TWENTY_BYTES: &[u8] = b"twenty bytes of text";
 static TERMS: LazyLock<Terms> = LazyLock::new(Terms::default);
 static ZONE: LazyLock<Zone<Nothing>> = LazyLock::new(zone);
 
-/// What the benchmarks look up and store.
+/// Names and keys.
 struct Terms {
     names: Vec<Term>,
     integer: Term,
@@ -66,30 +68,25 @@ impl Default for Terms {
 
 fn name(prefix: &str, number: u64) -> Term {
     let mut name = String::new();
-    write!(name, "{prefix}-{number:06}").expect("a string takes it");
+    write!(name, "{prefix}-{number:06}").expect("writing to a string does not fail");
     Datum::bytes(KIND, name.as_bytes())
 }
 
-/// A zone whose children have four attributes each.
+/// Returns a zone whose children have four attributes each.
 fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
         assert!(zone.insert(name, child(number), &COMMITTED));
-        let row = zone.row(name.borrow(), &guard).expect("it was inserted");
+        let row = zone
+            .entry(name.borrow(), &guard)
+            .expect("the name was inserted");
         let attributes = [
             integer(1280),
             fixed(Datum::bytes(KIND, b"atom"), Datum::word(KIND, number)),
             binary(),
             fixed(Datum::bytes(KIND, b"pid"), Datum::word(KIND, number)),
         ];
-        assert!(row
-            .set(
-                Changes::from_iter(attributes),
-                zone.seed(),
-                &guard,
-                &COMMITTED
-            )
-            .is_ok());
+        assert!(row.set(Changes::from_iter(attributes), &COMMITTED).is_ok());
     }
     zone
 }
@@ -113,7 +110,7 @@ fn fixed(key: Term, value: Term) -> Attribute<Nothing> {
 fn integer(integer: i64) -> Attribute<Nothing> {
     Attribute {
         key: TERMS.integer.clone(),
-        value: Value::Integer(Counter::new(integer).expect("it is small")),
+        value: Value::Integer(Counter::new(integer).expect("the integer is small")),
     }
 }
 
@@ -121,7 +118,7 @@ fn binary() -> Attribute<Nothing> {
     fixed(TERMS.binary.clone(), Datum::bytes(KIND, TWENTY_BYTES))
 }
 
-/// A number that no other call of this benchmark gets.
+/// Returns a number that no other call gets.
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(COUNT);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -140,13 +137,13 @@ fn on_names<T>(bencher: Bencher, names: Names, operation: impl Fn(&'static Term)
     bencher.with_inputs(|| pick(names)).bench_values(operation);
 }
 
-/// What each of the calls below does first, and nothing else: entering and leaving a guard.
+/// Enters and leaves a guard, as each of the operations below does.
 #[divan::bench(threads = THREADS)]
 fn guard() {
     let _guard = reclaim::enter();
 }
 
-/// Finding a table by a word in a map of the kind that an embedder keeps its tables in.
+/// Finds a table by a word, in a map like that in which an embedder keeps its tables.
 #[divan::bench(threads = THREADS)]
 fn table(bencher: Bencher) {
     let tables: HashMap<u64, u64, Seed> = HashMap::builder()
@@ -162,7 +159,7 @@ fn table(bencher: Bencher) {
         let guard = reclaim::enter();
         tables.get(&black_box(5), &guard).copied()
     });
-    // A map that is dropped frees what others may be reading.
+    // A map that is dropped would free what others may be reading.
     std::mem::forget(tables);
 }
 
@@ -170,7 +167,7 @@ fn table(bencher: Bencher) {
 fn find(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let row = ZONE.entry(name.borrow(), &guard);
         row.and_then(|row| row.pid())
     });
 }
@@ -179,10 +176,8 @@ fn find(bencher: Bencher, names: Names) {
 fn getattr_integer(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
-        attributes
-            .get(TERMS.integer.borrow(), ZONE.seed())?
-            .counted()
+        let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
+        attributes.get(TERMS.integer.borrow())?.counted()
     });
 }
 
@@ -190,8 +185,8 @@ fn getattr_integer(bencher: Bencher, names: Names) {
 fn getattr_binary(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let attributes = ZONE.row(name.borrow(), &guard)?.attributes(&guard)?;
-        let value = attributes.get(TERMS.binary.borrow(), ZONE.seed())?;
+        let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
+        let value = attributes.get(TERMS.binary.borrow())?;
         value.datum().cloned()
     });
 }
@@ -200,20 +195,20 @@ fn getattr_binary(bencher: Bencher, names: Names) {
 fn increment(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
-        let row = ZONE.row(name.borrow(), &guard);
+        let row = ZONE.entry(name.borrow(), &guard);
         row.map_or(Added::Missing, |row| {
-            row.add(TERMS.integer.borrow(), 1, ZONE.seed(), &guard, &COMMITTED)
+            row.add(TERMS.integer.borrow(), 1, &COMMITTED)
         })
     });
 }
 
-/// One integer in the place of another.
+/// Replaces an integer by another one.
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn setattr_in_place(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| set(name, integer(1000)));
 }
 
-/// Any other value: a new map of attributes.
+/// Replaces any other value, which makes a new map.
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn setattr_binary(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| set(name, binary()));
@@ -222,19 +217,12 @@ fn setattr_binary(bencher: Bencher, names: Names) {
 fn set(name: &Term, attribute: Attribute<Nothing>) {
     let guard = reclaim::enter();
     let row = ZONE
-        .row(name.borrow(), &guard)
-        .expect("it is never removed");
-    assert!(row
-        .set(
-            Changes::from_iter([attribute]),
-            ZONE.seed(),
-            &guard,
-            &COMMITTED
-        )
-        .is_ok());
+        .entry(name.borrow(), &guard)
+        .expect("the name is never removed");
+    assert!(row.set(Changes::from_iter([attribute]), &COMMITTED).is_ok());
 }
 
-/// A child comes and goes. With one same name for all, most find it held.
+/// Adds a child and removes it. With one name for all threads, most find it held.
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn insert_and_remove(bencher: Bencher, names: Names) {
     LazyLock::force(&ZONE);
@@ -250,14 +238,14 @@ fn insert_and_remove(bencher: Bencher, names: Names) {
     });
 }
 
-/// The rows of one page, of 128 at the most.
+/// Reads a page, of at most 128 rows.
 #[divan::bench(threads = THREADS)]
 fn page(bencher: Bencher) {
     LazyLock::force(&ZONE);
     bencher.bench(|| ZONE.page(0));
 }
 
-/// A process is registered under a name, dies, and is cleaned up after.
+/// Registers a process under a name, and cleans up after its death.
 #[divan::bench(args = [Different, Same], threads = THREADS)]
 fn register(bencher: Bencher, names: Names) {
     let processes: Processes<Nothing> = Processes::default();
@@ -270,7 +258,7 @@ fn register(bencher: Bencher, names: Names) {
 }
 
 fn main() {
-    // A sample of this size also where the first call of all is a slow one.
+    // The same size of samples also if the first call is slow.
     Divan::default()
         .sample_size(1_000)
         .config_with_args()

@@ -1,11 +1,13 @@
 //! The attributes of one name: a persistent map from key to value.
 //!
-//! A map is never changed once it is published; a writer makes a new one that shares what stays. Up to 16 attributes
-//! lie in one flat leaf, which is read by a linear scan. A larger map is a tree of 16-way branches over such leaves, by four bits of
-//! the key's hash a level, so that a writer copies one path whatever the size.
+//! A published map never changes: a writer makes a new one that shares what stays the same. At most
+//! 16 attributes are in one flat leaf, which is searched linearly. A larger map is a tree of 16-way
+//! branches over such leaves, with four bits of the key's hash for each level, so that a writer
+//! copies one path whatever the size.
 //!
-//! Integers are the exception to "never changed": they are [counters](crate::value::Counter) that live in the leaf. A writer that copies a leaf
-//! freezes its counters, so that no addition is lost between the copy and its publication.
+//! Integers are the exception: they are [counters](crate::value::Counter) in the leaf. A writer
+//! that copies a leaf freezes its counters, so that no addition is lost between copy and
+//! publication.
 
 use std::hash::BuildHasher;
 
@@ -14,12 +16,12 @@ use smallvec::SmallVec;
 use triomphe::ThinArc;
 
 use crate::datum::{Borrowed, Datum, Foreign};
+use crate::hashing::Seed;
 use crate::value::Value;
-use crate::Seed;
 
-/// How many attributes a leaf holds before it becomes a branch.
+/// Attributes of a leaf at most. With more it becomes a branch.
 const LEAF: usize = 16;
-/// How many children a branch has, and how many bits of the hash choose one.
+/// Children of a branch, and bits of the hash that select one.
 const FANOUT: usize = 16;
 const BITS: u32 = 4;
 
@@ -48,14 +50,14 @@ struct Header {
     branch: bool,
     /// Whether a key or a value in this node or below is [heavy](Foreign::is_heavy).
     heavy: bool,
-    /// How many attributes there are in this node and below.
+    /// Attributes in this node and below.
     count: u32,
 }
 
-/// A persistent map of attributes, never empty: where there are none, there is no map.
+/// A persistent map of attributes. It is never empty: without attributes there is no map.
 pub struct Attributes<F>(ThinArc<Header, Slot<F>>);
 
-/// Attributes to set, in the order in which they win: a later one of the same key replaces an earlier.
+/// Attributes to set. Of two with the same key, the later one counts.
 pub type Changes<F> = SmallVec<[Attribute<F>; 4]>;
 
 const _: () = assert!(size_of::<Slot<String>>() == 32);
@@ -67,7 +69,7 @@ impl<F> Clone for Attributes<F> {
 }
 
 impl<F> Attributes<F> {
-    /// How many attributes there are.
+    /// Returns the number of attributes.
     #[inline]
     pub fn count(&self) -> usize {
         self.0.header.header.count as usize
@@ -97,7 +99,7 @@ impl<F> Attributes<F> {
         }
     }
 
-    /// How many counters there are.
+    /// Returns the number of counters.
     pub fn counters(&self) -> usize {
         let mut count = 0;
         self.for_each(&mut |attribute| {
@@ -106,7 +108,7 @@ impl<F> Attributes<F> {
         count
     }
 
-    /// How many bytes all of it takes.
+    /// Returns the bytes that the map takes with all that is in it.
     pub fn bytes(&self) -> usize
     where
         F: Foreign,
@@ -122,7 +124,7 @@ impl<F> Attributes<F> {
         size_of::<Header>() + 16 + size_of_val(slots) + below.sum::<usize>()
     }
 
-    /// The children of a branch, shared.
+    /// Returns shares of the children of a branch.
     fn children(&self) -> [Option<Self>; FANOUT] {
         std::array::from_fn(|index| self.child(index).cloned())
     }
@@ -134,7 +136,8 @@ impl<F> Attributes<F> {
         }
     }
 
-    /// The attributes of a leaf for a copy of it, less those for which `leave_out` holds.
+    /// Appends the attributes for a copy, without those whose key satisfies `leave_out`. Freezes
+    /// their counters.
     fn carry_over(&self, leave_out: impl Fn(&Datum<F>) -> bool, into: &mut Vec<Attribute<F>>) {
         self.for_each(&mut |attribute| {
             if !leave_out(&attribute.key) {
@@ -146,17 +149,18 @@ impl<F> Attributes<F> {
         });
     }
 
-    /// Turns the map into what a raw pointer can hold.
+    /// Converts the map to a raw pointer.
     pub(crate) fn into_raw(self) -> *mut () {
         ThinArc::into_raw(self.0).cast_mut().cast()
     }
 
-    /// Takes back what [`into_raw`](Self::into_raw) gave.
+    /// Converts a raw pointer back to a map.
     ///
     /// # Safety
-    /// `raw` comes from `into_raw` of the same type, and is taken back at most once.
+    /// `raw` came from [`into_raw`](Self::into_raw) of the same type, and the map is dropped at
+    /// most once.
     pub(crate) unsafe fn from_raw(raw: *mut ()) -> Self {
-        // SAFETY: by this function's own condition.
+        // SAFETY: the caller vouches for it.
         Attributes(unsafe { ThinArc::from_raw(raw.cast_const().cast()) })
     }
 }
@@ -189,13 +193,13 @@ impl<F: Foreign> Attributes<F> {
         })
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     #[inline]
     pub fn get(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Value<F>> {
         self.attribute(key, seed).map(|attribute| &attribute.value)
     }
 
-    /// Whether a key, or its value, is [heavy](Foreign::is_heavy); `false` where it is not there.
+    /// Whether a key or its value is [heavy](Foreign::is_heavy); `false` if the key is missing.
     pub(crate) fn is_heavy_at(&self, key: Borrowed<'_, F>, seed: &Seed) -> bool {
         let attribute = self.attribute(key, seed);
         attribute.is_some_and(Attribute::is_heavy)
@@ -218,7 +222,7 @@ impl<F: Foreign> Attributes<F> {
         })
     }
 
-    /// A map with `changes` made to `before`.
+    /// Returns a map with `changes` made to `before`.
     pub(crate) fn with(before: Option<&Self>, changes: Changes<F>, seed: &Seed) -> Option<Self> {
         Self::with_below(before, changes, seed, 0)
     }
@@ -234,16 +238,16 @@ impl<F: Foreign> Attributes<F> {
         }
         if let (Some(leaf), 1) = (before, changes.len()) {
             let change = &changes[0];
-            let place = leaf.place(change.key.borrow());
-            if place.is_some() || leaf.count() < LEAF {
+            let index = leaf.index_of(change.key.borrow());
+            if index.is_some() || leaf.count() < LEAF {
                 return changes
                     .into_iter()
                     .next()
-                    .map(|change| leaf.with_one(place, change));
+                    .map(|change| leaf.with_one(index, change));
             }
         }
         if changes.len() > LEAF && shift < u64::BITS {
-            // Too many for a leaf, unless keys repeat: the branch is a good guess, and correct in any case.
+            // Too many for a leaf, unless keys repeat; a branch is correct in either case.
             let mut attributes = Vec::new();
             if let Some(leaf) = before {
                 let replaced = |key: &Datum<F>| changes.iter().any(|change| change.key == *key);
@@ -269,21 +273,21 @@ impl<F: Foreign> Attributes<F> {
         Self::leaf(attributes)
     }
 
-    /// Where a leaf has a key.
-    fn place(&self, key: Borrowed<'_, F>) -> Option<usize> {
+    /// Returns the index of a key in a leaf.
+    fn index_of(&self, key: Borrowed<'_, F>) -> Option<usize> {
         self.slots()
             .iter()
             .position(|slot| matches!(slot, Slot::Attribute(old) if key.equivalent(&old.key)))
     }
 
-    /// A leaf with `change` at this place, or after all others.
-    fn with_one(&self, place: Option<usize>, change: Attribute<F>) -> Self {
+    /// Returns a copy of a leaf with `change` at this index, or at its end.
+    fn with_one(&self, index: Option<usize>, change: Attribute<F>) -> Self {
         let slots = self.slots();
-        let place = place.unwrap_or(slots.len());
+        let changed = index.unwrap_or(slots.len());
         let heavy = |(other, slot): (usize, &Slot<F>)| {
-            other != place && matches!(slot, Slot::Attribute(attribute) if attribute.is_heavy())
+            other != changed && matches!(slot, Slot::Attribute(attribute) if attribute.is_heavy())
         };
-        let count = slots.len().max(place + 1);
+        let count = slots.len().max(changed + 1);
         let header = Header {
             branch: false,
             heavy: change.is_heavy() || self.is_heavy() && slots.iter().enumerate().any(heavy),
@@ -291,7 +295,7 @@ impl<F: Foreign> Attributes<F> {
         };
         let mut change = Some(change);
         let slots = (0..count).map(|index| match slots.get(index) {
-            Some(Slot::Attribute(kept)) if index != place => Slot::Attribute(Attribute {
+            Some(Slot::Attribute(kept)) if index != changed => Slot::Attribute(Attribute {
                 key: kept.key.clone(),
                 value: kept.value.carry_over(),
             }),
@@ -300,7 +304,7 @@ impl<F: Foreign> Attributes<F> {
         Attributes(ThinArc::from_header_and_iter(header, slots))
     }
 
-    /// A branch over `children`, each with those of the changes that belong to it.
+    /// Returns a branch over `children`, with each change made to the child that it belongs to.
     fn with_spread(
         mut children: [Option<Self>; FANOUT],
         changes: impl Iterator<Item = Attribute<F>>,
@@ -319,14 +323,14 @@ impl<F: Foreign> Attributes<F> {
         Self::branch(children)
     }
 
-    /// A map without `key`, which `self` has.
+    /// Returns a map without `key`, which `self` has.
     pub(crate) fn without(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<Self> {
         self.without_below(key, seed.hash_one(key), 0)
     }
 
     fn without_below(&self, key: Borrowed<'_, F>, hash: u64, shift: u32) -> Option<Self> {
         if !self.is_branch() || self.count() <= LEAF / 2 {
-            // A branch that has become small is a leaf again.
+            // A branch that has become small becomes a leaf.
             let mut rest = Vec::with_capacity(self.count());
             self.carry_over(|candidate| key.equivalent(candidate), &mut rest);
             return Self::leaf(rest);
@@ -339,7 +343,8 @@ impl<F: Foreign> Attributes<F> {
         Self::branch(children)
     }
 
-    /// Reads all counters at one moment, in the order of [`for_each`](Self::for_each). For the holder of the write lock.
+    /// Reads all counters at one moment, in the order of [`for_each`](Self::for_each). The caller
+    /// holds the row's lock.
     pub(crate) fn freeze_and_thaw(&self) -> Integers {
         let mut integers = Integers::new();
         self.for_each(&mut |attribute| {
@@ -352,7 +357,7 @@ impl<F: Foreign> Attributes<F> {
     }
 }
 
-/// The values of counters, as they were at one moment.
+/// The values of counters at one moment.
 pub type Integers = SmallVec<[i64; 16]>;
 
 fn child_index(hash: u64, shift: u32) -> usize {
@@ -377,7 +382,7 @@ mod tests {
     fn change(number: u16, value: i64) -> Attribute<Text> {
         Attribute {
             key: key(number),
-            // Odd ones are counters and even ones are fixed.
+            // Odd values are counters, even ones are not.
             value: match value % 2 {
                 0 => Value::Fixed(Datum::word(KIND, value as u64)),
                 _ => Value::Integer(Counter::new(value).unwrap()),
@@ -430,7 +435,8 @@ mod tests {
                 let contents_before = contents(before.as_ref());
                 match step {
                     Step::Set(pairs) => {
-                        let changes = pairs.iter().map(|(key, value)| change(*key, *value)).collect();
+                        let changes = pairs.iter().map(|(key, value)| change(*key, *value));
+                        let changes = changes.collect();
                         attributes = Attributes::with(attributes.as_ref(), changes, &seed);
                         model.extend(pairs);
                     }
@@ -446,11 +452,12 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(contents(attributes.as_ref()), model.clone());
-                // The map before has not changed.
+                // The map before the step has not changed.
                 prop_assert_eq!(contents(before.as_ref()), contents_before);
                 for number in 0..400 {
-                    let found = attributes.as_ref().and_then(|map| map.get(key(number).borrow(), &seed)).is_some();
-                    prop_assert_eq!(found, model.contains_key(&number));
+                    let key = key(number);
+                    let found = attributes.as_ref().and_then(|map| map.get(key.borrow(), &seed));
+                    prop_assert_eq!(found.is_some(), model.contains_key(&number));
                 }
             }
         }

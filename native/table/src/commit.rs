@@ -1,17 +1,17 @@
-//! The proof that an operation is carried through.
+//! The proof that an operation will not start again.
 //!
-//! An embedder may have to break an operation off and begin it anew elsewhere, because it takes too long where it
-//! is. That is harmless for as long as nothing has been changed, and never afterwards: the operation would be done
-//! twice, or not find what it has changed itself. So every function of this crate that changes a table takes a
-//! [`Committed`], which its embedder makes in one place only: where it decides that an operation will not be broken
-//! off any more.
+//! An embedder may have to abort an operation and start it again elsewhere, because it takes too
+//! long. That is harmless before the operation has changed anything, and never afterwards: it would
+//! be done twice, or find its own changes. So every function of this crate that changes a table
+//! takes a [`Committed`], and an embedder makes one in a single place: where it decides not to
+//! abort the operation any more.
 
-/// The operation is carried through: see the [module](self).
+/// The proof that an operation will not start again; see the [module](self).
 #[derive(Debug)]
 pub struct Committed(());
 
 impl Committed {
-    /// For the place where that is decided, and for programs that break nothing off.
+    /// For the place where an operation is committed, and for programs that never abort one.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
         Committed(())

@@ -1,8 +1,8 @@
 //! Immutable terms in sixteen bytes.
 //!
-//! The table knows four shapes of term and nothing of what they mean: a word, a string of bytes, and a term that only its
-//! embedder can hold ([`Foreign`]). Each word and each string carries a [`Kind`], by which the embedder tells its own types
-//! apart; two of different kinds are never equal.
+//! A term is a word, a string of bytes, or a term that only the embedder can hold ([`Foreign`]).
+//! The table does not know what they mean. Each word and each string has a [`Kind`], by which the
+//! embedder distinguishes its types. Terms of different kinds are never equal.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,47 +11,47 @@ use std::sync::Arc;
 use papaya::Equivalent;
 use triomphe::ThinArc;
 
-/// What the embedder means by a word or a string of bytes. Four bits.
+/// What a word or a string of bytes means to the embedder, in four bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Kind(u8);
 
 impl Kind {
-    /// The kind with this number.
+    /// Returns the kind of this number.
     ///
     /// # Panics
-    /// When `number` is over 15.
+    /// If `number` is greater than 15.
     pub const fn new(number: u8) -> Kind {
         assert!(number < 16);
         Kind(number)
     }
 }
 
-/// A term that only the embedder can hold. The table shares, compares and drops it.
+/// A term that only the embedder can hold. The table shares it, compares it and drops it.
 pub trait Foreign: Send + Sync + 'static {
-    /// The same term before it is stored, as a look-up brings it.
+    /// A term that is not stored, for a lookup.
     type Borrowed<'a>: Copy;
 
-    /// The stored term as a look-up would bring it.
+    /// Returns the stored term as one for a lookup.
     fn borrow(&self) -> Self::Borrowed<'_>;
 
-    /// The hash of a term; equal terms have equal hashes.
+    /// Returns the hash of a term. Equal terms have equal hashes.
     fn hash(borrowed: Self::Borrowed<'_>) -> u64;
 
-    /// Whether two terms are the same.
+    /// Whether two terms are equal.
     fn same(one: Self::Borrowed<'_>, other: Self::Borrowed<'_>) -> bool;
 
-    /// Whether the term occupies so much memory that it must be freed as soon as nobody reads it any more.
+    /// Whether the term takes so much memory that it must be freed as soon as nobody reads it.
     fn is_heavy(&self) -> bool {
         false
     }
 
-    /// How many bytes of memory the term takes besides itself.
+    /// Returns the bytes of memory that the term takes besides `Self`.
     fn bytes(&self) -> usize {
         0
     }
 }
 
-/// A stored term. Cloning shares; nothing is copied that is longer than a few words.
+/// A stored term. A clone shares everything that is longer than a few words.
 pub struct Datum<F>(Shape<F>);
 
 enum Shape<F> {
@@ -61,7 +61,8 @@ enum Shape<F> {
     Foreign(Arc<F>),
 }
 
-/// Up to [`Short::CAPACITY`] bytes in place: kind in the upper half of the first byte, length in the lower.
+/// At most [`Short::CAPACITY`] bytes. The first byte has the kind in its upper half, and the length
+/// in its lower half.
 #[derive(Clone, Copy)]
 struct Short {
     kind_and_length: u8,
@@ -92,13 +93,13 @@ impl Short {
 }
 
 impl<F> Datum<F> {
-    /// A term of one word.
+    /// Returns a term of one word.
     #[inline]
     pub fn word(kind: Kind, word: u64) -> Self {
         Datum(Shape::Word(kind, word))
     }
 
-    /// A term of bytes.
+    /// Returns a term of bytes.
     pub fn bytes(kind: Kind, bytes: &[u8]) -> Self {
         Datum(match Short::new(kind, bytes) {
             Some(short) => Shape::Short(short),
@@ -106,12 +107,12 @@ impl<F> Datum<F> {
         })
     }
 
-    /// A term that only the embedder can hold.
+    /// Returns a term that only the embedder can hold.
     pub fn foreign(foreign: F) -> Self {
         Datum(Shape::Foreign(Arc::new(foreign)))
     }
 
-    /// The term as its embedder sees it.
+    /// Returns what the term holds.
     #[inline]
     pub fn view(&self) -> View<'_, F> {
         match &self.0 {
@@ -130,7 +131,7 @@ impl<F> Datum<F> {
         matches!(&self.0, Shape::Foreign(foreign) if foreign.is_heavy())
     }
 
-    /// How many bytes of memory the term takes besides the sixteen.
+    /// Returns the bytes of memory that the term takes besides the sixteen.
     pub fn size(&self) -> usize
     where
         F: Foreign,
@@ -142,7 +143,7 @@ impl<F> Datum<F> {
         }
     }
 
-    /// The term as a look-up would bring it.
+    /// Returns the term as one for a lookup.
     #[inline]
     pub fn borrow(&self) -> Borrowed<'_, F>
     where
@@ -177,7 +178,7 @@ pub enum View<'a, F> {
     Foreign(&'a F),
 }
 
-/// A term that is not stored: what a look-up searches for.
+/// A term that is not stored, for a lookup.
 pub enum Borrowed<'a, F: Foreign> {
     /// A word.
     Word(Kind, u64),
@@ -198,7 +199,7 @@ impl<F: Foreign> Copy for Borrowed<'_, F> {}
 impl<F: Foreign> Hash for Borrowed<'_, F> {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Kinds are left to the comparison: terms that differ in nothing else are rare.
+        // Without the kind: terms that differ only in their kinds are rare, and are compared.
         match self {
             Borrowed::Word(_, word) => state.write_u64(*word),
             Borrowed::Bytes(_, bytes) => state.write(bytes),
@@ -208,7 +209,7 @@ impl<F: Foreign> Hash for Borrowed<'_, F> {
 }
 
 impl<F: Foreign> Borrowed<'_, F> {
-    /// Whether two terms are the same.
+    /// Whether two terms are equal.
     #[inline]
     pub fn same(self, other: Borrowed<'_, F>) -> bool {
         match (self, other) {
@@ -285,7 +286,7 @@ mod tests {
         }
 
         #[test]
-        fn a_borrowed_term_finds_just_the_equal_datum(one: Vec<u8>, other: Vec<u8>) {
+        fn a_lookup_finds_only_the_equal_datum(one: Vec<u8>, other: Vec<u8>) {
             let seed = foldhash::fast::RandomState::default();
             let datums = [Datum::bytes(A, &one), Datum::foreign(Text(one.clone()))];
             for datum in &datums {

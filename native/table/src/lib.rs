@@ -1,7 +1,8 @@
 //! Concurrent tables of names, the processes behind them, and their attributes.
 //!
-//! This crate holds the storage rules of proctab and knows nothing of the BEAM: what only the VM can hold is a [`Foreign`](datum::Foreign) term,
-//! a type parameter. So all of it is tested and measured under plain `cargo`.
+//! This crate has the storage rules of proctab and knows nothing of the BEAM: a term that only the
+//! VM can hold is a [`Foreign`](datum::Foreign) term, a type parameter. So `cargo` alone tests and
+//! measures all of it.
 //!
 //! ```
 //! use proctab_table::attributes::{Attribute, Changes};
@@ -22,7 +23,7 @@
 //! }
 //!
 //! const TEXT: Kind = Kind::new(0);
-//! // Whoever changes a table says that it carries that through.
+//! // This program never starts an operation again, so it may commit to each.
 //! const COMMITTED: Committed = Committed::new();
 //! let zone: Zone<Nothing> = Zone::default();
 //! let name = Datum::bytes(TEXT, b"tv1");
@@ -32,41 +33,67 @@
 //! let child = Child { state: State::Running, pid: Some(Pid::Local(42)), keeper: 41, spec: None };
 //! assert!(zone.insert(&name, child, &COMMITTED));
 //!
-//! let row = zone.row(name.borrow(), &guard).unwrap();
-//! assert_eq!(row.pid(), Some(Pid::Local(42)));
+//! let entry = zone.entry(name.borrow(), &guard).unwrap();
+//! assert_eq!(entry.pid(), Some(Pid::Local(42)));
 //! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
-//! assert!(row.set(Changes::from_iter([zero]), zone.seed(), &guard, &COMMITTED).is_ok());
-//! assert_eq!(row.add(bytes_in.borrow(), 1000, zone.seed(), &guard, &COMMITTED), Added::Changed(1000));
+//! assert!(entry.set(Changes::from_iter([zero]), &COMMITTED).is_ok());
+//! assert_eq!(entry.add(bytes_in.borrow(), 1000, &COMMITTED), Added::Changed(1000));
 //!
 //! assert!(zone.remove(name.borrow(), 41, &guard, &COMMITTED));
-//! assert!(zone.row(name.borrow(), &guard).is_none());
+//! assert!(zone.entry(name.borrow(), &guard).is_none());
 //! ```
+//!
+//! # Modules
+//!
+//! Each module imports only from modules further down this list:
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`zone`] | the table of a zone: rows by name, by keeper, in pages |
+//! | [`processes`] | a table of processes and the names they are registered under |
+//! | [`entry`] | a row under a guard: its attributes, and the life of its child |
+//! | [`row`] | one name: its state and its processes |
+//! | `retirement` | freeing maps of attributes |
+//! | [`attributes`] | a persistent map of attributes |
+//! | `names` | the lock-free table of rows by the hashes of their names |
+//! | [`waiters`] | processes that wait for an attribute |
+//! | [`value`] | a value: a term, or an integer that is counted in place |
+//! | [`datum`] | an immutable term in sixteen bytes |
+//! | [`reclaim`] | freeing memory that readers may still use |
+//! | [`commit`] | the proof that an operation will not start again |
+//! | `hashing` | the keyed hash functions of a table |
 //!
 //! # What readers see
 //!
-//! Finding a name, reading an attribute and adding to a counter take no lock, and write no memory that another name's readers read.
-//! Each operation on one name takes effect at one moment between its call and its return: setting several attributes, and removing a name
-//! with all it has, included. [`Row::snapshot`](row::Row::snapshot) reads all attributes of one name at one moment. Nothing is promised across names, but that
-//! [`Zone::page`](zone::Zone::page) sees each row exactly once that stays in the table from the first page to the last.
+//! Finding a name, reading an attribute and adding to a counter take no lock, and write no memory
+//! that readers of other names read. Each operation on one name takes effect at one moment between
+//! its call and its return, including setting several attributes and removing a name with all of
+//! them. [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one
+//! moment. There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns
+//! each row exactly once that stays in the table from the first page to the last.
 //!
-//! # What it costs
+//! # Costs
 //!
-//! A row is about 250 bytes with a short name, and each attribute 32, besides the bytes of what does not fit 14. Writers of one name
-//! take turns, and copy up to [16 attributes](attributes) or a path in a tree of them; an integer is replaced in place.
+//! A row takes about 250 bytes with a short name, and each attribute 32, besides the bytes of terms
+//! that do not fit in 14. Writers of one name take turns, and copy up to [16
+//! attributes](attributes) or a path in a tree of them; an integer is replaced in place.
 //!
 //! # Memory
 //!
-//! What readers may still see is retired and freed once they are gone ([`reclaim`]); whatever takes long to free goes to a thread of its own.
+//! Memory that readers may still use is retired, and freed once they have left their guards
+//! ([`reclaim`]). Whatever takes long to free goes to a thread of its own.
 
 #![deny(missing_docs)]
-#![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod attributes;
 pub mod commit;
 pub mod datum;
+pub mod entry;
+mod hashing;
 mod names;
 pub mod processes;
 pub mod reclaim;
+mod retirement;
 pub mod row;
 #[cfg(test)]
 mod testing;
@@ -74,22 +101,12 @@ pub mod value;
 pub mod waiters;
 pub mod zone;
 
-/// What [`names`] is built on. Its model checker puts others in their place.
+pub use hashing::Seed;
+
+/// The primitives of [`names`], which its model checker replaces.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
     pub(crate) use std::sync::Arc;
 
     pub(crate) use parking_lot::Mutex;
-}
-
-/// The keyed hash functions of a table. The key is drawn at random, because names come from users.
-pub type Seed = foldhash::fast::RandomState;
-
-/// How many entries a map moves at once when one more is added.
-pub(crate) fn growth<K, V>(map: &indexmap::IndexMap<K, V, Seed>) -> usize {
-    if map.len() < map.capacity() {
-        0
-    } else {
-        map.len()
-    }
 }

@@ -1,18 +1,22 @@
-//! The processes that a server watches, and the names that each is registered under.
+//! A table of processes and the names that they are registered under.
 //!
-//! Each process is another key, and each is written more often than read: sharded locks are right here. A shard is locked for one
-//! process or one name at a time, and never while anything is told to anybody. A name is counted while the process is locked, never the other way
-//! round: who reads a process after a name, or a name after a process, sees both before a registration or both after it.
+//! Each process is a key of its own, written more often than read, so sharded locks are the right
+//! structure. A shard is locked for one process or one name at a time, and never while a message is
+//! sent. A name is counted while the process is locked, never the other way round: a reader of a
+//! process and then its name, or of a name and then its process, sees both before a registration or
+//! both after it.
 //!
-//! A registration is made in one step ([`Processes::register`]), or begun and ended by a *caller*, who does something in between that may
-//! fail ([`Processes::begin`]); until it ends, nobody but [`Processes::next`] sees it. What happens when the caller dies in
-//! between is not for the table to know: whoever meets such a registration learns who began it, and says so
-//! ([`Processes::abandon`]) when that one is dead.
+//! A registration is made in one step ([`Processes::register`]), or begun and ended by a *caller*
+//! that does something in between which may fail ([`Processes::begin`]). Until it ends, only
+//! [`Processes::next`] sees it. The table does not notice if the caller dies meanwhile: a thread
+//! that finds such a registration learns who began it, and calls [`Processes::abandon`] if that
+//! process is dead.
 //!
-//! Of a process that is registered the server has to know, so that it watches for its death. Who adds the first registration may be killed at
-//! any time and cannot be trusted to tell; so `begin` and `end` answer whom to tell, and the embedder does it before its caller can be
-//! stopped. A server that is replaced by another pages through all processes and claims each: one that was added before its page was read
-//! is seen there, and one that was added later was added by somebody who knew the new server.
+//! The server must monitor every registered process. The caller that adds the first registration
+//! may be killed at any time, so `begin` and `end` return the server to notify, and the embedder
+//! notifies it before the caller can be killed. A new server pages through all processes and claims
+//! each. It finds a process that was added before its page was read; a process that was added later
+//! was added by a caller that already saw the new server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,29 +27,30 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{growth, Seed};
+use crate::hashing::{moved_by_add, Seed};
 
-/// How many parts the processes and the names have. A part grows at once and is listed at once, so it has to stay small where
-/// the whole is large.
+/// Shards of the processes, and of the names. A shard grows at once and is listed at once, so it
+/// has to stay small where the whole is large.
 const SHARDS: usize = 1024;
 
-/// No process at all.
+/// The word of no process.
 const NOBODY: u64 = 0;
 
-/// The watcher of a process that is dead and waits for those who have not ended what they began. Whoever ends it has to tell the server.
+/// The watcher of a dead process with registrations that have not ended. Their end must be told to
+/// the server.
 const WAITING: u64 = u64::MAX;
 
 /// A table of processes and the names they are registered under.
 pub struct Processes<F: Foreign> {
     processes: DashMap<Datum<F>, Process<F>, Seed>,
-    /// How many registrations each name has.
+    /// The number of registrations of each name.
     names: DashMap<Datum<F>, i64, Seed>,
     server: AtomicU64,
     holder: AtomicU64,
 }
 
 struct Process<F: Foreign> {
-    /// The server that watches it.
+    /// The server that monitors the process.
     watcher: u64,
     registrations: IndexMap<Datum<F>, Registration, Seed>,
 }
@@ -55,29 +60,30 @@ enum Registration {
     Made { times: u64, announced: bool },
 }
 
-/// What became of a registration that somebody wanted to begin.
+/// The result of [`Processes::begin`].
 #[derive(Debug, PartialEq)]
 pub enum Begun {
-    /// It is the caller's to end. The server is named when it has to be told of the process.
+    /// The caller has to end it. The server, if it has to be told of the process.
     New(Option<u64>),
-    /// It was there, or the caller began it before.
+    /// There is one, or the caller began it before.
     Registered,
-    /// This other caller has begun it and not ended it, or holds the table.
+    /// This other caller has begun one and not ended it, or holds the table.
     Busy(u64),
 }
 
-/// The caller has begun no such registration, and nobody else has made it.
+/// The caller has not begun the registration, and there is none.
 #[derive(Debug, PartialEq)]
 pub struct NotBegun;
 
-/// What to do next for a dead process.
+/// The next step of the cleanup of a dead process.
 #[derive(Debug, PartialEq)]
 pub enum Next<F: Foreign> {
-    /// It is registered under this name, and was announced or not.
+    /// To undo its registration under this name, which was announced or not.
     Registered(Datum<F>, bool),
-    /// These callers have not ended what they began. When one does, the server is told, and has to watch the process anew.
+    /// To wait for these callers, whose registrations have not ended. When one ends, the server is
+    /// told, and has to monitor the process again.
     Busy(Vec<u64>),
-    /// Nothing is left.
+    /// Nothing is left to do.
     Done,
 }
 
@@ -94,25 +100,25 @@ impl<F: Foreign> Default for Processes<F> {
 }
 
 impl<F: Foreign> Processes<F> {
-    /// From now on this server watches the processes; it claims those that there are.
+    /// Makes this process the server. It has to claim the processes that are in the table.
     pub fn serve(&self, server: u64, _: &Committed) {
         self.server.store(server, Ordering::SeqCst);
     }
 
-    /// Until it is released, only `holder` can begin registrations.
+    /// Lets only `holder` begin registrations, until the table is released.
     pub fn hold(&self, holder: u64, _: &Committed) {
         self.holder.store(holder, Ordering::SeqCst);
     }
 
-    /// Lets everybody begin registrations, if it is this one who holds them off.
+    /// Lets every caller begin registrations again, if `holder` holds the table.
     pub fn release(&self, holder: u64, _: &Committed) {
-        // Any other answer says that it holds nothing.
+        // An error means that it does not.
         let _ = self
             .holder
             .compare_exchange(holder, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Whether the server `watcher` has to watch a process that it did not watch before.
+    /// Records that the server `watcher` monitors a process. Returns whether it did not before.
     pub fn claim(&self, pid: &Datum<F>, watcher: u64, _: &Committed) -> bool {
         let Some(mut process) = self.processes.get_mut(pid) else {
             return false;
@@ -122,7 +128,7 @@ impl<F: Foreign> Processes<F> {
         changed
     }
 
-    /// Registers a process under a name once more.
+    /// Registers a process under a name, once more if it is registered.
     pub fn register(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
         let mut process = self.processes.entry(pid.clone()).or_default();
         match process.registrations.entry(name.clone()) {
@@ -137,7 +143,7 @@ impl<F: Foreign> Processes<F> {
         self.add(name, 1);
     }
 
-    /// Begins to register a process under a name that it does not have.
+    /// Begins to register a process under a name.
     pub fn begin(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Begun {
         let holder = self.holder.load(Ordering::SeqCst);
         if holder != NOBODY && holder != caller {
@@ -150,13 +156,13 @@ impl<F: Foreign> Processes<F> {
             None => {
                 let begun = Registration::Begun { caller };
                 process.registrations.insert(name.clone(), begun);
-                Begun::New(self.to_be_told(&process))
+                Begun::New(self.server_to_tell(&process))
             }
         }
     }
 
-    /// Ends what the caller began: the process is registered, and was announced or not. The server is named when it has to be told of the
-    /// process.
+    /// Ends a registration that the caller began: the process is registered, and was announced or
+    /// not. Returns the server, if it has to be told of the process.
     pub fn end(
         &self,
         pid: &Datum<F>,
@@ -172,24 +178,24 @@ impl<F: Foreign> Processes<F> {
             _ => return Err(NotBegun),
         }
         self.add(name, 1);
-        Ok(self.to_be_told(&process))
+        Ok(self.server_to_tell(&process))
     }
 
-    /// Takes back what the caller began. The server is named when it waits for that.
+    /// Removes a registration that the caller began. Returns the server, if it waits for that.
     pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Option<u64> {
-        self.take_back(pid, |begun, registration| {
+        self.remove_begun(pid, |begun, registration| {
             begun == name && registration.is_begun_by(caller)
         })
     }
 
-    /// Takes back all that a caller, who is dead, began for a process, and its hold of the table. A server that waits for the caller has to
-    /// learn of its death by itself.
+    /// Removes all registrations of a process that a dead caller began, and releases the table if
+    /// it holds it. A server that waits for the caller has to monitor it.
     pub fn abandon(&self, pid: &Datum<F>, caller: u64, committed: &Committed) {
         self.release(caller, committed);
-        self.take_back(pid, |_, registration| registration.is_begun_by(caller));
+        self.remove_begun(pid, |_, registration| registration.is_begun_by(caller));
     }
 
-    fn take_back(
+    fn remove_begun(
         &self,
         pid: &Datum<F>,
         is_taken: impl Fn(&Datum<F>, &Registration) -> bool,
@@ -202,15 +208,16 @@ impl<F: Foreign> Processes<F> {
             .registrations
             .extract_if(.., |name, registration| is_taken(name, registration))
             .collect();
-        let awaited = (process.watcher == WAITING).then(|| self.to_be_told(process));
-        // One that is watched goes when it dies.
+        let awaited = (process.watcher == WAITING).then(|| self.server_to_tell(process));
+        // A process that is monitored is removed when it dies.
         let removed = (process.registrations.is_empty() && process.watcher == NOBODY)
             .then(|| entry.remove_entry());
         drop((taken, removed));
         awaited.flatten()
     }
 
-    /// What is left to do for a dead process. Its row goes when that is nothing.
+    /// Returns the next step of the cleanup of a dead process, and removes the process if nothing
+    /// is left to do.
     pub fn next(&self, pid: &Datum<F>, _: &Committed) -> Next<F> {
         let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
             return Next::Done;
@@ -233,7 +240,7 @@ impl<F: Foreign> Processes<F> {
         Next::Busy(callers)
     }
 
-    /// Takes back one registration of a process under a name, if there is one.
+    /// Removes one registration of a process under a name, if there is one.
     pub fn unregister(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
         let Some(mut process) = self.processes.get_mut(pid) else {
             return;
@@ -253,7 +260,7 @@ impl<F: Foreign> Processes<F> {
         drop((removed, uncounted));
     }
 
-    /// The names that a process is registered under.
+    /// Returns the names that a process is registered under.
     pub fn names(&self, pid: &Datum<F>) -> Vec<Datum<F>> {
         let Some(process) = self.processes.get(pid) else {
             return Vec::new();
@@ -265,13 +272,14 @@ impl<F: Foreign> Processes<F> {
         made.map(|(name, _)| name.clone()).collect()
     }
 
-    /// How many names a process is registered under, or somebody has begun to register it under.
+    /// Returns the number of names of a process, including registrations that have not ended.
     pub fn registrations(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
         process.map_or(0, |process| process.registrations.len())
     }
 
-    /// How many callers have to end what they began before more can be said of a dead process by [`next`](Self::next).
+    /// Returns the number of callers that [`next`](Self::next) would return for a dead process, or
+    /// visit before it finds a registration.
     pub fn begun(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
         process.map_or(0, |process| {
@@ -280,38 +288,40 @@ impl<F: Foreign> Processes<F> {
         })
     }
 
-    /// How many of them are moved when one more is added.
-    pub fn growth(&self, pid: &Datum<F>) -> usize {
+    /// Returns the number of entries that are moved when a registration is added.
+    pub fn moved_by_add(&self, pid: &Datum<F>) -> usize {
         let process = self.processes.get(pid);
-        process.map_or(0, |process| growth(&process.registrations))
+        process.map_or(0, |process| moved_by_add(&process.registrations))
     }
 
-    /// How many registrations a name has.
+    /// Returns the number of registrations of a name.
     pub fn count(&self, name: &Datum<F>) -> i64 {
         self.names.get(name).map_or(0, |count| *count)
     }
 
-    /// The processes of a part of the table, and the part to go on with.
-    pub fn page(&self, part: usize) -> (Vec<Datum<F>>, Option<usize>) {
-        page(&self.processes, part, |_| (), |pid, ()| pid)
+    /// Returns the processes of at least one shard, and the shard to go on from.
+    pub fn page(&self, shard: usize) -> (Vec<Datum<F>>, Option<usize>) {
+        page(&self.processes, shard, |_| (), |pid, ()| pid)
     }
 
-    /// The names of a part of the table, and how many registrations each has; and the part to go on with.
-    pub fn counts(&self, part: usize) -> (Vec<(Datum<F>, i64)>, Option<usize>) {
+    /// Returns the names of at least one shard with the number of their registrations, and the
+    /// shard to go on from.
+    pub fn counts(&self, shard: usize) -> (Vec<(Datum<F>, i64)>, Option<usize>) {
         page(
             &self.names,
-            part,
+            shard,
             |count| *count,
             |name, count| (name, count),
         )
     }
 
-    fn to_be_told(&self, process: &Process<F>) -> Option<u64> {
+    fn server_to_tell(&self, process: &Process<F>) -> Option<u64> {
         let server = self.server.load(Ordering::SeqCst);
         (server != NOBODY && server != process.watcher).then_some(server)
     }
 
-    /// The name, when nothing is registered under it any more: to be dropped when the process is unlocked.
+    /// Changes the number of registrations of a name. Returns the name if that is 0 now: to be
+    /// dropped after the process was unlocked.
     fn add(&self, name: &Datum<F>, change: i64) -> Option<(Datum<F>, i64)> {
         match self.names.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
@@ -326,10 +336,10 @@ impl<F: Foreign> Processes<F> {
     }
 }
 
-/// Some of a map's entries, at least one part of it.
+/// Returns the entries of at least one shard of a map, and the shard to go on from.
 fn page<K, V, T, P>(
     map: &DashMap<K, V, Seed>,
-    part: usize,
+    shard: usize,
     pick: impl Fn(&V) -> P,
     make: impl Fn(K, P) -> T,
 ) -> (Vec<T>, Option<usize>)
@@ -338,12 +348,13 @@ where
 {
     const ENOUGH: usize = 128;
     let mut items = Vec::new();
-    for (part, shard) in map.shards().iter().enumerate().skip(part) {
+    for (index, shard) in map.shards().iter().enumerate().skip(shard) {
         if items.len() >= ENOUGH {
-            return (items, Some(part));
+            return (items, Some(index));
         }
         let shard = shard.read();
-        // SAFETY: the guard keeps the shard from being changed while its buckets are read, and it outlives them.
+        // SAFETY: the shard is locked for reading, and the lock outlives the buckets. `pick` and
+        // the clones do not use the map.
         for bucket in unsafe { shard.iter() } {
             // SAFETY: as above.
             let (key, value) = unsafe { bucket.as_ref() };
@@ -405,12 +416,12 @@ mod tests {
         processes
     }
 
-    /// All parts, one after the other.
+    /// Returns the items of all pages.
     fn all<T>(page: impl Fn(usize) -> (Vec<T>, Option<usize>)) -> Vec<T> {
         let mut all = Vec::new();
         let mut next = Some(0);
-        while let Some(part) = next {
-            let (items, after) = page(part);
+        while let Some(shard) = next {
+            let (items, after) = page(shard);
             all.extend(items);
             next = after;
         }
@@ -444,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_ends_or_takes_back_what_another_began() {
+    fn no_caller_ends_or_removes_the_registration_of_another() {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         assert_eq!(
@@ -474,11 +485,11 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_leaves_nothing_but_what_is_watched() {
+    fn a_failed_registration_leaves_only_a_monitored_process() {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert!(all(|part| table.page(part)).is_empty());
+        assert!(all(|shard| table.page(shard)).is_empty());
         assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
 
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
@@ -511,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_registered_already_needs_no_end_and_what_is_gone_has_none() {
+    fn a_made_registration_needs_no_end_and_a_missing_one_has_none() {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         table.register(&pid(1), &name("a"), &COMMITTED);
@@ -531,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_process_is_undone_name_by_name_and_time_by_time() {
+    fn the_registrations_of_a_dead_process_are_undone_one_by_one() {
         let table = served();
         table.register(&pid(1), &name("a"), &COMMITTED);
         table.register(&pid(1), &name("a"), &COMMITTED);
@@ -557,12 +568,12 @@ mod tests {
         }
         assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
         table.unregister(&pid(1), &name("a"), &COMMITTED);
-        assert_eq!(all(|part| table.page(part)), [pid(2)]);
-        assert_eq!(all(|part| table.counts(part)), [(name("a"), 1)]);
+        assert_eq!(all(|shard| table.page(shard)), [pid(2)]);
+        assert_eq!(all(|shard| table.counts(shard)), [(name("a"), 1)]);
     }
 
     #[test]
-    fn the_caller_of_a_dead_process_is_waited_for() {
+    fn the_cleanup_of_a_dead_process_waits_for_its_callers() {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         table.begin(&pid(1), &name("b"), OTHER, &COMMITTED);
@@ -572,7 +583,7 @@ mod tests {
             Next::Busy(vec![OTHER, CALLER])
         );
         table.abandon(&pid(1), OTHER, &COMMITTED);
-        // Ended after all: the server has to look again, and its monitor is gone.
+        // It ends after all: the server has to look again, and has no monitor any more.
         assert_eq!(
             table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
             Ok(Some(SERVER))
@@ -584,11 +595,11 @@ mod tests {
         );
         table.unregister(&pid(1), &name("a"), &COMMITTED);
         assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
-        assert!(all(|part| table.page(part)).is_empty());
+        assert!(all(|shard| table.page(shard)).is_empty());
     }
 
     #[test]
-    fn the_failure_of_the_caller_of_a_dead_process_is_told() {
+    fn the_server_is_told_when_a_caller_fails_after_the_process_died() {
         let table = served();
         table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
         assert!(table.claim(&pid(1), SERVER, &COMMITTED));
@@ -602,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_the_table_holds_off_the_others() {
+    fn only_the_holder_of_a_table_begins_registrations() {
         let table = served();
         table.hold(OTHER, &COMMITTED);
         assert_eq!(
@@ -629,19 +640,19 @@ mod tests {
     }
 
     #[test]
-    fn all_is_listed_once() {
+    fn the_pages_list_each_process_and_name_once() {
         let table = served();
         for number in 0..5_000 {
             table.register(&pid(number), &name(&number.to_string()), &COMMITTED);
         }
-        let mut pids: Vec<_> = all(|part| table.page(part))
+        let mut pids: Vec<_> = all(|shard| table.page(shard))
             .iter()
             .map(|pid| format!("{pid:?}"))
             .collect();
         pids.sort();
         pids.dedup();
         assert_eq!(pids.len(), 5_000);
-        let counts = all(|part| table.counts(part));
+        let counts = all(|shard| table.counts(shard));
         assert_eq!(counts.len(), 5_000);
         assert!(counts.iter().all(|(_, count)| *count == 1));
     }

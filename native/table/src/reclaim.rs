@@ -1,8 +1,10 @@
-//! Freeing memory away from the threads that serve calls.
+//! Freeing memory that readers may still use, away from the threads that serve calls.
 //!
-//! Two stages. What readers may still be looking at is *retired*: it waits until every [`Guard`] that was entered before has
-//! been left. What takes long to free is then handed to one background thread ([`later`], [`Deferred`]), so that
-//! no caller pays for it; and so is what is many ([`gather`]), for whoever leaves its guard last frees what hundreds of calls have retired.
+//! There are two stages. Memory that readers may still use is *retired*: it is freed after every
+//! [`Guard`] that was entered before was left. Memory that takes long to free then goes to one
+//! background thread ([`later`], [`Deferred`]), so that no caller pays for it. Small objects are
+//! batched for that thread ([`gather`]), because the last reader frees what hundreds of calls have
+//! retired meanwhile.
 
 use std::cell::{Cell, RefCell};
 use std::mem::{self, ManuallyDrop};
@@ -14,21 +16,26 @@ use crossbeam_channel::{unbounded, Sender};
 use lazy_static::lazy_static;
 use seize::{Collector, Guard as _};
 
-/// How many retired objects a thread gathers before it tries to free them.
+/// Objects that a thread retires before it tries to free them.
 const BATCH: usize = 256;
 
-/// What is gathered weighs at most so much: see [`gather`].
+/// The cost of a batch, see [`gather`].
 pub const ENOUGH: usize = 4096;
 
 thread_local! {
     static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
-    static GATHERED: RefCell<Gathered> = const { RefCell::new(Gathered { objects: Vec::new(), weight: 0 }) };
+    static GATHERED: RefCell<Gathered> = const {
+        RefCell::new(Gathered {
+            objects: Vec::new(),
+            cost: 0,
+        })
+    };
 }
 
-/// What a thread has gathered.
+/// The objects that a thread has gathered.
 struct Gathered {
     objects: Vec<Box<dyn Send>>,
-    weight: usize,
+    cost: usize,
 }
 
 lazy_static! {
@@ -36,45 +43,50 @@ lazy_static! {
     static ref BACKGROUND: Sender<Box<dyn Send>> = start_background();
 }
 
-/// Proof that its thread is reading: nothing that it can reach is freed until it is dropped.
+/// The guard of a read: nothing that its thread can find is freed before it is dropped.
 pub type Guard = seize::LocalGuard<'static>;
 
-/// Begins to read. Guards nest; entering one writes nothing that other threads read on their own paths.
+/// Begins a read. Guards nest, and entering one writes no memory that other readers read.
 #[inline]
 pub fn enter() -> Guard {
     COLLECTOR.enter()
 }
 
-/// The collector behind [`enter`], for maps that are never dropped: a papaya map that is dropped frees what anybody has retired with
-/// its collector, although others may be reading it.
+/// Returns the collector of [`enter`], for maps that are never dropped.
+///
+/// A papaya map that is dropped frees everything that was retired with its collector, although
+/// others may be reading it.
 pub fn collector() -> Arc<Collector> {
     Arc::clone(&COLLECTOR)
 }
 
-/// Frees what this thread has retired without waiting for more to come: for an object so large that it must not wait in
-/// a half-filled batch.
+/// Frees what this thread has retired without waiting for more: for an object so large that it must
+/// not wait in a batch.
 pub fn flush(guard: &Guard) {
-    // A batch is freed only when it holds an entry for every thread that is reading just now, so it is filled first.
+    // A batch is freed only if it has an entry for every thread that is reading, so fill it first.
     for _ in 0..BATCH {
-        // SAFETY: the reclaimer ignores its pointer.
+        // SAFETY: null may be retired, because this reclaimer ignores its pointer.
         unsafe { guard.defer_retire(std::ptr::null_mut::<u8>(), |_, _| ()) };
     }
     guard.flush();
 }
 
-/// Drops `object` in the background, together with others: as soon as what this thread has gathered weighs more than [`ENOUGH`]. Costs much
-/// less than to drop each of them, or to hand each over.
-pub fn gather(object: impl Send + 'static, weight: usize) {
+/// Drops `object` in the background, together with others, as soon as the objects that this thread
+/// has gathered cost more than [`ENOUGH`].
+///
+/// That is much faster than to drop each, or to pass each to the background thread. `cost` is in
+/// any unit that callers agree on.
+pub fn gather(object: impl Send + 'static, cost: usize) {
     if IS_BACKGROUND.get() {
         return;
     }
-    // A thread that ends has nothing to gather in, and drops the object here.
+    // A thread that is ending cannot gather, and drops the object here.
     let enough = GATHERED.try_with(|gathered| {
         let mut gathered = gathered.borrow_mut();
         gathered.objects.push(Box::new(object));
-        gathered.weight += weight;
-        (gathered.weight > ENOUGH).then(|| {
-            gathered.weight = 0;
+        gathered.cost += cost;
+        (gathered.cost > ENOUGH).then(|| {
+            gathered.cost = 0;
             mem::take(&mut gathered.objects)
         })
     });
@@ -88,7 +100,7 @@ pub fn later(object: impl Send + 'static) {
     if IS_BACKGROUND.get() {
         return;
     }
-    // Without a background thread the object comes back in the error, and is dropped here.
+    // Without a background thread, the error returns the object, which is dropped here.
     let _ = BACKGROUND.send(Box::new(object));
 }
 
@@ -103,7 +115,7 @@ fn start_background() -> Sender<Box<dyn Send>> {
     sender
 }
 
-/// A value that is always dropped in the background.
+/// A value that is dropped in the background.
 pub struct Deferred<T: Send + 'static>(ManuallyDrop<T>);
 
 impl<T: Send + 'static> Deferred<T> {
@@ -130,7 +142,7 @@ impl<T: Send + 'static> Deref for Deferred<T> {
 
 impl<T: Send + 'static> Drop for Deferred<T> {
     fn drop(&mut self) {
-        // SAFETY: the value is taken once, by the only call of `drop`, and not touched afterwards.
+        // SAFETY: `drop` is called once, and nothing uses the value afterwards.
         later(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
@@ -140,12 +152,12 @@ mod tests {
     use super::*;
     use crossbeam_channel::bounded;
 
-    /// Tells who drops it.
+    /// Tells which thread drops it.
     struct Tells(Sender<thread::ThreadId>);
 
     impl Drop for Tells {
         fn drop(&mut self) {
-            // A test that is over does not listen.
+            // A test that has ended does not receive.
             let _ = self.0.send(thread::current().id());
         }
     }
@@ -153,17 +165,17 @@ mod tests {
     #[test]
     fn a_deferred_value_is_dropped_once_and_by_another_thread() {
         let (sender, receiver) = bounded(2);
-        // A box that is freed twice ends the test.
+        // The box aborts the test if it is freed twice.
         drop(Deferred::new((Box::new(0), Tells(sender))));
         assert_ne!(receiver.recv().unwrap(), thread::current().id());
         assert!(receiver.recv().is_err());
     }
 
-    /// What drops `count` objects that each weigh so much; none for those that have not been dropped after all.
-    fn gathered(count: usize, weight: usize) -> Vec<thread::ThreadId> {
+    /// Gathers `count` objects of this cost, and returns the threads that have dropped some.
+    fn gathered(count: usize, cost: usize) -> Vec<thread::ThreadId> {
         let (sender, receiver) = bounded(count);
         for _ in 0..count {
-            gather(Tells(sender.clone()), weight);
+            gather(Tells(sender.clone()), cost);
         }
         let (last, end) = bounded(1);
         later(Tells(last));
@@ -172,8 +184,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gathered_is_dropped_by_another_thread_once_it_weighs_enough() {
-        // In a thread of its own, where nobody else gathers.
+    fn gathered_objects_are_dropped_by_another_thread_once_they_cost_enough() {
+        // In a thread that has gathered nothing else.
         let test = || {
             assert!(gathered(10, ENOUGH / 10).is_empty());
             let droppers = [gathered(10, ENOUGH / 10), gathered(1, ENOUGH + 1)];
@@ -185,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_background_drops_is_dropped_there_with_all_that_is_in_it() {
+    fn an_object_dropped_in_the_background_is_dropped_there_with_its_parts() {
         struct Outer(Sender<thread::ThreadId>, Option<Tells>);
 
         impl Drop for Outer {

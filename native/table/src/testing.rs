@@ -1,8 +1,12 @@
-//! Foreign terms for this crate's own tests.
+//! Terms, attributes and rows for the tests of this crate.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 
-use crate::datum::Foreign;
+use crate::attributes::Attribute;
+use crate::datum::{Datum, Foreign, Kind};
+use crate::row::{Child, Pid, Row, State};
+use crate::value::Value;
 
 /// Bytes that the table cannot look into. All have the same hash.
 #[derive(Debug, PartialEq)]
@@ -24,7 +28,7 @@ impl Foreign for Text {
     }
 }
 
-/// A foreign term by whose reference count a test sees whether it has been freed.
+/// A term whose reference count tells a test whether it was freed.
 pub struct Held {
     pub _by: Arc<()>,
     pub heavy: bool,
@@ -48,4 +52,36 @@ impl Foreign for Held {
     fn is_heavy(&self) -> bool {
         self.heavy
     }
+}
+
+/// Returns a term that holds `by`.
+pub fn held(by: &Arc<()>, heavy: bool) -> Datum<Held> {
+    let _by = Arc::clone(by);
+    Datum::foreign(Held { _by, heavy })
+}
+
+/// Returns a term of one word.
+pub fn word<F>(word: u64) -> Datum<F> {
+    Datum::word(Kind::new(0), word)
+}
+
+/// Returns an attribute that is no counter.
+pub fn fixed<F>(key: u64, datum: Datum<F>) -> Attribute<F> {
+    Attribute {
+        key: word(key),
+        value: Value::Fixed(datum),
+    }
+}
+
+/// Returns a row of a running child of keeper 1.
+pub fn running(spec: Option<Datum<Held>>) -> Row<Held> {
+    let row = Row::vacant(word(0), 0, 0);
+    let child = Child {
+        state: State::Running,
+        pid: Some(Pid::Local(1)),
+        keeper: 1,
+        spec,
+    };
+    assert!(row.occupy(&child, &AtomicUsize::new(0)).unwrap());
+    row
 }

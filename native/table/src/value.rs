@@ -1,4 +1,4 @@
-//! The value of an attribute: a term that never changes, or an integer that is counted in place.
+//! The value of an attribute: an immutable term, or an integer that is counted in place.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -6,7 +6,7 @@ use crate::datum::Datum;
 
 /// The value of an attribute.
 pub enum Value<F> {
-    /// Anything but an integer that fits a [`Counter`].
+    /// Any term but an integer that fits in a [`Counter`].
     Fixed(Datum<F>),
     /// An integer.
     Integer(Counter),
@@ -14,41 +14,41 @@ pub enum Value<F> {
 
 /// An integer of 63 bits that many threads change at the same time, and that a writer can freeze.
 ///
-/// The lowest bit says *frozen*: the counter is being copied, or several counters are being read at one moment. No thread
-/// changes a frozen counter. Only the holder of the name's write lock freezes, and it ends the frozen time before it
-/// unlocks: by thawing, or by publishing the copy. Whoever finds a counter frozen therefore takes that lock, and then
-/// finds it thawed or replaced.
+/// The lowest bit means *frozen*: the counter is being copied, or several counters are being read
+/// at one moment. No thread changes a frozen counter. Only the holder of the row's lock freezes it,
+/// and before it unlocks, it thaws the counter or publishes the copy. So a thread that finds a
+/// counter frozen takes the lock, and then finds it thawed or replaced.
 ///
-/// All orderings are relaxed or carry the value alone: the counter's own total order of changes is all that its users
-/// rely on, and the copy's memory is published by the pointer to it.
+/// The orderings carry no more than the value: users rely on the total order of the changes of one
+/// counter, and the pointer to a copy publishes its memory.
 pub struct Counter(AtomicI64);
 
-/// The counter was found frozen; see [`Counter`].
+/// The counter is frozen; see [`Counter`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frozen;
 
-/// What came of an addition.
+/// The result of an addition.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Added {
     /// The new value.
     Changed(i64),
-    /// The value, or the sum, is nothing that a counter can hold; nothing was changed.
+    /// The value or the sum does not fit in a counter. Nothing was changed.
     NotCounted,
-    /// There is no such attribute.
+    /// There is no attribute of this key.
     Missing,
 }
 
 impl Counter {
     const FROZEN: i64 = 1;
 
-    /// A counter, if `integer` fits in 63 bits.
+    /// Returns a counter, if `integer` fits in 63 bits.
     #[inline]
     pub fn new(integer: i64) -> Option<Counter> {
         let word = integer << 1;
         (word >> 1 == integer).then(|| Counter(AtomicI64::new(word)))
     }
 
-    /// The value; readers do not mind whether it is frozen.
+    /// Returns the value, frozen or not.
     #[inline]
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Acquire) >> 1
@@ -78,19 +78,19 @@ impl Counter {
         }
     }
 
-    /// Replaces the value by that of another counter. For the holder of the write lock, who finds nothing frozen.
+    /// Replaces the value. The caller holds the row's lock, so that the counter is not frozen.
     #[inline]
     pub(crate) fn set(&self, integer: i64) {
         self.0.store(integer << 1, Ordering::Release);
     }
 
-    /// Stops all changes and gives the last value. For the holder of the write lock.
+    /// Stops all changes, and returns the value. The caller holds the row's lock.
     #[inline]
     pub(crate) fn freeze(&self) -> i64 {
         self.0.fetch_or(Self::FROZEN, Ordering::AcqRel) >> 1
     }
 
-    /// Allows changes again. For the holder of the write lock.
+    /// Allows changes again. The caller holds the row's lock.
     #[inline]
     pub(crate) fn thaw(&self) {
         self.0.fetch_and(!Self::FROZEN, Ordering::AcqRel);
@@ -98,7 +98,7 @@ impl Counter {
 }
 
 impl<F> Value<F> {
-    /// An integer in place where it fits, else the term that `large` makes of it.
+    /// Returns a counter if `integer` fits in one, else the term that `large` makes.
     pub fn integer(integer: i64, large: impl FnOnce() -> Datum<F>) -> Self {
         match Counter::new(integer) {
             Some(counter) => Value::Integer(counter),
@@ -106,7 +106,7 @@ impl<F> Value<F> {
         }
     }
 
-    /// The term, if it is not an integer that is counted in place.
+    /// Returns the term, unless the value is a counter.
     pub fn datum(&self) -> Option<&Datum<F>> {
         match self {
             Value::Fixed(datum) => Some(datum),
@@ -114,7 +114,7 @@ impl<F> Value<F> {
         }
     }
 
-    /// The integer, if it is counted in place.
+    /// Returns the integer, if the value is a counter.
     pub fn counted(&self) -> Option<i64> {
         match self {
             Value::Integer(counter) => Some(counter.get()),
@@ -122,14 +122,15 @@ impl<F> Value<F> {
         }
     }
 
-    /// Takes back what [`carry_over`](Self::carry_over) froze: the copy was not used.
+    /// Reverts [`carry_over`](Self::carry_over): the copy is not used.
     pub(crate) fn thaw(&self) {
         if let Value::Integer(counter) = self {
             counter.thaw();
         }
     }
 
-    /// The value for a copy of its attribute. An integer is frozen by this and stays so: the copy takes its place.
+    /// Returns the value for a copy of its attribute. A counter is frozen and stays so, because the
+    /// copy replaces it.
     pub(crate) fn carry_over(&self) -> Self {
         match self {
             Value::Fixed(datum) => Value::Fixed(datum.clone()),

@@ -1,8 +1,9 @@
-//! Who waits for an attribute of a name to appear.
+//! Processes that wait for an attribute of a name.
 //!
-//! Waiters are kept by name, whether a child holds it or not, and taken all at once by whoever adds an attribute to it. Both sides write before they look: a waiter puts
-//! itself down and then looks for the attribute once more, a writer publishes the attribute and then looks for waiters. So one of
-//! them sees the other. Where nobody waits, a writer reads one word.
+//! Waiters are listed by name, whether a child holds the name or not. A writer that adds an
+//! attribute takes all waiters of its name at once. Both sides write before they read: a waiter
+//! adds itself and then looks for the attribute again; a writer publishes the attribute and then
+//! looks for waiters. So one of them sees the other. Without waiters, a writer reads one word.
 
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -13,19 +14,19 @@ use indexmap::IndexMap;
 
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
-use crate::{growth, Seed};
+use crate::hashing::{moved_by_add, Seed};
 
-/// The waiters of one name: each knows by its number what it is woken for, and is a process.
+/// The waiters of one name: their processes, by the numbers that identify the waiters.
 pub type Waiting = IndexMap<u64, u64, Seed>;
 
 type ByName<F> = DashMap<Datum<F>, Waiting, Seed>;
 
-/// How many parts the names have. A part grows at once.
+/// Shards of the names. A shard grows at once.
 const SHARDS: usize = 512;
 
 /// All waiters of a zone.
 pub struct Waiters<F: Foreign> {
-    /// Made for the first that waits; in most zones nobody ever does.
+    /// Allocated for the first waiter; most zones never have one.
     names: OnceLock<ByName<F>>,
     seed: Seed,
     count: AtomicUsize,
@@ -40,7 +41,8 @@ impl<F: Foreign> Waiters<F> {
         }
     }
 
-    /// Puts a waiter down, by a number that is nobody else's. It has to look once more before it sleeps.
+    /// Adds a waiter, by a number that no other one has. It has to look for the attribute again
+    /// before it waits.
     pub fn add(&self, name: Datum<F>, id: u64, pid: u64, _: &Committed) {
         let names = self
             .names
@@ -50,20 +52,20 @@ impl<F: Foreign> Waiters<F> {
         fence(Ordering::SeqCst);
     }
 
-    /// How many wait for something of any name, as far as is known.
+    /// Returns the number of waiters of all names. It may be outdated.
     #[inline]
     pub fn total(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// How many wait for something of this name.
+    /// Returns the number of waiters of a name.
     pub fn count(&self, name: &Datum<F>) -> usize {
         self.of(name, |waiting| waiting.len())
     }
 
-    /// How many of them are moved when one more is added.
-    pub fn growth(&self, name: &Datum<F>) -> usize {
-        self.of(name, growth)
+    /// Returns the number of entries that are moved when a waiter is added.
+    pub fn moved_by_add(&self, name: &Datum<F>) -> usize {
+        self.of(name, moved_by_add)
     }
 
     fn of(&self, name: &Datum<F>, read: impl FnOnce(&Waiting) -> usize) -> usize {
@@ -72,7 +74,8 @@ impl<F: Foreign> Waiters<F> {
         waiting.map_or(0, |waiting| read(&waiting))
     }
 
-    /// Takes the waiters of a name, who are to be woken: an attribute was added before.
+    /// Removes and returns the waiters of a name, after an attribute was added. The caller wakes
+    /// them.
     pub fn take(&self, name: &Datum<F>, _: &Committed) -> Waiting {
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {
@@ -84,8 +87,8 @@ impl<F: Foreign> Waiters<F> {
         waiting
     }
 
-    /// Strikes a waiter out; `false` when it has been taken.
-    pub fn forget(&self, name: &Datum<F>, id: u64, _: &Committed) -> bool {
+    /// Removes a waiter. Returns `false` if it was taken.
+    pub fn remove(&self, name: &Datum<F>, id: u64, _: &Committed) -> bool {
         let entry = self.names.get().map(|names| names.entry(name.clone()));
         let Some(Entry::Occupied(mut entry)) = entry else {
             return false;
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_a_name_are_taken_once_and_all_at_once() {
+    fn the_waiters_of_a_name_are_taken_once_and_all_at_once() {
         let waiters = Waiters::new(Seed::default());
         for id in 0..5 {
             add(&waiters, id % 2, id);
@@ -133,23 +136,23 @@ mod tests {
         assert_eq!(waiters.count(&name(0)), 3);
         assert_eq!(taken(&waiters, 0), [(0, 100), (2, 102), (4, 104)]);
         assert_eq!(taken(&waiters, 0), []);
-        assert!(!waiters.forget(&name(0), 2, &COMMITTED));
+        assert!(!waiters.remove(&name(0), 2, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(1, 101), (3, 103)]);
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
 
     #[test]
-    fn who_has_gone_is_not_woken() {
+    fn a_removed_waiter_is_not_woken() {
         let waiters = Waiters::new(Seed::default());
         for id in 0..3 {
             add(&waiters, 1, id);
         }
-        assert!(waiters.forget(&name(1), 0, &COMMITTED));
-        assert!(!waiters.forget(&name(1), 0, &COMMITTED));
-        assert!(waiters.forget(&name(1), 1, &COMMITTED));
+        assert!(waiters.remove(&name(1), 0, &COMMITTED));
+        assert!(!waiters.remove(&name(1), 0, &COMMITTED));
+        assert!(waiters.remove(&name(1), 1, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(2, 102)]);
         add(&waiters, 1, 3);
-        assert!(waiters.forget(&name(1), 3, &COMMITTED));
+        assert!(waiters.remove(&name(1), 3, &COMMITTED));
         assert!(waiters.names.get().unwrap().is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }

@@ -1,13 +1,16 @@
-//! The table of one zone: its rows by name, by keeper, and in the order in which they are listed.
+//! The table of a zone: its rows by name, by keeper, and in the order in which they are listed.
 //!
-//! Three indexes, and who uses them:
-//! - *names*, which readers search without a lock, for everything that is said of one name;
-//! - *keepers*, sharded by locks, to find the row of a keeper that died without a word; only starting and ending a child touch it;
-//! - *slots*: a row keeps its slot for life, so that whoever pages through the slots sees each row that lives all the while exactly once,
-//!   whatever comes and goes meanwhile.
+//! There are three indexes:
 //!
-//! A row leaves with its child, or with its last attribute when it is no child's, in this order: its state becomes [`State::Removed`] under its lock; then it leaves the indexes. Whoever still finds it in
-//! *names* helps to take it out and looks again, so that nobody waits for anybody.
+//! - *names*, which readers search without a lock, for all operations on one name;
+//! - *keepers*, sharded by locks, to find the row of a keeper that died; only the start and the end
+//!   of a child change it;
+//! - *slots*: a row keeps its slot until it is removed, so that pages see each row exactly once
+//!   that stays in the table meanwhile.
+//!
+//! A row is removed with its child, or with its last attribute if it has no child: first its state
+//! becomes [`State::Removed`] under its lock, then it is removed from the indexes. A thread that
+//! still finds it in *names* removes it there and looks again, so that no thread waits for another.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ptr;
@@ -22,44 +25,46 @@ use smallvec::SmallVec;
 use crate::attributes::Attribute;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
+use crate::entry::Entry;
+use crate::hashing::Seed;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
-use crate::row::{Child, Gone, Pid, Row, State, Stopping};
+use crate::row::{Child, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
 use crate::waiters::Waiters;
-use crate::Seed;
 
-/// How many parts the slots have, and how many the keepers have. Each part grows at once, so it has to stay small where the
-/// whole is large.
-const SHARDS: usize = 16;
+/// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
+/// the whole is large.
+const SLOT_SHARDS: usize = 16;
 const KEEPER_SHARDS: usize = 512;
 
-/// A slot's number: its shard in the upper bits, its place there in the lower.
-const PLACE_BITS: u32 = 28;
+/// Bits of a slot's number that are its index in its shard. The shard is in the bits above.
+const INDEX_BITS: u32 = 28;
 
-/// How many rows, and how many slots, one page covers at the most.
+/// Rows of a page at most, and slots that it covers at most.
 const PAGE_ROWS: usize = 128;
 const PAGE_SLOTS: usize = 4096;
 
+/// The subscriber of a zone that has none. No process has this word.
+const NO_SUBSCRIBER: u64 = 0;
+
 /// The table of a zone.
 pub struct Zone<F: Foreign> {
-    seed: Seed,
+    shared: Shared,
     names: Names<Row<F>>,
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
-    slots: [Mutex<Slots<F>>; SHARDS],
+    slots: [Mutex<Slots<F>>; SLOT_SHARDS],
     children: AtomicUsize,
     /// The process that is told of births and deaths.
-    listener: AtomicU64,
-    stopping: Stopping,
+    subscriber: AtomicU64,
     secret: u64,
     waiters: Waiters<F>,
 }
 
-/// No process at all.
-const NOBODY: u64 = 0;
-
+/// A shard of the slots.
 struct Slots<F: Foreign> {
     rows: Vec<Option<Arc<Row<F>>>>,
+    /// Indexes of the slots without a row.
     free: Vec<u32>,
 }
 
@@ -68,7 +73,8 @@ pub type Page<F> = SmallVec<[Arc<Row<F>>; PAGE_ROWS]>;
 
 impl<F: Foreign> Default for Zone<F> {
     fn default() -> Self {
-        let seed = Seed::default();
+        let shared = Shared::default();
+        let seed = &shared.seed;
         Zone {
             names: Names::default(),
             keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
@@ -79,124 +85,124 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: AtomicUsize::new(0),
-            listener: AtomicU64::new(NOBODY),
-            stopping: Stopping::default(),
-            // The keys of this state are the system's random numbers.
+            subscriber: AtomicU64::new(NO_SUBSCRIBER),
+            // The keys of this state are random numbers of the system.
             secret: RandomState::new().hash_one(()),
             waiters: Waiters::new(seed.clone()),
-            seed,
+            shared,
         }
     }
 }
 
 impl<F: Foreign> Zone<F> {
-    /// The key of the zone's hash functions.
+    /// Returns the entry of a name.
     #[inline]
-    pub fn seed(&self) -> &Seed {
-        &self.seed
+    pub fn entry<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Entry<'g, F>> {
+        let found = self.find(name, guard)?;
+        Some(Entry::new(found.get(), &self.shared, guard))
     }
 
-    /// The row of a name.
-    #[inline]
-    pub fn row<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<&'g Row<F>> {
-        self.named(name, guard).map(Found::get)
+    /// Returns the entry of a row of this zone.
+    pub fn entry_of<'g>(&'g self, row: &'g Row<F>, guard: &'g Guard) -> Entry<'g, F> {
+        Entry::new(row, &self.shared, guard)
     }
 
     #[inline]
-    fn named<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Found<'g, Row<F>>> {
-        let is_it = |row: &Row<F>| name.equivalent(&row.name);
-        self.names.get(self.seed.hash_one(name), is_it, guard)
+    fn find<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Found<'g, Row<F>>> {
+        let hash = self.shared.seed.hash_one(name);
+        let has_name = |row: &Row<F>| name.equivalent(&row.name);
+        self.names.get(hash, has_name, guard)
     }
 
-    /// How many children there are, in any state.
+    /// Returns the number of children, in any state.
     pub fn count(&self) -> usize {
         self.children.load(Ordering::Relaxed)
     }
 
-    /// Who waits for an attribute.
+    /// Returns the waiters for attributes.
     pub fn waiters(&self) -> &Waiters<F> {
         &self.waiters
     }
 
-    /// From now on this process is told of every birth and every death. It finds in the pages that it reads next what it was not told of; what happens
-    /// meanwhile it may both read and be told.
-    pub fn listen(&self, listener: u64, _: &Committed) {
-        self.listener.store(listener, Ordering::SeqCst);
+    /// Makes a process the subscriber, which is told of every birth and every death from here on.
+    ///
+    /// What it was not told of, it finds in the pages that it reads next. What happens meanwhile,
+    /// it may both read and be told.
+    pub fn subscribe(&self, subscriber: u64, _: &Committed) {
+        self.subscriber.store(subscriber, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// Ends what [`listen`](Self::listen) began, if it is still this process that listens.
-    pub fn unlisten(&self, listener: u64, _: &Committed) {
-        // Any other answer says that somebody else does.
-        let _ =
-            self.listener
-                .compare_exchange(listener, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
+    /// Ends the subscription of a process, if it is still the subscriber.
+    pub fn unsubscribe(&self, subscriber: u64, _: &Committed) {
+        // An error means that another process is.
+        let _ = self.subscriber.compare_exchange(
+            subscriber,
+            NO_SUBSCRIBER,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
     }
 
-    /// Who is to be told of a birth or a death that has taken place.
+    /// Returns the process to tell of a birth or a death that has taken place.
     #[inline]
-    pub fn listener(&self) -> Option<u64> {
+    pub fn subscriber(&self) -> Option<u64> {
         fence(Ordering::SeqCst);
-        Some(self.listener.load(Ordering::SeqCst)).filter(|listener| *listener != NOBODY)
+        let subscriber = self.subscriber.load(Ordering::SeqCst);
+        (subscriber != NO_SUBSCRIBER).then_some(subscriber)
     }
 
-    /// A number that nobody can guess, another one for each zone.
+    /// Returns a number that nobody can guess, a different one for each zone.
     pub fn secret(&self) -> u64 {
         self.secret
     }
 
-    /// From now on no child of the zone begins to run. Whoever reads the rows after this sees what their keepers have said before they could know.
+    /// Stops the zone: from here on none of its children begins to run.
+    ///
+    /// A thread that reads the rows after this sees every state that a keeper set before it could
+    /// know.
     pub fn stop(&self, _: &Committed) {
-        self.stopping.set();
+        self.shared.stopping.set();
     }
 
-    /// Whether [`stop`](Self::stop) was called, for the rows.
-    pub fn stopping(&self) -> &Stopping {
-        &self.stopping
-    }
-
-    /// The row of this keeper's child, and the child.
+    /// Returns the row of a keeper, and its child.
     pub fn kept(&self, keeper: u64) -> Option<(Arc<Row<F>>, Child<F>)> {
         let row = self.row_of(keeper)?;
         let child = row.child_of(keeper)?;
         Some((row, child))
     }
 
-    /// The row that was this keeper's when it was found.
+    /// Returns the row of a keeper. It may have another one by now.
     pub fn row_of(&self, keeper: u64) -> Option<Arc<Row<F>>> {
         self.keepers.get(&keeper).map(|row| Arc::clone(&row))
     }
 
-    /// Adds a child; `false` when the name is held.
+    /// Adds a child. Returns `false` if a child holds the name.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> bool {
         let guard = reclaim::enter();
-        // Before: as soon as it is there, somebody may remove it.
-        self.children.fetch_add(1, Ordering::Relaxed);
         loop {
             let row = self.row_or_vacant(name, &guard);
-            // Before, too.
+            // Listed first: as soon as the row has the child, another thread may remove it.
             let listed = self.keepers.insert(child.keeper, row.share());
-            let occupied = row.occupy(&child);
+            let occupied = row.occupy(&child, &self.children);
             if let Ok(true) = occupied {
                 return true;
             }
-            self.unkeep(child.keeper, &row, listed);
+            self.remove_keeper(child.keeper, &row, listed);
             match occupied {
-                Err(Gone) => self.unname(&row, &guard),
-                Ok(_) => {
-                    self.children.fetch_sub(1, Ordering::Relaxed);
-                    return false;
-                }
+                Err(Gone) => self.remove_name(&row, &guard),
+                Ok(_) => return false,
             }
         }
     }
 
-    /// Removes the child of `keeper` with its attributes, in one step; `false` when the name is not that keeper's.
+    /// Removes the child of `keeper` with its attributes, in one step. Returns `false` if the name
+    /// does not belong to that keeper.
     pub fn remove(&self, name: Borrowed<'_, F>, keeper: u64, guard: &Guard, _: &Committed) -> bool {
         self.remove_if(|_| true, name, keeper, guard).is_ok()
     }
 
-    /// The same while it runs, for whoever saw that keeper; the child, who lives on.
+    /// Like [`remove`](Self::remove), if the child runs. Returns its pid: the process lives on.
     pub fn unregister(
         &self,
         name: Borrowed<'_, F>,
@@ -212,45 +218,45 @@ impl<F: Foreign> Zone<F> {
 
     fn remove_if(
         &self,
-        is_said: impl FnOnce(State) -> bool,
+        condition: impl FnOnce(State) -> bool,
         name: Borrowed<'_, F>,
         keeper: u64,
         guard: &Guard,
     ) -> Result<Option<Pid<F>>, Gone> {
-        let row = self.row(name, guard).ok_or(Gone)?;
-        let child = row.retire(is_said, keeper, guard)?;
-        self.children.fetch_sub(1, Ordering::Relaxed);
-        self.unname(row, guard);
-        self.unlist(row);
-        self.unkeep(keeper, row, None);
+        let entry = self.entry(name, guard).ok_or(Gone)?;
+        let child = entry.remove(condition, keeper, &self.children)?;
+        self.remove_name(&entry, guard);
+        self.free_slot(&entry);
+        self.remove_keeper(keeper, &entry, None);
         Ok(child)
     }
 
-    /// Gives a row from one keeper to another; `false` when it is not that keeper's.
+    /// Gives a row to another keeper. Returns `false` if it does not belong to `keeper`.
     pub fn change_keeper(&self, row: &Arc<Row<F>>, keeper: u64, new: u64, _: &Committed) -> bool {
-        // Before: as soon as it is the new keeper's, somebody may remove it.
+        // Listed first: as soon as the row has the new keeper, another thread may remove it.
         let listed = self.keepers.insert(new, Arc::clone(row));
         let changed = row.change_keeper(keeper, new);
         match changed {
             true if keeper == new => (),
-            true => self.unkeep(keeper, row, None),
-            false => self.unkeep(new, row, listed),
+            true => self.remove_keeper(keeper, row, None),
+            false => self.remove_keeper(new, row, listed),
         }
         changed
     }
 
-    /// Takes a row out of the keepers, if it is this keeper's there, and puts back the one that was there before.
-    fn unkeep(&self, keeper: u64, row: &Row<F>, before: Option<Arc<Row<F>>>) {
-        let is_it = |_: &u64, listed: &Arc<Row<F>>| ptr::eq(&**listed, row);
-        // The guard of the keepers is gone before the row it gives is dropped.
-        drop(self.keepers.remove_if(&keeper, is_it));
+    /// Removes a row from the keepers, if it is listed for this one, and puts back the row that was
+    /// listed before.
+    fn remove_keeper(&self, keeper: u64, row: &Row<F>, before: Option<Arc<Row<F>>>) {
+        let is_this = |_: &u64, listed: &Arc<Row<F>>| ptr::eq(&**listed, row);
+        // Unlocks the shard before the row is dropped.
+        drop(self.keepers.remove_if(&keeper, is_this));
         if let Some(before) = before {
             self.keepers.insert(keeper, before);
         }
     }
 
-    /// Adds to an attribute, and where it is missing sets it as `missing` says, also when no child holds the name; the answer is then
-    /// [`Added::Missing`].
+    /// Adds to an attribute, or adds the attribute `missing` if there is none of its key, also if
+    /// no child holds the name. Returns [`Added::Missing`] if it was added.
     pub fn add_or_set(
         &self,
         name: &Datum<F>,
@@ -261,104 +267,105 @@ impl<F: Foreign> Zone<F> {
     ) -> Added {
         loop {
             let row = self.row_or_vacant(name, guard);
-            match row.add(
-                missing.key.borrow(),
-                increment,
-                &self.seed,
-                guard,
-                committed,
-            ) {
-                Added::Missing => match row.set_missing(missing, &self.seed, guard) {
+            let entry = Entry::new(row.get(), &self.shared, guard);
+            match entry.add(missing.key.borrow(), increment, committed) {
+                Added::Missing => match entry.set_missing(missing) {
                     Ok(true) => return Added::Missing,
                     Ok(false) => (),
-                    Err(Gone) => self.unname(&row, guard),
+                    Err(Gone) => self.remove_name(&entry, guard),
                 },
                 added => return added,
             }
         }
     }
 
-    /// Removes an attribute of a row, where there is one. A row that keeps nothing then, and is no child's, leaves the table.
-    pub fn delete(&self, row: &Row<F>, key: Borrowed<'_, F>, guard: &Guard, _: &Committed) {
-        if row.delete(key, &self.seed, guard) {
-            self.unname(row, guard);
-            self.unlist(row);
+    /// Removes an attribute, if there is one; and the row, if it is then without attributes and
+    /// without a child.
+    pub fn delete(&self, entry: Entry<'_, F>, key: Borrowed<'_, F>, _: &Committed) {
+        if entry.delete(key) {
+            self.remove_name(&entry, entry.guard());
+            self.free_slot(&entry);
         }
     }
 
-    /// The row of a name, a new one if there was none.
+    /// Returns the row of a name, a new one if there was none.
     fn row_or_vacant<'g>(&'g self, name: &Datum<F>, guard: &'g Guard) -> Found<'g, Row<F>> {
         loop {
-            if let Some(row) = self.named(name.borrow(), guard) {
+            if let Some(row) = self.find(name.borrow(), guard) {
                 return row;
             }
-            let row = self.list(name.clone());
-            let is_it = |other: &Row<F>| other.name == *name;
-            if !self.names.insert(row.hash, Arc::clone(&row), is_it, guard) {
-                // Somebody else was faster; nobody has seen this row.
-                self.unlist(&row);
+            let row = self.take_slot(name.clone());
+            let has_name = |other: &Row<F>| other.name == *name;
+            if !self
+                .names
+                .insert(row.hash, Arc::clone(&row), has_name, guard)
+            {
+                // Another thread was faster, and no thread has seen this row.
+                self.free_slot(&row);
             }
         }
     }
 
-    /// The rows from slot `from` on, and the slot to go on from; none when that was the end. A page may be empty.
+    /// Returns the rows from slot `from` on, and the slot to go on from, or `None` at the end. A
+    /// page may be empty.
     pub fn page(&self, from: u32) -> (Page<F>, Option<u32>) {
         let mut page = Page::new();
-        let shard = from >> PLACE_BITS;
+        let shard = from >> INDEX_BITS;
         let Some(slots) = self.slots.get(shard as usize) else {
             return (page, None);
         };
-        let first = (from & ((1 << PLACE_BITS) - 1)) as usize;
+        let first = (from & ((1 << INDEX_BITS) - 1)) as usize;
         let slots = slots.lock();
         let end = slots.rows.len().min(first + PAGE_SLOTS);
-        for place in first..end {
+        for index in first..end {
             if page.len() == PAGE_ROWS {
-                return (page, Some(shard << PLACE_BITS | place as u32));
+                return (page, Some(shard << INDEX_BITS | index as u32));
             }
-            page.extend(slots.rows[place].clone());
+            page.extend(slots.rows[index].clone());
         }
         let next = if end < slots.rows.len() {
-            Some(shard << PLACE_BITS | end as u32)
-        } else if shard as usize + 1 < SHARDS {
-            Some((shard + 1) << PLACE_BITS)
+            Some(shard << INDEX_BITS | end as u32)
+        } else if shard as usize + 1 < SLOT_SHARDS {
+            Some((shard + 1) << INDEX_BITS)
         } else {
             None
         };
         (page, next)
     }
 
-    /// A new vacant row in a slot of its own.
-    fn list(&self, name: Datum<F>) -> Arc<Row<F>> {
-        let hash = self.seed.hash_one(&name);
-        let shard = shard(hash);
+    /// Returns a new vacant row, in a slot of its own.
+    fn take_slot(&self, name: Datum<F>) -> Arc<Row<F>> {
+        let hash = self.shared.seed.hash_one(&name);
+        let shard = slot_shard(hash);
         let mut slots = self.slots[shard].lock();
-        let place = slots.free.pop().unwrap_or(slots.rows.len() as u32);
-        let slot = (shard as u32) << PLACE_BITS | place;
+        let index = slots.free.pop().unwrap_or(slots.rows.len() as u32);
+        let slot = (shard as u32) << INDEX_BITS | index;
         let row = Arc::new(Row::vacant(name, hash, slot));
         let listed = Some(Arc::clone(&row));
-        match slots.rows.get_mut(place as usize) {
+        match slots.rows.get_mut(index as usize) {
             Some(free) => *free = listed,
             None => slots.rows.push(listed),
         }
         row
     }
 
-    fn unlist(&self, row: &Row<F>) {
-        let place = row.slot & ((1 << PLACE_BITS) - 1);
-        let mut slots = self.slots[(row.slot >> PLACE_BITS) as usize].lock();
-        let listed = slots.rows[place as usize].take();
-        slots.free.push(place);
+    /// Removes a row from its slot.
+    fn free_slot(&self, row: &Row<F>) {
+        let index = row.slot & ((1 << INDEX_BITS) - 1);
+        let mut slots = self.slots[(row.slot >> INDEX_BITS) as usize].lock();
+        let listed = slots.rows[index as usize].take();
+        slots.free.push(index);
         drop(slots);
         drop(listed);
     }
 
-    /// Takes a removed row out of the names, if it is still there.
-    fn unname(&self, row: &Row<F>, guard: &Guard) {
+    /// Removes a row from the names, if it is still there.
+    fn remove_name(&self, row: &Row<F>, guard: &Guard) {
         self.names.remove(row.hash, row, guard);
     }
 }
 
 #[inline]
-fn shard(hash: u64) -> usize {
-    (hash >> 32) as usize % SHARDS
+fn slot_shard(hash: u64) -> usize {
+    (hash >> 32) as usize % SLOT_SHARDS
 }

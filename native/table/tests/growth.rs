@@ -1,7 +1,8 @@
-//! However large a table gets, it grows in small parts: no call takes long because the table happens to be full.
+//! A table of any size grows in small steps: no call takes long because a table happens to be full.
 //!
-//! What a part costs is in proportion to the memory that it moves to, and that is counted, not timed. The growth of a vector is left out: the system's allocator moves
-//! that by pages.
+//! The cost of a step is proportional to the memory that it allocates, so the tests count bytes
+//! instead of measuring time. They ignore reallocation, by which the system's allocator moves large
+//! vectors page by page.
 
 mod common;
 
@@ -19,28 +20,29 @@ use proctab_table::zone::Zone;
 const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const NAMES: u64 = 1_000_000;
-/// As many as OTP 25 allows unless it is told otherwise.
+/// The default limit of OTP 25.
 const PROCESSES: u64 = 262_144;
-/// In bytes. Moving as much takes some hundred microseconds where the memory is cold.
-const LARGEST_PART: usize = 1 << 18;
+/// Bytes of a step at most: moving them takes a few hundred microseconds if the memory is not in
+/// a cache.
+const MAX_STEP: usize = 1 << 18;
 
 struct Counting;
 
 thread_local! {
-    /// What this thread has allocated since it was last looked at.
+    /// Bytes that this thread has allocated since the last reset.
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: the system's allocator does all of it.
+// SAFETY: the system's allocator does all of the work.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.set(ALLOCATED.get() + layout.size());
-        // SAFETY: the caller keeps to what `alloc` asks for.
+        // SAFETY: the caller fulfils the requirements of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: it came from the system's allocator, with this layout.
+        // SAFETY: the memory came from the system's allocator, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -53,8 +55,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most that one of the steps has allocated.
-fn largest_part(steps: u64, mut step: impl FnMut(u64)) -> usize {
+/// Returns the most bytes that one of the steps has allocated.
+fn largest_step(steps: u64, mut step: impl FnMut(u64)) -> usize {
     let allocated = |number| {
         ALLOCATED.set(0);
         step(number);
@@ -68,9 +70,9 @@ fn word(number: u64) -> Datum<Nothing> {
 }
 
 #[test]
-fn a_zone_grows_and_shrinks_in_small_parts() {
+fn a_zone_grows_and_shrinks_in_small_steps() {
     let zone = Zone::default();
-    let growing = largest_part(NAMES, |number| {
+    let growing = largest_step(NAMES, |number| {
         let child = Child {
             state: State::Running,
             pid: Some(Pid::Local(2 * number)),
@@ -79,7 +81,7 @@ fn a_zone_grows_and_shrinks_in_small_parts() {
         };
         assert!(zone.insert(&word(number), child, &COMMITTED));
     });
-    let shrinking = largest_part(NAMES, |number| {
+    let shrinking = largest_step(NAMES, |number| {
         assert!(zone.remove(
             word(number).borrow(),
             2 * number + 1,
@@ -88,25 +90,25 @@ fn a_zone_grows_and_shrinks_in_small_parts() {
         ));
     });
     assert!(
-        growing <= LARGEST_PART && shrinking <= LARGEST_PART,
+        growing <= MAX_STEP && shrinking <= MAX_STEP,
         "{growing} {shrinking}"
     );
 }
 
 #[test]
-fn those_who_wait_for_many_names_are_put_down_in_small_parts() {
+fn the_waiters_for_many_names_are_added_in_small_steps() {
     let zone = Zone::default();
-    let waiting = largest_part(PROCESSES, |number| {
+    let waiting = largest_step(PROCESSES, |number| {
         zone.waiters().add(word(number), number, number, &COMMITTED)
     });
-    assert!(waiting <= LARGEST_PART, "{waiting}");
+    assert!(waiting <= MAX_STEP, "{waiting}");
 }
 
 #[test]
-fn a_table_of_processes_grows_in_small_parts() {
+fn a_table_of_processes_grows_in_small_steps() {
     let table = Processes::default();
-    let processes = largest_part(NAMES, |number| {
+    let processes = largest_step(NAMES, |number| {
         table.register(&word(number), &word(number), &COMMITTED)
     });
-    assert!(processes <= LARGEST_PART, "{processes}");
+    assert!(processes <= MAX_STEP, "{processes}");
 }

@@ -1,4 +1,5 @@
-//! The table of names alone: real threads change it and grow it, and readers hold it against what its writers say that they did.
+//! Tests the table of names alone: threads change it and make it grow, and readers compare it with
+//! what the writers record.
 
 #[path = "../src/names.rs"]
 mod names;
@@ -18,7 +19,7 @@ use names::Names;
 use proctab_table::reclaim;
 use sync::{Arc, Mutex, Ordering};
 
-/// Few enough that a shard grows and shrinks all the time.
+/// So few that a shard grows and shrinks all the time.
 const SHARDS: usize = 2;
 
 struct Row {
@@ -40,7 +41,7 @@ impl Row {
 
 impl Drop for Row {
     fn drop(&mut self) {
-        // A row that is read after this is nobody's.
+        // A reader of a freed row finds a name that no row has.
         self.name = u64::MAX;
         self.live.fetch_sub(1, Ordering::SeqCst);
     }
@@ -48,7 +49,7 @@ impl Drop for Row {
 
 type Table = Names<Row, SHARDS>;
 
-/// Every third name has the hash of another one.
+/// Returns a hash. Every third name has that of another one.
 fn hash(name: u64) -> u64 {
     let name = if name.is_multiple_of(3) {
         name + 1
@@ -59,8 +60,8 @@ fn hash(name: u64) -> u64 {
 }
 
 fn insert(table: &Table, row: &Arc<Row>) -> bool {
-    let is_it = |other: &Row| other.name == row.name;
-    table.insert(hash(row.name), Arc::clone(row), is_it, &reclaim::enter())
+    let matches = |other: &Row| other.name == row.name;
+    table.insert(hash(row.name), Arc::clone(row), matches, &reclaim::enter())
 }
 
 fn version(table: &Table, name: u64) -> Option<u64> {
@@ -76,7 +77,8 @@ fn wait_for(live: &AtomicUsize, count: usize) {
     }
 }
 
-/// Each name's changes are numbered: 4 n is absent, 4 n + 1 being inserted, 4 n + 2 present as version n, 4 n + 3 being removed.
+/// The changes of each name are numbered: at 4 n it is absent, at 4 n + 1 it is being inserted, at
+/// 4 n + 2 it is present in version n, and at 4 n + 3 it is being removed.
 #[test]
 fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -86,7 +88,7 @@ fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
     let table = Table::default();
     let changes: Vec<_> = (0..NAMES).map(|_| AtomicU64::new(0)).collect();
     let running = AtomicUsize::new(WRITERS as usize);
-    // These are there all the while.
+    // These names are never removed.
     for name in NAMES..NAMES + 20 {
         assert!(insert(&table, &Row::new(name, 0, &LIVE)));
     }
@@ -95,7 +97,7 @@ fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
         for writer in 0..WRITERS {
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    // All come, and all but a few go again, the more the fuller the table was.
+                    // Inserts a different share of the names in each round, and removes them again.
                     let own = (writer..NAMES).step_by(WRITERS as usize);
                     let own: Vec<_> = own
                         .filter(|name| name.is_multiple_of(1 + round % 7))
@@ -146,7 +148,7 @@ fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
     wait_for(&LIVE, 0);
 }
 
-/// All threads change all names.
+/// Every thread changes every name.
 #[test]
 fn writers_agree_with_a_plain_map_behind_a_lock() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -190,7 +192,7 @@ fn writers_agree_with_a_plain_map_behind_a_lock() {
 }
 
 #[test]
-fn a_row_can_be_shared_and_outlives_its_place_and_the_table() {
+fn a_shared_row_outlives_its_slot_and_the_table() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
     let table = Table::default();
     let kept: Vec<_> = (0..200)
@@ -204,7 +206,7 @@ fn a_row_can_be_shared_and_outlives_its_place_and_the_table() {
     for row in kept.iter().take(190) {
         table.remove(hash(row.name), row, &reclaim::enter());
         assert_eq!(version(&table, row.name), None);
-        // Nothing happens when it is gone.
+        // Removing it again does nothing.
         table.remove(hash(row.name), row, &reclaim::enter());
     }
     drop(table);

@@ -1,7 +1,9 @@
-//! The table of names under a model checker: all orders in which few threads can do few things, and all that weak memory lets them read.
+//! Tests the table of names with a model checker, which runs a few operations of a few threads in
+//! all orders, with all results that weak memory allows.
 //!
-//! What reclaims memory is replaced by its contract: nothing that was retired before a guard was entered is ever reached under it. So
-//! nothing is freed before the end, and whoever reads such a pointer fails.
+//! A stand-in for `reclaim` checks its contract: under a guard, no thread reaches memory that was
+//! retired before the guard was entered. It frees nothing before the end, and panics if a thread
+//! reads such a pointer.
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/names.rs"]
@@ -50,7 +52,7 @@ mod reclaim {
         fn check<T>(&self, pointer: *mut T) -> *mut T {
             assert!(
                 !self.out_of_reach.contains(&pointer.addr()),
-                "it may be gone"
+                "the pointer was retired before the guard was entered"
             );
             pointer
         }
@@ -72,15 +74,15 @@ mod reclaim {
             let address = pointer.addr();
             assert!(
                 retired.iter().all(|retired| retired.address != address),
-                "twice"
+                "the pointer is retired twice"
             );
-            // SAFETY: it is called once, when nobody reads any more.
+            // SAFETY: it is called once, after all threads have ended.
             let free = Box::new(move || unsafe { free(pointer, ()) });
             retired.push(Retired { address, free });
         }
     }
 
-    /// Frees all that was retired.
+    /// Frees everything that was retired.
     pub fn end() {
         let retired = std::mem::take(&mut *RETIRED.lock());
         retired.into_iter().for_each(|retired| (retired.free)());
@@ -101,11 +103,11 @@ use sync::Arc;
 
 struct Row {
     name: u64,
-    /// Read by whoever may: the checker finds out whether it was written before.
+    /// The checker fails if it is read before it was written.
     version: UnsafeCell<u64>,
 }
 
-// SAFETY: nobody writes it after `row`.
+// SAFETY: only `row` writes the version, before the row is shared.
 unsafe impl Sync for Row {}
 
 impl Row {
@@ -117,7 +119,7 @@ impl Row {
 
 type Table = Names<Row, 1>;
 
-/// All names have one hash, so that they are compared, but those over 10.
+/// Returns the hash of a name: the same for all names up to 10, so that they are compared.
 fn hash(name: u64) -> u64 {
     if name > 10 {
         name
@@ -134,8 +136,8 @@ fn row(name: u64, version: u64) -> Arc<Row> {
 }
 
 fn insert(table: &Table, row: &Arc<Row>) -> bool {
-    let is_it = |other: &Row| other.name == row.name;
-    table.insert(hash(row.name), Arc::clone(row), is_it, &reclaim::enter())
+    let matches = |other: &Row| other.name == row.name;
+    table.insert(hash(row.name), Arc::clone(row), matches, &reclaim::enter())
 }
 
 fn remove(table: &Table, row: &Arc<Row>) {
@@ -148,7 +150,7 @@ fn version(table: &Table, name: u64) -> Option<u64> {
     Some(row.version())
 }
 
-/// Runs two threads beside this one on a table of these names, in every order; then all is freed.
+/// Runs two threads on a table of these names in all orders, then `after`, and frees everything.
 fn check(
     names: &'static [u64],
     first: impl Fn(&Table, &[Arc<Row>]) + Copy + Send + Sync + 'static,
@@ -176,7 +178,7 @@ fn check(
 }
 
 #[test]
-fn one_that_takes_the_place_of_another_is_seen_for_good() {
+fn a_row_that_replaces_another_is_found_from_then_on() {
     check(
         &[1],
         |table, rows| {
@@ -193,7 +195,7 @@ fn one_that_takes_the_place_of_another_is_seen_for_good() {
 }
 
 #[test]
-fn who_hears_that_it_was_found_finds_it() {
+fn a_row_that_another_thread_has_found_is_found() {
     loom::model(|| {
         let table = Shared::new(Table::default());
         let before = row(1, 0);
@@ -220,7 +222,7 @@ fn who_hears_that_it_was_found_finds_it() {
 }
 
 #[test]
-fn the_name_next_to_one_that_comes_and_goes_is_found() {
+fn a_name_is_found_while_its_neighbour_is_removed() {
     check(
         &[1, 2],
         |table, rows| {
@@ -276,7 +278,7 @@ fn a_name_is_found_while_the_table_shrinks() {
 }
 
 #[test]
-fn one_of_two_inserts_a_name() {
+fn one_of_two_threads_inserts_a_name() {
     let insert = |table: &Table, _: &[Arc<Row>]| {
         let guard = reclaim::enter();
         table.insert(hash(1), row(1, 1), |row| row.name == 1, &guard);

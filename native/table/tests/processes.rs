@@ -1,4 +1,5 @@
-//! Many callers and a changing server on one table of processes: nothing is counted twice, and nothing stays.
+//! Tests a table of processes with many callers and a server that is replaced: no registration is
+//! counted twice, and none is left.
 
 mod common;
 
@@ -17,7 +18,7 @@ const PIDS: u64 = 50;
 const NAMES: u64 = 3;
 const CALLERS: u64 = 4;
 const ROUNDS: u64 = 100_000;
-/// How many processes die under one server.
+/// Processes that die under one server.
 const TURNS: u64 = 2_000;
 
 struct World {
@@ -36,7 +37,8 @@ fn name(number: u64) -> Datum<Nothing> {
 }
 
 impl World {
-    /// Registers as a caller does; every eighth fails in the middle, and every ninth is killed there.
+    /// Registers a process as a caller does. Every eighth call fails between begin and end, and
+    /// every ninth is killed there.
     fn call(&self, caller: u64, round: u64) {
         let random = (round * CALLERS + caller).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let (process, named) = (random % PIDS, random / PIDS % NAMES);
@@ -50,7 +52,7 @@ impl World {
                     self.tell(server, process);
                 } else if round.is_multiple_of(9) {
                     self.table.abandon(&pid, caller, &COMMITTED);
-                    // A server that waits for this caller learns of its death.
+                    // A server that waits for this caller monitors it.
                     self.tell(Some(self.server.load(Ordering::SeqCst)), process);
                 } else {
                     self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
@@ -72,13 +74,13 @@ impl World {
         }
     }
 
-    /// A server begins: it claims all that is there.
+    /// Starts a server, which claims all processes.
     fn begin_to_serve(&self, server: u64) {
         self.table.serve(server, &COMMITTED);
         self.server.store(server, Ordering::SeqCst);
         let mut next = Some(0);
-        while let Some(part) = next {
-            let (pids, after) = self.table.page(part);
+        while let Some(shard) = next {
+            let (pids, after) = self.table.page(shard);
             for pid in pids {
                 self.table.claim(&pid, server, &COMMITTED);
             }
@@ -86,7 +88,7 @@ impl World {
         }
     }
 
-    /// A process is dead, as its watcher has learned.
+    /// Cleans up after a dead process.
     fn bury(&self, process: u64) {
         let pid = pid(process);
         while let Next::Registered(name, true) = self.table.next(&pid, &COMMITTED) {
@@ -98,7 +100,7 @@ impl World {
 }
 
 #[test]
-fn whatever_callers_and_servers_do_the_books_balance() {
+fn registrations_are_counted_once_whatever_callers_and_servers_do() {
     let (told, heard) = unbounded();
     let world = World {
         table: Processes::default(),
@@ -109,7 +111,7 @@ fn whatever_callers_and_servers_do_the_books_balance() {
     world.begin_to_serve(1);
     let calling = AtomicBool::new(true);
     thread::scope(|scope| {
-        // One server after the other; what an earlier one was told last is lost with it. The last one serves until the end.
+        // Starts one server after the other. Messages to a server that was replaced are lost.
         scope.spawn(|| {
             for server in 1.. {
                 world.begin_to_serve(server);
@@ -139,7 +141,7 @@ fn whatever_callers_and_servers_do_the_books_balance() {
         calling.store(false, Ordering::SeqCst);
     });
 
-    // All that is registered is known to the last server, or it was told.
+    // The last server knows each registered process, or was told.
     let last = world.server.load(Ordering::SeqCst);
     let told: Vec<_> = heard.try_iter().filter(|(to, _)| *to == last).collect();
     for process in 0..PIDS {
@@ -159,9 +161,10 @@ fn whatever_callers_and_servers_do_the_books_balance() {
         .all(|count| count.load(Ordering::SeqCst) == 0));
 }
 
-/// One registers and unregisters, the other looks at the process and then at the name; what it sees there has to be as late, unless more has happened.
+/// One thread registers and unregisters a process, the other reads the process and then the name.
+/// If nothing has changed meanwhile, both agree.
 #[test]
-fn who_sees_a_process_registered_sees_it_counted() {
+fn a_reader_that_finds_a_registration_finds_it_counted() {
     let table = Processes::<Nothing>::default();
     let (pid, name) = (pid(1), name(1));
     let change = AtomicU64::new(0);
@@ -188,13 +191,13 @@ fn who_sees_a_process_registered_sees_it_counted() {
     });
 }
 
-/// What is on the heap, for a sanitizer to see who reads it after it has gone.
+/// Returns a term on the heap, so that a sanitizer reports a read after it was freed.
 fn long(number: u64) -> Datum<Nothing> {
     Datum::bytes(KIND, format!("a long name of process {number}").as_bytes())
 }
 
 #[test]
-fn who_stays_is_in_each_walk_through_the_pages_once() {
+fn a_process_that_stays_is_on_exactly_one_page() {
     const CHURN: u64 = 2_000;
     let table = Processes::<Nothing>::default();
     let (staying, name) = (long(0), name(1));
@@ -216,8 +219,8 @@ fn who_stays_is_in_each_walk_through_the_pages_once() {
         });
         while !done.load(Ordering::SeqCst) {
             let (mut seen, mut next) = (0, Some(0));
-            while let Some(part) = next {
-                let (pids, after) = table.page(part);
+            while let Some(shard) = next {
+                let (pids, after) = table.page(shard);
                 seen += pids.iter().filter(|pid| **pid == staying).count();
                 next = after;
             }

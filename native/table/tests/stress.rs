@@ -1,4 +1,4 @@
-//! Many real threads on one zone, and what must hold whatever they do.
+//! Tests a zone with many threads: what must hold whatever they do.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const KEEPER: u64 = 7;
 
-/// A foreign term that counts how many of its sort are alive, and whose memory says whether it still is.
+/// A foreign term that counts the live terms of its test, and marks its memory when it is dropped.
 struct Counted {
     live: &'static AtomicUsize,
     number: u64,
@@ -98,32 +98,24 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
     let guard = reclaim::enter();
     let changes = Changes::from_iter(changes);
-    let row = zone.row(word(name).borrow(), &guard);
-    row.is_some_and(|row| row.set(changes, zone.seed(), &guard, &COMMITTED).is_ok())
+    let row = zone.entry(word(name).borrow(), &guard);
+    row.is_some_and(|row| row.set(changes, &COMMITTED).is_ok())
 }
 
 fn add(zone: &Table, name: u64, key: u64, increment: i64) -> Added {
     let guard = reclaim::enter();
-    let row = zone.row(word(name).borrow(), &guard);
+    let row = zone.entry(word(name).borrow(), &guard);
     row.map_or(Added::Missing, |row| {
-        row.add(
-            word(key).borrow(),
-            increment,
-            zone.seed(),
-            &guard,
-            &COMMITTED,
-        )
+        row.add(word(key).borrow(), increment, &COMMITTED)
     })
 }
 
-/// The integers of a name at one moment, by key.
+/// Returns the counters of a name at one moment, by key.
 fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
-    let row = zone.row(word(name).borrow(), &guard);
-    if let Some((attributes, integers)) =
-        row.and_then(|row| row.snapshot(usize::MAX, &guard).unwrap())
-    {
+    let row = zone.entry(word(name).borrow(), &guard);
+    if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(usize::MAX).unwrap()) {
         let mut integers = integers.into_iter();
         attributes.for_each(&mut |attribute| {
             if let Value::Integer(_) = attribute.value {
@@ -140,7 +132,7 @@ fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
 }
 
 #[test]
-fn no_addition_is_lost_while_others_copy_the_attributes() {
+fn no_addition_is_lost_while_other_threads_copy_the_attributes() {
     const ROUNDS: i64 = 50_000;
     let zone = Table::default();
     assert!(open(&zone, 1, KEEPER));
@@ -156,7 +148,7 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 adding.fetch_sub(1, Ordering::SeqCst);
             });
         }
-        // Other keys come and go, so that the leaf is copied, split and joined all the time.
+        // Other keys are added and removed, so that the leaf is copied, split and joined.
         scope.spawn(|| {
             let mut round = 0;
             while adding.load(Ordering::SeqCst) > 0 {
@@ -164,13 +156,13 @@ fn no_addition_is_lost_while_others_copy_the_attributes() {
                 let changes = (2..40).map(|key| fixed(key, word(round)));
                 assert!(set(&zone, 1, changes));
                 let guard = reclaim::enter();
-                let row = zone.row(word(1).borrow(), &guard).unwrap();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
                 for key in 2..40 {
-                    zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+                    zone.delete(row, word(key).borrow(), &COMMITTED);
                 }
             }
         });
-        // And snapshots freeze the counters.
+        // Snapshots freeze the counters.
         scope.spawn(|| {
             while adding.load(Ordering::SeqCst) > 0 {
                 integers(&zone, 1);
@@ -192,7 +184,7 @@ fn a_snapshot_is_of_one_moment() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..100_000 {
-                // One after the other, so at any moment 0 is at most one ahead of 1, and 1 of 2.
+                // In this order, so at any moment 0 is at most one ahead of 1, and 1 of 2.
                 for key in 0..3 {
                     add(&zone, 1, key, 1);
                 }
@@ -239,7 +231,7 @@ fn several_attributes_are_set_in_one_step() {
 }
 
 #[test]
-fn the_books_balance_after_a_storm_of_names() {
+fn no_row_and_no_value_is_left_after_a_storm_of_names() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
     const NAMES: u64 = 64;
     let zone = Table::default();
@@ -261,7 +253,7 @@ fn the_books_balance_after_a_storm_of_names() {
                         assert!(!zone.remove(word(name).borrow(), keeper, &guard, &COMMITTED));
                         opened.fetch_sub(1, Ordering::SeqCst);
                     } else {
-                        // Attributes of a name that nobody may hold by now.
+                        // Sets an attribute of a name that no child may hold.
                         let guard = reclaim::enter();
                         zone.add_or_set(&word(NAMES + name), 1, &counter(2, 1), &guard, &COMMITTED);
                     }
@@ -269,7 +261,7 @@ fn the_books_balance_after_a_storm_of_names() {
                 reclaim::flush(&reclaim::enter());
             });
         }
-        // Somebody pages through all the while, and takes keepers' children over.
+        // Another thread reads all pages meanwhile.
         let zone = &zone;
         scope.spawn(move || {
             for _ in 0..2_000 {
@@ -299,8 +291,47 @@ fn the_books_balance_after_a_storm_of_names() {
     wait_for(&LIVE, 0);
 }
 
-/// Attributes of names that nobody holds come and go, and children with them. No row is left that keeps nothing, nothing is lost that stays, and no child
-/// is put into a row that goes.
+/// Attributes of names that no child holds are added and removed, and so are children. No row is
+/// left without attributes and child, no attribute is lost, and no child is put into a removed row.
+#[test]
+fn a_removed_child_is_not_counted() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let zone = Table::default();
+    let (turn, rounds) = (AtomicUsize::new(0), 2_000);
+    let await_turn = |number| {
+        while turn.load(Ordering::Acquire) != number {
+            thread::yield_now();
+        }
+    };
+    let mut counted = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..rounds {
+                await_turn(2 * round);
+                assert!(open(&zone, 1, KEEPER));
+                // Retiring this takes so long that the other thread looks meanwhile.
+                let heavy = Datum::foreign(Counted::new(&LIVE, HEAVY));
+                assert!(set(&zone, 1, [fixed(1, heavy)]));
+                turn.store(2 * round + 1, Ordering::Release);
+                let guard = reclaim::enter();
+                assert!(zone.remove(word(1).borrow(), KEEPER, &guard, &COMMITTED));
+            }
+        });
+        for round in 0..rounds {
+            await_turn(2 * round + 1);
+            let guard = reclaim::enter();
+            let has_child = || {
+                let entry = zone.entry(word(1).borrow(), &guard);
+                entry.is_some_and(|entry| entry.has_child())
+            };
+            while has_child() {}
+            counted += zone.count();
+            turn.store(2 * round + 2, Ordering::Release);
+        }
+    });
+    assert_eq!(counted, 0);
+}
+
 #[test]
 fn a_name_without_child_and_attributes_takes_no_row() {
     const NAMES: u64 = 4;
@@ -313,15 +344,15 @@ fn a_name_without_child_and_attributes_takes_no_row() {
                 for round in 0..50_000 {
                     let (name, keeper) = (round % NAMES, (1 + thread) << 32 | round);
                     let (text, guard) = (word(name), reclaim::enter());
-                    // One attribute for each thread, which alone removes it.
+                    // Each thread has an attribute that it alone removes.
                     zone.add_or_set(&text, 1, &counter(thread, 1), &guard, &COMMITTED);
                     if round % 7 == thread && open(zone, name, keeper) {
-                        let row = zone.row(text.borrow(), &guard);
+                        let row = zone.entry(text.borrow(), &guard);
                         let child = row.and_then(|row| row.child());
                         assert_eq!(child.map(|child| child.keeper), Some(keeper));
                         assert!(zone.remove(text.borrow(), keeper, &guard, &COMMITTED));
-                    } else if let Some(row) = zone.row(text.borrow(), &guard) {
-                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                    } else if let Some(row) = zone.entry(text.borrow(), &guard) {
+                        zone.delete(row, word(thread).borrow(), &COMMITTED);
                     }
                 }
                 for name in NAMES..2 * NAMES {
@@ -333,8 +364,8 @@ fn a_name_without_child_and_attributes_takes_no_row() {
                         let shared = counter(9, 1);
                         zone.add_or_set(&text, 1, &shared, &guard, &COMMITTED);
                         counted.fetch_add(1, Ordering::SeqCst);
-                        let row = zone.row(text.borrow(), &guard).unwrap();
-                        zone.delete(row, word(thread).borrow(), &guard, &COMMITTED);
+                        let row = zone.entry(text.borrow(), &guard).unwrap();
+                        zone.delete(row, word(thread).borrow(), &COMMITTED);
                     }
                 }
             });
@@ -345,16 +376,16 @@ fn a_name_without_child_and_attributes_takes_no_row() {
     for name in 0..2 * NAMES {
         let guard = reclaim::enter();
         for key in 0..10 {
-            if let Some(row) = zone.row(word(name).borrow(), &guard) {
-                zone.delete(row, word(key).borrow(), &guard, &COMMITTED);
+            if let Some(row) = zone.entry(word(name).borrow(), &guard) {
+                zone.delete(row, word(key).borrow(), &COMMITTED);
             }
         }
-        assert!(zone.row(word(name).borrow(), &guard).is_none());
+        assert!(zone.entry(word(name).borrow(), &guard).is_none());
     }
     assert_eq!(rows(&zone), 0);
 }
 
-/// How many rows are listed.
+/// Returns the number of rows in all pages.
 fn rows(zone: &Table) -> usize {
     let (mut count, mut from) = (0, Some(0));
     while let Some(slot) = from {
@@ -365,7 +396,8 @@ fn rows(zone: &Table) -> usize {
     count
 }
 
-/// Waits until so many values are left: those that other tests' threads might be reading go when they look away.
+/// Waits until this many values are left. Values that threads of other tests may be reading are
+/// freed when those leave their guards.
 fn wait_for(live: &AtomicUsize, count: usize) {
     while live.load(Ordering::SeqCst) != count {
         thread::yield_now();
@@ -373,7 +405,7 @@ fn wait_for(live: &AtomicUsize, count: usize) {
 }
 
 #[test]
-fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
+fn a_row_that_stays_is_on_exactly_one_page() {
     let zone = Table::default();
     for name in 0..5_000 {
         assert!(open(&zone, name, 10_000 + name));
@@ -382,7 +414,7 @@ fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
     thread::scope(|scope| {
         let (zone, done) = (&zone, &done);
         scope.spawn(move || {
-            // The odd names come and go.
+            // The odd names are removed and added.
             for round in 0..40_000_u64 {
                 let name = (round * 2 + 1) % 5_000;
                 let guard = reclaim::enter();
@@ -411,7 +443,7 @@ fn a_row_that_stays_is_seen_exactly_once_by_whoever_pages_through() {
 }
 
 #[test]
-fn a_keeper_is_found_by_its_successor_and_only_once() {
+fn only_the_current_keeper_passes_on_or_removes_its_row() {
     let zone = Table::default();
     assert!(open(&zone, 1, 10));
     let change = |keeper, new| {
@@ -427,7 +459,7 @@ fn a_keeper_is_found_by_its_successor_and_only_once() {
 }
 
 #[test]
-fn the_end_of_a_zone_disturbs_nobody_in_another() {
+fn dropping_a_zone_frees_nothing_that_readers_of_another_use() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
     let zone = Table::default();
     for name in 0..64 {
@@ -437,7 +469,7 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
     thread::scope(|scope| {
         let (zone, done) = (&zone, &done);
         scope.spawn(move || {
-            // Names and attributes are retired all the time...
+            // Names and attributes are retired, ...
             for round in 0..60_000_u64 {
                 let name = round % 64;
                 let foreign = Datum::foreign(Counted::new(&LIVE, round));
@@ -451,12 +483,12 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             done.store(true, Ordering::SeqCst);
         });
         scope.spawn(move || {
-            // ... others read them ...
+            // ... another thread reads them, ...
             while !done.load(Ordering::SeqCst) {
                 for name in 0..64 {
                     let guard = reclaim::enter();
-                    let row = zone.row(word(name).borrow(), &guard);
-                    if let Some(map) = row.and_then(|row| row.attributes(&guard)) {
+                    let row = zone.entry(word(name).borrow(), &guard);
+                    if let Some(map) = row.and_then(|row| row.attributes()) {
                         map.for_each(&mut |attribute| {
                             if let Value::Fixed(datum) = &attribute.value {
                                 if let View::Foreign(foreign) = datum.view() {
@@ -469,7 +501,7 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
             }
         });
         while !done.load(Ordering::SeqCst) {
-            // ... and zones come and go.
+            // ... and zones are made and dropped.
             let other = Table::default();
             for name in 0..100 {
                 assert!(open(&other, name, 1 + name));
@@ -479,7 +511,7 @@ fn the_end_of_a_zone_disturbs_nobody_in_another() {
 }
 
 #[test]
-fn a_heavy_value_goes_as_soon_as_nobody_reads_it() {
+fn a_heavy_value_is_freed_as_soon_as_nobody_reads_it() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
     let heavy = || Datum::foreign(Counted::new(&LIVE, HEAVY));
     let zone = Table::default();

@@ -1,6 +1,8 @@
-%% The workers, one for each request, and the public table that maps a request id to its worker and back.
+%% The workers, one for each request, and the public table that maps a request id to its worker
+%% and back.
 %%
-%% What happens when a worker is cleaned up can be said when it is mapped: a function that is given the one which removes the mapping.
+%% What happens when a worker is cleaned up can be said when it is mapped: a function that is
+%% given the one which removes the mapping.
 -module(stats_hero).
 -behaviour(gen_server).
 
@@ -29,7 +31,8 @@ find_request(Pid) ->
         [] -> undefined
     end.
 
-%% Called by stats_hero_monitor after the death of a process that was registered, once for each time.
+%% Called by stats_hero_monitor after the death of a process that was registered, once for each
+%% time.
 clean_worker_data(Pid) ->
     case ets:lookup(?TABLE, Pid) of
         [{Pid, RequestId, Cleaning}] ->
@@ -44,7 +47,12 @@ clean_worker_data(Pid) ->
 
 %% The table, owned by the calling process.
 new_table() ->
-    ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}, {write_concurrency, true}]),
+    ?TABLE = ets:new(?TABLE, [
+        named_table,
+        public,
+        {read_concurrency, true},
+        {write_concurrency, true}
+    ]),
     ok.
 
 map(RequestId, Pid) ->

@@ -1,4 +1,5 @@
-%% The monitor that the application brings with it: a server without a table, whose monitors are all that it knows.
+%% The monitor that the application brings with it: a server without a table, whose monitors are
+%% all that it knows.
 -module(stats_hero_monitor).
 -behaviour(gen_server).
 

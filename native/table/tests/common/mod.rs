@@ -1,8 +1,8 @@
-//! What several tests and benchmarks of the crate use.
+//! Shared by tests and benchmarks of the crate.
 
 use proctab_table::datum::Foreign;
 
-/// For tables without foreign terms.
+/// The foreign terms of tables that have none.
 pub enum Nothing {}
 
 impl Foreign for Nothing {

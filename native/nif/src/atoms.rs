@@ -1,0 +1,31 @@
+//! The atoms of the library.
+
+use proctab_terms::Term;
+
+rustler::atoms! {
+    attributes, begun, busy, children, current, done, down, large, launching, monitor, names, ok,
+    pending, pid, pids, processes, registered, restarting, running, sizes, slowed, stopping,
+    terminating, undefined, up, void, zone,
+    cast = "$gen_cast",
+    detached = "$proctab_detached",
+    woken = "$proctab_woken",
+    true_ = "true",
+    false_ = "false",
+}
+
+/// Makes the term of an atom.
+macro_rules! atom {
+    ($name:ident) => {
+        proctab_terms::Term::atom($crate::atoms::$name())
+    };
+}
+pub(crate) use atom;
+
+/// Makes `true` or `false`.
+pub fn boolean<'c>(boolean: bool) -> Term<'c> {
+    if boolean {
+        atom!(true_)
+    } else {
+        atom!(false_)
+    }
+}

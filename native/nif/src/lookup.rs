@@ -1,0 +1,54 @@
+//! The tables and entries that the arguments of a call name.
+
+use rustler::ResourceArc;
+
+use proctab_table::entry::Entry;
+use proctab_table::processes::Processes;
+use proctab_table::reclaim::{self, Guard};
+use proctab_table::zone::Zone;
+use proctab_terms::{Call, Copied, Fault, Scratch};
+
+use crate::handles::Handles;
+use crate::tables::{self, Table};
+
+/// The handles of zones.
+pub static ZONE_HANDLES: Handles<ResourceArc<Table<Zone<Copied>>>> =
+    Handles::new(c"proctab_handle");
+
+/// Returns the zone that the first argument names. Fails if it does not run.
+#[inline]
+pub fn zone<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Zone<Copied>, Fault> {
+    Ok(&tables::get(call.atom(0)?, guard)?.content)
+}
+
+/// Returns the zone that the first argument names, or is the handle of.
+///
+/// A handle reaches the table of a zone that was closed.
+pub fn zone_by_handle(
+    call: Call<'_>,
+    guard: &Guard,
+) -> Result<ResourceArc<Table<Zone<Copied>>>, Fault> {
+    match call.atom(0) {
+        Ok(name) => tables::get(name, guard).cloned(),
+        Err(_) => ZONE_HANDLES.get(call, call.argument(0)?).cloned(),
+    }
+}
+
+/// Returns the table of processes that the first argument names. Fails if there is none.
+pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Processes<Copied>, Fault> {
+    Ok(&tables::get(call.atom(0)?, guard)?.content)
+}
+
+/// Calls `run` with the zone that the first argument names, and with the entry of the name that is
+/// the second argument, if there is one.
+#[inline(always)]
+pub fn with_entry<T>(
+    call: Call<'_>,
+    run: impl FnOnce(&Zone<Copied>, Option<Entry<Copied>>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let guard = reclaim::enter();
+    let zone = zone(call, &guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    run(zone, zone.entry(name, &guard))
+}

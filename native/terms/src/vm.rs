@@ -1,0 +1,46 @@
+//! The VM's C functions, and the parts of rustler that are not public API.
+//!
+//! rustler's own interface converts every argument and every answer, and cannot move a call to a
+//! dirty scheduler after looking at its arguments. So this library calls the VM's functions
+//! itself, and builds on three parts that rustler documents as internal:
+//!
+//! - `rustler::sys`, the declarations of the C functions;
+//! - `rustler::codegen_runtime::inventory` and `rustler::Nif`, by which `rustler::init!` collects
+//!   the exported functions;
+//! - `Env::new`, which makes rustler's environment from the VM's, for monitors and messages.
+//!
+//! A new release of rustler may change them. This module is the only one that names the first
+//! two, so that a change shows here.
+
+pub use rustler::codegen_runtime::inventory;
+pub use rustler::sys::*;
+pub use rustler::{Nif, SchedulerFlags};
+
+extern "C" {
+    /// Returns the type of a term, one of [`term_type`].
+    ///
+    /// rustler declares it with an enum as its result, which would be undefined behaviour for a
+    /// type that a later release of the VM adds.
+    ///
+    /// # Safety
+    /// The term is alive.
+    #[allow(clashing_extern_declarations)]
+    pub fn enif_term_type(env: *mut ErlNifEnv, term: ErlNifTerm) -> c_int;
+}
+
+/// The results of [`enif_term_type`].
+#[allow(missing_docs)]
+pub mod term_type {
+    use rustler::sys::{c_int, ErlNifTermType::*};
+
+    pub const ATOM: c_int = ERL_NIF_TERM_TYPE_ATOM as c_int;
+    pub const BITSTRING: c_int = ERL_NIF_TERM_TYPE_BITSTRING as c_int;
+    pub const FLOAT: c_int = ERL_NIF_TERM_TYPE_FLOAT as c_int;
+    pub const FUN: c_int = ERL_NIF_TERM_TYPE_FUN as c_int;
+    pub const INTEGER: c_int = ERL_NIF_TERM_TYPE_INTEGER as c_int;
+    pub const LIST: c_int = ERL_NIF_TERM_TYPE_LIST as c_int;
+    pub const MAP: c_int = ERL_NIF_TERM_TYPE_MAP as c_int;
+    pub const PID: c_int = ERL_NIF_TERM_TYPE_PID as c_int;
+    pub const PORT: c_int = ERL_NIF_TERM_TYPE_PORT as c_int;
+    pub const TUPLE: c_int = ERL_NIF_TERM_TYPE_TUPLE as c_int;
+}

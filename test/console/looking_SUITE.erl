@@ -1,0 +1,454 @@
+%% Promise: `proctab:info` gives what there is as maps, `proctab:top` the names with the largest
+%% values, and observer shows the children of a zone. Looking, printing included, disturbs nobody,
+%% and takes no memory for names that are not shown.
+-module(looking_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(tracked_child, [zone/1, spec/2, spec/4, open/2, gated/2, terminating/2, answer/1, await/1]).
+-import(tracked_child, [await/2, kill/1, sent_by/1]).
+-import(tracked_process, [eventually/1]).
+-import(printout, [added/2, printed/1]).
+
+-define(MANY, 10000).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        info_has_every_zone_and_every_table_of_processes,
+        info_of_a_zone_is_its_map,
+        the_total_is_the_sum,
+        the_sums_agree_with_list,
+        children_are_counted_by_their_states,
+        names_without_a_child_are_counted,
+        memory_grows_with_attributes_and_shrinks_when_they_go,
+        requests_that_wait_for_a_zone_are_counted,
+        processes_and_names_of_a_tracker_are_counted,
+        registrations_of_a_monitor_are_counted,
+        zones_that_end_during_the_look_are_left_out,
+        looking_sends_nothing_and_waits_for_nobody,
+        looking_at_ten_thousand_names_takes_no_memory_for_them,
+        a_zone_that_does_not_run_and_a_wrong_number_are_badarg,
+        the_shell_names_the_bad_argument,
+        top_gives_the_largest_values_first,
+        top_gives_ten_names_or_as_many_as_are_wanted,
+        top_leaves_out_what_is_no_integer,
+        top_takes_names_and_keys_as_they_are,
+        observer_shows_the_children_of_a_zone_under_it
+    ].
+
+init_per_testcase(_Case, Config) ->
+    process_flag(trap_exit, true),
+    Config.
+
+end_per_testcase(Case, _Config) ->
+    _ = application:stop(Case),
+    _ = application:unload(Case),
+    tracked_process:stop_tracker(),
+    monitored_worker:close(),
+    tracked_child:stop_zone(Case).
+
+%% A zone of many names, each a long string, with the attribute `n`: a number of its own.
+crowded(Zone) ->
+    zone(Zone),
+    [
+        gen_tracker:setattr(Zone, long(N), n, N)
+     || N <- lists:seq(1, ?MANY), is_pid(added(Zone, long(N)))
+    ],
+    Zone.
+
+long(N) ->
+    lists:flatten(io_lib:format("~100..0b", [N])).
+
+%% Figures
+
+info_has_every_zone_and_every_table_of_processes(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Other = zone('another zone'),
+    {ok, _} = stats_hero_monitor:start_link(),
+    #{zones := Zones, processes := Tables} = proctab:info(),
+    ?assertEqual(
+        lists:sort(proctab_nif:tables()),
+        lists:sort([{zone, Name, Owner} || #{name := Name, owner := Owner} <- Zones] ++
+            [{processes, Name, Owner} || #{name := Name, owner := Owner} <- Tables])
+    ),
+    ?assert(
+        lists:member({Zone, whereis(Zone)}, [
+            {Name, Owner}
+         || #{name := Name, owner := Owner} <- Zones
+        ])
+    ),
+    ?assert(
+        lists:member({stats_hero_monitor, self()}, [
+            {Name, Owner}
+         || #{name := Name, owner := Owner} <- Tables
+        ])
+    ),
+    tracked_child:stop_zone(Other).
+
+info_of_a_zone_is_its_map(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    _ = open(Zone, name),
+    ok = gen_tracker:setattr(Zone, name, key, value),
+    #{zones := Zones} = proctab:info(),
+    ?assertEqual([proctab:info(Zone)], [Info || #{name := Name} = Info <- Zones, Name =:= Zone]).
+
+the_total_is_the_sum(_) ->
+    #{total := Before} = proctab:info(),
+    Zone = zone(?FUNCTION_NAME),
+    Other = zone('another zone'),
+    [
+        gen_tracker:setattr(Each, Name, key, value)
+     || Each <- [Zone, Other], Name <- [1, 2], is_pid(open(Each, Name))
+    ],
+    gen_tracker:increment(Zone, nobody, n, 1, 0),
+    #{zones := Zones, total := Total} = proctab:info(),
+    ?assertEqual(length(Zones), maps:get(zones, Total)),
+    ?assertMatch(
+        #{children := 4, without_child := 1, attributes := 5},
+        maps:map(fun(Key, Sum) -> Sum - maps:get(Key, Before) end, Total)
+    ),
+    [
+        ?assertEqual(lists:sum([maps:get(Key, Info) || Info <- Zones]), maps:get(Key, Total))
+     || Key <- [children, without_child, attributes, memory]
+    ],
+    tracked_child:stop_zone(Other).
+
+the_sums_agree_with_list(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    [
+        gen_tracker:setattr(Zone, N, [{Key, N} || Key <- lists:seq(1, N rem 7)])
+     || N <- lists:seq(1, 1000), is_pid(added(Zone, N))
+    ],
+    List = gen_tracker:list(Zone),
+    #{children := Children, states := States, attributes := Attributes} = proctab:info(Zone),
+    ?assertEqual({1000, length(List)}, {Children, maps:get(running, States)}),
+    ?assertEqual(
+        lists:sum([length(lists:keydelete(pid, 1, Listed)) || {_, Listed} <- List]), Attributes
+    ).
+
+children_are_counted_by_their_states(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    _ = open(Zone, running),
+    {Opening, Starter} = gated(Zone, launching),
+    {_, Cleaner} = terminating(Zone, terminating),
+    %% Its first start succeeds; the next waits, until it fails and each later one does.
+    First = counters:new(1, []),
+    Start = fun() ->
+        ok = counters:add(First, 1, 1),
+        case counters:get(First, 1) of
+            1 -> tracked_child:start_link(Test);
+            2 ->
+                Test ! {restarting, self()},
+                receive
+                    fail -> {error, failed}
+                end;
+            _ -> {error, failed}
+        end
+    end,
+    {ok, Child} = gen_tracker:find_or_open(
+        Zone, spec(again, permanent, 200, {start_with, [Test, Start]})
+    ),
+    kill(Child),
+    {restarting, Restarter} = await(restarting),
+    Expected = #{running => 1, launching => 1, terminating => 1, restarting => 1, pending => 0},
+    ?assertMatch(#{children := 4, states := Expected, without_child := 0}, proctab:info(Zone)),
+    Restarter ! fail,
+    eventually(fun() ->
+        maps:get(states, proctab:info(Zone)) =:= Expected#{restarting := 0, pending := 1}
+    end),
+    [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
+    {answer, {ok, _}} = answer(Opening).
+
+names_without_a_child_are_counted(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    _ = open(Zone, name),
+    [gen_tracker:increment(Zone, Name, Key, 1, 0) || Name <- [name, a, b], Key <- [x, y]],
+    ?assertMatch(#{children := 1, without_child := 2, attributes := 6}, proctab:info(Zone)),
+    [gen_tracker:delattr(Zone, a, Key) || Key <- [x, y]],
+    ?assertMatch(#{children := 1, without_child := 1, attributes := 4}, proctab:info(Zone)),
+    _ = open(Zone, b),
+    ?assertMatch(#{children := 2, without_child := 0, attributes := 4}, proctab:info(Zone)).
+
+memory_grows_with_attributes_and_shrinks_when_they_go(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Memory = fun() -> maps:get(memory, proctab:info(Zone)) end,
+    ?assertEqual(0, Memory()),
+    _ = open(Zone, name),
+    Before = Memory(),
+    ?assert(Before > 0),
+    ok = gen_tracker:setattr(Zone, name, small, 1),
+    Small = Memory(),
+    ?assert(Small > Before),
+    ok = gen_tracker:setattr(Zone, name, [
+        {large, binary:copy(<<"x">>, 100000)},
+        {lists:seq(1, 1000), key}
+    ]),
+    ?assert(Memory() > Small + 100000),
+    [ok = gen_tracker:delattr(Zone, name, Key) || Key <- [large, lists:seq(1, 1000)]],
+    ?assertEqual(Small, Memory()),
+    ok = supervisor:terminate_child(Zone, name),
+    ?assertEqual(0, Memory()).
+
+requests_that_wait_for_a_zone_are_counted(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    ?assertMatch(#{message_queue_len := 0}, proctab:info(Zone)),
+    ok = sys:suspend(Zone),
+    Waiting = [tracked_child:ask(fun() -> gen_tracker:wait(Zone) end) || _ <- [1, 2, 3]],
+    tracked_child:waiting(),
+    ?assertMatch(#{message_queue_len := 3}, proctab:info(Zone)),
+    ok = sys:resume(Zone),
+    [?assertEqual({answer, ok}, answer(Wait)) || Wait <- Waiting].
+
+processes_and_names_of_a_tracker_are_counted(_) ->
+    ok = ledger_backend:open(),
+    _ = tracked_process:tracker(),
+    Pids = [tracked_process:tracked(Names) || Names <- [[a, b, c], [a, b], [a]]],
+    Table = #{
+        name => metrics_process_tracker,
+        owner => self(),
+        processes => 3,
+        names => 3,
+        registrations => 6
+    },
+    ?assertMatch(
+        #{processes := [Table], total := #{processes := 3, names := 3, registrations := 6}},
+        proctab:info()
+    ),
+    tracked_process:kill(Pids),
+    tracked_process:empty(),
+    ?assertMatch(
+        #{processes := [#{processes := 0, names := 0, registrations := 0}]}, proctab:info()
+    ),
+    ledger_backend:close().
+
+registrations_of_a_monitor_are_counted(_) ->
+    {ok, _} = stats_hero_monitor:start_link(),
+    Pid = monitored_worker:idle(),
+    [ok = stats_hero_monitor:register(Each) || Each <- [Pid, Pid, self()]],
+    ?assertMatch(
+        #{processes := [#{name := stats_hero_monitor, processes := 2, registrations := 3}]},
+        proctab:info()
+    ).
+
+%% "Zones that end in the middle of the look are left out, never an error". With many pages, most
+%% ends are in the middle.
+zones_that_end_during_the_look_are_left_out(_) ->
+    Witness = zone(?FUNCTION_NAME),
+    Zone = 'a zone that ends',
+    Begin = fun(_) ->
+        {ok, Tracker} = gen_tracker:start_link(Zone),
+        unlink(Tracker),
+        [gen_tracker:increment(Zone, {N}, n, 1, 0) || N <- lists:seq(1, 3000)],
+        exit(Tracker, kill),
+        tracked_child:down(Tracker)
+    end,
+    Both = fun() ->
+        [
+            Name
+         || #{name := Name} <- maps:get(zones, proctab:info()), lists:member(Name, [Zone, Witness])
+        ]
+    end,
+    One = fun(Look) ->
+        try
+            Look()
+        catch
+            error:badarg -> badarg
+        end
+    end,
+    [Zones, Infos, Tops, Prints] = tracked_child:while_writing(Begin, 100, [
+        Both,
+        fun() -> One(fun() -> maps:get(name, proctab:info(Zone)) end) end,
+        fun() -> One(fun() -> proctab:top(Zone, n, 1) end) end,
+        fun() ->
+            One(fun() ->
+                {Answer, _} = printed(fun() -> proctab:i(Zone) end),
+                Answer
+            end)
+        end
+    ]),
+    ?assertEqual([], lists:usort(Zones) -- [[Zone, Witness], [Witness]]),
+    ?assertEqual([], lists:usort(Infos) -- [Zone, badarg]),
+    ?assertEqual([], [
+        Top
+     || Top <- lists:usort(Tops), Top =/= badarg, Top =/= [], element(2, hd(Top)) =/= 1
+    ]),
+    ?assertEqual([], lists:usort(Prints) -- [ok, badarg]).
+
+%% The tracker could not answer.
+looking_sends_nothing_and_waits_for_nobody(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    _ = open(Zone, name),
+    {Opening, Starter} = gated(Zone, launching),
+    ok = sys:suspend(Zone),
+    Look = fun() -> {proctab:info(Zone), maps:size(proctab:info()), proctab:top(Zone, n)} end,
+    ?assertMatch({{answer, {#{children := 2}, 3, []}}, []}, sent_by(Look)),
+    ?assertMatch({ok, _}, printed(fun() -> proctab:i(Zone) end)),
+    ok = sys:resume(Zone),
+    Starter ! go,
+    {answer, {ok, _}} = answer(Opening).
+
+%% The names alone would be 2 million words; the process is killed when its heap is a tenth of that.
+looking_at_ten_thousand_names_takes_no_memory_for_them(_) ->
+    Zone = crowded(?FUNCTION_NAME),
+    Limit = #{size => ?MANY * 100 * 2 div 10, kill => true, error_logger => false},
+    InLittleMemory = fun(Fun) ->
+        {_, Monitor} = spawn_opt(
+            fun() -> exit({answer, Fun()}) end, [monitor, {max_heap_size, Limit}]
+        ),
+        answer(Monitor)
+    end,
+    ?assertMatch(
+        {answer, #{children := ?MANY, attributes := ?MANY}},
+        InLittleMemory(fun() -> proctab:info(Zone) end)
+    ),
+    ?assertMatch({answer, #{total := _}}, InLittleMemory(fun proctab:info/0)),
+    ?assertEqual(
+        {answer, [{long(N), N} || N <- [?MANY, ?MANY - 1, ?MANY - 2]]},
+        InLittleMemory(fun() -> proctab:top(Zone, n, 3) end)
+    ),
+    ?assertMatch(
+        {answer, {ok, _}}, InLittleMemory(fun() -> printed(fun() -> proctab:i(Zone) end) end)
+    ),
+    ?assertEqual(killed, InLittleMemory(fun() -> length(gen_tracker:names(Zone)) end)).
+
+a_zone_that_does_not_run_and_a_wrong_number_are_badarg(_) ->
+    [
+        ?assertError(badarg, Look(Zone))
+     || Zone <- [?FUNCTION_NAME, "zone", <<"zone">>, self(), 1, stats_hero_monitor],
+        Look <- [
+            fun proctab:info/1,
+            fun proctab:i/1,
+            fun(None) -> proctab:top(None, n) end,
+            fun(None) -> proctab:top(None, n, 0) end
+        ]
+    ],
+    Zone = zone(?FUNCTION_NAME),
+    [?assertError(badarg, proctab:top(Zone, n, Wrong)) || Wrong <- [-1, 1.0, infinity, "1"]].
+
+the_shell_names_the_bad_argument(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Says = fun(Function, Arguments, Text) ->
+        Printed =
+            try apply(proctab, Function, Arguments) catch
+                error:badarg:Stack ->
+                    unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack))
+            end,
+        ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
+    end,
+    Says(i, [none], "argument 1: no zone of this name is running"),
+    Says(info, [none], "argument 1: no zone of this name is running"),
+    Says(info, ["zone"], "argument 1: not a zone name"),
+    Says(top, [none, n], "argument 1: no zone of this name is running"),
+    Says(top, [Zone, n, -1], "argument 3: not a non-negative integer").
+
+%% The largest values
+
+top_gives_the_largest_values_first(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Values = [
+        {a, 1},
+        {b, -5},
+        {c, 1 bsl 80},
+        {d, 0},
+        {e, -(1 bsl 70)},
+        {f, (1 bsl 80) + 1},
+        {g, 1 bsl 61}
+    ],
+    [
+        ok = gen_tracker:setattr(Zone, Name, n, Value)
+     || {Name, Value} <- Values, is_pid(added(Zone, Name))
+    ],
+    ?assertEqual(lists:reverse(lists:keysort(2, Values)), proctab:top(Zone, n)),
+    ?assertEqual([], proctab:top(Zone, m)).
+
+top_gives_ten_names_or_as_many_as_are_wanted(_) ->
+    Zone = crowded(?FUNCTION_NAME),
+    Largest = fun(Count) -> [{long(N), N} || N <- lists:seq(?MANY, ?MANY - Count + 1, -1)] end,
+    ?assertEqual(Largest(10), proctab:top(Zone, n)),
+    [?assertEqual(Largest(Count), proctab:top(Zone, n, Count)) || Count <- [0, 1, 10, 1000, ?MANY]],
+    ?assertEqual(Largest(?MANY), proctab:top(Zone, n, 1 bsl 70)).
+
+top_leaves_out_what_is_no_integer(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    [added(Zone, Name) || Name <- [integer, float, atom, missing]],
+    [
+        ok = gen_tracker:setattr(Zone, Name, n, Value)
+     || {Name, Value} <- [{integer, 1}, {float, 2.0}, {atom, large}]
+    ],
+    ok = gen_tracker:setattr(Zone, missing, m, 3),
+    ?assertEqual([{integer, 1}], proctab:top(Zone, n)).
+
+%% Names and keys are other ones when they are not identical; and the same value is no reason to
+%% drop a name.
+top_takes_names_and_keys_as_they_are(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Names = [1, 1.0, <<"tv1">>, "tv1", tv1, {1}, {1.0}],
+    [
+        ok = gen_tracker:setattr(Zone, Name, [{1, 5}, {1.0, 6}, {pid, 7}])
+     || Name <- Names, is_pid(added(Zone, Name))
+    ],
+    [
+        ?assertEqual({Key, lists:sort([{term_to_binary(Name), Value} || Name <- Names])},
+            {Key, lists:sort([{term_to_binary(Name), Top} || {Name, Top} <- proctab:top(Zone, Key)])})
+     || {Key, Value} <- [{1, 5}, {1.0, 6}, {pid, 7}]
+    ],
+    _ = gen_tracker:increment(Zone, nobody, 1, 9, 0),
+    ?assertEqual([{nobody, 9}], proctab:top(Zone, 1, 1)).
+
+%% observer
+
+%% An application, and its supervisor with the zone.
+start(_Type, Zone) ->
+    supervisor:start_link({local, looking_sup}, ?MODULE, Zone).
+
+stop(_State) ->
+    ok.
+
+init(Zone) ->
+    {ok, {#{}, [#{id => Zone, start => {gen_tracker, start_link, [Zone]}, type => supervisor}]}}.
+
+%% The window "Applications" asks for its tree just so, without options: it is made of links. Each
+%% child is below its zone, and in between is the keeper that started it; the tree of supervisors
+%% has the child itself there.
+observer_shows_the_children_of_a_zone_under_it(_) ->
+    Zone = ?FUNCTION_NAME,
+    ok = application:load({
+        application,
+        Zone,
+        [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, Zone}}]
+    }),
+    ok = application:start(Zone),
+    Children = [open(Zone, Name) || Name <- [<<"tv1">>, <<"tv2">>]],
+    ZoneText = atom_to_list(Zone),
+    Linked = tree(Zone, []),
+    ?assert(lists:member({"looking_sup", ZoneText}, Linked)),
+    [
+        begin
+            Keeper = tracked_child:keeper(Child),
+            ?assertEqual([ZoneText], parents(Keeper, Linked)),
+            [Parent] = parents(Child, Linked),
+            ?assert(lists:suffix(pid_to_list(Keeper), Parent), Parent)
+        end
+     || Child <- Children
+    ],
+    Supervised = tree(Zone, [{info_type, sup}]),
+    ?assert(lists:member({"looking_sup", ZoneText}, Supervised)),
+    [?assertEqual([ZoneText], parents(Child, Supervised)) || Child <- Children].
+
+%% The edges of the tree, from the server that observer asks.
+tree(Application, Options) ->
+    {ok, Server} = appmon_info:start_link(node(), self(), []),
+    appmon_info:app(Server, Application, true, [{timeout, at_most_once} | Options]),
+    {delivery, Server, app, Application, {_, _, Edges, _}} = await(delivery),
+    ok = gen_server:stop(Server),
+    [{lists:flatten(Parent), lists:flatten(Below)} || {Parent, Below} <- Edges].
+
+%% The label of a process stands before its pid.
+parents(Child, Edges) ->
+    [Parent || {Parent, Below} <- Edges, lists:suffix(pid_to_list(Child), Below)].
