@@ -1,13 +1,13 @@
-%% The benchmark: runs its sections, all of them or those that are named, and says on standard
-%% error how long each took. A whole run writes `bench/results`, a part of one only prints.
-%% Nothing here passes or fails, but a wrong answer ends it; `bench_check` is what fails.
+%% The benchmark: runs all sections, or the named ones, and prints the time of each to standard
+%% error. A whole run writes `bench/results`, a part of one only prints. A wrong result ends the
+%% run; targets are checked by `bench_check`.
 -module(bench).
 
 -export([main/0]).
 
-%% Only by name.
+%% Sections that run only when they are named.
 -define(OTHERS, [{"scale", bench_scale}]).
-%% The section about memory comes first, see there.
+%% The section about memory comes first, see `bench_memory`.
 -define(SECTIONS, [
     {"memory", bench_memory},
     {"operations", bench_operations},

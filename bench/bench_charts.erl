@@ -1,10 +1,20 @@
-%% The charts, drawn by gnuplot: what single operations take, and how three of them grow.
+%% The charts, drawn by gnuplot: times of single operations, and the growth of three of them.
 -module(bench_charts).
 
 -export([draw/2]).
 
--define(SIDES, [{proctab, "#c8501e"}, {ets_design, "#4a6fa5"}, {ets_set, "#8fb0d9"}, {registry, "#8e6bb0"}]).
--define(GROWING, [{proctab, "#c8501e"}, {ets_design, "#4a6fa5"}, {ets_ordered, "#3f9c8f"}, {registry, "#8e6bb0"}]).
+-define(SIDES, [
+    {proctab, "#c8501e"},
+    {ets_design, "#4a6fa5"},
+    {ets_set, "#8fb0d9"},
+    {registry, "#8e6bb0"}
+]).
+-define(GROWING, [
+    {proctab, "#c8501e"},
+    {ets_design, "#4a6fa5"},
+    {ets_ordered, "#3f9c8f"},
+    {registry, "#8e6bb0"}
+]).
 -define(BARS, [
     {"find", "find"},
     {"getattr of an integer", "getattr\\ninteger"},
@@ -39,9 +49,13 @@ gnuplot(Commands) ->
 operations(File, Rows) ->
     [
         terminal(File, 960, 440),
-        "set title 'One operation, one process, 10,000 names (nanoseconds, logarithmic: shorter is better)' offset 0,-0.3\n"
-        "set style data histograms\nset style histogram clustered gap 1.2\nset style fill solid 1.0 noborder\nset boxwidth 0.92\n"
-        "set logscale y\nset yrange [40:20000]\nset ytics (50, 100, 200, 500, '1,000' 1000, '2,000' 2000, '5,000' 5000, '10,000' 10000, '20,000' 20000)\n"
+        "set title 'One operation, one process, 10,000 names "
+        "(nanoseconds, logarithmic: shorter is better)' offset 0,-0.3\n"
+        "set style data histograms\nset style histogram clustered gap 1.2\n"
+        "set style fill solid 1.0 noborder\nset boxwidth 0.92\n"
+        "set logscale y\nset yrange [40:20000]\n"
+        "set ytics (50, 100, 200, 500, '1,000' 1000, '2,000' 2000, '5,000' 5000, "
+        "'10,000' 10000, '20,000' 20000)\n"
         "set grid noxtics ytics\nset xtics scale 0\nset xrange [-0.6:7.6]\nset bmargin 4\n",
         "$operations << END\n",
         [
@@ -70,13 +84,15 @@ growth(File, Rows) ->
     [
         terminal(File, 1080, 380),
         "set multiplot layout 1,3 margins 0.065,0.965,0.17,0.88 spacing 0.08,0\n"
-        "set logscale xy\nset xrange [700:1400000]\nset xtics ('1,000' 1000, '10,000' 10000, '100,000' 100000, '1,000,000' 1000000) font ',11'\n"
+        "set logscale xy\nset xrange [700:1400000]\n"
+        "set xtics ('1,000' 1000, '10,000' 10000, '100,000' 100000, '1,000,000' 1000000)"
+        " font ',11'\n"
         "set xlabel 'names' offset 0,0.4\nset grid\nset ytics nomirror\n",
         [panel(Rows, Panel, Number) || {Number, Panel} <- lists:enumerate(?PANELS)],
         "unset multiplot\nreset\n"
     ].
 
-%% The first panel has the key of all.
+%% The first panel has the legend.
 panel(Rows, {Operation, Title}, Number) ->
     Lines = [
         {Side, Colour, Points}
@@ -84,7 +100,9 @@ panel(Rows, {Operation, Title}, Number) ->
     ],
     [
         io_lib:format("set title '~s'\n", [Title]),
-        "set yrange [*:*]\nset ytics ('10 ns' 10, '100 ns' 100, '1 µs' 1e3, '10 µs' 1e4, '100 µs' 1e5, '1 ms' 1e6, '10 ms' 1e7, '100 ms' 1e8, '1 s' 1e9)\n",
+        "set yrange [*:*]\n"
+        "set ytics ('10 ns' 10, '100 ns' 100, '1 µs' 1e3, '10 µs' 1e4, '100 µs' 1e5, "
+        "'1 ms' 1e6, '10 ms' 1e7, '100 ms' 1e8, '1 s' 1e9)\n",
         case Number of
             1 -> "set key top left vertical Left reverse samplen 1.5\nset yrange [50:20000]\n";
             _ -> "unset key\n"
@@ -95,9 +113,11 @@ panel(Rows, {Operation, Title}, Number) ->
         ],
         "plot ",
         lists:join(", ", [
-            io_lib:format("$panel_~b_~s using 1:2 with linespoints linewidth 2.5 pointtype 7 pointsize 0.7 linecolor rgb '~s' title '~s'", [
-                Number, Side, Colour, bench_sides:label(Side)
-            ])
+            io_lib:format(
+                "$panel_~b_~s using 1:2 with linespoints linewidth 2.5 pointtype 7 "
+                "pointsize 0.7 linecolor rgb '~s' title '~s'",
+                [Number, Side, Colour, bench_sides:label(Side)]
+            )
          || {Side, Colour, _} <- Lines
         ]),
         "\n"
@@ -113,7 +133,7 @@ points(Rows, Operation, Side) ->
      || {Size, Figures} <- lists:sort(Points ++ more_points(Rows, Operation, Side))
     ].
 
-%% The ETS design's list of many names is measured elsewhere, once.
+%% `bench_zones` measures the ETS design's `list` of many names, once.
 more_points(Rows, "list, for each name", ets_design) ->
     [
         {8000, [Figure / 8000 || Figure <- Figures]}
@@ -124,8 +144,10 @@ more_points(_, _, _) ->
 
 terminal(File, Width, Height) ->
     io_lib:format(
-        "set terminal svg size ~b,~b font 'DejaVu Sans,Verdana,Helvetica,sans-serif,13' background '#ffffff' noenhanced\nset output '~ts'\n"
-        "set datafile missing '?'\nset border 3 linecolor rgb '#555555'\nset tics nomirror\nset grid linecolor rgb '#dddddd' linetype 1 linewidth 0.8\n"
+        "set terminal svg size ~b,~b font 'DejaVu Sans,Verdana,Helvetica,sans-serif,13' "
+        "background '#ffffff' noenhanced\nset output '~ts'\n"
+        "set datafile missing '?'\nset border 3 linecolor rgb '#555555'\nset tics nomirror\n"
+        "set grid linecolor rgb '#dddddd' linetype 1 linewidth 0.8\n"
         "set key top left horizontal Left reverse samplen 1.5\n",
         [Width, Height, File]
     ).

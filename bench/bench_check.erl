@@ -1,5 +1,5 @@
-%% The decisive comparisons in under a minute. Ratios alone are looked at, never times, and each
-%% has a floor that leaves room for a machine that does other things.
+%% The decisive comparisons in under a minute. Only ratios are checked, not times, and each has a
+%% floor that leaves room for other load on the machine.
 -module(bench_check).
 
 -export([main/0]).
@@ -7,7 +7,7 @@
 -define(ROUNDS, 7).
 -define(SIDES, [proctab, ets_design]).
 
-%% 0 when all ratios reach their floors.
+%% Returns the exit code: 0 if all ratios reach their floors.
 main() ->
     Checks = checks(rows()),
     lists:foreach(fun print/1, Checks),
@@ -58,7 +58,7 @@ rows() ->
         bench_processes:tracked_deaths(2000, 3)
     ]).
 
-%% What is looked at, its floor, and its ratio: ETS design / proctab.
+%% Returns what is compared, its floor, and its ratio: ETS design / proctab.
 checks(Rows) ->
     [
         {

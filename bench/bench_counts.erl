@@ -1,4 +1,5 @@
-%% What `bench/counts` has counted: so many calls of one operation, on a zone with so many names.
+%% The program that `bench/counts` measures: a number of calls of one operation, on a zone with a
+%% number of names.
 -module(bench_counts).
 
 -export([main/0]).

@@ -1,4 +1,4 @@
-%% What all sides are given: names, children and attributes; and the small tools of the sections.
+%% Names, children and attributes for all sides, and small functions that the sections share.
 -module(bench_data).
 
 -export([name/1, names/1, attributes/0, value/1, other_value/1, map/0]).
@@ -8,11 +8,11 @@
 name(N) ->
     <<"stream-", (integer_to_binary(N))/binary>>.
 
-%% In an order that no table has.
+%% Returns names in an order that no table has.
 names(Count) ->
     [Name || {_, Name} <- lists:sort([{rand:uniform(), name(N)} || N <- lists:seq(1, Count)])].
 
-%% The four attributes of a name, wherever nothing else is said.
+%% Returns the four attributes of a name, unless a section says otherwise.
 attributes() ->
     [{Key, value(Key)} || Key <- [integer, atom, binary, tuple]].
 
@@ -25,7 +25,7 @@ value(megabyte) -> persistent(megabyte, fun() -> binary:copy(<<"m">>, 1048576) e
 value(tuple) -> {stream, <<"tv1">>, 1280, running};
 value(map) -> map().
 
-%% What is written over it.
+%% Returns the value that overwrites an attribute.
 other_value(integer) -> 1000;
 other_value(atom) -> waiting;
 other_value(pid) -> whereis(kernel_sup);
@@ -46,7 +46,8 @@ persistent(Key, Make) ->
         Value -> Value
     end.
 
-%% The child spec of the original's documentation: the start function is given the name and options.
+%% Returns the child spec of the original's documentation. The start function takes the name and
+%% options.
 spec(Name) ->
     {
         Name,
@@ -67,8 +68,8 @@ start_child(_Name, _Options) ->
         end)
     }.
 
-%% Pids for tables that are filled without processes: of processes that never were, and each
-%% another one.
+%% Pids for tables that are filled without processes. Each is another one, of a process that never
+%% existed.
 child_pid(N) -> pid(2 * N).
 
 keeper_pid(N) -> pid(2 * N + 1).
@@ -76,7 +77,7 @@ keeper_pid(N) -> pid(2 * N + 1).
 pid(N) ->
     list_to_pid(lists:concat(["<0.", N rem 32768, ".", 1000 + N div 32768, ">"])).
 
-%% A row of the results.
+%% Returns a row of the results.
 row(Side, Operation, Mode, Unit, Figures) ->
     #{side => Side, operation => Operation, mode => Mode, unit => Unit, figures => Figures}.
 

@@ -1,5 +1,5 @@
-%% How operations grow from a thousand names to a million, with 4 attributes each. The tables are
-%% filled without processes; the children that die are real ones, among them.
+%% The growth of operations from a thousand names to a million, with 4 attributes each. The tables
+%% are filled without processes. Only the children that die are processes.
 -module(bench_growth).
 
 -export([rows/0]).
@@ -56,18 +56,18 @@ operation(Size, Sides, Label, What, Names) ->
      || {Side, _} <- Works, Side =/= loop
     ].
 
-%% Here the registry has names alone.
+%% Here, Registry has names without values.
 has(registry, What) -> What =:= find;
 has(_, _) -> true.
 
-%% The ETS design looks at the whole table.
+%% The ETS design reads the whole table.
 rounds(info, Size) when Size > 100000 -> 3;
 rounds(_, _) -> ?ROUNDS.
 
 enough(ets_design, info, Size, Names) -> lists:sublist(Names, max(1, 10000 div Size));
 enough(_, _, _, Names) -> Names.
 
-%% Nanoseconds for a name.
+%% Returns nanoseconds for each name.
 list(Size, #{side := Side} = Opened) ->
     case list_rounds(Side, Size) of
         0 ->
@@ -85,7 +85,7 @@ list_rounds(ets_design, Size) when Size > 1000 -> 0;
 list_rounds(_, Size) when Size > 100000 -> 3;
 list_rounds(_, _) -> ?ROUNDS.
 
-%% Nanoseconds for a child, of those that die at once.
+%% Returns nanoseconds for each of the children that die at once.
 deaths(Size, #{side := Side} = Opened) ->
     case dying(Side, Size) of
         {0, _} ->

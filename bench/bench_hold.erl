@@ -1,17 +1,17 @@
 %% How long a scheduler is held, on a table of a million names with 4 attributes each.
 %%
 %% Native calls are timed one by one, by the processor time of the scheduler's thread, because the
-%% system that the VM runs on takes a core away now and then, for longer than any call lasts. The
-%% same calls are made in several passes. What belongs to the calls, the growth of a table among
-%% them, is in each pass; what does not is in some. So the longest call is that of the pass whose
-%% longest is the shortest; beside it is the longest that was seen in any. The times go into an
-%% array, so that no garbage collection is long. A native call that does nothing is measured the
-%% same way, as often as names are inserted.
+%% operating system preempts it now and then for longer than any call takes. The same calls are made
+%% in several passes. Times that the calls cause, for example by the growth of a table, are in each
+%% pass; others are only in some. So the longest call is the smallest of the maxima of the passes;
+%% the table also shows the largest one. The times are written into an array, so that no garbage
+%% collection is long. A native call that does nothing is measured in the same way, as often as
+%% names are inserted.
 %%
-%% The public functions, deaths and the end of a table run for many time slices; there, the VM
-%% itself reports slices of 1 ms and more (`long_schedule`), with all that the system took from
-%% them. A process that only computes is measured the same way, for as long as it takes: what is
-%% not longer than its slices says nothing.
+%% The public functions, deaths and the end of a table run for many time slices. For these, the VM
+%% reports slices of 1 ms and more (`long_schedule`), which include the time that the operating
+%% system takes away. A process that only computes is measured in the same way: slices that are no
+%% longer than its own say nothing about the library.
 -module(bench_hold).
 
 -export([rows/0]).
@@ -31,7 +31,7 @@
 
 rows() ->
     Opened = #{zone := Zone, owner := Tracker} = bench_sides:open(proctab, hold, [], []),
-    %% Another process ends it.
+    %% Another process ends the tracker.
     true = unlink(Tracker),
     Rows = lists:append([
         fills(),
@@ -52,7 +52,7 @@ filled(Opened) ->
         bench_sides:fill(Opened, ?NAMES, bench_data:attributes())
     end).
 
-%% The table grows from nothing to a million names in each pass, and is closed in one call.
+%% In each pass, a table grows from nothing to a million names, and is closed by one call.
 fills() ->
     {Inserts, Sets, Ends} = lists:unzip3([
         fill("hold_fill_" ++ integer_to_list(Pass))
@@ -100,7 +100,13 @@ single_calls(Zone) ->
             {"delattr", fun(Name) -> ok = proctab_nif:delattr(Zone, Name, tuple) end},
             {"count", fun(_) -> proctab_nif:count(Zone) end}
         ]
-    ] ++ [passes("a native call that does nothing", [single_pass(?NAMES, fun(Name) -> empty_nif:call(Zone, Name) end) || _ <- lists:seq(1, ?PASSES)])].
+    ] ++ [empty_calls(Zone)].
+
+empty_calls(Zone) ->
+    passes("a native call that does nothing", [empty_pass(Zone) || _ <- lists:seq(1, ?PASSES)]).
+
+empty_pass(Zone) ->
+    single_pass(?NAMES, fun(Name) -> empty_nif:call(Zone, Name) end).
 
 single_pass(Fun) ->
     single_pass(?CALLS, Fun).
@@ -115,7 +121,7 @@ single_pass(Count, Fun) ->
     end),
     Times.
 
-%% All pages of a table. There are never more than names.
+%% Reads all pages of a table, at most as many as names.
 page_pass(Zone, What) ->
     Times = times(?NAMES),
     in_process(fun() -> page(Zone, What, Times, 1, 0) end),
@@ -151,7 +157,7 @@ ended({Pid, Monitor}) ->
         {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)
     end.
 
-%% A time of 0 is a place of the array that was not used.
+%% A time of 0 is an unused element of the array.
 passes(Label, Passes) ->
     Calls = lists:seq(1, maps:get(size, atomics:info(hd(Passes)))),
     OfPasses = [
@@ -200,7 +206,7 @@ die(Opened) ->
     ),
     bench_zones:death_time(Opened, lists:zip(Names, lists:reverse(Pids))).
 
-%% The table's memory is freed in the background, in a thread that is no scheduler.
+%% A background thread, which is no scheduler, frees the memory of the table.
 end_zone(Opened) ->
     Before = bench_data:resident(),
     bench_sides:close(Opened),
@@ -209,8 +215,8 @@ end_zone(Opened) ->
         bench_data:resident() < Before div 2 orelse erlang:monotonic_time(millisecond) > End
     end).
 
-%% The longest slice of at least 1 ms that the VM reports while a process does something, or 0;
-%% and how many there were.
+%% Returns the longest slice of at least 1 ms that the VM reports while a process runs a fun, or 0,
+%% and the number of such slices.
 slices(Label, Fun) ->
     _ = erlang:system_monitor(self(), [{long_schedule, 1}]),
     ok = ended(spawn_monitor(Fun)),

@@ -1,7 +1,6 @@
-%% Memory of a name and of an attribute, as the process's resident size and as the table itself
-%% says. Tables are filled without processes, so that they alone grow; none is closed before the
-%% last is filled, so that no memory is used twice; and this section comes first for the same
-%% reason.
+%% Memory of a name and of an attribute, by the resident size of the VM and by the table's own
+%% figure. Tables are filled without processes, so that nothing else grows. No table is closed
+%% before the last one is filled, and this section comes first, so that no memory is reused.
 -module(bench_memory).
 
 -export([rows/0, rows/2]).
@@ -13,7 +12,7 @@ rows() ->
     rows(?NAMES, ?SIDES).
 
 rows(Count, Sides) ->
-    %% With a number for each, which names its zone.
+    %% The number is part of the zone's name.
     Fillings = [
         {1, "a name without attributes", []},
         {

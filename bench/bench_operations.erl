@@ -1,6 +1,6 @@
-%% Single operations: of one process, of two, and of more than there are cores; with names that
-%% differ, and with one that all of them use. The loop around an operation is measured in the same
-%% rounds, and subtracted.
+%% Single operations by one process, by two, and by more than there are cores, with different names,
+%% and with one name for all. The loop around an operation is measured in the same rounds, and
+%% subtracted.
 -module(bench_operations).
 
 -export([rows/0, some/4]).
@@ -31,14 +31,14 @@
     {"95 % getattr, 5 % setattr of an integer", mix}
 ]).
 
-%% Attributes that the names have, for two measurements: few, because a name with many is another
-%% thing.
+%% Attributes of the names in two measurements. They are few, since names with many attributes
+%% behave differently.
 -define(SMALL, [integer, atom, pid, binary, tuple]).
 -define(LARGE, [kilobyte, megabyte, map]).
 
 -define(SIDES, [proctab, ets_design, ets_set, ets_ordered, registry]).
 
-%% All rows. `find` has more sides, and registries that hold no values.
+%% Returns all rows. `find` has more sides, and registries without values.
 rows() ->
     Names = bench_data:names(?NAMES),
     Alone = [{"one process", [Names]}],
@@ -80,7 +80,7 @@ rows() ->
 finders() ->
     ?SIDES ++ [pg, global] ++ bench_sides:limits().
 
-%% The rows of some operations alone, for the check.
+%% Returns the rows of some operations, for `bench_check`.
 some(Sides, Labels, Modes, Rounds) ->
     Names = bench_data:names(?NAMES),
     Chosen = [Mode || {Label, _} = Mode <- modes(Names), lists:member(Label, Modes)],
@@ -95,7 +95,7 @@ with_sides(Sides, Purpose, Names, Keys, Fun) ->
     lists:foreach(fun bench_sides:close/1, Opened),
     Rows.
 
-%% Each process has its share of the names, or the same list of one name.
+%% Each process has its share of the names, or all have the same list of one name.
 modes(Names) ->
     Same = lists:duplicate(?NAMES div 8, hd(Names)),
     lists:append([
@@ -141,7 +141,7 @@ measured_one(Sides, Label, What, Modes, Rounds) ->
      || {{Side, Mode} = Key, _} <- Works, Side =/= loop
     ].
 
-%% Of twenty calls one writes; not the last, whose answer is looked at.
+%% One of twenty calls writes, but not the last one, whose result is checked.
 items(mix, Names) ->
     lists:zipwith(
         fun(N, Name) ->

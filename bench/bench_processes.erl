@@ -1,4 +1,4 @@
-%% metrics_process_tracker and stats_hero_monitor, beside the ETS designs of the originals.
+%% metrics_process_tracker and stats_hero_monitor, compared with the ETS designs of the originals.
 -module(bench_processes).
 
 -export([rows/0, tracked_deaths/2]).
@@ -9,7 +9,7 @@
 -define(TRACKERS, [{proctab, metrics_process_tracker}, {ets_design, ets_process_tracker}]).
 -define(MONITORS, [{proctab, stats_hero_monitor}, {ets_design, ets_worker_monitor}]).
 
-%% Where thousands die, the ETS design of the tracker takes seconds.
+%% The ETS design of the tracker takes seconds for thousands of deaths.
 rows() ->
     tracked_deaths(?PROCESSES, 3) ++ tracked() ++ monitored().
 
@@ -17,9 +17,10 @@ tracked_deaths(Count, Rounds) ->
     stats_hero = stats_hero:open(),
     metrics = metrics:open(),
     [{ok, _} = Module:start_link() || {_, Module} <- ?TRACKERS ++ ?MONITORS],
-    measured("processes with 3 metric names die, until all is clean", io_lib:format("~b processes", [Count]), ?TRACKERS, Rounds, fun(Module) ->
-        tracked_death_time(Module, Count)
-    end).
+    Operation = "processes with 3 metric names die, until all is clean",
+    Mode = io_lib:format("~b processes", [Count]),
+    Time = fun(Module) -> tracked_death_time(Module, Count) end,
+    measured(Operation, Mode, ?TRACKERS, Rounds, Time).
 
 tracked() ->
     measured(

@@ -4,7 +4,17 @@
 -export([write/2, markdown/1]).
 -export([machine/0, line/1, value/2]).
 
--define(ORDER, [proctab, ets_design, ets_set, ets_ordered, registry, pg, global, whereis, empty_nif]).
+-define(ORDER, [
+    proctab,
+    ets_design,
+    ets_set,
+    ets_ordered,
+    registry,
+    pg,
+    global,
+    whereis,
+    empty_nif
+]).
 
 write(Folder, Sections) ->
     ok = filelib:ensure_path(Folder),
@@ -47,9 +57,12 @@ csv(Sections) ->
 head() ->
     [
         "# Results of `make bench`\n\n", machine(), "\n\n",
-        "Medians of rounds that alternate between the sides in one VM, ± half of their range; seven rounds, or as many as the cell says. Of single operations, the loop around "
-        "them is subtracted, measured in the same rounds. Ratios are medians of the ratios of the rounds: the clock of the machine drifts, and it hits both sides of a round. `-`: the side "
-        "has no such operation, or it would take minutes. What the sides are: `bench/bench_sides.erl`.\n\n"
+        "Medians of rounds that alternate between the sides in one VM, ± half of their range. "
+        "There are seven rounds, unless the cell says otherwise. For single operations, the loop "
+        "around them, measured in the same rounds, is subtracted. Ratios are medians of the "
+        "ratios of the rounds, because the clock rate drifts, and affects both sides of a round. "
+        "`-`: the side has no such operation, or it would take minutes. "
+        "`bench/bench_sides.erl` describes the sides.\n\n"
     ].
 
 machine() ->
@@ -109,26 +122,36 @@ title("hold") -> "How long a scheduler is held, 1,000,000 names";
 title("scale") -> "What doc/internals/scaling.md argues from".
 
 notes("memory") ->
-    "100,000 names, filled without processes. Resident: how much larger the VM got. The ETS tables do not count what binaries over 64 bytes take.\n\n";
+    "100,000 names, filled without processes. Resident: growth of the VM's resident memory. "
+    "The figures of ETS tables do not include binaries over 64 bytes.\n\n";
 notes("operations") ->
-    "10,000 names. Times of several processes are the time until all are done, divided by all calls. The children of `find` have the specs of the original's example; Registry has no "
-    "value with a name there, and elsewhere one map with all attributes. Writes into plain ETS tables ask whether the name is there, and may be overtaken by its removal.\n\n";
+    "10,000 names. Times of several processes are the time until all are done, divided by all "
+    "calls. The children of `find` have the specs of the original's example. In Registry, a name "
+    "has no value for `find`, and otherwise one map with all attributes. Writes into plain ETS "
+    "tables check that the name is there, which may be removed meanwhile.\n\n";
 notes("zones") ->
-    "Each name has 4 attributes. `list` and the deaths of 8,000 children take the ETS design so long that they are measured once. Registry's processes that die have registered "
-    "themselves, with a map of the same attributes, those of pg without any; neither has a process beside each child.\n\n";
+    "Each name has 4 attributes. `list` and the deaths of 8,000 children take the ETS design so "
+    "long that they are measured once. The processes of Registry have registered themselves, "
+    "with a map of the same attributes, those of pg have no attributes. Neither has a process "
+    "beside each child.\n\n";
 notes("processes") ->
-    "The same backends on both sides, see `bench/metrics.erl` and `bench/stats_hero.erl`. The ETS designs keep nothing when their server is killed.\n\n";
+    "Both sides have the same backends, see `bench/metrics.erl` and `bench/stats_hero.erl`. "
+    "The ETS designs keep nothing when their server is killed.\n\n";
 notes("growth") ->
-    "4 attributes for each name. The ETS design's `list` of 10,000 names would take half a minute, that of a million days: it is measured with 1,000. Its deaths are 1,000 children, 100 "
-    "among 100,000 names, and 10 among a million.\n\n";
+    "4 attributes for each name. The ETS design's `list` of 10,000 names would take half a "
+    "minute, that of a million days: it is measured with 1,000. Its deaths are 1,000 children, "
+    "100 among 100,000 names, and 10 among a million.\n\n";
 notes("scale") ->
     "proctab alone, once. Writes are to one of four attributes, of 10,000 names.\n\n";
 notes("hold") ->
-    "proctab alone. Calls: processor time. The longest call is that of the pass, of 5, whose longest is the shortest; the longest seen is that of any pass. Slices are those of at least 1 ms "
-    "that the VM reports (`long_schedule`), in whole milliseconds, whatever the system that it runs on took from them included; 0 when there is none. What is not longer than those of a "
-    "process that only computes says nothing.\n\n".
+    "proctab alone. Calls: processor time. Of 5 passes, the longest call is the smallest of the "
+    "maxima, the longest seen is the largest. Slices: those of at least 1 ms that the VM "
+    "reports (`long_schedule`), in whole milliseconds, including the time that the operating "
+    "system takes away; 0 if there is none. Slices that are no longer than those of a process "
+    "that only computes say nothing about the library.\n\n".
 
-%% A table for each mode, where sides are columns; where there is one side, modes are.
+%% Returns a table for each mode, with the sides as columns, or, if there is only one side, one
+%% table with the modes as columns.
 tables(Rows) ->
     case unique([Side || #{side := Side} <- Rows]) of
         [_] -> table(Rows, mode, unique([Mode || #{mode := Mode} <- Rows]), fun(Mode) -> Mode end);
@@ -191,7 +214,7 @@ duration(Time) when Time < 1.0e6 -> io_lib:format("~.1f µs", [Time / 1.0e3]);
 duration(Time) when Time < 1.0e9 -> io_lib:format("~.1f ms", [Time / 1.0e6]);
 duration(Time) -> io_lib:format("~.1f s", [Time / 1.0e9]).
 
-%% In the order of their first appearance.
+%% Returns the items in the order of their first appearance.
 unique(List) ->
     lists:reverse(
         lists:foldl(

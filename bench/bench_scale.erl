@@ -1,6 +1,6 @@
-%% What doc/internals/scaling.md argues from, besides the sections of a whole run: ten million
-%% names, and the work of the background thread for writers. Takes a minute and 4 GB, so it runs
-%% only when it is named: `bench/run scale`.
+%% Figures for doc/internals/scaling.md, besides those of a whole run: ten million names, and the
+%% work of the background thread for writers. This section takes a minute and 4 GB, so it runs only
+%% when it is named: `bench/run scale`.
 -module(bench_scale).
 
 -export([rows/0]).
@@ -20,10 +20,13 @@ many_names() ->
     {Fill, ok} = bench_data:time(fun() -> fill(Zone, ?NAMES) end),
     Resident = bench_data:resident() - Before,
     Names = [bench_data:name(rand:uniform(?NAMES)) || _ <- lists:seq(1, ?CALLS)],
-    Calls = [{Label, rounds:once(fun(_) -> lists:foreach(Call, Names) end, fun(ok) -> true end)} || {Label, Call} <- [
-        {"find", fun(Name) -> {ok, _} = gen_tracker:find(Zone, Name) end},
-        {"increment", fun(Name) -> gen_tracker:increment(Zone, Name, integer, 1) end}
-    ]],
+    Calls = [
+        {Label, rounds:once(fun(_) -> lists:foreach(Call, Names) end, fun(ok) -> true end)}
+     || {Label, Call} <- [
+            {"find", fun(Name) -> {ok, _} = gen_tracker:find(Zone, Name) end},
+            {"increment", fun(Name) -> gen_tracker:increment(Zone, Name, integer, 1) end}
+        ]
+    ],
     {Fold, ?NAMES} = bench_data:time(fun() ->
         gen_tracker:fold(fun(_, _, Count) -> Count + 1 end, 0, Zone)
     end),
@@ -53,7 +56,7 @@ fill(Zone, N) ->
     ok = gen_tracker:setattr(Zone, bench_data:name(N), [{integer, 1}, {atom, running}]),
     fill(Zone, N - 1).
 
-%% Processor time of the background thread, for each write that is not in place.
+%% The processor time of the background thread for each write that is not in place.
 writing() ->
     Names = bench_data:names(10000),
     Opened = #{zone := Zone} = bench_sides:open(proctab, writing, [], []),
@@ -98,7 +101,8 @@ write(Zone, Key, Value, [Name | Names], All, End, Count) ->
     ok = gen_tracker:setattr(Zone, Name, Key, Value),
     write(Zone, Key, Value, Names, All, End, Count + 1).
 
-%% Nanoseconds that the thread has worked, as the system counts them: in hundredths of a second.
+%% Returns the processor time of the thread in nanoseconds. The system counts hundredths of a
+%% second.
 background() ->
     Threads = [
         filename:dirname(File)

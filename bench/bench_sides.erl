@@ -1,14 +1,18 @@
-%% What is compared: each side is opened with children and attributes, or filled without
-%% processes, and has the operations that it really offers.
+%% The sides that are compared. Each side is opened with children and attributes, or filled without
+%% processes, and has the operations that it offers itself:
 %%
-%%   proctab      gen_tracker of this library
-%%   ets_design   the design of the original gen_tracker, in `ets_tracker`
-%%   ets_set      two ETS tables reached by reference, with both kinds of concurrency; what a program of its own may come to. A write looks whether the name
-%%                is there, and may be overtaken by its removal
-%%   ets_ordered  the same with the attributes in an ordered table, where those of a name are neighbours
-%%   registry     Elixir's Registry of unique keys, a partition for each scheduler. A name has one value, a map of all attributes, which only its own process may change
-%%   pg, global   the process groups and the global names of OTP: no attributes
-%%   whereis, empty_nif, loop   limits: the look-up of a registered atom, a native call that does nothing, the loop that is subtracted from all
+%% - `proctab`: gen_tracker of this library;
+%% - `ets_design`: the design of the original gen_tracker, in `ets_tracker`;
+%% - `ets_set`: two ETS tables, reached by reference, with read and write concurrency, as a program
+%%   without a library may have. A write checks that the name is there, which may be removed
+%%   meanwhile;
+%% - `ets_ordered`: like `ets_set`, with the attributes in an ordered table, in which those of a
+%%   name are neighbours;
+%% - `registry`: Elixir's Registry of unique keys, with a partition for each scheduler. A name has
+%%   one value, a map of all attributes, which only its own process may change;
+%% - `pg`, `global`: the process groups and the global names of OTP, without attributes;
+%% - `whereis`, `empty_nif`, `loop`: limits: the look-up of a registered atom, a native call that
+%%   does nothing, and the loop that is subtracted from all figures.
 -module(bench_sides).
 
 -export([label/1, limits/0, open/4, add/3, close/1, fill/3, fill_one/3, bytes/1, operation/2]).
@@ -93,7 +97,7 @@ add(#{side := ets_design, zone := Zone, pids := Pids} = Opened, Name, Attributes
 add(#{side := Side} = Opened, Name, Attributes) when Side =:= ets_set; Side =:= ets_ordered ->
     insert(Opened, Name, self(), Attributes);
 add(#{side := registry, registry := Registry} = Opened, Name, Attributes) ->
-    %% Where only names are looked for, a registry has no values, and need not copy them.
+    %% Registry has no values where only names are looked up, so that it copies none.
     Value =
         case Attributes of
             [] -> nil;
@@ -123,8 +127,7 @@ insert(#{names := Names, attributes := Table} = Opened, Name, Pid, Attributes) -
     true = ets:insert(Table, [{{Name, Key}, Value} || {Key, Value} <- Attributes]),
     Opened.
 
-%% Adds so many names without processes, by the way that the children's own starts take into the
-%% table.
+%% Adds so many names without processes, by the functions that the starts of children use.
 fill(_, 0, _) ->
     ok;
 fill(Opened, Count, Attributes) ->
@@ -154,7 +157,7 @@ fill_one(#{side := registry} = Opened, N, _) ->
 fill_one(Opened, N, Attributes) ->
     insert(Opened, bench_data:name(N), bench_data:child_pid(N), Attributes).
 
-%% What a table says that it takes.
+%% Returns the memory of a table by its own figure.
 bytes(#{side := proctab, zone := Zone}) ->
     maps:get(memory, proctab:info(Zone));
 bytes(#{side := ets_design, zone := Zone}) ->
@@ -165,7 +168,7 @@ bytes(#{names := Names, attributes := Table}) ->
 ets_bytes(Tables) ->
     erlang:system_info(wordsize) * lists:sum([ets:info(Table, memory) || Table <- Tables]).
 
-%% At once, and not as a zone is stopped in real life: that is not compared here.
+%% Kills the zone. Its orderly stop is not compared.
 close(#{pids := Pids, owner := Tracker}) ->
     unlink(Tracker),
     {links, Linked} = process_info(Tracker, links),
@@ -194,7 +197,8 @@ close(#{names := Names, attributes := Table}) ->
 close(_) ->
     ok.
 
-%% The function that does an operation with a name; `none` where the side has no such thing.
+%% Returns the function that does an operation with a name, or `none` if the side has no such
+%% operation.
 operation(#{side := proctab, zone := Zone}, What) ->
     ?TRACKER(gen_tracker, Zone, What);
 operation(#{side := ets_design, zone := Zone}, What) ->
@@ -294,7 +298,7 @@ registry_operation(list, Registry) ->
 registry_operation(_, _) ->
     none.
 
-%% What the answer of an operation has to be.
+%% Returns the check of an operation's result.
 right(find) ->
     fun
         ({ok, Pid}) -> is_pid(Pid);

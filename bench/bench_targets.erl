@@ -1,10 +1,10 @@
-%% The numbers that the library has to reach, and what to take them from. A number is at least or
-%% at most its target; all are ratios, but for those that say their unit.
+%% The numbers that the library has to reach, and the figures that they come from. A number has to
+%% be at least, or at most, its target. Numbers without a unit are ratios.
 -module(bench_targets).
 
 -export([all/1, reached/1, ratio/5, figures/4]).
 
-%% All of them, with their values in these rows.
+%% Returns all numbers, with their values in these rows.
 all(Rows) ->
     Better = fun(Operation, Mode) -> ratio(Rows, Operation, Mode, ets_design, proctab) end,
     Least = fun(Operations) ->
@@ -33,8 +33,18 @@ all(Rows) ->
             times,
             ratio(Rows, "find", "one process", proctab, whereis)
         },
-        {"`getattr` of an integer, atom, pid or 20-byte binary, the least: ETS design / proctab", least, 6, times,
-            Least(["getattr of " ++ Value || Value <- ["an integer", "an atom", "a pid", "a 20-byte binary"]])},
+        {
+            "`getattr` of an integer, atom, pid or 20-byte binary, the least: ETS design / proctab",
+            least,
+            6,
+            times,
+            Least([
+                "getattr of an integer",
+                "getattr of an atom",
+                "getattr of a pid",
+                "getattr of a 20-byte binary"
+            ])
+        },
         {
             "`getattr` of a 4-element tuple: ETS design / proctab",
             least,
@@ -50,8 +60,18 @@ all(Rows) ->
             times,
             Better("setattr of an integer", "one process")
         },
-        {"`setattr` of an atom, pid, 20-byte binary or tuple, the least: ETS design / proctab", least, 5, times,
-            Least(["setattr of " ++ Value || Value <- ["an atom", "a pid", "a 20-byte binary", "a 4-element tuple"]])},
+        {
+            "`setattr` of an atom, pid, 20-byte binary or tuple, the least: ETS design / proctab",
+            least,
+            5,
+            times,
+            Least([
+                "setattr of an atom",
+                "setattr of a pid",
+                "setattr of a 20-byte binary",
+                "setattr of a 4-element tuple"
+            ])
+        },
         {
             "`find` by two processes, different names: speed-up",
             least,
@@ -94,8 +114,13 @@ all(Rows) ->
             times,
             Better("increment", "two processes, one name")
         },
-        {"`setattr` of 10,000 keys, one after the other, on one name: ETS design / proctab", least, 1, times,
-            Better("setattr of 10,000 keys, one after the other", "one name")},
+        {
+            "`setattr` of 10,000 keys, one after the other, on one name: ETS design / proctab",
+            least,
+            1,
+            times,
+            Better("setattr of 10,000 keys, one after the other", "one name")
+        },
         {
             "`info` of one name among 8,000: ETS design / proctab",
             least,
@@ -112,12 +137,30 @@ all(Rows) ->
             times,
             Better("all die at once, until all is clean", Whole)
         },
-        {"8,000 processes with 3 metric names die at once: ETS design / proctab", least, 50, times,
-            Better("processes with 3 metric names die, until all is clean", "8000 processes")},
-        {"starting a child, until `find_or_open` returns: ETS design / proctab", least, 1, times,
-            Better("start of a child, until find_or_open returns", "one process")},
-        {"memory of a name with 4 attributes, resident", most, 500, bytes,
-            Figure("a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple", "resident")},
+        {
+            "8,000 processes with 3 metric names die at once: ETS design / proctab",
+            least,
+            50,
+            times,
+            Better("processes with 3 metric names die, until all is clean", "8000 processes")
+        },
+        {
+            "starting a child, until `find_or_open` returns: ETS design / proctab",
+            least,
+            1,
+            times,
+            Better("start of a child, until find_or_open returns", "one process")
+        },
+        {
+            "memory of a name with 4 attributes, resident",
+            most,
+            500,
+            bytes,
+            Figure(
+                "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple",
+                "resident"
+            )
+        },
         {
             "the longest native call on a table of 1,000,000 names",
             most,
@@ -130,7 +173,7 @@ all(Rows) ->
 reached({_, least, Target, _, Value}) -> Value >= Target;
 reached({_, most, Target, _, Value}) -> Value =< Target.
 
-%% How many times the figures of one side are those of another.
+%% Returns the ratio of the figures of one side to those of another.
 ratio(Rows, Operation, Mode, Other, This) ->
     rounds:ratio(figures(Rows, Operation, Mode, Other), figures(Rows, Operation, Mode, This)).
 

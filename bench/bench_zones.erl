@@ -1,5 +1,5 @@
-%% Whole zones: `info`, `list`, starting children, many keys on one name, and thousands of
-%% children that die at the same moment.
+%% Operations on whole zones: `info`, `list`, starts of children, many keys on one name, and
+%% thousands of children that die at once.
 -module(bench_zones).
 
 -export([rows/0, whole/3, starts/2, many_keys/2, deaths/3, death_time/2]).
@@ -17,7 +17,7 @@ rows() ->
         registered_deaths(8000, ?ROUNDS)
     ]).
 
-%% The ETS design looks at the whole table for each name, so that its `list` is taken once.
+%% The ETS design reads the whole table for each name, so its `list` is measured once.
 whole(Count, Sides, Rounds) ->
     Names = bench_data:names(Count),
     Zones = [bench_sides:open(Side, whole, Names, bench_data:attributes()) || Side <- Sides],
@@ -60,7 +60,7 @@ of_sides(Operation, Mode, FiguresOfSides) ->
      || {Side, Figures} <- maps:to_list(FiguresOfSides)
     ].
 
-%% Each round in a zone of its own.
+%% Each round has a zone of its own.
 starts(Count, Rounds) ->
     Names = bench_data:names(Count),
     Time = fun(Side) ->
@@ -96,7 +96,7 @@ setter(#{side := ets_design, zone := Zone}) ->
 alternate(Rounds, Sides, Time) ->
     rounds:alternate(Rounds, [{Side, fun() -> Time(Side) end} || Side <- Sides]).
 
-%% The time until nothing is left of the children.
+%% Returns the time until nothing is left of the children.
 deaths(Count, Side, Rounds) ->
     Names = bench_data:names(Count),
     Time = fun(_) ->
@@ -107,7 +107,7 @@ deaths(Count, Side, Rounds) ->
     end,
     of_sides("all die at once, until all is clean", among(Count), alternate(Rounds, [Side], Time)).
 
-%% The same for these children of a zone, which may have others.
+%% Like `death_time/1`, for some of the children of a zone.
 death_time(Opened, Children) ->
     Value = bench_sides:operation(Opened, {getattr, integer}),
     Find = bench_sides:operation(Opened, find),
@@ -118,8 +118,8 @@ death_time(Opened, Children) ->
     end),
     Time.
 
-%% The others know of processes that registered themselves: in the registry with the same
-%% attributes, in the process groups without.
+%% The other sides have processes that registered themselves: in Registry with the same attributes,
+%% in pg without.
 registered_deaths(Count, Rounds) ->
     Time = fun(Side) ->
         Opened = bench_sides:open(Side, registered_deaths, [], []),

@@ -1,4 +1,5 @@
-/* A NIF that does nothing, the least that any native call costs; and the processor time of the calling thread, which stands still while the system runs something else. */
+/* Native functions for comparison: one does nothing, the least that any native call costs. The
+ * other one returns the processor time of the calling thread, without the time of other threads. */
 #include <erl_nif.h>
 #include <time.h>
 

@@ -1,5 +1,5 @@
-%% A native function that does nothing, with as many arguments as `find/2`; and the nanoseconds
-%% that the calling scheduler has worked.
+%% A native function that does nothing, with as many arguments as `find/2`, and one that returns the
+%% processor time of the calling thread in nanoseconds.
 -module(empty_nif).
 
 -export([call/2, thread_time/0]).

@@ -1,6 +1,6 @@
-%% The storage design of the original metrics_process_tracker, as its documentation and its table
-%% show it: one public ordered table with a row for each process and one for each pair of process
-%% and name; a server monitors the processes, and looks for the names of a dead one with a guard.
+%% The storage design of the original metrics_process_tracker: one public ordered table with a row
+%% for each process, and one for each pair of process and name. A server monitors the processes, and
+%% selects the names of a dead one with a guard.
 -module(ets_process_tracker).
 -behaviour(gen_server).
 
@@ -24,7 +24,7 @@ track(Name, Pid) ->
     ets:insert_new(?TABLE, {Pid, monitored}) andalso gen_server:cast(?MODULE, {monitor, Pid}),
     ok.
 
-%% Not in the original, which leaves the numbers to the backend.
+%% Not in the original, which leaves counts to the backend.
 count(Name) ->
     metrics:value(Name).
 

@@ -1,16 +1,17 @@
-%% The ETS design of a tracker, to compare with: what the documentation of the original
-%% gen_tracker describes, written with care for this benchmark.
+%% The ETS design of a tracker, as the documentation of the original gen_tracker describes it,
+%% written with care for this benchmark.
 %%
 %% A zone `Zone` is a process of that name and two public named tables with `read_concurrency`:
-%%   `Zone`        one row a child, with its spec; `find` is one `ets:lookup`
-%%   `Zone_attrs`  rows `{{Name, Key}, Value}`; `getattr` is one look-up, `increment` one `ets:update_counter`, `info` a
-%%                 select with a guard on the name, which looks at every row of the table
-%% Attributes are set by a process of their own, the setter, so that a name cannot get attributes
-%% after its child is gone. A child is started by a helper process, which stays beside it and
-%% cleans up after its death.
 %%
-%% What is not compared is not here (restarts, `after_terminate`, the calls of a supervisor): that
-%% favours this side.
+%% - `Zone` has a row for each child, with its spec. `find` is one `ets:lookup`.
+%% - `Zone_attrs` has rows `{{Name, Key}, Value}`. `getattr` is one look-up, `increment` one
+%%   `ets:update_counter`, `info` a select with a guard on the name, which reads all rows.
+%%
+%% A process of its own, the setter, sets attributes, so that a name gets no attributes after the
+%% death of its child. A helper process starts a child, and removes its rows after its death.
+%%
+%% Functions that are not compared are missing (restarts, `after_terminate`, the functions of a
+%% supervisor), which favours this side.
 -module(ets_tracker).
 -behaviour(gen_server).
 
@@ -37,8 +38,7 @@ find_or_open(Zone, {Name, _MFA, _Restart, _Shutdown, _Type, _Modules} = Spec) ->
         Found -> Found
     end.
 
-%% The rows of a child and its attributes, without any process: for the benchmark, to have a
-%% million of them.
+%% Adds the rows of a child and its attributes without any process, for a table of a million names.
 fill(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}, Pid, Helper, Attributes) ->
     Child = #child{
         name = Name,
@@ -95,7 +95,7 @@ list(Zone) ->
      || {Name, Pid, _, _} <- which_children(Zone), is_pid(Pid)
     ].
 
-%% The names that belong to a zone, the quickest way to make them.
+%% The names of the processes and tables of a zone, made in the fastest way.
 attrs(Zone) ->
     binary_to_existing_atom(<<(atom_to_binary(Zone))/binary, "_attrs">>).
 
@@ -121,7 +121,8 @@ handle_call({set, Name, Pairs}, _From, #setter{zone = Zone, attrs = Attrs} = Set
         false ->
             {reply, void, Setter}
     end;
-handle_call({open, {Name, _, _, _, _, _} = Spec}, From, #tracker{zone = Zone, waiting = Waiting} = Tracker) ->
+handle_call({open, Spec}, From, #tracker{zone = Zone, waiting = Waiting} = Tracker) ->
+    {Name, _, _, _, _, _} = Spec,
     case {ets:lookup(Zone, Name), Waiting} of
         {[#child{pid = Pid}], _} when is_pid(Pid) ->
             {reply, {ok, Pid}, Tracker};
@@ -154,7 +155,7 @@ launch(Zone, {Name, MFA, Restart, Shutdown, Type, Modules}) ->
     },
     spawn_link(fun() -> help(Tracker, Zone, Child) end).
 
-%% The helper: starts the child, stays with it, and takes its rows away after its death.
+%% The helper starts the child, and removes its rows after its death.
 help(Tracker, Zone, #child{name = Name, mfa = {Module, Function, Arguments}} = Child) ->
     process_flag(trap_exit, true),
     case apply(Module, Function, Arguments) of

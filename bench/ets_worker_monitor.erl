@@ -1,5 +1,5 @@
-%% The design of the original stats_hero_monitor, as its documentation shows it: a server whose
-%% monitors are all that it knows.
+%% The design of the original stats_hero_monitor, as its documentation shows it: a server that
+%% stores only its monitors.
 -module(ets_worker_monitor).
 -behaviour(gen_server).
 

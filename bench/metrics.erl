@@ -1,5 +1,4 @@
-%% The seam of the application metrics, with the cheapest backend that counts: the same one behind
-%% both sides.
+%% The interface of the application metrics, with the cheapest backend that counts, for both sides.
 -module(metrics).
 
 -export([open/0, update/1, update/2, value/1]).

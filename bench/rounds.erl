@@ -1,16 +1,16 @@
-%% How the benchmarks measure: rounds that alternate between the sides, so that a drift of the
-%% machine hits all of them. The figures of all rounds are kept, in their order, so that a ratio
-%% can be taken within each round.
+%% Measuring in rounds that alternate between the sides, so that a drift of the machine affects all
+%% of them. The figures of all rounds are kept in order, so that a ratio can be taken within each
+%% round.
 -module(rounds).
 
 -export([alternate/2, timed/3, once/2, times/2]).
 -export([median/1, spread/1, ratio/2, minus/2]).
 
-%% A round is long enough for a clock, and for many turns of the scheduler.
+%% A round is long compared with the resolution of the clock, and with a time slice.
 -define(ROUND, 25000000).
 
-%% Runs each side `Rounds` times, in turn, and the other way round every second time. A side is a
-%% name and a function that gives one figure. Gives a map of the figures.
+%% Runs each side `Rounds` times, in turn, and in reverse order every other time. A side is a name
+%% and a fun that returns a figure. Returns a map of the figures.
 alternate(Rounds, Sides) ->
     Orders = [order(Round, Sides) || Round <- lists:seq(1, Rounds)],
     Figures = [{Side, Run()} || Order <- Orders, {Side, Run} <- Order],
@@ -24,12 +24,12 @@ order(_Round, Sides) ->
 median(Figures) ->
     lists:nth((length(Figures) + 1) div 2, lists:sort(Figures)).
 
-%% Half the range, as a part of the median.
+%% Returns half the range, as a fraction of the median.
 spread(Figures) ->
     (lists:max(Figures) - lists:min(Figures)) / 2 / max(abs(median(Figures)), 1.0e-9).
 
-%% How many times the others are of these: the median of the rounds' ratios, where both ran in the
-%% same rounds.
+%% Returns the ratio of the others to these: the median of the ratios of the rounds, if both ran in
+%% the same rounds.
 ratio(Others, These) when length(Others) =:= length(These) ->
     median(lists:zipwith(fun(Other, This) -> Other / This end, Others, These));
 ratio(Others, These) ->
@@ -38,20 +38,20 @@ ratio(Others, These) ->
 minus(Figures, Loops) ->
     lists:zipwith(fun(Figure, Loop) -> max(Figure - Loop, 0.1) end, Figures, Loops).
 
-%% A function for `alternate/2`: nanoseconds for one call of `Fun` with a name, one process for
-%% each of `Lists` calling it for every name of its list, over and over. The time is from the
-%% first start to the last end, divided by all calls. The last result of each process must be what
-%% `IsRight` says.
+%% Returns a fun for `alternate/2`: it returns the nanoseconds for one call of `Fun` with a name. A
+%% process for each of `Lists` calls `Fun` for every name of its list, over and over. The time is
+%% that from the first start to the last end, divided by the number of all calls. `IsRight` checks
+%% the last result of each process.
 timed(Fun, IsRight, Lists) ->
     Passes = passes(Fun, IsRight, Lists, 1),
     Calls = Passes * lists:sum([length(List) || List <- Lists]),
     fun() -> run(Fun, IsRight, Lists, Passes) / Calls end.
 
-%% The same for a call that takes long: one call a round.
+%% Like `timed/3`, for a call that takes long: one call in each round.
 once(Fun, IsRight) ->
     fun() -> run(Fun, IsRight, [[none]], 1) end.
 
-%% The same for one pass over a list of names, each of which is good for one call.
+%% Like `timed/3`, for one pass over a list of names, each of which can be used for one call.
 times(Fun, Names) ->
     fun() -> run(Fun, fun(_) -> true end, [Names], 1) / length(Names) end.
 

@@ -1,4 +1,4 @@
-%% The seam of the application stats_hero: a public table of request ids and workers.
+%% The interface of the application stats_hero: a public table of request ids and workers.
 -module(stats_hero).
 
 -export([open/0, map/2, clean_worker_data/1]).

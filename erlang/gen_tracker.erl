@@ -702,16 +702,19 @@ init({Zone, Options}) ->
     }}.
 
 %% @private
--spec handle_call(term(), gen_server:from(), #tracker{}) ->
+-spec handle_call(term(), From :: term(), #tracker{}) ->
           {reply, term(), #tracker{}} | {noreply, #tracker{}} | {stop, term(), term(), #tracker{}}.
-handle_call(Call, From, Tracker) ->
+handle_call(Call, {Caller, _} = From, Tracker) when is_pid(Caller) ->
     try
         route(Call, From, Tracker)
     catch
         %% A term is too large for the table.
         error:badarg -> {reply, {error, badarg}, Tracker};
         error:system_limit -> {reply, {error, system_limit}, Tracker}
-    end.
+    end;
+%% A sender that is no process cannot be answered: `gen_server' would crash.
+handle_call(_Call, _From, Tracker) ->
+    {noreply, Tracker}.
 
 %% First the calls that this module sends, then those of `supervisor', then those of the original
 %% module, which programs also send without that module, from other nodes.
@@ -896,7 +899,7 @@ terminate(_Reason, #tracker{zone = Zone, handle = Handle, context = Context} = T
 
 refuse_others() ->
     receive
-        {'$gen_call', From, Request} ->
+        {'$gen_call', {Caller, _} = From, Request} when is_pid(Caller) ->
             gen_server:reply(From, gen_tracker_shutdown:refusal(Request)),
             refuse_others()
     after 0 -> ok

@@ -106,21 +106,24 @@ read(Handle, From, Children) ->
 monitored(Name, Pid) ->
     {Pid, monitor(process, Pid, [{tag, {dead, Name}}])}.
 
--spec handle_call(term(), gen_server:from(), #events{}) ->
-          {reply, term(), #events{}} | {stop, normal, ok, #events{}}.
-handle_call(subscribe, {Pid, _}, #events{has_ended = false} = Events) ->
+-spec handle_call(term(), From :: term(), #events{}) ->
+          {reply, term(), #events{}} | {noreply, #events{}} | {stop, normal, ok, #events{}}.
+handle_call(subscribe, {Pid, _}, #events{has_ended = false} = Events) when is_pid(Pid) ->
     #events{subscribers = Subscribers, children = Children} = Events,
     _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
     Running = [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)],
     {reply, {ok, Running}, Events};
-handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) ->
+handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) when is_pid(Pid) ->
     _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
     case ets:info(Subscribers, size) of
         0 -> {stop, normal, ok, Events};
         _ -> {reply, ok, Events}
     end;
+handle_call(_Request, {Pid, _}, Events) when is_pid(Pid) ->
+    {reply, ended, Events};
+%% A sender that is no process cannot be answered: `gen_server' would crash.
 handle_call(_Request, _From, Events) ->
-    {reply, ended, Events}.
+    {noreply, Events}.
 
 -spec handle_cast(term(), #events{}) -> {noreply, #events{}}.
 handle_cast(_Request, Events) ->

@@ -122,7 +122,9 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
             gen_tracker_keeper:died(Keeper, Stop#stop.context, Child, Reason),
             await(Stop);
         {'DOWN', Monitor, process, Pid, Reason} -> await(down(Pid, Monitor, Reason, Stop));
-        {'$gen_call', From, Request} -> gen_server:reply(From, refusal(Request)), await(Stop);
+        {'$gen_call', {Caller, _} = From, Request} when is_pid(Caller) ->
+            gen_server:reply(From, refusal(Request)),
+            await(Stop);
         {'EXIT', Pid, _} = Message ->
             case is_order(Message) of
                 true -> await(without_trackers(Stop));

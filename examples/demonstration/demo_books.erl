@@ -1,9 +1,10 @@
-%% The books of the demonstration: what was done and what was told, each entry from a source of
-%% its own, and kept apart from the library that they check, in an ETS table.
+%% The books of the demonstration: an ETS table, apart from the library that they check. It counts
+%% what the demonstration does and what the library reports, each kind of entry from a source of its
+%% own.
 %%
-%% An entry is a count: the start function was called, a child was killed, `after_terminate` was
-%% called. `balance/2` compares them for each name. What anybody sees that must not be is counted
-%% by `wrong/2` with the first example.
+%% Entries count calls of the start function, kills, and calls of `after_terminate`. `balance/2`
+%% compares them for each name. `wrong/2` counts disagreements, and keeps the first example of each
+%% kind.
 -module(demo_books).
 
 -export([open/0, started/1, killed/1, ended/3, wrong/2]).
@@ -15,21 +16,21 @@ open() ->
     ?BOOKS = ets:new(?BOOKS, [named_table, public, {write_concurrency, true}]),
     ok.
 
-%% The start function was called.
+%% Enters a call of the start function.
 started(Name) ->
     add({started, Name}).
 
-%% A kill was sent, and the child died of it.
+%% Enters a kill that ended the child.
 killed(Name) ->
     add({killed, Name}).
 
-%% `after_terminate` was called.
+%% Enters a call of `after_terminate`.
 ended(Name, Attributes, Reason) ->
     true = ets:insert(?BOOKS, {{attributes, Name}, lists:sort(Attributes)}),
     [add({reading, Name}) || Reason =:= killed, lists:member({state, reading}, Attributes)],
     add({ended, Reason, Name}).
 
-%% Something disagrees.
+%% Enters a disagreement.
 wrong(What, Example) ->
     _ = ets:insert_new(?BOOKS, {{example, What}, Example}),
     add({wrong, What}).
@@ -37,27 +38,27 @@ wrong(What, Example) ->
 kills(Name) ->
     count({killed, Name}).
 
-%% The sum over all names: of `started`, of `killed`, of `ended` for one reason, or of `reading`:
-%% killed while it read.
+%% Returns the sum over all names: of `started`, of `killed`, of `ended` for one reason, or of
+%% `reading`, the kills of children that were reading.
 total({ended, Reason}) ->
     sum({ended, Reason, '_'});
 total(What) ->
     sum({What, '_'}).
 
-%% How many names have an entry `started`, or `killed`.
+%% Returns how many names have an entry `started`, or `killed`.
 names(What) ->
     length(ets:match(?BOOKS, {{What, '$1'}, '_'})).
 
-%% The attributes that the last `after_terminate` of a name was given.
+%% Returns the attributes of the last call of `after_terminate` for a name.
 last_attributes(Name) ->
     case ets:lookup(?BOOKS, {attributes, Name}) of
         [{_, Attributes}] -> Attributes;
         [] -> []
     end.
 
-%% The books of one name, after all is over: each kill is told by `after_terminate`, a permanent
-%% child starts again after each, a temporary one never, and the child that was there at the end
-%% was told to shut down, once.
+%% Checks the books of one name at the end: `after_terminate` was called for each kill, a permanent
+%% child started again after each kill, a temporary one never, and the last child was shut down
+%% once.
 balance(Name, Restart) ->
     Kills = kills(Name),
     {Starts, Shutdowns} =
@@ -76,7 +77,7 @@ balance(Name, Restart) ->
         count({ended, shutdown, Name})
     ).
 
-%% `[{What, HowOften, Example}]`
+%% Returns the disagreements, `[{What, HowOften, Example}]`.
 wrongs() ->
     [
         {What, Count, ets:lookup_element(?BOOKS, {example, What}, 2)}

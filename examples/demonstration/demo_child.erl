@@ -1,13 +1,13 @@
-%% A child of the demonstration: reads its file in blocks, counts the bytes in an attribute, and
-%% stays.
+%% A child of the demonstration. It reads its file in blocks, counts the bytes in an attribute, and
+%% then waits.
 %%
-%% Its attributes: `path`, `size` (`unknown` until the file is open), `bytes` (counted with
-%% `increment`), `state` (`waiting`, `reading`, `done`, or `{unreadable, Reason}`), and `read`
-%% from `done` on: the same sum as `bytes`, made without the library. They are set in steps that a
-%% reader sees whole or not at all (`whole/2`).
+%% Its attributes are `path`, `size` (`unknown` until the file is open), `bytes` (counted by
+%% `increment`), `state` (`waiting`, `reading`, `done`, or `{unreadable, Reason}`), and, when it is
+%% done, `read`: the sum of bytes, counted without the library. It sets them in steps that a reader
+%% sees in full or not at all (`whole/2`).
 %%
-%% A gate lets few children read at a time, because a process may have more children than a system
-%% has open files.
+%% A gate lets few children read at a time, because there may be more children than the system can
+%% have open files.
 -module(demo_child).
 
 -include_lib("kernel/include/file.hrl").
@@ -22,7 +22,8 @@
 spec(Zone, Gate, Dir, {Name, Restart}) ->
     {Name, {?MODULE, start_link, [Zone, Gate, Dir, Name]}, Restart, 5000, worker, [?MODULE]}.
 
-%% Names are paths below the folder, as the file system spells them.
+%% Returns the path of a child's file. Its name is the path below the folder, in the encoding of the
+%% file system.
 path(Dir, Name) ->
     <<Dir/binary, "/", Name/binary>>.
 
@@ -76,7 +77,7 @@ read_open_file(Zone, Name, File) ->
             [{state, {unreadable, Reason}}]
     end.
 
-%% Many blocks of a small file, and not too many of a large one.
+%% Returns the size of blocks, so that small files have many, and large files not too many.
 block(Size) ->
     max(?SMALL_BLOCK, min(Size div 64, ?LARGE_BLOCK)).
 
@@ -87,7 +88,7 @@ read_blocks(Zone, Name, File, Length, Before) ->
             case gen_tracker:increment(Zone, Name, bytes, byte_size(Block)) of
                 Read -> ok;
                 Counted ->
-                    demo_books:wrong('increment gives another sum', {
+                    demo_books:wrong('increment returns another sum', {
                         Name,
                         {expected, Read},
                         {actual, Counted}
@@ -100,8 +101,8 @@ read_blocks(Zone, Name, File, Length, Before) ->
             [{state, {unreadable, Reason}}]
     end.
 
-%% Whether a snapshot of a child's attributes is one that the child made: none of its steps seen
-%% by half, nothing of an earlier life left in it.
+%% Whether a snapshot of attributes is one that a child made: without half of a step, and without
+%% attributes of an earlier child of the name.
 whole(_Path, []) ->
     true;
 whole(Path, [{bytes, 0}, {path, Path}, {size, unknown}, {state, waiting}]) ->
@@ -115,7 +116,7 @@ whole(Path, [{bytes, Bytes}, {path, Path}, {size, Size}, {state, {unreadable, _}
 whole(_Path, _Attributes) ->
     false.
 
-%% The gate: at most `Width` children inside. One that dies inside has left.
+%% Starts a gate with at most `Width` children inside. A child that dies inside has left.
 start_gate(Width) ->
     spawn_link(fun() -> gate(Width, queue:new(), #{}) end).
 

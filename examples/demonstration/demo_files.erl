@@ -1,13 +1,12 @@
-%% The demonstration on real input: a zone with one child for each regular file below a folder.
+%% The demonstration: a zone with a child for each regular file below a folder.
 %%
-%% Each child reads its file and counts the bytes (`demo_child`), while others look at the
-%% children and some are killed (`demo_load`). A permanent child comes back and reads again, a
-%% temporary one is gone. When all have read their files, the bytes are compared with what the
-%% file system says, every child is ended, and the books are balanced (`demo_books`): what was
-%% done, what the library told, and what is left must agree.
+%% Each child reads its file and counts the bytes (`demo_child`), while other processes read the
+%% children's attributes and kill some children (`demo_load`). A killed permanent child starts and
+%% reads again, a temporary one does not. When all files are read, the demonstration compares the
+%% bytes with the sizes of the files, ends all children, and balances the books (`demo_books`): what
+%% was done, what the library reported, and what is left must agree.
 %%
-%% A file that cannot be read, or that changes meanwhile, is the file's affair: it is reported,
-%% and is no disagreement.
+%% A file that cannot be read, or that changes meanwhile, is reported, and is no disagreement.
 -module(demo_files).
 
 -include_lib("kernel/include/file.hrl").
@@ -63,8 +62,8 @@ specs(Files) ->
 kind(N) when N rem 3 =:= 0 -> temporary;
 kind(_N) -> permanent.
 
-%% The load: all open and look and kill at the same time, until every child that is to stay has
-%% read its file.
+%% Runs the load: children are opened, read and killed at the same time, until every child that is
+%% to stay has read its file.
 load(Dir, Gate, Specs) ->
     Start = erlang:monotonic_time(millisecond),
     Names = list_to_tuple([Name || {Name, _} <- Specs]),
@@ -81,9 +80,9 @@ load(Dir, Gate, Specs) ->
     Elapsed = max(1, erlang:monotonic_time(millisecond) - Start),
     #{look_ups => counters:get(Looked, 1), milliseconds => Elapsed}.
 
-%% Looks ten times a second, and prints a line each second; gives up when nothing changes for
-%% long. Who kills is asked first, and a dead child is not counted: the zone may still list one
-%% that was killed just now.
+%% Checks the progress ten times a second, and prints a line each second. Gives up when nothing
+%% changes for long. The killer is checked before the list is read, and dead children are not
+%% counted: the zone may still list one that was just killed.
 settle(Specs, Finite, Looked, Start, Last) ->
     timer:sleep(100),
     Now = erlang:monotonic_time(millisecond),
@@ -99,11 +98,12 @@ settle(Specs, Finite, Looked, Start, Last) ->
     case Busy orelse {Ended, Ended} =/= {length(Rows), length(staying(Specs))} of
         true when Now - map_get(changed, This) < ?STALLED ->
             settle(Specs, Finite, Looked, Start, This);
-        true -> demo_books:wrong('the children do not get on', Seen);
+        true -> demo_books:wrong('the children make no progress', Seen);
         false -> ok
     end.
 
-progress({Children, Ended, Bytes, Kills} = Seen, Looked, Now, Start, #{line := Line, seen := SeenBefore} = Last) ->
+progress(Seen, Looked, Now, Start, #{line := Line, seen := SeenBefore} = Last) ->
+    {Children, Ended, Bytes, Kills} = Seen,
     Second = (Now - Start) div 1000,
     Second > Line andalso
         io:format("~3b s: ~b children, ~b have read, ~b killed, ~ts counted, ~b look-ups~n", [
@@ -124,11 +124,11 @@ ended(Attributes) ->
 bytes(Attributes) ->
     proplists:get_value(bytes, Attributes, 0).
 
-%% Who must be there after the kills.
+%% Returns the names that must have a child after the kills.
 staying(Specs) ->
     [Name || {Name, Restart} <- Specs, Restart =:= permanent orelse demo_books:kills(Name) =:= 0].
 
-%% What the zone says of its children against what the file system says of their files.
+%% Compares the attributes of the children with their files.
 compare(Dir, Files, Specs) ->
     Rows = maps:from_list(gen_tracker:list(?ZONE)),
     lists:foreach(fun(Name) -> is_there(Name, maps:get(Name, Rows, [])) end, staying(Specs)),
@@ -186,7 +186,8 @@ is_gone(Name, Row) ->
 gone(Specs) ->
     [Name || {Name, _} <- Specs] -- staying(Specs).
 
-%% Ends every child, and waits for what the zone still knows of any.
+%% Ends all children, and waits until the zone has none. Returns how many names and attributes are
+%% left.
 end_children(Specs) ->
     Last = maps:from_list(gen_tracker:list(?ZONE)),
     demo_load:await(demo_load:enders(8, ?ZONE, staying(Specs)), 60000 + length(Specs)),
@@ -216,7 +217,7 @@ stop(Tracker, Gate) ->
     end,
     exit(Gate, kill).
 
-%% The processes that were not there before, once all that end have ended.
+%% Returns how many processes are left that were not there before.
 processes_left(Before) ->
     _ = demo_load:until(fun() -> processes() -- Before =:= [] end, 20),
     Left = processes() -- Before,
@@ -229,18 +230,19 @@ processes_left(Before) ->
 
 report(Specs, Load, Compared) ->
     #{look_ups := LookUps, milliseconds := Milliseconds} = Load,
-    #{finished := Finished, counted := Counted, on_disk := OnDisk, changed := Changed, unreadable := Unreadable} = Compared,
+    #{finished := Finished, counted := Counted, on_disk := OnDisk} = Compared,
+    #{changed := Changed, unreadable := Unreadable} = Compared,
     Started = demo_books:names(started),
     Killed = demo_books:total(killed),
-    Killed > 0 orelse demo_books:wrong('nobody could be killed', Specs),
+    Killed > 0 orelse demo_books:wrong('no child could be killed', Specs),
     line("children started", "~b", [Started]),
-    line("killed", "~b; after_terminate told of ~b, ~b of them while they read", [
+    line("killed", "~b; after_terminate was called for ~b, ~b of them while they read", [
         Killed, demo_books:total({ended, killed}), demo_books:total(reading)
     ]),
     line("restarted", "~b; the other ~b killed were temporary", [
         demo_books:total(started) - Started, length(gone(Specs))
     ]),
-    line("told to shut down", "~b", [demo_books:total({ended, shutdown})]),
+    line("shut down", "~b", [demo_books:total({ended, shutdown})]),
     line("bytes", "~b counted, ~b on disk, in ~b files read to the end", [
         Counted,
         OnDisk,
@@ -259,15 +261,19 @@ report(Specs, Load, Compared) ->
             io:format("everything agrees~n"),
             0;
         Wrongs ->
-            [io:format("DISAGREES: ~ts, ~b times, for example ~0tP~n", [What, Count, Example, 60])
-             || {What, Count, Example} <- Wrongs],
+            [
+                io:format("DISAGREES: ~ts, ~b times, for example ~0tP~n", [
+                    What, Count, Example, 60
+                ])
+             || {What, Count, Example} <- Wrongs
+            ],
             1
     end.
 
 line(What, Format, Values) ->
     io:format("  ~-20s" ++ Format ++ "~n", [What | Values]).
 
-%% The number of files, and the first of them.
+%% Prints the number of files, and the first of them.
 files(What, Files) ->
     line(What, "~b", [length(Files)]),
     [
@@ -275,7 +281,7 @@ files(What, Files) ->
      || {Name, Reason} <- lists:sublist(lists:sort(Files), 5)
     ].
 
-%% The folder as bytes, as the file system spells it.
+%% Returns the folder as bytes in the encoding of the file system.
 folder(Arguments) ->
     Dir =
         case Arguments of
@@ -294,12 +300,13 @@ raw(Name) when is_binary(Name) ->
 raw(Name) ->
     unicode:characters_to_binary(Name, unicode, file:native_name_encoding()).
 
-%% `{[{Name, Size, Time}], [{Name, Reason}], Others}`: the regular files, what could not be looked
-%% at, and how many entries are neither file nor folder. Symbolic links are not followed.
+%% Returns `{[{Name, Size, Time}], [{Name, Reason}], Others}`: the regular files, the entries that
+%% cannot be read, and the number of entries that are neither file nor folder. It does not follow
+%% symbolic links.
 walk(Dir) ->
     {Files, Unreadable, Others} = walk_folder(Dir, <<>>, {[], [], 0}),
     Files =:= [] andalso
-        throw({unusable, [shown(Dir), ": no regular file below it that can be looked at"]}),
+        throw({unusable, [shown(Dir), ": no readable regular file below it"]}),
     {lists:reverse(Files), Unreadable, Others}.
 
 walk_folder(Dir, Folder, {Files, Unreadable, Others} = Found) ->
@@ -328,7 +335,7 @@ below(<<>>, Entry) ->
 below(Folder, Entry) ->
     <<Folder/binary, "/", Entry/binary>>.
 
-%% A path as text, also when its bytes are none.
+%% Returns a path as text, even if its bytes are no text in the encoding.
 shown(Path) ->
     case unicode:characters_to_list(Path) of
         Text when is_list(Text) -> Text;

@@ -1,12 +1,12 @@
-%% The processes of the demonstration that are not children: they open the children, kill some,
-%% look at them all the while, and end them. Each does its work and ends, but the lookers and the
-%% lister, which go on until `stop/1`.
+%% The load of the demonstration: processes that open the children, kill some, read their
+%% attributes, and end them. Each process ends when its work is done. The lookers and the lister run
+%% until `stop/1`.
 -module(demo_load).
 
 -export([openers/5, killer/4, lookers/4, lister/3, enders/3]).
 -export([busy/1, await/2, stop/1, until/2]).
 
-%% Each opens its share of the children.
+%% Starts processes that each open their share of the children.
 openers(Count, Zone, Gate, Dir, Specs) ->
     shared(Count, Specs, fun({Name, _} = Spec) ->
         case gen_tracker:find_or_open(Zone, demo_child:spec(Zone, Gate, Dir, Spec)) of
@@ -15,7 +15,7 @@ openers(Count, Zone, Gate, Dir, Specs) ->
         end
     end).
 
-%% Each ends its share of the children, half of them with each of the two calls.
+%% Starts processes that each end their share of the children, by one of two functions.
 enders(Count, Zone, Names) ->
     shared(Count, Names, fun(Name) ->
         End = lists:nth(1 + erlang:phash2(Name, 2), [delete_child, terminate_child]),
@@ -34,8 +34,8 @@ shared(Count, Items, Fun) ->
      || Share <- lists:seq(0, Count - 1)
     ].
 
-%% Kills `Kills` children picked at random, evenly over `Milliseconds`; every second one, if it
-%% can, while it reads.
+%% Starts a process that kills random children, evenly over a time, every other one while it reads,
+%% if possible.
 killer(Zone, Names, Kills, Milliseconds) ->
     Start = erlang:monotonic_time(millisecond),
     worker(fun() -> kill(Zone, Names, 0, Kills, Start, Milliseconds) end).
@@ -66,7 +66,7 @@ victim(Zone, Names, Tries) ->
         false -> victim(Zone, Names, Tries - 1)
     end.
 
-%% A child that was dead already is nobody's kill.
+%% Returns the number of kills: none if the child was already dead.
 kill_one(Name, Pid) ->
     Monitor = monitor(process, Pid),
     exit(Pid, kill),
@@ -78,7 +78,8 @@ kill_one(Name, Pid) ->
             0
     end.
 
-%% Look up children picked at random and read their attributes; `Looked` counts the calls.
+%% Starts processes that look up random children and read their attributes. Returns them with the
+%% counter of their calls.
 lookers(Count, Zone, Dir, Names) ->
     Looked = counters:new(1, [write_concurrency]),
     {[worker(fun() -> look(Zone, Dir, Names, Looked) end) || _ <- lists:seq(1, Count)], Looked}.
@@ -102,7 +103,7 @@ find(Zone, Name) ->
     case gen_tracker:find(Zone, Name) of
         {ok, Pid} when is_pid(Pid) -> ok;
         undefined -> ok;
-        Other -> demo_books:wrong('find gives something else', {Name, Other})
+        Other -> demo_books:wrong('find returns something else', {Name, Other})
     end.
 
 read(Zone, Name, Key, IsRight) ->
@@ -110,14 +111,14 @@ read(Zone, Name, Key, IsRight) ->
         undefined -> ok;
         {ok, Value} ->
             IsRight(Value) orelse
-                demo_books:wrong('getattr gives something else', {Name, Key, Value})
+                demo_books:wrong('getattr returns something else', {Name, Key, Value})
     end.
 
 snapshot(Path, Name, Attributes) ->
     demo_child:whole(Path, lists:sort(Attributes)) orelse
         demo_books:wrong('a snapshot shows half a step', {Name, Attributes}).
 
-%% Lists the whole zone again and again.
+%% Starts a process that lists the whole zone again and again.
 lister(Zone, Dir, Pause) ->
     [worker(fun() -> list(Zone, Dir, Pause) end)].
 
@@ -153,7 +154,7 @@ stopped() ->
     after 0 -> false
     end.
 
-%% Waits for workers to end; one that crashes, or does not end, is a disagreement.
+%% Waits for workers to end. A worker that crashes, or does not end, is a disagreement.
 await(Workers, Milliseconds) ->
     lists:foreach(
         fun({Pid, Monitor}) ->
@@ -171,7 +172,7 @@ await(Workers, Milliseconds) ->
         Workers
     ).
 
-%% Asks until the answer is `true`, ten seconds at most; the last answer.
+%% Calls a fun until it returns `true`, or for ten seconds. Returns the last result.
 until(Fun, Pause) ->
     until(Fun, Pause, erlang:monotonic_time(millisecond) + 10000).
 

@@ -1,5 +1,5 @@
-%% Promise: `proctab:i` prints readable tables of all zones and of one zone: columns as wide as
-%% they need to be, long names cut, whatever the names are.
+%% Promise: `proctab:i` prints readable tables of all zones, and of one zone, whatever the names
+%% are: columns are as wide as they need to be, and long names are cut.
 -module(printing_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -70,12 +70,12 @@ i_prints_every_zone_and_table_of_processes(_) ->
     ),
     lists:foreach(fun printout:assert_aligned/1, [Zones, Tables]).
 
-%% Tried in a node of its own, where no other zone is.
+%% Runs in a node of its own, without other zones.
 i_prints_no_zone_and_fifty_zones(_) ->
     Owner = fun(Zone) -> pid_to_list(whereis(Zone)) end,
     {{ok, None}, {ok, Fifty}, Owners} = tracked_process:on_node(#{}, fun() ->
         Printed = printed(fun proctab:i/0),
-        %% In order, as they are printed.
+        %% In the order in which they are printed.
         Zones = [list_to_atom(lists:duplicate(N, $z)) || N <- lists:seq(1, 50)],
         [{ok, _} = gen_tracker:start_link(Zone) || Zone <- Zones],
         {Printed, printed(fun proctab:i/0), [{atom_to_list(Zone), Owner(Zone)} || Zone <- Zones]}
@@ -121,7 +121,7 @@ i_of_a_zone_prints_its_figures(_) ->
     Starter ! go,
     {answer, {ok, _}} = answer(Opening).
 
-%% Child N does N times the work of the first, and has the fewer messages in its queue.
+%% The larger its number, the more reductions a child has, and the fewer messages in its queue.
 i_of_a_zone_prints_the_ten_busiest_children(_) ->
     Zone = zone(?FUNCTION_NAME),
     Work = fun(N) -> fun() -> count_down(N * 20000) end end,
@@ -198,11 +198,12 @@ names_of_any_kind_are_printed_on_one_line(_) ->
     ]),
     assert_aligned(Table).
 
-%% A node shows strings beyond Latin-1 when it is started with `+pc unicode`; atoms always.
+%% A node shows strings beyond Latin-1 if it is started with `+pc unicode`, and atoms always.
 unicode_names_are_printed_as_the_shell_prints_them(_) ->
     Paths = source_tree:code_paths(),
     Names = ["телевидение", <<"телевидение"/utf8>>, {'зона', 1}, <<"日本"/utf8>>, "e\x{301}"],
-    {Texts, {ok, All}, {ok, One}} = tracked_process:on_node(#{args => ["+pc", "unicode", "-pa" | Paths]}, fun() ->
+    Options = #{args => ["+pc", "unicode", "-pa" | Paths]},
+    {Texts, {ok, All}, {ok, One}} = tracked_process:on_node(Options, fun() ->
         Zone = zone('зона'),
         [added(Zone, Name) || Name <- Names],
         {

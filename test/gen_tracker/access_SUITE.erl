@@ -236,7 +236,7 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     {Waiter, Monitor} = spawn_monitor(fun() ->
         exit({answer, getattr(Zone, ?NAME, late, infinity)})
     end),
-    waits(Waiter),
+    asleep(Zone, [Waiter]),
     1 = erlang:trace(Waiter, true, [running]),
     _ = open(Zone, other),
     [ok = setattr(Zone, other, N, N) || N <- lists:seq(1, 1000)],
@@ -251,12 +251,10 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     end,
     ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
 
-waits(Pid) ->
-    Waits = {current_function, {gen_tracker, await_attribute, 4}},
-    %% One call for both items would make the process answer it, and so run.
-    InCall = fun() -> process_info(Pid, current_function) =:= Waits end,
-    Asleep = fun() -> process_info(Pid, status) =:= {status, waiting} end,
-    wait:until(fun() -> InCall() andalso Asleep() end, 60).
+%% Waits until these processes, and no others, wait for attributes.
+asleep(Zone, Pids) ->
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= length(Pids) end, 60),
+    lists:foreach(fun timed_call:at_rest/1, Pids).
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),
@@ -329,8 +327,7 @@ a_killed_waiter_is_forgotten(Config) ->
         spawn(fun() -> getattr(Zone, ?NAME, never, infinity) end)
      || _ <- lists:seq(1, 1000)
     ],
-    lists:foreach(fun waits/1, Waiters),
-    1000 = proctab_nif:waiting(Zone),
+    asleep(Zone, Waiters),
     lists:foreach(fun tracked_child:kill/1, Waiters),
     wait:until(fun() -> proctab_nif:waiting(Zone) =:= 0 end, 60).
 

@@ -33,6 +33,7 @@ all() ->
         ets_tables_given_to_the_processes_change_nothing,
         the_watchdog_still_works_after_forged_messages,
         keepers_still_work_after_forged_messages,
+        calls_without_a_caller_change_nothing,
         raw_calls_are_answered_with_an_error,
         unknown_calls_are_answered_with_the_error_unknown_call,
         unknown_calls_to_the_sender_of_events_are_answered
@@ -321,6 +322,23 @@ keepers_still_work_after_forged_messages(_) ->
     ].
 
 %% Calls
+
+%% Such a call cannot be answered.
+calls_without_a_caller_change_nothing(_) ->
+    #{zone := Name, events := Events, tracker := Tracker} = Zone = populate(?FUNCTION_NAME),
+    Tags = [{self()}, {1, 2}, {make_ref(), make_ref()}, {nobody, tag}, {self(), tag, more}],
+    Callers = [self(), make_ref(), 1, nobody, {}, [self() | tag] | Tags],
+    Known = [subscribe, unsubscribe, wait, events, which_children],
+    Calls = [garbage, {terminate_child, started} | Known],
+    Messages = [{'$gen_call', From, Call} || From <- Callers, Call <- Calls],
+    unchanged(Zone, [Tracker, Events], Messages),
+    %% Nor does it while the zone stops.
+    Stopping = whereis(zone(Name)),
+    ok = sys:suspend(Name),
+    Stop = timed_call:calling(fun() -> gen_server:call(Name, shutdown, infinity) end),
+    [Stopping ! {'$gen_call', From, wait} || From <- Callers],
+    ok = sys:resume(Name),
+    {answer, ok} = timed_call:answer(Stop, ?LIMIT).
 
 %% The calls have the shapes of those that the functions of the library send. Their arguments are
 %% ones that these functions refuse.

@@ -422,22 +422,12 @@ a_forged_death_is_ignored(_) ->
 
 %% Other nodes
 
-%% Runs a case in a distributed node, and calls it with the name of another one.
+%% Runs a case in a distributed node with empty books, and calls it with the name of another node.
 beside_another_node(Case) ->
-    on_node(#{name => peer:random_name()}, fun() ->
+    tracked_process:beside_another_node(fun(_Peer, Node) ->
         process_flag(trap_exit, true),
         ok = ledger_backend:open(),
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
-        %% The case may have stopped it already.
-        try
-            Case(Node)
-        after
-            try
-                peer:stop(Peer)
-            catch
-                exit:_ -> ended
-            end
-        end
+        Case(Node)
     end).
 
 a_process_of_another_node_is_counted_down_when_it_dies(_) ->

@@ -1073,6 +1073,8 @@ value({tuple, Parts}, State) ->
     list_to_tuple([value(Part, State) || Part <- Parts]);
 value({map, Pairs}, State) ->
     maps:from_list([{Key, value(Part, State)} || {Key, Part} <- Pairs]);
+value({map_of, Pairs}, State) ->
+    maps:from_list([value(Pair, State) || Pair <- Pairs]);
 value({deep, Depth, Part}, State) ->
     Wrap = fun(Level, Inner) -> wrapped(Level rem 3, Inner) end,
     lists:foldl(Wrap, value(Part, State), lists:seq(1, Depth));

@@ -63,6 +63,7 @@ operation(attribute, Zone, Name, Keys) ->
     Key = pick(Keys),
     pick([
         {call, tracker, setattr, [Z, Name, {list, pairs(Zone, Keys)}]},
+        {call, tracker, setattr, [Z, Name, {map_of, [{tuple, attribute(Zone, Keys)}]}]},
         {call, tracker, setattr, [Z, Name | attribute(Zone, Keys)]},
         {call, tracker, setattr, [Z, Name, Key, number()]},
         {call, tracker, delattr, [Z, Name, Key]},

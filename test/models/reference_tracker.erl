@@ -585,6 +585,8 @@ answer(which_children, Zone) ->
         {Name, visible(Child), Type, Modules}
      || #child{name = Name, spec = #{type := Type, modules := Modules}} = Child <- children(Zone)
     ];
+answer({setattr, Name, Attributes}, Zone) when is_map(Attributes) ->
+    answer({setattr, Name, maps:to_list(Attributes)}, Zone);
 answer({setattr, Name, Attributes}, Zone) ->
     true = is_integer(length(Attributes)),
     Pairs = [Pair || {_, _} = Pair <- Attributes],

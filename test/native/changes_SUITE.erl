@@ -1,9 +1,9 @@
-%% Promise: "Nothing that can be rescheduled comes after a change." A native call that has too
-%% much to convert begins anew on a dirty scheduler; whatever its arguments, it makes its change
-%% exactly once, and answers what that change was.
+%% Promise: a call that has changed something is not rescheduled. A native call whose terms cost too
+%% much begins anew on a dirty scheduler. Whatever its arguments, it makes its change exactly once,
+%% and returns the result of this change.
 %%
-%% changes/0 is a table of all native functions that change something: each is called with terms
-%% that are over the limit of a normal scheduler.
+%% The suite has tables of all native functions that change something. Each is called with terms
+%% over the budget of a normal scheduler.
 -module(changes_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -46,19 +46,19 @@ suite() ->
 
 all() ->
     [
-        each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing,
+        each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing,
         a_change_of_a_long_name_is_made_once,
         a_change_of_a_long_key_or_value_is_made_once,
-        a_change_that_is_told_to_a_listener_is_made_and_told_once,
-        a_reason_that_no_table_takes_is_told_by_an_atom,
+        a_change_with_an_event_is_made_once_and_sends_one_event,
+        a_reason_that_is_too_large_is_an_atom_in_the_event,
         a_change_among_many_waiters_is_made_once,
         a_registration_of_a_long_name_is_made_once,
         a_call_that_changes_nothing_may_still_be_rescheduled
     ].
 
-%% The table
+%% The tables
 
-each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing(_) ->
+each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
     Known =
         [
             Function
@@ -69,7 +69,7 @@ each_native_function_is_in_the_table_or_takes_no_terms_or_changes_nothing(_) ->
     Stubs = proctab_nif:module_info(exports) -- [{module_info, 0}, {module_info, 1}],
     ?assertEqual(lists:sort(Stubs), lists:usort(Known)).
 
-%% Changing functions that take nothing that could be long.
+%% Functions that change something, without arguments that could be long.
 without_terms() ->
     [{zone_open, 1}, {zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}].
@@ -96,7 +96,7 @@ reading() ->
             {counts_page, 2}
         ].
 
-%% Each gets a zone in which nobody has the name. The calling process is the keeper.
+%% Each fun gets a zone in which no child has the name. The calling process is the keeper.
 of_names() ->
     [
         {{insert, 5}, fun(Zone, Name) ->
@@ -222,7 +222,7 @@ gone(Zone, Name) ->
     undefined = kept(Zone, self()),
     0 = proctab_nif:count(Zone).
 
-%% Each gets a zone with the running child `name'.
+%% Each fun gets a zone with the running child `name`.
 of_keys() ->
     [
         {{setattr, 3}, fun(Zone, Key) ->
@@ -260,7 +260,7 @@ with_key(Then) ->
         [{Key, 2}] = attrs(Zone, name)
     end.
 
-%% As above.
+%% Each fun gets a zone with the running child `name`.
 of_values() ->
     [
         {{insert, 5}, fun(Zone, Spec) ->
@@ -294,8 +294,8 @@ of_values() ->
         end}
     ].
 
-%% Each gets a table of processes, of which the calling process is the server, another process,
-%% and that one's name.
+%% Each fun gets a table of processes whose server is the calling process, another process, and a
+%% name for it.
 of_registrations() ->
     [
         {{register, 3}, registered(fun(_, _, _) -> ok end)},
@@ -364,7 +364,7 @@ a_change_of_a_long_name_is_made_once(_) ->
      || {Name, {Function, Change}} <- with_names(of_names())
     ].
 
-%% Those that only answer the name do not hash it.
+%% Functions that only return the name do not hash it.
 with_names(Changes) ->
     [{Name, Change} || Name <- long(), Change <- Changes] ++
         [
@@ -401,8 +401,8 @@ left_in_zone(Change, Term, Prepare) ->
         ok = proctab_nif:zone_close(Zone)
     end).
 
-%% The listener's copy of name and reason is paid for, too.
-a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
+%% The copies of name and reason for the subscriber cost, too.
+a_change_with_an_event_is_made_once_and_sends_one_event(_) ->
     Changes = [
         {{insert, 5}, fun(Zone, Name) ->
             Secret = listen(Zone),
@@ -429,7 +429,7 @@ a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
         in_zone(Function, Change, Name, fun(_) -> ok end)
      || Name <- long(), {Function, Change} <- Changes
     ],
-    %% And when only the reason is long.
+    %% The same with a long reason alone.
     Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
     Ends = [
         {{terminating, 3}, fun(Zone, Reason) -> true = terminating(Zone, name, Reason) end},
@@ -446,13 +446,13 @@ a_change_that_is_told_to_a_listener_is_made_and_told_once(_) ->
         end
     end,
     [in_zone(Function, Told(End), Reason, Prepare) || Reason <- long(), {Function, End} <- Ends],
-    %% Where nobody listens, it is not looked at.
+    %% Without a subscriber, the reason is not converted.
     [stays(Function, End, Reason, Prepare) || Reason <- long(), {Function, End} <- Ends].
 
 stays(Function, Change, Term, Prepare) ->
     ?assertEqual([], [Left || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function]).
 
-a_reason_that_no_table_takes_is_told_by_an_atom(_) ->
+a_reason_that_is_too_large_is_an_atom_in_the_event(_) ->
     Zone = ?FUNCTION_NAME,
     _ = proctab_nif:zone_open(Zone),
     Secret = listen(Zone),
@@ -471,7 +471,7 @@ events(Secret) ->
     after 0 -> []
     end.
 
-%% Who adds an attribute wakes all of them, exactly once.
+%% A new attribute wakes all waiters, exactly once.
 a_change_among_many_waiters_is_made_once(_) ->
     Changes = [
         {{setattr, 3}, fun(Zone) -> ok = setattr(Zone, name, [{key, 1}]) end},
@@ -510,7 +510,7 @@ a_registration_of_a_long_name_is_made_once(_) ->
      || {Name, {Function, Change}} <- with_names(of_registrations())
     ].
 
-%% What it answers is long.
+%% The result is long.
 a_call_that_changes_nothing_may_still_be_rescheduled(_) ->
     Current = lists:seq(1, 20000),
     leaves({cas, 5}, fun() ->
@@ -523,7 +523,7 @@ a_call_that_changes_nothing_may_still_be_rescheduled(_) ->
 leaves(Function, Fun) ->
     ?assertEqual([Function], [Left || Left <- scheduling:left(Fun), Left =:= Function]).
 
-%% Terms that are too long for a normal scheduler.
+%% Terms over the budget of a normal scheduler.
 long() ->
     List = lists:seq(1, 5000),
     [
@@ -534,6 +534,6 @@ long() ->
         [make_ref() || _ <- List]
     ].
 
-%% These only when they are hashed.
+%% Terms over this budget only when they are hashed.
 long_as_key() ->
     [binary:copy(<<"name">>, 50000), <<1:3>>].

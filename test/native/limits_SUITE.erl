@@ -1,8 +1,8 @@
-%% Promise: "The longest time that a scheduler is held, under any call: 1 ms." A call that
-%% converts much goes to a dirty scheduler, however its work is divided; one that stays counts as
-%% the work that it does. And no term is taken that would unfold to over a gigabyte.
+%% Promise: no call holds a normal scheduler for long. A call with much work moves to a dirty
+%% scheduler, however this work is divided, and any other call is charged the reductions of its
+%% work. A term whose copy would take over a gigabyte is refused.
 %%
-%% Nothing here is timed. Each case has a zone of its own name, in which the child ?NAME runs.
+%% No case measures time. Each has a zone with the name of the case, in which the child ?NAME runs.
 -module(limits_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -20,20 +20,20 @@ suite() ->
 
 all() ->
     [
-        a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map,
-        a_call_leaves_the_scheduler_when_its_parts_are_much_together,
-        a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes,
-        a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is,
-        who_waits_for_a_long_name_stops_on_another_scheduler,
-        a_call_leaves_the_scheduler_when_it_moves_ten_thousand_who_wait,
-        a_call_leaves_the_scheduler_when_it_moves_or_sees_ten_thousand_names,
-        ordinary_calls_stay_where_they_are,
-        what_was_set_on_a_dirty_scheduler_is_all_there,
-        a_call_that_converts_much_counts_as_much,
-        a_call_that_converts_little_counts_as_any_other,
-        a_page_of_a_list_counts_as_much_as_is_in_it,
-        an_unaligned_binary_is_looked_at_once,
-        of_many_unaligned_binaries_two_are_copied_at_a_time
+        a_term_whose_copy_takes_a_gigabyte_is_refused_anywhere_in_a_map,
+        a_call_is_rescheduled_when_its_terms_together_cost_much,
+        a_call_that_reads_thousands_of_attributes_is_rescheduled,
+        a_call_with_a_bitstring_of_unknown_size_is_rescheduled,
+        waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler,
+        a_call_that_moves_ten_thousand_waiters_is_rescheduled,
+        a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled,
+        ordinary_calls_are_not_rescheduled,
+        all_attributes_set_on_a_dirty_scheduler_are_there,
+        a_call_that_converts_much_is_charged_many_reductions,
+        a_call_that_converts_little_is_charged_few_reductions,
+        a_page_of_a_list_is_charged_for_its_content,
+        an_unaligned_binary_is_copied_once_at_a_time,
+        of_many_unaligned_binaries_at_most_two_are_copied_at_a_time
     ].
 
 init_per_testcase(Case, Config) ->
@@ -46,9 +46,9 @@ end_per_testcase(Case, _Config) ->
 zone(Config) ->
     proplists:get_value(zone, Config).
 
-%% A small map, but for one value: 26 list cells, that copying would make 67 million. In a map of
-%% so many keys the limit is reached within the map.
-a_term_that_would_unfold_to_a_gigabyte_is_refused_wherever_it_stands_in_a_map(Config) ->
+%% A map with one value of 26 list cells, whose copy would have 67 million. The map has so many keys
+%% that the limit is reached within it.
+a_term_whose_copy_takes_a_gigabyte_is_refused_anywhere_in_a_map(Config) ->
     Zone = zone(Config),
     Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 26)),
     Map = maps:from_list([{N, N + 0.5} || N <- lists:seq(1, 1300)]),
@@ -75,9 +75,9 @@ outcome(Call, Term) ->
         error:badarg -> badarg
     end.
 
-%% Leaving the scheduler
+%% Moving to a dirty scheduler
 
-a_call_leaves_the_scheduler_when_its_parts_are_much_together(Config) ->
+a_call_is_rescheduled_when_its_terms_together_cost_much(Config) ->
     Zone = zone(Config),
     Encoded = [{N, lists:seq(1, 400)} || N <- lists:seq(1, 100)],
     Binaries = [{N, binary:copy(<<N>>, 4000)} || N <- lists:seq(1, 200)],
@@ -92,23 +92,23 @@ a_call_leaves_the_scheduler_when_its_parts_are_much_together(Config) ->
      || Pairs <- [Encoded, Binaries, Copied, Several]
     ].
 
-a_call_leaves_the_scheduler_when_it_has_to_look_at_thousands_of_attributes(Config) ->
+a_call_that_reads_thousands_of_attributes_is_rescheduled(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, [{N, N} || N <- lists:seq(1, 5000)]),
     ?assertEqual([{attrs, 3}], left(fun() -> info(Zone, ?NAME, [1]) end)),
     ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
 
-%% The VM tells no native function how long a bitstring is that is not whole bytes, nor whether it
-%% is a part of a larger one.
-a_call_leaves_the_scheduler_when_it_cannot_know_how_long_a_key_is(Config) ->
+%% A native function cannot ask for the size of a bitstring that is not whole bytes, nor whether it
+%% is part of a larger one.
+a_call_with_a_bitstring_of_unknown_size_is_rescheduled(Config) ->
     Zone = zone(Config),
     ?assertEqual([{find, 2}], left(fun() -> find(Zone, <<1:3>>) end)),
     ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, {key, <<1:3>>}, value) end)),
     ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, key, <<1:3>>) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, key) end)).
 
-who_waits_for_a_long_name_stops_on_another_scheduler(Config) ->
+waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler(Config) ->
     Zone = zone(Config),
     Wait = fun(Name) ->
         {Waits, _, _} = proctab_nif:wait_for(Zone, Name),
@@ -117,9 +117,9 @@ who_waits_for_a_long_name_stops_on_another_scheduler(Config) ->
     ?assertEqual([{stop_waiting, 1}, {wait_for, 2}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
     ?assertEqual([], left(fun() -> Wait(?NAME) end)).
 
-%% Those of one name are moved at once when there is no room for one more. Between 10,000 and
-%% 20,000 that happens once, as in any map.
-a_call_leaves_the_scheduler_when_it_moves_ten_thousand_who_wait(Config) ->
+%% The waiters of a name are in a map that moves all of them when it grows. Between 10,000 and
+%% 20,000 this happens once.
+a_call_that_moves_ten_thousand_waiters_is_rescheduled(Config) ->
     Zone = zone(Config),
     Self = self(),
     Wait = fun() -> Self ! {kept, proctab_nif:wait_for(Zone, crowd)} end,
@@ -133,8 +133,8 @@ a_call_leaves_the_scheduler_when_it_moves_ten_thousand_who_wait(Config) ->
     ),
     ?assertEqual([], [stays || {Waits, _, _} <- Waiting, proctab_nif:stop_waiting(Waits)]).
 
-%% So are the names of a process.
-a_call_leaves_the_scheduler_when_it_moves_or_sees_ten_thousand_names(_) ->
+%% The names of a process are in such a map, too.
+a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled(_) ->
     Pid = self(),
     ok = proctab_nif:processes_open(?FUNCTION_NAME, Pid),
     [ok = proctab_nif:register(?FUNCTION_NAME, Pid, N) || N <- lists:seq(1, 10000)],
@@ -155,7 +155,7 @@ a_call_leaves_the_scheduler_when_it_moves_or_sees_ten_thousand_names(_) ->
     ?assertEqual([], Left(unregister, [1])),
     ok = proctab_nif:processes_close(?FUNCTION_NAME).
 
-ordinary_calls_stay_where_they_are(Config) ->
+ordinary_calls_are_not_rescheduled(Config) ->
     Zone = zone(Config),
     Values = [
         1,
@@ -183,16 +183,16 @@ ordinary_calls_stay_where_they_are(Config) ->
     ],
     [?assertEqual([], left(Call)) || Call <- Calls].
 
-what_was_set_on_a_dirty_scheduler_is_all_there(Config) ->
+all_attributes_set_on_a_dirty_scheduler_are_there(Config) ->
     Zone = zone(Config),
     Pairs = [{N, [N | lists:seq(1, 400)]} || N <- lists:seq(1, 499)],
     ok = setattr(Zone, ?NAME, Pairs),
     ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME))),
     ?assertEqual(Pairs, lists:sort(info(Zone, ?NAME, lists:seq(1, 499)))).
 
-%% Reductions: a time slice has 4,000
+%% Reductions, of which a time slice has 4,000
 
-a_call_that_converts_much_counts_as_much(Config) ->
+a_call_that_converts_much_is_charged_many_reductions(Config) ->
     Zone = zone(Config),
     List = lists:seq(1, 1500),
     Calls = [
@@ -205,7 +205,7 @@ a_call_that_converts_much_counts_as_much(Config) ->
     ],
     [?assert(Reductions > 1000, Reductions) || Call <- Calls, Reductions <- [reductions(Call)]].
 
-a_call_that_converts_little_counts_as_any_other(Config) ->
+a_call_that_converts_little_is_charged_few_reductions(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
     Calls = [
@@ -217,13 +217,13 @@ a_call_that_converts_little_counts_as_any_other(Config) ->
     ],
     [?assert(Reductions < 100, Reductions) || Call <- Calls, Reductions <- [reductions(Call)]].
 
-a_page_of_a_list_counts_as_much_as_is_in_it(Config) ->
+a_page_of_a_list_is_charged_for_its_content(Config) ->
     Zone = zone(Config),
     [open(Zone, Name) || Name <- lists:seq(1, 1000)],
     [ok = setattr(Zone, Name, [{a, {1, 2, 3}}, {b, <<"b">>}]) || Name <- lists:seq(1, 1000)],
     ?assert(reductions(fun() -> gen_tracker:list(Zone) end) > 10000).
 
-%% What a fun takes in a process of its own, without what that takes for itself.
+%% Returns the reductions of a fun, called by a process of its own.
 reductions(Fun) ->
     apart(fun() ->
         Count = fun() ->
@@ -236,10 +236,10 @@ reductions(Fun) ->
         Count() - Between - (Between - Before)
     end).
 
-%% The VM copies a binary that does not begin at a byte when a native function looks at it, and
-%% frees all such copies when that returns, also to go on on a dirty scheduler. What is measured
-%% here is the most on each scheduler.
-an_unaligned_binary_is_looked_at_once(Config) ->
+%% When a native function reads a binary that does not begin at a byte, the VM copies it, and frees
+%% the copies when the function returns or is rescheduled. Measured is the maximum on each
+%% scheduler.
+an_unaligned_binary_is_copied_once_at_a_time(Config) ->
     Zone = zone(Config),
     Size = 32000000,
     <<_:1, Unaligned:Size/binary, _/bitstring>> = <<0:((Size + 1) * 8)>>,
@@ -253,7 +253,7 @@ an_unaligned_binary_is_looked_at_once(Config) ->
     ],
     ?assertEqual({ok, {within, [Unaligned]}}, getattr(Zone, ?NAME, key)).
 
-of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
+of_many_unaligned_binaries_at_most_two_are_copied_at_a_time(Config) ->
     Zone = zone(Config),
     Size = 4000000,
     <<_:1, One:Size/binary, Other:Size/binary, _/bitstring>> = <<0:((2 * Size + 1) * 8)>>,
@@ -273,8 +273,8 @@ of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
     ],
     ?assertEqual({ok, {Other}}, getattr(Zone, ?NAME, 20)).
 
-%% The most bytes that were used for temporary copies, and by native functions, since this was
-%% asked last.
+%% Returns the maximum of bytes used for temporary copies and by native functions since the last
+%% call.
 most_temporary() ->
     lists:sum([
         Most

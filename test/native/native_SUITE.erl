@@ -1,8 +1,8 @@
-%% Promise: the native functions by which keepers and the tracker agree on a child: who has it,
-%% who may change what is known of it, and that a stop is never missed. Children may be processes
-%% of any node.
+%% Promise: the native functions of keepers and tracker keep a child's row consistent: only its
+%% keeper changes it, and no stop is missed. Children may be processes of any node.
 %%
-%% Each case opens a zone of its own name, of which the test's process is the owner and the keeper.
+%% Each case opens a zone with the name of the case. The process of the case is its owner, and the
+%% keeper of its children.
 -module(native_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -16,24 +16,24 @@ suite() ->
 
 all() ->
     [
-        find_alive_gives_no_child_that_is_dead,
-        a_child_of_another_node_counts_as_alive_and_one_of_an_earlier_life_as_dead,
-        kept_gives_the_row_of_a_keeper,
-        a_slowed_child_is_seen_as_such_and_counted_as_pending,
-        stop_marks_the_row_of_its_keeper_alone,
-        a_stopped_child_does_not_begin_to_run,
-        a_stopped_child_does_not_wait_for_another_start,
-        a_new_child_of_the_name_is_not_stopped,
-        the_next_keeper_of_a_stopped_child_is_told,
-        no_child_of_a_stopping_zone_begins_to_run,
-        a_keeper_sees_the_stop_or_the_stop_sees_the_state,
-        events_begin_with_a_secret_of_the_zone,
-        a_child_of_another_node_is_given_back_everywhere,
+        find_alive_returns_no_dead_child,
+        a_child_of_another_node_is_taken_as_alive_and_one_of_an_earlier_run_as_dead,
+        kept_returns_the_row_of_a_keeper,
+        a_slowed_child_is_counted_as_pending,
+        stop_marks_only_the_row_of_the_given_keeper,
+        a_stopped_child_does_not_become_running,
+        a_stopped_child_does_not_become_pending,
+        the_next_child_of_the_name_is_not_stopped,
+        the_next_keeper_of_a_stopped_child_learns_of_the_stop,
+        no_child_of_a_stopping_zone_becomes_running,
+        either_a_keeper_sees_the_stop_or_the_stop_sees_the_new_state,
+        events_begin_with_the_secret_of_the_zone,
+        every_function_returns_the_pid_of_a_child_of_another_node,
         a_child_of_another_node_can_be_started,
         pids_of_other_nodes_take_little_memory,
-        pids_of_other_nodes_are_the_same_just_when_they_are_equal,
-        pids_of_other_nodes_are_processes_of_tables,
-        a_name_without_child_and_attributes_takes_no_row
+        pids_of_other_nodes_are_the_same_only_if_they_are_equal,
+        a_table_of_processes_takes_pids_of_other_nodes,
+        a_name_without_child_and_attributes_has_no_row
     ].
 
 init_per_testcase(Case, Config) ->
@@ -45,7 +45,7 @@ end_per_testcase(_Case, _Config) ->
 
 %% Finding
 
-find_alive_gives_no_child_that_is_dead(_) ->
+find_alive_returns_no_dead_child(_) ->
     Zone = ?FUNCTION_NAME,
     {Child, Monitor} = spawn_monitor(fun() ->
         receive
@@ -65,7 +65,7 @@ find_alive_gives_no_child_that_is_dead(_) ->
     undefined = proctab_nif:find_alive(Zone, ?NAME),
     {messages, []} = process_info(self(), messages).
 
-a_child_of_another_node_counts_as_alive_and_one_of_an_earlier_life_as_dead(_) ->
+a_child_of_another_node_is_taken_as_alive_and_one_of_an_earlier_run_as_dead(_) ->
     Zone = ?FUNCTION_NAME,
     {Far, Earlier} = {far(), earlier()},
     true = proctab_nif:insert(Zone, far, self(), spec, Far),
@@ -74,7 +74,7 @@ a_child_of_another_node_counts_as_alive_and_one_of_an_earlier_life_as_dead(_) ->
     undefined = proctab_nif:find_alive(Zone, earlier),
     {ok, Earlier} = proctab_nif:find(Zone, earlier).
 
-kept_gives_the_row_of_a_keeper(_) ->
+kept_returns_the_row_of_a_keeper(_) ->
     Zone = ?FUNCTION_NAME,
     Other = keeper(),
     undefined = proctab_nif:kept(Zone, self()),
@@ -95,7 +95,7 @@ kept_gives_the_row_of_a_keeper(_) ->
     {ok, ?NAME} = proctab_nif:change_keeper(Zone, self(), New),
     undefined = proctab_nif:kept(Zone, self()),
     {?NAME, terminating, undefined, _} = proctab_nif:kept(Zone, New),
-    %% Of one who has none.
+    %% A process that keeps no child.
     undefined = proctab_nif:change_keeper(Zone, self(), Other),
     {other, launching, undefined, spec} = proctab_nif:kept(Zone, Other),
     true = said(New, fun() -> proctab_nif:remove(Zone, ?NAME) end),
@@ -105,7 +105,7 @@ kept_gives_the_row_of_a_keeper(_) ->
 
 %% States
 
-a_slowed_child_is_seen_as_such_and_counted_as_pending(_) ->
+a_slowed_child_is_counted_as_pending(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
     ok = proctab_nif:setattr(Zone, ?NAME, key, value),
@@ -131,7 +131,7 @@ a_slowed_child_is_seen_as_such_and_counted_as_pending(_) ->
 
 %% Stops
 
-stop_marks_the_row_of_its_keeper_alone(_) ->
+stop_marks_only_the_row_of_the_given_keeper(_) ->
     Zone = ?FUNCTION_NAME,
     Other = keeper(),
     false = proctab_nif:stop(Zone, ?NAME, self()),
@@ -141,7 +141,7 @@ stop_marks_the_row_of_its_keeper_alone(_) ->
     true = proctab_nif:running(Zone, ?NAME, Other),
     running = proctab_nif:stop(Zone, ?NAME, self()),
     running = proctab_nif:stop(Zone, ?NAME, self()),
-    %% It goes on running until it has ended.
+    %% The row stays `running` until the child has exited.
     {ok, Other} = proctab_nif:find(Zone, ?NAME),
     ok = proctab_nif:setattr(Zone, ?NAME, key, value),
     stopping = proctab_nif:terminating(Zone, ?NAME, normal),
@@ -149,7 +149,7 @@ stop_marks_the_row_of_its_keeper_alone(_) ->
     true = proctab_nif:remove(Zone, ?NAME),
     false = proctab_nif:stop(Zone, ?NAME, self()).
 
-a_stopped_child_does_not_begin_to_run(_) ->
+a_stopped_child_does_not_become_running(_) ->
     Zone = ?FUNCTION_NAME,
     _ = proctab_nif:listen(Zone),
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
@@ -161,7 +161,7 @@ a_stopped_child_does_not_begin_to_run(_) ->
     stopping = proctab_nif:terminating(Zone, ?NAME, normal),
     {messages, []} = process_info(self(), messages).
 
-a_stopped_child_does_not_wait_for_another_start(_) ->
+a_stopped_child_does_not_become_pending(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
     ok = proctab_nif:setattr(Zone, ?NAME, key, value),
@@ -171,7 +171,7 @@ a_stopped_child_does_not_wait_for_another_start(_) ->
     {terminating, undefined, _, spec} = proctab_nif:child(Zone, ?NAME),
     {ok, value} = proctab_nif:getattr(Zone, ?NAME, key).
 
-a_new_child_of_the_name_is_not_stopped(_) ->
+the_next_child_of_the_name_is_not_stopped(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
     launching = proctab_nif:stop(Zone, ?NAME, self()),
@@ -179,7 +179,7 @@ a_new_child_of_the_name_is_not_stopped(_) ->
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
     true = proctab_nif:running(Zone, ?NAME, self()).
 
-the_next_keeper_of_a_stopped_child_is_told(_) ->
+the_next_keeper_of_a_stopped_child_learns_of_the_stop(_) ->
     Zone = ?FUNCTION_NAME,
     New = keeper(),
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
@@ -187,7 +187,7 @@ the_next_keeper_of_a_stopped_child_is_told(_) ->
     {ok, ?NAME} = proctab_nif:change_keeper(Zone, self(), New),
     stopping = said(New, fun() -> proctab_nif:terminating(Zone, ?NAME, normal) end).
 
-no_child_of_a_stopping_zone_begins_to_run(_) ->
+no_child_of_a_stopping_zone_becomes_running(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
     ok = proctab_nif:zone_stop(Zone),
@@ -197,12 +197,12 @@ no_child_of_a_stopping_zone_begins_to_run(_) ->
     {terminating, undefined, _, spec} = proctab_nif:child(Zone, ?NAME),
     true = proctab_nif:remove(Zone, ?NAME).
 
-%% In each round a keeper says that its child runs while the zone, or the child, is stopped.
-a_keeper_sees_the_stop_or_the_stop_sees_the_state(_) ->
+%% In each round, a keeper reports that its child runs while the zone, or the child, is stopped.
+either_a_keeper_sees_the_stop_or_the_stop_sees_the_new_state(_) ->
     [meets_a_stop(Stop) || _ <- lists:seq(1, 2000), Stop <- [child, zone]].
 
 meets_a_stop(Stop) ->
-    Zone = a_keeper_sees_the_stop_or_the_stop_sees_the_state,
+    Zone = either_a_keeper_sees_the_stop_or_the_stop_sees_the_new_state,
     ok = proctab_nif:zone_close(Zone),
     Handle = proctab_nif:zone_open(Zone),
     Test = self(),
@@ -235,7 +235,7 @@ await(Ready) ->
 
 %% Events
 
-events_begin_with_a_secret_of_the_zone(_) ->
+events_begin_with_the_secret_of_the_zone(_) ->
     Zone = ?FUNCTION_NAME,
     {Far, Earlier} = {far(), earlier()},
     Secret = proctab_nif:listen(Zone),
@@ -260,7 +260,7 @@ events_begin_with_a_secret_of_the_zone(_) ->
 
 %% Children of other nodes
 
-a_child_of_another_node_is_given_back_everywhere(_) ->
+every_function_returns_the_pid_of_a_child_of_another_node(_) ->
     Zone = ?FUNCTION_NAME,
     [
         begin
@@ -299,7 +299,7 @@ a_child_of_another_node_can_be_started(_) ->
      || NoPid <- [make_ref(), launching, hd(erlang:ports())]
     ].
 
-%% An environment of its own for each would take 2,930 bytes.
+%% With an environment for each, a pid would take 2,930 bytes.
 pids_of_other_nodes_take_little_memory(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
@@ -318,7 +318,7 @@ pids_of_other_nodes_take_little_memory(_) ->
      || Pid <- strangers(), Value <- [Pid, {Pid, key}, [self(), Pid, self() | Pid], #{Pid => [Pid]}]
     ].
 
-pids_of_other_nodes_are_the_same_just_when_they_are_equal(_) ->
+pids_of_other_nodes_are_the_same_only_if_they_are_equal(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
     Pids = [self() | strangers()],
@@ -326,7 +326,7 @@ pids_of_other_nodes_are_the_same_just_when_they_are_equal(_) ->
     Pairs = lists:zip(Keys, lists:seq(1, length(Keys))),
     ok = proctab_nif:setattr(Zone, ?NAME, Pairs),
     ?assertEqual(lists:sort(Pairs), lists:sort(proctab_nif:attrs(Zone, ?NAME))),
-    %% Made anew, as a look-up does from a message.
+    %% Made again, like a pid that comes in a message.
     [
         {ok, N} = proctab_nif:getattr(Zone, ?NAME, binary_to_term(term_to_binary(Key)))
      || {Key, N} <- Pairs
@@ -337,7 +337,7 @@ pids_of_other_nodes_are_the_same_just_when_they_are_equal(_) ->
      || {Key, N} <- Pairs
     ].
 
-pids_of_other_nodes_are_processes_of_tables(_) ->
+a_table_of_processes_takes_pids_of_other_nodes(_) ->
     Table = ?FUNCTION_NAME,
     ok = proctab_nif:processes_open(Table, self()),
     [ok = proctab_nif:register(Table, Pid, {name, Pid}) || Pid <- strangers()],
@@ -354,7 +354,7 @@ processes(Table, From) ->
 
 %% Names without a child
 
-a_name_without_child_and_attributes_takes_no_row(_) ->
+a_name_without_child_and_attributes_has_no_row(_) ->
     Zone = ?FUNCTION_NAME,
     Names = lists:seq(1, 1000),
     [
@@ -369,23 +369,28 @@ a_name_without_child_and_attributes_takes_no_row(_) ->
      || _ <- [first, second]
     ],
     {[], done} = page(Zone, sizes),
-    %% A child's row stays without attributes.
+    %% The row of a child stays without attributes.
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
     ok = proctab_nif:setattr(Zone, ?NAME, key, 1),
     ok = proctab_nif:delattr(Zone, ?NAME, key),
     {[{?NAME, undefined, 0, _}], done} = page(Zone, sizes),
     true = proctab_nif:running(Zone, ?NAME, self()).
 
-%% Pids that are nearly the same, of nodes that are not there.
+%% Pids that differ little, of nodes that do not run.
 strangers() ->
     Long = binary:copy(<<"n">>, 255),
-    [prop_terms:remote_pid(Node, Id, Serial, Creation)
-     || Node <- [<<"a@b">>, <<"a@c">>, Long, atom_to_binary(node())], Id <- [1, 2], Serial <- [0, 1], Creation <- [1, 16#ffffffff]].
+    [
+        prop_terms:remote_pid(Node, Id, Serial, Creation)
+     || Node <- [<<"a@b">>, <<"a@c">>, Long, atom_to_binary(node())],
+        Id <- [1, 2],
+        Serial <- [0, 1],
+        Creation <- [1, 16#ffffffff]
+    ].
 
 far() ->
     prop_terms:remote_pid(<<"far@away">>, 71, 3, 9).
 
-%% Of this node, before it was started.
+%% A pid of an earlier run of this node.
 earlier() ->
     Pid = prop_terms:remote_pid(atom_to_binary(node()), 71, 3, 1),
     true = node(Pid) =:= node(),
@@ -406,7 +411,7 @@ page(Zone, From, What, Acc) ->
         {More, Next} -> page(Zone, Next, What, More)
     end.
 
-%% A process that says to the table what it is told to say; what it was answered.
+%% Starts a process that calls the funs it is sent.
 keeper() ->
     spawn_link(fun Keeper() ->
         receive

@@ -1,8 +1,8 @@
-%% Promise: the module of the native functions may be deleted, purged and loaded again in a
-%% running system. All tables are there, all names and keys are found, handles and places among
-%% waiters mean what they meant, and tables go with their owners.
+%% Promise: the module of the native functions may be deleted, purged and loaded again in a running
+%% system. Tables, names and keys are still there, handles and waiters are still valid, and tables
+%% are removed with their owners.
 %%
-%% Each case runs in a VM of its own.
+%% Each case runs in a node of its own.
 -module(nif_reload_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -15,9 +15,9 @@ suite() ->
 all() ->
     [
         names_and_keys_are_found_after_a_reload,
-        handles_mean_what_they_meant,
-        who_waits_is_woken,
-        tables_go_with_their_owners,
+        handles_are_valid_after_a_reload,
+        waiters_are_woken_after_a_reload,
+        tables_are_removed_with_their_owners_after_a_reload,
         a_zone_goes_on_and_stops_in_order,
         the_library_stays_in_memory
     ].
@@ -25,13 +25,13 @@ all() ->
 names_and_keys_are_found_after_a_reload(_) ->
     ok = tracked_process:on_node(#{}, fun names_and_keys/0).
 
-handles_mean_what_they_meant(_) ->
+handles_are_valid_after_a_reload(_) ->
     ok = tracked_process:on_node(#{}, fun handles/0).
 
-who_waits_is_woken(_) ->
+waiters_are_woken_after_a_reload(_) ->
     ok = tracked_process:on_node(#{}, fun waiters/0).
 
-tables_go_with_their_owners(_) ->
+tables_are_removed_with_their_owners_after_a_reload(_) ->
     ok = tracked_process:on_node(#{}, fun owners/0).
 
 a_zone_goes_on_and_stops_in_order(_) ->
@@ -43,7 +43,7 @@ the_library_stays_in_memory(_) ->
         _ -> {skip, "no /proc"}
     end.
 
-%% In the other VM
+%% In the other node
 
 reload() ->
     true = code:delete(proctab_nif),
@@ -54,7 +54,7 @@ reload() ->
 names_and_keys() ->
     _ = proctab_nif:zone_open(zone),
     ok = proctab_nif:processes_open(table, self()),
-    %% Short ones, encoded ones, and copies.
+    %% Short terms, encoded terms, and copies.
     Names = [
         a,
         1.5,
@@ -118,7 +118,7 @@ handles() ->
         end
      || {Zone, Handle} <- Handles
     ],
-    %% What is no handle of a zone is none after a reload.
+    %% A reference that is no handle of a zone is none after a reload either.
     NoHandles = [
         make_ref(),
         atomics:new(1, []),
@@ -167,7 +167,7 @@ waiters() ->
     true = proctab_nif:stop_waiting(Second),
     false = proctab_nif:stop_waiting(Second),
     1 = proctab_nif:waiting(zone),
-    %% Forgotten with the process that has the last place.
+    %% The waiter is removed with its process, which has the last handle.
     {Pid, Monitor} = spawn_monitor(fun() ->
         _ = proctab_nif:wait_for(zone, other),
         2 = proctab_nif:waiting(zone),
@@ -179,7 +179,7 @@ waiters() ->
     tracked_process:eventually(fun() -> proctab_nif:waiting(zone) =:= 1 end),
     ok.
 
-%% A term that is kept as a copy.
+%% A term that is stored as a copy.
 make_ref_of(N) ->
     persistent_term:get({?MODULE, N}, undefined) =/= undefined orelse
         persistent_term:put({?MODULE, N}, make_ref()),
@@ -209,7 +209,7 @@ owners() ->
     ok = proctab_nif:processes_open(table, self()),
     ok.
 
-%% Its thread is still there.
+%% The collector's thread still runs.
 library() ->
     _ = proctab_nif:tables(),
     true = is_mapped(),

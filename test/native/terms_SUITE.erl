@@ -1,8 +1,8 @@
-%% Promise: names, keys and values may be any terms; they are compared with `=:=` and come back
-%% exactly as they went in; large binaries are shared, and references and funs go on working after
-%% the process that stored them is gone.
+%% Promise: names, keys and values may be any terms. They are compared by `=:=`, and come back
+%% exactly. Large binaries are shared. References and funs work after the death of the process that
+%% stored them.
 %%
-%% The terms and the properties are in prop_terms. Each case has a zone of its own name.
+%% Terms and properties are in prop_terms. Each case has a zone with the name of the case.
 -module(terms_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -28,12 +28,12 @@ all() ->
         binaries_of_every_size_come_back_exactly,
         nearly_equal_terms_are_different_keys,
         nearly_equal_terms_are_different_names,
-        maps_that_grew_in_different_ways_are_the_same_name_and_key,
+        equal_maps_made_in_different_ways_are_the_same_name_and_key,
         minus_zero_comes_back_as_minus_zero,
         a_large_binary_is_shared_on_the_way_in_and_on_the_way_out,
-        nothing_stored_keeps_a_binary_that_it_is_a_part_of,
-        nothing_stored_keeps_a_binary_that_grows,
-        a_whole_binary_beside_parts_is_shared,
+        a_stored_part_keeps_no_larger_binary_in_memory,
+        a_stored_binary_keeps_no_spare_room_of_one_that_grows,
+        a_whole_binary_next_to_parts_is_shared,
         a_deep_term_with_a_part_of_a_binary_comes_back,
         an_atomics_reference_works_after_its_creator_died,
         a_counters_reference_works_after_its_creator_died,
@@ -50,7 +50,7 @@ end_per_testcase(Case, _Config) ->
 zone(Config) ->
     proplists:get_value(zone, Config).
 
-%% The zone, with the child ?NAME in it.
+%% Returns the zone of the case, and starts the child ?NAME in it.
 with_child(Config) ->
     Zone = zone(Config),
     _ = open(Zone, ?NAME),
@@ -131,7 +131,7 @@ nearly_equal_terms_are_different_names(Config) ->
 numbered(Terms) ->
     lists:zip(lists:seq(1, length(Terms)), Terms).
 
-maps_that_grew_in_different_ways_are_the_same_name_and_key(Config) ->
+equal_maps_made_in_different_ways_are_the_same_name_and_key(Config) ->
     Zone = zone(Config),
     [
         begin
@@ -149,7 +149,7 @@ maps_that_grew_in_different_ways_are_the_same_name_and_key(Config) ->
      || Size <- [2, 31, 32, 33, 34, 500]
     ].
 
-%% `-0.0 =:= 0.0` before OTP 27, so one is told from the other by its bits.
+%% `-0.0 =:= 0.0` before OTP 27, so the case compares bits.
 minus_zero_comes_back_as_minus_zero(Config) ->
     Zone = with_child(Config),
     [
@@ -163,9 +163,9 @@ minus_zero_comes_back_as_minus_zero(Config) ->
      || Zero <- [-0.0, 0.0, -0.0]
     ].
 
-%% What is shared, and what outlives its creator
+%% Shared binaries, and terms that outlive their creators
 
-%% The VM names each large binary in memory: who wrote it and who reads it hold the same one.
+%% The VM shows an address for each large binary: writer and reader refer to the same one.
 a_large_binary_is_shared_on_the_way_in_and_on_the_way_out(Config) ->
     Zone = with_child(Config),
     Size = 1000003,
@@ -184,8 +184,8 @@ a_large_binary_is_shared_on_the_way_in_and_on_the_way_out(Config) ->
         Read <- prop_terms:readings(Zone, ?NAME, frame)
     ].
 
-%% "Nothing stored keeps a larger binary alive that it is a part of."
-nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
+%% A stored part of a binary does not keep the larger binary in memory.
+a_stored_part_keeps_no_larger_binary_in_memory(Config) ->
     Zone = with_child(Config),
     [
         begin
@@ -210,8 +210,8 @@ nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
         Term <- within(Part)
     ].
 
-%% Parts of a large binary: in the middle, at its begin, at its end, and not beginning, or not
-%% ending, at a byte.
+%% Parts of a large binary: in the middle, at the beginning, at the end, and such that do not begin,
+%% or end, at a byte.
 parts(Size) ->
     Large = binary:copy(<<"large binary">>, 100000),
     <<_:3, Unaligned:Size/binary, _/bits>> = Large,
@@ -223,10 +223,10 @@ parts(Size) ->
         Unaligned,
         Bits
     ] ++
-        %% All but a byte.
+        %% All bytes but one.
         [binary:part(Large, Begin, byte_size(Large) - 1) || Size =:= 0, Begin <- [0, 1]].
 
-%% The references keep the term from being encoded.
+%% Terms with references are stored as copies, not encoded.
 within(Part) ->
     [
         Part,
@@ -248,13 +248,14 @@ within(Part) ->
         ]
     ].
 
-%% The binaries that the calling process has something of, and that are larger than what it has.
+%% Returns the sizes of binaries that the calling process refers to and that are larger than any
+%% part of the term.
 too_large(Term) ->
     Shown = lists:usort([(bit_size(Binary) + 7) div 8 || Binary <- binaries(Term)]),
     true = erlang:garbage_collect(),
     {binary, Kept} = process_info(self(), binary),
     TooLarge = [Size || {_, Size, _} <- Kept, not lists:member(Size, Shown)],
-    %% It is used until here.
+    %% Keeps the term alive until here.
     true = is_integer(erlang:phash2(Term)),
     TooLarge.
 
@@ -264,9 +265,9 @@ binaries(Tuple) when is_tuple(Tuple) -> binaries(tuple_to_list(Tuple));
 binaries(Map) when is_map(Map) -> binaries(maps:to_list(Map));
 binaries(_) -> [].
 
-%% A binary to which its process appends has room for more; when somebody else looks at it, this
-%% ends.
-nothing_stored_keeps_a_binary_that_grows(Config) ->
+%% A binary that its process appends to has spare room. A reader of the binary must not keep this
+%% room.
+a_stored_binary_keeps_no_spare_room_of_one_that_grows(Config) ->
     Zone = with_child(Config),
     [
         begin
@@ -281,13 +282,13 @@ nothing_stored_keeps_a_binary_that_grows(Config) ->
             ?assertEqual([], apart(fun() -> too_large(Read()) end)),
             ?assertEqual({ok, Older}, getattr(Zone, ?NAME, older)),
             ?assertMatch({ok, {_, Grown, More}}, getattr(Zone, ?NAME, all)),
-            %% It may go on growing.
+            %% The process may still append to it.
             ?assertEqual(byte_size(Grown) + 2, byte_size(<<More/binary, 0>>))
         end
      || Size <- [1, 10, 100, 1000, 100000]
     ].
 
-a_whole_binary_beside_parts_is_shared(Config) ->
+a_whole_binary_next_to_parts_is_shared(Config) ->
     Zone = with_child(Config),
     Size = 1000003,
     Whole = binary:copy(<<7>>, Size),
@@ -361,8 +362,8 @@ a_table_identifier_works_after_its_writer_died(Config) ->
     ],
     [{1}, {2}] = lists:sort(ets:tab2list(Table)).
 
-%% A process stores what New makes, bare and within other terms, and dies. What is read counts on
-%% for all readers.
+%% A process stores what `New` returns, alone and within other terms, and exits. What is read still
+%% counts, for all readers.
 outlives_its_creator(Zone, New, Count) ->
     apart(fun() ->
         Made = New(),

@@ -1,7 +1,6 @@
-%% Promise: Elixir uses proctab as doc/elixir.md says. The guide's project, which is in
-%% examples/elixir, is made, built by mix with a dependency from git, and tested, by the commands
-%% of the guide. Its own tests are what proves the rest; they run the sessions of the guide as
-%% well.
+%% Promise: Elixir uses proctab as doc/elixir.md says. The project of the guide, in examples/elixir,
+%% is made, built by mix with a dependency from git, and tested, by the commands of the guide. The
+%% tests of the project check the rest, and run the sessions of the guide.
 -module(elixir_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -11,9 +10,8 @@
 -import(source_tree, [root/0]).
 
 -define(GUIDE, "doc/elixir.md").
-%% The address that the guide has for the repository.
 
-%% A cold build of the native library is among it.
+%% Includes a build of the native library from scratch.
 suite() ->
     [{timetrap, {minutes, 8}}].
 
@@ -23,7 +21,7 @@ all() ->
         the_project_passes_its_tests_by_the_commands_of_the_guide
     ].
 
-%% Sessions and commands are run.
+%% Sessions and commands are run by the other case, and by the project.
 every_block_of_elixir_is_in_the_project(_Config) ->
     Texts = [
         unindented(Text)
@@ -47,7 +45,7 @@ is_covered(_, "elixir", Block, Texts) ->
 is_covered(Document, _, _, _) -> Document =/= ?GUIDE.
 
 the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
-    %% All suites of a run share the folder.
+    %% All suites of a run share the folder of the configuration.
     Dir = filename:join(proplists:get_value(priv_dir, Config), "elixir"),
     ok = filelib:ensure_path(Dir),
     Project = filename:join(Dir, "example"),
@@ -65,8 +63,8 @@ the_project_passes_its_tests_by_the_commands_of_the_guide(Config) ->
     Result = io_lib:format("~w doctests, ~w tests, 0 failures\n", [Sessions, Tests]),
     ?assertNotEqual(nomatch, string:find(Output, Result), {Result, Output}).
 
-%% Nothing of the user's is written to but what cargo downloads; and what it compiles for the
-%% repository, a later run can use.
+%% The run writes to nothing of the user but cargo's downloads. A later run can use what cargo
+%% compiles for the repository.
 env(Dir) ->
     [
         {"HOME", Dir},
@@ -91,7 +89,7 @@ texts(Dir, Pattern) ->
      || File <- filelib:wildcard(Pattern, Dir)
     ].
 
-%% A block may stand deeper in a file than in the guide.
+%% A block may have a deeper indentation in a file than in the guide.
 unindented(Text) ->
     re:replace(Text, "^ +", "", [global, multiline, {return, list}]).
 

@@ -1,7 +1,6 @@
-%% Promise: a rebar3 project that has proctab as a dependency, in `_checkouts' or from a git
-%% repository, calls all three modules by their old names, beside the applications that two of the
-%% originals come from; in the shell, and from a release that is moved elsewhere, with the native
-%% library in it.
+%% Promise: a rebar3 project with proctab as a dependency, in `_checkouts` or from git, calls all
+%% three modules by the names of the originals, next to the applications of two of these: in the
+%% shell, and in a release that is moved elsewhere, with the native library in it.
 -module(example_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -10,7 +9,7 @@
 
 -import(source_tree, [root/0]).
 
-%% A cold build of the native library is among it.
+%% Includes a build of the native library from scratch.
 suite() ->
     [{timetrap, {minutes, 8}}].
 
@@ -53,13 +52,13 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
         "\", {branch, \"main\"}}},"
     ]),
     checkout(Project, "stats_hero"),
-    %% Its own clone is built, where a later run can use what was compiled for it; the tree's own
-    %% build is not to be touched.
+    %% The clone is built in a folder of its own, which a later run can use. The build of this tree
+    %% stays as it is.
     Target = filename:join(root(), "target/example"),
     ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
     assert_release_runs(Project, Config).
 
-%% This is why doc/swapping.md says to exclude it.
+%% doc/swapping.md says to exclude the module of the original.
 a_release_with_a_module_twice_is_refused(Config) ->
     Project = with_checkouts(project(?FUNCTION_NAME, Config)),
     edit(Project, "rebar.config", "{exclude_modules.*\\]\\}", "{exclude_modules, []}"),
@@ -79,7 +78,7 @@ a_release_with_a_module_twice_is_refused(Config) ->
 project(Case, Config) ->
     Project = filename:join(proplists:get_value(priv_dir, Config), atom_to_list(Case)),
     copy("examples/erlang", Project),
-    %% One node's name for each run of the tests.
+    %% Each run of the tests has a node name of its own.
     edit(Project, "config/vm.args", "example", ["example_", os:getpid()]),
     Project.
 
@@ -88,7 +87,7 @@ with_checkouts(Project) ->
     ok = file:make_symlink(root(), filename:join([Project, "_checkouts", "proctab"])),
     Project.
 
-%% A git repository of the tree as it is.
+%% Makes a git repository of this tree.
 repository(Config) ->
     Repository = filename:join(proplists:get_value(priv_dir, Config), "proctab"),
     _ = documents:repository(Repository),

@@ -1,10 +1,13 @@
-%% Promise: every block of code in README.md and in the guides runs as printed. A document is
-%% worked through as a reader would, from its first block to its last, in an empty folder:
+%% Promise: every block of code in README.md and in the guides runs as printed. The suite follows a
+%% document as a reader would, from its first block to its last, in an empty folder:
 %%
-%% - commands of the shell are run where the ones before them have led to; `make' is asked whether it has such a target;
-%% - a module, and the terms of a configuration, become the project's files of that name, once a command has made a project; before, a module is compiled,
-%%   and terms have to be some of doc/swapping.md, which have a test of their own;
-%% - what is typed into the Erlang shell is typed into one, the project's if it was started, and compared with what is printed under it.
+%% - It runs commands of the shell in the folder that the commands before have led to. It asks
+%%   `make` whether a target exists.
+%% - Once a command has made a project, modules and terms of a configuration become files of the
+%%   project. Before, a module is compiled, and terms must be some of doc/swapping.md, which cases
+%%   of their own test.
+%% - It types sessions into an Erlang shell, that of the project if one was started, and compares
+%%   the output with the guide.
 -module(guides_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -13,18 +16,17 @@
 
 -import(source_tree, [root/0]).
 
-%% The address that the documents have for the repository.
-%% Where Elixir is in, and which suite covers that. In doc/elixir.md, it covers all.
+%% The documents with blocks of Elixir, which elixir_SUITE covers. It covers all of doc/elixir.md.
 -define(ELIXIR, ["README.md", "doc/elixir.md"]).
 
-%% A cold build of the native library is among it.
+%% Includes a build of the native library from scratch.
 suite() ->
     [{timetrap, {minutes, 8}}].
 
 all() ->
     [
-        a_rule_covers_every_block,
-        every_link_between_documents_leads_somewhere,
+        every_block_is_covered,
+        every_link_between_documents_has_a_target,
         every_suite_and_target_that_documents_name_exists,
         no_line_of_a_document_is_longer_than_100_columns,
         the_figures_of_the_readme_are_those_of_the_results,
@@ -33,33 +35,41 @@ all() ->
         a_release_leaves_out_the_modules_of_the_originals
     ].
 
-a_rule_covers_every_block(_Config) ->
-    ?assertEqual([], [{Document, Line} || Document <- documents:names(), {Line, _, _} = Block <- documents:blocks(Document),
-                                          not is_covered(documents:kind(Block), Document)]),
+every_block_is_covered(_Config) ->
+    Uncovered = [
+        {Document, Line}
+     || Document <- documents:names(),
+        {Line, _, _} = Block <- documents:blocks(Document),
+        not is_covered(documents:kind(Block), Document)
+    ],
+    ?assertEqual([], Uncovered),
+    %% Each fence begins or ends a block.
     [
-        ?assertEqual({Document, documents:fences(Document)}, {
-            Document,
-            2 * length(documents:blocks(Document))
-        })
+        ?assertEqual(
+            {Document, documents:fences(Document)},
+            {Document, 2 * length(documents:blocks(Document))}
+        )
      || Document <- documents:names()
     ].
 
-every_link_between_documents_leads_somewhere(_Config) ->
+every_link_between_documents_has_a_target(_Config) ->
     Links = [{Document, Link} || Document <- documents:pages(), Link <- documents:links(Document)],
     ?assertNotEqual([], Links),
-    ?assertEqual([], [Link || Link <- Links, not leads_somewhere(Link)]).
+    ?assertEqual([], [Link || Link <- Links, not has_target(Link)]).
 
-leads_somewhere({Document, {"", Section}}) ->
+has_target({Document, {"", Section}}) ->
     lists:member(Section, documents:anchors(Document));
-leads_somewhere({Document, {Link, Section}}) ->
+has_target({Document, {Link, Section}}) ->
     File = filename:join(filename:dirname(Document), Link),
     filelib:is_file(filename:join(root(), File)) andalso
         (Section =:= "" orelse lists:member(Section, documents:anchors(File))).
 
 every_suite_and_target_that_documents_name_exists(_Config) ->
     Named = fun(Expression) ->
-        [{Document, Name} || Document <- documents:pages(),
-            Name <- documents:mentioned(Expression, Document)]
+        [
+            {Document, Name}
+         || Document <- documents:pages(), Name <- documents:mentioned(Expression, Document)
+        ]
     end,
     Suites = Named("\\b([a-z_]+_SUITE)\\b"),
     Exists = fun(Suite) -> filelib:wildcard("test/**/" ++ Suite ++ ".erl", root()) =/= [] end,
@@ -69,11 +79,13 @@ every_suite_and_target_that_documents_name_exists(_Config) ->
     _ = documents:run(root(), [], ["make -n ", lists:join(" ", Targets), " >/dev/null"]).
 
 no_line_of_a_document_is_longer_than_100_columns(_Config) ->
-    Long = [{Document, Line} || Document <- documents:pages(),
-        Line <- documents:long_lines(Document)],
+    Long = [
+        {Document, Line}
+     || Document <- documents:pages(), Line <- documents:long_lines(Document)
+    ],
     ?assertEqual([], Long).
 
-%% And so they are of one commit, which both name.
+%% So they are figures of the same commit.
 the_figures_of_the_readme_are_those_of_the_results(_Config) ->
     Results = documents:text("bench/results/results.md"),
     Rows = documents:mentioned("(?m)^(\\|.*\\d [nµm]?s \\|.*)$", "README.md"),
@@ -109,7 +121,7 @@ every_document_runs_as_printed(Config) ->
         documents:names() -- ["doc/elixir.md"]
     ).
 
-%% "This works in development and in releases alike."
+%% The override works in development and in releases.
 an_overridden_dependency_is_compiled_without_its_module(Config) ->
     Project = project([metrics, stats_hero], overrides, Config),
     Metrics = filename:join(Project, "_checkouts/metrics/src"),
@@ -141,7 +153,7 @@ a_release_leaves_out_the_modules_of_the_originals(Config) ->
         [stats_hero, stats_hero_app, stats_hero_sup], lists:sort(proplists:get_value(modules, Keys))
     ).
 
-%%% Reading on
+%%% Following a document
 
 read(Document, {Line, _, _} = Block, Reader) ->
     try
@@ -151,9 +163,12 @@ read(Document, {Line, _, _} = Block, Reader) ->
     end.
 
 read_block(make, {_, _, Commands}, Reader) ->
-    %% With a comment behind some of them.
-    [_ = documents:run(root(), [], ["make -n ", Target, " >/dev/null"])
-     || Command <- string:lexemes(Commands, "\n"), ["make", Target | _] <- [string:lexemes(Command, " ")]],
+    %% Some commands have a comment at the end.
+    [
+        _ = documents:run(root(), [], ["make -n ", Target, " >/dev/null"])
+     || Command <- string:lexemes(Commands, "\n"),
+        ["make", Target | _] <- [string:lexemes(Command, " ")]
+    ],
     Reader;
 read_block(commands, {_, _, Commands}, Reader) ->
     run_commands(string:lexemes(Commands, "\n"), Reader);
@@ -205,8 +220,8 @@ run_commands([Command | Commands], #{dir := Dir, env := Env} = Reader) ->
         Reader#{dir := Now, project := filelib:is_regular(filename:join(Now, "rebar.config"))}
     ).
 
-%% A session that begins with the first prompt is of a new shell, if the project's is not just at
-%% it.
+%% A session that begins with the first prompt gets a new shell, unless the project's shell is at
+%% this prompt.
 with_shell([{1, _, _} | _], #{shell := {new, Shell}} = Reader) ->
     Reader#{shell := Shell};
 with_shell([{1, _, _} | _] = Steps, #{dir := Dir} = Reader) ->
@@ -231,8 +246,8 @@ close(#{shell := Shell} = Reader) ->
     documents:close_shell(Shell),
     Reader#{shell := none}.
 
-%% The address leads to a repository of the tree as it is. What is compiled for it can be used by
-%% a later run.
+%% Returns an environment in which the documents' address leads to a repository of this tree. A
+%% later run can use what cargo compiles for it.
 env(Config) ->
     Repository = documents:repository(filename:join(folder(Config), "proctab")),
     [{"CARGO_TARGET_DIR", filename:join(root(), "target/example")} | Repository].
@@ -245,8 +260,8 @@ fragments() ->
      || Block <- documents:blocks("doc/swapping.md"), documents:kind(Block) =:= terms
     ]).
 
-%% The project in test/ with a fragment in its configuration, beside the dependency on proctab and
-%% those that it had before, which are in `_checkouts'.
+%% Makes the example's project with a fragment of doc/swapping.md in its configuration, a dependency
+%% on proctab, and the dependencies `Before`, which are in `_checkouts`.
 project(Before, Key, Config) ->
     Project = filename:join(folder(Config), atom_to_list(Key)),
     Fragments = fragments(),
@@ -258,15 +273,21 @@ project(Before, Key, Config) ->
         io_lib:format("~p.~n", [Term])
      || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]
     ]),
-    _ = documents:run(root(), [], ["cp -R examples/erlang/src '", Project, "' && mkdir '", Project, "/_checkouts' && ",
-                                   "cp -R test/stats_hero '", Project, "/_checkouts' && ln -s '", root(), "' '", Project, "/_checkouts/proctab'"]),
+    Checkouts = filename:join(Project, "_checkouts"),
+    Commands = [
+        ["cp -R examples/erlang/src '", Project, "'"],
+        ["mkdir '", Checkouts, "'"],
+        ["cp -R test/stats_hero '", Checkouts, "'"],
+        ["ln -s '", root(), "' '", Checkouts, "/proctab'"]
+    ],
+    _ = documents:run(root(), [], lists:join(" && ", Commands)),
     Project.
 
 write(File, Text) ->
     ok = filelib:ensure_dir(File),
     ok = file:write_file(File, Text).
 
-%% All suites of a run share theirs.
+%% All suites of a run share the folder of the configuration.
 folder(Config) ->
     Folder = filename:join(proplists:get_value(priv_dir, Config), "guides"),
     ok = filelib:ensure_path(Folder),

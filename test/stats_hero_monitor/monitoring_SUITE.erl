@@ -13,7 +13,7 @@
 -import(monitored_worker, [monitors/2]).
 -import(monitored_worker, [monitor/0, kill_monitor/0, idle/0, worker/0, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
--import(tracked_process, [kill/1, eventually/1, on_node/2]).
+-import(tracked_process, [kill/1, eventually/1]).
 -import(tracked_child, [down/1, together/1]).
 
 suite() ->
@@ -190,23 +190,14 @@ a_pid_that_is_already_dead_is_cleaned_up(_) ->
      || Times <- [1, 2, 3]
     ].
 
-%% Runs a case in a distributed node, and calls it with the peer and the name of another one.
+%% Runs a case in a distributed node with stats_hero, and calls it with the peer and the name of
+%% another node.
 beside_another_node(Case) ->
     StatsHero = filename:dirname(code:which(stats_hero)),
-    on_node(#{name => peer:random_name()}, fun() ->
+    tracked_process:beside_another_node(fun(Peer, Node) ->
         true = code:add_patha(StatsHero),
         {module, stats_hero} = code:ensure_loaded(stats_hero),
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
-        %% The case may have stopped it already.
-        try
-            Case(Peer, Node)
-        after
-            try
-                peer:stop(Peer)
-            catch
-                exit:_ -> ended
-            end
-        end
+        Case(Peer, Node)
     end).
 
 a_pid_of_another_node_is_cleaned_up(_) ->

@@ -1,6 +1,7 @@
-%% Promise: the mapping of a dead process that is registered at stats_hero_monitor is cleaned up, once
-%% for each registration, when other cleanups fail or hang, the monitor crashes, or its code is
-%% replaced. A process that has seen the mapping removed reads the new count, and the other way round.
+%% Promise: the mapping of a dead process that is registered at stats_hero_monitor is cleaned up,
+%% once for each registration, when other cleanups fail or hang, the monitor crashes, or its code
+%% is replaced. A process that has seen the mapping removed reads the new count, and the other way
+%% round.
 %%
 %% The application around the monitor is the stand-in of `test/stats_hero/`.
 -module(monitoring_failure_SUITE).

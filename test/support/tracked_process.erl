@@ -5,7 +5,7 @@
 -export([tracker/0, supervisor/1, kill_tracker/0, stop_tracker/0, init/1]).
 -export([idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1, empty/0, eventually/1]).
 -export([caller_in_backend/2, assert_no_table/1, table_gone/0]).
--export([on_node/2]).
+-export([on_node/2, beside_another_node/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -145,3 +145,7 @@ eventually(Condition) ->
 %% Runs a fun in another node, and returns its result.
 on_node(Options, Fun) ->
     other_node:run(Options, infinity, Fun).
+
+%% Runs a fun in a new node. The fun gets the peer process and the name of another new node.
+beside_another_node(Fun) ->
+    other_node:with_peer(Fun).

@@ -1,4 +1,4 @@
-%% The forms of a child spec, and what each leaves out.
+%% The forms of a child spec, and the defaults of what each leaves out.
 -module(gen_tracker_spec_tests).
 
 -include_lib("eunit/include/eunit.hrl").

@@ -1,5 +1,5 @@
 defmodule AttributesTest do
-  # Attributes with the terms of Elixir.
+  # Attributes with terms of Elixir.
   use ZoneCase
 
   defmodule Format do
@@ -10,7 +10,7 @@ defmodule AttributesTest do
     {:ok, pid: start_server(zone)}
   end
 
-  test "what is read is what was set", %{zone: zone, pid: pid} do
+  test "any term of Elixir comes back exactly", %{zone: zone, pid: pid} do
     values = [
       nil,
       true,
@@ -47,7 +47,7 @@ defmodule AttributesTest do
     assert Map.new(:gen_tracker.info(zone, "tv1")) == Map.new(Enum.with_index(values, &{&2, &1}))
   end
 
-  test "a keyword list is set in one step, and read as one", %{zone: zone} do
+  test "a keyword list is set in one step, and comes back as one", %{zone: zone} do
     assert :gen_tracker.setattr(zone, "tv1", format: :hls, bytes: 0) == :ok
     assert Enum.sort(:gen_tracker.info(zone, "tv1")) == [bytes: 0, format: :hls]
     assert :gen_tracker.info(zone, "tv1")[:format] == :hls
@@ -55,7 +55,7 @@ defmodule AttributesTest do
     assert :gen_tracker.getattr(zone, "tv1", :format) == :undefined
   end
 
-  test "many count at the same time, and none is lost", %{zone: zone} do
+  test "no increment of concurrent tasks is lost", %{zone: zone} do
     1..20
     |> Enum.map(fn _ ->
       Task.async(fn ->
@@ -67,7 +67,7 @@ defmodule AttributesTest do
     assert :gen_tracker.getattr(zone, "tv1", :viewers) == {:ok, 20_000}
   end
 
-  test "one of those who compare and set has set", %{zone: zone} do
+  test "one of many concurrent compare-and-set calls succeeds", %{zone: zone} do
     :ok = :gen_tracker.setattr(zone, "tv1", :owner, nil)
 
     answers =
@@ -79,7 +79,7 @@ defmodule AttributesTest do
     assert Enum.count(answers, &match?({{:error, {:current, ^owner}}, _}, &1)) == 19
   end
 
-  test "one who waits for an attribute is woken when it is set", %{zone: zone} do
+  test "a task that waits for an attribute is woken when it is set", %{zone: zone} do
     task = Task.async(fn -> :gen_tracker.getattr(zone, "tv1", :ready, :infinity) end)
     until_waiting(task.pid)
     :ok = :gen_tracker.setattr(zone, "tv1", :other, true)
@@ -90,12 +90,12 @@ defmodule AttributesTest do
 
   defp until_waiting(pid) do
     case Process.info(pid, [:status, :current_function]) do
-      [status: :waiting, current_function: {:gen_tracker, _, _}] -> :ok
+      [status: :waiting, current_function: {:gen_tracker_attributes, _, _}] -> :ok
       _ -> until_waiting(pid)
     end
   end
 
-  test "attributes are gone with the process", %{zone: zone} do
+  test "attributes are removed with the process", %{zone: zone} do
     Process.flag(:trap_exit, true)
     :ok = :gen_tracker.setattr(zone, "tv1", :format, :hls)
     :ok = Supervisor.terminate_child(zone, "tv1")

@@ -2,7 +2,7 @@ defmodule EventsTest do
   # Births and deaths, in order for each name.
   use ZoneCase
 
-  test "each birth and each death is told, in order", %{zone: zone} do
+  test "each birth and each death is sent as an event, in order", %{zone: zone} do
     {:ok, []} = :gen_tracker.subscribe(zone)
 
     pids =
@@ -19,14 +19,13 @@ defmodule EventsTest do
     refute_received {:gen_tracker, _, _}
   end
 
-  test "who subscribes is told who lives", %{zone: zone} do
+  test "a new subscriber gets the live children", %{zone: zone} do
     children = for name <- ["tv1", "tv2"], do: {name, start_server(zone, name)}
-    {:ok, told} = :gen_tracker.subscribe(zone)
-    assert Enum.sort(told) == children
+    {:ok, found} = :gen_tracker.subscribe(zone)
+    assert Enum.sort(found) == children
   end
 
-  test "a subscriber is told of the last deaths when the zone stops, and of an unregistered process",
-       %{zone: zone} do
+  test "the end of a zone, and unregistering, are sent as events", %{zone: zone} do
     {:ok, []} = :gen_tracker.subscribe(zone)
     Process.flag(:trap_exit, true)
     one = start_server(zone, 1)

@@ -5,7 +5,7 @@ defmodule ExampleTest do
 
   doctest Example
 
-  test "a stream is started once, counts, and says what it has counted when it ends" do
+  test "a stream is started once, counts its bytes, and logs their number when it ends" do
     opened = for _ <- 1..100, do: Task.async(fn -> Example.Stream.open("once") end)
     assert [{:ok, pid}] = Enum.uniq(Task.await_many(opened, :infinity))
     assert GenServer.call(pid, {:data, "some bytes"}) == 10
@@ -22,7 +22,7 @@ defmodule ExampleTest do
     assert Example.Channel.viewers("supervised") == 2
   end
 
-  test "a copy holds who lives, and is made anew with the zone" do
+  test "a copy has the live children, and is started again with the zone" do
     {:ok, pid} = Example.Stream.open("copied")
     assert copied()["copied"] == pid
     :ok = Supervisor.terminate_child(:streams, "copied")
@@ -33,12 +33,12 @@ defmodule ExampleTest do
     monitor = Process.monitor(copy)
     Process.exit(Process.whereis(:streams), :kill)
     assert_receive {:DOWN, ^monitor, :process, ^copy, _}
-    # Answers once it has started both again.
+    # This call returns once both are started again.
     assert [_, _] = Supervisor.which_children(Example.Supervisor)
     assert Example.Copy.children() == %{}
   end
 
-  # Whoever subscribes is answered by the process that tells all others, after what it has told them.
+  # The process that sends all events answers this call, after the events that it has sent before.
   defp copied do
     {:ok, _} = :gen_tracker.subscribe(:streams)
     Example.Copy.children()

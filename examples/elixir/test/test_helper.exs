@@ -1,8 +1,8 @@
-# Long enough for a machine that is busy with other things.
+# Long enough for a busy machine.
 ExUnit.start(assert_receive_timeout: 10_000)
 
 defmodule Server do
-  # A server for the tests; its init does what its argument says.
+  # A server for the tests. Its argument is the function that `init` calls.
   use GenServer
 
   def start_link(init, options), do: GenServer.start_link(__MODULE__, init, options)
@@ -26,7 +26,7 @@ defmodule Server do
 end
 
 defmodule ZoneCase do
-  # Each test has a zone of its own, under the name of the test.
+  # Each test has a zone with the name of the test.
   use ExUnit.CaseTemplate
 
   using do
@@ -56,7 +56,7 @@ defmodule ZoneCase do
     pid
   end
 
-  # The next event of the zone.
+  # Returns the next event of the zone.
   def event(zone) do
     assert_receive {:gen_tracker, ^zone, event}
     event

@@ -13,7 +13,7 @@ defmodule ViaTest do
     assert GenServer.whereis(via(zone)) == nil
   end
 
-  test "a name that is held is refused with its holder", %{zone: zone} do
+  test "a name in use is refused with its process", %{zone: zone} do
     pid = start_server(zone)
 
     assert Server.start_link(fn -> {:ok, 2} end, name: via(zone)) ==
@@ -23,7 +23,7 @@ defmodule ViaTest do
     assert GenServer.call(via(zone), :who) == pid
   end
 
-  test "a name is free as soon as its holder has stopped", %{zone: zone} do
+  test "a name is free as soon as its process has exited", %{zone: zone} do
     Process.flag(:trap_exit, true)
 
     for _ <- 1..500 do
@@ -50,20 +50,20 @@ defmodule ViaTest do
     start_server(zone)
   end
 
-  test "a name that nobody holds, and a zone that does not run, have no process", %{zone: zone} do
-    for nobody <- [via(zone), via(:not_running)] do
-      assert GenServer.whereis(nobody) == nil
-      assert {:noproc, {GenServer, :call, _}} = catch_exit(GenServer.call(nobody, :who))
-      assert {:noproc, {GenServer, :stop, _}} = catch_exit(GenServer.stop(nobody))
-      assert GenServer.cast(nobody, :lost) == :ok
+  test "an unused name, and a name in a zone that does not run, have no process", %{zone: zone} do
+    for unused <- [via(zone), via(:not_running)] do
+      assert GenServer.whereis(unused) == nil
+      assert {:noproc, {GenServer, :call, _}} = catch_exit(GenServer.call(unused, :who))
+      assert {:noproc, {GenServer, :stop, _}} = catch_exit(GenServer.stop(unused))
+      assert GenServer.cast(unused, :lost) == :ok
     end
   end
 
-  test "nobody is started under a name in a zone that does not run" do
+  test "no process is started under a name in a zone that does not run" do
     assert {:error, {:badarg, _}} = Agent.start(fn -> 0 end, name: via(:not_running))
   end
 
-  test "a Supervisor starts a GenServer that crashed again under its name", %{zone: zone} do
+  test "a Supervisor restarts a crashed GenServer under its name", %{zone: zone} do
     start_supervised!(server_spec(zone))
     {:ok, [{"tv1", first}]} = :gen_tracker.subscribe(zone)
     Process.exit(first, :kill)
@@ -72,9 +72,7 @@ defmodule ViaTest do
     assert GenServer.call(via(zone), :who) == second
   end
 
-  test "a Supervisor starts a zone that was killed again, and those who had names in it", %{
-    zone: zone
-  } do
+  test "a Supervisor restarts a killed zone, and the processes with names in it", %{zone: zone} do
     test = self()
 
     init = fn ->
@@ -82,7 +80,7 @@ defmodule ViaTest do
       {:ok, nil}
     end
 
-    # Both are in a supervisor, and the zone that each test has is not.
+    # The supervisor has a zone of its own; that of the test is not below it.
     inner = :"#{zone} of the supervisor"
     server = %{id: :server, start: {Server, :start_link, [init, [name: via(inner)]]}}
     options = [strategy: :rest_for_one]
@@ -100,7 +98,7 @@ defmodule ViaTest do
     assert GenServer.call(via(inner), :who) == second
   end
 
-  test "Agents, Tasks and supervisors have such names, too", %{zone: zone} do
+  test "agents, tasks and supervisors have such names, too", %{zone: zone} do
     {:ok, _} = Agent.start_link(fn -> 1 end, name: via(zone, :agent))
     assert Agent.update(via(zone, :agent), &(&1 + 1)) == :ok
     assert Agent.get(via(zone, :agent), & &1) == 2

@@ -1,5 +1,4 @@
-%% A zone of streams. Each stream is counted as a process behind a metric, and has a worker of
-%% stats_hero.
+%% A zone of streams. Each stream is tracked under a metric, and has a worker of stats_hero.
 -module(example).
 -behaviour(application).
 -behaviour(supervisor).
@@ -15,15 +14,11 @@ stop(_State) ->
     ok.
 
 init([]) ->
-    {
-        ok,
-        {
-            #{},
-            [{streams, {gen_tracker, start_link, [streams]}, permanent, infinity, supervisor, []}]
-        }
-    }.
+    Streams = #{id => streams, start => {gen_tracker, start_link, [streams]}, type => supervisor},
+    {ok, {#{}, [Streams]}}.
 
-%% What is seen while a stream runs, and after it has ended; and the files that did it.
+%% Returns what the application sees while a stream runs, and after its end, and which files were
+%% loaded.
 run() ->
     {ok, Pid} = gen_tracker:find_or_open(streams, {
         <<"tv1">>,
@@ -45,11 +40,13 @@ run() ->
         folsom_metrics:get_metric_value(streams),
         stats_hero:find_worker(<<"tv1">>)
     },
-    #{running => Running,
-      ended => Ended,
-      ours => [Ours || #{ours := Ours} <- proctab:check()],
-      loaded => [Loaded || #{loaded := Loaded} <- proctab:check()],
-      priv => code:priv_dir(proctab)}.
+    #{
+        running => Running,
+        ended => Ended,
+        ours => [Ours || #{ours := Ours} <- proctab:check()],
+        loaded => [Loaded || #{loaded := Loaded} <- proctab:check()],
+        priv => code:priv_dir(proctab)
+    }.
 
 until(Condition) ->
     case Condition() of

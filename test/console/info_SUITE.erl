@@ -1,7 +1,7 @@
-%% Promise: `proctab:info` gives what there is as maps, `proctab:top` the names with the largest
-%% values, and observer shows the children of a zone. Looking, printing included, disturbs nobody,
-%% and takes no memory for names that are not shown.
--module(looking_SUITE).
+%% Promise: `proctab:info` returns figures of zones and tables as maps, `proctab:top` the names with
+%% the largest values, and observer shows the children of a zone. These functions, and `proctab:i`,
+%% wait for no process, and take no memory for names that are not shown.
+-module(info_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -19,26 +19,26 @@ suite() ->
 
 all() ->
     [
-        info_has_every_zone_and_every_table_of_processes,
-        info_of_a_zone_is_its_map,
-        the_total_is_the_sum,
-        the_sums_agree_with_list,
+        info_returns_every_zone_and_every_table_of_processes,
+        info_of_a_zone_returns_its_map,
+        the_total_is_the_sum_over_the_zones,
+        the_sums_are_those_of_list,
         children_are_counted_by_their_states,
         names_without_a_child_are_counted,
-        memory_grows_with_attributes_and_shrinks_when_they_go,
-        requests_that_wait_for_a_zone_are_counted,
+        memory_grows_with_attributes_and_shrinks_without_them,
+        waiting_requests_are_counted,
         processes_and_names_of_a_tracker_are_counted,
         registrations_of_a_monitor_are_counted,
-        zones_that_end_during_the_look_are_left_out,
-        looking_sends_nothing_and_waits_for_nobody,
-        looking_at_ten_thousand_names_takes_no_memory_for_them,
+        zones_that_end_meanwhile_are_left_out,
+        info_top_and_i_send_nothing_and_wait_for_no_process,
+        ten_thousand_names_take_no_memory_of_the_caller,
         a_zone_that_does_not_run_and_a_wrong_number_are_badarg,
-        the_shell_names_the_bad_argument,
-        top_gives_the_largest_values_first,
-        top_gives_ten_names_or_as_many_as_are_wanted,
-        top_leaves_out_what_is_no_integer,
-        top_takes_names_and_keys_as_they_are,
-        observer_shows_the_children_of_a_zone_under_it
+        the_shell_names_a_bad_argument_of_info_and_top,
+        top_returns_the_largest_values_first,
+        top_returns_ten_names_or_as_many_as_are_asked_for,
+        top_leaves_out_values_that_are_no_integers,
+        top_compares_names_and_keys_exactly,
+        observer_shows_the_children_of_a_zone_below_it
     ].
 
 init_per_testcase(_Case, Config) ->
@@ -52,7 +52,8 @@ end_per_testcase(Case, _Config) ->
     monitored_worker:close(),
     tracked_child:stop_zone(Case).
 
-%% A zone of many names, each a long string, with the attribute `n`: a number of its own.
+%% Starts a zone of many children. Each has a long name, and a number of its own in the attribute
+%% `n`.
 crowded(Zone) ->
     zone(Zone),
     [
@@ -66,7 +67,7 @@ long(N) ->
 
 %% Figures
 
-info_has_every_zone_and_every_table_of_processes(_) ->
+info_returns_every_zone_and_every_table_of_processes(_) ->
     Zone = zone(?FUNCTION_NAME),
     Other = zone('another zone'),
     {ok, _} = stats_hero_monitor:start_link(),
@@ -90,14 +91,14 @@ info_has_every_zone_and_every_table_of_processes(_) ->
     ),
     tracked_child:stop_zone(Other).
 
-info_of_a_zone_is_its_map(_) ->
+info_of_a_zone_returns_its_map(_) ->
     Zone = zone(?FUNCTION_NAME),
     _ = open(Zone, name),
     ok = gen_tracker:setattr(Zone, name, key, value),
     #{zones := Zones} = proctab:info(),
     ?assertEqual([proctab:info(Zone)], [Info || #{name := Name} = Info <- Zones, Name =:= Zone]).
 
-the_total_is_the_sum(_) ->
+the_total_is_the_sum_over_the_zones(_) ->
     #{total := Before} = proctab:info(),
     Zone = zone(?FUNCTION_NAME),
     Other = zone('another zone'),
@@ -118,7 +119,7 @@ the_total_is_the_sum(_) ->
     ],
     tracked_child:stop_zone(Other).
 
-the_sums_agree_with_list(_) ->
+the_sums_are_those_of_list(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
         gen_tracker:setattr(Zone, N, [{Key, N} || Key <- lists:seq(1, N rem 7)])
@@ -137,7 +138,7 @@ children_are_counted_by_their_states(_) ->
     _ = open(Zone, running),
     {Opening, Starter} = gated(Zone, launching),
     {_, Cleaner} = terminating(Zone, terminating),
-    %% Its first start succeeds; the next waits, until it fails and each later one does.
+    %% The first start succeeds. The second one waits, until it fails like each later one.
     First = counters:new(1, []),
     Start = fun() ->
         ok = counters:add(First, 1, 1),
@@ -175,7 +176,7 @@ names_without_a_child_are_counted(_) ->
     _ = open(Zone, b),
     ?assertMatch(#{children := 2, without_child := 0, attributes := 4}, proctab:info(Zone)).
 
-memory_grows_with_attributes_and_shrinks_when_they_go(_) ->
+memory_grows_with_attributes_and_shrinks_without_them(_) ->
     Zone = zone(?FUNCTION_NAME),
     Memory = fun() -> maps:get(memory, proctab:info(Zone)) end,
     ?assertEqual(0, Memory()),
@@ -195,7 +196,7 @@ memory_grows_with_attributes_and_shrinks_when_they_go(_) ->
     ok = supervisor:terminate_child(Zone, name),
     ?assertEqual(0, Memory()).
 
-requests_that_wait_for_a_zone_are_counted(_) ->
+waiting_requests_are_counted(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertMatch(#{message_queue_len := 0}, proctab:info(Zone)),
     ok = sys:suspend(Zone),
@@ -236,9 +237,9 @@ registrations_of_a_monitor_are_counted(_) ->
         proctab:info()
     ).
 
-%% "Zones that end in the middle of the look are left out, never an error". With many pages, most
-%% ends are in the middle.
-zones_that_end_during_the_look_are_left_out(_) ->
+%% "Zones that end meanwhile are left out". With many pages, most of them end in the middle of a
+%% call.
+zones_that_end_meanwhile_are_left_out(_) ->
     Witness = zone(?FUNCTION_NAME),
     Zone = 'a zone that ends',
     Begin = fun(_) ->
@@ -280,8 +281,8 @@ zones_that_end_during_the_look_are_left_out(_) ->
     ]),
     ?assertEqual([], lists:usort(Prints) -- [ok, badarg]).
 
-%% The tracker could not answer.
-looking_sends_nothing_and_waits_for_nobody(_) ->
+%% The tracker is suspended, and could not answer.
+info_top_and_i_send_nothing_and_wait_for_no_process(_) ->
     Zone = zone(?FUNCTION_NAME),
     _ = open(Zone, name),
     {Opening, Starter} = gated(Zone, launching),
@@ -293,8 +294,8 @@ looking_sends_nothing_and_waits_for_nobody(_) ->
     Starter ! go,
     {answer, {ok, _}} = answer(Opening).
 
-%% The names alone would be 2 million words; the process is killed when its heap is a tenth of that.
-looking_at_ten_thousand_names_takes_no_memory_for_them(_) ->
+%% The names alone take 2 million words. The process is killed when its heap is a tenth of that.
+ten_thousand_names_take_no_memory_of_the_caller(_) ->
     Zone = crowded(?FUNCTION_NAME),
     Limit = #{size => ?MANY * 100 * 2 div 10, kill => true, error_logger => false},
     InLittleMemory = fun(Fun) ->
@@ -331,7 +332,7 @@ a_zone_that_does_not_run_and_a_wrong_number_are_badarg(_) ->
     Zone = zone(?FUNCTION_NAME),
     [?assertError(badarg, proctab:top(Zone, n, Wrong)) || Wrong <- [-1, 1.0, infinity, "1"]].
 
-the_shell_names_the_bad_argument(_) ->
+the_shell_names_a_bad_argument_of_info_and_top(_) ->
     Zone = zone(?FUNCTION_NAME),
     Says = fun(Function, Arguments, Text) ->
         Printed =
@@ -349,7 +350,7 @@ the_shell_names_the_bad_argument(_) ->
 
 %% The largest values
 
-top_gives_the_largest_values_first(_) ->
+top_returns_the_largest_values_first(_) ->
     Zone = zone(?FUNCTION_NAME),
     Values = [
         {a, 1},
@@ -367,14 +368,14 @@ top_gives_the_largest_values_first(_) ->
     ?assertEqual(lists:reverse(lists:keysort(2, Values)), proctab:top(Zone, n)),
     ?assertEqual([], proctab:top(Zone, m)).
 
-top_gives_ten_names_or_as_many_as_are_wanted(_) ->
+top_returns_ten_names_or_as_many_as_are_asked_for(_) ->
     Zone = crowded(?FUNCTION_NAME),
     Largest = fun(Count) -> [{long(N), N} || N <- lists:seq(?MANY, ?MANY - Count + 1, -1)] end,
     ?assertEqual(Largest(10), proctab:top(Zone, n)),
     [?assertEqual(Largest(Count), proctab:top(Zone, n, Count)) || Count <- [0, 1, 10, 1000, ?MANY]],
     ?assertEqual(Largest(?MANY), proctab:top(Zone, n, 1 bsl 70)).
 
-top_leaves_out_what_is_no_integer(_) ->
+top_leaves_out_values_that_are_no_integers(_) ->
     Zone = zone(?FUNCTION_NAME),
     [added(Zone, Name) || Name <- [integer, float, atom, missing]],
     [
@@ -384,18 +385,19 @@ top_leaves_out_what_is_no_integer(_) ->
     ok = gen_tracker:setattr(Zone, missing, m, 3),
     ?assertEqual([{integer, 1}], proctab:top(Zone, n)).
 
-%% Names and keys are other ones when they are not identical; and the same value is no reason to
-%% drop a name.
-top_takes_names_and_keys_as_they_are(_) ->
+%% Names and keys that are not identical differ. Names with equal values are all there.
+top_compares_names_and_keys_exactly(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = [1, 1.0, <<"tv1">>, "tv1", tv1, {1}, {1.0}],
     [
         ok = gen_tracker:setattr(Zone, Name, [{1, 5}, {1.0, 6}, {pid, 7}])
      || Name <- Names, is_pid(added(Zone, Name))
     ],
+    Exact = fun(Rows) -> lists:sort([{term_to_binary(Name), Value} || {Name, Value} <- Rows]) end,
     [
-        ?assertEqual({Key, lists:sort([{term_to_binary(Name), Value} || Name <- Names])},
-            {Key, lists:sort([{term_to_binary(Name), Top} || {Name, Top} <- proctab:top(Zone, Key)])})
+        ?assertEqual(
+            {Key, Exact([{Name, Value} || Name <- Names])}, {Key, Exact(proctab:top(Zone, Key))}
+        )
      || {Key, Value} <- [{1, 5}, {1.0, 6}, {pid, 7}]
     ],
     _ = gen_tracker:increment(Zone, nobody, 1, 9, 0),
@@ -403,7 +405,7 @@ top_takes_names_and_keys_as_they_are(_) ->
 
 %% observer
 
-%% An application, and its supervisor with the zone.
+%% Callbacks of the application, and of its supervisor with the zone.
 start(_Type, Zone) ->
     supervisor:start_link({local, looking_sup}, ?MODULE, Zone).
 
@@ -413,10 +415,10 @@ stop(_State) ->
 init(Zone) ->
     {ok, {#{}, [#{id => Zone, start => {gen_tracker, start_link, [Zone]}, type => supervisor}]}}.
 
-%% The window "Applications" asks for its tree just so, without options: it is made of links. Each
-%% child is below its zone, and in between is the keeper that started it; the tree of supervisors
-%% has the child itself there.
-observer_shows_the_children_of_a_zone_under_it(_) ->
+%% The window "Applications" asks for its tree without options, and gets a tree of links: each child
+%% is below its zone, with its keeper in between. In the tree of supervisors, the child itself is
+%% below the zone.
+observer_shows_the_children_of_a_zone_below_it(_) ->
     Zone = ?FUNCTION_NAME,
     ok = application:load({
         application,
@@ -441,7 +443,7 @@ observer_shows_the_children_of_a_zone_under_it(_) ->
     ?assert(lists:member({"looking_sup", ZoneText}, Supervised)),
     [?assertEqual([ZoneText], parents(Child, Supervised)) || Child <- Children].
 
-%% The edges of the tree, from the server that observer asks.
+%% Returns the edges of the tree, from the server that observer asks.
 tree(Application, Options) ->
     {ok, Server} = appmon_info:start_link(node(), self(), []),
     appmon_info:app(Server, Application, true, [{timeout, at_most_once} | Options]),
