@@ -1,8 +1,6 @@
-%% Promises: `count(Zone)` is "how many children the zone has, in any state"; `names(Zone)` "their
-%% names"; `fold(Fun, Acc, Zone)` goes "over the children that have a pid; page by page, safe
-%% while the table changes; a child that lives throughout is seen exactly once"; `cas` is "one
-%% atomic step"; `getattr/4` "waits up to `Timeout` ms for the attribute to appear", woken by the
-%% write.
+%% Promise: `count/1` and `names/1` include children in any state; `fold/3` sees each child that
+%% runs throughout exactly once, whatever changes meanwhile; `cas/5` is one atomic step;
+%% `getattr/4` waits for an attribute, and a write wakes it.
 -module(access_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -10,7 +8,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [answer/1, ask/1, kill/1, open/2, together/1, while_writing/3]).
--import(tracked_process, [eventually/1]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [cas/5, count/1, delattr/3, fold/3, getattr/3, getattr/4, increment/5]).
 -import(gen_tracker, [names/1, setattr/3, setattr/4]).
 
@@ -18,45 +16,35 @@
 -define(VOID, <<"nobody">>).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{zone_hook, [{open, ?NAME}]}]}].
 
 all() ->
     [
         children_are_counted_and_named_in_any_state,
-        a_name_with_attributes_alone_is_no_child,
+        a_name_that_has_only_attributes_is_no_child,
         fold_goes_over_the_children_that_have_a_pid,
         fold_sees_a_child_that_lives_throughout_exactly_once,
         fold_ends_with_the_error_of_its_fun,
-        cas_sets_where_the_value_is_the_old_one,
+        cas_sets_the_value_if_the_current_one_is_the_old_one,
         cas_compares_values_of_every_kind_exactly,
-        cas_tells_the_value_that_is_there_or_that_there_is_none,
-        cas_is_void_setting_where_nobody_holds_the_name,
+        cas_returns_the_current_value_or_undefined,
+        cas_of_a_name_without_a_child_is_void_setting,
         cas_works_for_a_starting_child_and_not_for_a_terminating_one,
         cas_of_many_at_once_lets_one_win,
-        a_counter_kept_by_cas_misses_no_step,
+        a_counter_made_with_cas_loses_no_step,
         cas_and_increment_do_not_lose_each_others_steps,
         a_waiting_getattr_sleeps_until_the_write_wakes_it,
-        every_kind_of_write_wakes_who_waits,
-        all_who_wait_for_a_name_are_woken,
-        a_write_of_another_attribute_is_no_answer,
-        nothing_is_left_of_those_who_waited,
+        every_kind_of_write_wakes_a_waiter,
+        all_waiters_of_a_name_are_woken,
+        a_write_of_another_attribute_does_not_end_a_wait,
+        nothing_is_left_of_waiters,
         a_killed_waiter_is_forgotten,
-        who_waits_is_told_when_the_zone_ends,
-        who_waits_is_woken_by_the_zone_that_runs_again,
-        waiting_for_longer_than_a_process_can_is_waiting
+        waiters_get_badarg_when_the_zone_ends,
+        a_waiter_is_woken_by_the_next_zone_of_that_name,
+        a_timeout_longer_than_that_of_any_receive_is_waited_for
     ].
 
-init_per_testcase(Case, Config) ->
-    Child = open(tracked_child:zone(Case), ?NAME),
-    [{zone, Case}, {child, Child} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
-
-%% Walking
+%% count, names and fold
 
 children_are_counted_and_named_in_any_state(Config) ->
     Zone = zone(Config),
@@ -74,7 +62,7 @@ children_are_counted_and_named_in_any_state(Config) ->
     [supervisor:terminate_child(Zone, Name) || Name <- names(Zone)],
     {0, []} = {count(Zone), names(Zone)}.
 
-a_name_with_attributes_alone_is_no_child(Config) ->
+a_name_that_has_only_attributes_is_no_child(Config) ->
     Zone = zone(Config),
     1 = increment(Zone, ?VOID, n, 1, 0),
     {1, [?NAME], [?NAME]} = {
@@ -86,7 +74,7 @@ a_name_with_attributes_alone_is_no_child(Config) ->
 fold_goes_over_the_children_that_have_a_pid(Config) ->
     Zone = zone(Config),
     Running = [
-        {?NAME, proplists:get_value(child, Config)}
+        {?NAME, zone_hook:child(Config)}
         | [{N, open(Zone, N)} || N <- lists:seq(1, 1000)]
     ],
     {_, Starter} = tracked_child:gated(Zone, starting),
@@ -106,7 +94,7 @@ fold_goes_over_the_children_that_have_a_pid(Config) ->
     Starter ! go,
     Cleaner ! done.
 
-%% Others come and go all the while, more and more of them.
+%% Other children come and go, more and more of them.
 fold_sees_a_child_that_lives_throughout_exactly_once(Config) ->
     Zone = zone(Config),
     Stay = lists:sort([{stay, N} || N <- lists:seq(1, 2000)]),
@@ -135,9 +123,9 @@ fold_ends_with_the_error_of_its_fun(Config) ->
     ?assertExit(mine, fold(fun(_, _, _) -> exit(mine) end, [], zone(Config))),
     ?assertThrow(mine, fold(fun(_, _, _) -> throw(mine) end, [], zone(Config))).
 
-%% Compare and set
+%% cas
 
-cas_sets_where_the_value_is_the_old_one(Config) ->
+cas_sets_the_value_if_the_current_one_is_the_old_one(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, [{a, 1}, {b, 2}]),
     ok = cas(Zone, ?NAME, a, 1, two),
@@ -146,7 +134,7 @@ cas_sets_where_the_value_is_the_old_one(Config) ->
     ok = cas(Zone, ?NAME, a, 1 bsl 70, 4),
     [{a, 4}, {b, 2}] = lists:sort(gen_tracker:info(Zone, ?NAME)).
 
-%% `=:=` decides.
+%% Values are compared by `=:=`.
 cas_compares_values_of_every_kind_exactly(Config) ->
     Zone = zone(Config),
     Counter = counters:new(1, []),
@@ -175,17 +163,17 @@ cas_compares_values_of_every_kind_exactly(Config) ->
      || Stored <- Values, Old <- Values
     ].
 
-cas_tells_the_value_that_is_there_or_that_there_is_none(Config) ->
+cas_returns_the_current_value_or_undefined(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, a, {some, "value"}),
     {error, {current, {some, "value"}}} = cas(Zone, ?NAME, a, other, new),
     {error, undefined} = cas(Zone, ?NAME, b, undefined, new),
     [{a, {some, "value"}}] = gen_tracker:info(Zone, ?NAME).
 
-cas_is_void_setting_where_nobody_holds_the_name(Config) ->
+cas_of_a_name_without_a_child_is_void_setting(Config) ->
     Zone = zone(Config),
     ?assertError({void_setting, Zone, ?VOID, a}, cas(Zone, ?VOID, a, 1, 2)),
-    %% Also where there is the attribute.
+    %% Also if the attribute exists.
     1 = increment(Zone, ?VOID, a, 1, 0),
     ?assertError({void_setting, Zone, ?VOID, a}, cas(Zone, ?VOID, a, 1, 2)),
     {ok, 1} = getattr(Zone, ?VOID, a).
@@ -218,7 +206,7 @@ cas_of_many_at_once_lets_one_win(Config) ->
      || _ <- lists:seq(1, 200)
     ].
 
-a_counter_kept_by_cas_misses_no_step(Config) ->
+a_counter_made_with_cas_loses_no_step(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, n, {0}),
     Step = fun Step() ->
@@ -239,16 +227,16 @@ cas_and_increment_do_not_lose_each_others_steps(Config) ->
     _ = together([fun() -> [Do() || _ <- lists:seq(1, 5000)] end || Do <- [Step, Add, Step, Add]]),
     {ok, 20000} = getattr(Zone, ?NAME, n).
 
-%% Waiting
+%% getattr/4
 
-%% Whoever waits is scheduled in a few times at the most, however long that takes: here for as
-%% long as a thousand other attributes take.
+%% A waiter is scheduled a few times at most, however long it waits. Here it waits while a thousand
+%% other attributes are set.
 a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     Zone = zone(Config),
     {Waiter, Monitor} = spawn_monitor(fun() ->
         exit({answer, getattr(Zone, ?NAME, late, infinity)})
     end),
-    waits(Waiter),
+    asleep(Zone, [Waiter]),
     1 = erlang:trace(Waiter, true, [running]),
     _ = open(Zone, other),
     [ok = setattr(Zone, other, N, N) || N <- lists:seq(1, 1000)],
@@ -263,19 +251,17 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     end,
     ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
 
-waits(Pid) ->
-    Waits = {gen_tracker, await_attribute, 4},
-    eventually(fun() ->
-        process_info(Pid, current_function) =:= {current_function, Waits} andalso
-            process_info(Pid, status) =:= {status, waiting}
-    end).
+%% Waits until these processes, and no others, wait for attributes.
+asleep(Zone, Pids) ->
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= length(Pids) end, 60),
+    lists:foreach(fun timed_call:at_rest/1, Pids).
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),
     tracked_child:waiting(),
     Asked.
 
-every_kind_of_write_wakes_who_waits(Config) ->
+every_kind_of_write_wakes_a_waiter(Config) ->
     Zone = zone(Config),
     Writes = [
         {?NAME, fun(K) -> setattr(Zone, ?NAME, K, 1) end},
@@ -292,14 +278,15 @@ every_kind_of_write_wakes_who_waits(Config) ->
         end
      || {N, {Name, Write}} <- lists:enumerate(Writes)
     ],
-    %% A name that is free when the wait begins, and then a child's that sets it while it starts.
+    %% The name is free when the wait begins. Then a child of that name starts and sets the
+    %% attribute.
     Asked = waiter(Zone, new, a),
     {_, Starter} = tracked_child:gated(Zone, new),
     ok = setattr(Zone, new, a, 1),
     {answer, {ok, 1}} = answer(Asked),
     Starter ! go.
 
-all_who_wait_for_a_name_are_woken(Config) ->
+all_waiters_of_a_name_are_woken(Config) ->
     Zone = zone(Config),
     Asked = [ask(fun() -> getattr(Zone, ?NAME, N rem 10, infinity) end) || N <- lists:seq(1, 2000)],
     tracked_child:waiting(),
@@ -309,16 +296,15 @@ all_who_wait_for_a_name_are_woken(Config) ->
      || {N, One} <- lists:enumerate(Asked)
     ].
 
-a_write_of_another_attribute_is_no_answer(Config) ->
+a_write_of_another_attribute_does_not_end_a_wait(Config) ->
     Zone = zone(Config),
     Asked = waiter(Zone, ?NAME, late),
     [ok = setattr(Zone, ?NAME, N, N) || N <- lists:seq(1, 100)],
     ok = setattr(Zone, ?NAME, late, {1, 2}),
     {answer, {ok, {1, 2}}} = answer(Asked).
 
-%% Answered and timed out at the same moment, again and again: no message is left, nor is a
-%% monitor or a place among the waiters.
-nothing_is_left_of_those_who_waited(Config) ->
+%% Writes and timeouts coincide again and again. No message, no monitor and no waiter is left.
+nothing_is_left_of_waiters(Config) ->
     Zone = zone(Config),
     Write = fun(N) ->
         ok = setattr(Zone, ?NAME, a, N),
@@ -334,45 +320,44 @@ nothing_is_left_of_those_who_waited(Config) ->
     ],
     0 = proctab_nif:waiting(Zone).
 
-%% What it has left would be woken, and paid for, by each write.
+%% A write would wake the waiter of a dead process, which costs time.
 a_killed_waiter_is_forgotten(Config) ->
     Zone = zone(Config),
     Waiters = [
         spawn(fun() -> getattr(Zone, ?NAME, never, infinity) end)
      || _ <- lists:seq(1, 1000)
     ],
-    lists:foreach(fun waits/1, Waiters),
-    1000 = proctab_nif:waiting(Zone),
+    asleep(Zone, Waiters),
     lists:foreach(fun tracked_child:kill/1, Waiters),
-    eventually(fun() -> proctab_nif:waiting(Zone) =:= 0 end).
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= 0 end, 60).
 
-who_waits_is_told_when_the_zone_ends(Config) ->
+waiters_get_badarg_when_the_zone_ends(Config) ->
     Zone = zone(Config),
     Waiters = [ask(fun() -> getattr(Zone, Name, never, infinity) end) || Name <- [?NAME, ?VOID]],
     tracked_child:waiting(),
     ok = gen_server:stop(Zone),
     [?assertMatch({badarg, _}, answer(Asked)) || Asked <- Waiters].
 
-%% It is held at the moment when it waits in the table of the first zone and has not noticed its
-%% end; a name that large is read on another scheduler.
-who_waits_is_woken_by_the_zone_that_runs_again(Config) ->
+%% The process is suspended when it waits in the table of the first zone and has not noticed the
+%% end of that zone. So large a name is read on a dirty scheduler.
+a_waiter_is_woken_by_the_next_zone_of_that_name(Config) ->
     Zone = zone(Config),
     Name = lists:seq(1, 20000),
-    {Waiter, Asked} = held_waiter(Zone, Name),
+    {Waiter, Asked} = suspended_waiter(Zone, Name),
     _ = tracked_child:kill(whereis(Zone)),
     Zone = tracked_child:zone(Zone),
     true = erlang:resume_process(Waiter),
-    tracked_process:eventually(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end, 60),
     1 = gen_tracker:increment(Zone, Name, late, 1, 0),
     ?assertMatch(
         {'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, tracked_child:await('DOWN', Asked)
     ).
 
-held_waiter(Zone, Name) ->
+suspended_waiter(Zone, Name) ->
     {Waiter, Asked} = spawn_monitor(fun() ->
         exit({answer, getattr(Zone, Name, late, infinity)})
     end),
-    put_down(Zone),
+    until_registered(Zone),
     true = erlang:suspend_process(Waiter),
     case process_info(Waiter, monitors) of
         {monitors, []} ->
@@ -380,19 +365,19 @@ held_waiter(Zone, Name) ->
         {monitors, _} ->
             _ = tracked_child:kill(Waiter),
             none_waits(Zone),
-            held_waiter(Zone, Name)
+            suspended_waiter(Zone, Name)
     end.
 
-put_down(Zone) ->
+until_registered(Zone) ->
     case proctab_nif:waiting(Zone) of
-        0 -> put_down(Zone);
+        0 -> until_registered(Zone);
         1 -> ok
     end.
 
 none_waits(Zone) ->
-    tracked_process:eventually(fun() -> proctab_nif:waiting(Zone) =:= 0 end).
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= 0 end, 60).
 
-waiting_for_longer_than_a_process_can_is_waiting(Config) ->
+a_timeout_longer_than_that_of_any_receive_is_waited_for(Config) ->
     Zone = zone(Config),
     Asked = ask(fun() -> getattr(Zone, ?NAME, late, 1 bsl 40) end),
     tracked_child:waiting(),

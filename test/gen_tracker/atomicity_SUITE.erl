@@ -1,14 +1,16 @@
 %% Promise: a setattr, an increment, a delattr and a snapshot are each one atomic step, whatever
-%% other processes do to the same name at the same time, and everybody sees them in order.
+%% other processes do to the same name at the same time. All processes see the steps in the same
+%% order.
 %%
-%% Each case has a zone of its own name, in which the child ?NAME runs and nobody holds ?VOID.
+%% The child ?NAME runs in the zone of each case. No child has the name ?VOID.
 -module(atomicity_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [open/2, together/1, while_writing/3]).
+-import(tracked_child, [together/1, while_writing/3]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, delattr/3, getattr/3, increment/4, increment/5, info/2, info/3]).
 -import(gen_tracker, [list/1, list/2, setattr/3, setattr/4]).
 
@@ -16,31 +18,21 @@
 -define(VOID, <<"nobody">>).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{zone_hook, [{open, ?NAME}]}]}].
 
 all() ->
     [
-        everybody_reads_the_new_value_once_setattr_or_delattr_has_returned,
-        readers_never_see_half_of_a_setattr,
+        every_process_reads_the_new_value_once_setattr_or_delattr_has_returned,
+        readers_never_see_a_part_of_a_setattr,
         no_snapshot_shows_the_later_counter_ahead,
         increments_of_many_processes_lose_nothing_while_other_attributes_are_set,
         increments_of_many_processes_lose_nothing_beyond_64_bits,
-        increments_of_many_processes_make_a_missing_attribute_once,
+        increments_of_many_processes_create_a_missing_attribute_once,
         a_setattr_takes_its_place_among_increments,
         a_delattr_takes_its_place_among_increments
     ].
 
-init_per_testcase(Case, Config) ->
-    _ = open(tracked_child:zone(Case), ?NAME),
-    [{zone, Case} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
-
-everybody_reads_the_new_value_once_setattr_or_delattr_has_returned(Config) ->
+every_process_reads_the_new_value_once_setattr_or_delattr_has_returned(Config) ->
     Zone = zone(Config),
     Readers = [spawn_link(fun() -> reader(Zone) end) || _ <- lists:seq(1, 4)],
     All = fun(Expected) ->
@@ -65,9 +57,8 @@ reader(Zone) ->
     end,
     reader(Zone).
 
-%% "All pairs are set as one atomic step": whatever the number of pairs, and the kinds of old and
-%% new values.
-readers_never_see_half_of_a_setattr(Config) ->
+%% The cases differ in the number of pairs and in the types of old and new values.
+readers_never_see_a_part_of_a_setattr(Config) ->
     [
         only_whole_setattrs_are_seen(zone(Config), lists:seq(1, Count), Times, Value)
      || {Count, Times} <- [{2, 3000}, {9, 2000}, {300, 200}],
@@ -92,7 +83,7 @@ only_whole_setattrs_are_seen(Zone, Keys, Times, Value) ->
     while_writing(Step, Times, [InOrder | [Whole(Read) || Read <- snapshots(Zone, Keys)]]),
     [ok = delattr(Zone, ?NAME, Key) || Key <- Keys].
 
-%% Values of many kinds, and the number that is in them.
+%% Returns values of different types that contain the number `N`.
 value(Key, N) ->
     element((Key + N) rem 6 + 1, {N, {N}, [a, N], <<N:64>>, #{n => N}, N bsl 80}).
 
@@ -103,7 +94,7 @@ number([_, N]) -> N;
 number(<<N:64>>) -> N;
 number(#{n := N}) -> N.
 
-%% Every function that reads several attributes of ?NAME, the only child that has some.
+%% Returns all functions that read several attributes of ?NAME, the only child with attributes.
 snapshots(Zone, Keys) ->
     [
         fun() -> info(Zone, ?NAME) end,
@@ -120,8 +111,8 @@ snapshots(Zone, Keys) ->
         end
     ].
 
-%% "One consistent snapshot": one writer increments first, then second, so that second is never
-%% ahead. With other attributes beside them, and at the limits of 60 and 64 bits.
+%% One writer increments first, then second, so that second is never ahead. The cases differ in the
+%% number of other attributes, and cover the limits of 60 and 64 bits.
 no_snapshot_shows_the_later_counter_ahead(Config) ->
     [
         never_ahead(zone(Config), Others, Times, Start)
@@ -179,7 +170,7 @@ increments_of_many_processes_lose_nothing_beyond_64_bits(Config) ->
     ],
     {ok, 0} = getattr(Zone, ?NAME, n).
 
-increments_of_many_processes_make_a_missing_attribute_once(Config) ->
+increments_of_many_processes_create_a_missing_attribute_once(Config) ->
     Zone = zone(Config),
     Keys = lists:seq(1, 200),
     [
@@ -194,7 +185,7 @@ increments_of_many_processes_make_a_missing_attribute_once(Config) ->
      || Name <- [?NAME, ?VOID]
     ].
 
-%% The increments before it count from 0, those after it from what it set.
+%% The increments before the setattr count from 0, the later ones from the value that it sets.
 a_setattr_takes_its_place_among_increments(Config) ->
     Zone = zone(Config),
     [
@@ -208,7 +199,7 @@ a_setattr_takes_its_place_among_increments(Config) ->
      || Base <- lists:append(lists:duplicate(20, [1000000, 1 bsl 70]))
     ].
 
-%% The increments before it count from 0, and so do those after it.
+%% The increments before and after the delattr count from 0.
 a_delattr_takes_its_place_among_increments(Config) ->
     Zone = zone(Config),
     [
@@ -225,8 +216,8 @@ a_delattr_takes_its_place_among_increments(Config) ->
      || _ <- lists:seq(1, 40)
     ].
 
-%% Calls a fun while four processes count the attribute n 500 times each; gives, sorted, what they
-%% counted.
+%% Calls a fun while four processes increment the attribute `n` 500 times each. Returns the results
+%% of all increments, sorted.
 counted_while(Zone, Fun) ->
     Count = fun() -> [increment(Zone, ?NAME, n, 1, 0) || _ <- lists:seq(1, 500)] end,
     [ok | Counted] = together([Fun | lists:duplicate(4, Count)]),

@@ -1,7 +1,7 @@
-%% Promise: attributes are set, read, waited for, counted, listed and deleted as each row of the
-%% contract's table says, by any process, and without a message.
+%% Promise: any process may set, read, wait for, count, list and delete attributes, and no such
+%% call sends a message.
 %%
-%% Each case has a zone of its own name, in which the child ?NAME runs and nobody holds ?VOID.
+%% The child ?NAME runs in the zone of each case. No child has the name ?VOID.
 -module(attributes_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,15 +9,15 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [answer/1, apart/1, ask/1, open/2, waiting/0]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, delattr/3, getattr/3, getattr/4, increment/4, increment/5, info/2]).
--import(gen_tracker, [info/3]).
--import(gen_tracker, [list/1, list/2, setattr/3, setattr/4]).
+-import(gen_tracker, [info/3, list/1, list/2, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 -define(VOID, <<"nobody">>).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{zone_hook, [{open, ?NAME}]}]}].
 
 all() ->
     [
@@ -26,41 +26,31 @@ all() ->
         setattr_of_a_map_sets_its_pairs,
         the_last_of_equal_keys_in_one_setattr_wins,
         elements_that_are_not_pairs_are_ignored,
-        the_attributes_of_different_names_are_apart,
-        setattr_is_void_setting_on_a_name_that_nobody_holds,
+        the_attributes_of_different_names_are_independent,
+        setattr_of_a_name_without_a_child_is_void_setting,
         a_starting_child_takes_attributes,
         a_terminating_child_takes_no_attributes_and_can_still_be_read,
         nothing_is_left_of_a_child_that_was_terminated,
-        getattr_with_a_timeout_looks_at_least_once,
+        getattr_with_a_timeout_reads_at_least_once,
         getattr_with_a_timeout_waits_for_the_attribute,
-        getattr_with_a_timeout_waits_for_a_name_that_is_still_free,
-        getattr_with_a_timeout_ends_undefined_and_does_not_spin,
+        getattr_with_a_timeout_waits_for_a_name_without_a_child,
+        getattr_with_a_timeout_returns_undefined_and_sleeps_until_then,
         getattr_with_a_timeout_leaves_no_message_and_takes_none,
-        delattr_is_ok_whether_the_attribute_was_there_or_not,
-        increment_answers_the_new_value,
-        increment_of_what_cannot_be_counted_is_badarg,
+        delattr_returns_ok_whether_the_attribute_existed_or_not,
+        increment_returns_the_new_value,
+        increment_of_a_value_that_is_no_integer_is_badarg,
         increment_crosses_60_63_and_64_bits_in_both_directions,
-        increment_with_a_default_starts_from_it_only_when_the_attribute_is_missing,
-        increment_with_a_default_works_on_a_name_that_nobody_holds,
-        attributes_of_a_name_that_nobody_held_go_when_a_child_of_that_name_is_cleaned_up,
-        attributes_of_a_name_that_nobody_held_go_with_the_zone,
-        info_with_keys_gives_only_those,
-        list_gives_every_child_that_has_a_pid,
-        list_with_keys_gives_only_those,
+        increment_with_a_default_uses_it_only_if_the_attribute_is_missing,
+        increment_with_a_default_works_on_a_name_without_a_child,
+        attributes_of_a_name_without_a_child_are_removed_with_the_next_child_of_that_name,
+        attributes_of_a_name_without_a_child_are_removed_with_the_zone,
+        info_with_keys_returns_only_those,
+        list_returns_every_child_that_has_a_pid,
+        list_with_keys_returns_only_those,
         one_name_holds_20000_attributes,
         no_function_on_attributes_sends_a_message,
         no_function_on_attributes_waits_for_the_tracker
     ].
-
-init_per_testcase(Case, Config) ->
-    _ = open(tracked_child:zone(Case), ?NAME),
-    [{zone, Case} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
 
 %% Setting and reading
 
@@ -116,7 +106,7 @@ elements_that_are_not_pairs_are_ignored(Config) ->
     ),
     [{f, 1}, {h, 2}] = lists:sort(info(Zone, ?NAME)).
 
-the_attributes_of_different_names_are_apart(Config) ->
+the_attributes_of_different_names_are_independent(Config) ->
     Zone = zone(Config),
     Names = [?NAME, tv1, "tv1", {?NAME, a}],
     _ = [open(Zone, Name) || Name <- tl(Names)],
@@ -126,7 +116,7 @@ the_attributes_of_different_names_are_apart(Config) ->
     [{n, 1}] = info(Zone, ?NAME),
     [[{a, {about, Name}}, {n, 1}] = lists:sort(info(Zone, Name)) || Name <- tl(Names)].
 
-setattr_is_void_setting_on_a_name_that_nobody_holds(Config) ->
+setattr_of_a_name_without_a_child_is_void_setting(Config) ->
     Zone = zone(Config),
     ?assertError(
         {void_setting, Zone, ?VOID, [a, {b, c}]}, setattr(Zone, ?VOID, [{a, 1}, {{b, c}, 2}])
@@ -168,7 +158,7 @@ nothing_is_left_of_a_child_that_was_terminated(Config) ->
 
 %% getattr/4
 
-getattr_with_a_timeout_looks_at_least_once(Config) ->
+getattr_with_a_timeout_reads_at_least_once(Config) ->
     Zone = zone(Config),
     undefined = getattr(Zone, ?NAME, a, 0),
     ok = setattr(Zone, ?NAME, a, 1),
@@ -184,7 +174,7 @@ getattr_with_a_timeout_waits_for_the_attribute(Config) ->
     [ok = setattr(Zone, ?NAME, Key, {value, Key}) || Key <- Keys],
     [{answer, {ok, {value, Key}}} = answer(Monitor) || {Key, Monitor} <- Asked].
 
-getattr_with_a_timeout_waits_for_a_name_that_is_still_free(Config) ->
+getattr_with_a_timeout_waits_for_a_name_without_a_child(Config) ->
     Zone = zone(Config),
     Set = ask(fun() -> getattr(Zone, later, a, 60000) end),
     Counted = ask(fun() -> getattr(Zone, ?VOID, a, 60000) end),
@@ -195,8 +185,8 @@ getattr_with_a_timeout_waits_for_a_name_that_is_still_free(Config) ->
     {answer, {ok, 1}} = answer(Set),
     {answer, {ok, 7}} = answer(Counted).
 
-%% Any loop that does not wait takes millions of reductions in this time.
-getattr_with_a_timeout_ends_undefined_and_does_not_spin(Config) ->
+%% A loop that does not sleep takes millions of reductions in this time.
+getattr_with_a_timeout_returns_undefined_and_sleeps_until_then(Config) ->
     Zone = zone(Config),
     Reductions = apart(fun() ->
         undefined = getattr(Zone, ?NAME, a, 300),
@@ -225,7 +215,7 @@ getattr_with_a_timeout_leaves_no_message_and_takes_none(Config) ->
 
 %% delattr and increment
 
-delattr_is_ok_whether_the_attribute_was_there_or_not(Config) ->
+delattr_returns_ok_whether_the_attribute_existed_or_not(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, [{a, 1}, {b, b}]),
     ok = delattr(Zone, ?NAME, a),
@@ -237,13 +227,13 @@ delattr_is_ok_whether_the_attribute_was_there_or_not(Config) ->
     ok = setattr(Zone, ?NAME, a, 2),
     {ok, 2} = getattr(Zone, ?NAME, a).
 
-increment_answers_the_new_value(Config) ->
+increment_returns_the_new_value(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, bytes, 10),
     [13, 13, 3, -97] = [increment(Zone, ?NAME, bytes, Incr) || Incr <- [3, 0, -10, -100]],
     {ok, -97} = getattr(Zone, ?NAME, bytes).
 
-increment_of_what_cannot_be_counted_is_badarg(Config) ->
+increment_of_a_value_that_is_no_integer_is_badarg(Config) ->
     Zone = zone(Config),
     Attrs = lists:sort([{n, 1}, {float, 1.0}, {binary, <<1>>}, {list, [1]}, {atom, one}]),
     ok = setattr(Zone, ?NAME, Attrs),
@@ -280,13 +270,13 @@ counts_as_erlang_does(Zone, Start, Incr) ->
     ?assertEqual(hd(Up), increment(Zone, ?NAME, n, Incr, Start)),
     ?assertEqual([{n, hd(Up)}], info(Zone, ?NAME)).
 
-increment_with_a_default_starts_from_it_only_when_the_attribute_is_missing(Config) ->
+increment_with_a_default_uses_it_only_if_the_attribute_is_missing(Config) ->
     Zone = zone(Config),
     105 = increment(Zone, ?NAME, n, 5, 100),
     110 = increment(Zone, ?NAME, n, 5, 100),
     {ok, 110} = getattr(Zone, ?NAME, n).
 
-increment_with_a_default_works_on_a_name_that_nobody_holds(Config) ->
+increment_with_a_default_works_on_a_name_without_a_child(Config) ->
     Zone = zone(Config),
     6 = increment(Zone, ?VOID, n, 1, 5),
     7 = increment(Zone, ?VOID, n, 1, 5),
@@ -300,7 +290,7 @@ increment_with_a_default_works_on_a_name_that_nobody_holds(Config) ->
     ok = delattr(Zone, ?VOID, n),
     [] = info(Zone, ?VOID).
 
-attributes_of_a_name_that_nobody_held_go_when_a_child_of_that_name_is_cleaned_up(Config) ->
+attributes_of_a_name_without_a_child_are_removed_with_the_next_child_of_that_name(Config) ->
     Zone = zone(Config),
     1 = increment(Zone, ?VOID, n, 1, 0),
     _ = open(Zone, ?VOID),
@@ -308,7 +298,7 @@ attributes_of_a_name_that_nobody_held_go_when_a_child_of_that_name_is_cleaned_up
     ok = supervisor:terminate_child(Zone, ?VOID),
     [] = info(Zone, ?VOID).
 
-attributes_of_a_name_that_nobody_held_go_with_the_zone(Config) ->
+attributes_of_a_name_without_a_child_are_removed_with_the_zone(Config) ->
     Zone = zone(Config),
     1 = increment(Zone, ?VOID, n, 1, 0),
     tracked_child:stop_zone(Zone),
@@ -317,7 +307,7 @@ attributes_of_a_name_that_nobody_held_go_with_the_zone(Config) ->
 
 %% info and list
 
-info_with_keys_gives_only_those(Config) ->
+info_with_keys_returns_only_those(Config) ->
     Zone = zone(Config),
     ok = setattr(Zone, ?NAME, [{a, 1}, {b, b}, {3, c}]),
     [] = info(Zone, ?NAME, []),
@@ -325,7 +315,7 @@ info_with_keys_gives_only_those(Config) ->
     [{3, c}, {b, b}] = lists:sort(info(Zone, ?NAME, [b, missing, 3, 3.0])),
     [] = info(Zone, ?VOID, [a]).
 
-list_gives_every_child_that_has_a_pid(Config) ->
+list_returns_every_child_that_has_a_pid(Config) ->
     Zone = zone(Config),
     {ok, First} = gen_tracker:find(Zone, ?NAME),
     Second = open(Zone, {second, 2}),
@@ -338,7 +328,7 @@ list_gives_every_child_that_has_a_pid(Config) ->
     {answer, {ok, Third}} = answer(Asked),
     {_, [{pid, Third}, {a, 1}]} = lists:keyfind(starting, 1, list(Zone)).
 
-list_with_keys_gives_only_those(Config) ->
+list_with_keys_returns_only_those(Config) ->
     Zone = zone(Config),
     {ok, First} = gen_tracker:find(Zone, ?NAME),
     Second = open(Zone, {second, 2}),

@@ -1,69 +1,46 @@
-%% Promise: `subscribe(Zone)` answers "the children at that moment; from then on the caller
-%% receives `{gen_tracker, Zone, {up, Name, Pid}}` and `{gen_tracker, Zone, {down, Name, Pid,
-%% Reason}}`, for each name in order, none missing, none twice"; `unsubscribe(Zone)`: "no event
-%% arrives after it has returned". So a subscriber can keep an exact copy, and "a slow or dead
-%% subscriber slows nobody".
+%% Promise: `subscribe/1` returns the running children. From then on the subscriber receives each
+%% birth and death once, for each name in order, so that it can keep an exact copy. No event
+%% arrives after `unsubscribe/1` has returned. A slow or dead subscriber delays nobody.
 -module(events_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [await/1, down/1, kill/1, open/2, spec/2, spec/4, stop/2]).
--import(tracked_process, [eventually/1]).
+-import(tracked_child, [down/1, kill/1, open/2, spec/2, spec/4, stop/2]).
+-import(zone_events, [next/1]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [find_or_open/2, subscribe/1, unsubscribe/1]).
 
 -define(NAME, <<"tv1">>).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{zone_hook, [start]}]}].
 
 all() ->
     [
         a_subscriber_is_told_of_births_and_deaths_with_their_reasons,
-        subscribing_gives_the_children_that_run_at_that_moment,
+        subscribe_returns_the_running_children,
         a_restart_is_a_death_and_a_birth,
-        added_and_registered_processes_are_born_and_die_as_others,
-        an_unregistered_process_is_down,
-        a_death_is_told_before_after_terminate_is_called,
-        what_never_ran_is_no_event,
+        added_and_registered_processes_have_births_and_deaths,
+        unregistering_a_process_is_a_death,
+        a_death_is_sent_before_after_terminate_is_called,
+        a_failed_start_is_no_event,
         subscribing_twice_changes_nothing,
         nothing_arrives_after_unsubscribing,
-        one_may_subscribe_again_after_the_last_has_gone,
-        nobody_is_left_when_the_last_subscriber_has_gone,
-        a_subscriber_that_sleeps_holds_up_nobody_and_misses_nothing,
-        the_deaths_at_the_end_of_a_zone_are_told,
-        the_deaths_are_told_when_the_tracker_is_killed,
-        a_killed_keeper_swallows_no_event,
+        a_process_may_subscribe_after_the_last_subscriber_has_gone,
+        the_sender_exits_when_the_last_subscriber_has_gone,
+        a_suspended_subscriber_delays_nobody_and_misses_nothing,
+        the_deaths_at_the_end_of_a_zone_are_sent,
+        the_deaths_are_sent_when_the_tracker_is_killed,
+        no_event_is_lost_with_a_killed_keeper,
         a_subscription_ends_with_its_zone,
         subscribers_are_told_when_the_sender_of_events_is_killed,
         every_subscriber_keeps_an_exact_copy_while_all_changes,
         no_birth_is_missed_or_doubled_while_the_first_subscribes,
-        what_was_read_and_is_told_as_well_is_no_second_event,
-        nobody_else_can_send_events
+        a_change_that_the_new_sender_reads_and_receives_is_one_event,
+        only_the_library_can_send_events
     ].
-
-init_per_testcase(Case, Config) ->
-    process_flag(trap_exit, true),
-    [{zone, tracked_child:zone(Case)} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
-
-%% The next event of a zone.
-event(Zone) ->
-    receive
-        {gen_tracker, Zone, Event} -> Event
-    after 10000 -> ct:fail(no_event)
-    end.
-
-%% The process that sends the events of a zone: a subscriber is monitored by it and nobody else.
-sender(Subscriber) ->
-    {monitored_by, [Sender]} = process_info(Subscriber, monitored_by),
-    Sender.
 
 a_subscriber_is_told_of_births_and_deaths_with_their_reasons(Config) ->
     Zone = zone(Config),
@@ -71,25 +48,25 @@ a_subscriber_is_told_of_births_and_deaths_with_their_reasons(Config) ->
     Reasons = [normal, shutdown, {shutdown, "why"}, crash, {a, [term]}],
     Pids = [open(Zone, {name, Reason}) || Reason <- Reasons],
     [
-        ?assertEqual({up, {name, Reason}, Pid}, event(Zone))
+        ?assertEqual({up, {name, Reason}, Pid}, next(Zone))
      || {Pid, Reason} <- lists:zip(Pids, Reasons)
     ],
     [
         begin
             Reason = stop(Pid, Reason),
-            ?assertEqual({down, {name, Reason}, Pid, Reason}, event(Zone))
+            ?assertEqual({down, {name, Reason}, Pid, Reason}, next(Zone))
         end
      || {Pid, Reason} <- lists:zip(Pids, Reasons)
     ],
     Last = open(Zone, last),
-    {up, last, Last} = event(Zone),
+    {up, last, Last} = next(Zone),
     exit(Last, kill),
-    {down, last, Last, killed} = event(Zone),
+    {down, last, Last, killed} = next(Zone),
     Stopped = open(Zone, stopped),
     ok = supervisor:terminate_child(Zone, stopped),
-    [{up, stopped, Stopped}, {down, stopped, Stopped, shutdown}] = [event(Zone), event(Zone)].
+    [{up, stopped, Stopped}, {down, stopped, Stopped, shutdown}] = [next(Zone), next(Zone)].
 
-subscribing_gives_the_children_that_run_at_that_moment(Config) ->
+subscribe_returns_the_running_children(Config) ->
     Zone = zone(Config),
     Names = [<<"a">>, 1, 1.0, {b, "c"}, []],
     Running = [{Name, open(Zone, Name)} || Name <- Names],
@@ -98,7 +75,7 @@ subscribing_gives_the_children_that_run_at_that_moment(Config) ->
     {ok, Children} = subscribe(Zone),
     ?assertEqual(lists:sort(Running), lists:sort(Children)),
     Starter ! go,
-    {up, starting, _} = event(Zone),
+    {up, starting, _} = next(Zone),
     Cleaner ! done.
 
 a_restart_is_a_death_and_a_birth(Config) ->
@@ -106,44 +83,44 @@ a_restart_is_a_death_and_a_birth(Config) ->
     {ok, First} = find_or_open(Zone, spec(?NAME, permanent)),
     {ok, [{?NAME, First}]} = subscribe(Zone),
     crash = stop(First, crash),
-    {down, ?NAME, First, crash} = event(Zone),
-    {up, ?NAME, Second} = event(Zone),
+    {down, ?NAME, First, crash} = next(Zone),
+    {up, ?NAME, Second} = next(Zone),
     {ok, Second} = gen_tracker:find(Zone, ?NAME),
     ok = gen_tracker:wait(Zone),
     [] = tracked_child:taken(gen_tracker).
 
-added_and_registered_processes_are_born_and_die_as_others(Config) ->
+added_and_registered_processes_have_births_and_deaths(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
     [Added, Registered] = [tracked_child:loose(start_link) || _ <- [1, 2]],
     {ok, Added} = gen_tracker:add_existing_child(Zone, {added, Added, worker, []}),
     yes = gen_tracker:register_name({Zone, registered}, Registered),
-    [{up, added, Added}, {up, registered, Registered}] = [event(Zone), event(Zone)],
+    [{up, added, Added}, {up, registered, Registered}] = [next(Zone), next(Zone)],
     one = stop(Added, one),
-    {down, added, Added, one} = event(Zone),
+    {down, added, Added, one} = next(Zone),
     two = stop(Registered, two),
-    {down, registered, Registered, two} = event(Zone).
+    {down, registered, Registered, two} = next(Zone).
 
-an_unregistered_process_is_down(Config) ->
+unregistering_a_process_is_a_death(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
     Pid = tracked_child:loose(start_link),
     yes = gen_tracker:register_name({Zone, ?NAME}, Pid),
     ok = gen_tracker:unregister_name({Zone, ?NAME}),
-    [{up, ?NAME, Pid}, {down, ?NAME, Pid, unregistered}] = [event(Zone), event(Zone)],
+    [{up, ?NAME, Pid}, {down, ?NAME, Pid, unregistered}] = [next(Zone), next(Zone)],
     _ = kill(Pid),
     ok = gen_tracker:wait(Zone),
     [] = tracked_child:taken(gen_tracker).
 
-a_death_is_told_before_after_terminate_is_called(Config) ->
+a_death_is_sent_before_after_terminate_is_called(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
-    %% Its after_terminate lasts until it is sent `done`.
+    %% `after_terminate` runs until its process receives `done`.
     {Pid, Cleaner} = tracked_child:terminating(Zone, ?NAME),
-    [{up, ?NAME, Pid}, {down, ?NAME, Pid, normal}] = [event(Zone), event(Zone)],
+    [{up, ?NAME, Pid}, {down, ?NAME, Pid, normal}] = [next(Zone), next(Zone)],
     Cleaner ! done.
 
-what_never_ran_is_no_event(Config) ->
+a_failed_start_is_no_event(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
     Starts = [
@@ -157,24 +134,24 @@ what_never_ran_is_no_event(Config) ->
      || Start <- Starts
     ],
     Pid = open(Zone, last),
-    {up, last, Pid} = event(Zone).
+    {up, last, Pid} = next(Zone).
 
 subscribing_twice_changes_nothing(Config) ->
     Zone = zone(Config),
     Pid = open(Zone, ?NAME),
     [{ok, [{?NAME, Pid}]} = subscribe(Zone) || _ <- [1, 2, 3]],
     normal = stop(Pid, normal),
-    {down, ?NAME, Pid, normal} = event(Zone),
+    {down, ?NAME, Pid, normal} = next(Zone),
     ok = unsubscribe(Zone),
     _ = open(Zone, ?NAME),
     ok = gen_tracker:wait(Zone),
     {ok, [_]} = subscribe(Zone),
     [] = tracked_child:taken(gen_tracker).
 
-%% Births and deaths go on all the while; an event that came later would be found at the end.
+%% Children start and exit all the while. The case ends with a check for late events.
 nothing_arrives_after_unsubscribing(Config) ->
     Zone = zone(Config),
-    {ok, _} = apart_subscribed(Zone),
+    {ok, _} = another_subscriber(Zone),
     [Answers] = tracked_child:while_writing(
         fun(Number) -> _ = kill(open(Zone, Number)) end,
         300,
@@ -187,8 +164,8 @@ nothing_arrives_after_unsubscribing(Config) ->
     ?assertEqual([[]], lists:usort(Answers)),
     ok = unsubscribe(Zone).
 
-%% Somebody who stays subscribed, so that the events go on.
-apart_subscribed(Zone) ->
+%% Starts another subscriber, so that there are always events.
+another_subscriber(Zone) ->
     Test = self(),
     Other = spawn_link(fun() ->
         Test ! {subscribed, self(), subscribe(Zone)},
@@ -200,7 +177,7 @@ apart_subscribed(Zone) ->
         {subscribed, Other, {ok, _}} -> {ok, Other}
     end.
 
-one_may_subscribe_again_after_the_last_has_gone(Config) ->
+a_process_may_subscribe_after_the_last_subscriber_has_gone(Config) ->
     Zone = zone(Config),
     [
         begin
@@ -213,59 +190,61 @@ one_may_subscribe_again_after_the_last_has_gone(Config) ->
      || Round <- lists:seq(1, 200)
     ].
 
-nobody_is_left_when_the_last_subscriber_has_gone(Config) ->
+the_sender_exits_when_the_last_subscriber_has_gone(Config) ->
     Zone = zone(Config),
     Before = tracked_child:beside(Zone),
-    {ok, Other} = apart_subscribed(Zone),
+    {ok, Other} = another_subscriber(Zone),
     {ok, []} = subscribe(Zone),
-    Sender = sender(Other),
+    Sender = zone_events:sender(Other),
     ok = unsubscribe(Zone),
     true = is_process_alive(Sender),
     unlink(Other),
     _ = kill(Other),
     _ = down(Sender),
-    eventually(fun() -> tracked_child:beside(Zone) =:= Before end),
+    wait:until(fun() -> tracked_child:beside(Zone) =:= Before end, 60),
     ok = unsubscribe(Zone).
 
-a_subscriber_that_sleeps_holds_up_nobody_and_misses_nothing(Config) ->
+a_suspended_subscriber_delays_nobody_and_misses_nothing(Config) ->
     Zone = zone(Config),
-    {ok, Sleeper} = apart_subscribed(Zone),
+    {ok, Sleeper} = another_subscriber(Zone),
     true = erlang:suspend_process(Sleeper),
     {ok, []} = subscribe(Zone),
     Told = [
         begin
             Pid = open(Zone, N),
             _ = kill(Pid),
-            [event(Zone), event(Zone)]
+            [next(Zone), next(Zone)]
         end
      || N <- lists:seq(1, 500)
     ],
-    eventually(fun() -> process_info(Sleeper, message_queue_len) =:= {message_queue_len, 1000} end),
+    wait:until(
+        fun() -> process_info(Sleeper, message_queue_len) =:= {message_queue_len, 1000} end, 60
+    ),
     {messages, Messages} = process_info(Sleeper, messages),
     ?assertEqual(lists:append(Told), [Event || {gen_tracker, _, Event} <- Messages]).
 
-the_deaths_at_the_end_of_a_zone_are_told(Config) ->
+the_deaths_at_the_end_of_a_zone_are_sent(Config) ->
     Zone = zone(Config),
     Children = lists:sort([{Name, open(Zone, Name)} || Name <- lists:seq(1, 100)]),
     {ok, _} = subscribe(Zone),
     ok = gen_server:stop(Zone),
     ?assertEqual(
         [{down, Name, Pid, shutdown} || {Name, Pid} <- Children],
-        lists:sort([event(Zone) || _ <- Children])
+        lists:sort([next(Zone) || _ <- Children])
     ).
 
-the_deaths_are_told_when_the_tracker_is_killed(Config) ->
+the_deaths_are_sent_when_the_tracker_is_killed(Config) ->
     Zone = zone(Config),
     Children = lists:sort([{Name, open(Zone, Name)} || Name <- lists:seq(1, 100)]),
     {ok, _} = subscribe(Zone),
-    Sender = sender(self()),
+    Sender = zone_events:sender(self()),
     _ = kill(whereis(Zone)),
-    Told = [{Name, Pid} || {down, Name, Pid, _} <- [event(Zone) || _ <- Children]],
+    Told = [{Name, Pid} || {down, Name, Pid, _} <- [next(Zone) || _ <- Children]],
     ?assertEqual(Children, lists:sort(Told)),
     _ = down(Sender),
     [{gen_tracker, Zone, unsubscribed}] = tracked_child:taken(gen_tracker).
 
-a_killed_keeper_swallows_no_event(Config) ->
+no_event_is_lost_with_a_killed_keeper(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
     [
@@ -273,10 +252,10 @@ a_killed_keeper_swallows_no_event(Config) ->
             Child = tracked_child:loose(start_link),
             {ok, Child} = gen_tracker:add_existing_child(Zone, {Round, Child, worker, []}),
             {running, Child, Keeper, _} = proctab_nif:child(Zone, Round),
-            %% One of them dies first.
+            %% Either of them may exit first.
             exit(Child, stopped),
             exit(Keeper, kill),
-            [{up, Round, Child}, {down, Round, Child, _}] = [event(Zone), event(Zone)]
+            [{up, Round, Child}, {down, Round, Child, _}] = [next(Zone), next(Zone)]
         end
      || Round <- lists:seq(1, 200)
     ].
@@ -284,29 +263,29 @@ a_killed_keeper_swallows_no_event(Config) ->
 a_subscription_ends_with_its_zone(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
-    Sender = sender(self()),
+    Sender = zone_events:sender(self()),
     ok = gen_server:stop(Zone),
     _ = down(Sender),
-    unsubscribed = event(Zone),
+    unsubscribed = next(Zone),
     ?assertError(badarg, subscribe(Zone)),
     Zone = tracked_child:zone(Zone),
     _ = open(Zone, ?NAME),
     {ok, [{?NAME, _}]} = subscribe(Zone),
     [] = tracked_child:taken(gen_tracker).
 
-%% Better than to believe for ever that nothing happens.
+%% Otherwise a subscriber would wait for events that never arrive.
 subscribers_are_told_when_the_sender_of_events_is_killed(Config) ->
     Zone = zone(Config),
     Pid = open(Zone, ?NAME),
     {ok, [{?NAME, Pid}]} = subscribe(Zone),
-    exit(sender(self()), kill),
-    unsubscribed = event(Zone),
+    exit(zone_events:sender(self()), kill),
+    unsubscribed = next(Zone),
     {ok, [{?NAME, Pid}]} = subscribe(Zone),
     normal = stop(Pid, normal),
-    {down, ?NAME, Pid, normal} = event(Zone).
+    {down, ?NAME, Pid, normal} = next(Zone).
 
-%% Subscribers come and go while children do; at the end the copy of each who stayed is what the
-%% zone has, and no event contradicted it.
+%% Subscribers come and go while children do. In the end the copy of each remaining subscriber is
+%% what the zone has. No event contradicts a copy.
 every_subscriber_keeps_an_exact_copy_while_all_changes(Config) ->
     Zone = zone(Config),
     Test = self(),
@@ -364,7 +343,7 @@ every_subscriber_keeps_an_exact_copy_while_all_changes(Config) ->
      || Pid <- Following
     ].
 
-%% Ten names that live and die, and live in the end.
+%% Starts and ends children of ten names, and leaves them running.
 change(Zone, Number, Rounds) ->
     lists:foreach(
         fun(Round) ->
@@ -384,7 +363,7 @@ change(Zone, Number, Rounds) ->
 kill_somehow(Round, Pid) when Round rem 2 =:= 0 -> exit(Pid, kill);
 kill_somehow(_, Pid) -> Pid ! {stop, normal}.
 
-%% Each event has to fit what is known; the copy is told once `last` is born.
+%% Each event must fit the copy. The copy is sent to the test once `last` is born.
 follow(Zone, Copy, Test) when is_map_key(last, Copy) ->
     receive
         {gen_tracker, Zone, Event} -> follow(Zone, followed(Event, Copy), Test)
@@ -398,8 +377,8 @@ follow(Zone, Copy, Test) ->
 followed({up, Name, Pid}, Copy) when not is_map_key(Name, Copy) -> Copy#{Name => Pid};
 followed({down, Name, Pid, _}, Copy) when map_get(Name, Copy) =:= Pid -> maps:remove(Name, Copy).
 
-%% One name after the other is born, and the only subscriber comes and goes: what it sees has no
-%% gap, and nothing twice.
+%% Children start one after the other while the only subscriber comes and goes. It sees no gap, and
+%% no birth twice.
 no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
     Zone = zone(Config),
     Birth = fun(Number) -> {ok, _} = find_or_open(Zone, spec({born, Number}, temporary)) end,
@@ -415,18 +394,19 @@ no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
     ?assertEqual([], [Count || {Count, false} <- Answers]).
 
 born_until(Zone, Last) ->
-    case event(Zone) of
+    case next(Zone) of
         {up, Last, _} -> [];
         {up, {born, Number}, _} -> [Number | born_until(Zone, Last)];
         {up, _, _} -> born_until(Zone, Last)
     end.
 
-%% A change at the moment when the sender begins may come to it both ways.
-what_was_read_and_is_told_as_well_is_no_second_event(Config) ->
+%% A change during the start of the sender may reach it as an event and in the children that it
+%% reads.
+a_change_that_the_new_sender_reads_and_receives_is_one_event(Config) ->
     Zone = zone(Config),
     [Pid, Other] = [open(Zone, Name) || Name <- [?NAME, other]],
     {ok, _} = subscribe(Zone),
-    Sender = sender(self()),
+    Sender = zone_events:sender(self()),
     Secret = secret(Sender),
     [
         Sender ! {Secret, Told}
@@ -438,19 +418,19 @@ what_was_read_and_is_told_as_well_is_no_second_event(Config) ->
         ]
     ],
     normal = stop(Other, normal),
-    {down, other, Other, normal} = event(Zone),
+    {down, other, Other, normal} = next(Zone),
     {ok, [{?NAME, Pid}]} = subscribe(Zone).
 
-%% What the events begin with that the table sends.
+%% Returns the number that the table puts before its events.
 secret(Sender) ->
     [Secret] = [Secret || Secret <- tuple_to_list(sys:get_state(Sender)), is_integer(Secret)],
     Secret.
 
-nobody_else_can_send_events(Config) ->
+only_the_library_can_send_events(Config) ->
     Zone = zone(Config),
     Pid = open(Zone, ?NAME),
     {ok, [{?NAME, Pid}]} = subscribe(Zone),
-    Sender = sender(self()),
+    Sender = zone_events:sender(self()),
     Events = [{up, other, Pid}, {down, ?NAME, Pid, forged}],
     [
         Sender ! Message
@@ -461,8 +441,8 @@ nobody_else_can_send_events(Config) ->
     [Sender ! {'DOWN', make_ref(), process, Who, forged} || Who <- [self(), Pid]],
     Sender ! {'EXIT', whereis(Zone), killed},
     Other = open(Zone, other),
-    {up, other, Other} = event(Zone),
+    {up, other, Other} = next(Zone),
     normal = stop(Pid, normal),
-    {down, ?NAME, Pid, normal} = event(Zone),
+    {down, ?NAME, Pid, normal} = next(Zone),
     {ok, [{other, Other}]} = subscribe(Zone),
     [] = tracked_child:taken(gen_tracker).

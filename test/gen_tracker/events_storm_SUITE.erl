@@ -1,6 +1,6 @@
-%% Promise: births and deaths come "for each name in order, none missing, none twice": also when
-%% many processes hand one name over to each other, and when a zone ends while it is being
-%% changed. A subscription ends with `unsubscribed', after the last death.
+%% Promise: births and deaths are sent in order, none missing and none twice, also when many
+%% processes register one name in turn, and when a zone ends during changes. A subscription ends
+%% with `unsubscribed`, after the last death.
 -module(events_storm_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -8,37 +8,29 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [down/1, kill/1, open/2, spec/2]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [find_or_open/2, register_name/2, subscribe/1, unregister_name/1]).
 
 -define(NAME, <<"tv1">>).
 
 suite() ->
-    [{timetrap, {minutes, 5}}].
+    [{timetrap, {minutes, 5}}, {ct_hooks, [{zone_hook, [start]}]}].
 
 all() ->
     [
-        a_name_that_goes_from_hand_to_hand_dies_as_often_as_it_is_born,
-        each_birth_has_its_death_whoever_unregisters,
+        a_name_that_processes_register_in_turn_has_as_many_deaths_as_births,
+        each_birth_has_its_death_if_other_processes_unregister,
         each_birth_has_its_death_when_the_tracker_is_killed_while_children_start,
-        the_reasons_are_told_when_the_tracker_is_killed,
-        what_comes_after_the_end_of_a_subscription_is_of_another_zone,
+        the_reasons_are_sent_when_the_tracker_is_killed,
+        events_after_the_end_of_a_subscription_belong_to_another_zone,
         subscribers_are_told_when_the_sender_of_events_crashes,
-        a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone,
-        nobody_subscribes_to_a_zone_that_is_about_to_end
+        a_child_that_unregisters_at_its_end_does_not_delay_the_end_of_its_zone,
+        no_process_subscribes_to_a_zone_that_is_about_to_end
     ].
 
-init_per_testcase(Case, Config) ->
-    process_flag(trap_exit, true),
-    [{zone, tracked_child:zone(Case)} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
-
-%% A subscriber that follows a zone until its subscription ends. The answer: births, deaths, the
-%% events that contradict what came before, and who lives then.
+%% Starts a subscriber that follows a zone until its subscription ends. Its answer is the number of
+%% births, the number of deaths, the events that contradict earlier ones, and the children that are
+%% left.
 follower(Zone) ->
     Test = self(),
     Asked = tracked_child:ask(fun() ->
@@ -55,26 +47,28 @@ follow(Zone, Copy, {Births, Deaths, Faults}) ->
             follow(Zone, Copy#{Name => Pid}, {Births + 1, Deaths, Faults});
         {gen_tracker, Zone, {down, Name, Pid, _}} when map_get(Name, Copy) =:= Pid ->
             follow(Zone, maps:remove(Name, Copy), {Births, Deaths + 1, Faults});
-        {gen_tracker, Zone, unsubscribed} -> {Births, Deaths, Faults, Copy};
-        {gen_tracker, Zone, Event} -> follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
+        {gen_tracker, Zone, unsubscribed} ->
+            {Births, Deaths, Faults, Copy};
+        {gen_tracker, Zone, Event} ->
+            follow(Zone, Copy, {Births, Deaths, [Event | Faults]})
     end.
 
-a_name_that_goes_from_hand_to_hand_dies_as_often_as_it_is_born(Config) ->
+a_name_that_processes_register_in_turn_has_as_many_deaths_as_births(Config) ->
     Zone = zone(Config),
     Following = follower(Zone),
     Worker = fun() ->
-        length([yes || _ <- lists:seq(1, 10000), taken_and_given_back({Zone, ?NAME})])
+        length([yes || _ <- lists:seq(1, 10000), registered_and_unregistered({Zone, ?NAME})])
     end,
     Taken = lists:sum(tracked_child:together([Worker || _ <- lists:seq(1, 4)])),
     ok = gen_server:stop(Zone),
     ?assertEqual({answer, {Taken, Taken, [], #{}}}, tracked_child:answer(Following)).
 
-taken_and_given_back(Via) ->
+registered_and_unregistered(Via) ->
     Answer = register_name(Via, self()),
     ok = unregister_name(Via),
     Answer =:= yes.
 
-each_birth_has_its_death_whoever_unregisters(Config) ->
+each_birth_has_its_death_if_other_processes_unregister(Config) ->
     Zone = zone(Config),
     Following = follower(Zone),
     Current = atomics:new(1, []),
@@ -105,7 +99,8 @@ take_away(Zone, Current) ->
 
 gone(Zone, Name) ->
     case gen_tracker:find(Zone, Name) of
-        undefined -> ok;
+        undefined ->
+            ok;
         {ok, _} ->
             erlang:yield(),
             gone(Zone, Name)
@@ -132,24 +127,16 @@ each_birth_has_its_death_when_the_tracker_is_killed_while_children_start(Config)
      || _ <- lists:seq(1, 10)
     ].
 
-the_reasons_are_told_when_the_tracker_is_killed(Config) ->
+the_reasons_are_sent_when_the_tracker_is_killed(Config) ->
     Zone = zone(Config),
     Children = [{Name, open(Zone, Name)} || Name <- lists:seq(1, 1000)],
     {ok, _} = subscribe(Zone),
     _ = kill(whereis(Zone)),
     ?assertEqual(
-        [{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort(events(Zone))
+        [{down, Name, Pid, shutdown} || {Name, Pid} <- Children], lists:sort(zone_events:rest(Zone))
     ).
 
-%% All events until the end of the subscription.
-events(Zone) ->
-    receive
-        {gen_tracker, Zone, unsubscribed} -> [];
-        {gen_tracker, Zone, Event} -> [Event | events(Zone)]
-    after 10000 -> ct:fail(no_end)
-    end.
-
-what_comes_after_the_end_of_a_subscription_is_of_another_zone(Config) ->
+events_after_the_end_of_a_subscription_belong_to_another_zone(Config) ->
     Zone = zone(Config),
     Old = tracked_child:loose(start_stubborn),
     Spec = {?NAME, {tracked_child, start_link, [self()]}, temporary, infinity, worker, []},
@@ -160,24 +147,24 @@ what_comes_after_the_end_of_a_subscription_is_of_another_zone(Config) ->
     Zone = tracked_child:zone(Zone),
     New = open(Zone, ?NAME),
     Old ! {stop, at_last},
-    ?assertEqual([{down, ?NAME, Old, at_last}], events(Zone)),
+    ?assertEqual([{down, ?NAME, Old, at_last}], zone_events:rest(Zone)),
     {ok, [{?NAME, New}]} = subscribe(Zone),
     normal = tracked_child:stop(New, normal),
     ok = gen_server:stop(Zone),
-    ?assertEqual([{down, ?NAME, New, normal}], events(Zone)).
+    ?assertEqual([{down, ?NAME, New, normal}], zone_events:rest(Zone)).
 
 subscribers_are_told_when_the_sender_of_events_crashes(Config) ->
     Zone = zone(Config),
     {ok, []} = subscribe(Zone),
-    Sender = events_SUITE:sender(self()),
+    Sender = zone_events:sender(self()),
     ok = gen_server:stop(Sender, crash, infinity),
-    ?assertEqual([], events(Zone)),
+    ?assertEqual([], zone_events:rest(Zone)),
     {ok, []} = subscribe(Zone),
     Pid = open(Zone, ?NAME),
     ok = gen_server:stop(Zone),
-    ?assertEqual([{up, ?NAME, Pid}, {down, ?NAME, Pid, shutdown}], events(Zone)).
+    ?assertEqual([{up, ?NAME, Pid}, {down, ?NAME, Pid, shutdown}], zone_events:rest(Zone)).
 
-a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone(Config) ->
+a_child_that_unregisters_at_its_end_does_not_delay_the_end_of_its_zone(Config) ->
     Zone = zone(Config),
     Other = tracked_child:loose(start_link),
     yes = register_name({Zone, other}, Other),
@@ -193,21 +180,13 @@ a_child_that_unregisters_at_its_end_does_not_hold_up_the_end_of_its_zone(Config)
         shutdown => infinity
     },
     {ok, Pid} = find_or_open(Zone, Spec),
-    {trap_exit, true} = trapping(Pid),
+    wait:until(fun() -> process_info(Pid, trap_exit) =:= {trap_exit, true} end),
     Tracker = whereis(Zone),
     ok = gen_server:stop(Zone),
     ?assertEqual({noproc, noproc, noproc}, {down(Tracker), down(Pid), down(Other)}).
 
-trapping(Pid) ->
-    case process_info(Pid, trap_exit) of
-        {trap_exit, false} ->
-            erlang:yield(),
-            trapping(Pid);
-        Trapping -> Trapping
-    end.
-
-%% From after_terminate, at the end of the zone, which cannot answer any more.
-nobody_subscribes_to_a_zone_that_is_about_to_end(Config) ->
+%% `after_terminate` subscribes at the end of the zone, which cannot answer any more.
+no_process_subscribes_to_a_zone_that_is_about_to_end(Config) ->
     Zone = zone(Config),
     Test = self(),
     Subscribe = fun() ->

@@ -1,6 +1,5 @@
-%% Promise: a zone runs once under its name, and its children are found by any term as a name,
-%% compared by `=:=`, whether the zone started them or they were added to it. `find` never sends a
-%% message.
+%% Promise: only one zone runs under a name. Its children are found by any term as a name, compared
+%% by `=:=`, whether the zone has started them or they were added. `find` never sends a message.
 -module(finding_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -11,46 +10,38 @@
 -import(tracked_child, [ask/1, answer/1, waiting/0, await/1, await/2, taken/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
         start_link_registers_the_zone_under_its_name,
-        start_link_of_a_running_zone_gives_its_pid,
+        start_link_of_a_running_zone_returns_its_pid,
         an_unknown_option_is_badarg,
         restart_false_turns_restarts_off,
         restart_true_is_the_default,
         a_zone_that_was_stopped_starts_again,
-        find_gives_the_pid_of_a_running_child,
-        find_gives_undefined_for_a_name_without_a_child,
-        find_gives_undefined_for_a_child_that_is_starting,
-        find_gives_undefined_for_a_child_that_is_terminating,
+        find_returns_the_pid_of_a_running_child,
+        find_returns_undefined_for_a_name_without_a_child,
+        find_returns_undefined_for_a_starting_child,
+        find_returns_undefined_for_a_terminating_child,
         find_never_sends_a_message,
         find_is_badarg_when_the_zone_does_not_run,
-        which_children_gives_the_pid_or_state_of_every_child,
+        which_children_returns_the_pid_or_state_of_every_child,
         an_existing_process_is_added,
-        the_holder_is_given_when_a_running_child_holds_the_name,
-        already_present_is_given_while_a_child_of_that_name_is_being_started,
-        adding_waits_for_the_cleanup_of_the_last_holder,
-        an_added_child_that_dies_is_forgotten_with_its_attributes,
+        adding_a_name_with_a_running_child_returns_that_child,
+        adding_a_name_with_a_starting_child_returns_already_present,
+        adding_waits_for_the_cleanup_of_the_last_child,
+        an_added_child_that_dies_is_removed_with_its_attributes,
         an_added_child_is_told_to_exit_when_the_zone_stops,
         after_terminate_is_called_for_a_child_added_with_a_full_spec,
-        wait_returns_after_all_that_was_sent_before_has_been_handled,
+        wait_returns_after_all_requests_sent_before_have_been_handled,
         two_names_are_the_same_when_they_are_identical,
         every_kind_of_term_is_a_name,
-        find_or_open_never_gives_a_child_whose_death_the_caller_has_seen,
-        no_caller_of_many_gets_a_child_whose_death_it_has_seen,
-        an_added_child_whose_death_the_caller_has_seen_is_not_given,
+        find_or_open_never_returns_a_child_whose_death_the_caller_has_seen,
+        none_of_many_callers_gets_a_child_whose_death_it_has_seen,
+        an_added_child_whose_death_the_caller_has_seen_is_not_returned,
         the_arguments_of_a_temporary_child_are_not_kept
     ].
-
-%% The processes that a case adds to its zone are linked to it.
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
 
 %% Starting a zone
 
@@ -60,7 +51,7 @@ start_link_registers_the_zone_under_its_name(_) ->
     {links, Links} = process_info(self(), links),
     ?assert(lists:member(Pid, Links)).
 
-start_link_of_a_running_zone_gives_its_pid(_) ->
+start_link_of_a_running_zone_returns_its_pid(_) ->
     Pid = whereis(zone(?FUNCTION_NAME)),
     Running = {error, {already_started, Pid}},
     ?assertEqual(Running, gen_tracker:start_link(?FUNCTION_NAME)),
@@ -87,8 +78,8 @@ restart_false_turns_restarts_off(_) ->
     die(?FUNCTION_NAME, transient),
     ?assertEqual([], taken(started)).
 
-%% A child that crashes, and the end of its entry. After a restart, the zone would have a child
-%% again, and keep it.
+%% Crashes a child, and waits until its entry is removed. After a restart the zone would keep a
+%% child.
 die(Zone, Restart) ->
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(Restart, Restart)),
     {started, Pid} = await(started, Pid),
@@ -96,13 +87,7 @@ die(Zone, Restart) ->
     crash = stop(Pid, crash),
     {after_terminate, Restart, _, Cleaner} = await(after_terminate, Restart),
     tracked_child:down(Cleaner),
-    until_empty(Zone).
-
-until_empty(Zone) ->
-    case gen_tracker:which_children(Zone) of
-        [] -> ok;
-        [_] -> until_empty(Zone)
-    end.
+    wait:until(fun() -> gen_tracker:which_children(Zone) =:= [] end).
 
 restart_true_is_the_default(_) ->
     [
@@ -130,7 +115,7 @@ a_zone_that_was_stopped_starts_again(_) ->
 
 %% Finding
 
-find_gives_the_pid_of_a_running_child(_) ->
+find_returns_the_pid_of_a_running_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
     {ok, Other} = gen_tracker:find_or_open(Zone, spec(other, temporary)),
@@ -138,7 +123,7 @@ find_gives_the_pid_of_a_running_child(_) ->
     ?assertEqual({ok, Other}, gen_tracker:find(Zone, other)),
     ?assertEqual([{started, Pid}, {started, Other}], taken(started)).
 
-find_gives_undefined_for_a_name_without_a_child(_) ->
+find_returns_undefined_for_a_name_without_a_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual(undefined, gen_tracker:find(Zone, name)),
     {ok, _} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
@@ -146,7 +131,7 @@ find_gives_undefined_for_a_name_without_a_child(_) ->
     ok = supervisor:terminate_child(Zone, name),
     ?assertEqual(undefined, gen_tracker:find(Zone, name)).
 
-find_gives_undefined_for_a_child_that_is_starting(_) ->
+find_returns_undefined_for_a_starting_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     {Opening, Starter} = gated(Zone, name),
     ?assertEqual(undefined, gen_tracker:find(Zone, name)),
@@ -154,7 +139,7 @@ find_gives_undefined_for_a_child_that_is_starting(_) ->
     {answer, {ok, Pid}} = answer(Opening),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)).
 
-find_gives_undefined_for_a_child_that_is_terminating(_) ->
+find_returns_undefined_for_a_terminating_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Cleaner} = terminating(Zone, name),
     ?assertEqual(undefined, gen_tracker:find(Zone, name)),
@@ -162,7 +147,7 @@ find_gives_undefined_for_a_child_that_is_terminating(_) ->
     forgotten(Zone, name),
     ?assertEqual(undefined, gen_tracker:find(Zone, name)).
 
-%% The tracker is suspended too: it could not answer.
+%% The tracker is suspended, so it could not answer.
 find_never_sends_a_message(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(running, temporary)),
@@ -190,7 +175,7 @@ find_is_badarg_when_the_zone_does_not_run(_) ->
      || None <- [kernel_sup, "zone", <<"zone">>, self(), 1]
     ].
 
-which_children_gives_the_pid_or_state_of_every_child(_) ->
+which_children_returns_the_pid_or_state_of_every_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual([], gen_tracker:which_children(Zone)),
     {ok, Running} = gen_tracker:find_or_open(Zone, spec(a, temporary)),
@@ -218,7 +203,7 @@ which_children_gives_the_pid_or_state_of_every_child(_) ->
         lists:sort(gen_tracker:which_children(Zone))
     ).
 
-%% Adding existing processes. Each case does the same for both forms.
+%% Adding existing processes. The cases use both forms of the argument.
 
 forms() ->
     [
@@ -228,7 +213,7 @@ forms() ->
         end
     ].
 
-%% A process that the zone knows nothing of.
+%% Starts a process outside of the zone.
 stranger() ->
     {ok, Pid} = tracked_child:start_link(self()),
     {started, Pid} = await(started, Pid),
@@ -254,7 +239,7 @@ an_existing_process_is_added(_) ->
         ?assertEqual({ok, value}, gen_tracker:getattr(Zone, name, key))
     end).
 
-the_holder_is_given_when_a_running_child_holds_the_name(_) ->
+adding_a_name_with_a_running_child_returns_that_child(_) ->
     in_both_forms(?FUNCTION_NAME, fun(Zone, Form) ->
         {ok, Started} = gen_tracker:find_or_open(Zone, spec(started, temporary)),
         Added = stranger(),
@@ -272,7 +257,7 @@ the_holder_is_given_when_a_running_child_holds_the_name(_) ->
         ?assertEqual({ok, Added}, gen_tracker:find(Zone, added))
     end).
 
-already_present_is_given_while_a_child_of_that_name_is_being_started(_) ->
+adding_a_name_with_a_starting_child_returns_already_present(_) ->
     in_both_forms(?FUNCTION_NAME, fun(Zone, Form) ->
         {Opening, Starter} = gated(Zone, name),
         ?assertEqual(
@@ -283,7 +268,7 @@ already_present_is_given_while_a_child_of_that_name_is_being_started(_) ->
         ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name))
     end).
 
-adding_waits_for_the_cleanup_of_the_last_holder(_) ->
+adding_waits_for_the_cleanup_of_the_last_child(_) ->
     in_both_forms(?FUNCTION_NAME, fun(Zone, Form) ->
         Pid = stranger(),
         {_, Cleaner} = terminating(Zone, name),
@@ -298,24 +283,17 @@ adding_waits_for_the_cleanup_of_the_last_holder(_) ->
         ?assertEqual([], gen_tracker:attrs(Zone, name))
     end).
 
-an_added_child_that_dies_is_forgotten_with_its_attributes(_) ->
+an_added_child_that_dies_is_removed_with_its_attributes(_) ->
     in_both_forms(?FUNCTION_NAME, fun(Zone, Form) ->
         Pid = stranger(),
         {ok, Pid} = gen_tracker:add_existing_child(Zone, Form(name, Pid)),
         ok = gen_tracker:setattr(Zone, name, key, value),
         finished = stop(Pid, finished),
-        until_not_found(Zone, name),
+        wait:until(fun() -> gen_tracker:find(Zone, name) =:= undefined end),
         forgotten(Zone, name),
         ?assertEqual([], gen_tracker:which_children(Zone)),
         ?assertEqual(undefined, gen_tracker:getattr(Zone, name, key))
     end).
-
-%% Nothing tells a test when the tracker has noticed the death of a child that has no spec.
-until_not_found(Zone, Name) ->
-    case gen_tracker:find(Zone, Name) of
-        undefined -> ok;
-        {ok, _} -> until_not_found(Zone, Name)
-    end.
 
 an_added_child_is_told_to_exit_when_the_zone_stops(_) ->
     lists:foreach(
@@ -346,9 +324,8 @@ after_terminate_is_called_for_a_child_added_with_a_full_spec(_) ->
 
 %% wait/1
 
-%% The request that was sent first has been handled when an attribute of the starting child can be
-%% set.
-wait_returns_after_all_that_was_sent_before_has_been_handled(_) ->
+%% The first request has been handled if an attribute of the starting child can be set.
+wait_returns_after_all_requests_sent_before_have_been_handled(_) ->
     Zone = zone(?FUNCTION_NAME),
     ok = sys:suspend(Zone),
     Gated = spec(name, temporary, 200, {start_gated, [self(), go]}),
@@ -405,7 +382,7 @@ different() ->
         {make_ref(), make_ref()}
     ].
 
-%% Each pair is one term, made in two ways.
+%% Each pair holds the same term, made in two ways.
 identical() ->
     Large = binary:copy(<<"name">>, 1000),
     <<_:3, Bits/bitstring>> = <<0:3, 300:9>>,
@@ -442,10 +419,9 @@ names() ->
         [fun erlang:self/0, fun() -> Environment end] ++
         [lists:foldl(fun(_, Deep) -> {Deep} end, deep, lists:seq(1, 10000))].
 
-%% Children that have died
+%% Dead children
 
-%% "A caller that has seen a child's `DOWN` gets the next one."
-find_or_open_never_gives_a_child_whose_death_the_caller_has_seen(_) ->
+find_or_open_never_returns_a_child_whose_death_the_caller_has_seen(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = {name, {?MODULE, start_plain, []}, temporary},
     Find = fun(_, Dead) ->
@@ -469,8 +445,8 @@ start_plain() ->
         end)
     }.
 
-%% The others may kill it as well.
-no_caller_of_many_gets_a_child_whose_death_it_has_seen(_) ->
+%% Other callers may kill the same child.
+none_of_many_callers_gets_a_child_whose_death_it_has_seen(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = {name, {?MODULE, start_plain, []}, temporary},
     Find = fun(_, Dead) ->
@@ -485,7 +461,7 @@ no_caller_of_many_gets_a_child_whose_death_it_has_seen(_) ->
     Caller = fun() -> map_size(lists:foldl(Find, #{}, lists:seq(1, 1000))) end,
     ?assertEqual([1000, 1000, 1000, 1000], tracked_child:together(lists:duplicate(4, Caller))).
 
-an_added_child_whose_death_the_caller_has_seen_is_not_given(_) ->
+an_added_child_whose_death_the_caller_has_seen_is_not_returned(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = {name, {?MODULE, start_plain, []}, temporary},
     [
@@ -507,7 +483,7 @@ an_added_child_whose_death_the_caller_has_seen_is_not_given(_) ->
      || Form <- forms(), _ <- lists:seq(1, 300)
     ].
 
-%% "`get_childspec/2` shows `undefined` for them, as OTP does."
+%% `get_childspec/2` shows `undefined` for the arguments, as OTP does.
 the_arguments_of_a_temporary_child_are_not_kept(_) ->
     Zone = zone(?FUNCTION_NAME),
     MFA = {tracked_child, start_link, [self()]},

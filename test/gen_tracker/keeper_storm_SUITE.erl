@@ -1,4 +1,4 @@
-%% Promise: the promises of `keeper_SUITE` where they are a matter of the moment, in many rounds.
+%% Promise: that of `keeper_SUITE`, tested by many rounds of short races.
 -module(keeper_storm_SUITE).
 -behaviour(gen_server).
 
@@ -6,34 +6,25 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, await/1, await/2, taken/1, ask/1, answer/1]).
--import(tracked_child, [kill/1]).
--import(tracked_process, [eventually/1]).
+-import(tracked_child, [zone/1, spec/4, await/1, await/2, taken/1, ask/1, answer/1, kill/1]).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [
-        a_thousand_transient_children_that_end_normally_at_once_are_started_once,
+        a_thousand_transient_children_that_exit_normally_at_once_are_started_once,
         a_child_is_stopped_in_good_order_right_after_it_was_added,
-        nothing_is_left_of_starts_that_a_stop_meets,
-        nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets,
+        nothing_is_left_of_starts_during_a_stop,
+        nothing_is_left_of_starts_when_the_tracker_is_killed,
         callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
-        find_or_open_has_an_answer_whenever_the_zone_is_started_again,
-        a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason,
-        a_child_that_ends_as_soon_as_it_is_seen_ends_with_its_reason
+        find_or_open_is_answered_while_the_zone_is_restarted,
+        a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted,
+        a_child_that_ends_as_soon_as_it_is_registered_ends_with_its_reason
     ].
 
-init_per_testcase(Case, Config) ->
-    keeper_SUITE:init_per_testcase(Case, Config).
-
-end_per_testcase(Case, Config) ->
-    keeper_SUITE:end_per_testcase(Case, Config).
-
-%% "a `transient` one whose reason was not `normal`" is started again: no other is, however soon
-%% it ends.
-a_thousand_transient_children_that_end_normally_at_once_are_started_once(_) ->
+%% No child of these is restarted, however soon it exits.
+a_thousand_transient_children_that_exit_normally_at_once_are_started_once(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = counters:new(1, []),
     Start = {gen_server, start_link, [?MODULE, Starts, []]},
@@ -45,9 +36,9 @@ a_thousand_transient_children_that_end_normally_at_once_are_started_once(_) ->
         ok
     end),
     {answer, ok} = answer(Opened),
-    eventually(fun() ->
+    wait:until(fun() ->
         gen_tracker:which_children(Zone) =:= [] orelse counters:get(Starts, 1) > 1000
-    end),
+    end, 60),
     ?assertEqual(1000, counters:get(Starts, 1)).
 
 init(Starts) ->
@@ -63,8 +54,7 @@ handle_call(_, _, Starts) ->
 handle_cast(_, Starts) ->
     {noreply, Starts}.
 
-%% The tracker handles the two requests without a pause, and the keeper may not have run at all by
-%% then.
+%% The tracker handles both requests in a row. The keeper may not have run before the second one.
 a_child_is_stopped_in_good_order_right_after_it_was_added(_) ->
     [added_and_stopped(?FUNCTION_NAME) || _ <- lists:seq(1, 50)].
 
@@ -74,36 +64,35 @@ added_and_stopped(Case) ->
     Monitor = monitor(process, Child),
     Name = {self(), child},
     ok = sys:suspend(Zone),
-    Spec = {Name, {keeper_SUITE, start, [none]}, temporary, 10000, worker, []},
+    Spec = {Name, {reporting_child, start, [none]}, temporary, 10000, worker, []},
     Adding = ask(fun() -> gen_tracker:add_existing_child(Zone, {Child, Spec}) end),
     tracked_child:waiting(),
     Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
     tracked_child:waiting(),
     ok = sys:resume(Zone),
-    %% Which may have been answered before the stop, or not.
+    %% The answer may have been sent before the stop or during it.
     _ = answer(Adding),
     {answer, ok} = answer(Stopping),
     {'DOWN', _, process, Child, shutdown} = await('DOWN', Monitor),
     ?assertEqual({last, Name, [], shutdown}, await(last)),
     {'EXIT', _, shutdown} = await('EXIT').
 
-%% "When the tracker is gone, its children are gone [...] also when it is stopped while children
-%% are still starting."
+%% Starts during the end of a zone
 
-nothing_is_left_of_starts_that_a_stop_meets(_) ->
+nothing_is_left_of_starts_during_a_stop(_) ->
     [
         starts_end_with(?FUNCTION_NAME, fun(Tracker) -> gen_server:stop(Tracker) end)
      || _ <- lists:seq(1, 50)
     ].
 
-nothing_is_left_of_starts_that_a_kill_of_the_tracker_meets(_) ->
+nothing_is_left_of_starts_when_the_tracker_is_killed(_) ->
     [
         starts_end_with(?FUNCTION_NAME, fun(Tracker) -> exit(Tracker, kill) end)
      || _ <- lists:seq(1, 50)
     ].
 
-%% The end comes while the start functions spawn processes that ignore it, one after the other.
-%% All that they have spawned goes.
+%% The zone ends while the start functions spawn processes that ignore exit signals. All of them
+%% must be killed.
 starts_end_with(Case, End) ->
     Test = self(),
     {ok, Tracker} = gen_tracker:start_link(Case),
@@ -167,8 +156,8 @@ deaf() ->
         _ -> deaf()
     end.
 
-%% Each child kills its keeper as soon as it is registered. The keeper's time slice ends at about
-%% that point, now a little earlier, now later.
+%% Each child kills its keeper as soon as it is registered. The time slice of the keeper ends at
+%% about that point, which differs a little from round to round.
 callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker(_) ->
     Zone = zone(?FUNCTION_NAME),
     [given_to_its_caller(Zone, Round) || Round <- lists:seq(1, 600)].
@@ -182,7 +171,7 @@ given_to_its_caller(Zone, Round) ->
         {ok, Child}
     end,
     Asked = ask(fun() ->
-        gen_tracker:find_or_open(Zone, {Round, {keeper_SUITE, start, [Start]}, temporary})
+        gen_tracker:find_or_open(Zone, {Round, {reporting_child, start, [Start]}, temporary})
     end),
     {answer, {ok, Child}} = answer(Asked),
     {ok, Child} = gen_tracker:find(Zone, Round).
@@ -198,9 +187,8 @@ kill_when_found(Zone, Name, Keeper) ->
             end
     end.
 
-%% "Zone not running: `{error, gen_tracker_not_started}`." A zone that starts between the looks at
-%% it is no bad argument.
-find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
+%% The zone may start between two checks of the function. That must not raise `badarg`.
+find_or_open_is_answered_while_the_zone_is_restarted(_) ->
     Case = ?FUNCTION_NAME,
     Restart = fun(_) ->
         {ok, Tracker} = gen_tracker:start_link(Case),
@@ -218,12 +206,12 @@ find_or_open_has_an_answer_whenever_the_zone_is_started_again(_) ->
         lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))
     ).
 
-%% "a `transient` one whose reason was not `normal`" is started again. Who finds it may end it
-%% before its keeper has looked at it.
-a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
+%% A process may find the child and end it before the keeper has monitored it. The keeper must not
+%% take the exit for a crash.
+a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
-    Enders = [spawn_link(fun() -> end_whom_it_finds(Zone) end) || _ <- [1, 2]],
+    Enders = [spawn_link(fun() -> end_children(Zone) end) || _ <- [1, 2]],
     Start = {tracked_child, start_with, [Test, fun() -> ignore end]},
     [
         begin
@@ -238,7 +226,7 @@ a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
             receive
                 {'DOWN', Monitor, process, Child, normal} -> ok
             end,
-            eventually(fun() -> gen_tracker:count(Zone) =:= 0 end)
+            wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end, 60)
         end
      || _ <- lists:seq(1, 3000)
     ],
@@ -257,26 +245,29 @@ a_child_that_is_found_and_ended_while_it_is_added_ends_with_its_reason(_) ->
         end
     ).
 
-end_whom_it_finds(Zone) ->
+end_children(Zone) ->
     case gen_tracker:find(Zone, child) of
         {ok, Child} -> Child ! stop;
         undefined -> ok
     end,
-    end_whom_it_finds(Zone).
+    end_children(Zone).
 
-%% Also one that is not linked to its keeper, which may go on running after it has shown the child to
-%% everybody. Without an early monitor some of 10,000 end with `noproc`.
-a_child_that_ends_as_soon_as_it_is_seen_ends_with_its_reason(_) ->
+%% The child is not linked to its keeper, which may continue after the child has been registered. If
+%% the keeper monitored the child too late, some of 10,000 would end with `noproc`.
+a_child_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, []} = gen_tracker:subscribe(Zone),
     Start = {?MODULE, start_unlinked, []},
-    Reasons = [ended_when_seen(Zone, {Name, Start, temporary}) || Name <- lists:seq(1, 100000)],
+    Reasons = [
+        ended_when_registered(Zone, {Name, Start, temporary})
+     || Name <- lists:seq(1, 100000)
+    ],
     ?assertEqual([killed], lists:usort(Reasons)).
 
 start_unlinked() ->
     {ok, spawn(timer, sleep, [infinity])}.
 
-ended_when_seen(Zone, {Name, _, _} = Spec) ->
+ended_when_registered(Zone, {Name, _, _} = Spec) ->
     _ = spawn(gen_tracker, find_or_open, [Zone, Spec]),
     receive
         {gen_tracker, Zone, {up, Name, Child}} ->

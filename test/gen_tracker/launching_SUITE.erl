@@ -1,22 +1,22 @@
-%% Promise: `find_or_open` gives the running child without a message, or starts it in a process of
-%% its own, once however many callers ask, and tells all of them what came of it. A failed start
-%% leaves nothing, and no caller ever hangs.
+%% Promise: `find_or_open` returns the running child without a message. Otherwise it starts the
+%% child in a process of its own, once for all callers, and each caller gets the result. A failed
+%% start leaves nothing behind, and no caller hangs.
 -module(launching_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2]).
--import(tracked_child, [ask/1, answer/1, waiting/0, await/1, taken/1]).
+-import(tracked_child, [zone/1, spec/2, gated/2, terminating/2, ask/1, answer/1, waiting/0]).
+-import(tracked_child, [await/1, taken/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
         each_form_of_a_spec_opens_a_child,
-        a_running_child_is_given_without_a_message_to_any_process,
+        a_running_child_is_returned_without_a_message,
         a_malformed_spec_is_answered_as_check_childspecs_does,
         a_zone_that_does_not_run_is_an_error,
         a_child_is_started_in_a_process_of_its_own_linked_to_the_tracker,
@@ -27,30 +27,22 @@ all() ->
         a_crash_is_logged_with_the_stack_trace,
         nothing_is_left_after_a_failed_start,
         a_name_that_failed_to_start_can_be_opened_again,
-        a_name_held_by_a_terminating_child_is_opened_after_its_cleanup,
-        those_who_waited_for_one_cleanup_get_the_answer_of_one_start,
-        that_start_is_the_first_however_soon_it_fails,
-        those_who_waited_for_one_cleanup_have_their_turn_in_order,
+        the_name_of_a_terminating_child_is_opened_after_its_cleanup,
+        callers_that_wait_for_a_cleanup_get_the_answer_of_one_start,
+        callers_of_find_or_open_get_the_answer_of_the_first_start_after_a_cleanup,
+        callers_of_start_child_that_wait_for_a_cleanup_are_served_in_order,
         callers_get_an_error_when_the_tracker_is_stopped,
         callers_get_an_error_when_the_tracker_is_called_with_stop,
         callers_get_an_error_when_the_tracker_is_called_with_shutdown,
         callers_exit_when_the_tracker_is_killed,
         init_ack_returns_once_the_child_is_registered,
         init_ack_acknowledges_as_proc_lib_does,
-        a_caller_waits_for_a_minute_and_a_longer_start_goes_on
+        callers_time_out_after_a_minute_and_the_start_continues
     ].
 
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-end_per_testcase(Case, _Config) ->
-    _ = logger:remove_handler(tracked_child),
-    tracked_child:stop_zone(Case).
-
-%% The spec of a permanent child whose start function does what the fun does.
-doing(Name, Fun) ->
-    {Name, {tracked_child, start_with, [self(), Fun]}, permanent}.
+%% Returns the spec of a permanent child with this start function.
+doing(Name, Start) ->
+    scripted_child:spec(Name, permanent, Start).
 
 %% Specs
 
@@ -83,8 +75,8 @@ opens(Zone, Spec, #{type := Type, modules := Modules} = Expected) ->
     ?assertEqual(Expected, maps:with(maps:keys(Expected), Actual)),
     ok = supervisor:terminate_child(Zone, name).
 
-%% The tracker is suspended too: it could not answer.
-a_running_child_is_given_without_a_message_to_any_process(_) ->
+%% The tracker is suspended, so it could not answer.
+a_running_child_is_returned_without_a_message(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Pid} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
     MFA = {tracked_child, start_link, [self()]},
@@ -104,7 +96,7 @@ a_malformed_spec_is_answered_as_check_childspecs_does(_) ->
     Tracker = whereis(Zone),
     [
         begin
-            {error, Reason} = supervisor:check_childspecs([in_full(Spec)]),
+            {error, Reason} = supervisor:check_childspecs([tracked_child:six_tuple(Spec)]),
             ?assertEqual({Spec, {error, Reason}}, {Spec, gen_tracker:find_or_open(Zone, Spec)})
         end
      || Spec <- malformed({tracked_child, start_link, [self()]})
@@ -112,10 +104,6 @@ a_malformed_spec_is_answered_as_check_childspecs_does(_) ->
     ?assertEqual([], gen_tracker:which_children(Zone)),
     ?assertEqual([], taken(started)),
     ?assertEqual(Tracker, whereis(Zone)).
-
-%% The form that check_childspecs knows.
-in_full({Name, MFA, Restart}) -> {Name, MFA, Restart, 200, worker, []};
-in_full(Spec) -> Spec.
 
 malformed(MFA) ->
     Short = {name, MFA, permanent},
@@ -213,7 +201,8 @@ the_start_function_is_called_once_for_many_callers(_) ->
         ]
     ].
 
-%% The one answer that many callers get for a start that waits until all of them have asked.
+%% Returns the answer that all callers of one start get. The start waits until all of them have
+%% made their request.
 asked_by_many(Zone, Result) ->
     Test = self(),
     Slow = doing(name, fun() ->
@@ -231,7 +220,7 @@ asked_by_many(Zone, Result) ->
     ?assertEqual([], taken(gated)),
     Answer.
 
-%% What a start function does, and the answer to the callers when `find/2` gives Found.
+%% Returns start functions, each with a fun from the result of `find/2` to the expected answer.
 successes() ->
     Test = self(),
     Start = fun() -> tracked_child:start_link(Test) end,
@@ -297,8 +286,8 @@ start_crashing() ->
 deep_in_the_start(Reason) ->
     error(Reason).
 
-%% The starting child sets attributes before it fails. Its spec is permanent, and yet nothing
-%% starts again.
+%% The start function sets attributes before it fails. The child is permanent, but is not started
+%% again.
 nothing_is_left_after_a_failed_start(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
@@ -332,7 +321,7 @@ a_name_that_failed_to_start_can_be_opened_again(_) ->
      || {Fail, Answer} <- failures()
     ].
 
-a_name_held_by_a_terminating_child_is_opened_after_its_cleanup(_) ->
+the_name_of_a_terminating_child_is_opened_after_its_cleanup(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     {Old, Cleaner} = terminating(Zone, name),
@@ -350,7 +339,7 @@ a_name_held_by_a_terminating_child_is_opened_after_its_cleanup(_) ->
     ?assertEqual({ok, New}, gen_tracker:find(Zone, name)),
     ?assertEqual([{attributes, []}], taken(attributes)).
 
-those_who_waited_for_one_cleanup_get_the_answer_of_one_start(_) ->
+callers_that_wait_for_a_cleanup_get_the_answer_of_one_start(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     {_, Cleaner} = terminating(Zone, name),
@@ -365,8 +354,8 @@ those_who_waited_for_one_cleanup_get_the_answer_of_one_start(_) ->
     ?assertEqual([{answer, ignore}], lists:usort([answer(Caller) || Caller <- Callers])),
     ?assertEqual([{starting, name}], taken(starting)).
 
-%% The first start may have failed before the tracker looks at the second request.
-that_start_is_the_first_however_soon_it_fails(_) ->
+%% The first start may have failed before the tracker handles the second request.
+callers_of_find_or_open_get_the_answer_of_the_first_start_after_a_cleanup(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Cleaner} = terminating(Zone, name),
     Failing = fun(Number) -> doing(name, fun() -> {error, Number} end) end,
@@ -388,8 +377,8 @@ that_start_is_the_first_however_soon_it_fails(_) ->
     ),
     ?assertEqual({answer, {error, 1}}, answer(Opening)).
 
-%% The first start fails while the tracker looks at those who come after the second one.
-those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
+%% The first start fails while the tracker handles the requests that follow the second one.
+callers_of_start_child_that_wait_for_a_cleanup_are_served_in_order(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Asked = fun(Name, Start) ->
@@ -417,7 +406,7 @@ those_who_waited_for_one_cleanup_have_their_turn_in_order(_) ->
      || Name <- lists:seq(1, 20)
     ].
 
-%% Callers that the tracker leaves behind
+%% Callers during the end of a zone
 
 callers_get_an_error_when_the_tracker_is_stopped(_) ->
     callers_get_an_error(zone(?FUNCTION_NAME), fun gen_server:stop/1).
@@ -431,7 +420,7 @@ callers_get_an_error_when_the_tracker_is_called_with_shutdown(_) ->
 callers_get_an_error(Zone, Stop) ->
     left_behind(Zone, fun(Answer) -> ?assertEqual({answer, {error, shutdown}}, Answer) end, Stop).
 
-%% Here, some also wait for the end of a terminating child.
+%% Some callers wait for the end of a cleanup.
 callers_exit_when_the_tracker_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     {_, Cleaner} = terminating(Zone, ending),
@@ -485,12 +474,12 @@ start_acknowledging(Test, Ack) ->
     end,
     proc_lib:start_link(erlang, apply, [Child, []]).
 
-%% The longest wait
+%% The time limit of callers
 
-a_caller_waits_for_a_minute_and_a_longer_start_goes_on() ->
+callers_time_out_after_a_minute_and_the_start_continues() ->
     [{timetrap, {minutes, 3}}].
 
-a_caller_waits_for_a_minute_and_a_longer_start_goes_on(_) ->
+callers_time_out_after_a_minute_and_the_start_continues(_) ->
     Zone = zone(?FUNCTION_NAME),
     {Opening, Starter} = gated(Zone, name),
     receive

@@ -1,7 +1,6 @@
-%% Promise: the table of a zone lives exactly as long as its tracker. It goes with the tracker,
-%% however that ends, its memory returns, and a new tracker may start at once and loses nothing to
-%% what is left of the old one. Nothing is lost either when a process beside a child dies, when
-%% thousands of children die together, or when modules are reloaded.
+%% Promise: the table of a zone lives exactly as long as its tracker. Its memory is released, and a
+%% new tracker may start at once without harm from processes of the old zone. Nothing is lost when
+%% a keeper dies, when thousands of children die together, or when modules are reloaded.
 -module(ownership_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,11 +8,10 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [zone/1, open/2, await/1, await/2, taken/1, answer/1, gated/2, forgotten/2]).
--import(tracked_child, [keeper/1, beside/1]).
--import(tracked_child, [down/1, kill/1, spec/2, spec/4]).
+-import(tracked_child, [keeper/1, beside/1, down/1, kill/1, spec/2, spec/4]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
@@ -22,18 +20,18 @@ all() ->
         a_zone_that_is_started_again_at_once_keeps_its_new_table,
         a_new_table_loses_nothing_while_the_old_children_are_still_stopping,
         a_killed_tracker_leaves_no_running_and_no_starting_child,
-        zones_that_come_and_go_disturb_no_other_zone,
-        the_memory_of_killed_trackers_returns,
-        the_memory_of_a_hundred_thousand_stopped_children_returns,
-        the_death_of_a_process_beside_a_permanent_child_loses_nothing,
-        the_death_of_a_process_beside_a_transient_child_loses_nothing,
-        the_death_of_a_process_beside_a_temporary_child_loses_nothing,
-        the_death_of_a_process_beside_a_child_that_ignores_exit_signals_loses_nothing,
-        the_death_of_a_process_that_starts_a_child_is_a_failed_start,
-        the_death_of_a_process_in_after_terminate_ends_the_cleanup_as_usual,
-        thousands_that_die_at_the_same_moment_are_all_cleaned_up,
-        reloading_the_erlang_modules_loses_nothing,
-        loading_the_native_library_again_fails_and_the_first_copy_goes_on
+        zones_that_start_and_end_do_not_affect_another_zone,
+        the_memory_of_killed_zones_is_released,
+        the_memory_of_a_hundred_thousand_stopped_children_is_released,
+        nothing_is_lost_when_the_keeper_of_a_permanent_child_dies,
+        nothing_is_lost_when_the_keeper_of_a_transient_child_dies,
+        nothing_is_lost_when_the_keeper_of_a_temporary_child_dies,
+        nothing_is_lost_when_the_keeper_of_a_child_that_ignores_exit_signals_dies,
+        the_death_of_a_keeper_during_a_start_is_a_failed_start,
+        the_death_of_a_keeper_in_after_terminate_ends_the_cleanup,
+        thousands_of_children_that_die_together_are_all_cleaned_up,
+        nothing_is_lost_when_the_erlang_modules_are_reloaded,
+        loading_the_native_library_again_fails_and_the_first_copy_continues
     ].
 
 init_per_testcase(Case, Config) ->
@@ -44,10 +42,7 @@ init_per_testcase(Case, Config) ->
         _ -> {skip, "the resident size is read from /proc"}
     end.
 
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-%% The table goes with the tracker
+%% The table ends with the tracker
 
 every_call_is_badarg_once_the_tracker_was_stopped(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -103,7 +98,7 @@ all_calls_are_badarg(Zone) ->
     ],
     {error, gen_tracker_not_started} = gen_tracker:find_or_open(Zone, spec(name, temporary)).
 
-%% The old table's end must not be mistaken for the new one's.
+%% The late end of the old zone must not remove the new table.
 a_zone_that_is_started_again_at_once_keeps_its_new_table(_) ->
     Zone = zone(?FUNCTION_NAME),
     lists:foreach(
@@ -121,8 +116,7 @@ a_zone_that_is_started_again_at_once_keeps_its_new_table(_) ->
         lists:seq(1, 500)
     ).
 
-%% The old children have all the time they want, and are let go one by one when the new ones of
-%% the same names run.
+%% The old children stop only when the test lets them, after new ones of the same names run.
 a_new_table_loses_nothing_while_the_old_children_are_still_stopping(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = lists:seq(1, 50),
@@ -165,9 +159,9 @@ a_killed_tracker_leaves_no_running_and_no_starting_child(_) ->
     [] = supervisor:which_children(Zone),
     _ = open(Zone, 1).
 
-%% Two zones are filled and killed again and again, while the table of a third one grows and
-%% shrinks. What one zone has discarded is freed while the others still read.
-zones_that_come_and_go_disturb_no_other_zone(_) ->
+%% Two zones are filled and killed again and again while a third one grows and shrinks. The tables
+%% of killed zones are freed while other tables are read.
+zones_that_start_and_end_do_not_affect_another_zone(_) ->
     Zone = zone(?FUNCTION_NAME),
     Passing = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2]],
     Come = fun(Name) -> fun() -> come_and_go(Name, 30) end end,
@@ -175,7 +169,7 @@ zones_that_come_and_go_disturb_no_other_zone(_) ->
     [ok, ok, ok] = tracked_child:together([Change | [Come(Name) || Name <- Passing]]),
     [] = supervisor:which_children(Zone).
 
-%% Large values, each set twice, so that there is much to discard.
+%% Sets each large value twice, so that there is much to free.
 come_and_go(_, 0) ->
     ok;
 come_and_go(Zone, Rounds) ->
@@ -208,9 +202,9 @@ fill(Zone, Count) ->
 
 %% Memory
 
-%% Every round fills a table with over 16 MB. A leak of all rounds would be 400 MB; what may stay
-%% is what the tables of the last few rounds take until they are freed in the background.
-the_memory_of_killed_trackers_returns(_) ->
+%% Every round fills a table with over 16 MB. A leak in all rounds would take 400 MB. The tables of
+%% the last few rounds may still be in memory, because they are freed in the background.
+the_memory_of_killed_zones_is_released(_) ->
     Round = fun(_) ->
         Zone = zone(?FUNCTION_NAME),
         Values = [float(Number) || Number <- lists:seq(1, 4096)],
@@ -229,25 +223,24 @@ the_memory_of_killed_trackers_returns(_) ->
     Grown = in_use() - Before,
     ?assert(Grown < 100 * 1024, {grown_by, Grown, kilobytes}).
 
-%% 100,000 children opened, given four attributes, stopped; five times over, and more. Half of them
-%% are stopped one by one, the other half with the tracker. A name and four attributes take some 500
-%% bytes.
+%% Five rounds or more open 100,000 children with four attributes. Half of them are terminated, the
+%% other half is stopped with the tracker. A name and four attributes take about 500 bytes.
 %%
-%% A leak grows with every round. What the VM's and the system's allocators keep does not: it goes
-%% up and down by some 50 MB, whatever the zone did. So what may be kept grows with the rounds, by
-%% 100 bytes for each child, and there are more of them as long as it is exceeded.
-the_memory_of_a_hundred_thousand_stopped_children_returns() ->
+%% A leak grows with every round, while the memory that the allocators keep varies by about 50 MB.
+%% So the limit grows with the rounds, by 100 bytes for each child, and there are further rounds
+%% while memory exceeds it.
+the_memory_of_a_hundred_thousand_stopped_children_is_released() ->
     [{timetrap, {minutes, 5}}].
 
-the_memory_of_a_hundred_thousand_stopped_children_returns(_) ->
+the_memory_of_a_hundred_thousand_stopped_children_is_released(_) ->
     [_, Before, _, _] = [a_hundred_thousand(?FUNCTION_NAME) || _ <- lists:seq(1, 4)],
-    returns(?FUNCTION_NAME, Before, 3).
+    is_released(?FUNCTION_NAME, Before, 3).
 
-returns(Zone, Before, Rounds) ->
+is_released(Zone, Before, Rounds) ->
     Grown = a_hundred_thousand(Zone) - Before,
     case Grown * 1024 < Rounds * 100000 * 100 of
         true -> ok;
-        false when Rounds < 12 -> returns(Zone, Before, Rounds + 1);
+        false when Rounds < 12 -> is_released(Zone, Before, Rounds + 1);
         false -> error({kilobytes, Before, grown, Grown})
     end.
 
@@ -266,8 +259,8 @@ a_hundred_thousand(Zone) ->
     [garbage_collect(Pid) || Pid <- processes()],
     in_use().
 
-%% Tables are freed in the background, one after the other. One that holds a large binary shows
-%% when it has gone.
+%% Tables are freed in the background, one after the other. The memory of a large binary shows when
+%% the last table has been freed.
 all_is_freed(Zone) ->
     Before = erlang:memory(binary),
     Size = 8000000,
@@ -278,13 +271,7 @@ all_is_freed(Zone) ->
     end),
     ?assert(erlang:memory(binary) > Before + Size div 2),
     ok = gen_server:stop(Zone),
-    until_less(Before + Size div 2).
-
-until_less(Limit) ->
-    case erlang:memory(binary) < Limit of
-        true -> ok;
-        false -> until_less(Limit)
-    end.
+    wait:until(fun() -> erlang:memory(binary) < Before + Size div 2 end, 60).
 
 in_four_parts(Count, Do) ->
     Part = fun(First) -> fun() -> lists:foreach(Do, lists:seq(First, Count, 4)) end end,
@@ -299,8 +286,8 @@ start_cheap(_) ->
 idle() ->
     ok.
 
-%% The resident size of the VM in kB, without what its allocators keep for later: that is up to
-%% chance, and may change by half of the whole from one moment to the next.
+%% Returns the resident size of the VM in kB, without the free memory in the carriers of its
+%% allocators, which varies by half of the total.
 in_use() ->
     resident() + (erlang:memory(total) - carriers()) div 1024.
 
@@ -309,7 +296,7 @@ resident() ->
     {match, [Size]} = re:run(Status, "VmRSS:\\s+(\\d+) kB", [{capture, all_but_first, list}]),
     list_to_integer(Size).
 
-%% All that the allocators of the VM hold, in bytes.
+%% Returns the size of all carriers in bytes.
 carriers() ->
     Kinds = [mbcs, mbcs_pool, sbcs],
     lists:sum([
@@ -324,30 +311,30 @@ carriers() ->
         element(1, Size) =:= carriers_size
     ]).
 
-%% Processes beside children
+%% Keepers
 
-the_death_of_a_process_beside_a_permanent_child_loses_nothing(_) ->
-    come_back(zone(?FUNCTION_NAME), permanent).
+nothing_is_lost_when_the_keeper_of_a_permanent_child_dies(_) ->
+    restarted(zone(?FUNCTION_NAME), permanent).
 
-the_death_of_a_process_beside_a_transient_child_loses_nothing(_) ->
-    come_back(zone(?FUNCTION_NAME), transient).
+nothing_is_lost_when_the_keeper_of_a_transient_child_dies(_) ->
+    restarted(zone(?FUNCTION_NAME), transient).
 
-the_death_of_a_process_beside_a_temporary_child_loses_nothing(_) ->
+nothing_is_lost_when_the_keeper_of_a_temporary_child_dies(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = lose_keepers(Zone, temporary),
     [forgotten(Zone, Name) || Name <- Names],
     [] = supervisor:which_children(Zone),
     [] = taken(last).
 
-come_back(Zone, Restart) ->
+restarted(Zone, Restart) ->
     Names = lose_keepers(Zone, Restart),
     Again = lists:sort([element(2, await(started)) || _ <- Names]),
     Again = lists:sort([running(Zone, tracked_child_reason:spec(Name, Restart)) || Name <- Names]),
     [[] = gen_tracker:attrs(Zone, Name) || Name <- Names],
     [] = taken(last).
 
-%% Kills the processes beside a hundred children, which die with them, and waits for the last
-%% words of each child.
+%% Kills the keepers of a hundred children, which die with them, and waits for the
+%% `after_terminate/3` of each child.
 lose_keepers(Zone, Restart) ->
     Tracker = whereis(Zone),
     Names = lists:seq(1, 100),
@@ -361,9 +348,9 @@ lose_keepers(Zone, Restart) ->
     Tracker = whereis(Zone),
     Names.
 
-%% Such a child either lives on under its name, or is killed and cleaned up. Either way it can be
-%% stopped, and its last words are heard once.
-the_death_of_a_process_beside_a_child_that_ignores_exit_signals_loses_nothing(_) ->
+%% Such a child either lives on under its name, or is killed and cleaned up. In both cases it can
+%% be terminated, and `after_terminate/2` is called once.
+nothing_is_lost_when_the_keeper_of_a_child_that_ignores_exit_signals_dies(_) ->
     Zone = zone(?FUNCTION_NAME),
     lists:foreach(
         fun(Name) ->
@@ -381,7 +368,7 @@ the_death_of_a_process_beside_a_child_that_ignores_exit_signals_loses_nothing(_)
         lists:seq(1, 20)
     ).
 
-the_death_of_a_process_that_starts_a_child_is_a_failed_start(_) ->
+the_death_of_a_keeper_during_a_start_is_a_failed_start(_) ->
     Zone = zone(?FUNCTION_NAME),
     {Caller, Starter} = gated(Zone, name),
     ok = gen_tracker:setattr(Zone, name, color, red),
@@ -391,9 +378,8 @@ the_death_of_a_process_that_starts_a_child_is_a_failed_start(_) ->
     [] = supervisor:which_children(Zone),
     _ = open(Zone, name).
 
-%% The attributes go, the child is started again, and its last words are not asked for a second
-%% time.
-the_death_of_a_process_in_after_terminate_ends_the_cleanup_as_usual(_) ->
+%% The attributes are removed, the child is restarted, and `after_terminate/3` is not called again.
+the_death_of_a_keeper_in_after_terminate_ends_the_cleanup(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = tracked_child_reason:open(Zone, name, permanent, tracked_child_reason:gate()),
     crash = tracked_child:stop(Child, crash),
@@ -404,7 +390,7 @@ the_death_of_a_process_in_after_terminate_ends_the_cleanup_as_usual(_) ->
     [] = gen_tracker:attrs(Zone, name),
     [] = taken(cleaning).
 
-thousands_that_die_at_the_same_moment_are_all_cleaned_up(_) ->
+thousands_of_children_that_die_together_are_all_cleaned_up(_) ->
     Zone = zone(?FUNCTION_NAME),
     Names = lists:seq(1, 5000),
     Children = [open(Zone, Name) || Name <- Names],
@@ -426,8 +412,8 @@ thousands_that_die_at_the_same_moment_are_all_cleaned_up(_) ->
 
 %% Reloading
 
-%% Twice, for the second time is the one that ends processes which still run old code.
-reloading_the_erlang_modules_loses_nothing(_) ->
+%% The second load of a module kills processes that still run its old code.
+nothing_is_lost_when_the_erlang_modules_are_reloaded(_) ->
     Zone = zone(?FUNCTION_NAME),
     Tracker = whereis(Zone),
     Children = [{Name, start(Zone, spec(Name, permanent))} || Name <- lists:seq(1, 100)],
@@ -450,7 +436,7 @@ reloading_the_erlang_modules_loses_nothing(_) ->
     _ = open(Zone, new),
     ok = supervisor:terminate_child(Zone, new).
 
-loading_the_native_library_again_fails_and_the_first_copy_goes_on(_) ->
+loading_the_native_library_again_fails_and_the_first_copy_continues(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open(Zone, old),
     ok = gen_tracker:setattr(Zone, old, counter, 1),

@@ -1,7 +1,8 @@
-%% Promise: a child may be a process of another node, or of an earlier life of this one. It is
-%% found, monitored, cleaned up and stopped as any child; the end of the connection is its death.
+%% Promise: a child may be a process of another node, or of an earlier node of this name. It is
+%% found, monitored, cleaned up and stopped like any other child. The end of the connection is its
+%% death.
 %%
-%% Each case runs in a node that has a name, beside a third one.
+%% Each case runs in a node with a name, most of them beside another node.
 -module(remote_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,13 +10,17 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [zone/1, spec/2, await/1, await/2, taken/1]).
--import(zones, [soon/1, ended/2, asked/1, answer/2, with_node/1]).
+-import(scripted_child, [run/0, script/1]).
+-import(timed_call, [ended/2, calling/1, answer/2]).
+-import(other_node, [with_peer/1]).
 
+%% Time in ms for what the contract promises at once.
 -define(SOON, 5000).
+%% Time in ms for what the contract promises within three seconds.
 -define(LIMIT, 12000).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
@@ -23,8 +28,8 @@ all() ->
         a_remote_process_is_registered_and_reached_by_its_name,
         a_start_function_may_start_its_child_on_another_node,
         after_terminate_gets_the_reason_of_a_remote_child,
-        a_permanent_remote_child_is_started_again,
-        subscribers_are_told_of_remote_children,
+        a_permanent_remote_child_is_restarted,
+        subscribers_receive_the_events_of_remote_children,
         the_end_of_the_other_node_is_the_death_of_its_children,
         the_end_of_the_connection_is_the_death_of_its_children,
         a_remote_process_that_is_dead_already_is_cleaned_up,
@@ -32,16 +37,12 @@ all() ->
         remote_children_are_stopped_with_the_zone,
         remote_children_end_with_a_killed_tracker,
         a_remote_child_survives_its_keeper,
-        a_process_of_an_earlier_life_of_this_node_is_dead_at_once,
-        a_start_function_that_returns_a_process_of_an_earlier_life_has_a_dead_child,
-        a_permanent_child_of_an_earlier_life_is_started_again
+        a_process_of_an_earlier_node_of_this_name_is_dead_at_once,
+        a_start_function_may_return_a_process_of_an_earlier_node,
+        a_permanent_child_of_an_earlier_node_is_restarted
     ].
 
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-%% A process of another node that ends as it is told to.
+%% Starts a process on another node, which ends when it is told to.
 on(Node) ->
     erpc:call(Node, tracked_child, loose, [start_link]).
 
@@ -51,7 +52,7 @@ stubborn_on(Node) ->
 short(Name, Pid) ->
     {Name, Pid, worker, [?MODULE]}.
 
-%% With last words that tell the test.
+%% Returns the spec and the pid of a child whose `after_terminate/3` sends a message to the test.
 full(Name, Pid) ->
     full(Name, Pid, temporary, 200).
 
@@ -64,7 +65,7 @@ after_terminate(Name, Attributes, Reason) ->
         false -> ok
     end.
 
-%% Starts a child on the node of another process, or here, when that node has gone.
+%% A start function. Starts a child on the node of `Pid`, or on this node if that one has stopped.
 start_on(Test, Pid) ->
     Child =
         try
@@ -76,14 +77,14 @@ start_on(Test, Pid) ->
     {ok, Child}.
 
 free(Zone, Name) ->
-    soon(fun() -> not lists:member(Name, gen_tracker:names(Zone)) end),
+    wait:until(fun() -> not lists:member(Name, gen_tracker:names(Zone)) end),
     ?assertEqual(undefined, gen_tracker:find(Zone, Name)),
     ?assertEqual([], gen_tracker:info(Zone, Name)).
 
 %% Finding
 
 a_remote_process_is_added_and_found(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         [
             begin
@@ -112,7 +113,7 @@ add(Name, Pid, Before) ->
     [{Name, Pid} | Before].
 
 a_remote_process_is_registered_and_reached_by_its_name(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Pid = on(Node),
         ?assertEqual(yes, gen_tracker:register_name({Zone, name}, Pid)),
@@ -128,7 +129,7 @@ a_remote_process_is_registered_and_reached_by_its_name(_) ->
     end).
 
 a_start_function_may_start_its_child_on_another_node(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Start = {?MODULE, start_on, [self(), on(Node)]},
         {ok, Child} = gen_tracker:find_or_open(Zone, {name, Start, temporary}),
@@ -146,7 +147,7 @@ a_start_function_may_start_its_child_on_another_node(_) ->
 %% Death
 
 after_terminate_gets_the_reason_of_a_remote_child(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         [
             begin
@@ -161,8 +162,8 @@ after_terminate_gets_the_reason_of_a_remote_child(_) ->
         ]
     end).
 
-a_permanent_remote_child_is_started_again(_) ->
-    with_node(fun(_, Node) ->
+a_permanent_remote_child_is_restarted(_) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Start = {?MODULE, start_on, [self(), on(Node)]},
         {ok, Child} = gen_tracker:find_or_open(Zone, {name, Start, permanent}),
@@ -170,11 +171,11 @@ a_permanent_remote_child_is_started_again(_) ->
         exit(Child, kill),
         {started, Next} = await(started),
         ?assertEqual(Node, node(Next)),
-        soon(fun() -> gen_tracker:find(Zone, name) =:= {ok, Next} end)
+        zones:until_found(Zone, name, Next)
     end).
 
-subscribers_are_told_of_remote_children(_) ->
-    with_node(fun(_, Node) ->
+subscribers_receive_the_events_of_remote_children(_) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         [First, Second] = [on(Node), on(Node)],
         {ok, First} = gen_tracker:add_existing_child(Zone, short(first, First)),
@@ -197,12 +198,12 @@ subscribers_are_told_of_remote_children(_) ->
 the_end_of_the_other_node_is_the_death_of_its_children(_) ->
     disconnected(fun(Peer, _) -> peer:stop(Peer) end).
 
-%% The processes live on.
+%% The processes survive.
 the_end_of_the_connection_is_the_death_of_its_children(_) ->
     disconnected(fun(_, Node) -> true = erlang:disconnect_node(Node) end).
 
 disconnected(Disconnect) ->
-    with_node(fun(Peer, Node) ->
+    with_peer(fun(Peer, Node) ->
         Zone = zone(a_zone),
         Pids = [{Number, on(Node)} || Number <- lists:seq(1, 50)],
         [{ok, Pid} = gen_tracker:add_existing_child(Zone, full(Name, Pid)) || {Name, Pid} <- Pids],
@@ -225,32 +226,38 @@ disconnected(Disconnect) ->
          || {Name, Pid} <- All
         ],
         [{last, Name, noconnection} = await(last, Name) || {Name, _} <- [{opened, Opened} | Pids]],
-        soon(fun() -> gen_tracker:names(Zone) =:= [here] end),
+        wait:until(fun() -> gen_tracker:names(Zone) =:= [here] end),
         ?assertEqual({ok, Here}, gen_tracker:find(Zone, here))
     end).
 
 a_remote_process_that_is_dead_already_is_cleaned_up(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Dead = on(Node),
         normal = tracked_child:stop(Dead, normal),
         [
             begin
-                Adding = asked(fun() -> gen_tracker:add_existing_child(Zone, Form(name, Dead)) end),
-                ?assertEqual({answer, {ok, Dead}}, answer(Adding, ?SOON)),
-                free(Zone, name)
+                added_dead(Zone, Form(name, Dead), Dead)
             end
          || Form <- [fun short/2, fun full/2]
         ],
-        Registering = asked(fun() -> gen_tracker:register_name({Zone, name}, Dead) end),
-        ?assertEqual({answer, yes}, answer(Registering, ?SOON)),
-        free(Zone, name)
+        registered_dead(Zone, Dead)
     end).
+
+added_dead(Zone, Child, Pid) ->
+    Adding = calling(fun() -> gen_tracker:add_existing_child(Zone, Child) end),
+    ?assertEqual({answer, {ok, Pid}}, answer(Adding, ?SOON)),
+    free(Zone, name).
+
+registered_dead(Zone, Pid) ->
+    Registering = calling(fun() -> gen_tracker:register_name({Zone, name}, Pid) end),
+    ?assertEqual({answer, yes}, answer(Registering, ?SOON)),
+    free(Zone, name).
 
 %% Stopping
 
 a_remote_child_is_stopped_as_its_spec_says(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         [
             begin
@@ -259,7 +266,7 @@ a_remote_child_is_stopped_as_its_spec_says(_) ->
                 {ok, Pid} = gen_tracker:add_existing_child(
                     Zone, full(name, Pid, permanent, Shutdown)
                 ),
-                Ending = asked(fun() -> supervisor:terminate_child(Zone, name) end),
+                Ending = calling(fun() -> supervisor:terminate_child(Zone, name) end),
                 ?assertEqual({answer, ok}, answer(Ending, ?LIMIT)),
                 {'DOWN', Monitor, process, Pid, Seen} = await('DOWN', Monitor),
                 ?assertEqual({Shutdown, Reason}, {Shutdown, Seen}),
@@ -275,7 +282,7 @@ a_remote_child_is_stopped_as_its_spec_says(_) ->
     end).
 
 remote_children_are_stopped_with_the_zone(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Pids = remote_children(Zone, Node),
         zones:stop(Zone, ?LIMIT),
@@ -283,7 +290,7 @@ remote_children_are_stopped_with_the_zone(_) ->
     end).
 
 remote_children_end_with_a_killed_tracker(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Pids = remote_children(Zone, Node),
         _ = tracked_child:kill(whereis(Zone)),
@@ -301,7 +308,7 @@ remote_children(Zone, Node) ->
     [Short, Full, Stubborn, Registered, Opened].
 
 a_remote_child_survives_its_keeper(_) ->
-    with_node(fun(_, Node) ->
+    with_peer(fun(_, Node) ->
         Zone = zone(a_zone),
         Pid = on(Node),
         {ok, Pid} = gen_tracker:add_existing_child(Zone, full(name, Pid)),
@@ -314,11 +321,11 @@ a_remote_child_survives_its_keeper(_) ->
         free(Zone, name)
     end).
 
-%% Earlier lives
+%% Processes of an earlier node
 
-%% Runs a fun in a node that has been started again under its name, with a process of its first
-%% life.
-in_a_second_life(Fun) ->
+%% Runs a fun in a node that has been started a second time under its name. The fun gets the pid of
+%% a process of the first node.
+in_a_second_node(Fun) ->
     Name = peer:random_name(),
     Keep = fun() ->
         term_to_binary(
@@ -329,30 +336,26 @@ in_a_second_life(Fun) ->
             end)
         )
     end,
-    Kept = zones:on_node(#{name => Name}, Keep),
-    zones:on_node(#{name => Name}, fun() ->
+    Kept = other_node:run(#{name => Name}, Keep),
+    other_node:run(#{name => Name}, fun() ->
         process_flag(trap_exit, true),
         Pid = binary_to_term(Kept),
         ?assertEqual(node(), node(Pid)),
         Fun(Pid)
     end).
 
-a_process_of_an_earlier_life_of_this_node_is_dead_at_once(_) ->
-    in_a_second_life(fun(Pid) ->
+a_process_of_an_earlier_node_of_this_name_is_dead_at_once(_) ->
+    in_a_second_node(fun(Pid) ->
         Zone = zone(a_zone),
         {ok, []} = gen_tracker:subscribe(Zone),
         [
             begin
-                Adding = asked(fun() -> gen_tracker:add_existing_child(Zone, Form(name, Pid)) end),
-                ?assertEqual({answer, {ok, Pid}}, answer(Adding, ?SOON)),
-                free(Zone, name),
+                added_dead(Zone, Form(name, Pid), Pid),
                 told_of_death(Zone, Pid)
             end
          || Form <- [fun short/2, fun full/2]
         ],
-        Registering = asked(fun() -> gen_tracker:register_name({Zone, name}, Pid) end),
-        ?assertEqual({answer, yes}, answer(Registering, ?SOON)),
-        free(Zone, name),
+        registered_dead(Zone, Pid),
         ?assertEqual(undefined, gen_tracker:whereis_name({Zone, name})),
         zones:stop(Zone, ?LIMIT)
     end).
@@ -369,11 +372,11 @@ told_of_death(Zone, Pid) ->
 first_three(Event) ->
     lists:sublist(tuple_to_list(Event), 3).
 
-a_start_function_that_returns_a_process_of_an_earlier_life_has_a_dead_child(_) ->
-    in_a_second_life(fun(Pid) ->
+a_start_function_may_return_a_process_of_an_earlier_node(_) ->
+    in_a_second_node(fun(Pid) ->
         Zone = zone(a_zone),
         Spec = {name, {erlang, hd, [[{ok, Pid}]]}, temporary},
-        Opening = asked(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+        Opening = calling(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
         ?assertEqual({answer, {ok, Pid}}, answer(Opening, ?SOON)),
         free(Zone, name),
         {ok, Child} = gen_tracker:find_or_open(Zone, spec(name, temporary)),
@@ -381,21 +384,21 @@ a_start_function_that_returns_a_process_of_an_earlier_life_has_a_dead_child(_) -
         zones:stop(Zone, ?LIMIT)
     end).
 
-a_permanent_child_of_an_earlier_life_is_started_again(_) ->
-    in_a_second_life(fun(Pid) ->
+a_permanent_child_of_an_earlier_node_is_restarted(_) ->
+    in_a_second_node(fun(Pid) ->
         Zone = zone(a_zone),
         Dead = fun() -> {ok, Pid} end,
-        Script = restart_SUITE:scripted([Dead, Dead, restart_SUITE:run()]),
-        Spec = restart_SUITE:with_spec(name, permanent, Script),
-        Opening = asked(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+        Script = script([Dead, Dead, run()]),
+        Spec = scripted_child:spec(name, permanent, Script),
+        Opening = calling(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
         ?assertMatch({answer, {ok, _}}, answer(Opening, ?SOON)),
-        soon(fun() ->
+        wait:until(fun() ->
             case gen_tracker:find(Zone, name) of
                 {ok, Child} -> Child =/= Pid;
                 undefined -> false
             end
         end),
-        Ending = asked(fun() -> supervisor:terminate_child(Zone, name) end),
+        Ending = calling(fun() -> supervisor:terminate_child(Zone, name) end),
         ?assertEqual({answer, ok}, answer(Ending, ?LIMIT)),
         zones:stop(Zone, ?LIMIT)
     end).

@@ -1,53 +1,48 @@
-%% Promise: a zone says in the log what OTP's `supervisor' says of the same children, when it says
-%% it and in its shape, and all that it says beside names zone and child. Nothing that a failed
-%% start has to say is lost.
+%% Promise: a zone makes the same log reports as an OTP supervisor with the same children, at the
+%% same time and in the same shape. All other reports name the zone and the child. No crash report
+%% of a failed start is lost.
 -module(reports_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
+-include("../support/timed_call.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
 -import(tracked_child, [await/1, await/2, taken/1, loose/1]).
--import(zones, [asked/1, answer/2, ended/2]).
+-import(scripted_child, [run/0, script/1]).
+-import(timed_call, [calling/1, answer/2, ended/2]).
 -import(kept_log, [labelled/2]).
 
--define(LIMIT, 12000).
-
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill, log]}]}].
 
 all() ->
     [
-        a_start_is_reported_as_progress,
-        a_start_that_fails_is_reported_as_a_supervisor_does,
+        a_start_makes_a_progress_report,
+        a_failed_start_is_reported_as_by_a_supervisor,
         the_death_of_a_permanent_child_is_reported,
         the_death_of_a_transient_child_is_reported,
         the_death_of_a_temporary_child_is_reported,
-        a_restart_that_fails_is_reported,
+        a_failed_restart_is_reported,
         a_child_that_is_killed_when_it_is_terminated_is_reported,
-        a_child_that_ends_otherwise_when_it_is_terminated_is_reported,
-        children_that_do_not_obey_when_the_zone_stops_are_reported,
+        a_child_that_exits_with_another_reason_when_it_is_terminated_is_reported,
+        children_that_ignore_shutdown_when_the_zone_stops_are_reported,
         the_death_of_a_child_that_was_added_is_reported,
         the_death_of_a_child_whose_keeper_was_killed_is_reported,
         a_report_can_be_printed,
         a_zone_without_reports_makes_none,
         reports_are_the_default,
         a_wrong_option_is_badarg,
-        all_crash_reports_of_failed_starts_are_made,
-        all_crash_reports_of_starts_that_fail_at_the_same_time_are_made,
-        the_crash_report_of_a_restart_that_fails_is_made,
+        all_crash_reports_of_failed_starts_are_written,
+        all_crash_reports_of_starts_that_fail_at_the_same_time_are_written,
+        the_crash_report_of_a_failed_restart_is_written,
         a_crash_of_a_start_function_is_reported_with_its_stack_trace,
-        what_a_start_function_returned_is_reported,
+        a_wrong_return_value_of_a_start_function_is_reported,
         a_child_that_is_given_up_is_reported,
         a_crash_of_after_terminate_is_reported,
         an_after_terminate_that_was_killed_is_reported,
-        what_a_tracker_does_not_know_is_reported
+        unknown_calls_casts_and_messages_are_reported
     ].
-
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    ok = kept_log:keep(),
-    Config.
 
 end_per_testcase(_Case, _Config) ->
     ok = kept_log:forget(),
@@ -57,10 +52,10 @@ end_per_testcase(_Case, _Config) ->
     end,
     zones:clean_up().
 
-%% Beside a supervisor
+%% Comparison with a supervisor
 
-%% What is done to a child of a zone is done to a child of a supervisor of OTP. Both say the same:
-%% so many reports, with these labels.
+%% Does the same to a child of an OTP supervisor and to a child of a zone. Both must make the same
+%% reports, with these labels.
 same(Zone, Labels, Spec, Do) ->
     {ok, Supervisor} = supervisor:start_link({local, beside_the_zone}, ?MODULE, []),
     {ok, _} = gen_tracker:start_link(Zone),
@@ -91,9 +86,9 @@ init({fail, exit}) ->
 init({fail, throw}) ->
     throw({stop, refused}).
 
-%% What is the same: all but pids, the stack trace of a start, which a zone reports by itself, the
-%% supervisor that is named, and the level of the progress of a child that is started later than its
-%% supervisor: `debug' since OTP 27, and always `info' for a zone.
+%% Returns the parts of a report that must be equal. Pids, the name of the supervisor and the stack
+%% trace of a start may differ. The level of a progress report is `debug` for a child that is
+%% started later than its supervisor since OTP 27, and always `info` for a zone.
 said(Name, #{level := Level, msg := {report, Report}, meta := Meta}) ->
     #{label := Label, report := [{supervisor, {local, Name}} | Said]} = Report,
     #{
@@ -115,7 +110,7 @@ plain(List) when is_list(List) -> [plain(Element) || Element <- List];
 plain(Tuple) when is_tuple(Tuple) -> list_to_tuple(plain(tuple_to_list(Tuple)));
 plain(Term) -> Term.
 
-%% A child that is started by a supervisor, or by a zone as one.
+%% Starts a child of a supervisor or a zone.
 started(Server, Spec) ->
     {ok, Child} = supervisor:start_child(Server, Spec),
     {started, Child} = await(started, Child),
@@ -132,22 +127,22 @@ spec(Restart) ->
 spec(Restart, MFA) ->
     fun() -> {{child, 1}, MFA, Restart, 300, worker, [?MODULE]} end.
 
-a_start_is_reported_as_progress(_) ->
+a_start_makes_a_progress_report(_) ->
     [
         same(?FUNCTION_NAME, [progress], spec(Restart), fun started/2)
      || Restart <- [permanent, transient, temporary]
     ],
     Map = fun() -> #{id => <<"child">>, start => {tracked_child, start_link, [self()]}} end,
     same(?FUNCTION_NAME, [progress], Map, fun started/2),
-    %% Opened, it is the same start.
+    %% `find_or_open/2` makes the same report.
     {ok, _} = gen_tracker:start_link(?FUNCTION_NAME),
     {ok, Child} = gen_tracker:find_or_open(?FUNCTION_NAME, (spec(permanent))()),
     [Event] = kept_log:await(1, fun kept_log:supervisor/1),
     #{msg := {report, #{report := Report}}, level := info} = Event,
     ?assertMatch([{supervisor, {local, ?FUNCTION_NAME}}, {started, [{pid, Child} | _]}], Report).
 
-%% It says nothing: its caller is told.
-a_start_that_fails_is_reported_as_a_supervisor_does(_) ->
+%% A supervisor makes no report: the caller gets the error.
+a_failed_start_is_reported_as_by_a_supervisor(_) ->
     [
         begin
             Start = {tracked_child, start_with, [self(), Fail]},
@@ -184,13 +179,13 @@ the_death_of_a_transient_child_is_reported(_) ->
         )
      || Reason <- [kill, {crash, [1]}]
     ],
-    stay_away(?FUNCTION_NAME, transient, [], [normal, shutdown, {shutdown, moved}]).
+    not_restarted_after(?FUNCTION_NAME, transient, [], [normal, shutdown, {shutdown, moved}]).
 
 the_death_of_a_temporary_child_is_reported(_) ->
-    stay_away(?FUNCTION_NAME, temporary, [], [normal, shutdown, {shutdown, moved}]),
-    stay_away(?FUNCTION_NAME, temporary, [child_terminated], [kill, crash]).
+    not_restarted_after(?FUNCTION_NAME, temporary, [], [normal, shutdown, {shutdown, moved}]),
+    not_restarted_after(?FUNCTION_NAME, temporary, [child_terminated], [kill, crash]).
 
-stay_away(Zone, Restart, Reported, Reasons) ->
+not_restarted_after(Zone, Restart, Reported, Reasons) ->
     Spec = spec(Restart, {tracked_child, start_link, [self(), [trap_exit]]}),
     [
         same(Zone, [progress | Reported], Spec, fun(Server, Each) ->
@@ -204,13 +199,13 @@ stay_away(Zone, Restart, Reported, Reasons) ->
 end_child(Child, kill) -> exit(Child, kill);
 end_child(Child, Reason) -> Child ! {stop, Reason}.
 
-%% It is tried again.
-a_restart_that_fails_is_reported(_) ->
+%% The restart is repeated.
+a_failed_restart_is_reported(_) ->
     [
         begin
-            Script = [restart_SUITE:run(), Fail, restart_SUITE:run()],
+            Script = [run(), Fail, run()],
             Spec = fun() ->
-                Args = [self(), restart_SUITE:scripted(Script)],
+                Args = [self(), script(Script)],
                 {child, {tracked_child, start_with, Args}, permanent, 300, worker, []}
             end,
             Labels = [progress, child_terminated, start_error, progress],
@@ -234,7 +229,7 @@ a_child_that_is_killed_when_it_is_terminated_is_reported(_) ->
         )
      || Restart <- [permanent, transient, temporary]
     ],
-    %% That is what the spec says.
+    %% A kill that the spec asks for is no error.
     Brutal = fun() ->
         {child, {tracked_child, start_stubborn, [self()]}, permanent, brutal_kill, worker, []}
     end,
@@ -249,8 +244,8 @@ terminated(Server, Spec) ->
         end,
     ok = supervisor:terminate_child(Server, Name).
 
-%% A child that ends with a reason of its own when it is told to.
-a_child_that_ends_otherwise_when_it_is_terminated_is_reported(_) ->
+%% The child exits with this reason when it receives `shutdown`.
+a_child_that_exits_with_another_reason_when_it_is_terminated_is_reported(_) ->
     [
         same(
             ?FUNCTION_NAME,
@@ -279,8 +274,8 @@ start_ending(Test, Reason) ->
         end
     end)}.
 
-%% By the supervisor, when it stops: the last that is said is of its children.
-children_that_do_not_obey_when_the_zone_stops_are_reported(_) ->
+%% A supervisor that stops makes the reports of its children last.
+children_that_ignore_shutdown_when_the_zone_stops_are_reported(_) ->
     Zone = ?FUNCTION_NAME,
     Specs = [
         {stubborn, {tracked_child, start_stubborn, [self()]}, permanent, 100, worker, []},
@@ -298,7 +293,7 @@ children_that_do_not_obey_when_the_zone_stops_are_reported(_) ->
     ?assertMatch([#{label := {supervisor, shutdown_error}}, _], Theirs),
     ?assertEqual(lists:sort(Theirs), lists:sort(Ours)).
 
-%% Children that no supervisor has, and whose reports are of the same shape
+%% Reports of the same shape on children that a supervisor cannot have
 
 the_death_of_a_child_that_was_added_is_reported(_) ->
     Zone = ?FUNCTION_NAME,
@@ -345,7 +340,7 @@ a_report_can_be_printed(_) ->
     {started, Child} = await(started),
     exit(Child, kill),
     {started, _} = await(started),
-    zones:soon(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
+    wait:until(fun() -> gen_tracker:find(Zone, Name) =/= undefined end),
     ok = supervisor:terminate_child(Zone, Name),
     Events = kept_log:await(4, fun kept_log:supervisor/1),
     [
@@ -356,7 +351,7 @@ a_report_can_be_printed(_) ->
         end
      || Event <- Events, Config <- [#{}, #{single_line => true}, #{depth => 20}]
     ],
-    %% Handlers of releases before 21 ask by a function of one argument.
+    %% Handlers from before OTP 21 call a report callback with one argument.
     [
         {Format, Arguments} = (maps:get(report_cb, maps:get(error_logger, Meta)))(Report)
      || #{msg := {report, Report}, meta := Meta} <- Events,
@@ -373,7 +368,7 @@ a_zone_without_reports_makes_none(_) ->
     {started, Child} = await(started),
     exit(Child, kill),
     {started, Next} = await(started),
-    zones:soon(fun() -> gen_tracker:find(Zone, child) =:= {ok, Next} end),
+    zones:until_found(Zone, child, Next),
     {ok, _} = gen_tracker:find_or_open(Zone, setelement(1, Spec, another)),
     ok = supervisor:terminate_child(Zone, child),
     zones:stop(Zone, ?LIMIT),
@@ -398,10 +393,10 @@ a_wrong_option_is_badarg(_) ->
     ],
     undefined = whereis(?FUNCTION_NAME).
 
-%% Crash reports of children. "Nothing that the start function has started is ended before it has
-%% written its crash report."
+%% Crash reports of children. They must be written before the library ends the processes of a
+%% failed start.
 
-%% A server whose start fails.
+%% A start function that fails.
 start_failing(Fail) ->
     gen_statem:start_link(?MODULE, {fail, Fail}, []).
 
@@ -414,7 +409,7 @@ failures() ->
 failing(Number, Fail) ->
     {{Number, Fail}, {?MODULE, start_failing, [Fail]}, permanent, 300, worker, []}.
 
-%% Of processes that have been started here.
+%% Returns the pid of a crashed server of this suite.
 crashed(Event) ->
     case kept_log:crash(Event) of
         false ->
@@ -424,7 +419,7 @@ crashed(Event) ->
                 proplists:get_value(pid, Info)
     end.
 
-all_crash_reports_of_failed_starts_are_made(_) ->
+all_crash_reports_of_failed_starts_are_written(_) ->
     {ok, _} = supervisor:start_link({local, beside_the_zone}, ?MODULE, []),
     {ok, _} = gen_tracker:start_link(?FUNCTION_NAME),
     Specs = [failing(Number, Fail) || Number <- lists:seq(1, 50), Fail <- failures()],
@@ -436,7 +431,7 @@ all_crash_reports_of_failed_starts_are_made(_) ->
     zones:stop(?FUNCTION_NAME, ?LIMIT),
     [] = kept_log:taken(fun crashed/1).
 
-all_crash_reports_of_starts_that_fail_at_the_same_time_are_made(_) ->
+all_crash_reports_of_starts_that_fail_at_the_same_time_are_written(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
     Specs = [failing(Number, Fail) || Number <- lists:seq(1, 50), Fail <- failures()],
@@ -445,28 +440,28 @@ all_crash_reports_of_starts_that_fail_at_the_same_time_are_made(_) ->
     Crashed = kept_log:await(length(Specs), fun crashed/1),
     ?assertEqual(length(Specs), length(lists:usort(Crashed))).
 
-the_crash_report_of_a_restart_that_fails_is_made(_) ->
+the_crash_report_of_a_failed_restart_is_written(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
     Fails = [fun() -> start_failing(Fail) end || Fail <- failures()],
-    Script = restart_SUITE:scripted([restart_SUITE:run() | Fails] ++ [restart_SUITE:run()]),
-    Child = restart_SUITE:open_with(Zone, child, permanent, Script),
+    Script = script([run() | Fails] ++ [run()]),
+    Child = scripted_child:open(Zone, child, permanent, Script),
     exit(Child, kill),
     Crashed = kept_log:await(length(Fails), fun crashed/1),
     ?assertEqual(length(Fails), length(lists:usort(Crashed))),
-    {ok, _} = gen_tracker:find_or_open(Zone, restart_SUITE:with_spec(child, permanent, Script)),
+    {ok, _} = gen_tracker:find_or_open(Zone, scripted_child:spec(child, permanent, Script)),
     _ = taken(started),
-    %% The same of one that is given up.
+    %% A transient child that is given up.
     Last = [fun() -> start_failing(raise) end],
-    Other = restart_SUITE:open_with(
-        Zone, other, transient, restart_SUITE:scripted([restart_SUITE:run() | Last])
+    Other = scripted_child:open(
+        Zone, other, transient, script([run() | Last])
     ),
     exit(Other, kill),
     [_] = kept_log:await(1, fun crashed/1).
 
 %% All other reports
 
-%% "Every other report names the zone and the child."
+%% Waits for a report with this label, which must name the zone and the child.
 named(Zone, Name, What) ->
     [Report] = kept_log:await(1, fun(Event) -> labelled(What, Event) end),
     ?assertMatch(#{zone := Zone, name := Name}, Report),
@@ -492,7 +487,7 @@ start_raising(Class) ->
 deep_in_the_start(Class) ->
     erlang:Class(raised).
 
-what_a_start_function_returned_is_reported(_) ->
+a_wrong_return_value_of_a_start_function_is_reported(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
     [
@@ -504,24 +499,25 @@ what_a_start_function_returned_is_reported(_) ->
         end
      || {Name, Returned} <- [{a, banana}, {b, {error, 404, <<"no">>}}, {c, {ok, make_ref()}}]
     ],
-    %% What a start function says as it should is told to the caller alone.
+    %% A proper error is returned to the caller, and not logged.
     Proper = {tracked_child, start_with, [self(), fun() -> {error, refused} end]},
     {error, refused} = gen_tracker:find_or_open(Zone, {d, Proper, temporary}),
     zones:stop(Zone, ?LIMIT),
     [] = kept_log:taken(fun(Event) -> labelled(any, Event) end).
 
-%% A transient child whose restart fails, and a permanent one whose start function gives up itself.
+%% A transient child is given up when its restart fails, a permanent one when its start function
+%% returns `ignore` or no valid value.
 a_child_that_is_given_up_is_reported(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
     [
         begin
-            Script = restart_SUITE:scripted([restart_SUITE:run(), Fail]),
-            Child = restart_SUITE:open_with(Zone, Name, Restart, Script),
+            Script = script([run(), Fail]),
+            Child = scripted_child:open(Zone, Name, Restart, Script),
             exit(Child, kill),
             _ = named(Zone, Name, not_restarted),
             _ = taken(started),
-            zones:soon(fun() -> gen_tracker:count(Zone) =:= 0 end)
+            wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end)
         end
      || {Name, Restart, Fail} <- [
             {a, transient, fun() -> {error, refused} end},
@@ -555,11 +551,11 @@ an_after_terminate_that_was_killed_is_reported(_) ->
         end
     end,
     _ = tracked_child_reason:open(Zone, child, temporary, Last),
-    Ending = asked(fun() -> supervisor:terminate_child(Zone, child) end),
+    Ending = calling(fun() -> supervisor:terminate_child(Zone, child) end),
     {answer, ok} = answer(Ending, ?LIMIT),
     _ = named(Zone, child, any).
 
-what_a_tracker_does_not_know_is_reported(_) ->
+unknown_calls_casts_and_messages_are_reported(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, _} = gen_tracker:start_link(Zone),
     _ = gen_server:call(Zone, {strange, call}),

@@ -1,7 +1,7 @@
-%% Promise: after a child's death, and in this order, the child is seen as terminating, the
-%% `after_terminate` of its module is called, entry and attributes go in one step, and the child
-%% is started again if its restart type says so, until that succeeds. None of it holds up another
-%% child.
+%% Promise: after the death of a child its zone takes these steps in order. The child is
+%% terminating; `after_terminate` of its module is called; its entry and its attributes are removed
+%% in one step; the child is restarted if its restart type says so, until a start succeeds. No
+%% other child waits for any of this.
 -module(restart_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -10,48 +10,41 @@
 
 -import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, forgotten/2]).
 -import(tracked_child, [spec/2]).
+-import(scripted_child, [run/0, script/1]).
 -import(tracked_child_reason, [open/4, tell/0, gate/0]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
         a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read,
-        after_terminate_of_three_arguments_gets_name_attributes_and_reason,
-        after_terminate_of_three_arguments_goes_before_the_one_of_two,
-        after_terminate_of_two_arguments_is_called_when_there_is_no_other,
-        a_child_whose_module_has_no_after_terminate_goes_with_its_attributes,
+        after_terminate_3_gets_name_attributes_and_reason,
+        after_terminate_3_is_called_instead_of_after_terminate_2,
+        after_terminate_2_is_called_when_there_is_no_after_terminate_3,
+        a_child_whose_module_has_no_after_terminate_is_removed_with_its_attributes,
         after_terminate_of_a_child_added_with_its_spec_is_called,
         after_terminate_is_called_in_a_module_that_is_not_loaded_yet,
-        a_crash_in_after_terminate_is_logged_and_goes_no_further,
-        a_slow_after_terminate_holds_up_nobody,
-        entry_and_attributes_go_in_one_step,
-        a_new_child_starts_when_the_attributes_of_the_last_one_have_gone,
-        a_permanent_child_is_started_again_whatever_its_reason,
-        a_transient_child_is_started_again_after_a_crash,
-        a_transient_child_is_not_started_again_after_normal_or_shutdown,
-        a_temporary_child_is_never_started_again,
+        a_crash_in_after_terminate_is_logged_and_harms_nothing_else,
+        a_slow_after_terminate_delays_no_other_child,
+        entry_and_attributes_are_removed_in_one_step,
+        a_child_is_restarted_after_the_attributes_of_the_last_one_are_removed,
+        a_permanent_child_is_restarted_after_any_exit_reason,
+        a_transient_child_is_restarted_after_a_crash,
+        a_transient_child_is_not_restarted_after_normal_or_shutdown,
+        a_temporary_child_is_never_restarted,
         a_child_of_a_map_spec_is_permanent,
-        start_child_while_the_child_is_started_again_gets_the_next_one,
-        nobody_who_asks_after_the_death_of_a_child_gets_that_child,
-        a_permanent_child_whose_restart_fails_is_tried_until_it_runs,
+        start_child_during_a_restart_returns_the_next_child,
+        no_request_after_the_death_of_a_child_gets_that_child,
+        a_failed_restart_of_a_permanent_child_is_repeated_until_it_succeeds,
         a_failed_restart_leaves_no_attribute,
-        find_or_open_of_a_child_that_is_being_restarted_gets_that_child,
-        find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last,
+        find_or_open_during_a_restart_gets_the_restarted_child,
+        find_or_open_while_restarts_fail_gets_the_child_that_runs_at_last,
         terminate_child_ends_a_pending_restart,
-        a_transient_child_whose_restart_fails_is_given_up_and_logged
+        a_failed_restart_of_a_transient_child_is_logged_and_not_repeated
     ].
 
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-end_per_testcase(Case, _Config) ->
-    _ = logger:remove_handler(tracked_child),
-    tracked_child:stop_zone(Case).
-
-%% The four steps
+%% The cleanup
 
 a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -73,7 +66,7 @@ a_terminating_child_is_not_found_takes_no_attribute_and_is_still_read(_) ->
     undefined = gen_tracker:getattr(Zone, child, color),
     [] = supervisor:which_children(Zone).
 
-after_terminate_of_three_arguments_gets_name_attributes_and_reason(_) ->
+after_terminate_3_gets_name_attributes_and_reason(_) ->
     Zone = zone(?FUNCTION_NAME),
     Reasons = [normal, shutdown, {shutdown, moved}, crash, {error, #{code => 7}}, kill],
     [told_of(Zone, {child, Reason}, Reason) || Reason <- Reasons].
@@ -86,7 +79,7 @@ told_of(Zone, Name, Reason) ->
     {last, Name, [{color, red}, {last, Last}], Actual} = await(last),
     forgotten(Zone, Name).
 
-after_terminate_of_three_arguments_goes_before_the_one_of_two(_) ->
+after_terminate_3_is_called_instead_of_after_terminate_2(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open(Zone, child, temporary, tell()),
     crash = tracked_child:stop(Child, crash),
@@ -94,7 +87,7 @@ after_terminate_of_three_arguments_goes_before_the_one_of_two(_) ->
     forgotten(Zone, child),
     [] = taken(last).
 
-after_terminate_of_two_arguments_is_called_when_there_is_no_other(_) ->
+after_terminate_2_is_called_when_there_is_no_after_terminate_3(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open_plain(Zone, spec(child, temporary)),
     ok = gen_tracker:setattr(Zone, child, [{test, self()}, {color, red}]),
@@ -104,8 +97,8 @@ after_terminate_of_two_arguments_is_called_when_there_is_no_other(_) ->
     forgotten(Zone, child),
     [] = taken(after_terminate).
 
-%% The end of the process beside the child is the event to wait for.
-a_child_whose_module_has_no_after_terminate_goes_with_its_attributes(_) ->
+%% The exit of the keeper shows that the cleanup is over.
+a_child_whose_module_has_no_after_terminate_is_removed_with_its_attributes(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Child} = gen_tracker:find_or_open(Zone, {child, {gen_event, start_link, []}, temporary}),
     ok = gen_tracker:setattr(Zone, child, color, red),
@@ -134,8 +127,8 @@ after_terminate_is_called_in_a_module_that_is_not_loaded_yet(_) ->
     {last, child, _, crash} = await(last),
     forgotten(Zone, child).
 
-%% A permanent child shows that all the steps that follow are done.
-a_crash_in_after_terminate_is_logged_and_goes_no_further(_) ->
+%% The restart of the permanent child shows that all steps of the cleanup have been taken.
+a_crash_in_after_terminate_is_logged_and_harms_nothing_else(_) ->
     Zone = zone(?FUNCTION_NAME),
     Tracker = whereis(Zone),
     Neighbour = open(Zone, neighbour, temporary, tell()),
@@ -149,8 +142,9 @@ a_crash_in_after_terminate_is_logged_and_goes_no_further(_) ->
     {ok, Neighbour} = gen_tracker:find(Zone, neighbour),
     Tracker = whereis(Zone).
 
-%% Fifty are inside at the same time, while others start, die, are cleaned up and are started again.
-a_slow_after_terminate_holds_up_nobody(_) ->
+%% Fifty callbacks run at the same time, while other children start, exit, are cleaned up and are
+%% restarted.
+a_slow_after_terminate_delays_no_other_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Children = [{Name, open(Zone, Name, temporary, gate())} || Name <- lists:seq(1, 50)],
     Quick = open(Zone, quick, temporary, tell()),
@@ -168,8 +162,8 @@ a_slow_after_terminate_holds_up_nobody(_) ->
     [Cleaner ! go || Cleaner <- Cleaners],
     [forgotten(Zone, Name) || {Name, _} <- Children].
 
-%% Nobody sees an entry whose attributes have gone, nor attributes whose entry has gone.
-entry_and_attributes_go_in_one_step(_) ->
+%% No reader sees an entry without its attributes, or attributes without their entry.
+entry_and_attributes_are_removed_in_one_step(_) ->
     Zone = zone(?FUNCTION_NAME),
     Attrs = [{a, 1}, {b, 2}, {c, 3}, {d, 4}],
     Children = [{Name, open_plain(Zone, spec(Name, temporary))} || Name <- lists:seq(1, 20)],
@@ -187,14 +181,14 @@ watch(Zone, Name) ->
         Seen -> {contradiction, Seen}
     end.
 
-a_new_child_starts_when_the_attributes_of_the_last_one_have_gone(_) ->
+a_child_is_restarted_after_the_attributes_of_the_last_one_are_removed(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Start = fun() ->
         Test ! {seen, gen_tracker:attrs(Zone, child)},
         tracked_child:start_link(Test)
     end,
-    Child = open_with(Zone, child, permanent, Start),
+    Child = scripted_child:open(Zone, child, permanent, Start),
     {seen, []} = await(seen),
     ok = gen_tracker:setattr(Zone, child, [{test, Test}, {color, red}]),
     crash = tracked_child:stop(Child, crash),
@@ -203,26 +197,28 @@ a_new_child_starts_when_the_attributes_of_the_last_one_have_gone(_) ->
 
 %% Restart types
 
-a_permanent_child_is_started_again_whatever_its_reason(_) ->
-    come_back(zone(?FUNCTION_NAME), permanent, [normal, shutdown, {shutdown, moved}, crash, kill]).
+a_permanent_child_is_restarted_after_any_exit_reason(_) ->
+    restarted(zone(?FUNCTION_NAME), permanent, [normal, shutdown, {shutdown, moved}, crash, kill]).
 
-a_transient_child_is_started_again_after_a_crash(_) ->
+a_transient_child_is_restarted_after_a_crash(_) ->
     Reasons = [crash, {error, #{code => 7}}, {shutdown, moved, twice}, {normal, not_quite}, kill],
-    come_back(zone(?FUNCTION_NAME), transient, Reasons).
+    restarted(zone(?FUNCTION_NAME), transient, Reasons).
 
-a_transient_child_is_not_started_again_after_normal_or_shutdown(_) ->
-    stay_away(zone(?FUNCTION_NAME), transient, [normal, shutdown, {shutdown, moved}]).
+a_transient_child_is_not_restarted_after_normal_or_shutdown(_) ->
+    not_restarted(zone(?FUNCTION_NAME), transient, [normal, shutdown, {shutdown, moved}]).
 
-a_temporary_child_is_never_started_again(_) ->
-    stay_away(zone(?FUNCTION_NAME), temporary, [normal, shutdown, {shutdown, moved}, crash, kill]).
+a_temporary_child_is_never_restarted(_) ->
+    not_restarted(
+        zone(?FUNCTION_NAME), temporary, [normal, shutdown, {shutdown, moved}, crash, kill]
+    ).
 
 a_child_of_a_map_spec_is_permanent(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = #{id => child, start => {tracked_child, start_link, [self()]}},
     Child = open_plain(Zone, Spec),
-    _ = come_back_after(Zone, Spec, Child, normal).
+    _ = restarted_after(Zone, Spec, Child, normal).
 
-start_child_while_the_child_is_started_again_gets_the_next_one(_) ->
+start_child_during_a_restart_returns_the_next_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = {child, {?MODULE, start_plain, []}, permanent},
     Next = fun(Child) ->
@@ -240,8 +236,8 @@ start_child_while_the_child_is_started_again_gets_the_next_one(_) ->
     end,
     ?assertEqual(500, length(lists:usort(lists:map(Restarts, lists:seq(1, 500))))).
 
-%% Its keeper tells of the start when the child is dead already.
-nobody_who_asks_after_the_death_of_a_child_gets_that_child(_) ->
+%% The tracker learns of the start when the child has already exited.
+no_request_after_the_death_of_a_child_gets_that_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = {child, {?MODULE, start_plain, []}, permanent},
     {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
@@ -251,7 +247,7 @@ nobody_who_asks_after_the_death_of_a_child_gets_that_child(_) ->
     Start = ask(fun() -> supervisor:start_child(Zone, Spec) end),
     Test = self(),
     Register = ask(fun() -> gen_tracker:register_name({Zone, child}, Test) end),
-    Tag = faults_balance:tag(Zone),
+    Tag = tracker_state:tag(Zone),
     tracked_child:waiting(),
     Zone ! {Tag, launched, Keeper, {ok, Child}},
     ok = gen_tracker:wait(Zone),
@@ -273,10 +269,10 @@ start_plain() ->
 
 %% Restarts that fail
 
-a_permanent_child_whose_restart_fails_is_tried_until_it_runs(_) ->
+a_failed_restart_of_a_permanent_child_is_repeated_until_it_succeeds(_) ->
     Zone = zone(?FUNCTION_NAME),
     Failures = [fun() -> {error, later} end, fun() -> exit(crash) end, fun() -> throw(later) end],
-    Child = open_with(Zone, child, permanent, scripted([run() | Failures] ++ [run()])),
+    Child = scripted_child:open(Zone, child, permanent, script([run() | Failures] ++ [run()])),
     crash = tracked_child:stop(Child, crash),
     [{started, _} = await(started) || _ <- Failures],
     {started, _} = await(started),
@@ -292,7 +288,7 @@ a_failed_restart_leaves_no_attribute(_) ->
         ok = gen_tracker:setattr(Zone, child, color, red),
         {error, later}
     end,
-    Child = open_with(Zone, child, permanent, scripted([run(), Fail, Fail, run()])),
+    Child = scripted_child:open(Zone, child, permanent, script([run(), Fail, Fail, run()])),
     crash = tracked_child:stop(Child, crash),
     [{seen, []}, {seen, []}] = [await(seen), await(seen)],
     [{started, _} = await(started) || _ <- [failed, failed, starter]],
@@ -300,11 +296,11 @@ a_failed_restart_leaves_no_attribute(_) ->
     {ok, Again} = gen_tracker:find_or_open(Zone, spec(child, permanent)),
     [] = gen_tracker:attrs(Zone, child).
 
-find_or_open_of_a_child_that_is_being_restarted_gets_that_child(_) ->
+find_or_open_during_a_restart_gets_the_restarted_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Gated = fun() -> tracked_child:start_gated(Test, go) end,
-    Child = open_with(Zone, child, permanent, scripted([run(), Gated])),
+    Child = scripted_child:open(Zone, child, permanent, script([run(), Gated])),
     crash = tracked_child:stop(Child, crash),
     {gated, Starter} = await(gated),
     undefined = gen_tracker:find(Zone, child),
@@ -319,8 +315,9 @@ find_or_open_of_a_child_that_is_being_restarted_gets_that_child(_) ->
     [{answer, {ok, Again}} = answer(Caller) || Caller <- Callers],
     [] = taken(started).
 
-%% An attempt that was failing already when the obstacle went may still answer for itself, once.
-find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last(_) ->
+%% The first caller may still get the answer of an attempt that had failed before starts were
+%% allowed again.
+find_or_open_while_restarts_fail_gets_the_child_that_runs_at_last(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Allowed = atomics:new(1, []),
@@ -331,13 +328,13 @@ find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last(_) ->
             1 -> tracked_child:start_link(Test)
         end
     end,
-    Child = open_with(Zone, child, permanent, Start),
+    Child = scripted_child:open(Zone, child, permanent, Start),
     atomics:put(Allowed, 1, 0),
     crash = tracked_child:stop(Child, crash),
     [{started, _}, {started, _}] = [await(started), await(started)],
     undefined = gen_tracker:find(Zone, child),
     atomics:put(Allowed, 1, 1),
-    Spec = with_spec(child, permanent, Start),
+    Spec = scripted_child:spec(child, permanent, Start),
     {ok, Again} =
         case gen_tracker:find_or_open(Zone, Spec) of
             {error, not_allowed} -> gen_tracker:find_or_open(Zone, Spec);
@@ -348,7 +345,9 @@ find_or_open_while_restarts_fail_gets_the_one_child_that_runs_at_last(_) ->
 
 terminate_child_ends_a_pending_restart(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Child = open_with(Zone, child, permanent, scripted([run(), fun() -> {error, later} end])),
+    Child = scripted_child:open(
+        Zone, child, permanent, script([run(), fun() -> {error, later} end])
+    ),
     crash = tracked_child:stop(Child, crash),
     [{started, _}, {started, _}] = [await(started), await(started)],
     ok = supervisor:terminate_child(Zone, child),
@@ -356,15 +355,15 @@ terminate_child_ends_a_pending_restart(_) ->
     forgotten(Zone, child),
     [] = taken(started).
 
-%% The process that made the attempt has nothing more to do.
-a_transient_child_whose_restart_fails_is_given_up_and_logged(_) ->
+%% The keeper exits once the child is given up.
+a_failed_restart_of_a_transient_child_is_logged_and_not_repeated(_) ->
     Zone = zone(?FUNCTION_NAME),
     Refuse = fun() ->
         receive
             go -> {error, restart_refused}
         end
     end,
-    Child = open_with(Zone, child, transient, scripted([run(), Refuse])),
+    Child = scripted_child:open(Zone, child, transient, script([run(), Refuse])),
     ok = tracked_child:listen(),
     crash = tracked_child:stop(Child, crash),
     {started, Starter} = await(started),
@@ -378,17 +377,9 @@ a_transient_child_whose_restart_fails_is_given_up_and_logged(_) ->
     [] = taken(started),
     {ok, _} = gen_tracker:find_or_open(Zone, spec(child, transient)).
 
-with_spec(Name, Restart, Start) ->
-    {Name, {tracked_child, start_with, [self(), Start]}, Restart}.
-
 open_plain(Zone, Spec) ->
     {ok, Child} = gen_tracker:find_or_open(Zone, Spec),
     {started, Child} = await(started),
-    Child.
-
-open_with(Zone, Name, Restart, Start) ->
-    {ok, Child} = gen_tracker:find_or_open(Zone, with_spec(Name, Restart, Start)),
-    [{started, _}, {started, Child}] = [await(started), await(started)],
     Child.
 
 add(Zone, Name) ->
@@ -398,19 +389,6 @@ add(Zone, Name) ->
     ok = gen_tracker:setattr(Zone, Name, last, tell()),
     Child.
 
-run() ->
-    Test = self(),
-    fun() -> tracked_child:start_link(Test) end.
-
-%% A start that does what the list says, step by step; the last step again and again.
-scripted(Steps) ->
-    Starts = counters:new(1, []),
-    fun() ->
-        counters:add(Starts, 1, 1),
-        Step = lists:nth(min(counters:get(Starts, 1), length(Steps)), Steps),
-        Step()
-    end.
-
 die(Child, kill) ->
     Monitor = monitor(process, Child),
     exit(Child, kill),
@@ -418,28 +396,25 @@ die(Child, kill) ->
 die(Child, Reason) ->
     tracked_child:stop(Child, Reason).
 
-%% A child that dies of one reason after the other is back each time.
-come_back(Zone, Restart, Reasons) ->
+%% Checks that the child is restarted after each of the exit reasons.
+restarted(Zone, Restart, Reasons) ->
     Spec = spec(child, Restart),
-    Last = lists:foldl(
-        fun(Reason, Child) ->
-            come_back_after(Zone, Spec, Child, Reason)
-        end, open_plain(Zone, Spec), Reasons
-    ),
+    Die = fun(Reason, Child) -> restarted_after(Zone, Spec, Child, Reason) end,
+    Last = lists:foldl(Die, open_plain(Zone, Spec), Reasons),
     {ok, Last} = gen_tracker:find(Zone, child).
 
-come_back_after(Zone, Spec, Child, Reason) ->
+restarted_after(Zone, Spec, Child, Reason) ->
     _ = die(Child, Reason),
     {started, Again} = await(started),
     {ok, Again} = gen_tracker:find_or_open(Zone, Spec),
     [] = taken(started),
     Again.
 
-%% A child that dies of each reason is not back.
-stay_away(Zone, Restart, Reasons) ->
-    [stay_away_after(Zone, spec({Restart, Reason}, Restart), Reason) || Reason <- Reasons].
+%% Checks that no child is restarted after any of the exit reasons.
+not_restarted(Zone, Restart, Reasons) ->
+    [not_restarted_after(Zone, spec({Restart, Reason}, Restart), Reason) || Reason <- Reasons].
 
-stay_away_after(Zone, {Name, _, _} = Spec, Reason) ->
+not_restarted_after(Zone, {Name, _, _} = Spec, Reason) ->
     Child = open_plain(Zone, Spec),
     ok = gen_tracker:setattr(Zone, Name, test, self()),
     _ = die(Child, Reason),

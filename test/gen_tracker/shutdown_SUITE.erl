@@ -1,6 +1,6 @@
-%% Promise: a child is stopped as its Shutdown says, many are stopped at the same time, and when a
-%% tracker is gone, for whatever reason, nothing of its zone is left: no child, no process beside
-%% one, no start that was under way.
+%% Promise: a child is stopped as its shutdown time says, and many children are stopped at the same
+%% time. When a tracker has exited, for any reason, no process of its zone is left: no child, no
+%% keeper, no start in progress.
 -module(shutdown_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -11,7 +11,7 @@
 -import(tracked_child, [spec/4]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
@@ -21,29 +21,22 @@ all() ->
         infinity_sends_shutdown_and_waits,
         a_spec_of_three_elements_means_200_milliseconds,
         a_map_spec_means_its_own_shutdown,
-        an_existing_child_is_stopped_as_its_spec_says,
-        a_stopped_child_is_forgotten_after_one_after_terminate,
-        a_stopped_permanent_child_is_not_started_again,
-        terminate_child_stops_many_at_the_same_time,
+        an_added_child_is_stopped_as_its_spec_says,
+        a_terminated_child_is_removed_after_one_after_terminate,
+        a_terminated_permanent_child_is_not_restarted,
+        terminate_child_stops_many_children_at_the_same_time,
         a_stopping_tracker_stops_all_children_at_the_same_time,
-        a_stopping_tracker_starts_nothing_again_whatever_its_children_die_of,
+        a_stopping_tracker_restarts_no_child,
         a_thousand_children_that_ignore_exit_signals_are_killed_at_the_same_time,
         nothing_is_left_when_the_supervisor_stops_the_tracker,
         nothing_is_left_when_the_parent_of_the_tracker_is_killed,
         nothing_is_left_after_the_call_shutdown,
         nothing_is_left_after_the_call_stop,
         nothing_is_left_when_the_tracker_is_killed,
-        a_helper_of_a_dead_child_ends_with_a_tracker_that_does_not_know_it_yet,
+        a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed,
         a_pending_restart_ends_with_the_tracker,
         after_terminate_is_called_at_most_once_for_each_child
     ].
-
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
 
 %% One child
 
@@ -64,8 +57,8 @@ a_brutal_kill_kills_at_once(_) ->
     killed = stopped(Zone, child, Child),
     [] = taken(exit_signal).
 
-%% A child of 300 ms, told at the same moment, is killed while the one of `infinity` is still
-%% waited for.
+%% A child with 300 ms, which is stopped at the same time, is killed while the child with
+%% `infinity` still has time.
 infinity_sends_shutdown_and_waits(_) ->
     Zone = zone(?FUNCTION_NAME),
     Patient = open(Zone, patient, start_stubborn, infinity),
@@ -99,7 +92,7 @@ a_map_spec_means_its_own_shutdown(_) ->
     killed = stopped(Zone, child, Child),
     [] = taken(exit_signal).
 
-an_existing_child_is_stopped_as_its_spec_says(_) ->
+an_added_child_is_stopped_as_its_spec_says(_) ->
     Zone = zone(?FUNCTION_NAME),
     Plain = add(Zone, plain, start_link, 10000),
     Stubborn = add(Zone, stubborn, start_stubborn, 50),
@@ -109,9 +102,9 @@ an_existing_child_is_stopped_as_its_spec_says(_) ->
     killed = stopped(Zone, brutal, Brutal),
     [{exit_signal, Stubborn, shutdown}] = taken(exit_signal).
 
-%% Entry and attributes are gone, and `after_terminate` has been called, when `terminate_child`
-%% returns.
-a_stopped_child_is_forgotten_after_one_after_terminate(_) ->
+%% When `terminate_child` returns, entry and attributes are removed, and `after_terminate` has been
+%% called.
+a_terminated_child_is_removed_after_one_after_terminate(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open(Zone, child, start_link, 10000),
     ok = gen_tracker:setattr(Zone, child, [{test, self()}, {color, red}]),
@@ -122,7 +115,7 @@ a_stopped_child_is_forgotten_after_one_after_terminate(_) ->
     [] = gen_tracker:attrs(Zone, child),
     [] = supervisor:which_children(Zone).
 
-a_stopped_permanent_child_is_not_started_again(_) ->
+a_terminated_permanent_child_is_not_restarted(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, Child} = gen_tracker:find_or_open(
         Zone, spec(child, permanent, 10000, {start_link, [self()]})
@@ -134,8 +127,8 @@ a_stopped_permanent_child_is_not_started_again(_) ->
 
 %% Many children
 
-%% Every child is told before a single one of them has stopped.
-terminate_child_stops_many_at_the_same_time(_) ->
+%% Every child receives its exit signal before one of them has stopped.
+terminate_child_stops_many_children_at_the_same_time(_) ->
     Zone = zone(?FUNCTION_NAME),
     Children = [{Name, open(Zone, Name, start_stubborn, infinity)} || Name <- lists:seq(1, 100)],
     Stopping = [ask(fun() -> supervisor:terminate_child(Zone, Name) end) || {Name, _} <- Children],
@@ -150,9 +143,9 @@ a_stopping_tracker_stops_all_children_at_the_same_time(_) ->
     release_once_all_are_told(Children),
     {answer, ok} = answer(Stopping).
 
-%% One after the other they would take over a quarter of an hour.
-%% The end of the first child is the end of all, before most of their keepers are told to stop.
-a_stopping_tracker_starts_nothing_again_whatever_its_children_die_of(_) ->
+%% The first child that exits ends all other children, before most of the keepers have been told to
+%% stop.
+a_stopping_tracker_restarts_no_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = counters:new(1, []),
     Middle = spawn(fun() ->
@@ -215,23 +208,19 @@ nothing_is_left_when_the_parent_of_the_tracker_is_killed(_) ->
     nothing_is_left_at_once(Zone, Population).
 
 nothing_is_left_after_the_call_shutdown(_) ->
-    Zone = zone(?FUNCTION_NAME),
-    Population = populate(Zone),
-    shutdown = ended(Zone, fun(Tracker) ->
-        ask(fun() -> gen_server:call(Tracker, shutdown, infinity) end)
-    end),
-    nothing_is_left_at_once(Zone, Population).
+    nothing_is_left_after(zone(?FUNCTION_NAME), shutdown, shutdown).
 
 nothing_is_left_after_the_call_stop(_) ->
-    Zone = zone(?FUNCTION_NAME),
+    nothing_is_left_after(zone(?FUNCTION_NAME), stop, normal).
+
+nothing_is_left_after(Zone, Call, Reason) ->
     Population = populate(Zone),
-    normal = ended(Zone, fun(Tracker) ->
-        ask(fun() -> gen_server:call(Tracker, stop, infinity) end)
+    Reason = ended(Zone, fun(Tracker) ->
+        ask(fun() -> gen_server:call(Tracker, Call, infinity) end)
     end),
     nothing_is_left_at_once(Zone, Population).
 
-%% A killed tracker can stop nobody itself: the processes beside the children do, and are then
-%% gone as well.
+%% A killed tracker cannot stop its children. The keepers do, and then exit.
 nothing_is_left_when_the_tracker_is_killed(_) ->
     Zone = zone(?FUNCTION_NAME),
     Population = populate(Zone),
@@ -240,7 +229,7 @@ nothing_is_left_when_the_tracker_is_killed(_) ->
         ?assertMatch({killed, {gen_server, call, _}}, Answer)
     end).
 
-%% A permanent child whose restart goes on failing.
+%% The restarts of the child fail.
 a_pending_restart_ends_with_the_tracker(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = counters:new(1, []),
@@ -262,7 +251,7 @@ a_pending_restart_ends_with_the_tracker(_) ->
     ok = gen_server:stop(Zone),
     lists:foreach(fun tracked_child:down/1, Beside).
 
-%% Half of the children die by themselves while the tracker stops.
+%% Half of the children are killed by the test while the tracker stops.
 after_terminate_is_called_at_most_once_for_each_child(_) ->
     Zone = zone(?FUNCTION_NAME),
     Children = [{Name, open(Zone, Name, start_link, 10000)} || Name <- lists:seq(1, 400)],
@@ -274,7 +263,7 @@ after_terminate_is_called_at_most_once_for_each_child(_) ->
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
     Names = lists:usort(Names).
 
-%% A supervisor with one zone.
+%% The callback of a supervisor with one zone.
 init(Zone) ->
     {ok, {#{}, [{Zone, {gen_tracker, start_link, [Zone]}, temporary, infinity, supervisor, []}]}}.
 
@@ -292,7 +281,7 @@ add(Zone, Name, Start, Shutdown) ->
     ),
     Child.
 
-%% Stops a child, and says which reason it died of.
+%% Terminates a child, and returns its exit reason.
 stopped(Zone, Name, Child) ->
     Monitor = monitor(process, Child),
     ok = supervisor:terminate_child(Zone, Name),
@@ -304,8 +293,8 @@ release_once_all_are_told(Children) ->
     Children = alive(Children),
     [Child ! {stop, normal} || Child <- Children].
 
-%% Children of every kind that a tracker may have to stop: obedient, stubborn, started by it,
-%% added to it, and those whose start hangs, with the callers who wait for them.
+%% Opens children of every kind that a tracker has to stop: children that obey or ignore
+%% `shutdown`, started or added, and starts that hang, together with their callers.
 populate(Zone) ->
     Kinds = [
         {Start, Shutdown}
@@ -340,7 +329,7 @@ start_kind(Zone, {Start, Shutdown}, Restart) ->
     {started, Child} = await(started),
     Child.
 
-%% The reason with which the tracker ended.
+%% Stops a zone, and returns the exit reason of its tracker.
 ended(Zone, Stop) ->
     Tracker = whereis(Zone),
     Monitor = monitor(process, Tracker),
@@ -348,13 +337,13 @@ ended(Zone, Stop) ->
     {'DOWN', Monitor, process, Tracker, Reason} = await('DOWN', Monitor),
     Reason.
 
-%% A tracker that ends in good order has ended its children before.
+%% A tracker that stops in good order has ended its children before it exits.
 nothing_is_left_at_once(Zone, #{children := Children} = Population) ->
     [] = alive(Children),
     Refused = fun(Answer) -> ?assertEqual({answer, {error, shutdown}}, Answer) end,
     nothing_is_left(Zone, Population, Refused).
 
-%% Check looks at the answers of those who have waited for a start.
+%% `Check` gets the answers of the callers that waited for a start.
 nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Callers}, Check) ->
     lists:foreach(fun tracked_child:down/1, Children ++ Beside),
     undefined = whereis(Zone),
@@ -364,8 +353,8 @@ nothing_is_left(Zone, #{children := Children, beside := Beside, callers := Calle
     Names = lists:sort([Name || {after_terminate, Name, _, _} <- taken(after_terminate)]),
     Names = lists:usort(Names).
 
-%% The tracker is killed before it has read that it is to have the helper.
-a_helper_of_a_dead_child_ends_with_a_tracker_that_does_not_know_it_yet(_) ->
+%% The tracker is killed before it has handled the message by which it takes over the helper.
+a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed(_) ->
     [
         begin
             Zone = zone(?FUNCTION_NAME),
@@ -373,23 +362,26 @@ a_helper_of_a_dead_child_ends_with_a_tracker_that_does_not_know_it_yet(_) ->
             Tracker = whereis(Zone),
             true = erlang:suspend_process(Tracker),
             tracked_child:kill(Child),
-            zones:soon(fun() ->
+            wait:until(fun() ->
                 process_info(Tracker, message_queue_len) =/= {message_queue_len, 0}
             end),
             tracked_child:kill(Tracker),
-            shutdown = zones:ended(Helper, 2000)
+            shutdown = timed_call:ended(Helper, 2000)
         end
      || Restart <- [temporary, permanent]
     ].
 
-%% A child whose start function has linked another process to the keeper. That process traps exits.
+%% Opens a child whose start function links another process, which traps exits, to the keeper.
+%% Returns the child and that process.
 with_helper(Zone, Restart) ->
     Test = self(),
     Start = fun() ->
         Helper = spawn_link(fun() ->
             process_flag(trap_exit, true),
             Test ! {helper, self()},
-            receive {'EXIT', _, Reason} -> exit(Reason) end
+            receive
+                {'EXIT', _, Reason} -> exit(Reason)
+            end
         end),
         {ok, Child} = tracked_child:start_link(Test),
         Test ! {with, Child, Helper},

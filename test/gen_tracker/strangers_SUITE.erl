@@ -1,45 +1,45 @@
-%% Promise: what a stranger sends to a process of a zone changes nothing, whatever it looks like: no
-%% child is lost or stopped, no process ends, and none is left over. An unknown call is answered.
+%% Promise: messages of strangers to the processes of a zone change nothing, whatever they look
+%% like. No child is lost or stopped, no process exits, and none is started. An unknown call is
+%% answered.
 %%
-%% Each case has a zone with children in all states, and sends forged messages to the tracker, to
-%% the keepers, to the watchdog, and to the process that sends events. Afterwards all goes on.
+%% Each case has a zone with children in every state, and sends forged messages to the tracker, the
+%% keepers, the watchdog, and the sender of events. Then it checks that the zone still works.
 %%
-%% What `gen_server' itself believes of anybody, the death of the process that has started it, is
-%% not among the messages.
+%% Not tested are messages that `gen_server` itself accepts from anybody, such as the exit of the
+%% parent.
 -module(strangers_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
+-include("../support/timed_call.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, loose/1, gated/2]).
--import(zones, [soon/1, ended/2, keeper/2]).
--import(stopping_SUITE, [plain/1, full/1, cleaning/2]).
-
--define(SOON, 2000).
--define(LIMIT, 12000).
+-import(tracked_child, [zone/1, await/1, await/2, taken/1, loose/1, gated/2, plain/1, full/1]).
+-import(tracked_child_reason, [cleaning/2]).
+-import(timed_call, [ended/2]).
+-import(zones, [keeper/2]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [
         messages_to_the_tracker_change_nothing,
         messages_to_keepers_change_nothing,
         messages_to_the_watchdog_change_nothing,
-        messages_to_the_process_that_sends_events_change_nothing,
-        messages_to_all_of_them_in_any_order_change_nothing,
+        messages_to_the_sender_of_events_change_nothing,
+        messages_to_all_processes_in_any_order_change_nothing,
         exit_signals_of_strangers_change_nothing,
-        tables_that_are_given_away_change_nothing,
-        a_watchdog_that_was_told_lies_still_guards,
-        a_keeper_that_was_told_lies_still_keeps,
-        calls_of_nobody_change_nothing,
+        ets_tables_given_to_the_processes_change_nothing,
+        the_watchdog_still_works_after_forged_messages,
+        keepers_still_work_after_forged_messages,
+        calls_without_a_caller_change_nothing,
         raw_calls_are_answered_with_an_error,
-        unknown_calls_are_answered_with_themselves,
-        unknown_calls_of_the_process_that_sends_events_are_answered
+        unknown_calls_are_answered_with_the_error_unknown_call,
+        unknown_calls_to_the_sender_of_events_are_answered
     ].
 
-%% All that a stranger sends is logged.
+%% The log is off, because each of these messages is logged.
 init_per_testcase(_Case, Config) ->
     process_flag(trap_exit, true),
     #{level := Level} = logger:get_primary_config(),
@@ -50,9 +50,9 @@ end_per_testcase(_Case, Config) ->
     ok = logger:set_primary_config(level, proplists:get_value(level, Config)),
     zones:clean_up().
 
-%% A zone
+%% The zone
 
-%% Children in all states, and a subscriber.
+%% Starts a zone with children in every state and a subscriber.
 populate(Zone) ->
     _ = zone(Zone),
     [Added, Registered] = [loose(start_link), loose(start_link)],
@@ -63,7 +63,7 @@ populate(Zone) ->
     _ = taken(started),
     Cleaner = cleaning(Zone, cleaning),
     {Opening, Starter} = gated(Zone, starting),
-    ok = restart_limit_SUITE:failed(Zone, pending),
+    _ = scripted_child:pending(Zone, pending),
     [ok = gen_tracker:setattr(Zone, Name, key, Name) || Name <- [started, added, starting]],
     _ = taken(started),
     _ = events(Zone),
@@ -93,7 +93,7 @@ events(Zone) ->
     after 0 -> []
     end.
 
-%% What may not change. The processes are all that have the zone among their ancestors.
+%% Returns what must not change. The processes are those with the zone among their ancestors.
 state(#{zone := Zone, tracker := Tracker}) ->
     #{
         tracker => {Tracker, whereis(Zone)},
@@ -104,7 +104,7 @@ state(#{zone := Zone, tracker := Tracker}) ->
         processes => [Pid || Pid <- processes(), is_of(Zone, Tracker, Pid)],
         beside => lists:sort(tracked_child:beside(Zone)),
         events => events(Zone),
-        %% The pending one is tried again now and then.
+        %% The restart of the pending child is repeated now and then.
         started => [Pid || {started, Pid} <- taken(started), Pid =/= keeper(Zone, pending)],
         answered => taken('DOWN')
     }.
@@ -119,33 +119,33 @@ is_of(Zone, Tracker, Pid) ->
             false
     end.
 
-%% What has changed is told, and after what.
-as_before(What, Before, Zone) ->
+%% Fails with the parts that have changed.
+assert_unchanged(What, Before, Zone) ->
     After = state(Zone),
     Changed = [{Key, map_get(Key, Before), map_get(Key, After)} || Key <- maps:keys(Before)],
     ?assertEqual({What, []}, {What, [Change || {_, Old, New} = Change <- Changed, Old =/= New]}).
 
-%% Sends each message to each of the processes. Between two of them the zone is as it was.
+%% Sends each message to each of the processes, and checks the zone after each message.
 unchanged(Zone, Processes, Messages) ->
     Before = state(Zone),
     [
         begin
             Process ! Message,
             handled(Process, Zone),
-            as_before({Process, Message}, Before, Zone)
+            assert_unchanged({Process, Message}, Before, Zone)
         end
      || Process <- Processes, Message <- Messages, is_forged(Message, Process, Zone)
     ],
-    goes_on(Zone).
+    still_works(Zone).
 
-%% The process itself and its parent are believed.
+%% Exit signals of the process itself and of its parent are genuine.
 is_forged({'EXIT', Pid, _}, Pid, _) -> false;
 is_forged({'EXIT', Pid, _}, Tracker, #{tracker := Tracker}) -> Pid =/= self();
 is_forged(_, _, _) -> true.
 
-%% Those that are inside a start or a cleanup of the test read it later.
+%% Keepers in a start function or in `after_terminate` handle the message later.
 handled(Process, #{zone := Zone, gated := Gated}) ->
-    soon(fun() ->
+    wait:until(fun() ->
         case process_info(Process, [status, message_queue_len]) of
             [{status, waiting}, {message_queue_len, 0}] -> true;
             [{status, waiting}, _] -> lists:member(Process, Gated);
@@ -155,13 +155,13 @@ handled(Process, #{zone := Zone, gated := Gated}) ->
     end),
     ok = gen_tracker:wait(Zone).
 
-%% All children come to the end that is theirs.
-goes_on(#{zone := Zone, opening := Opening, gated := Gated, children := Children}) ->
+%% Ends the zone: starts and cleanups end, and all children are stopped.
+still_works(#{zone := Zone, opening := Opening, gated := Gated, children := Children}) ->
     [Pid ! go || Pid <- Gated],
     {started, Child} = await(started),
     {'DOWN', Opening, process, _, {answer, {ok, Child}}} = await('DOWN', Opening),
     ?assertEqual({ok, Child}, gen_tracker:find(Zone, starting)),
-    soon(fun() -> not lists:member(cleaning, gen_tracker:names(Zone)) end),
+    wait:until(fun() -> not lists:member(cleaning, gen_tracker:names(Zone)) end),
     ?assertMatch({ok, _}, gen_tracker:find_or_open(Zone, plain(cleaning))),
     [?assertEqual({ok, Pid}, gen_tracker:find(Zone, Name)) || {Name, Pid} <- Children],
     [ok = supervisor:terminate_child(Zone, Name) || Name <- names()],
@@ -171,7 +171,7 @@ goes_on(#{zone := Zone, opening := Opening, gated := Gated, children := Children
 
 %% Forged messages
 
-%% With every process that is known as the one that they are about.
+%% Each message that names a process is sent with every process of the zone.
 messages(#{zone := Zone, tracker := Tracker, children := Children} = Processes) ->
     #{keepers := Keepers, events := Events, watchdog := Watchdog} = Processes,
     Pids = [Pid || {_, Pid} <- Children],
@@ -184,7 +184,6 @@ messages(#{zone := Zone, tracker := Tracker, children := Children} = Processes) 
         [{launched, Pid, Result} || Pid <- Somebody, Result <- [{ok, self()}, {error, x}, garbage]],
         [{{attached, Pid}, make_ref(), process, Child, crash} || Pid <- Keepers, Child <- Pids],
         [{gen_tracker_keeper, died, Child, crash} || Child <- Pids],
-        [{gen_tracker_keeper, What} || What <- [stop, retry, attached]],
         [{gen_tracker_keeper, What} || What <- [stop, retry, attached]],
         [{register_timeout, Pid, From} || Pid <- Keepers],
         [{What, Name, Pid} || What <- [up, add], {Name, Pid} <- [{new, self()} | Children]],
@@ -217,12 +216,12 @@ messages_to_the_watchdog_change_nothing(_) ->
     #{watchdog := Watchdog} = Zone = populate(?FUNCTION_NAME),
     unchanged(Zone, [Watchdog], messages(Zone)).
 
-messages_to_the_process_that_sends_events_change_nothing(_) ->
+messages_to_the_sender_of_events_change_nothing(_) ->
     #{events := Events} = Zone = populate(?FUNCTION_NAME),
     unchanged(Zone, [Events], messages(Zone)).
 
-%% So fast that they meet each other.
-messages_to_all_of_them_in_any_order_change_nothing(_) ->
+%% All messages are sent without a pause.
+messages_to_all_processes_in_any_order_change_nothing(_) ->
     #{keepers := Keepers, events := Events, watchdog := Watchdog, tracker := Tracker} =
         Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
@@ -235,8 +234,8 @@ messages_to_all_of_them_in_any_order_change_nothing(_) ->
     ]),
     [Process ! Message || {Process, Message} <- Sent],
     [handled(Process, Zone) || Process <- Processes],
-    as_before(Seed, Before, Zone),
-    goes_on(Zone).
+    assert_unchanged(Seed, Before, Zone),
+    still_works(Zone).
 
 shuffled(Seed, Items) ->
     Number = fun(Item, Before) ->
@@ -246,7 +245,7 @@ shuffled(Seed, Items) ->
     {Numbered, _} = lists:mapfoldl(Number, Seed, Items),
     [Item || {_, Item} <- lists:keysort(1, Numbered)].
 
-%% They look like the death of a process that is linked.
+%% Such a signal looks like the exit of a linked process.
 exit_signals_of_strangers_change_nothing(_) ->
     #{keepers := Keepers, watchdog := Watchdog} = Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
@@ -261,14 +260,14 @@ exit_signals_of_strangers_change_nothing(_) ->
             end,
             _ = tracked_child:apart(Linked),
             handled(Process, Zone),
-            as_before({Process, Reason}, Before, Zone)
+            assert_unchanged({Process, Reason}, Before, Zone)
         end
      || Process <- [Watchdog | Keepers], Reason <- [shutdown, crash, {shutdown, x}]
     ],
-    goes_on(Zone).
+    still_works(Zone).
 
-%% The tracker inherits the table of subscribers from the process that sends events, and no other.
-tables_that_are_given_away_change_nothing(_) ->
+%% The tracker inherits the table of subscribers from the sender of events only.
+ets_tables_given_to_the_processes_change_nothing(_) ->
     #{keepers := Keepers, events := Events, watchdog := Watchdog, tracker := Tracker} =
         Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
@@ -282,17 +281,17 @@ tables_that_are_given_away_change_nothing(_) ->
             end,
             _ = tracked_child:apart(Give),
             handled(Process, Zone),
-            as_before({Process, Row, Data}, Before, Zone)
+            assert_unchanged({Process, Row, Data}, Before, Zone)
         end
      || Process <- [Tracker, Events, Watchdog | Keepers],
         Access <- [public, private],
         Row <- Rows,
         Data <- [{gen_tracker_events, ?FUNCTION_NAME}, anything]
     ],
-    goes_on(Zone).
+    still_works(Zone).
 
-%% When the tracker is killed, it ends a start that hangs.
-a_watchdog_that_was_told_lies_still_guards(_) ->
+%% When the tracker is killed, the watchdog ends a start that hangs.
+the_watchdog_still_works_after_forged_messages(_) ->
     #{watchdog := Watchdog, tracker := Tracker, gated := [_, Starter]} =
         Zone = populate(?FUNCTION_NAME),
     [
@@ -304,16 +303,16 @@ a_watchdog_that_was_told_lies_still_guards(_) ->
     ended(Starter, ?LIMIT),
     ended(Watchdog, ?LIMIT).
 
-%% When its child ends, it notices, and does what is to be done.
-a_keeper_that_was_told_lies_still_keeps(_) ->
+%% The keeper still notices the end of its child and cleans up.
+keepers_still_work_after_forged_messages(_) ->
     #{zone := Name, keepers := Keepers, children := Children} = Zone = populate(?FUNCTION_NAME),
     [Keeper ! Message || Keeper <- Keepers, Message <- messages(Zone)],
     [handled(Keeper, Zone) || Keeper <- Keepers],
     [exit(Pid, crash) || {_, Pid} <- Children],
     {started, Next} = await(started),
-    soon(fun() -> gen_tracker:find(Name, started) =:= {ok, Next} end),
-    soon(fun() -> not lists:member(added, gen_tracker:names(Name)) end),
-    soon(fun() -> not lists:member(registered, gen_tracker:names(Name)) end),
+    zones:until_found(Name, started, Next),
+    wait:until(fun() -> not lists:member(added, gen_tracker:names(Name)) end),
+    wait:until(fun() -> not lists:member(registered, gen_tracker:names(Name)) end),
     [
         receive
             {gen_tracker, Name, {down, Child, Pid, crash}} -> ok
@@ -324,22 +323,25 @@ a_keeper_that_was_told_lies_still_keeps(_) ->
 
 %% Calls
 
-%% Nobody can be answered.
-calls_of_nobody_change_nothing(_) ->
+%% Such a call cannot be answered.
+calls_without_a_caller_change_nothing(_) ->
     #{zone := Name, events := Events, tracker := Tracker} = Zone = populate(?FUNCTION_NAME),
-    Nobody = [self(), make_ref(), 1, nobody, {}, {self()}, {1, 2}, {make_ref(), make_ref()},
-              {nobody, tag}, {self(), tag, more}, [self() | tag]],
-    Calls = [subscribe, unsubscribe, wait, events, which_children, garbage, {terminate_child, started}],
-    unchanged(Zone, [Tracker, Events], [{'$gen_call', From, Call} || From <- Nobody, Call <- Calls]),
-    %% Nor while the zone stops.
+    Tags = [{self()}, {1, 2}, {make_ref(), make_ref()}, {nobody, tag}, {self(), tag, more}],
+    Callers = [self(), make_ref(), 1, nobody, {}, [self() | tag] | Tags],
+    Known = [subscribe, unsubscribe, wait, events, which_children],
+    Calls = [garbage, {terminate_child, started} | Known],
+    Messages = [{'$gen_call', From, Call} || From <- Callers, Call <- Calls],
+    unchanged(Zone, [Tracker, Events], Messages),
+    %% Nor does it while the zone stops.
     Stopping = whereis(zone(Name)),
     ok = sys:suspend(Name),
-    Stop = zones:asked(fun() -> gen_server:call(Name, shutdown, infinity) end),
-    [Stopping ! {'$gen_call', From, wait} || From <- Nobody],
+    Stop = timed_call:calling(fun() -> gen_server:call(Name, shutdown, infinity) end),
+    [Stopping ! {'$gen_call', From, wait} || From <- Callers],
     ok = sys:resume(Name),
-    {answer, ok} = zones:answer(Stop, ?LIMIT).
+    {answer, ok} = timed_call:answer(Stop, ?LIMIT).
 
-%% In the shapes that the library's own functions send, with what these refuse.
+%% The calls have the shapes of those that the functions of the library send. Their arguments are
+%% ones that these functions refuse.
 raw_calls_are_answered_with_an_error(_) ->
     #{zone := Name} = Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
@@ -364,30 +366,30 @@ raw_calls_are_answered_with_an_error(_) ->
     ],
     [
         begin
-            Answer = zones:within(?SOON, fun() -> gen_server:call(Name, Call) end),
+            Answer = timed_call:within(?SOON, fun() -> gen_server:call(Name, Call) end),
             ?assertMatch({_, {error, _}}, {Call, Answer}),
-            as_before(Call, Before, Zone)
+            assert_unchanged(Call, Before, Zone)
         end
      || Call <- Calls
     ],
-    goes_on(Zone).
+    still_works(Zone).
 
-unknown_calls_are_answered_with_themselves(_) ->
+unknown_calls_are_answered_with_the_error_unknown_call(_) ->
     #{zone := Name} = Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
     [
         ?assertEqual({error, {unknown_call, Call}}, gen_server:call(Name, Call))
      || Call <- [undefined, {}, [], <<"call">>, {strange, call}, {stop, now}, {which_children, all}]
     ],
-    as_before(calls, Before, Zone),
-    goes_on(Zone).
+    assert_unchanged(calls, Before, Zone),
+    still_works(Zone).
 
-unknown_calls_of_the_process_that_sends_events_are_answered(_) ->
+unknown_calls_to_the_sender_of_events_are_answered(_) ->
     #{events := Events} = Zone = populate(?FUNCTION_NAME),
     Before = state(Zone),
     [
-        zones:within(?SOON, fun() -> gen_server:call(Events, Call) end)
+        timed_call:within(?SOON, fun() -> gen_server:call(Events, Call) end)
      || Call <- [undefined, {}, {strange, call}, {subscribe, garbage}, unsubscribe]
     ],
-    as_before(calls, Before, Zone),
-    goes_on(Zone).
+    assert_unchanged(calls, Before, Zone),
+    still_works(Zone).

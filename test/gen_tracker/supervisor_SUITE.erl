@@ -1,50 +1,46 @@
-%% Promise: a zone is a supervisor. The functions of supervisor work on it, other supervisors and
-%% applications hold it as theirs, sys, release_handler and observer see it as one, and what it
-%% does not know does it no harm.
+%% Promise: a zone is a supervisor. The functions of `supervisor` work on it; it may be a child of
+%% other supervisors and the top of an application; sys, release_handler and observer treat it as a
+%% supervisor; unknown requests do it no harm.
 -module(supervisor_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2, forgotten/2]).
--import(tracked_child, [ask/1, answer/1, waiting/0, await/1, taken/1, down/1, logged/1]).
+-import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2, ask/1, answer/1]).
+-import(tracked_child, [waiting/0, await/1, taken/1, down/1, logged/1, full/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
-        which_children_gives_what_the_zone_itself_gives,
-        count_children_counts_specs_and_those_that_run,
-        get_childspec_gives_the_spec_as_a_map,
-        start_child_answers_as_otp_does,
-        start_child_answers_a_malformed_spec_as_otp_does,
+        which_children_returns_the_same_as_gen_tracker_which_children,
+        count_children_counts_specs_and_running_children,
+        get_childspec_returns_the_spec_as_a_map,
+        start_child_returns_the_same_as_in_otp,
+        start_child_of_a_malformed_spec_returns_the_same_as_in_otp,
         restart_child_leaves_a_running_child_alone,
-        terminate_child_stops_the_child_and_forgets_it,
-        delete_child_stops_the_child_and_forgets_it,
-        stopping_a_name_without_a_child_answers_no_child,
-        stopping_a_terminating_child_waits_until_it_is_forgotten,
+        terminate_child_stops_and_removes_the_child,
+        delete_child_stops_and_removes_the_child,
+        stopping_a_name_without_a_child_returns_no_child,
+        stopping_a_terminating_child_waits_until_it_is_removed,
         the_call_shutdown_stops_all_children_then_the_tracker_with_shutdown,
         the_call_stop_stops_the_tracker_with_normal,
         an_unknown_call_is_answered_and_logged,
         an_unknown_cast_is_logged_and_ignored,
         an_unknown_message_is_logged_and_ignored,
-        an_exit_signal_of_a_stranger_is_ignored,
+        an_exit_signal_of_an_unrelated_process_is_ignored,
         wrong_arguments_do_not_stop_the_tracker,
-        get_status_gives_the_state_of_a_supervisor,
+        get_status_returns_the_state_of_a_supervisor,
         the_callback_module_of_a_zone_is_gen_tracker,
         release_handler_finds_all_children_through_zones,
-        release_handler_takes_a_zone_for_the_top_supervisor_of_an_application,
+        release_handler_accepts_a_zone_as_the_top_supervisor_of_an_application,
         release_handler_suspends_and_upgrades_a_zone,
         observer_shows_the_children_of_a_zone,
         a_zone_is_a_child_of_an_ordinary_supervisor,
-        an_ordinary_supervisor_starts_a_killed_zone_again
+        an_ordinary_supervisor_restarts_a_killed_zone
     ].
-
-init_per_testcase(_Case, Config) ->
-    process_flag(trap_exit, true),
-    Config.
 
 end_per_testcase(Case, _Config) ->
     _ = logger:remove_handler(tracked_child),
@@ -52,7 +48,7 @@ end_per_testcase(Case, _Config) ->
     _ = application:unload(Case),
     tracked_child:stop_zone(Case).
 
-%% A supervisor, and an application, whose top process is started by the argument.
+%% Callbacks of a supervisor, and of an application whose top process is started by its argument
 
 init(Specs) ->
     {ok, {#{intensity => 5, period => 10}, Specs}}.
@@ -63,12 +59,9 @@ start(_Type, Start) ->
 stop(_State) ->
     ok.
 
-%% The child spec of the manual.
+%% Returns the child spec that the documentation shows.
 zone_spec(Zone) ->
     {Zone, {gen_tracker, start_link, [Zone]}, permanent, infinity, supervisor, []}.
-
-worker_spec(Name) ->
-    spec(Name, temporary, 200, {start_link, [self()]}).
 
 open(Zone, Spec) ->
     {ok, Pid} = gen_tracker:find_or_open(Zone, Spec),
@@ -76,10 +69,10 @@ open(Zone, Spec) ->
 
 %% The functions of supervisor
 
-which_children_gives_what_the_zone_itself_gives(_) ->
+which_children_returns_the_same_as_gen_tracker_which_children(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual([], supervisor:which_children(Zone)),
-    Running = open(Zone, worker_spec(a)),
+    Running = open(Zone, full(a)),
     Inner = open(
         Zone, #{id => d, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}
     ),
@@ -99,13 +92,13 @@ which_children_gives_what_the_zone_itself_gives(_) ->
     [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
     {answer, {ok, _}} = answer(Opening).
 
-count_children_counts_specs_and_those_that_run(_) ->
+count_children_counts_specs_and_running_children(_) ->
     Zone = zone(?FUNCTION_NAME),
     Counts = fun(Specs, Active, Supervisors, Workers) ->
         [{specs, Specs}, {active, Active}, {supervisors, Supervisors}, {workers, Workers}]
     end,
     ?assertEqual(Counts(0, 0, 0, 0), supervisor:count_children(Zone)),
-    [open(Zone, worker_spec(Name)) || Name <- [1, 1.0]],
+    [open(Zone, full(Name)) || Name <- [1, 1.0]],
     _ = open(
         Zone, #{id => inner, start => {supervisor, start_link, [?MODULE, []]}, type => supervisor}
     ),
@@ -117,7 +110,7 @@ count_children_counts_specs_and_those_that_run(_) ->
     ok = supervisor:terminate_child(Zone, 1.0),
     ?assertEqual(Counts(3, 3, 1, 2), supervisor:count_children(Zone)).
 
-get_childspec_gives_the_spec_as_a_map(_) ->
+get_childspec_returns_the_spec_as_a_map(_) ->
     Zone = zone(?FUNCTION_NAME),
     Spec = #{id => 1, start => {tracked_child, start_link, [self()]}, restart => transient},
     Full = Spec#{shutdown => 700, type => worker, modules => dynamic},
@@ -128,13 +121,13 @@ get_childspec_gives_the_spec_as_a_map(_) ->
     ?assertMatch({error, _}, supervisor:get_childspec(Zone, 1.0)),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)).
 
-start_child_answers_as_otp_does(_) ->
+start_child_returns_the_same_as_in_otp(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Does = fun(Name, Fun) -> spec(Name, temporary, 200, {start_with, [Test, Fun]}) end,
-    {ok, Pid} = supervisor:start_child(Zone, worker_spec(1)),
+    {ok, Pid} = supervisor:start_child(Zone, full(1)),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)),
-    ?assertEqual({error, {already_started, Pid}}, supervisor:start_child(Zone, worker_spec(1))),
+    ?assertEqual({error, {already_started, Pid}}, supervisor:start_child(Zone, full(1))),
     {ok, Other, info} =
         supervisor:start_child(
             Zone,
@@ -152,9 +145,9 @@ start_child_answers_as_otp_does(_) ->
         lists:sort(supervisor:which_children(Zone))
     ).
 
-start_child_answers_a_malformed_spec_as_otp_does(_) ->
+start_child_of_a_malformed_spec_returns_the_same_as_in_otp(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Full = worker_spec(name),
+    Full = full(name),
     [
         ?assertEqual(supervisor:check_childspecs([Spec]), supervisor:start_child(Zone, Spec))
      || Spec <- [wrong, #{}, #{id => name}, setelement(2, Full, []), setelement(3, Full, often)]
@@ -163,19 +156,19 @@ start_child_answers_a_malformed_spec_as_otp_does(_) ->
 
 restart_child_leaves_a_running_child_alone(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Pid = open(Zone, worker_spec(name)),
+    Pid = open(Zone, full(name)),
     ?assertEqual({error, running}, supervisor:restart_child(Zone, name)),
     ?assertMatch({error, _}, supervisor:restart_child(Zone, missing)),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
     ?assertEqual([{started, Pid}], taken(started)).
 
-terminate_child_stops_the_child_and_forgets_it(_) ->
+terminate_child_stops_and_removes_the_child(_) ->
     forgets(zone(?FUNCTION_NAME), fun supervisor:terminate_child/2).
 
-delete_child_stops_the_child_and_forgets_it(_) ->
+delete_child_stops_and_removes_the_child(_) ->
     forgets(zone(?FUNCTION_NAME), fun supervisor:delete_child/2).
 
-%% Not even a permanent child starts again.
+%% A permanent child is not restarted either.
 forgets(Zone, Stop) ->
     Pid = open(Zone, spec(1, permanent)),
     Other = open(Zone, spec(1.0, permanent)),
@@ -191,9 +184,9 @@ forgets(Zone, Stop) ->
     ?assertEqual({ok, 1.0}, gen_tracker:getattr(Zone, 1.0, key)),
     ?assertEqual([{started, Pid}, {started, Other}], taken(started)).
 
-stopping_a_name_without_a_child_answers_no_child(_) ->
+stopping_a_name_without_a_child_returns_no_child(_) ->
     Zone = zone(?FUNCTION_NAME),
-    Pid = open(Zone, worker_spec(1)),
+    Pid = open(Zone, full(1)),
     [
         ?assertEqual({error, no_child}, Stop(Zone, Name))
      || Stop <- [fun supervisor:terminate_child/2, fun supervisor:delete_child/2],
@@ -201,7 +194,7 @@ stopping_a_name_without_a_child_answers_no_child(_) ->
     ],
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, 1)).
 
-stopping_a_terminating_child_waits_until_it_is_forgotten(_) ->
+stopping_a_terminating_child_waits_until_it_is_removed(_) ->
     Zone = zone(?FUNCTION_NAME),
     [
         begin
@@ -224,17 +217,16 @@ the_call_shutdown_stops_all_children_then_the_tracker_with_shutdown(_) ->
 the_call_stop_stops_the_tracker_with_normal(_) ->
     stops(zone(?FUNCTION_NAME), stop, normal).
 
-%% When the tracker is gone, its children are gone.
 stops(Zone, Call, Reason) ->
     Tracker = whereis(Zone),
-    Children = [open(Zone, worker_spec(Name)) || Name <- lists:seq(1, 10)],
+    Children = [open(Zone, full(Name)) || Name <- lists:seq(1, 10)],
     Stopping = ask(fun() -> gen_server:call(Zone, Call) end),
     ?assertEqual({'EXIT', Tracker, Reason}, await('EXIT')),
     ?assertEqual([], [Child || Child <- Children, is_process_alive(Child)]),
     ?assertEqual({answer, ok}, answer(Stopping)),
     ?assertEqual(undefined, whereis(Zone)).
 
-%% What a zone does not know
+%% Unknown requests
 
 an_unknown_call_is_answered_and_logged(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
@@ -269,7 +261,7 @@ an_unknown_message_is_logged_and_ignored(_) ->
         [Zone ! Other || Other <- [{'EXIT', list_to_pid("<0.0.0>"), gone}, timeout | Strange]]
     end).
 
-an_exit_signal_of_a_stranger_is_ignored(_) ->
+an_exit_signal_of_an_unrelated_process_is_ignored(_) ->
     unharmed(zone(?FUNCTION_NAME), fun(Zone) ->
         Tracker = whereis(Zone),
         {answer, _} = answer(
@@ -305,10 +297,10 @@ wrong_arguments_do_not_stop_the_tracker(_) ->
         ]
     end).
 
-%% Neither the tracker nor its child has died of it, and nothing else has become of it.
+%% Checks that neither the tracker nor its child has exited, and that nothing else has changed.
 unharmed(Zone, Harm) ->
     Tracker = whereis(Zone),
-    Pid = open(Zone, worker_spec(name)),
+    Pid = open(Zone, full(name)),
     tracked_child:listen(),
     Harm(Zone),
     ?assertEqual(ok, gen_tracker:wait(Zone)),
@@ -319,7 +311,7 @@ unharmed(Zone, Harm) ->
 
 %% sys, release_handler, observer
 
-get_status_gives_the_state_of_a_supervisor(_) ->
+get_status_returns_the_state_of_a_supervisor(_) ->
     Zone = zone(?FUNCTION_NAME),
     Test = self(),
     Tracker = whereis(Zone),
@@ -337,16 +329,10 @@ the_callback_module_of_a_zone_is_gen_tracker(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertEqual(gen_tracker, supervisor:get_callback_module(whereis(Zone))).
 
-%% The application: a supervisor, in it a zone, in the zone a worker, a starting child, and a
+%% The application is a supervisor with a zone. The zone has a worker, a starting child, and a
 %% supervisor with a worker.
 release_handler_finds_all_children_through_zones(_) ->
-    #{
-        top := Top,
-        tracker := Tracker,
-        worker := Worker,
-        inner := Inner,
-        nested := Nested
-    } = Tree = tree(?FUNCTION_NAME),
+    {[Top, Tracker, Worker, Inner, Nested], Launching} = tree(?FUNCTION_NAME),
     Mine = [
         Process
      || {Sup, _, _, _} = Process <- supervised(), lists:member(Sup, [Top, Tracker, Inner])
@@ -360,28 +346,23 @@ release_handler_finds_all_children_through_zones(_) ->
         ]),
         lists:sort(Mine)
     ),
-    launched(Tree).
+    launched(Launching).
 
+%% Starts the application, and returns the supervisor, the tracker, the worker, the inner supervisor
+%% and its worker, and the call and the keeper of the starting child.
 tree(Name) ->
     Top = run(Name, fun() -> supervisor:start_link(?MODULE, [zone_spec(Name)]) end),
-    Worker = open(Name, worker_spec(<<"worker">>)),
-    Start = {supervisor, start_link, [?MODULE, [worker_spec(nested)]]},
+    Worker = open(Name, full(<<"worker">>)),
+    Start = {supervisor, start_link, [?MODULE, [full(nested)]]},
     Inner = open(Name, #{id => {inner, 1}, start => Start, type => supervisor}),
     [{nested, Nested, worker, _}] = supervisor:which_children(Inner),
-    Tree = #{
-        top => Top,
-        tracker => whereis(Name),
-        worker => Worker,
-        inner => Inner,
-        nested => Nested
-    },
-    Tree#{launching => gated(Name, launching)}.
+    {[Top, whereis(Name), Worker, Inner, Nested], gated(Name, launching)}.
 
-launched(#{launching := {Opening, Starter}}) ->
+launched({Opening, Starter}) ->
     Starter ! go,
     {answer, {ok, _}} = answer(Opening).
 
-%% Runs an application, and gives the process that is its top.
+%% Runs an application, and returns its top process.
 run(Name, Start) ->
     Test = self(),
     Told = fun() ->
@@ -401,9 +382,9 @@ run(Name, Start) ->
 supervised() ->
     release_handler_1:get_supervised_procs().
 
-release_handler_takes_a_zone_for_the_top_supervisor_of_an_application(_) ->
+release_handler_accepts_a_zone_as_the_top_supervisor_of_an_application(_) ->
     Tracker = run(?FUNCTION_NAME, fun() -> gen_tracker:start_link(?FUNCTION_NAME) end),
-    Worker = open(?FUNCTION_NAME, worker_spec(name)),
+    Worker = open(?FUNCTION_NAME, full(name)),
     Expected = [
         {undefined, undefined, Tracker, [gen_tracker]},
         {Tracker, name, Worker, [tracked_child]}
@@ -413,7 +394,7 @@ release_handler_takes_a_zone_for_the_top_supervisor_of_an_application(_) ->
 release_handler_suspends_and_upgrades_a_zone(_) ->
     Spec = setelement(6, zone_spec(?FUNCTION_NAME), [gen_tracker]),
     Top = run(?FUNCTION_NAME, fun() -> supervisor:start_link(?MODULE, [Spec]) end),
-    Pid = open(?FUNCTION_NAME, worker_spec(name)),
+    Pid = open(?FUNCTION_NAME, full(name)),
     {ok, _} = release_handler_1:eval_script([
         point_of_no_return,
         {suspend, [gen_tracker]},
@@ -424,21 +405,15 @@ release_handler_suspends_and_upgrades_a_zone(_) ->
     ?assertEqual({status, suspended}, await(status)),
     ?assertEqual([{name, Pid, worker, [tracked_child]}], supervisor:which_children(?FUNCTION_NAME)),
     ?assertMatch([{_, _, supervisor, _}], supervisor:which_children(Top)),
-    _ = open(?FUNCTION_NAME, worker_spec(another)).
+    _ = open(?FUNCTION_NAME, full(another)).
 
 tell_status(Test, Zone) ->
     {status, _, _, [_, State | _]} = sys:get_status(Zone),
     Test ! {status, State}.
 
-%% By the trees of links, as observer draws them, and of supervisors.
+%% Observer draws a tree of links, and one of supervisors.
 observer_shows_the_children_of_a_zone(_) ->
-    #{
-        top := Top,
-        tracker := Tracker,
-        worker := Worker,
-        inner := Inner,
-        nested := Nested
-    } = Tree = tree(?FUNCTION_NAME),
+    {[Top, Tracker, Worker, Inner, Nested], Launching} = tree(?FUNCTION_NAME),
     {Linked, _} = shown(?FUNCTION_NAME, link),
     ?assertEqual([], [Top, Tracker, Worker, Inner, Nested] -- Linked),
     {Supervised, Edges} = shown(?FUNCTION_NAME, sup),
@@ -455,9 +430,9 @@ observer_shows_the_children_of_a_zone(_) ->
         {InnerText, NestedText}
     ],
     ?assertEqual([], Expected -- Edges),
-    launched(Tree).
+    launched(Launching).
 
-%% The processes of an application, and its edges between them, from the server that observer asks.
+%% Returns the processes of an application and the edges between them, as observer gets them.
 shown(Application, Mode) ->
     {ok, Server} = appmon_info:start_link(node(), self(), []),
     appmon_info:app(Server, Application, true, [{info_type, Mode}, {timeout, at_most_once}]),
@@ -471,21 +446,21 @@ a_zone_is_a_child_of_an_ordinary_supervisor(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, Top} = supervisor:start_link(?MODULE, [zone_spec(Zone)]),
     ?assertEqual([{Zone, whereis(Zone), supervisor, []}], supervisor:which_children(Top)),
-    First = open(Zone, worker_spec(name)),
+    First = open(Zone, full(name)),
     ok = supervisor:terminate_child(Top, Zone),
     ?assertNot(is_process_alive(First)),
     ?assertEqual(undefined, whereis(Zone)),
     {ok, Tracker} = supervisor:restart_child(Top, Zone),
     ?assertEqual(Tracker, whereis(Zone)),
     ?assertEqual([], supervisor:which_children(Zone)),
-    Second = open(Zone, worker_spec(name)),
+    Second = open(Zone, full(name)),
     ok = gen_server:stop(Top),
     ?assertEqual({undefined, false}, {whereis(Zone), is_process_alive(Second)}).
 
-an_ordinary_supervisor_starts_a_killed_zone_again(_) ->
+an_ordinary_supervisor_restarts_a_killed_zone(_) ->
     Zone = ?FUNCTION_NAME,
     {ok, Top} = supervisor:start_link(?MODULE, [zone_spec(Zone)]),
-    Child = open(Zone, worker_spec(name)),
+    Child = open(Zone, full(name)),
     Killed = whereis(Zone),
     ok = sys:install(Top, {fun tell_of_exits/3, self()}),
     exit(Killed, kill),
@@ -497,8 +472,8 @@ an_ordinary_supervisor_starts_a_killed_zone_again(_) ->
     down(Child),
     ok = gen_server:stop(Top).
 
-%% What the supervisor is asked after it has received the exit signal, it answers after it has
-%% started the child again.
+%% Tells the test that the supervisor has received the exit signal. It answers later requests after
+%% it has restarted the child.
 tell_of_exits(Test, {in, {'EXIT', Pid, _}}, _) ->
     Test ! {noticed, Pid},
     Test;

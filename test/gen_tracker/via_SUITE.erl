@@ -1,7 +1,6 @@
-%% Promise: "the four functions behind `{via, gen_tracker, {Zone, Name}}`, with `global`'s
-%% answers; `send` to a name that nobody holds exits with `{badarg, {{Zone, Name}, Msg}}`". A
-%% process that registers itself becomes an entry of the zone, and goes when it dies or
-%% unregisters.
+%% Promise: `{via, gen_tracker, {Zone, Name}}` works like `{global, Name}`, with the return values
+%% of `global`. A process that registers itself becomes a child of the zone, until it exits or is
+%% unregistered.
 -module(via_SUITE).
 -behaviour(gen_server).
 
@@ -9,15 +8,15 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [await/1, down/1, kill/1, open/2, spec/2, spec/4]).
--import(tracked_process, [eventually/1]).
+-import(tracked_child, [await/1, down/1, kill/1, open/2, spec/4]).
+-import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4]).
 -import(gen_tracker, [unregister_name/1, whereis_name/1, which_children/1]).
 
 -define(NAME, <<"tv1">>).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [start]}]}].
 
 all() ->
     [
@@ -25,45 +24,35 @@ all() ->
         a_gen_statem_is_reached_by_its_name,
         a_supervisor_is_reached_by_its_name_and_restarts_a_child_with_a_name,
         a_name_is_free_as_soon_as_its_server_has_stopped,
-        a_name_that_is_held_is_refused_with_its_holder,
+        a_name_that_is_taken_is_refused_with_its_process,
         a_server_whose_init_fails_leaves_no_name,
         a_server_that_the_zone_starts_may_have_the_same_name_by_via,
         a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing,
-        a_call_to_a_name_that_nobody_holds_exits_with_noproc,
+        a_call_to_a_free_name_exits_with_noproc,
         a_registered_process_is_a_child_with_attributes,
         a_registered_process_is_told_to_exit_when_the_zone_stops,
-        registering_answers_yes_or_no_as_global_does,
-        a_name_that_is_being_cleaned_up_is_waited_for,
-        a_name_that_is_being_started_is_waited_for,
-        a_start_that_waits_for_who_waits_for_it_ends,
-        a_cleanup_is_waited_for_without_end,
-        the_end_of_a_keeper_does_not_make_waiting_endless,
-        who_is_out_of_patience_when_the_name_is_free_has_it,
-        a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason,
-        a_dead_process_can_be_registered_and_goes,
+        register_name_returns_yes_or_no_as_in_global,
+        register_name_waits_for_a_cleanup,
+        register_name_waits_for_a_start,
+        a_start_that_waits_for_a_registration_of_its_own_name_ends,
+        register_name_waits_for_a_cleanup_without_a_time_limit,
+        register_name_times_out_after_the_end_of_a_keeper,
+        register_name_succeeds_if_the_name_is_free_at_its_timeout,
+        the_reason_of_a_process_that_exits_right_after_its_registration_is_sent,
+        a_dead_process_can_be_registered_and_is_removed,
         an_unregistered_process_lives_on_and_may_be_registered_again,
         a_child_that_the_zone_has_started_cannot_be_unregistered,
         a_process_that_unregisters_while_it_is_stopped_does_not_wait,
         an_unregistered_process_survives_its_zone,
-        whereis_name_is_undefined_where_there_is_nobody,
+        whereis_name_is_undefined_without_a_running_child,
         send_reaches_the_process_or_exits,
         wrong_names_are_badarg
     ].
 
-init_per_testcase(Case, Config) ->
-    process_flag(trap_exit, true),
-    [{zone, tracked_child:zone(Case)} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
-
 via(Zone, Name) ->
     {via, gen_tracker, {Zone, Name}}.
 
-%% A server of the test's own: it answers with itself, and its init does what its argument says.
+%% Callbacks of servers. They reply with their pid; a fun as the argument of `init/1` is called.
 
 init(Init) when is_function(Init) -> Init();
 init(State) -> {ok, State}.
@@ -122,7 +111,7 @@ up(Zone, Name) ->
     after 10000 -> ct:fail({no_birth, Name})
     end.
 
-%% Twice a thousand chances to be too early.
+%% Each round could find the name still taken.
 a_name_is_free_as_soon_as_its_server_has_stopped(Config) ->
     Zone = zone(Config),
     [
@@ -138,7 +127,7 @@ a_name_is_free_as_soon_as_its_server_has_stopped(Config) ->
     Last = server(Zone, ?NAME),
     [{?NAME, Last, worker, []}] = which_children(Zone).
 
-a_name_that_is_held_is_refused_with_its_holder(Config) ->
+a_name_that_is_taken_is_refused_with_its_process(Config) ->
     Zone = zone(Config),
     Pid = server(Zone, ?NAME),
     {error, {already_started, Pid}} = gen_server:start_link(via(Zone, ?NAME), ?MODULE, self(), []),
@@ -160,7 +149,7 @@ a_server_whose_init_fails_leaves_no_name(Config) ->
     ],
     _ = server(Zone, ?NAME).
 
-%% "Registered ... by the tracker" and by itself is no contradiction.
+%% The tracker registers the child under the name that the child has already registered itself.
 a_server_that_the_zone_starts_may_have_the_same_name_by_via(Config) ->
     Zone = zone(Config),
     Spec = {?NAME, {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, self(), []]}, transient},
@@ -182,7 +171,7 @@ a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing(Config) ->
     {error, no} = find_or_open(Zone, Spec),
     {[], []} = {which_children(Zone), attrs(Zone, ?NAME)}.
 
-a_call_to_a_name_that_nobody_holds_exits_with_noproc(Config) ->
+a_call_to_a_free_name_exits_with_noproc(Config) ->
     Zone = zone(Config),
     [
         ?assertExit({noproc, _}, gen_server:call(via(Where, nobody), who))
@@ -200,7 +189,7 @@ a_registered_process_is_a_child_with_attributes(Config) ->
     _ = kill(Pid),
     nothing_is_left(Zone).
 
-%% Returns once nothing is left of a process that is dead, or finds that so.
+%% Waits until nothing is left of a dead process.
 nothing_is_left(Zone) ->
     true = lists:member(supervisor:terminate_child(Zone, ?NAME), [ok, {error, no_child}]),
     {undefined, [], 0} = {whereis_name({Zone, ?NAME}), attrs(Zone, ?NAME), gen_tracker:count(Zone)},
@@ -214,7 +203,7 @@ a_registered_process_is_told_to_exit_when_the_zone_stops(Config) ->
             {'EXIT', Pid, Reason} -> Reason
         end.
 
-registering_answers_yes_or_no_as_global_does(Config) ->
+register_name_returns_yes_or_no_as_in_global(Config) ->
     Zone = zone(Config),
     [One, Two] = [tracked_child:loose(start_deaf) || _ <- [1, 2]],
     Answers = fun(Module, Name) ->
@@ -235,7 +224,7 @@ registering_answers_yes_or_no_as_global_does(Config) ->
     ?assertEqual(Expected, Answers(gen_tracker, {Zone, ?NAME})),
     [kill(Pid) || Pid <- [One, Two]].
 
-a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
+register_name_waits_for_a_cleanup(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
@@ -246,8 +235,8 @@ a_name_that_is_being_cleaned_up_is_waited_for(Config) ->
     {answer, yes} = tracked_child:answer(Asked),
     Child = whereis_name({Zone, ?NAME}).
 
-%% What comes of it: `{error, {already_started, Pid}}` names the process.
-a_name_that_is_being_started_is_waited_for(Config) ->
+%% The error names the process that was started.
+register_name_waits_for_a_start(Config) ->
     Zone = zone(Config),
     {Asked, Starter} = tracked_child:gated(Zone, ?NAME),
     Started = tracked_child:ask(fun() ->
@@ -257,7 +246,7 @@ a_name_that_is_being_started_is_waited_for(Config) ->
     Starter ! go,
     {answer, {ok, Pid}} = tracked_child:answer(Asked),
     {answer, {error, {already_started, Pid}}} = tracked_child:answer(Started),
-    %% Nobody has it when the start fails.
+    %% The name is free if the start fails.
     Failing = {
         other,
         {
@@ -285,9 +274,9 @@ a_name_that_is_being_started_is_waited_for(Config) ->
     {answer, {error, no}} = tracked_child:answer(Failed),
     {answer, yes} = tracked_child:answer(Registered).
 
-%% Its start function has another process take the name, and waits for that. The time is up by the
-%% test's word, not after a minute.
-a_start_that_waits_for_who_waits_for_it_ends(Config) ->
+%% The start function lets another process register the name, and waits for it. The test sends the
+%% timeout itself.
+a_start_that_waits_for_a_registration_of_its_own_name_ends(Config) ->
     Zone = zone(Config),
     Start = fun() ->
         tracked_child:apart(fun() ->
@@ -299,17 +288,17 @@ a_start_that_waits_for_who_waits_for_it_ends(Config) ->
             Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}
         )
     end),
-    _ = give_up(Zone),
+    _ = time_out(Zone),
     ?assertEqual({answer, {error, no}}, tracked_child:answer(Asked)),
     ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
 
-give_up(Zone) ->
-    Zone ! impatient(Zone).
+time_out(Zone) ->
+    Zone ! timeout_message(Zone).
 
-%% What the tracker is told when the time is up of the only one who registers.
-impatient(Zone) ->
-    Waiting = faults_balance:waiting(sys:get_state(Zone)),
-    Tag = faults_balance:tag(Zone),
+%% Returns the timeout message of the only process that registers.
+timeout_message(Zone) ->
+    Waiting = tracker_state:waiting(Zone),
+    Tag = tracker_state:tag(Zone),
     Timeouts = [
         {Tag, register_timeout, Keeper, From}
      || {Keeper, Requests} <- maps:to_list(Waiting), {register, From} <- Requests
@@ -319,33 +308,33 @@ impatient(Zone) ->
             Patience;
         [] ->
             erlang:yield(),
-            impatient(Zone)
+            timeout_message(Zone)
     end.
 
-%% "while the last holder is terminating, until that is cleaned up", however long that takes.
-a_cleanup_is_waited_for_without_end(Config) ->
+%% A cleanup has no time limit.
+register_name_waits_for_a_cleanup_without_a_time_limit(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    Patience = impatient(Zone),
-    %% The time is measured anew.
-    ?assertEqual(Patience, timed_again(Zone, fun() -> give_up(Zone) end)),
+    Patience = timeout_message(Zone),
+    %% The timer is started again.
+    ?assertEqual(Patience, timed_again(Zone, fun() -> time_out(Zone) end)),
     Cleaner ! done,
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
-%% Who waits for another keeper from then on, and for its start, waits for a minute again.
-the_end_of_a_keeper_does_not_make_waiting_endless(Config) ->
+%% A caller that then waits for the start of another keeper times out after a minute, too.
+register_name_times_out_after_the_end_of_a_keeper(Config) ->
     Zone = zone(Config),
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {_, register_timeout, Starter, From} = impatient(Zone),
+    {_, register_timeout, Starter, From} = timeout_message(Zone),
     {_, register_timeout, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
-%% What the tracker will be told in a minute, by what it does after this.
+%% Returns the timeout message for which `Fun` lets the tracker start a timer of a minute.
 timed_again(Zone, Fun) ->
     Tracker = whereis(Zone),
     1 = erlang:trace_pattern({erlang, send_after, 3}, true, []),
@@ -357,16 +346,16 @@ timed_again(Zone, Fun) ->
             Patience
     end.
 
-%% Its keeper has cleaned up, and of its end the tracker hears next.
-who_is_out_of_patience_when_the_name_is_free_has_it(Config) ->
+%% The keeper has cleaned up. The tracker will handle the exit of the keeper next.
+register_name_succeeds_if_the_name_is_free_at_its_timeout(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
     Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    {_, _, Keeper, _} = Patience = impatient(Zone),
+    {_, _, Keeper, _} = Patience = timeout_message(Zone),
     Monitor = monitor(process, Keeper),
     ok = sys:suspend(Zone),
-    %% The tracker does not take what is sent to it meanwhile, and has this first.
+    %% The tracker is suspended, and will handle this message first.
     Zone ! Patience,
     Cleaner ! done,
     receive
@@ -375,7 +364,7 @@ who_is_out_of_patience_when_the_name_is_free_has_it(Config) ->
     ok = sys:resume(Zone),
     ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
 
-a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
+the_reason_of_a_process_that_exits_right_after_its_registration_is_sent(Config) ->
     Zone = zone(Config),
     {ok, []} = gen_tracker:subscribe(Zone),
     Reasons = [
@@ -392,7 +381,7 @@ a_process_that_ends_as_soon_as_it_is_registered_ends_with_its_reason(Config) ->
     ],
     ?assertEqual([], [Wrong || {N, Reason} = Wrong <- Reasons, Reason =/= {mine, N}]).
 
-a_dead_process_can_be_registered_and_goes(Config) ->
+a_dead_process_can_be_registered_and_is_removed(Config) ->
     Zone = zone(Config),
     Dead = spawn(fun() -> ok end),
     _ = down(Dead),
@@ -412,13 +401,13 @@ an_unregistered_process_lives_on_and_may_be_registered_again(Config) ->
         end
      || _ <- lists:seq(1, 1000)
     ],
-    %% No keeper of an earlier time thinks that it is still its child: there is one for the
-    %% present time, and the guard.
+    %% No earlier keeper still monitors the child: only the current keeper and the watchdog are
+    %% left.
     ok = gen_tracker:wait(Zone),
     Pid = gen_server:call(Pid, who),
     _ = kill(Pid),
     nothing_is_left(Zone),
-    eventually(fun() -> length(tracked_child:beside(Zone)) =:= 1 end).
+    wait:until(fun() -> length(tracked_child:beside(Zone)) =:= 1 end, 60).
 
 a_child_that_the_zone_has_started_cannot_be_unregistered(Config) ->
     Zone = zone(Config),
@@ -426,7 +415,7 @@ a_child_that_the_zone_has_started_cannot_be_unregistered(Config) ->
     ok = unregister_name({Zone, ?NAME}),
     {ok, Pid} = find(Zone, ?NAME).
 
-%% Its keeper waits for just this process meanwhile.
+%% Meanwhile the keeper waits for the exit of this process.
 a_process_that_unregisters_while_it_is_stopped_does_not_wait(Config) ->
     Zone = zone(Config),
     Test = self(),
@@ -455,7 +444,7 @@ an_unregistered_process_survives_its_zone(Config) ->
     Pid = gen_server:call(Pid, who),
     ok = gen_server:stop(Pid).
 
-whereis_name_is_undefined_where_there_is_nobody(Config) ->
+whereis_name_is_undefined_without_a_running_child(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ending),
     {_, Starter} = tracked_child:gated(Zone, starting),

@@ -18,7 +18,7 @@ all() ->
 %% `faults:replay/1' runs a round that has failed again.
 the_books_balance_after_rounds_of_random_faults(_) ->
     Seeds = [rand:uniform(1 bsl 32) || _ <- lists:seq(1, 24)],
-    Figures = zones:on_node(#{name => peer:random_name()}, 540000, fun() -> rounds(Seeds) end),
+    Figures = other_node:run(#{name => peer:random_name()}, 540000, fun() -> rounds(Seeds) end),
     _ = [balanced(Failed) || {failed, _} = Failed <- [Figures]],
     ct:pal("~p", [lists:foldl(fun(More, Sum) -> maps:merge_with(fun(_, One, Other) -> One + Other end, More, Sum) end, #{}, Figures)]).
 

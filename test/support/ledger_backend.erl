@@ -76,7 +76,8 @@ update({gated, Step, Test, _} = Name, {c, Step}, _Config) ->
         {?MODULE, Class, Reason} ->
             true = demonitor(Monitor, [flush]),
             erlang:raise(Class, Reason, []);
-        {'DOWN', Monitor, process, Test, _} -> error(test_is_gone)
+        {'DOWN', Monitor, process, Test, _} ->
+            error(test_is_gone)
     end;
 update(Name, {c, Step}, _Config) ->
     count(Name, Step).

@@ -138,46 +138,14 @@ table_gone() ->
         end
     end).
 
-%% Waits until a condition holds that nobody tells of.
+%% Waits until a condition holds. Fails after a minute.
 eventually(Condition) ->
-    eventually(Condition, erlang:monotonic_time(second) + 60).
+    wait:until(Condition, 60).
 
-eventually(Condition, Until) ->
-    case {Condition(), erlang:monotonic_time(second) < Until} of
-        {true, _} -> ok;
-        {false, true} ->
-            receive
-            after 1 -> eventually(Condition, Until)
-            end;
-        {false, false} -> error(never_came_true)
-    end.
-
-%% Runs a fun in another node that has this library first in its code path, and returns its result.
+%% Runs a fun in another node, and returns its result.
 on_node(Options, Fun) ->
-    Arguments = ["-pa" | source_tree:code_paths()],
-    Defaults = #{connection => standard_io, args => Arguments},
-    {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
-    try
-        peer:call(Peer, erlang, apply, [Fun, []], infinity)
-    after
-        peer:stop(Peer)
-    end.
+    other_node:run(Options, infinity, Fun).
 
-%% Runs a fun in a distributed node, and calls it with the peer and the name of another such node.
+%% Runs a fun in a new node. The fun gets the peer process and the name of another new node.
 beside_another_node(Fun) ->
-    on_node(#{name => peer:random_name()}, fun() ->
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name()}),
-        try
-            Fun(Peer, Node)
-        after
-            stop(Peer)
-        end
-    end).
-
-%% The fun may have stopped it already.
-stop(Peer) ->
-    try
-        peer:stop(Peer)
-    catch
-        exit:_ -> stopped
-    end.
+    other_node:with_peer(Fun).

@@ -1,71 +1,16 @@
-%% Zones that may not stop, and calls that may not return: a case that meets one fails by itself,
-%% within seconds, and leaves no zone behind.
+%% Zones, and the ends of zones that may hang: a case that meets such a zone fails by itself within
+%% seconds, and leaves no zone behind.
 -module(zones).
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([within/2, answer/2, elapsed/1, at_rest/1, asked/1, soon/1]).
--export([ways_to_stop/0, stop/2, stopped/3, ended/2, clean_up/0]).
--export([keeper/2, logged/2, fill/0, hog/0, let_go/1]).
--export([on_node/2, on_node/3, with_node/1]).
-
-%% Returns what a fun returns, called in a process of its own; fails when that takes longer than the
-%% given milliseconds, and says where it waits.
-within(Milliseconds, Fun) ->
-    case answer(ask_linked(Fun), Milliseconds) of
-        {answer, Answer} -> Answer;
-        Reason -> ct:fail({died, Reason})
-    end.
-
-ask_linked(Fun) ->
-    spawn_monitor(fun() -> exit({answer, Fun()}) end).
-
-%% Calls a fun in a process of its own, and waits until that has answered or waits in its call.
-asked(Fun) ->
-    {Pid, _} = Asked = ask_linked(Fun),
-    at_rest(Pid),
-    Asked.
-
-%% Waits until a process waits for a message or is gone.
-at_rest(Pid) ->
-    soon(fun() ->
-        lists:member(process_info(Pid, status), [undefined, {status, waiting}])
-    end).
-
-%% Waits until a condition holds that nobody tells of; fails when it does not within ten seconds.
-soon(Condition) ->
-    soon(Condition, erlang:monotonic_time(second) + 10).
-
-soon(Condition, Deadline) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            erlang:monotonic_time(second) < Deadline orelse ct:fail(never_came_true),
-            receive
-            after 1 -> soon(Condition, Deadline)
-            end
-    end.
-
-%% Returns `{answer, Value}', or the exit that the fun of `asked/1' met.
-answer({Pid, Monitor}, Milliseconds) ->
-    receive
-        {'DOWN', Monitor, process, Pid, Answer} -> Answer
-    after Milliseconds ->
-        Place = process_info(Pid, current_stacktrace),
-        exit(Pid, kill),
-        ct:fail({no_answer, Milliseconds, Place})
-    end.
-
-%% The milliseconds that a fun takes, and what it returns.
-elapsed(Fun) ->
-    Before = erlang:monotonic_time(millisecond),
-    Answer = Fun(),
-    {erlang:monotonic_time(millisecond) - Before, Answer}.
+-export([ways_to_stop/0, stop/2, stopped/3, clean_up/0]).
+-export([opening/2, until_found/3, keeper/2]).
 
 %% Stopping
 
-%% The ways to stop a zone in order, with the reason of its end. The last one is for its parent.
+%% The ways to stop a zone in good order, each with the exit reason of its tracker. Only the parent
+%% of the tracker may use the last one.
 ways_to_stop() ->
     [
         {fun(Tracker) -> call(Tracker, shutdown) end, shutdown},
@@ -74,30 +19,27 @@ ways_to_stop() ->
     ].
 
 call(Tracker, Request) ->
-    asked(fun() -> gen_server:call(Tracker, Request, infinity) end).
+    timed_call:calling(fun() -> gen_server:call(Tracker, Request, infinity) end).
 
-%% Stops a zone in order.
+%% Stops a zone in good order. Fails if that takes longer than so many milliseconds.
 stop(Zone, Milliseconds) ->
     [{Stop, shutdown} | _] = ways_to_stop(),
     ?assertEqual(shutdown, stopped(Zone, Stop, Milliseconds)).
 
-%% Stops a zone, and waits for its end and for that of the processes beside it. The reason.
+%% Stops a zone, and waits until its tracker and the processes beside it have exited. Returns the
+%% exit reason of the tracker.
 stopped(Zone, Stop, Milliseconds) ->
     Tracker = whereis(Zone),
     Deadline = erlang:monotonic_time(millisecond) + Milliseconds,
     Monitors = [{Pid, monitor(process, Pid)} || Pid <- tracked_child:beside(Zone)],
     Monitor = monitor(process, Tracker),
-    %% The VM may keep the latest monitor back. Another one pushes it out, and its own end that one.
+    %% The VM may delay the signal of the last `monitor/2`. A further signal sends it.
     true = demonitor(monitor(process, Tracker), [flush]),
     _ = Stop(Tracker),
     Reason = down(Tracker, Monitor, Deadline),
     [down(Pid, Beside, Deadline) || {Pid, Beside} <- Monitors],
     ?assertEqual(undefined, whereis(Zone)),
     Reason.
-
-%% Waits for the end of a process; its reason.
-ended(Pid, Milliseconds) ->
-    down(Pid, monitor(process, Pid), erlang:monotonic_time(millisecond) + Milliseconds).
 
 down(Pid, Monitor, Deadline) ->
     receive
@@ -106,7 +48,7 @@ down(Pid, Monitor, Deadline) ->
         ct:fail({still_alive, Pid, process_info(Pid, [current_stacktrace, messages])})
     end.
 
-%% For the end of a case: kills all zones, and what would not end with them.
+%% Kills the trackers of all zones, and after a second the processes beside them.
 clean_up() ->
     lists:foreach(fun kill/1, [Owner || {zone, _, Owner} <- proctab_nif:tables()]).
 
@@ -138,97 +80,17 @@ links(Tracker) ->
             []
     end.
 
-%% Processes
+%% Children
 
-%% The process beside a child, whatever its state.
+%% Calls `find_or_open/2` in a process of its own, which has ended or waits when this function
+%% returns. `timed_call:answer/2` takes what this function returns.
+opening(Zone, Spec) ->
+    timed_call:calling(fun() -> gen_tracker:find_or_open(Zone, Spec) end).
+
+%% Waits until `find/2` returns this pid.
+until_found(Zone, Name, Pid) ->
+    wait:until(fun() -> gen_tracker:find(Zone, Name) =:= {ok, Pid} end).
+
+%% Returns the keeper of a child in any state.
 keeper(Zone, Name) ->
     element(3, proctab_nif:child(Zone, Name)).
-
-%% Waits until one event of the log contains all of the texts. After `tracked_child:listen/0'.
-logged(Texts, Milliseconds) ->
-    await_log(Texts, erlang:monotonic_time(millisecond) + Milliseconds).
-
-await_log(Texts, Deadline) ->
-    receive
-        {log, Line} ->
-            case [Text || Text <- Texts, string:find(Line, Text) =:= nomatch] of
-                [] -> Line;
-                _ -> await_log(Texts, Deadline)
-            end
-    after max(0, Deadline - erlang:monotonic_time(millisecond)) ->
-        ct:fail({not_logged, Texts})
-    end.
-
-%% Starts processes until there can be no more.
-fill() ->
-    try spawn(fun() ->
-        receive
-            never -> ok
-        end
-    end) of
-        Pid -> [Pid | fill()]
-    catch
-        error:system_limit -> []
-    end.
-
-%% Takes the place of each process that ends, until `let_go/1': there can be no more.
-hog() ->
-    Test = self(),
-    Hog = spawn(fun() ->
-        process_flag(priority, high),
-        Filled = fill(),
-        Test ! {full, self()},
-        hog(Filled)
-    end),
-    receive
-        {full, Hog} -> Hog
-    end.
-
-hog(Filled) ->
-    receive
-        {let_go, Test} ->
-            _ = [exit(Pid, kill) || Pid <- Filled],
-            Test ! {let_go, self()}
-    after 1 ->
-        hog(fill() ++ Filled)
-    end.
-
-let_go(Hog) ->
-    Hog ! {let_go, self()},
-    receive
-        {let_go, Hog} -> ok
-    end.
-
-%% Other nodes
-
-%% Runs a fun in another node, that has this library first in its code path, within half a minute.
-on_node(Options, Fun) ->
-    on_node(Options, 30000, Fun).
-
-on_node(Options, Milliseconds, Fun) ->
-    Arguments = ["-pa" | source_tree:code_paths()],
-    Defaults = #{connection => standard_io, args => Arguments},
-    {ok, Peer, _} = peer:start_link(maps:merge(Defaults, Options)),
-    try
-        peer:call(Peer, erlang, apply, [Fun, []], Milliseconds)
-    after
-        peer:stop(Peer)
-    end.
-
-%% Runs a fun in another node, and calls it with the peer and the name of a third one.
-with_node(Fun) ->
-    on_node(#{name => peer:random_name()}, fun() ->
-        process_flag(trap_exit, true),
-        Arguments = ["-pa" | source_tree:code_paths()],
-        {ok, Peer, Node} = peer:start(#{name => peer:random_name(), args => Arguments}),
-        try
-            Fun(Peer, Node)
-        after
-            %% The fun may have ended it already.
-            try
-                peer:stop(Peer)
-            catch
-                exit:_ -> ended
-            end
-        end
-    end).
