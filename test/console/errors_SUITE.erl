@@ -6,7 +6,12 @@
 
 -compile([export_all, nowarn_export_all]).
 
+-import(zone_hook, [zone/1, child/1]).
+
 -define(NAME, <<"tv1">>).
+
+suite() ->
+    [{ct_hooks, [{zone_hook, [{open, ?NAME}]}]}].
 
 all() ->
     [
@@ -22,13 +27,12 @@ all() ->
         a_metrics_process_tracker_that_does_not_run_is_explained
     ].
 
-init_per_testcase(Case, Config) ->
-    Child = tracked_child:open(tracked_child:zone(Case), ?NAME),
-    ok = gen_tracker:setattr(Case, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
-    [{zone, Case}, {child, Child} | Config].
+init_per_testcase(_Case, Config) ->
+    ok = gen_tracker:setattr(zone(Config), ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
+    Config.
 
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
+end_per_testcase(_Case, _Config) ->
+    ok.
 
 %% Returns what the shell would print of an exception.
 printed(Function, Arguments) ->
@@ -52,8 +56,8 @@ named(Function, Arguments) ->
     end.
 
 a_bad_argument_is_named_in_every_place_of_every_function(Config) ->
-    Zone = proplists:get_value(zone, Config),
-    Calls = wrong_calls:calls(Zone, proplists:get_value(child, Config)),
+    Zone = zone(Config),
+    Calls = wrong_calls:calls(Zone, child(Config)),
     [
         ?assertEqual({Function, Arguments, [Place]}, {
             Function,
@@ -67,8 +71,8 @@ a_bad_argument_is_named_in_every_place_of_every_function(Config) ->
     ].
 
 a_zone_that_does_not_run_is_named_by_every_function(Config) ->
-    Zone = proplists:get_value(zone, Config),
-    Calls = wrong_calls:calls(Zone, proplists:get_value(child, Config)),
+    Zone = zone(Config),
+    Calls = wrong_calls:calls(Zone, child(Config)),
     ok = gen_server:stop(Zone),
     [
         ?assertNotEqual(
@@ -79,7 +83,7 @@ a_zone_that_does_not_run_is_named_by_every_function(Config) ->
     ].
 
 the_shell_prints_why_an_argument_is_bad(Config) ->
-    Zone = proplists:get_value(zone, Config),
+    Zone = zone(Config),
     Says = fun(Function, Arguments, Text) ->
         Printed = printed(Function, [Zone | Arguments]),
         ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
@@ -104,7 +108,7 @@ the_shell_prints_why_an_argument_is_bad(Config) ->
 %% A shell that has started the zone exits with the error before it is printed, and the zone with
 %% it.
 the_reason_is_known_after_the_zone_has_ended(Config) ->
-    Zone = proplists:get_value(zone, Config),
+    Zone = zone(Config),
     Stack =
         try
             gen_tracker:increment(Zone, ?NAME, none, 1)
@@ -119,7 +123,7 @@ the_reason_is_known_after_the_zone_has_ended(Config) ->
     }).
 
 a_bad_argument_of_a_via_function_is_named(Config) ->
-    Zone = proplists:get_value(zone, Config),
+    Zone = zone(Config),
     Calls = [
         {whereis_name, [name]},
         {unregister_name, [{"zone", name}]},
@@ -140,7 +144,7 @@ a_bad_argument_of_start_link_is_named(_) ->
     end).
 
 a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed(Config) ->
-    Zone = proplists:get_value(zone, Config),
+    Zone = zone(Config),
     [1] = named(fold, [fun(_, _) -> ok end, 0, Zone]),
     [3] = named(fold, [fun(_, _, Acc) -> Acc end, 0, not_running]),
     try gen_tracker:fold(fun(Name, _, _) -> atom_to_list(Name) end, 0, Zone) of
@@ -150,7 +154,7 @@ a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed(Config) -
     end.
 
 a_term_that_is_too_large_is_explained(Config) ->
-    Zone = proplists:get_value(zone, Config),
+    Zone = zone(Config),
     Endless = wrong_calls:without_end(),
     ?assertMatch(
         #{general := "a term is too large" ++ _},

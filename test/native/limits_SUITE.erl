@@ -10,13 +10,14 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(scheduling, [left/1]).
+-import(zone_hook, [zone/1]).
 -import(tracked_child, [apart/1, open/2]).
 -import(gen_tracker, [find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 
 suite() ->
-    [{timetrap, {minutes, 2}}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [{open, ?NAME}]}]}].
 
 all() ->
     [
@@ -35,16 +36,6 @@ all() ->
         an_unaligned_binary_is_copied_once_at_a_time,
         of_many_unaligned_binaries_two_are_copied_at_a_time
     ].
-
-init_per_testcase(Case, Config) ->
-    _ = open(tracked_child:zone(Case), ?NAME),
-    [{zone, Case} | Config].
-
-end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
-
-zone(Config) ->
-    proplists:get_value(zone, Config).
 
 %% A map with one value of 26 list cells, whose copy would have 67 million. The map has so many keys
 %% that the limit is reached within it.
