@@ -7,8 +7,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, open/2, gated/2, terminating/2, answer/1, await/1]).
--import(tracked_child, [await/2, kill/1, sent_by/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/2, spec/4, open/2, gated/2, terminating/2, kill/1]).
+-import(callers, [answer/1, sent_by/1]).
+-import(messages, [await/1, await/2]).
 -import(tracked_process, [eventually/1]).
 -import(printout, [added/2, printed/1]).
 
@@ -50,7 +52,7 @@ end_per_testcase(Case, _Config) ->
     _ = application:unload(Case),
     tracked_process:stop_tracker(),
     monitored_worker:close(),
-    tracked_child:stop_zone(Case).
+    zones:stop_zone(Case).
 
 %% Starts a zone of many children. Each has a long name, and a number of its own in the attribute
 %% `n`.
@@ -89,7 +91,7 @@ info_returns_every_zone_and_every_table_of_processes(_) ->
          || #{name := Name, owner := Owner} <- Tables
         ])
     ),
-    tracked_child:stop_zone(Other).
+    zones:stop_zone(Other).
 
 info_of_a_zone_returns_its_map(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -117,7 +119,7 @@ the_total_is_the_sum_over_the_zones(_) ->
         ?assertEqual(lists:sum([maps:get(Key, Info) || Info <- Zones]), maps:get(Key, Total))
      || Key <- [children, without_child, attributes, memory]
     ],
-    tracked_child:stop_zone(Other).
+    zones:stop_zone(Other).
 
 the_sums_are_those_of_list(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -200,8 +202,8 @@ waiting_requests_are_counted(_) ->
     Zone = zone(?FUNCTION_NAME),
     ?assertMatch(#{message_queue_len := 0}, proctab:info(Zone)),
     ok = sys:suspend(Zone),
-    Waiting = [tracked_child:ask(fun() -> gen_tracker:wait(Zone) end) || _ <- [1, 2, 3]],
-    tracked_child:waiting(),
+    Waiting = [callers:ask(fun() -> gen_tracker:wait(Zone) end) || _ <- [1, 2, 3]],
+    callers:waiting(),
     ?assertMatch(#{message_queue_len := 3}, proctab:info(Zone)),
     ok = sys:resume(Zone),
     [?assertEqual({answer, ok}, answer(Wait)) || Wait <- Waiting].
@@ -262,7 +264,7 @@ zones_that_end_meanwhile_are_left_out(_) ->
             error:badarg -> badarg
         end
     end,
-    [Zones, Infos, Tops, Prints] = tracked_child:while_writing(Begin, 100, [
+    [Zones, Infos, Tops, Prints] = callers:while_writing(Begin, 100, [
         Both,
         fun() -> One(fun() -> maps:get(name, proctab:info(Zone)) end) end,
         fun() -> One(fun() -> proctab:top(Zone, n, 1) end) end,

@@ -6,7 +6,9 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, gated/2, terminating/2, answer/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [gated/2, terminating/2]).
+-import(callers, [answer/1]).
 -import(printout, [printed/1, tables/1, cells/1, texts/1, assert_aligned/1, numbers/1, added/2]).
 -import(printout, [added/3]).
 
@@ -29,7 +31,7 @@ init_per_testcase(_Case, Config) ->
 
 end_per_testcase(Case, _Config) ->
     monitored_worker:close(),
-    tracked_child:stop_zone(Case).
+    zones:stop_zone(Case).
 
 i_prints_every_zone_and_table_of_processes(_) ->
     Zone = zone(?FUNCTION_NAME),

@@ -13,7 +13,8 @@
 -import(metrics_process_tracker, [track/1, track/2, count/1]).
 -import(ledger_backend, [moves/1]).
 -import(tracked_process, [idle/0, kill/1, eventually/1, table_gone/0]).
--import(tracked_child, [ask/1, answer/1, down/1]).
+-import(callers, [ask/1, answer/1]).
+-import(tracked_child, [down/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both}]}].

@@ -113,17 +113,17 @@ one_free_process_is_enough_for_all_cleanups(Config) ->
 the_lack_of_processes_is_logged_once(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         ok = logger:set_primary_config(level, error),
-        ok = tracked_child:listen(),
+        ok = log_text:listen(),
         fill(),
         [while_stopped(whereis(server(Kind)), fun() -> kill([Pid]) end) || Pid <- Dying],
         handled(Kind),
-        Ours = tracked_child:logged(atom_to_list(server(Kind))),
+        Ours = log_text:logged(atom_to_list(server(Kind))),
         ?assertMatch({match, _}, re:run(Ours, "system_limit")),
         free(1),
         settled(Kind, 50),
-        Logged = [Line || {log, Line} <- tracked_child:taken(log)],
+        Logged = [Line || {log, Line} <- messages:taken(log)],
         ?assertEqual([], [Line || Line <- Logged, re:run(Line, atom_to_list(Kind)) =/= nomatch]),
-        ok = logger:remove_handler(tracked_child),
+        ok = logger:remove_handler(log_text),
         free(),
         all_end(Kind, {Dying, Living})
     end).

@@ -13,7 +13,7 @@
 -import(counting, [count/1, handled/1, settled/2, assert_books/3]).
 -import(ledger_backend, [moves/1]).
 -import(tracked_process, [idle/0, kill/1, eventually/1, caller_in_backend/2]).
--import(tracked_child, [answer/1]).
+-import(callers, [answer/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both}]}].

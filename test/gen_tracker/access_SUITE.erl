@@ -7,7 +7,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [answer/1, ask/1, kill/1, open/2, together/1, while_writing/3]).
+-import(callers, [answer/1, ask/1, together/1, while_writing/3]).
+-import(tracked_child, [kill/1, open/2]).
 -import(zone_hook, [zone/1]).
 -import(gen_tracker, [cas/5, count/1, delattr/3, fold/3, getattr/3, getattr/4, increment/5]).
 -import(gen_tracker, [names/1, setattr/3, setattr/4]).
@@ -249,7 +250,7 @@ a_waiting_getattr_sleeps_until_the_write_wakes_it(Config) ->
     receive
         {trace_delivered, all, Delivered} -> ok
     end,
-    ?assert(length([in || {trace, _, in, _} <- tracked_child:taken(trace)]) =< 3).
+    ?assert(length([in || {trace, _, in, _} <- messages:taken(trace)]) =< 3).
 
 %% Waits until these processes, and no others, wait for attributes.
 asleep(Zone, Pids) ->
@@ -258,7 +259,7 @@ asleep(Zone, Pids) ->
 
 waiter(Zone, Name, Key) ->
     Asked = ask(fun() -> getattr(Zone, Name, Key, infinity) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     Asked.
 
 every_kind_of_write_wakes_a_waiter(Config) ->
@@ -289,7 +290,7 @@ every_kind_of_write_wakes_a_waiter(Config) ->
 all_waiters_of_a_name_are_woken(Config) ->
     Zone = zone(Config),
     Asked = [ask(fun() -> getattr(Zone, ?NAME, N rem 10, infinity) end) || N <- lists:seq(1, 2000)],
-    tracked_child:waiting(),
+    callers:waiting(),
     [ok = setattr(Zone, ?NAME, Key, {value, Key}) || Key <- lists:seq(0, 9)],
     [
         ?assertEqual({answer, {ok, {value, N rem 10}}}, answer(One))
@@ -334,7 +335,7 @@ a_killed_waiter_is_forgotten(Config) ->
 waiters_get_badarg_when_the_zone_ends(Config) ->
     Zone = zone(Config),
     Waiters = [ask(fun() -> getattr(Zone, Name, never, infinity) end) || Name <- [?NAME, ?VOID]],
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = gen_server:stop(Zone),
     [?assertMatch({badarg, _}, answer(Asked)) || Asked <- Waiters].
 
@@ -345,12 +346,12 @@ a_waiter_is_woken_by_the_next_zone_of_that_name(Config) ->
     Name = lists:seq(1, 20000),
     {Waiter, Asked} = suspended_waiter(Zone, Name),
     _ = tracked_child:kill(whereis(Zone)),
-    Zone = tracked_child:zone(Zone),
+    Zone = zones:zone(Zone),
     true = erlang:resume_process(Waiter),
     wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end, 60),
     1 = gen_tracker:increment(Zone, Name, late, 1, 0),
     ?assertMatch(
-        {'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, tracked_child:await('DOWN', Asked)
+        {'DOWN', Asked, process, Waiter, {answer, {ok, 1}}}, messages:await('DOWN', Asked)
     ).
 
 suspended_waiter(Zone, Name) ->
@@ -380,6 +381,6 @@ none_waits(Zone) ->
 a_timeout_longer_than_that_of_any_receive_is_waited_for(Config) ->
     Zone = zone(Config),
     Asked = ask(fun() -> getattr(Zone, ?NAME, late, 1 bsl 40) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = setattr(Zone, ?NAME, late, 1),
     {answer, {ok, 1}} = answer(Asked).

@@ -9,7 +9,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [together/1, while_writing/3]).
+-import(callers, [together/1, while_writing/3]).
 -import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, delattr/3, getattr/3, increment/4, increment/5, info/2, info/3]).
 -import(gen_tracker, [list/1, list/2, setattr/3, setattr/4]).
@@ -37,7 +37,7 @@ every_process_reads_the_new_value_once_setattr_or_delattr_has_returned(Config) -
     Readers = [spawn_link(fun() -> reader(Zone) end) || _ <- lists:seq(1, 4)],
     All = fun(Expected) ->
         [Reader ! {read, self()} || Reader <- Readers],
-        [Expected = element(3, tracked_child:await(read, Reader)) || Reader <- Readers]
+        [Expected = element(3, messages:await(read, Reader)) || Reader <- Readers]
     end,
     [
         begin

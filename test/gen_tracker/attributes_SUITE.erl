@@ -8,7 +8,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [answer/1, apart/1, ask/1, open/2, waiting/0]).
+-import(callers, [answer/1, apart/1, ask/1, waiting/0]).
+-import(tracked_child, [open/2]).
 -import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, delattr/3, getattr/3, getattr/4, increment/4, increment/5, info/2]).
 -import(gen_tracker, [info/3, list/1, list/2, setattr/3, setattr/4]).
@@ -301,9 +302,9 @@ attributes_of_a_name_without_a_child_are_removed_with_the_next_child_of_that_nam
 attributes_of_a_name_without_a_child_are_removed_with_the_zone(Config) ->
     Zone = zone(Config),
     1 = increment(Zone, ?VOID, n, 1, 0),
-    tracked_child:stop_zone(Zone),
+    zones:stop_zone(Zone),
     ?assertError(badarg, getattr(Zone, ?VOID, n)),
-    [] = info(tracked_child:zone(Zone), ?VOID).
+    [] = info(zones:zone(Zone), ?VOID).
 
 %% info and list
 
@@ -362,7 +363,7 @@ one_name_holds_20000_attributes(Config) ->
 %% No messages
 
 no_function_on_attributes_sends_a_message(Config) ->
-    {{answer, ok}, []} = tracked_child:sent_by(fun() -> call_them_all(zone(Config)) end).
+    {{answer, ok}, []} = callers:sent_by(fun() -> call_them_all(zone(Config)) end).
 
 no_function_on_attributes_waits_for_the_tracker(Config) ->
     ok = sys:suspend(zone(Config)),

@@ -6,7 +6,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [plain/1, zone/1]).
+-import(tracked_child, [plain/1]).
+-import(zones, [zone/1]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].

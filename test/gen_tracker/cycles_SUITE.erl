@@ -7,10 +7,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, loose/1, plain/1, full/1]).
+-import(zones, [zone/1, opening/2]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(tracked_child, [loose/1, plain/1, full/1]).
 -import(tracked_child_reason, [open/3, telling/1, told/1, cleaning/2, cleaning/3]).
 -import(timed_call, [within/2, answer/2, at_rest/1, ended/2]).
--import(zones, [opening/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].

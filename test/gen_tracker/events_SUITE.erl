@@ -87,7 +87,7 @@ a_restart_is_a_death_and_a_birth(Config) ->
     {up, ?NAME, Second} = next(Zone),
     {ok, Second} = gen_tracker:find(Zone, ?NAME),
     ok = gen_tracker:wait(Zone),
-    [] = tracked_child:taken(gen_tracker).
+    [] = messages:taken(gen_tracker).
 
 added_and_registered_processes_have_births_and_deaths(Config) ->
     Zone = zone(Config),
@@ -110,7 +110,7 @@ unregistering_a_process_is_a_death(Config) ->
     [{up, ?NAME, Pid}, {down, ?NAME, Pid, unregistered}] = [next(Zone), next(Zone)],
     _ = kill(Pid),
     ok = gen_tracker:wait(Zone),
-    [] = tracked_child:taken(gen_tracker).
+    [] = messages:taken(gen_tracker).
 
 a_death_is_sent_before_after_terminate_is_called(Config) ->
     Zone = zone(Config),
@@ -146,19 +146,19 @@ subscribing_twice_changes_nothing(Config) ->
     _ = open(Zone, ?NAME),
     ok = gen_tracker:wait(Zone),
     {ok, [_]} = subscribe(Zone),
-    [] = tracked_child:taken(gen_tracker).
+    [] = messages:taken(gen_tracker).
 
 %% Children start and exit all the while. The case ends with a check for late events.
 nothing_arrives_after_unsubscribing(Config) ->
     Zone = zone(Config),
     {ok, _} = another_subscriber(Zone),
-    [Answers] = tracked_child:while_writing(
+    [Answers] = callers:while_writing(
         fun(Number) -> _ = kill(open(Zone, Number)) end,
         300,
         [fun() ->
             {ok, _} = subscribe(Zone),
             ok = unsubscribe(Zone),
-            tracked_child:taken(gen_tracker)
+            messages:taken(gen_tracker)
         end]
     ),
     ?assertEqual([[]], lists:usort(Answers)),
@@ -192,7 +192,7 @@ a_process_may_subscribe_after_the_last_subscriber_has_gone(Config) ->
 
 the_sender_exits_when_the_last_subscriber_has_gone(Config) ->
     Zone = zone(Config),
-    Before = tracked_child:beside(Zone),
+    Before = zones:beside(Zone),
     {ok, Other} = another_subscriber(Zone),
     {ok, []} = subscribe(Zone),
     Sender = zone_events:sender(Other),
@@ -201,7 +201,7 @@ the_sender_exits_when_the_last_subscriber_has_gone(Config) ->
     unlink(Other),
     _ = kill(Other),
     _ = down(Sender),
-    wait:until(fun() -> tracked_child:beside(Zone) =:= Before end, 60),
+    wait:until(fun() -> zones:beside(Zone) =:= Before end, 60),
     ok = unsubscribe(Zone).
 
 a_suspended_subscriber_delays_nobody_and_misses_nothing(Config) ->
@@ -242,7 +242,7 @@ the_deaths_are_sent_when_the_tracker_is_killed(Config) ->
     Told = [{Name, Pid} || {down, Name, Pid, _} <- [next(Zone) || _ <- Children]],
     ?assertEqual(Children, lists:sort(Told)),
     _ = down(Sender),
-    [{gen_tracker, Zone, unsubscribed}] = tracked_child:taken(gen_tracker).
+    [{gen_tracker, Zone, unsubscribed}] = messages:taken(gen_tracker).
 
 no_event_is_lost_with_a_killed_keeper(Config) ->
     Zone = zone(Config),
@@ -268,10 +268,10 @@ a_subscription_ends_with_its_zone(Config) ->
     _ = down(Sender),
     unsubscribed = next(Zone),
     ?assertError(badarg, subscribe(Zone)),
-    Zone = tracked_child:zone(Zone),
+    Zone = zones:zone(Zone),
     _ = open(Zone, ?NAME),
     {ok, [{?NAME, _}]} = subscribe(Zone),
-    [] = tracked_child:taken(gen_tracker).
+    [] = messages:taken(gen_tracker).
 
 %% Otherwise a subscriber would wait for events that never arrive.
 subscribers_are_told_when_the_sender_of_events_is_killed(Config) ->
@@ -320,7 +320,7 @@ every_subscriber_keeps_an_exact_copy_while_all_changes(Config) ->
         ],
         gone
     end,
-    [changed, changed, changed, gone, Following] = tracked_child:together([
+    [changed, changed, changed, gone, Following] = callers:together([
         Changer(1),
         Changer(2),
         Changer(3),
@@ -390,7 +390,7 @@ no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
         ok = unsubscribe(Zone),
         {length(Seen), Seen =:= lists:seq(1, length(Seen))}
     end,
-    [Answers] = tracked_child:while_writing(Birth, 300, [Round]),
+    [Answers] = callers:while_writing(Birth, 300, [Round]),
     ?assertEqual([], [Count || {Count, false} <- Answers]).
 
 born_until(Zone, Last) ->
@@ -445,4 +445,4 @@ only_the_library_can_send_events(Config) ->
     normal = stop(Pid, normal),
     {down, ?NAME, Pid, normal} = next(Zone),
     {ok, [{other, Other}]} = subscribe(Zone),
-    [] = tracked_child:taken(gen_tracker).
+    [] = messages:taken(gen_tracker).

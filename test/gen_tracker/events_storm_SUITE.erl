@@ -33,12 +33,12 @@ all() ->
 %% left.
 follower(Zone) ->
     Test = self(),
-    Asked = tracked_child:ask(fun() ->
+    Asked = callers:ask(fun() ->
         {ok, Children} = subscribe(Zone),
         Test ! {subscribed, Zone},
         follow(Zone, maps:from_list(Children), {0, 0, []})
     end),
-    {subscribed, Zone} = tracked_child:await(subscribed),
+    {subscribed, Zone} = messages:await(subscribed),
     Asked.
 
 follow(Zone, Copy, {Births, Deaths, Faults}) ->
@@ -59,9 +59,9 @@ a_name_that_processes_register_in_turn_has_as_many_deaths_as_births(Config) ->
     Worker = fun() ->
         length([yes || _ <- lists:seq(1, 10000), registered_and_unregistered({Zone, ?NAME})])
     end,
-    Taken = lists:sum(tracked_child:together([Worker || _ <- lists:seq(1, 4)])),
+    Taken = lists:sum(callers:together([Worker || _ <- lists:seq(1, 4)])),
     ok = gen_server:stop(Zone),
-    ?assertEqual({answer, {Taken, Taken, [], #{}}}, tracked_child:answer(Following)).
+    ?assertEqual({answer, {Taken, Taken, [], #{}}}, callers:answer(Following)).
 
 registered_and_unregistered(Via) ->
     Answer = register_name(Via, self()),
@@ -91,7 +91,7 @@ each_birth_has_its_death_if_other_processes_unregister(Config) ->
     ],
     {ok, []} = subscribe(Zone),
     ok = gen_server:stop(Zone),
-    ?assertEqual({answer, {Count, Count, [], #{}}}, tracked_child:answer(Following)).
+    ?assertEqual({answer, {Count, Count, [], #{}}}, callers:answer(Following)).
 
 take_away(Zone, Current) ->
     ok = unregister_name({Zone, atomics:get(Current, 1)}),
@@ -113,16 +113,16 @@ each_birth_has_its_death_when_the_tracker_is_killed_while_children_start(Config)
             Following = follower(Zone),
             [open(Zone, Name) || Name <- lists:seq(1, 300)],
             Starts = [
-                tracked_child:ask(fun() ->
+                callers:ask(fun() ->
                     find_or_open(Zone, spec({starting, Name}, temporary))
                 end)
              || Name <- lists:seq(1, 300)
             ],
-            _ = tracked_child:answer(hd(Starts)),
+            _ = callers:answer(hd(Starts)),
             _ = kill(whereis(Zone)),
-            {answer, {_, _, Faults, Left}} = tracked_child:answer(Following),
+            {answer, {_, _, Faults, Left}} = callers:answer(Following),
             ?assertEqual({[], #{}}, {Faults, Left}),
-            Zone = tracked_child:zone(Zone)
+            Zone = zones:zone(Zone)
         end
      || _ <- lists:seq(1, 10)
     ].
@@ -143,8 +143,8 @@ events_after_the_end_of_a_subscription_belong_to_another_zone(Config) ->
     {ok, Old} = gen_tracker:add_existing_child(Zone, {Old, Spec}),
     {ok, [{?NAME, Old}]} = subscribe(Zone),
     _ = kill(whereis(Zone)),
-    {exit_signal, Old, shutdown} = tracked_child:await(exit_signal),
-    Zone = tracked_child:zone(Zone),
+    {exit_signal, Old, shutdown} = messages:await(exit_signal),
+    Zone = zones:zone(Zone),
     New = open(Zone, ?NAME),
     Old ! {stop, at_last},
     ?assertEqual([{down, ?NAME, Old, at_last}], zone_events:rest(Zone)),
@@ -201,7 +201,7 @@ no_process_subscribes_to_a_zone_that_is_about_to_end(Config) ->
     end,
     {ok, _} = find_or_open(Zone, {?NAME, {?MODULE, start_child, [Subscribe]}, temporary}),
     ok = gen_server:stop(Zone),
-    {outcome, Outcome} = tracked_child:await(outcome),
+    {outcome, Outcome} = messages:await(outcome),
     ?assertEqual({shutdown, {gen_tracker, subscribe, [Zone]}}, Outcome).
 
 start_child(Subscribe) ->

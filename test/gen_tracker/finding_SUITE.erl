@@ -6,8 +6,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2, forgotten/2, stop/2]).
--import(tracked_child, [ask/1, answer/1, waiting/0, await/1, await/2, taken/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/2, spec/4, gated/2, terminating/2, forgotten/2, stop/2]).
+-import(callers, [ask/1, answer/1, waiting/0]).
+-import(messages, [await/1, await/2, taken/1]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
@@ -98,7 +100,7 @@ restart_true_is_the_default(_) ->
             crash = stop(First, crash),
             {started, Second} = await(started),
             ?assertNotEqual(First, Second),
-            tracked_child:stop_zone(?FUNCTION_NAME)
+            zones:stop_zone(?FUNCTION_NAME)
         end
      || Options <- [#{}, #{restart => true}]
     ].
@@ -158,7 +160,7 @@ find_never_sends_a_message(_) ->
         [gen_tracker:find(Zone, Name) || Name <- [running, missing, starting, ending]]
     end,
     ?assertEqual(
-        {{answer, [{ok, Pid}, undefined, undefined, undefined]}, []}, tracked_child:sent_by(Find)
+        {{answer, [{ok, Pid}, undefined, undefined, undefined]}, []}, callers:sent_by(Find)
     ),
     ok = sys:resume(Zone),
     [Process ! Message || {Process, Message} <- [{Starter, go}, {Cleaner, done}]],
@@ -459,7 +461,7 @@ none_of_many_callers_gets_a_child_whose_death_it_has_seen(_) ->
         end
     end,
     Caller = fun() -> map_size(lists:foldl(Find, #{}, lists:seq(1, 1000))) end,
-    ?assertEqual([1000, 1000, 1000, 1000], tracked_child:together(lists:duplicate(4, Caller))).
+    ?assertEqual([1000, 1000, 1000, 1000], callers:together(lists:duplicate(4, Caller))).
 
 an_added_child_whose_death_the_caller_has_seen_is_not_returned(_) ->
     Zone = zone(?FUNCTION_NAME),

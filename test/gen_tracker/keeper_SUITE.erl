@@ -8,8 +8,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, open/2, spec/2, spec/4, await/1, await/2, taken/1, ask/1]).
--import(tracked_child, [answer/1, apart/1, keeper/1, loose/1, forgotten/2]).
+-import(zones, [zone/1]).
+-import(tracked_child, [open/2, spec/2, spec/4, keeper/1, loose/1, forgotten/2]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(callers, [ask/1, answer/1, apart/1]).
 -import(scripted_child, [script/1, run/0, pending/3, dead/1, pending/2]).
 
 suite() ->
@@ -45,12 +47,12 @@ all() ->
 an_exit_signal_of_a_stranger_is_logged_and_ignored(_) ->
     Zone = zone(?FUNCTION_NAME),
     Child = open(Zone, child),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     [] = spawned(Zone, fun(Tracker) ->
         exit(Tracker, stray_signal),
         gen_tracker:wait(Zone)
     end),
-    _ = tracked_child:logged("stray_signal"),
+    _ = log_text:logged("stray_signal"),
     {ok, Child} = gen_tracker:find(Zone, child),
     _ = open(Zone, another).
 
@@ -178,7 +180,7 @@ answered_while_dying(Zone, Request) ->
     true = erlang:suspend_process(Keeper),
     crash = tracked_child:stop(Child, crash),
     Asked = ask(Request),
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = gen_tracker:wait(Zone),
     true = erlang:resume_process(Keeper),
     ?assertMatch({answer, {error, {already_started, _}}}, answer(Asked)),
@@ -229,7 +231,7 @@ a_thousand_callers_on_a_pending_restart_share_one_start(_) ->
     {Keeper, Spec} = pending(Zone, child),
     true = erlang:suspend_process(Keeper),
     Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end) || _ <- lists:seq(1, 1000)],
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = gen_tracker:wait(Zone),
     true = erlang:resume_process(Keeper),
     [{answer, {error, later}} = answer(Caller) || Caller <- Callers],
@@ -344,7 +346,7 @@ init_ack_returns_when_a_stop_waits_already(_) ->
     Opening = ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
     {starting, Child} = await(starting),
     Stopping = ask(fun() -> supervisor:terminate_child(Zone, child) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = gen_tracker:wait(Zone),
     Monitor = monitor(process, Child),
     Child ! go,
@@ -397,15 +399,15 @@ a_child_that_is_unregistered_before_another_keeper_adopts_it_lives_on(_) ->
     Child = loose(start_link),
     {ok, Child} = gen_tracker:add_existing_child(Zone, {child, Child, worker, []}),
     {running, Child, Keeper, _} = proctab_nif:child(Zone, child),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     ok = sys:suspend(Zone),
     _ = tracked_child:kill(Keeper),
     Asked = ask(fun() -> gen_tracker:unregister_name({Zone, child}) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = sys:resume(Zone),
     {answer, ok} = answer(Asked),
     %% Only the watchdog is left.
-    wait:until(fun() -> length(tracked_child:beside(Zone)) =:= 1 end, 60),
+    wait:until(fun() -> length(zones:beside(Zone)) =:= 1 end, 60),
     ?assertEqual([], [Line || {log, Line} <- taken(log), string:find(Line, "crash") =/= nomatch]),
     ?assertEqual({true, undefined}, {is_process_alive(Child), gen_tracker:find(Zone, child)}),
     exit(Child, kill).

@@ -8,11 +8,12 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, loose/1, gated/2, ignoring/1]).
+-import(zones, [zone/1, keeper/2]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(tracked_child, [loose/1, gated/2, ignoring/1]).
 -import(scripted_child, [run/0, script/1]).
 -import(tracked_child_reason, [telling/1, open/3, told/1, cleaning/2]).
 -import(timed_call, [within/2, answer/2, calling/1, ended/2]).
--import(zones, [keeper/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].

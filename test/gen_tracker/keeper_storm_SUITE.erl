@@ -6,7 +6,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/4, await/1, await/2, taken/1, ask/1, answer/1, kill/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/4, kill/1]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(callers, [ask/1, answer/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
@@ -66,9 +69,9 @@ added_and_stopped(Case) ->
     ok = sys:suspend(Zone),
     Spec = {Name, {reporting_child, start, [none]}, temporary, 10000, worker, []},
     Adding = ask(fun() -> gen_tracker:add_existing_child(Zone, {Child, Spec}) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
-    tracked_child:waiting(),
+    callers:waiting(),
     ok = sys:resume(Zone),
     %% The answer may have been sent before the stop or during it.
     _ = answer(Adding),
@@ -203,7 +206,7 @@ find_or_open_is_answered_while_the_zone_is_restarted(_) ->
         end
     end,
     [answered] = lists:usort(
-        lists:append(tracked_child:while_writing(Restart, 20000, [Find, Find, Find]))
+        lists:append(callers:while_writing(Restart, 20000, [Find, Find, Find]))
     ).
 
 %% A process may find the child and end it before the keeper has monitored it. The keeper must not

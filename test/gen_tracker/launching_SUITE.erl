@@ -7,8 +7,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, gated/2, terminating/2, ask/1, answer/1, waiting/0]).
--import(tracked_child, [await/1, taken/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/2, gated/2, terminating/2]).
+-import(callers, [ask/1, answer/1, waiting/0]).
+-import(messages, [await/1, taken/1]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
@@ -87,7 +89,7 @@ a_running_child_is_returned_without_a_message(_) ->
     ],
     ok = sys:suspend(Zone),
     Open = fun() -> [gen_tracker:find_or_open(Zone, Spec) || Spec <- Specs] end,
-    ?assertEqual({{answer, [{ok, Pid}, {ok, Pid}, {ok, Pid}]}, []}, tracked_child:sent_by(Open)),
+    ?assertEqual({{answer, [{ok, Pid}, {ok, Pid}, {ok, Pid}]}, []}, callers:sent_by(Open)),
     ok = sys:resume(Zone),
     ?assertEqual([{started, Pid}], taken(started)).
 
@@ -274,11 +276,11 @@ a_start_that_failed_is_answered_with_its_reason(_) ->
 
 a_crash_is_logged_with_the_stack_trace(_) ->
     Zone = zone(?FUNCTION_NAME),
-    tracked_child:listen(),
+    log_text:listen(),
     {error, crash} = gen_tracker:find_or_open(
         Zone, {name, {?MODULE, start_crashing, []}, temporary}
     ),
-    tracked_child:logged("deep_in_the_start").
+    log_text:logged("deep_in_the_start").
 
 start_crashing() ->
     {ok, deep_in_the_start(crash)}.

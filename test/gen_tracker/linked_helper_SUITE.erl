@@ -8,7 +8,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [await/1, zone/1, await/2, taken/1]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(zones, [zone/1]).
 -import(scripted_child, [run/0, dead/1]).
 -import(timed_call, [ended/2]).
 

@@ -8,9 +8,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, taken/1, stubborn/1, ignoring/1]).
+-import(zones, [zone/1, opening/2, stopped/3]).
+-import(messages, [await/1, taken/1]).
+-import(tracked_child, [stubborn/1, ignoring/1]).
 -import(timed_call, [within/2, answer/2, at_rest/1, calling/1, ended/2]).
--import(zones, [opening/2, stopped/3]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].

@@ -8,10 +8,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/4, await/1, await/2, taken/1, loose/1, full/1, plain/1]).
+-import(zones, [zone/1, opening/2]).
+-import(tracked_child, [spec/4, loose/1, full/1, plain/1]).
+-import(messages, [await/1, await/2, taken/1]).
 -import(scripted_child, [run/0, script/1]).
 -import(timed_call, [calling/1, answer/2, ended/2]).
--import(zones, [opening/2]).
 -import(other_node, [with_peer/1]).
 
 suite() ->
@@ -96,9 +97,9 @@ start_child_returns_error_and_what_the_start_function_returned(_) ->
 
 what_a_start_function_returned_is_logged_with_zone_and_name(_) ->
     Zone = zone(?FUNCTION_NAME),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     banana = gen_tracker:find_or_open(Zone, doing(a_child_to_be_named, fun() -> banana end)),
-    tracked_child:logged([atom_to_list(Zone), "a_child_to_be_named", "banana"], ?SOON).
+    log_text:logged([atom_to_list(Zone), "a_child_to_be_named", "banana"], ?SOON).
 
 nothing_is_registered_after_another_return_value(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -133,10 +134,10 @@ a_throw_is_an_error_with_the_thrown_term(_) ->
 
 a_throw_is_logged_with_its_stack_trace(_) ->
     Zone = zone(?FUNCTION_NAME),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     Spec = {a_child_to_be_named, {?MODULE, start_throwing, []}, temporary},
     {error, foo} = gen_tracker:find_or_open(Zone, Spec),
-    tracked_child:logged([atom_to_list(Zone), "a_child_to_be_named", "deep_in_the_start"], ?SOON).
+    log_text:logged([atom_to_list(Zone), "a_child_to_be_named", "deep_in_the_start"], ?SOON).
 
 start_throwing() ->
     {ok, deep_in_the_start(foo)}.

@@ -7,8 +7,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, open/2, await/1, await/2, taken/1, answer/1, gated/2, forgotten/2]).
--import(tracked_child, [keeper/1, beside/1, down/1, kill/1, spec/2, spec/4]).
+-import(zones, [zone/1, beside/1]).
+-import(tracked_child, [open/2, gated/2, forgotten/2, keeper/1, down/1, kill/1, spec/2, spec/4]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(callers, [answer/1]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
@@ -166,7 +168,7 @@ zones_that_start_and_end_do_not_affect_another_zone(_) ->
     Passing = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2]],
     Come = fun(Name) -> fun() -> come_and_go(Name, 30) end end,
     Change = fun() -> grow_and_shrink(Zone, 30) end,
-    [ok, ok, ok] = tracked_child:together([Change | [Come(Name) || Name <- Passing]]),
+    [ok, ok, ok] = callers:together([Change | [Come(Name) || Name <- Passing]]),
     [] = supervisor:which_children(Zone).
 
 %% Sets each large value twice, so that there is much to free.
@@ -266,7 +268,7 @@ all_is_freed(Zone) ->
     Size = 8000000,
     Zone = zone(Zone),
     _ = running(Zone, cheap(large)),
-    tracked_child:apart(fun() ->
+    callers:apart(fun() ->
         ok = gen_tracker:setattr(Zone, large, large, <<0:Size/unit:8>>)
     end),
     ?assert(erlang:memory(binary) > Before + Size div 2),
@@ -275,7 +277,7 @@ all_is_freed(Zone) ->
 
 in_four_parts(Count, Do) ->
     Part = fun(First) -> fun() -> lists:foreach(Do, lists:seq(First, Count, 4)) end end,
-    [ok, ok, ok, ok] = tracked_child:together([Part(First) || First <- [1, 2, 3, 4]]).
+    [ok, ok, ok, ok] = callers:together([Part(First) || First <- [1, 2, 3, 4]]).
 
 cheap(Name) ->
     {Name, {?MODULE, start_cheap, [self()]}, temporary, brutal_kill, worker, []}.

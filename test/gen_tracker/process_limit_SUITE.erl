@@ -10,10 +10,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/4, await/1, loose/1, gated/2, plain/1, full/1, open/2]).
+-import(zones, [zone/1, opening/2]).
+-import(tracked_child, [spec/4, loose/1, gated/2, plain/1, full/1, open/2]).
+-import(messages, [await/1]).
 -import(tracked_child_reason, [cleaning/2]).
 -import(timed_call, [answer/2, at_rest/1, ended/2]).
--import(zones, [opening/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
@@ -80,7 +81,7 @@ everything(Zone) ->
 a_killed_watchdog_is_replaced_once_there_is_room(_) ->
     Zone = ?FUNCTION_NAME,
     full_node:run(fun() ->
-        [Watchdog] = tracked_child:beside(zone(Zone)),
+        [Watchdog] = zones:beside(zone(Zone)),
         ok = sys:suspend(Zone),
         Filling = full_node:keep_full(),
         exit(Watchdog, kill),
@@ -90,7 +91,7 @@ a_killed_watchdog_is_replaced_once_there_is_room(_) ->
         ok = gen_tracker:wait(Zone),
         full_node:stop_filling(Filling),
         tracked_process:kill(Filled),
-        wait:until(fun() -> length(tracked_child:beside(Zone)) =:= 1 end),
+        wait:until(fun() -> length(zones:beside(Zone)) =:= 1 end),
         {_, Starter} = gated(Zone, starting),
         _ = tracked_child:kill(whereis(Zone)),
         ended(Starter, ?LIMIT)
@@ -100,7 +101,7 @@ nothing_is_left_of_a_killed_tracker(_) ->
     Zone = ?FUNCTION_NAME,
     full_node:run(fun() ->
         Children = everything(zone(Zone)),
-        Beside = tracked_child:beside(Zone),
+        Beside = zones:beside(Zone),
         Filling = full_node:keep_full(),
         _ = tracked_child:kill(whereis(Zone)),
         [Running, _, _, Cleaner] = Children,

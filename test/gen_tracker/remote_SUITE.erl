@@ -9,7 +9,9 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, await/1, await/2, taken/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/2]).
+-import(messages, [await/1, await/2, taken/1]).
 -import(scripted_child, [run/0, script/1]).
 -import(timed_call, [ended/2, calling/1, answer/2]).
 -import(other_node, [with_peer/1]).

@@ -8,7 +8,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [await/1, await/2, taken/1, loose/1]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(tracked_child, [loose/1]).
 -import(scripted_child, [run/0, script/1]).
 -import(timed_call, [calling/1, answer/2, ended/2]).
 -import(kept_log, [labelled/2]).
@@ -436,7 +437,7 @@ all_crash_reports_of_starts_that_fail_at_the_same_time_are_written(_) ->
     {ok, _} = gen_tracker:start_link(Zone),
     Specs = [failing(Number, Fail) || Number <- lists:seq(1, 50), Fail <- failures()],
     Start = fun(Spec) -> fun() -> supervisor:start_child(Zone, Spec) end end,
-    [{error, _} = Answer || Answer <- tracked_child:together([Start(Spec) || Spec <- Specs])],
+    [{error, _} = Answer || Answer <- callers:together([Start(Spec) || Spec <- Specs])],
     Crashed = kept_log:await(length(Specs), fun crashed/1),
     ?assertEqual(length(Specs), length(lists:usort(Crashed))).
 

@@ -8,8 +8,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, forgotten/2]).
--import(tracked_child, [spec/2]).
+-import(zones, [zone/1]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(callers, [ask/1, answer/1]).
+-import(tracked_child, [loose/1, forgotten/2, spec/2]).
 -import(scripted_child, [run/0, script/1]).
 -import(tracked_child_reason, [open/4, tell/0, gate/0]).
 
@@ -133,9 +135,9 @@ a_crash_in_after_terminate_is_logged_and_harms_nothing_else(_) ->
     Tracker = whereis(Zone),
     Neighbour = open(Zone, neighbour, temporary, tell()),
     Child = open(Zone, child, permanent, fun(_, _, _) -> error(crash_in_after_terminate) end),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     crash = tracked_child:stop(Child, crash),
-    _ = tracked_child:logged("crash_in_after_terminate"),
+    _ = log_text:logged("crash_in_after_terminate"),
     {started, Again} = await(started),
     {ok, Again} = gen_tracker:find_or_open(Zone, tracked_child_reason:spec(child, permanent)),
     [] = gen_tracker:attrs(Zone, child),
@@ -248,7 +250,7 @@ no_request_after_the_death_of_a_child_gets_that_child(_) ->
     Test = self(),
     Register = ask(fun() -> gen_tracker:register_name({Zone, child}, Test) end),
     Tag = tracker_state:tag(Zone),
-    tracked_child:waiting(),
+    callers:waiting(),
     Zone ! {Tag, launched, Keeper, {ok, Child}},
     ok = gen_tracker:wait(Zone),
     true = erlang:resume_process(Keeper),
@@ -307,7 +309,7 @@ find_or_open_during_a_restart_gets_the_restarted_child(_) ->
     [{child, launching, worker, _}] = supervisor:which_children(Zone),
     Spec = spec(child, permanent),
     Callers = [ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end) || _ <- lists:seq(1, 20)],
-    tracked_child:waiting(),
+    callers:waiting(),
     [] = taken('DOWN'),
     Starter ! go,
     {started, _} = await(started),
@@ -364,12 +366,12 @@ a_failed_restart_of_a_transient_child_is_logged_and_not_repeated(_) ->
         end
     end,
     Child = scripted_child:open(Zone, child, transient, script([run(), Refuse])),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     crash = tracked_child:stop(Child, crash),
     {started, Starter} = await(started),
     Monitor = monitor(process, Starter),
     Starter ! go,
-    _ = tracked_child:logged("restart_refused"),
+    _ = log_text:logged("restart_refused"),
     _ = answer(Monitor),
     ok = gen_tracker:wait(Zone),
     [] = supervisor:which_children(Zone),

@@ -8,10 +8,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, await/1, taken/1, loose/1, plain/1, full/1]).
+-import(zones, [zone/1, opening/2]).
+-import(tracked_child, [spec/2, loose/1, plain/1, full/1]).
+-import(messages, [await/1, taken/1]).
 -import(scripted_child, [run/0, dead/1, script/1]).
 -import(timed_call, [calling/1, answer/2, elapsed/1]).
--import(zones, [opening/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill, log]}]}].

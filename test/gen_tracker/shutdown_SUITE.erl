@@ -7,8 +7,10 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, ask/1, answer/1, loose/1, beside/1]).
--import(tracked_child, [spec/4]).
+-import(zones, [zone/1, beside/1]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(callers, [ask/1, answer/1]).
+-import(tracked_child, [loose/1, spec/4]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].

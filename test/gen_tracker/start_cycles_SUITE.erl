@@ -7,11 +7,12 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, plain/1, await/2, spec/4]).
+-import(zones, [zone/1, opening/2]).
+-import(messages, [await/1, await/2]).
+-import(tracked_child, [plain/1, spec/4]).
 -import(scripted_child, [run/0, script/1]).
 -import(tracked_child_reason, [cleaning/3, told/1]).
 -import(timed_call, [at_rest/1, answer/2, within/2]).
--import(zones, [opening/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].

@@ -10,11 +10,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/4, await/1, await/2, taken/1, loose/1, gated/2, full/1]).
--import(tracked_child, [plain/1, stubborn/1]).
+-import(zones, [zone/1, stopped/3, opening/2]).
+-import(tracked_child, [spec/4, loose/1, gated/2, full/1, plain/1, stubborn/1]).
+-import(messages, [await/1, await/2, taken/1]).
 -import(tracked_child_reason, [open/3, telling/1, told/1, open/5, cleaning/2]).
 -import(timed_call, [within/2, calling/1, answer/2, at_rest/1, ended/2]).
--import(zones, [stopped/3, opening/2]).
 -import(other_node, [with_peer/1]).
 
 suite() ->
@@ -224,10 +224,10 @@ an_after_terminate_that_was_killed_is_logged(_) ->
     Zone = zone(?FUNCTION_NAME),
     [Never | _] = never_returning(),
     _ = open(Zone, a_child_to_be_named, temporary, 200, Never),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     {_, ok} = terminated(Zone, a_child_to_be_named),
     Texts = ["after_terminate", atom_to_list(Zone), "a_child_to_be_named"],
-    tracked_child:logged(Texts, ?SOON).
+    log_text:logged(Texts, ?SOON).
 
 callers_that_wait_for_a_killed_after_terminate_get_the_next_child(_) ->
     Zone = zone(?FUNCTION_NAME),
@@ -469,7 +469,7 @@ a_zone_refuses_its_own_tracker_as_a_child(_) ->
 a_zone_stops_whose_start_function_has_returned_a_process_of_the_library(_) ->
     Zone = zone(?FUNCTION_NAME),
     {ok, []} = gen_tracker:subscribe(Zone),
-    Own = tracked_child:beside(Zone),
+    Own = zones:beside(Zone),
     [_Watchdog, _Events] = Own,
     Return = fun(Pid) ->
         spec(Pid, temporary, infinity, {start_with, [self(), fun() -> {ok, Pid} end]})
@@ -480,7 +480,7 @@ a_zone_stops_whose_start_function_has_returned_a_process_of_the_library(_) ->
         {gen_tracker, Zone, unsubscribed} -> ok
     after ?SOON -> ct:fail(still_subscribed)
     end,
-    [NewWatchdog] = tracked_child:beside(Zone),
+    [NewWatchdog] = zones:beside(Zone),
     {ok, NewWatchdog} = gen_tracker:find_or_open(Zone, Return(NewWatchdog)),
     zones:stop(Zone, ?SOON).
 

@@ -14,10 +14,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, await/1, await/2, taken/1, loose/1, gated/2, plain/1, full/1]).
+-import(zones, [zone/1, keeper/2]).
+-import(messages, [await/1, await/2, taken/1]).
+-import(tracked_child, [loose/1, gated/2, plain/1, full/1]).
 -import(tracked_child_reason, [cleaning/2]).
 -import(timed_call, [ended/2]).
--import(zones, [keeper/2]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
@@ -68,8 +69,8 @@ populate(Zone) ->
     _ = taken(started),
     _ = events(Zone),
     Keepers = [keeper(Zone, Name) || Name <- names()],
-    [Events] = [Pid || Pid <- tracked_child:beside(Zone), sends_events(Pid)],
-    [Watchdog] = tracked_child:beside(Zone) -- [Events | Keepers],
+    [Events] = [Pid || Pid <- zones:beside(Zone), sends_events(Pid)],
+    [Watchdog] = zones:beside(Zone) -- [Events | Keepers],
     #{
         zone => Zone,
         tracker => whereis(Zone),
@@ -102,7 +103,7 @@ state(#{zone := Zone, tracker := Tracker}) ->
         starting => gen_tracker:info(Zone, starting),
         keepers => lists:sort([{Name, keeper(Zone, Name)} || Name <- gen_tracker:names(Zone)]),
         processes => [Pid || Pid <- processes(), is_of(Zone, Tracker, Pid)],
-        beside => lists:sort(tracked_child:beside(Zone)),
+        beside => lists:sort(zones:beside(Zone)),
         events => events(Zone),
         %% The restart of the pending child is repeated now and then.
         started => [Pid || {started, Pid} <- taken(started), Pid =/= keeper(Zone, pending)],
@@ -252,13 +253,13 @@ exit_signals_of_strangers_change_nothing(_) ->
     [
         begin
             Signal = fun() -> exit(Process, Reason) end,
-            _ = tracked_child:apart(Signal),
+            _ = callers:apart(Signal),
             handled(Process, Zone),
             Linked = fun() ->
                 link(Process),
                 unlink(Process)
             end,
-            _ = tracked_child:apart(Linked),
+            _ = callers:apart(Linked),
             handled(Process, Zone),
             assert_unchanged({Process, Reason}, Before, Zone)
         end
@@ -279,7 +280,7 @@ ets_tables_given_to_the_processes_change_nothing(_) ->
                 true = ets:insert(Table, Row),
                 true = ets:give_away(Table, Process, Data)
             end,
-            _ = tracked_child:apart(Give),
+            _ = callers:apart(Give),
             handled(Process, Zone),
             assert_unchanged({Process, Row, Data}, Before, Zone)
         end

@@ -7,8 +7,11 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [zone/1, spec/2, spec/4, gated/2, terminating/2, ask/1, answer/1]).
--import(tracked_child, [waiting/0, await/1, taken/1, down/1, logged/1, full/1]).
+-import(zones, [zone/1]).
+-import(tracked_child, [spec/2, spec/4, gated/2, terminating/2, down/1, full/1]).
+-import(callers, [ask/1, answer/1, waiting/0]).
+-import(messages, [await/1, taken/1]).
+-import(log_text, [logged/1]).
 
 suite() ->
     [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
@@ -43,10 +46,10 @@ all() ->
     ].
 
 end_per_testcase(Case, _Config) ->
-    _ = logger:remove_handler(tracked_child),
+    _ = logger:remove_handler(log_text),
     _ = application:stop(Case),
     _ = application:unload(Case),
-    tracked_child:stop_zone(Case).
+    zones:stop_zone(Case).
 
 %% Callbacks of a supervisor, and of an application whose top process is started by its argument
 
@@ -301,7 +304,7 @@ wrong_arguments_do_not_stop_the_tracker(_) ->
 unharmed(Zone, Harm) ->
     Tracker = whereis(Zone),
     Pid = open(Zone, full(name)),
-    tracked_child:listen(),
+    log_text:listen(),
     Harm(Zone),
     ?assertEqual(ok, gen_tracker:wait(Zone)),
     ?assertEqual(Tracker, whereis(Zone)),

@@ -8,7 +8,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [await/1, down/1, kill/1, open/2, spec/4]).
+-import(messages, [await/1]).
+-import(tracked_child, [down/1, kill/1, open/2, spec/4]).
 -import(zone_hook, [zone/1]).
 -import(gen_tracker, [attrs/2, find/2, find_or_open/2, register_name/2, send/2, setattr/4]).
 -import(gen_tracker, [unregister_name/1, whereis_name/1, which_children/1]).
@@ -228,24 +229,24 @@ register_name_waits_for_a_cleanup(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
-    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
-    tracked_child:waiting(),
+    Asked = callers:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    callers:waiting(),
     undefined = whereis_name({Zone, ?NAME}),
     Cleaner ! done,
-    {answer, yes} = tracked_child:answer(Asked),
+    {answer, yes} = callers:answer(Asked),
     Child = whereis_name({Zone, ?NAME}).
 
 %% The error names the process that was started.
 register_name_waits_for_a_start(Config) ->
     Zone = zone(Config),
     {Asked, Starter} = tracked_child:gated(Zone, ?NAME),
-    Started = tracked_child:ask(fun() ->
+    Started = callers:ask(fun() ->
         gen_server:start(via(Zone, ?NAME), ?MODULE, self(), [])
     end),
-    tracked_child:waiting(),
+    callers:waiting(),
     Starter ! go,
-    {answer, {ok, Pid}} = tracked_child:answer(Asked),
-    {answer, {error, {already_started, Pid}}} = tracked_child:answer(Started),
+    {answer, {ok, Pid}} = callers:answer(Asked),
+    {answer, {error, {already_started, Pid}}} = callers:answer(Started),
     %% The name is free if the start fails.
     Failing = {
         other,
@@ -263,33 +264,33 @@ register_name_waits_for_a_start(Config) ->
         },
         temporary
     },
-    Failed = tracked_child:ask(fun() -> find_or_open(Zone, Failing) end),
+    Failed = callers:ask(fun() -> find_or_open(Zone, Failing) end),
     {started, Other} =
         receive
             {started, Keeper} when Keeper =/= Pid -> {started, Keeper}
         end,
-    Registered = tracked_child:ask(fun() -> register_name({Zone, other}, Pid) end),
-    tracked_child:waiting(),
+    Registered = callers:ask(fun() -> register_name({Zone, other}, Pid) end),
+    callers:waiting(),
     Other ! go,
-    {answer, {error, no}} = tracked_child:answer(Failed),
-    {answer, yes} = tracked_child:answer(Registered).
+    {answer, {error, no}} = callers:answer(Failed),
+    {answer, yes} = callers:answer(Registered).
 
 %% The start function lets another process register the name, and waits for it. The test sends the
 %% timeout itself.
 a_start_that_waits_for_a_registration_of_its_own_name_ends(Config) ->
     Zone = zone(Config),
     Start = fun() ->
-        tracked_child:apart(fun() ->
+        callers:apart(fun() ->
             {error, gen_tracker:register_name({Zone, ?FUNCTION_NAME}, self())}
         end)
     end,
-    Asked = tracked_child:ask(fun() ->
+    Asked = callers:ask(fun() ->
         find_or_open(
             Zone, {?FUNCTION_NAME, {tracked_child, start_with, [self(), Start]}, temporary}
         )
     end),
     _ = time_out(Zone),
-    ?assertEqual({answer, {error, no}}, tracked_child:answer(Asked)),
+    ?assertEqual({answer, {error, no}}, callers:answer(Asked)),
     ?assertEqual(undefined, gen_tracker:find(Zone, ?FUNCTION_NAME)).
 
 time_out(Zone) ->
@@ -316,23 +317,23 @@ register_name_waits_for_a_cleanup_without_a_time_limit(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
-    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    Asked = callers:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
     Patience = timeout_message(Zone),
     %% The timer is started again.
     ?assertEqual(Patience, timed_again(Zone, fun() -> time_out(Zone) end)),
     Cleaner ! done,
-    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
+    ?assertEqual({answer, yes}, callers:answer(Asked)).
 
 %% A caller that then waits for the start of another keeper times out after a minute, too.
 register_name_times_out_after_the_end_of_a_keeper(Config) ->
     Zone = zone(Config),
     {_, Starter} = tracked_child:gated(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
-    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    Asked = callers:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
     {_, register_timeout, Starter, From} = timeout_message(Zone),
     {_, register_timeout, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
-    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
+    ?assertEqual({answer, yes}, callers:answer(Asked)).
 
 %% Returns the timeout message for which `Fun` lets the tracker start a timer of a minute.
 timed_again(Zone, Fun) ->
@@ -351,7 +352,7 @@ register_name_succeeds_if_the_name_is_free_at_its_timeout(Config) ->
     Zone = zone(Config),
     {_, Cleaner} = tracked_child:terminating(Zone, ?NAME),
     Child = tracked_child:loose(start_deaf),
-    Asked = tracked_child:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
+    Asked = callers:ask(fun() -> register_name({Zone, ?NAME}, Child) end),
     {_, _, Keeper, _} = Patience = timeout_message(Zone),
     Monitor = monitor(process, Keeper),
     ok = sys:suspend(Zone),
@@ -362,7 +363,7 @@ register_name_succeeds_if_the_name_is_free_at_its_timeout(Config) ->
         {'DOWN', Monitor, process, Keeper, _} -> ok
     end,
     ok = sys:resume(Zone),
-    ?assertEqual({answer, yes}, tracked_child:answer(Asked)).
+    ?assertEqual({answer, yes}, callers:answer(Asked)).
 
 the_reason_of_a_process_that_exits_right_after_its_registration_is_sent(Config) ->
     Zone = zone(Config),
@@ -407,7 +408,7 @@ an_unregistered_process_lives_on_and_may_be_registered_again(Config) ->
     Pid = gen_server:call(Pid, who),
     _ = kill(Pid),
     nothing_is_left(Zone),
-    wait:until(fun() -> length(tracked_child:beside(Zone)) =:= 1 end, 60).
+    wait:until(fun() -> length(zones:beside(Zone)) =:= 1 end, 60).
 
 a_child_that_the_zone_has_started_cannot_be_unregistered(Config) ->
     Zone = zone(Config),

@@ -12,7 +12,7 @@
 -import(tracked_process, [tracker/0, idle/0, tracked/1, crash/2, kill/1, settled/0, settled/1]).
 -import(tracked_process, [eventually/1, on_node/2]).
 -import(tracked_process, [assert_no_table/1, table_gone/0]).
--import(tracked_child, [apart/1, together/1]).
+-import(callers, [apart/1, together/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, tracker}]}].

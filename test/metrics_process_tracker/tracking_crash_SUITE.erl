@@ -11,7 +11,7 @@
 -import(ledger_backend, [moves/1, let_go/1]).
 -import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
 -import(tracked_process, [settled/1, eventually/1]).
--import(tracked_child, [answer/1]).
+-import(callers, [answer/1]).
 -import(tracked_process, [caller_in_backend/2, assert_no_table/1, table_gone/0]).
 
 suite() ->
@@ -128,7 +128,7 @@ a_crash_in_the_middle_of_a_cleanup_counts_nothing_twice(_) ->
     tracker(),
     let_go(Cleaner),
     eventually(fun() ->
-        [let_go(Next) || {updating, _, -1, Next} <- tracked_child:taken(updating)],
+        [let_go(Next) || {updating, _, -1, Next} <- messages:taken(updating)],
         counts() =:= []
     end),
     [?assertEqual({2, 2}, moves(Name)) || Name <- [a, b | Names]].
@@ -314,7 +314,7 @@ a_second_start_changes_nothing(_) ->
     Tracker = tracker(),
     Pid = tracked([a]),
     Second = fun() -> metrics_process_tracker:start_link() end,
-    ?assertEqual({error, {already_started, Tracker}}, tracked_child:apart(Second)),
+    ?assertEqual({error, {already_started, Tracker}}, callers:apart(Second)),
     ?assertEqual({error, {already_started, Tracker}}, Second()),
     ?assertEqual({Tracker, [{a, 1}]}, {whereis(metrics_process_tracker), counts()}),
     kill([Pid]),

@@ -12,7 +12,7 @@
 -import(tracked_process, [tracker/0, kill_tracker/0, idle/0, tracked/1, kill/1, settled/0]).
 -import(tracked_process, [settled/1, eventually/1]).
 -import(tracked_process, [caller_in_backend/2]).
--import(tracked_child, [ask/1, answer/1, waiting/0]).
+-import(callers, [ask/1, answer/1, waiting/0]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, tracker}]}].
@@ -104,19 +104,19 @@ a_missing_backend_is_returned_as_an_error(_) ->
 
 a_backend_that_raises_on_the_way_down_is_logged(_) ->
     tracker(),
-    tracked_child:listen(),
+    log_text:listen(),
     try
         [
             begin
                 Reason = list_to_atom(atom_to_list(Class) ++ "_on_the_way_down"),
                 kill([tracked([{raises, -1, Class, Reason}])]),
                 settled(),
-                tracked_child:logged(Begin ++ atom_to_list(Reason))
+                log_text:logged(Begin ++ atom_to_list(Reason))
             end
          || {Class, Begin} <- lists:zip(classes(), ["reason: {", "reason: ", "reason: {{nocatch,"])
         ]
     after
-        logger:remove_handler(tracked_child)
+        logger:remove_handler(log_text)
     end.
 
 a_backend_that_raises_on_the_way_down_affects_no_other_name(_) ->
@@ -137,7 +137,7 @@ a_backend_that_raises_on_the_way_down_affects_no_other_name(_) ->
 %% The cleanup is given up, even if the tracker is started again meanwhile.
 a_backend_that_never_returns_on_the_way_down_affects_no_other_name(_) ->
     tracker(),
-    tracked_child:listen(),
+    log_text:listen(),
     Hanging = {gated, -1, self(), name},
     kill([tracked([Hanging, a])]),
     receive
@@ -150,8 +150,8 @@ a_backend_that_never_returns_on_the_way_down_affects_no_other_name(_) ->
     receive
         {'DOWN', Monitor, process, _, _} -> ok
     end,
-    tracked_child:logged("the cleanup after a dead process failed"),
-    logger:remove_handler(tracked_child),
+    log_text:logged("the cleanup after a dead process failed"),
+    logger:remove_handler(log_text),
     settled(),
     ?assertEqual([{1, 0}, {2, 2}], [moves(Name) || Name <- [Hanging, a]]).
 
@@ -175,7 +175,7 @@ reloads_while_a_process_is_counted_down_count_nothing_twice(_) ->
 second_caller(Name, Pid) ->
     Second = ask(fun() -> track(Name, Pid) end),
     waiting(),
-    ?assertEqual([], tracked_child:taken('DOWN')),
+    ?assertEqual([], messages:taken('DOWN')),
     Second.
 
 when_the_first_of_two_callers_fails_the_second_one_counts(_) ->
@@ -210,7 +210,7 @@ when_the_first_of_two_callers_succeeds_the_second_one_does_not_count(_) ->
     Second = second_caller(Name, Pid),
     let_go(Caller),
     ?assertEqual([{answer, ok}, {answer, ok}], [answer(First), answer(Second)]),
-    ?assertEqual({1, {1, 0}, []}, {count(Name), moves(Name), tracked_child:taken(updating)}).
+    ?assertEqual({1, {1, 0}, []}, {count(Name), moves(Name), messages:taken(updating)}).
 
 %% Nobody can know whether the backend had counted before its caller was killed. Here it had not.
 a_caller_killed_in_the_backend_leaves_nothing(_) ->

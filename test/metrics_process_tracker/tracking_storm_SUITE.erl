@@ -37,7 +37,7 @@ a_hundred_thousand_processes_that_die_at_once_are_counted_down(_) ->
     ],
     %% The cleanup waits at the name of this process, until the test continues it.
     Slow = {gated, -1, self(), name},
-    Pids = [tracked([all, Slow]) | lists:append(tracked_child:together(Makers))],
+    Pids = [tracked([all, Slow]) | lists:append(callers:together(Makers))],
     Living = tracked([all]),
     ?assertEqual(100002, count(all)),
     ?assertEqual([10000], lists:usort([count({tenth, Tenth}) || Tenth <- lists:seq(1, 10)])),
@@ -95,7 +95,7 @@ processes_that_are_tracked_while_they_die_are_counted_up_and_down(_) ->
     tracker(),
     Pids = [idle() || _ <- lists:seq(1, 10000)],
     Track = fun(These) -> [ok = track(Name, Pid) || Pid <- These, Name <- [a, b, Pid]] end,
-    tracked_child:together([
+    callers:together([
         fun() -> Track(Pids) end,
         fun() -> Track(lists:reverse(Pids)) end,
         fun() -> kill(Pids) end
@@ -259,9 +259,9 @@ come_and_go(3) ->
         pass(Passes),
         exit(Pid, kill)
     end),
-    Helper = tracked_child:ask(fun() -> [ok = track(Name, Pid) || Name <- [b, a]] end),
+    Helper = callers:ask(fun() -> [ok = track(Name, Pid) || Name <- [b, a]] end),
     [ok = track(Name, Pid) || Name <- [a, b, Pid]],
-    {answer, [ok, ok]} = tracked_child:answer(Helper),
+    {answer, [ok, ok]} = callers:answer(Helper),
     ended(Pid, Monitor, killed);
 %% The process is dead before it is tracked.
 come_and_go(4) ->

@@ -113,9 +113,9 @@ in_silence(Fun) ->
 
 %% Calls a fun with one that looks at a zone and a table that nobody names.
 with_witness(Fun) ->
-    tracked_child:apart(fun() ->
+    callers:apart(fun() ->
         ok = ledger_backend:open(),
-        Zone = tracked_child:zone(?WITNESS),
+        Zone = zones:zone(?WITNESS),
         Child = tracked_child:open(?WITNESS, ?NAME),
         ok = gen_tracker:setattr(?WITNESS, ?NAME, [{n, 1}, {float, -0.0}, {list, lists:seq(1, 100)}, {binary, binary:copy(<<1>>, 10000)}]),
         ok = proctab_nif:processes_open(?WITNESS, self()),
@@ -124,7 +124,7 @@ with_witness(Fun) ->
             Fun(fun() -> {whereis(Zone), is_process_alive(Child), rows(?WITNESS), registrations(?WITNESS), in_table(?WITNESS)} end)
         after
             ok = proctab_nif:processes_close(?WITNESS),
-            tracked_child:stop_zone(?WITNESS),
+            zones:stop_zone(?WITNESS),
             ledger_backend:close()
         end
     end).
@@ -285,7 +285,7 @@ gone() ->
 open(public, #{dummy := Dummy} = World) ->
     Test = self(),
     {Host, Monitor} = spawn_opt(fun() ->
-        ?ZONE = tracked_child:zone(?ZONE),
+        ?ZONE = zones:zone(?ZONE),
         {ok, _} = gen_tracker:find_or_open(?ZONE, {?NAME, {?MODULE, start_child, [[]]}, temporary}),
         ok = gen_tracker:setattr(?ZONE, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
         {ok, _} = metrics_process_tracker:start_link(),

@@ -9,7 +9,9 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [apart/1, await/2, kill/1, open/2, spec/2, while_writing/3]).
+-import(callers, [apart/1, while_writing/3]).
+-import(messages, [await/2]).
+-import(tracked_child, [kill/1, open/2, spec/2]).
 -import(wrong_calls, [calls/2, with/3, no_zones/0, no_lists/1, no_integers/0, wrong_spec_fields/0]).
 -import(wrong_calls, [without_end/0]).
 -import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3, list/1, setattr/3, setattr/4]).
@@ -47,12 +49,12 @@ all() ->
     ].
 
 init_per_testcase(Case, Config) ->
-    Child = open(tracked_child:zone(Case), ?NAME),
+    Child = open(zones:zone(Case), ?NAME),
     ok = setattr(Case, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
     [{zone, Case}, {child, Child} | Config].
 
 end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
+    zones:stop_zone(Case).
 
 zone(Config) ->
     proplists:get_value(zone, Config).
@@ -147,7 +149,7 @@ a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing(Config) 
         end
      || Spec <- malformed()
     ],
-    [] = tracked_child:taken(started).
+    [] = messages:taken(started).
 
 %% The form that check_childspecs knows.
 in_full({Name, MFA, Restart}) -> {Name, MFA, Restart, 200, worker, []};
@@ -172,7 +174,7 @@ a_modules_list_without_an_end_does_not_end_the_tracker(Config) ->
     Zone = zone(Config),
     Spec = setelement(6, spec(name, temporary, 200, {start_link, [self()]}), [tracked_child | improper]),
     {{error, _}, {error, _}} = unchanged(Zone, fun() -> {find_or_open(Zone, Spec), supervisor:start_child(Zone, Spec)} end),
-    [] = tracked_child:taken(started).
+    [] = messages:taken(started).
 
 %% "An unknown cast or message is logged and ignored."
 an_exit_message_of_a_stranger_is_logged_and_ignored(Config) ->
@@ -383,10 +385,10 @@ a_spec_that_is_refused_when_its_turn_comes_ends_no_zone(Config) ->
     Tracker = whereis(Zone),
     {_, Cleaner} = tracked_child:terminating(Zone, cleaned),
     Funs = [fun() -> N end || N <- lists:seq(1, 20000)],
-    Started = tracked_child:ask(fun() -> supervisor:start_child(Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}) end),
+    Started = callers:ask(fun() -> supervisor:start_child(Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}) end),
     tracked_process:eventually(fun() -> map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1 end),
     Cleaner ! done,
-    ?assertEqual({answer, {error, badarg}}, tracked_child:answer(Started)),
+    ?assertEqual({answer, {error, badarg}}, callers:answer(Started)),
     ?assertEqual(Tracker, whereis(Zone)).
 
 a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all(Config) ->

@@ -529,8 +529,8 @@ perform({await_attribute, Zone, Name, Key, Increment}, State) ->
     Attribute = [{just, Zone}, Name, Key],
     Call = call(State, tracker, getattr, Attribute ++ [{just, ?HANGS}]),
     IsThere = outcome(State, tracker, getattr, Attribute),
-    Monitor = tracked_child:ask(fun() -> outcome(Call) end),
-    tracked_child:waiting(),
+    Monitor = callers:ask(fun() -> outcome(Call) end),
+    callers:waiting(),
     Incremented = outcome(State, tracker, increment, Attribute ++ [Increment, {just, 0}]),
     Awaited =
         receive
@@ -567,7 +567,7 @@ perform({stop, Zone, How}, State) ->
 asked(Subject, Module, Function, Arguments, State) ->
     #{index := Index, asks := Asks} = Ready = with_processes(Arguments, State),
     Call = call(Ready, Module, Function, Arguments),
-    Monitor = tracked_child:ask(fun() -> outcome(Call) end),
+    Monitor = callers:ask(fun() -> outcome(Call) end),
     Ready#{asks := Asks#{Monitor => {Index, Function, Subject}}}.
 
 is_add(add_existing_child, _) -> true;
@@ -593,7 +593,7 @@ alone(Expression, _) ->
 
 %% All that was asked until now has come to the tracker, and has been handled.
 handled(Zone, State) ->
-    tracked_child:waiting(),
+    callers:waiting(),
     {returned, ok} = outcome(State, tracker, wait, [{just, Zone}]).
 
 %% A child that ignores the signal is told by the message.
@@ -703,7 +703,7 @@ has_shared(Zone, #{module := Module}) ->
 
 killed(Zone, Tracker, #{module := Module} = State) ->
     Children = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
-    Monitors = [monitor(process, Pid) || Pid <- Children ++ tracked_child:beside(Zone)],
+    Monitors = [monitor(process, Pid) || Pid <- Children ++ zones:beside(Zone)],
     true = ets:insert(?MODULE, {{open, Zone}}),
     tracked_child:kill(Tracker),
     Opened = opened(gates([start, terminate], Zone, State), State),
@@ -735,9 +735,9 @@ stop_zone(exit, _, Tracker) ->
     exit(Tracker, shutdown),
     Monitor;
 stop_zone(gen_server, Zone, _) ->
-    tracked_child:ask(fun() -> outcome(fun() -> gen_server:stop(Zone) end) end);
+    callers:ask(fun() -> outcome(fun() -> gen_server:stop(Zone) end) end);
 stop_zone(How, Zone, _) ->
-    tracked_child:ask(fun() -> outcome(fun() -> gen_server:call(Zone, How, infinity) end) end).
+    callers:ask(fun() -> outcome(fun() -> gen_server:call(Zone, How, infinity) end) end).
 
 await_stop_began(Zone, State) ->
     case outcome(State, tracker, wait, [{just, Zone}]) of

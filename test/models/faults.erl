@@ -642,7 +642,7 @@ change_code(Modules) ->
 %% Processes of the library
 
 beside(Zone) ->
-    [{Pid, initial_call(Pid)} || Pid <- (try tracked_child:beside(Zone) catch error:_ -> [] end)].
+    [{Pid, initial_call(Pid)} || Pid <- (try zones:beside(Zone) catch error:_ -> [] end)].
 
 senders(Zone) ->
     [Pid || {Pid, {gen_tracker_events, _, _}} <- beside(Zone)].

@@ -87,7 +87,7 @@ zone(Zone) ->
     Bag = bag(Pids),
     Keepers = [Keeper || {_, _, _, Keeper, _} <- Children],
     Helpers = faults_books:helpers(Zone),
-    Beside = tracked_child:beside(Zone) -- Helpers,
+    Beside = zones:beside(Zone) -- Helpers,
     Count = length(Children),
     differences([
         {states, [], [Child || {_, State, _, _, _} = Child <- Children, State =/= running]},

@@ -201,7 +201,7 @@ world(Terms) ->
     #world{books = ets:new(?MODULE, [public]), terms = maps:from_list(Terms)}.
 
 close(#world{books = Books}) ->
-    tracked_child:stop_zone(?ZONE),
+    zones:stop_zone(?ZONE),
     [tracked_child:kill(Pid) || {Pid, _} <- ets:tab2list(Books), is_pid(Pid), is_process_alive(Pid)],
     true = ets:delete(Books).
 
@@ -535,7 +535,7 @@ answers(Phases) ->
 %% Processes that begin at the same moment: each waits, at work, until all have come.
 meet(World, Branches) ->
     Present = counters:new(1, [atomics]),
-    tracked_child:together([
+    callers:together([
         fun() ->
             counters:add(Present, 1, 1),
             await_all(Present, length(Branches)),
@@ -647,7 +647,7 @@ perform(alive, #world{books = Books}) ->
 perform({open, Name, Spec}, World) ->
     known(gen_tracker:find_or_open(?ZONE, child_spec(Name, Spec, World)), World);
 perform({open_together, Name, Spec, Count}, World) ->
-    tracked_child:together([fun() -> perform({open, Name, Spec}, World) end || _ <- lists:seq(1, Count)]);
+    callers:together([fun() -> perform({open, Name, Spec}, World) end || _ <- lists:seq(1, Count)]);
 perform({start_child, Name, Spec}, World) ->
     known(supervisor:start_child(?ZONE, child_spec(Name, Spec, World)), World);
 perform({add, Name, #spec{tag = Tag} = Spec}, World) ->

@@ -75,7 +75,7 @@ changed(Zone, {count, Key, Incr, Default}, Map) ->
 %% A process sets an attribute and dies; another one, which never held the terms, then reads them in every way.
 pair_comes_back(Zone, Name, Key, Value) ->
     with_child(Zone, Name, fun(Pid) ->
-        tracked_child:apart(fun() -> ok = gen_tracker:setattr(Zone, Name, [{Key, Value}]) end),
+        callers:apart(fun() -> ok = gen_tracker:setattr(Zone, Name, [{Key, Value}]) end),
         lists:all(fun(Read) -> same([{Key, Value}], Read()) end, readings(Zone, Name, Key)) andalso
             same([{Name, [{pid, Pid}, {Key, Value}]}], gen_tracker:list(Zone)) andalso
             gen_tracker:delattr(Zone, Name, anew(Key)) =:= ok andalso

@@ -11,7 +11,8 @@
 
 -import(scheduling, [left/1]).
 -import(zone_hook, [zone/1]).
--import(tracked_child, [apart/1, open/2]).
+-import(callers, [apart/1]).
+-import(tracked_child, [open/2]).
 -import(gen_tracker, [find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).

@@ -9,7 +9,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(tracked_child, [apart/1, open/2]).
+-import(callers, [apart/1]).
+-import(tracked_child, [open/2]).
 -import(gen_tracker, [getattr/3, info/2, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
@@ -42,10 +43,10 @@ all() ->
     ].
 
 init_per_testcase(Case, Config) ->
-    [{zone, tracked_child:zone(Case)} | Config].
+    [{zone, zones:zone(Case)} | Config].
 
 end_per_testcase(Case, _Config) ->
-    tracked_child:stop_zone(Case).
+    zones:stop_zone(Case).
 
 zone(Config) ->
     proplists:get_value(zone, Config).

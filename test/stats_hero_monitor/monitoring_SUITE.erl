@@ -14,7 +14,8 @@
 -import(monitored_worker, [monitor/0, kill_monitor/0, idle/0, worker/0, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(tracked_process, [kill/1, eventually/1]).
--import(tracked_child, [down/1, together/1]).
+-import(tracked_child, [down/1]).
+-import(callers, [together/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, monitor}]}].

@@ -16,7 +16,8 @@
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(monitored_worker, [monitors/2]).
 -import(tracked_process, [kill/1, eventually/1]).
--import(tracked_child, [ask/1, answer/1, waiting/0, down/1]).
+-import(callers, [ask/1, answer/1, waiting/0]).
+-import(tracked_child, [down/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, monitor}]}].
@@ -44,7 +45,7 @@ all() ->
 
 a_cleanup_that_crashes_is_logged_and_affects_no_other(_) ->
     Monitor = monitor(),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     [
         begin
             Crash = fun(_Remove) -> erlang:raise(Class, {cannot_clean, Class}, []) end,
@@ -52,9 +53,9 @@ a_cleanup_that_crashes_is_logged_and_affects_no_other(_) ->
             %% One after the other, then several at once.
             kill([Before]),
             kill([Crashing]),
-            tracked_child:logged("cannot_clean," ++ atom_to_list(Class)),
+            log_text:logged("cannot_clean," ++ atom_to_list(Class)),
             kill([After, worker(), worker(Crash), worker()]),
-            tracked_child:logged("cannot_clean," ++ atom_to_list(Class)),
+            log_text:logged("cannot_clean," ++ atom_to_list(Class)),
             settled(),
             ?assertEqual([undefined, undefined], [
                 stats_hero:find_request(Pid)
@@ -71,12 +72,12 @@ the_count_goes_down_without_stats_hero(Config) ->
     ok = monitored_worker:unload_stats_hero(),
     non_existing = code:which(stats_hero),
     try
-        ok = tracked_child:listen(),
+        ok = log_text:listen(),
         {ok, Monitor} = stats_hero_monitor:start_link(),
         Pids = [idle() || _ <- [1, 2, 3]],
         [ok = register(Pid) || Pid <- Pids],
         kill(Pids),
-        tracked_child:logged("undef"),
+        log_text:logged("undef"),
         settled(),
         ?assertEqual(Monitor, whereis(stats_hero_monitor))
     after
@@ -99,13 +100,13 @@ a_slow_cleanup_delays_no_registration(_) ->
 %% The cleanup is given up, even if the monitor is started again meanwhile.
 a_cleanup_that_never_returns_is_given_up_and_the_others_are_made(_) ->
     supervised_monitor(),
-    ok = tracked_child:listen(),
+    ok = log_text:listen(),
     kill([worker(held_before_removing())]),
     Cleaner = held(),
     kill([worker()]),
     kill_monitor(),
     down(Cleaner),
-    tracked_child:logged("the cleanup after a dead process failed"),
+    log_text:logged("the cleanup after a dead process failed"),
     eventually(fun() -> is_pid(whereis(stats_hero_monitor)) end),
     settled(),
     ?assertEqual(1, stats_hero:mapped()).

@@ -10,7 +10,8 @@
 -import(monitored_worker, [worker/1, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(tracked_process, [kill/1, eventually/1]).
--import(tracked_child, [ask/1, answer/1, waiting/0, taken/1]).
+-import(callers, [ask/1, answer/1, waiting/0]).
+-import(messages, [taken/1]).
 
 suite() ->
     [{timetrap, {minutes, 5}}, {ct_hooks, [{counter_hook, monitor}]}].

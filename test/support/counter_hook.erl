@@ -47,7 +47,7 @@ clean_up(tracker, _Config) ->
     tracked_process:stop_tracker(),
     ledger_backend:close();
 clean_up(monitor, _Config) ->
-    _ = logger:remove_handler(tracked_child),
+    _ = logger:remove_handler(log_text),
     monitored_worker:close();
 clean_up(both, Config) ->
     counting:close(counting:kind(Config));

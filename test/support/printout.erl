@@ -93,6 +93,6 @@ added(Zone, Name, Work) ->
             stop -> ok
         end
     end),
-    {worked, Child} = tracked_child:await(worked, Child),
+    {worked, Child} = messages:await(worked, Child),
     {ok, Child} = gen_tracker:add_existing_child(Zone, {Name, Child, worker, []}),
     Child.

@@ -6,7 +6,7 @@
 
 -export([script/1, run/0, dead/1, spec/3, open/4, pending/2, pending/3]).
 
--import(tracked_child, [await/1, taken/1]).
+-import(messages, [await/1, taken/1]).
 
 %% Returns a start function. Its first call runs the first step, its second call the second step;
 %% the last step is repeated.

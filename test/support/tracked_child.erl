@@ -1,5 +1,4 @@
-%% Children for the suites of zones, and what a case does with them: start them, wait for them, call
-%% their zone from other processes.
+%% Children for the suites of zones, and functions that start and stop them.
 %%
 %% The `start_*` functions are start functions for child specs. Their first argument is the
 %% process of the test, which receives `{started, Pid}` from most of them. If a child has its
@@ -15,15 +14,12 @@
 -export([spec/2, spec/3, spec/4, plain/1, full/1, ignoring/1, six_tuple/1]).
 %% Children
 -export([open/2, stubborn/1, loose/1, gated/2, terminating/2, forgotten/2, stop/2]).
--export([keeper/1, beside/1]).
-%% Zones and other processes
--export([zone/1, stop_zone/1, kill/1, down/1]).
-%% Callers
--export([ask/1, answer/1, waiting/0, apart/1, together/1, while_writing/3, sent_by/1]).
-%% Messages
--export([await/1, await/2, taken/1]).
-%% The log
--export([listen/0, logged/1, logged/2, log/2]).
+-export([keeper/1]).
+%% Any processes
+-export([kill/1, down/1]).
+
+-import(callers, [ask/1]).
+-import(messages, [await/1, await/2]).
 
 %%% Start functions
 
@@ -237,29 +233,7 @@ keeper(Child) ->
     {parent, Keeper} = process_info(Child, parent),
     Keeper.
 
-%% Returns all processes that the library runs for a zone beside its tracker: the keepers, the
-%% watchdog, and the sender of events. They are linked to the tracker.
-beside(Zone) ->
-    {links, Links} = process_info(whereis(Zone), links),
-    {parent, Parent} = process_info(whereis(Zone), parent),
-    [Pid || Pid <- Links, is_pid(Pid), Pid =/= Parent].
-
-%%% Zones and other processes
-
-%% Starts a zone, linked to the caller, and returns its name.
-zone(Zone) ->
-    {ok, _} = gen_tracker:start_link(Zone),
-    Zone.
-
-%% Stops a zone in good order, if it runs.
-stop_zone(Zone) ->
-    try
-        gen_server:stop(Zone)
-    catch
-        exit:_ ->
-            undefined = whereis(Zone),
-            ok
-    end.
+%%% Any processes
 
 %% Kills a process that may be linked to the caller, and waits until it has exited.
 kill(Pid) ->
@@ -272,147 +246,4 @@ down(Pid) ->
     Monitor = monitor(process, Pid),
     receive
         {'DOWN', Monitor, process, Pid, Reason} -> Reason
-    end.
-
-%%% Callers
-
-%% Calls a fun in a process of its own. `answer/1` takes what this function returns.
-ask(Fun) ->
-    {_, Monitor} = spawn_monitor(fun() -> exit({answer, Fun()}) end),
-    Monitor.
-
-%% Returns `{answer, Value}`, or the exit reason of the call.
-answer(Monitor) ->
-    {'DOWN', Monitor, process, _, Answer} = await('DOWN', Monitor),
-    Answer.
-
-%% Waits until each process that the caller monitors, such as one of `ask/1`, waits for a message or
-%% has exited.
-waiting() ->
-    {monitors, Monitors} = process_info(self(), monitors),
-    lists:foreach(fun waiting/1, Monitors).
-
-waiting({process, Pid}) ->
-    case process_info(Pid, status) of
-        {status, waiting} ->
-            ok;
-        undefined ->
-            ok;
-        {status, _} ->
-            erlang:yield(),
-            waiting({process, Pid})
-    end.
-
-%% Returns what a fun returns, called in a process of its own, which has exited by then.
-apart(Fun) ->
-    [Answer] = together([Fun]),
-    Answer.
-
-%% Calls funs at the same time, each in a process of its own, and returns their results in order.
-together(Funs) ->
-    Workers = [
-        spawn_monitor(fun() ->
-            receive
-                go -> exit({answer, Fun()})
-            end
-        end)
-     || Fun <- Funs
-    ],
-    [Pid ! go || {Pid, _} <- Workers],
-    [returned(Worker) || Worker <- Workers].
-
-returned({Pid, Monitor}) ->
-    receive
-        {'DOWN', Monitor, process, Pid, {answer, Answer}} -> Answer;
-        {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)
-    end.
-
-%% Calls each reader so many times, each in a process of its own, while another process calls
-%% `Step(1)`, `Step(2)` and so on. Returns a list of results for each reader.
-while_writing(Step, Times, Readers) ->
-    Writer = spawn_link(fun() -> write(Step, 1) end),
-    try
-        together([fun() -> [Reader() || _ <- lists:seq(1, Times)] end || Reader <- Readers])
-    after
-        Writer ! enough,
-        down(Writer)
-    end.
-
-write(Step, Number) ->
-    receive
-        enough -> ok
-    after 0 ->
-        Step(Number),
-        write(Step, Number + 1)
-    end.
-
-%% Returns the answer of a fun, like `answer/1`, and all messages that its process sent in the call.
-sent_by(Fun) ->
-    Test = self(),
-    Answer = answer(
-        ask(fun() ->
-            erlang:trace(self(), true, [send, {tracer, Test}]),
-            Fun()
-        end)
-    ),
-    Delivered = erlang:trace_delivered(all),
-    {trace_delivered, all, Delivered} = await(trace_delivered),
-    {Answer, taken(trace)}.
-
-%%% Messages
-
-%% Waits for a message with this first element, and returns it. Fails after ten seconds.
-await(Tag) ->
-    receive
-        Message when element(1, Message) =:= Tag -> Message
-    after 10000 -> ct:fail({no_message, Tag})
-    end.
-
-%% Like `await/1`, for a message with these first two elements.
-await(Tag, Second) ->
-    receive
-        Message when element(1, Message) =:= Tag, element(2, Message) =:= Second -> Message
-    after 10000 -> ct:fail({no_message, Tag, Second})
-    end.
-
-%% Returns all messages in the mailbox that have this first element, and removes them.
-taken(Tag) ->
-    receive
-        Message when element(1, Message) =:= Tag -> [Message | taken(Tag)]
-    after 0 -> []
-    end.
-
-%%% The log
-
-%% From now on the caller receives the events of the log, until
-%% `logger:remove_handler(tracked_child)`.
-listen() ->
-    ok = logger:add_handler(?MODULE, ?MODULE, #{config => self()}).
-
-%% The callback of the handler.
-log(Event, #{config := Test}) ->
-    Test ! {log, unicode:characters_to_list(logger_formatter:format(Event, #{}))}.
-
-%% Waits for an event with this text, and returns it as printed.
-logged(Text) ->
-    {log, Line} = await(log),
-    case string:find(Line, Text) of
-        nomatch -> logged(Text);
-        _ -> Line
-    end.
-
-%% Waits for an event with all of these texts, at most so many milliseconds, and returns it as
-%% printed.
-logged(Texts, Milliseconds) ->
-    await_log(Texts, erlang:monotonic_time(millisecond) + Milliseconds).
-
-await_log(Texts, Deadline) ->
-    receive
-        {log, Line} ->
-            case [Text || Text <- Texts, string:find(Line, Text) =:= nomatch] of
-                [] -> Line;
-                _ -> await_log(Texts, Deadline)
-            end
-    after max(0, Deadline - erlang:monotonic_time(millisecond)) ->
-        ct:fail({not_logged, Texts})
     end.

@@ -6,7 +6,7 @@
 -export([spec/2, open/3, open/4, open/5, cleaning/2, cleaning/3]).
 -export([tell/0, gate/0, telling/1, told/1]).
 
--import(tracked_child, [await/2]).
+-import(messages, [await/2]).
 
 start_link(Test) ->
     tracked_child:start_link(Test).

@@ -109,10 +109,10 @@ in_table(From) ->
         {Pids, Next} -> Pids ++ in_table(Next)
     end.
 
-%% Returns a call of `track/2`, whose result `tracked_child:answer/1` returns, and its process. The
+%% Returns a call of `track/2`, whose result `callers:answer/1` returns, and its process. The
 %% process waits in `ledger_backend`: the name is `{gated, 1, self(), _}`.
 caller_in_backend(Name, Pid) ->
-    Call = tracked_child:ask(fun() -> metrics_process_tracker:track(Name, Pid) end),
+    Call = callers:ask(fun() -> metrics_process_tracker:track(Name, Pid) end),
     receive
         {updating, Name, 1, Caller} -> {Call, Caller}
     end.

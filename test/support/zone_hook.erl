@@ -33,7 +33,7 @@ pre_init_per_testcase(_Suite, Case, Config, Options) ->
     {prepare(Case, Options) ++ Config, Options}.
 
 post_end_per_testcase(_Suite, Case, _Config, Return, Options) ->
-    _ = logger:remove_handler(tracked_child),
+    _ = logger:remove_handler(log_text),
     ok = kept_log:forget(),
     Stopped = proplists:get_bool(kill, Options) orelse stop(Case),
     ok = zones:clean_up(),
@@ -43,7 +43,7 @@ post_end_per_testcase(_Suite, Case, _Config, Return, Options) ->
     end.
 
 stop(Zone) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> tracked_child:stop_zone(Zone) end),
+    {Pid, Monitor} = spawn_monitor(fun() -> zones:stop_zone(Zone) end),
     receive
         {'DOWN', Monitor, process, Pid, Reason} -> Reason =:= normal
     after 30000 ->
@@ -55,8 +55,8 @@ prepare(Case, Options) ->
     case proplists:get_value(open, Options) of
         undefined ->
             process_flag(trap_exit, true),
-            [{zone, tracked_child:zone(Case)} || proplists:get_bool(start, Options)];
+            [{zone, zones:zone(Case)} || proplists:get_bool(start, Options)];
         Name ->
-            Zone = tracked_child:zone(Case),
+            Zone = zones:zone(Case),
             [{zone, Zone}, {child, tracked_child:open(Zone, Name)}]
     end.

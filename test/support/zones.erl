@@ -4,8 +4,33 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-export([zone/1, stop_zone/1, beside/1]).
 -export([ways_to_stop/0, stop/2, stopped/3, clean_up/0]).
 -export([opening/2, until_found/3, keeper/2]).
+
+%% Running zones
+
+%% Starts a zone, linked to the caller, and returns its name.
+zone(Zone) ->
+    {ok, _} = gen_tracker:start_link(Zone),
+    Zone.
+
+%% Stops a zone in good order, if it runs.
+stop_zone(Zone) ->
+    try
+        gen_server:stop(Zone)
+    catch
+        exit:_ ->
+            undefined = whereis(Zone),
+            ok
+    end.
+
+%% Returns all processes that the library runs for a zone beside its tracker: the keepers, the
+%% watchdog, and the sender of events. They are linked to the tracker.
+beside(Zone) ->
+    {links, Links} = process_info(whereis(Zone), links),
+    {parent, Parent} = process_info(whereis(Zone), parent),
+    [Pid || Pid <- Links, is_pid(Pid), Pid =/= Parent].
 
 %% Stopping
 
@@ -31,7 +56,7 @@ stop(Zone, Milliseconds) ->
 stopped(Zone, Stop, Milliseconds) ->
     Tracker = whereis(Zone),
     Deadline = erlang:monotonic_time(millisecond) + Milliseconds,
-    Monitors = [{Pid, monitor(process, Pid)} || Pid <- tracked_child:beside(Zone)],
+    Monitors = [{Pid, monitor(process, Pid)} || Pid <- beside(Zone)],
     Monitor = monitor(process, Tracker),
     %% The VM may delay the signal of the last `monitor/2`. A further signal sends it.
     true = demonitor(monitor(process, Tracker), [flush]),

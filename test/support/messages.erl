@@ -1,0 +1,25 @@
+%% Messages to the test, found by their first elements.
+-module(messages).
+
+-export([await/1, await/2, taken/1]).
+
+%% Waits for a message with this first element, and returns it. Fails after ten seconds.
+await(Tag) ->
+    receive
+        Message when element(1, Message) =:= Tag -> Message
+    after 10000 -> ct:fail({no_message, Tag})
+    end.
+
+%% Like `await/1`, for a message with these first two elements.
+await(Tag, Second) ->
+    receive
+        Message when element(1, Message) =:= Tag, element(2, Message) =:= Second -> Message
+    after 10000 -> ct:fail({no_message, Tag, Second})
+    end.
+
+%% Returns all messages in the mailbox that have this first element, and removes them.
+taken(Tag) ->
+    receive
+        Message when element(1, Message) =:= Tag -> [Message | taken(Tag)]
+    after 0 -> []
+    end.
