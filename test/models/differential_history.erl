@@ -14,8 +14,9 @@
 %%     {subscribe, Zone}, {unsubscribe, Zone}  for the events of a zone
 %%     {start, Zone, Arguments}                calls `start_link`
 %%     {stop, Zone, How}                       stops or kills a zone
-%%     {while, State, Zone, Name, Operations}  performs operations while a child waits for its next
-%%                                             start, in the state `slowed` or `failed`
+%%     {while, Cause, Zone, Name, Operations}  performs operations while a child waits for its next
+%%                                             start: the cause is a start that has `failed`, or the
+%%                                             restart limit (`slowed`)
 %%
 %% `Module` is `tracker` for the module under test. Arguments and names are expressions, so that a
 %% history can be printed, read back and played against two modules. `differential:value/2`
