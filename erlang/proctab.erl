@@ -6,7 +6,7 @@
 %% metrics exporter. {@link top/2} returns the names with the largest values of an attribute. These
 %% functions read the tables page by page and send no message to a zone. The result is not a
 %% snapshot: each name that changes meanwhile is counted either before or after its change. They
-%% take about a second for a million names.
+%% take one to three seconds for a million names.
 %%
 %% `gen_tracker', `metrics_process_tracker' and `stats_hero_monitor' have the names of the modules
 %% that they replace. The code path decides which of the two is loaded. {@link check/0} shows which
