@@ -88,8 +88,8 @@ parent() ->
         _ -> undefined
     end.
 
-%% @doc Returns the same of the caller of a request that does not contain it, in a list that is
-%% empty if there is none.
+%% @doc Like {@link parent/0}, for the caller of a request that does not contain its parent. Returns
+%% a list, which is empty if the caller's dictionary has no parent or is too large to be read.
 -spec parent(gen_server:from()) -> [pid() | undefined].
 parent({Pid, _}) when node(Pid) =:= node() ->
     case process_info(Pid, total_heap_size) of
