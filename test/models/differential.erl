@@ -98,7 +98,11 @@ compare(Module, History) ->
         Library = play(Module, History, Terms, ?ATTEMPTS),
         {first_difference(Reference, Library), length(History)}
     catch
-        throw:{ends_before, Index} -> compare(Module, lists:sublist(History, Index - 1))
+        %% The operation whose play took too long, or the last one if that was a stop at the end.
+        throw:{ends_before, Number} when History =/= [] ->
+            compare(Module, lists:sublist(History, min(Number, length(History)) - 1));
+        throw:{ends_before, _} ->
+            {#{what => nothing_can_be_played_in_time}, 0}
     after
         ok = logger:set_primary_config(level, Level)
     end.
@@ -401,8 +405,8 @@ play(Module, History, Terms, Attempts) ->
             Observed;
         {'DOWN', Monitor, process, Player, {too_slow, player, _}} when Attempts > 1 ->
             play(Module, History, Terms, Attempts - 1);
-        {'DOWN', Monitor, process, Player, {too_slow, _, Index}} when Index > length(?ZONES) ->
-            throw({ends_before, Index - length(?ZONES)});
+        {'DOWN', Monitor, process, Player, {too_slow, _, Number}} ->
+            throw({ends_before, max(1, Number - length(?ZONES))});
         {'DOWN', Monitor, process, Player, Reason} ->
             Left = [Pid || Zone <- ?ZONES, Pid <- [whereis(Zone)], is_pid(Pid)],
             lists:foreach(fun tracked_child:kill/1, Left),
@@ -431,8 +435,10 @@ play_once(Module, History, Terms) ->
         module => Module,
         terms => Terms,
         names => names(History),
-        %% The number of the operation.
+        %% The number of the operation, in the log. Those during a delay count as well.
         index => 0,
+        %% How many operations of the history were begun, and starts of zones before it.
+        begun => 0,
         began => erlang:monotonic_time(millisecond),
         %% Callbacks that wait at a gate: #{ChildId => {Kind, Pid, Monitor}}.
         gates => #{},
@@ -470,13 +476,13 @@ play_once(Module, History, Terms) ->
     end.
 
 %% Ends all processes, so that none of them sends messages to the next player.
-give_up(Slow, #{index := Index} = State) ->
+give_up(Slow, #{begun := Begun} = State) ->
     Running = [{Zone, Tracker} || Zone <- ?ZONES, Tracker <- [whereis(Zone)], is_pid(Tracker)],
     Kill = fun({Zone, Tracker}, Before) -> kill_zone(Zone, Tracker, Before) end,
     set_allowed_calls(none),
     #{pids := Pids} = lists:foldl(Kill, State, Running),
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
-    exit({too_slow, Slow, Index}).
+    exit({too_slow, Slow, Begun}).
 
 observed(#{log := Log, events := Events, pids := Pids}) ->
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
@@ -489,12 +495,17 @@ observed(#{log := Log, events := Events, pids := Pids}) ->
 names(History) ->
     hd([Names || {names, Names} <- History] ++ [[]]).
 
-step(Operation, #{index := Index} = Before) ->
+step(Operation, #{index := Index, begun := Begun} = Before) ->
     Begins = erlang:monotonic_time(millisecond),
     check_time(Begins, Before),
     allow_calls(Operation, Before),
     try
-        Ready = Before#{index := Index + 1, reports := [], waited_for_time := false},
+        Ready = Before#{
+            index := Index + 1,
+            begun := Begun + 1,
+            reports := [],
+            waited_for_time := false
+        },
         Settled = settle(perform(Operation, Ready)),
         check_time(Begins, Settled),
         State = track_endings(Begins, Settled),
