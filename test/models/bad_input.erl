@@ -39,9 +39,17 @@ round(Seed) ->
         Sorts = lists:append([lists:duplicate(Times, Sort) || {Sort, Times} <- ?BATCHES]),
         with_witness(fun(Look) ->
             %% What takes nothing cannot be given anything bad, and may look through all zones: once will do. What is loaded once is loaded here as well.
-            Loading = [{stats_hero_monitor, register, [remote_pid]}, {gen_tracker, wait, [nothing]}],
+            Loading = [
+                {stats_hero_monitor, register, [remote_pid]},
+                {gen_tracker, wait, [nothing]}
+            ],
             case batches(Seed, [{public, [call(Function) || {_, _, [], _} = Function <- public()] ++ Loading}], Look, #{}) of
-                {ok, Figures} -> counted(Seed, erlang:system_info(atom_count), batches(Seed, [{Sort, calls(Sort)} || Sort <- Sorts], Look, Figures));
+                {ok, Figures} ->
+                    counted(
+                        Seed,
+                        erlang:system_info(atom_count),
+                        batches(Seed, [{Sort, calls(Sort)} || Sort <- Sorts], Look, Figures)
+                    );
                 Failed -> Failed
             end
         end)
@@ -49,7 +57,8 @@ round(Seed) ->
 
 counted(Seed, Before, {ok, Figures}) ->
     case erlang:system_info(atom_count) - Before of
-        Atoms when Atoms > ?ATOMS -> {failed, #{seed => Seed, why => {atoms, Atoms}, sort => round, calls => []}};
+        Atoms when Atoms > ?ATOMS ->
+            {failed, #{seed => Seed, why => {atoms, Atoms}, sort => round, calls => []}};
         _ -> {ok, Figures}
     end;
 counted(_, _, Failed) ->
@@ -59,7 +68,9 @@ counted(_, _, Failed) ->
 replay(#{sort := round, seed := Seed}) ->
     round(Seed);
 replay(#{sort := Sort, seed := Seed, calls := Calls}) ->
-    in_silence(fun() -> with_witness(fun(Look) -> batches(Seed, [{Sort, Calls}], Look, #{}) end) end).
+    in_silence(fun() ->
+        with_witness(fun(Look) -> batches(Seed, [{Sort, Calls}], Look, #{}) end)
+    end).
 
 batches(_, [], _, Figures) ->
     {ok, Figures};
@@ -71,7 +82,13 @@ batches(Seed, [{Sort, Calls} | Rest], Look, Figures) ->
             Add = fun(_, One, Other) -> One + Other end,
             batches(Seed, Rest, Look, maps:merge_with(Add, Counted, Figures));
         {{ok, _}, After} ->
-            {failed, culprit(#{seed => Seed, why => {witness, Before, After}, sort => Sort, calls => Calls}, Look)};
+            {
+                failed,
+                culprit(
+                    #{seed => Seed, why => {witness, Before, After}, sort => Sort, calls => Calls},
+                    Look
+                )
+            };
         {{failed, Why, Culprits}, _} ->
             {failed, #{seed => Seed, why => Why, sort => Sort, calls => Culprits}}
     end.
@@ -81,7 +98,15 @@ culprit(#{calls := [_]} = History, _) ->
     History;
 culprit(#{calls := Calls, sort := Sort} = History, Look) ->
     {First, Second} = lists:split(length(Calls) div 2, Calls),
-    Guilty = [Half || Half <- [First, Second], begin Before = Look(), _ = batch(Sort, Half), Before =/= Look() end],
+    Guilty = [
+        Half
+     || Half <- [First, Second],
+        begin
+            Before = Look(),
+            _ = batch(Sort, Half),
+            Before =/= Look()
+        end
+    ],
     case Guilty of
         [Half | _] -> culprit(History#{calls := Half}, Look);
         [] -> History
@@ -117,11 +142,23 @@ with_witness(Fun) ->
         ok = ledger_backend:open(),
         Zone = zones:zone(?WITNESS),
         Child = tracked_child:open(?WITNESS, ?NAME),
-        ok = gen_tracker:setattr(?WITNESS, ?NAME, [{n, 1}, {float, -0.0}, {list, lists:seq(1, 100)}, {binary, binary:copy(<<1>>, 10000)}]),
+        ok = gen_tracker:setattr(
+            ?WITNESS,
+            ?NAME,
+            [{n, 1}, {float, -0.0}, {list, lists:seq(1, 100)}, {binary, binary:copy(<<1>>, 10000)}]
+        ),
         ok = proctab_nif:processes_open(?WITNESS, self()),
         ok = proctab_nif:register(?WITNESS, Child, ?NAME),
         try
-            Fun(fun() -> {whereis(Zone), is_process_alive(Child), rows(?WITNESS), registrations(?WITNESS), in_table(?WITNESS)} end)
+            Fun(fun() ->
+                {
+                    whereis(Zone),
+                    is_process_alive(Child),
+                    rows(?WITNESS),
+                    registrations(?WITNESS),
+                    in_table(?WITNESS)
+                }
+            end)
         after
             ok = proctab_nif:processes_close(?WITNESS),
             zones:stop_zone(?WITNESS),
@@ -136,12 +173,19 @@ in_table(Zone) ->
 rows(Zone) ->
     Sizes = pages(fun(From) -> proctab_nif:page(Zone, From, sizes, []) end, 0),
     Children = pages(fun(From) -> proctab_nif:page(Zone, From, children, []) end, 0),
-    {lists:sort(Sizes), lists:sort(Children), [lists:sort(proctab_nif:attrs(Zone, Name)) || {Name, _, _, _} <- lists:sort(Sizes)]}.
+    {
+        lists:sort(Sizes),
+        lists:sort(Children),
+        [lists:sort(proctab_nif:attrs(Zone, Name)) || {Name, _, _, _} <- lists:sort(Sizes)]
+    }.
 
 registrations(Table) ->
     Pids = pages(fun(From) -> proctab_nif:processes_page(Table, From) end, 0),
     Counts = pages(fun(From) -> proctab_nif:counts_page(Table, From) end, 0),
-    {lists:sort(Counts), [{Pid, lists:sort(proctab_nif:registered_names(Table, Pid))} || Pid <- lists:sort(Pids)]}.
+    {
+        lists:sort(Counts),
+        [{Pid, lists:sort(proctab_nif:registered_names(Table, Pid))} || Pid <- lists:sort(Pids)]
+    }.
 
 pages(Read, From) ->
     case Read(From) of
@@ -182,18 +226,24 @@ work([Call | Calls], World, Before, Figures) ->
 %% What a call has come to, without the terms that may be large.
 outcome({Module, Function, Recipes}, #{sort := internal} = World) ->
     %% It may wait for ever, and it may end itself.
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({done, outcome(Module, Function, [make(Recipe, World) || Recipe <- Recipes])}) end),
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        exit({done, outcome(Module, Function, [make(Recipe, World) || Recipe <- Recipes])})
+    end),
     receive
         {'DOWN', Monitor, process, Pid, {done, {raised, _, nif_panicked}}} -> panicked;
         {'DOWN', Monitor, process, Pid, _} -> done
     after 2 ->
         exit(Pid, kill),
-        receive {'DOWN', Monitor, process, Pid, _} -> killed end
+        receive
+            {'DOWN', Monitor, process, Pid, _} -> killed
+        end
     end;
 outcome({Module, Function, Recipes} = Call, World) ->
     Arguments = [make(Recipe, World) || Recipe <- Recipes],
     {Kinds, Shapes} = expected(Call),
-    IsRight = lists:all(fun({Kind, Argument}) -> is_right(Kind, Argument, World) end, lists:zip(Kinds, Arguments)),
+    IsRight = lists:all(
+        fun({Kind, Argument}) -> is_right(Kind, Argument, World) end, lists:zip(Kinds, Arguments)
+    ),
     Outcome = outcome(Module, Function, Arguments),
     Fits = lists:any(fun(Shape) -> fits(Shape, Outcome) end, Shapes),
     {IsRight, Fits, brief(Outcome)}.
@@ -211,8 +261,10 @@ brief(Outcome) -> lists:flatten(io_lib:format("~0tP", [outline(Outcome, 4), 8]))
 
 %% Its outermost levels: it may unfold without end. Long integers take too long to print.
 outline(Integer, _) when is_integer(Integer), abs(Integer) > 1 bsl 64 -> large;
-outline(Tuple, Levels) when is_tuple(Tuple), tuple_size(Tuple) < 6, Levels > 0 -> list_to_tuple([outline(Element, Levels - 1) || Element <- tuple_to_list(Tuple)]);
-outline(Other, _) when is_atom(Other); is_pid(Other); is_integer(Other); is_reference(Other) -> Other;
+outline(Tuple, Levels) when is_tuple(Tuple), tuple_size(Tuple) < 6, Levels > 0 ->
+    list_to_tuple([outline(Element, Levels - 1) || Element <- tuple_to_list(Tuple)]);
+outline(Other, _) when is_atom(Other); is_pid(Other); is_integer(Other); is_reference(Other) ->
+    Other;
 outline(_, _) -> '_'.
 
 %% How a call counts, or what is wrong with it.
@@ -274,7 +326,11 @@ world(Sort) ->
     open(Sort, Common).
 
 dummy() ->
-    spawn_link(fun() -> receive stop -> ok end end).
+    spawn_link(fun() ->
+        receive
+            stop -> ok
+        end
+    end).
 
 %% The handle of a zone that has ended.
 gone() ->
@@ -292,10 +348,14 @@ open(public, #{dummy := Dummy} = World) ->
         {ok, _} = stats_hero_monitor:start_link(),
         ok = metrics_process_tracker:track(?NAME, Dummy),
         Test ! {hosting, self()},
-        receive stop -> ok end
+        receive
+            stop -> ok
+        end
     end, [link, monitor]),
     receive
-        {hosting, Host} -> demonitor(Monitor), World#{host => Host, handle => make_ref(), waits => make_ref()};
+        {hosting, Host} ->
+            demonitor(Monitor),
+            World#{host => Host, handle => make_ref(), waits => make_ref()};
         {'DOWN', Monitor, process, Host, Reason} -> error(Reason)
     end;
 open(_, #{dummy := Dummy} = World) ->
@@ -313,20 +373,40 @@ open(_, #{dummy := Dummy} = World) ->
     World#{handle => Handle, waits => Waits}.
 
 flush() ->
-    receive _ -> flush() after 0 -> ok end.
+    receive
+        _ -> flush()
+    after 0 -> ok
+    end.
 
 forget(#{sort := public, host := Host, dummy := Dummy} = World) ->
     Servers = [Host | [Pid || Name <- servers(), Pid <- [whereis(Name)], is_pid(Pid)]],
     Monitors = [monitor(process, Pid) || Pid <- Servers],
     exit(Host, kill),
-    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
-    [begin unlink(Pid), ok = gen_server:stop(Pid) end || Pid <- started()],
+    [
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+     || Monitor <- Monitors
+    ],
+    [
+        begin
+            unlink(Pid),
+            ok = gen_server:stop(Pid)
+        end
+     || Pid <- started()
+    ],
     _ = tracked_child:kill(Dummy),
     _ = messages(World),
     ok;
 forget(#{dummy := Dummy}) ->
-    [ok = proctab_nif:zone_close(Zone) || {zone, Zone, Owner} <- proctab_nif:tables(), Owner =:= self(), Zone =/= ?WITNESS],
-    [ok = proctab_nif:processes_close(Table) || {processes, Table, Owner} <- proctab_nif:tables(), Owner =:= self() orelse Owner =:= Dummy],
+    [
+        ok = proctab_nif:zone_close(Zone)
+     || {zone, Zone, Owner} <- proctab_nif:tables(), Owner =:= self(), Zone =/= ?WITNESS
+    ],
+    [
+        ok = proctab_nif:processes_close(Table)
+     || {processes, Table, Owner} <- proctab_nif:tables(), Owner =:= self() orelse Owner =:= Dummy
+    ],
     _ = tracked_child:kill(Dummy),
     flush().
 
@@ -340,7 +420,18 @@ state(#{sort := internal}) ->
     same;
 state(#{sort := public}) ->
     Servers = [whereis(Name) || Name <- [?ZONE, metrics_process_tracker, stats_hero_monitor]],
-    {Servers, tables(), look(fun() -> {rows(?ZONE), proctab_nif:waiting(?ZONE), registrations(metrics_process_tracker), registrations(stats_hero_monitor)} end)};
+    {
+        Servers,
+        tables(),
+        look(fun() ->
+            {
+                rows(?ZONE),
+                proctab_nif:waiting(?ZONE),
+                registrations(metrics_process_tracker),
+                registrations(stats_hero_monitor)
+            }
+        end)
+    };
 state(#{sort := native}) ->
     {tables(), look(fun() -> {rows(?RAW), proctab_nif:waiting(?RAW), registrations(?TABLE)} end)}.
 
@@ -348,16 +439,29 @@ tables() ->
     lists:sort(proctab_nif:tables()).
 
 look(Fun) ->
-    try Fun() catch error:badarg -> closed end.
+    try
+        Fun()
+    catch
+        error:badarg -> closed
+    end.
 
 %% A child of the zone.
 start_child(_) ->
-    {ok, spawn_link(fun() -> receive stop -> ok end end)}.
+    {
+        ok,
+        spawn_link(fun() ->
+            receive
+                stop -> ok
+            end
+        end)
+    }.
 
 %% A group leader that prints nothing.
 silent() ->
     receive
-        {io_request, From, As, _} -> From ! {io_reply, As, ok}, ?MODULE:silent();
+        {io_request, From, As, _} ->
+            From ! {io_reply, As, ok},
+            ?MODULE:silent();
         _ -> ?MODULE:silent()
     end.
 
@@ -365,16 +469,32 @@ silent() ->
 
 %% The exported functions of the library that are neither OTP's nor the compiler's.
 exported() ->
-    [{Module, Function, Arity} || Module <- ?MODULES, {Function, Arity} <- Module:module_info(exports), Function =/= module_info].
+    [
+        {Module, Function, Arity}
+     || Module <- ?MODULES,
+        {Function, Arity} <- Module:module_info(exports),
+        Function =/= module_info
+    ].
 
 %% Those that rounds call. Loading is left to suites that can undo it.
 covered() ->
-    [{Module, Function, length(Kinds)} || {Module, Function, Kinds, _} <- native() ++ public(), Module =/= supervisor, Module =/= gen_server] ++
+    [
+        {Module, Function, length(Kinds)}
+     || {Module, Function, Kinds, _} <- native() ++ public(),
+        Module =/= supervisor,
+        Module =/= gen_server
+    ] ++
         [{proctab, load, 0}, {proctab_swap, load, 0} | internal()].
 
 expected({Module, Function, Recipes}) ->
     [{Kinds, Shapes}] =
-        [{Kinds, Shapes} || {M, F, Kinds, Shapes} <- native() ++ public(), M =:= Module, F =:= Function, length(Kinds) =:= length(Recipes)],
+        [
+            {Kinds, Shapes}
+         || {M, F, Kinds, Shapes} <- native() ++ public(),
+            M =:= Module,
+            F =:= Function,
+            length(Kinds) =:= length(Recipes)
+        ],
     {Kinds, Shapes}.
 
 %% Function, what its arguments are, and what it may answer when all are right.
@@ -395,7 +515,11 @@ native() ->
         {slowed, [raw, any], [true, false]},
         {restarting, [raw, any], [true, false]},
         {respec, [raw, any, any], [true, false]},
-        {stop, [zone_or_handle, any, pid], [launching, running, terminating, pending, slowed, restarting, false]},
+        {
+            stop,
+            [zone_or_handle, any, pid],
+            [launching, running, terminating, pending, slowed, restarting, false]
+        },
         {remove, [raw, any], [true, false]},
         {unregister_name, [raw, any, pid, any], [true, false]},
         {change_keeper, [raw, pid, pid], [{ok, any}, undefined]},
@@ -447,7 +571,16 @@ public() ->
         {find, [zone, any], [{ok, pid}, undefined]},
         {find_or_open, [atom, sent], Opened},
         {which_children, [zone], [list]},
-        {add_existing_child, [zone, existing], [{ok, pid}, {error, {already_started, pid}}, badarg, {raised, exit, {{nodedown, any}, any}}]},
+        {
+            add_existing_child,
+            [zone, existing],
+            [
+                {ok, pid},
+                {error, {already_started, pid}},
+                badarg,
+                {raised, exit, {{nodedown, any}, any}}
+            ]
+        },
         {wait, [zone], [ok, {raised, exit, {{nodedown, any}, any}}]},
         {setattr, [zone, any, attributes], [ok, Void]},
         {setattr, [zone, any, any, any], [ok, Void]},
@@ -511,32 +644,54 @@ public() ->
 
 %% What is not for users, or for OTP alone. Those that end other processes, or the VM's modules, are not called with a process that matters.
 internal() ->
-    Callbacks = [init, handle_call, handle_cast, handle_info, handle_continue, terminate, code_change, format_status, clean],
+    Callbacks = [
+        init,
+        handle_call,
+        handle_cast,
+        handle_info,
+        handle_continue,
+        terminate,
+        code_change,
+        format_status,
+        clean
+    ],
     Users = [gen_tracker, metrics_process_tracker, stats_hero_monitor],
     [Export || {Module, Function, Arity} = Export <- exported(),
         {Function, Arity} =/= {load, 0},
         case lists:member(Module, Users) of
-            true -> lists:member(Function, Callbacks) orelse {Module, Function} =:= {gen_tracker, init_ack};
+            true ->
+                lists:member(Function, Callbacks) orelse {Module, Function} =:= {
+                    gen_tracker,
+                    init_ack
+                };
             false -> not lists:member(Module, [proctab, proctab_nif])
         end].
 
 %% Whether an argument is what its place takes.
 is_right(zone, Zone, _) -> Zone =:= ?ZONE;
 is_right(raw, Zone, _) -> Zone =:= ?RAW;
-is_right(zone_or_handle, Zone, #{handle := Handle, gone := Gone}) -> lists:member(Zone, [?RAW, Handle, Gone]);
+is_right(zone_or_handle, Zone, #{handle := Handle, gone := Gone}) ->
+    lists:member(Zone, [?RAW, Handle, Gone]);
 is_right(waits, Waits, #{waits := Right}) -> Waits =:= Right;
 is_right(table, Table, _) -> Table =:= ?TABLE;
 is_right(new_zone, Zone, _) -> is_atom(Zone) andalso Zone =/= ?RAW;
 is_right(new_table, Table, _) -> is_atom(Table);
 is_right(zone_name, Zone, _) -> is_atom(Zone) andalso Zone =/= undefined;
-is_right(options, Options, _) -> Options =:= #{} orelse Options =:= #{restart => true} orelse Options =:= #{restart => false};
+is_right(options, Options, _) ->
+    Options =:= #{} orelse Options =:= #{restart => true} orelse Options =:= #{restart => false};
 is_right(atom, Atom, _) -> is_atom(Atom);
 is_right(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_right(living, Pid, World) -> is_right(pid, Pid, World) andalso is_process_alive(Pid);
 is_right(any_pid, Pid, _) -> is_pid(Pid);
 is_right(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
-is_right(attributes, Attributes, World) -> is_map(Attributes) orelse is_right(proper_list, Attributes, World);
-is_right(proper_list, List, _) -> is_list(List) andalso try length(List) of _ -> true catch error:badarg -> false end;
+is_right(attributes, Attributes, World) ->
+    is_map(Attributes) orelse is_right(proper_list, Attributes, World);
+is_right(proper_list, List, _) ->
+    is_list(List) andalso try length(List) of
+        _ -> true
+    catch
+        error:badarg -> false
+    end;
 is_right(integer, Integer, _) -> is_integer(Integer);
 is_right(operation, {2, Increment}, _) -> is_integer(Increment);
 is_right(operation, {2, Increment, Threshold, SetValue}, _) ->
@@ -545,11 +700,17 @@ is_right(operation, Increment, _) -> is_integer(Increment);
 is_right(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_right(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_right(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
-is_right(page_of, What, World) -> lists:member(What, [children, names, pids, sizes, attributes]) orelse is_right(proper_list, What, World);
-is_right(timeout, Timeout, _) -> Timeout =:= infinity orelse is_integer(Timeout) andalso Timeout >= 0;
+is_right(page_of, What, World) ->
+    lists:member(
+        What, [children, names, pids, sizes, attributes]
+    ) orelse is_right(proper_list, What, World);
+is_right(timeout, Timeout, _) ->
+    Timeout =:= infinity orelse is_integer(Timeout) andalso Timeout >= 0;
 is_right(folding, Fun, _) -> is_function(Fun, 3);
-is_right(via_name, Name, _) -> is_tuple(Name) andalso tuple_size(Name) =:= 2 andalso is_atom(element(1, Name));
-is_right(registered_name, Name, _) -> is_tuple(Name) andalso tuple_size(Name) =:= 2 andalso element(1, Name) =:= ?ZONE;
+is_right(via_name, Name, _) ->
+    is_tuple(Name) andalso tuple_size(Name) =:= 2 andalso is_atom(element(1, Name));
+is_right(registered_name, Name, _) ->
+    is_tuple(Name) andalso tuple_size(Name) =:= 2 andalso element(1, Name) =:= ?ZONE;
 is_right(_, _, _) -> true.
 
 fits(any, _) -> true;
@@ -557,8 +718,13 @@ fits(integer, Answer) -> is_integer(Answer);
 fits(list, Answer) -> is_list(Answer);
 fits(pid, Answer) -> is_pid(Answer);
 fits(reference, Answer) -> is_reference(Answer);
-fits(Shape, Answer) when is_tuple(Shape), is_tuple(Answer), tuple_size(Shape) =:= tuple_size(Answer) ->
-    lists:all(fun({Part, Element}) -> fits(Part, Element) end, lists:zip(tuple_to_list(Shape), tuple_to_list(Answer)));
+fits(
+    Shape, Answer
+) when is_tuple(Shape), is_tuple(Answer), tuple_size(Shape) =:= tuple_size(Answer) ->
+    lists:all(
+        fun({Part, Element}) -> fits(Part, Element) end,
+        lists:zip(tuple_to_list(Shape), tuple_to_list(Answer))
+    );
 fits(Shape, Answer) -> Shape =:= Answer.
 
 %%% What is called, and with what
@@ -570,7 +736,8 @@ calls(Sort) ->
 functions(native) -> native();
 functions(public) -> [Function || {_, _, [_ | _], _} = Function <- public()];
 functions(internal) -> internal();
-functions(storm) -> native() ++ [Function || {Module, _, _, _} = Function <- functions(public), Module =/= proctab].
+functions(storm) ->
+    native() ++ [Function || {Module, _, _, _} = Function <- functions(public), Module =/= proctab].
 
 call({Module, Function, Arity}) ->
     {Module, Function, [recipe(harmless) || _ <- lists:seq(1, Arity)]};
@@ -583,21 +750,44 @@ call({Module, Function, Kinds, _}) ->
         _ -> [rand:uniform(length(Kinds))]
     end,
     Places = lists:zip(lists:seq(1, length(Kinds)), Kinds),
-    {Module, Function, [case lists:member(Place, Wrong) of true -> strange(Kind); false -> good(Kind) end || {Place, Kind} <- Places]}.
+    {
+        Module,
+        Function,
+        [
+            case lists:member(Place, Wrong) of
+                true -> strange(Kind);
+                false -> good(Kind)
+            end
+         || {Place, Kind} <- Places
+        ]
+    }.
 
 %% A term that may be anything, but for what would harm when it is right.
 strange(Kind) when Kind =:= right_zone; Kind =:= server; Kind =:= folding -> good(Kind);
-strange(proper_list) -> one([recipe(any), {improper, [{tuple, [key(), simple()]} || _ <- lists:seq(1, rand:uniform(3))]}, {improper_pairs, one([2, 1000])}]);
+strange(proper_list) ->
+    one([
+        recipe(any),
+        {improper, [{tuple, [key(), simple()]} || _ <- lists:seq(1, rand:uniform(3))]},
+        {improper_pairs, one([2, 1000])}
+    ]);
 strange(attributes) -> strange(proper_list);
-strange(timeout) -> one([-1, {bignum, -1, 1000}, 0.0, 1.5, soon, "1", <<>>, [], {tuple, [0]}, dead]);
+strange(timeout) ->
+    one([-1, {bignum, -1, 1000}, 0.0, 1.5, soon, "1", <<>>, [], {tuple, [0]}, dead]);
 strange(sent) -> one([recipe(harmless), changed(good(sent))]);
 strange(existing) -> one([recipe(harmless), changed(good(existing))]);
-strange(Kind) when Kind =:= via_name; Kind =:= registered_name -> one([recipe(any), {tuple, [one([?ZONE, recipe(any)]), recipe(any)]}]);
-strange(options) -> one([recipe(harmless), {map, [{restart, one([no, 0, []])}]}, {map, [{recipe(harmless), true}]}]);
+strange(Kind) when Kind =:= via_name; Kind =:= registered_name ->
+    one([recipe(any), {tuple, [one([?ZONE, recipe(any)]), recipe(any)]}]);
+strange(options) ->
+    one([
+        recipe(harmless),
+        {map, [{restart, one([no, 0, []])}]},
+        {map, [{recipe(harmless), true}]}
+    ]);
 strange(operation) ->
     one([recipe(any), {tuple, [one([1, 2, 3]), recipe(harmless)]}, {tuple, [2, 1, recipe(any)]}]);
 strange(natural) -> one([-1, 1.0, recipe(harmless)]);
-strange(Kind) when Kind =:= from; Kind =:= part -> one([-1, 1 bsl 31, 1 bsl 32, 1 bsl 62, 1 bsl 63, 1 bsl 64, recipe(any)]);
+strange(Kind) when Kind =:= from; Kind =:= part ->
+    one([-1, 1 bsl 31, 1 bsl 32, 1 bsl 62, 1 bsl 63, 1 bsl 64, recipe(any)]);
 strange(_) -> recipe(any).
 
 changed({tuple, Elements}) ->
@@ -622,7 +812,8 @@ good(pid) -> one([dummy, dead]);
 good(living) -> one([dummy, self]);
 good(any_pid) -> one([dummy, dead, remote_pid]);
 good(pid_or_launching) -> one([launching, dummy, dead, remote_pid]);
-good(proper_list) -> {list, one([[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]])};
+good(proper_list) ->
+    {list, one([[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]])};
 good(attributes) -> one([good(proper_list), {map, [{key(), recipe(any)}]}]);
 good(integer) -> one([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);
 good(operation) ->
@@ -638,12 +829,27 @@ good(registered_name) -> {tuple, [?ZONE, name()]};
 good(existing) ->
     one([{tuple, [name(), dummy, worker, {list, []}]}, {tuple, [dummy, full_spec()]}]);
 good(sent) ->
-    one([{tuple, [name(), start(), temporary]}, full_spec(), {map, [{id, name()}, {start, start()}]}, name()]);
+    one([
+        {tuple, [name(), start(), temporary]},
+        full_spec(),
+        {map, [{id, name()}, {start, start()}]},
+        name()
+    ]);
 good(server) -> one([?ZONE, metrics_process_tracker, stats_hero_monitor]);
 good(any) -> one([name(), key(), name(), key(), recipe(any)]).
 
 full_spec() ->
-    {tuple, [name(), start(), one([permanent, transient, temporary]), one([200, infinity, brutal_kill]), worker, {list, [?MODULE]}]}.
+    {
+        tuple,
+        [
+            name(),
+            start(),
+            one([permanent, transient, temporary]),
+            one([200, infinity, brutal_kill]),
+            worker,
+            {list, [?MODULE]}
+        ]
+    }.
 
 start() ->
     {tuple, [?MODULE, start_child, {list, [{list, []}]}]}.
@@ -657,29 +863,81 @@ key() ->
 %% Costly ones come rarely. What is sent as a message is copied by the VM, however often its parts are shared; and what is written as text is not short.
 recipe(harmless) ->
     case rand:uniform(200) of
-        1 -> one([{nested, list, 100000}, {nested, tuple, 100000}, {long_list, 100000}, {binary, 1000000}, {bignum, one([1, -1]), 10000}]);
-        N when N < 40 -> {one([list, tuple, improper]), [recipe(harmless) || _ <- lists:seq(1, rand:uniform(4))]};
+        1 ->
+            one([
+                {nested, list, 100000},
+                {nested, tuple, 100000},
+                {long_list, 100000},
+                {binary, 1000000},
+                {bignum, one([1, -1]), 10000}
+            ]);
+        N when N < 40 ->
+            {
+                one([list, tuple, improper]),
+                [recipe(harmless) || _ <- lists:seq(1, rand:uniform(4))]
+            };
         _ -> simple()
     end;
 recipe(any) ->
     case rand:uniform(1000) of
-        1 -> one([{long_list, 1000000}, {wide_tuple, 1000000}, {wide_map, 100000}, {nested, map, 100000}]);
+        1 ->
+            one([
+                {long_list, 1000000},
+                {wide_tuple, 1000000},
+                {wide_map, 100000},
+                {nested, map, 100000}
+            ]);
         %% What does not begin at a byte the VM copies on whatever scheduler that is, so it is not over a millisecond's worth of it.
-        2 -> one([{binary, 10000000}, {sub_binary, 10000000}, {unaligned, 100000}, {bitstring, 10000000}, {bignum, one([1, -1]), 332193}]);
-        N when N < 5 -> one([{nested, list, 100000}, {nested, tail, 100000}, {nested, tuple, 100000}, {improper_pairs, 10000}, {long_list, 100000}]);
-        N when N < 20 -> one([{nested, list, 5000}, {nested, tail, 5000}, {nested, tuple, 5000}, {improper_pairs, 1000}, {long_list, 5000}]);
-        N when N < 40 -> one([{unaligned, 5000}, {bitstring, 5000}, {sub_binary, 5000}, {wide_map, 40}, {wide_tuple, 1000}, {bignum, 1, 10000}]);
+        2 ->
+            one([
+                {binary, 10000000},
+                {sub_binary, 10000000},
+                {unaligned, 100000},
+                {bitstring, 10000000},
+                {bignum, one([1, -1]), 332193}
+            ]);
+        N when N < 5 ->
+            one([
+                {nested, list, 100000},
+                {nested, tail, 100000},
+                {nested, tuple, 100000},
+                {improper_pairs, 10000},
+                {long_list, 100000}
+            ]);
+        N when N < 20 ->
+            one([
+                {nested, list, 5000},
+                {nested, tail, 5000},
+                {nested, tuple, 5000},
+                {improper_pairs, 1000},
+                {long_list, 5000}
+            ]);
+        N when N < 40 ->
+            one([
+                {unaligned, 5000},
+                {bitstring, 5000},
+                {sub_binary, 5000},
+                {wide_map, 40},
+                {wide_tuple, 1000},
+                {bignum, 1, 10000}
+            ]);
         N when N < 45 -> {shared, 12};
         N when N =:= 45 -> {shared, one([60 | lists:duplicate(49, 16)])};
-        N when N < 200 -> {one([list, tuple, improper]), [recipe(any) || _ <- lists:seq(1, rand:uniform(4))]};
+        N when N < 200 ->
+            {one([list, tuple, improper]), [recipe(any) || _ <- lists:seq(1, rand:uniform(4))]};
         N when N < 250 -> {map, [{recipe(any), recipe(any)} || _ <- lists:seq(1, rand:uniform(3))]};
         _ -> simple()
     end.
 
 simple() ->
     one([
-        atom, undefined, true, launching, '', n, url, ?NAME, <<>>, <<"nobody">>, "string", <<1:3>>, 0, 1, -1, 1.0, 0.0, -0.0, 1 bsl 59, 1 bsl 63,
-        -(1 bsl 63), 1 bsl 64, [], {tuple, []}, {map, []}, {improper, [1, 2]}, {improper_pairs, 2}, {list, [{tuple, [n, 2]}]}, {collides, 0}, {collides, 1}
+        atom, undefined, true, launching, '', n, url, ?NAME, <<>>, <<
+            "nobody"
+        >>, "string", <<1:3>>, 0, 1, -1, 1.0, 0.0, -0.0, 1 bsl 59, 1 bsl 63,
+        -(1 bsl 63), 1 bsl 64, [], {tuple, []}, {map, []}, {improper, [1, 2]}, {improper_pairs, 2}, {
+            list,
+            [{tuple, [n, 2]}]
+        }, {collides, 0}, {collides, 1}
     ] ++ [dead, dummy, remote_pid, remote_port, remote_reference, reference, port, gone, ets, atomics, counters, regex] ++
         [local_fun, external_fun, unloaded_fun, shared_fun]).
 
@@ -698,7 +956,8 @@ is_shared(_) -> false.
 make({list, Recipes}, World) -> [make(Recipe, World) || Recipe <- Recipes];
 make({tuple, Recipes}, World) -> list_to_tuple(make({list, Recipes}, World));
 make({improper, Recipes}, World) -> make({list, Recipes}, World) ++ improper;
-make({map, Recipes}, World) -> maps:from_list([{make(Key, World), make(Value, World)} || {Key, Value} <- Recipes]);
+make({map, Recipes}, World) ->
+    maps:from_list([{make(Key, World), make(Value, World)} || {Key, Value} <- Recipes]);
 make({improper_pairs, Length}, _) -> [{N, N} || N <- lists:seq(1, Length)] ++ {n, 2};
 make({long_list, Length}, _) -> lists:seq(1, Length);
 make({wide_tuple, Size}, _) -> erlang:make_tuple(Size, n);
@@ -707,16 +966,22 @@ make({nested, How, Depth}, _) -> nested(How, Depth, []);
 make({shared, Depth}, _) -> lists:foldl(fun(_, Part) -> {Part, Part} end, [], lists:seq(1, Depth));
 make({binary, Size}, _) -> binary:copy(<<7>>, Size);
 make({sub_binary, Size}, _) -> binary:part(binary:copy(<<7>>, Size + 2), 1, Size);
-make({unaligned, Size}, _) -> <<_:3, Unaligned:Size/binary, _:5>> = binary:copy(<<7>>, Size + 1), Unaligned;
-make({bitstring, Size}, _) -> <<_:3, Bits/bitstring>> = binary:copy(<<7>>, Size), Bits;
+make({unaligned, Size}, _) ->
+    <<_:3, Unaligned:Size/binary, _:5>> = binary:copy(<<7>>, Size + 1),
+    Unaligned;
+make({bitstring, Size}, _) ->
+    <<_:3, Bits/bitstring>> = binary:copy(<<7>>, Size),
+    Bits;
 make({bignum, Sign, Bits}, _) -> Sign * (1 bsl Bits + 1);
 %% The same hash for all that look at 27 bits of it.
 make({collides, N}, _) -> element(N + 1, {{1, 134217728}, {1, 0}});
 %% Nobody waits for a connection to such a node: with short names there is none, with long ones it is refused.
 make(remote_pid, _) -> binary_to_term(<<131, 88, 119, 14, "else@127.0.0.1", 99:32, 0:32, 1:32>>);
 make(remote_port, _) -> binary_to_term(<<131, 89, 119, 14, "else@127.0.0.1", 99:32, 1:32>>);
-make(remote_reference, _) -> binary_to_term(<<131, 90, 3:16, 119, 14, "else@127.0.0.1", 1:32, 1:32, 2:32, 3:32>>);
-make(unloaded_fun, _) -> binary_to_term(<<131, 113, 119, 9, "no_module", 119, 11, "no_function", 97, 1>>);
+make(remote_reference, _) ->
+    binary_to_term(<<131, 90, 3:16, 119, 14, "else@127.0.0.1", 1:32, 1:32, 2:32, 3:32>>);
+make(unloaded_fun, _) ->
+    binary_to_term(<<131, 113, 119, 9, "no_module", 119, 11, "no_function", 97, 1>>);
 make(external_fun, _) -> fun lists:reverse/1;
 make(local_fun, _) -> fun(Argument) -> Argument end;
 make(shared_fun, World) -> fun() -> World end;
@@ -741,26 +1006,52 @@ nested(map, Depth, Inner) -> nested(map, Depth - 1, #{Inner => []}).
 %% The zone ends and starts again while it is called, and so are the callers that are killed. Nothing but the answer's class can be told.
 storm(Calls) ->
     {Ender, EnderMonitor} = spawn_monitor(fun end_zones/0),
-    Callers = [{rand:uniform(3), spawn_monitor(fun() -> stormy(Portion) end)} || Portion <- portions(Calls)],
+    Callers = [
+        {rand:uniform(3), spawn_monitor(fun() -> stormy(Portion) end)}
+     || Portion <- portions(Calls)
+    ],
     %% Those that are killed in the middle are the first.
     Results = [caller_ended(Caller, Which) || {Which, Caller} <- lists:sort(Callers)],
     Ender ! stop,
-    receive {'DOWN', EnderMonitor, process, Ender, Ended} -> normal = Ended end,
+    receive
+        {'DOWN', EnderMonitor, process, Ender, Ended} -> normal = Ended
+    end,
     case [Wrong || {wrong, _, _} = Wrong <- Results] of
-        [] -> {ok, #{storm_calls => length(Calls), storm_killed => length([killed || killed <- Results])}};
+        [] ->
+            {
+                ok,
+                #{
+                    storm_calls => length(Calls),
+                    storm_killed => length([killed || killed <- Results])
+                }
+            };
         [{wrong, Why, Call} | _] -> {failed, Why, [Call]}
     end.
 
 portions([]) -> [];
-portions(Calls) -> {Some, Rest} = lists:split(min(25, length(Calls)), Calls), [Some | portions(Rest)].
+portions(Calls) ->
+    {Some, Rest} = lists:split(min(25, length(Calls)), Calls),
+    [Some | portions(Rest)].
 
 stormy(Calls) ->
     Dummy = dummy(),
-    World = #{sort => storm, dead => Dummy, dummy => Dummy, self => self(), gone => gone_or_made(), handle => make_ref(), waits => make_ref()},
+    World = #{
+        sort => storm,
+        dead => Dummy,
+        dummy => Dummy,
+        self => self(),
+        gone => gone_or_made(),
+        handle => make_ref(),
+        waits => make_ref()
+    },
     exit(lists:foldl(fun(Call, Result) -> stormy_call(Call, World, Result) end, done, Calls)).
 
 gone_or_made() ->
-    try gone() catch error:badarg -> make_ref() end.
+    try
+        gone()
+    catch
+        error:badarg -> make_ref()
+    end.
 
 stormy_call(_, _, {wrong, _, _} = Wrong) ->
     Wrong;
@@ -794,13 +1085,26 @@ end_zones() ->
         process_flag(trap_exit, true),
         _ = world(native),
         _ = world(public),
-        receive after 3 -> exit(ended) end
+        receive
+        after 3 -> exit(ended)
+        end
     end),
-    receive {'DOWN', Monitor, process, Pid, _} -> ok end,
     receive
-        stop -> tracked_process:eventually(fun() -> lists:all(fun(Name) -> whereis(Name) =:= undefined end, servers()) end)
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    end,
+    receive
+        stop ->
+            tracked_process:eventually(fun() ->
+                lists:all(fun(Name) -> whereis(Name) =:= undefined end, servers())
+            end)
     after 0 -> end_zones()
     end.
 
 servers() ->
-    [?ZONE, metrics_process_tracker, stats_hero_monitor, metrics_process_tracker_reaper, stats_hero_monitor_reaper].
+    [
+        ?ZONE,
+        metrics_process_tracker,
+        stats_hero_monitor,
+        metrics_process_tracker_reaper,
+        stats_hero_monitor_reaper
+    ].

@@ -14,7 +14,8 @@
 -import(tracked_child, [kill/1, open/2, spec/2]).
 -import(wrong_calls, [calls/2, with/3, no_zones/0, no_lists/1, no_integers/0, wrong_spec_fields/0]).
 -import(wrong_calls, [without_end/0]).
--import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3, list/1, setattr/3, setattr/4]).
+-import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3]).
+-import(gen_tracker, [list/1, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 -define(VOID, <<"nobody">>).
@@ -96,7 +97,9 @@ refused(Zone, Module, {Function, Good, Places}) ->
         begin
             Arguments = with(Place, Good, Wrong),
             Call = fun() -> outcome(fun() -> apply(Module, Function, Arguments) end) end,
-            ?assertEqual({Function, Arguments, badarg}, {Function, Arguments, unchanged(Zone, Call)})
+            ?assertEqual(
+                {Function, Arguments, badarg}, {Function, Arguments, unchanged(Zone, Call)}
+            )
         end
      || {Place, AllWrong} <- [{1, no_zones()} | Places], Wrong <- AllWrong
     ].
@@ -106,12 +109,17 @@ elsewhere() ->
     binary_to_term(<<131, 88, 119, 9, "else@here", 99:32, 0:32, 1:32>>).
 
 the_table_of_wrong_calls_names_every_function(Config) ->
-    Callbacks = lists:usort(gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)),
+    Callbacks = lists:usort(
+        gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)
+    ),
     Elsewhere = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
         [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}],
     %% Takes any term, and belongs to a child.
     Any = [{init_ack, 1}],
-    Named = [{Function, length(Arguments)} || {Function, Arguments, _} <- calls(zone(Config), self())],
+    Named = [
+        {Function, length(Arguments)}
+     || {Function, Arguments, _} <- calls(zone(Config), self())
+    ],
     Exported = gen_tracker:module_info(exports) -- [{module_info, 0}, {module_info, 1} | Callbacks],
     ?assertEqual(lists:sort(Exported), lists:usort(Named ++ Elsewhere ++ Any)).
 
@@ -119,16 +127,31 @@ every_function_is_badarg_for_a_zone_that_does_not_run(Config) ->
     Zone = zone(Config),
     Calls = calls(Zone, proplists:get_value(child, Config)),
     ok = gen_server:stop(Zone),
-    [?assertError(badarg, apply(gen_tracker, Function, Arguments)) || {Function, Arguments, _} <- Calls],
+    [
+        ?assertError(badarg, apply(gen_tracker, Function, Arguments))
+     || {Function, Arguments, _} <- Calls
+    ],
     [
         ?assertEqual({error, gen_tracker_not_started}, find_or_open(None, spec(name, temporary)))
      || None <- [Zone, not_running, undefined]
     ],
-    [?assertError(badarg, find_or_open(None, spec(name, temporary))) || None <- no_zones(), not is_atom(None)].
+    [
+        ?assertError(badarg, find_or_open(None, spec(name, temporary)))
+     || None <- no_zones(), not is_atom(None)
+    ].
 
 a_zone_with_a_wrong_name_or_wrong_options_does_not_start(Config) ->
     Names = ["zone", <<"zone">>, 1, 1.0, [], {}, {local, zone}, #{}, self(), make_ref(), undefined],
-    Options = [atom, 1, [], [{restart, false}], {}, #{restart => no}, #{restart => 0}, #{restart => "true"}] ++
+    Options = [
+        atom,
+        1,
+        [],
+        [{restart, false}],
+        {},
+        #{restart => no},
+        #{restart => 0},
+        #{restart => "true"}
+    ] ++
         [#{other => 1}, #{restart => true, other => 1}, #{"restart" => true}],
     unchanged(zone(Config), fun() ->
         [?assertError(badarg, gen_tracker:start_link(Name)) || Name <- Names],
@@ -144,8 +167,13 @@ a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing(Config) 
     [
         begin
             {error, Reason} = supervisor:check_childspecs([in_full(Spec)]),
-            Calls = fun() -> {find_or_open(Zone, Spec), supervisor:start_child(Zone, in_full(Spec))} end,
-            ?assertEqual({Spec, {error, Reason}, {error, Reason}}, erlang:insert_element(1, unchanged(Zone, Calls), Spec))
+            Calls = fun() ->
+                {find_or_open(Zone, Spec), supervisor:start_child(Zone, in_full(Spec))}
+            end,
+            ?assertEqual(
+                {Spec, {error, Reason}, {error, Reason}},
+                erlang:insert_element(1, unchanged(Zone, Calls), Spec)
+            )
         end
      || Spec <- malformed()
     ],
@@ -160,10 +188,30 @@ malformed() ->
     Short = spec(name, temporary),
     Map = #{id => name, start => element(2, Full)},
     Keys = #{2 => start, 3 => restart, 4 => shutdown, 5 => type, 6 => modules},
-    [atom, "name", 1, [], {}, self(), #{}, {name}, {name, element(2, Full)}, list_to_tuple([more | tuple_to_list(Full)])] ++
-        [setelement(Place, Full, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
-        [setelement(Place, Short, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Place =< 3, Wrong <- AllWrong] ++
-        [Map#{map_get(Place, Keys) => Wrong} || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
+    [
+        atom,
+        "name",
+        1,
+        [],
+        {},
+        self(),
+        #{},
+        {name},
+        {name, element(2, Full)},
+        list_to_tuple([more | tuple_to_list(Full)])
+    ] ++
+        [
+            setelement(Place, Full, Wrong)
+         || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong
+        ] ++
+        [
+            setelement(Place, Short, Wrong)
+         || {Place, AllWrong} <- wrong_spec_fields(), Place =< 3, Wrong <- AllWrong
+        ] ++
+        [
+            Map#{map_get(Place, Keys) => Wrong}
+         || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong
+        ] ++
         [maps:remove(id, Map), maps:remove(start, Map), Map#{significant => 1}].
 
 spec(Name, Restart, Shutdown, Start) ->
@@ -172,8 +220,12 @@ spec(Name, Restart, Shutdown, Start) ->
 %% The reason tells where `supervisor:check_childspecs/1` stumbled over it.
 a_modules_list_without_an_end_does_not_end_the_tracker(Config) ->
     Zone = zone(Config),
-    Spec = setelement(6, spec(name, temporary, 200, {start_link, [self()]}), [tracked_child | improper]),
-    {{error, _}, {error, _}} = unchanged(Zone, fun() -> {find_or_open(Zone, Spec), supervisor:start_child(Zone, Spec)} end),
+    Spec = setelement(
+        6, spec(name, temporary, 200, {start_link, [self()]}), [tracked_child | improper]
+    ),
+    {{error, _}, {error, _}} = unchanged(Zone, fun() ->
+        {find_or_open(Zone, Spec), supervisor:start_child(Zone, Spec)}
+    end),
     [] = messages:taken(started).
 
 %% "An unknown cast or message is logged and ignored."
@@ -183,8 +235,14 @@ an_exit_message_of_a_stranger_is_logged_and_ignored(Config) ->
     unchanged(Zone, fun() ->
         [Zone ! {launched, From, ok} || From <- [atom, self()]],
         [Zone ! {register_timeout, From, From} || From <- [atom, self()]],
-        [Zone ! {{attached, From}, make_ref(), process, From, normal} || From <- [atom, make_ref(), elsewhere()]],
-        [Zone ! {'EXIT', From, Reason} || From <- [atom, make_ref(), elsewhere()], Reason <- [normal, crash]]
+        [
+            Zone ! {{attached, From}, make_ref(), process, From, normal}
+         || From <- [atom, make_ref(), elsewhere()]
+        ],
+        [
+            Zone ! {'EXIT', From, Reason}
+         || From <- [atom, make_ref(), elsewhere()], Reason <- [normal, crash]
+        ]
     end).
 
 %% The native functions
@@ -226,7 +284,11 @@ native(Zone, Pid) ->
         {increment, [Zone, void, n, 1, 1], [{4, no_integers()}, {5, no_integers()}]},
         {attrs, [Zone, ?NAME], []},
         {attrs, [Zone, ?NAME, [n]], [{3, no_lists([n])}]},
-        {page, [Zone, 0, children, []], [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]},
+        {
+            page,
+            [Zone, 0, children, []],
+            [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]
+        },
         {listen, [Zone], []},
         {unlisten, [Zone], []},
         {wait_for, [Zone, ?NAME], []},
@@ -236,10 +298,21 @@ native(Zone, Pid) ->
 %% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.
 the_native_functions_refuse_who_is_no_keeper(Config) ->
     Zone = zone(Config),
-    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {slowed, []}, {restarting, []}, {respec, [spec]}, {stop, [self()]}, {remove, []}],
+    Calls = [
+        {running, [self()]},
+        {terminating, [normal]},
+        {pending, []},
+        {slowed, []},
+        {restarting, []},
+        {respec, [spec]},
+        {stop, [self()]},
+        {remove, []}
+    ],
     unchanged(Zone, fun() ->
         [
-            ?assertEqual({Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])})
+            ?assertEqual(
+                {Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])}
+            )
          || {Function, More} <- Calls, Name <- [?NAME, ?VOID]
         ],
         false = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
@@ -251,7 +324,10 @@ the_native_functions_refuse_who_is_no_keeper(Config) ->
         false = proctab_nif:replace(Zone, ?VOID, n, 1, 2),
         false = proctab_nif:set_missing(Zone, ?NAME, n, 2),
         ?assertError(badarg, proctab_nif:zone_open(Zone)),
-        [?assertError(badarg, proctab_nif:zone_open(Wrong)) || Wrong <- no_zones(), not is_atom(Wrong)],
+        [
+            ?assertError(badarg, proctab_nif:zone_open(Wrong))
+         || Wrong <- no_zones(), not is_atom(Wrong)
+        ],
         [?assertError(badarg, proctab_nif:zone_close(Wrong)) || Wrong <- no_zones()]
     end).
 
@@ -274,7 +350,11 @@ huge() ->
 
 %% OTP 27 has a lower limit than OTP 25.
 large_integer(Bits) ->
-    try 1 bsl Bits catch error:system_limit -> large_integer(Bits div 2) end.
+    try
+        1 bsl Bits
+    catch
+        error:system_limit -> large_integer(Bits div 2)
+    end.
 
 nested(Wrap) ->
     lists:foldl(fun(_, Inner) -> Wrap(Inner) end, [], lists:seq(1, 1000000)).
@@ -324,7 +404,9 @@ huge_terms_are_stored_and_read_back_as_names_or_refused(Config) ->
 stored_or_refused(Zone, Try) ->
     [
         begin
-            Outcome = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Try(Make()) end) end) end),
+            Outcome = unchanged(Zone, fun() ->
+                apart(fun() -> outcome(fun() -> Try(Make()) end) end)
+            end),
             Right = Outcome =:= badarg orelse lists:usort(Outcome) =:= [true],
             ?assertEqual({Name, Outcome, true}, {Name, Outcome, Right}),
             {Name, Outcome}
@@ -339,15 +421,22 @@ a_child_with_a_huge_name_lives_and_dies_as_any_other(Config) ->
             Huge = Make(),
             Pid = open(Zone, Huge),
             {ok, Pid} = find(Zone, Huge),
-            true = [Huge] =:= [Name || {Name, Child, worker, []} <- gen_tracker:which_children(Zone), Child =:= Pid],
+            true = [Huge] =:= [
+                Name
+             || {Name, Child, worker, []} <- gen_tracker:which_children(Zone), Child =:= Pid
+            ],
             ok = setattr(Zone, Huge, n, 1),
-            true = [{Huge, [{pid, Pid}, {n, 1}]}] =:= [Listed || {_, [{pid, Child} | _]} = Listed <- list(Zone), Child =:= Pid],
+            true = [{Huge, [{pid, Pid}, {n, 1}]}] =:= [
+                Listed
+             || {_, [{pid, Child} | _]} = Listed <- list(Zone), Child =:= Pid
+            ],
             _ = kill(Pid),
             %% Returns once nothing is left of it, or finds that so.
             true = lists:member(supervisor:terminate_child(Zone, Huge), [ok, {error, no_child}]),
             undefined = find(Zone, Huge)
         end)
-     || {Kind, Make} <- huge(), lists:member(Kind, [deep_list, deep_tuple, large_binary, large_integer])
+     || {Kind, Make} <- huge(),
+        lists:member(Kind, [deep_list, deep_tuple, large_binary, large_integer])
     ],
     {ok, _} = find(Zone, ?NAME).
 
@@ -369,14 +458,25 @@ a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
         %% These are sent to the tracker.
         fun(Term) -> find_or_open(Zone, {void, Start(Term), temporary}) end,
         fun(Term) -> gen_tracker:add_existing_child(Zone, {Term, Pid, worker, []}) end,
-        fun(Term) -> gen_tracker:add_existing_child(Zone, {Pid, {void, Start(Term), temporary, 200, worker, []}}) end,
+        fun(Term) ->
+            gen_tracker:add_existing_child(
+                Zone, {Pid, {void, Start(Term), temporary, 200, worker, []}}
+            )
+        end,
         fun(Term) -> gen_tracker:register_name({Zone, Term}, Pid) end
     ],
-    [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(without_end()) end) end) end) || Call <- Calls].
+    [
+        badarg = unchanged(Zone, fun() ->
+            apart(fun() -> outcome(fun() -> Call(without_end()) end) end)
+        end)
+     || Call <- Calls
+    ].
 
 a_name_that_is_refused_is_badarg_for_find_or_open(Config) ->
     Zone = zone(Config),
-    Open = fun() -> find_or_open(Zone, {without_end(), {tracked_child, start_link, [self()]}, temporary}) end,
+    Open = fun() ->
+        find_or_open(Zone, {without_end(), {tracked_child, start_link, [self()]}, temporary})
+    end,
     ?assertEqual(badarg, unchanged(Zone, fun() -> apart(fun() -> outcome(Open) end) end)).
 
 %% Past our own functions, which would not send it. The funs are too many for the table.
@@ -385,8 +485,14 @@ a_spec_that_is_refused_when_its_turn_comes_ends_no_zone(Config) ->
     Tracker = whereis(Zone),
     {_, Cleaner} = tracked_child:terminating(Zone, cleaned),
     Funs = [fun() -> N end || N <- lists:seq(1, 20000)],
-    Started = callers:ask(fun() -> supervisor:start_child(Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}) end),
-    tracked_process:eventually(fun() -> map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1 end),
+    Started = callers:ask(fun() ->
+        supervisor:start_child(
+            Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}
+        )
+    end),
+    tracked_process:eventually(fun() ->
+        map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1
+    end),
     Cleaner ! done,
     ?assertEqual({answer, {error, badarg}}, callers:answer(Started)),
     ?assertEqual(Tracker, whereis(Zone)).
@@ -394,7 +500,9 @@ a_spec_that_is_refused_when_its_turn_comes_ends_no_zone(Config) ->
 a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all(Config) ->
     Zone = zone(Config),
     Pairs = [{{key, N}, {value, N}} || N <- lists:seq(1, 100000)],
-    badarg = unchanged(Zone, fun() -> outcome(fun() -> setattr(Zone, ?NAME, Pairs ++ improper) end) end),
+    badarg = unchanged(Zone, fun() ->
+        outcome(fun() -> setattr(Zone, ?NAME, Pairs ++ improper) end)
+    end),
     ok = setattr(Zone, ?NAME, lists:reverse(Pairs) ++ [{{key, 1}, {value, 1}}, none]),
     true = lists:sort(Pairs ++ [{n, 1}, {url, <<"rtmp://a">>}]) =:= lists:sort(info(Zone, ?NAME)),
     {ok, {value, 77777}} = getattr(Zone, ?NAME, {key, 77777}).
@@ -416,7 +524,10 @@ readers_go_on_while_huge_values_replace_each_other(Config) ->
                 #{which := long, huge := Huge} -> Huge =:= Long
             end
         end,
-        fun() -> {ok, Huge} = getattr(Zone, ?NAME, huge), Huge =:= Deep orelse Huge =:= Long end,
+        fun() ->
+            {ok, Huge} = getattr(Zone, ?NAME, huge),
+            Huge =:= Deep orelse Huge =:= Long
+        end,
         fun() -> getattr(Zone, ?NAME, n) =:= {ok, 1} end
     ],
     [?assertEqual([true], lists:usort(Answers)) || Answers <- while_writing(Set, 30, Readers)].
@@ -430,7 +541,12 @@ long_integers_that_would_be_copied_without_end_are_refused(Config) ->
         fun(Term) -> setattr(Zone, ?NAME, Term, value) end,
         fun(Term) -> find(Zone, Term) end
     ],
-    [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(lists:duplicate(4000, Long)) end) end) end) || Call <- Calls],
+    [
+        badarg = unchanged(Zone, fun() ->
+            apart(fun() -> outcome(fun() -> Call(lists:duplicate(4000, Long)) end) end)
+        end)
+     || Call <- Calls
+    ],
     ok = setattr(Zone, ?NAME, key, [Long, Long]),
     ?assert({ok, [Long, Long]} =:= getattr(Zone, ?NAME, key)).
 
@@ -441,9 +557,18 @@ a_long_integer_is_not_printed_in_an_error(Config) ->
     Calls = [
         {start_link, [not_running, #{Long => 1}]},
         {start_link, [not_running, #{#{[{Long}] => 1} => 1}]},
-        {add_existing_child, [zone(Config), {proplists:get_value(child, Config), {void, Start, temporary, -Long, worker, []}}]}
+        {
+            add_existing_child,
+            [
+                zone(Config),
+                {proplists:get_value(child, Config), {void, Start, temporary, -Long, worker, []}}
+            ]
+        }
     ],
-    [?assert(string:length(maps:get(2, explained(Function, Arguments))) < 100) || {Function, Arguments} <- Calls].
+    [
+        ?assert(string:length(maps:get(2, explained(Function, Arguments))) < 100)
+     || {Function, Arguments} <- Calls
+    ].
 
 explained(Function, Arguments) ->
     try apply(gen_tracker, Function, Arguments) of

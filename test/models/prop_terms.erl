@@ -4,11 +4,14 @@
 %% The generators are written with PropEr's functions: some of its packages come without its header of macros.
 -module(prop_terms).
 
--export([remote_pid/4, prop_value/1, prop_key/1, prop_pair/1, prop_name/1, prop_attributes_are_a_map/1]).
--export([pair_comes_back/4, name_comes_back/2, same/2, sorted/1, readings/3, kinds/0, alike/0, any_term/0, sizes/0, part/2]).
+-export([remote_pid/4, prop_value/1, prop_key/1, prop_pair/1, prop_name/1]).
+-export([prop_attributes_are_a_map/1]).
+-export([pair_comes_back/4, name_comes_back/2, same/2, sorted/1, readings/3, kinds/0, alike/0]).
+-export([any_term/0, sizes/0, part/2]).
 
 -import(proper, [forall/2]).
--import(proper_types, [bind/3, exactly/1, elements/1, frequency/1, integer/0, lazy/1, list/1, oneof/1, range/2]).
+-import(proper_types, [bind/3, exactly/1, elements/1, frequency/1, integer/0, lazy/1, list/1]).
+-import(proper_types, [oneof/1, range/2]).
 -import(proper_types, [float/0, resize/2, sized/1, string/0, tuple/1]).
 
 -define(NAME, <<"tv1">>).
@@ -39,7 +42,12 @@ prop_attributes_are_a_map(Zone) ->
                 gen_tracker:info(Zone, ?NAME),
                 gen_tracker:info(Zone, ?NAME, [not_there | Keys])
             ]) andalso
-                lists:all(fun(Key) -> same({ok, map_get(Key, Map)}, gen_tracker:getattr(Zone, ?NAME, Key)) end, Keys)
+                lists:all(
+                    fun(Key) ->
+                        same({ok, map_get(Key, Map)}, gen_tracker:getattr(Zone, ?NAME, Key))
+                    end,
+                    Keys
+                )
         end)
     end).
 
@@ -66,7 +74,12 @@ changed(Zone, {count, Key, Incr, Default}, Map) ->
             After = gen_tracker:increment(Zone, ?NAME, Key, Incr, Default),
             Map#{Key => After};
         _ ->
-            badarg = try gen_tracker:increment(Zone, ?NAME, Key, Incr, Default) catch error:badarg -> badarg end,
+            badarg =
+                try
+                    gen_tracker:increment(Zone, ?NAME, Key, Incr, Default)
+                catch
+                    error:badarg -> badarg
+                end,
             Map
     end.
 
@@ -85,13 +98,25 @@ pair_comes_back(Zone, Name, Key, Value) ->
 %% Every way to read the attribute Key of Name, the only child and the only attribute: each gives `[{Key, Value}]`.
 readings(Zone, Name, Key) ->
     [
-        fun() -> {ok, Value} = gen_tracker:getattr(Zone, Name, Key), [{Key, Value}] end,
-        fun() -> {ok, Value} = gen_tracker:getattr(Zone, Name, anew(Key), 1000), [{Key, Value}] end,
+        fun() ->
+            {ok, Value} = gen_tracker:getattr(Zone, Name, Key),
+            [{Key, Value}]
+        end,
+        fun() ->
+            {ok, Value} = gen_tracker:getattr(Zone, Name, anew(Key), 1000),
+            [{Key, Value}]
+        end,
         fun() -> gen_tracker:info(Zone, Name) end,
         fun() -> gen_tracker:attrs(Zone, Name) end,
         fun() -> gen_tracker:info(Zone, anew(Name), [Key]) end,
-        fun() -> [{_, [{pid, _} | Attrs]}] = gen_tracker:list(Zone), Attrs end,
-        fun() -> [{_, [{pid, _} | Attrs]}] = gen_tracker:list(Zone, [anew(Key)]), Attrs end
+        fun() ->
+            [{_, [{pid, _} | Attrs]}] = gen_tracker:list(Zone),
+            Attrs
+        end,
+        fun() ->
+            [{_, [{pid, _} | Attrs]}] = gen_tracker:list(Zone, [anew(Key)]),
+            Attrs
+        end
     ].
 
 %% A name is found, also by a term that was built anew, and comes back exactly.
@@ -122,7 +147,9 @@ with_child(Zone, Name, Fun) ->
 
 %% The same term, bit for bit: `-0.0 =:= 0.0` before OTP 27.
 same(Term, Other) ->
-    Term =:= Other andalso term_to_binary(Term, [deterministic]) =:= term_to_binary(Other, [deterministic]).
+    Term =:= Other andalso term_to_binary(Term, [deterministic]) =:= term_to_binary(
+        Other, [deterministic]
+    ).
 
 %% In an order that equal lists share: `lists:sort/1` leaves `0` and `0.0` as they stand, and the bits of `-0.0` and `0.0` differ, which are equal before OTP 27.
 sorted(Terms) ->
@@ -161,7 +188,10 @@ simple() ->
         bignum(),
         float(),
         mapped(fun(Seed) -> {Seed, make_ref()} end, integer()),
-        mapped(fun binary_to_atom/1, elements([<<>>, <<"a">>, <<"зона"/utf8>>, binary:copy(<<"ż"/utf8>>, 255)])),
+        mapped(
+            fun binary_to_atom/1,
+            elements([<<>>, <<"a">>, <<"зона"/utf8>>, binary:copy(<<"ż"/utf8>>, 255)])
+        ),
         string(),
         sub_binary(),
         mapped(fun binary:copy/1, sub_binary()),
@@ -169,14 +199,21 @@ simple() ->
     ]).
 
 sub_binary() ->
-    mapped(fun({Length, Offset}) -> part(Length, Offset) end, tuple([size_in_bytes(), range(0, 70)])).
+    mapped(
+        fun({Length, Offset}) -> part(Length, Offset) end, tuple([size_in_bytes(), range(0, 70)])
+    ).
 
 bignum() ->
     Parts = tuple([range(55, 2000), integer(), elements([1, -1])]),
     mapped(fun({Bits, Low, Sign}) -> Sign * ((1 bsl Bits) + Low) end, Parts).
 
 size_in_bytes() ->
-    frequency([{4, range(0, 70)}, {2, elements(sizes())}, {2, range(0, 5000)}, {1, range(0, 100000)}]).
+    frequency([
+        {4, range(0, 70)},
+        {2, elements(sizes())},
+        {2, range(0, 5000)},
+        {1, range(0, 100000)}
+    ]).
 
 mapped(Fun, Type) ->
     bind(Type, fun(Instance) -> exactly(Fun(Instance)) end, false).
@@ -184,7 +221,10 @@ mapped(Fun, Type) ->
 %% Sizes at which something may change: heap binaries, bytes kept in place, bytes shared.
 sizes() ->
     lists:seq(0, 66) ++
-        [Power + Distance || Power <- [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536], Distance <- [-1, 0, 1]] ++
+        [
+            Power + Distance
+         || Power <- [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536], Distance <- [-1, 0, 1]
+        ] ++
         [100000].
 
 %% A sub-binary, of a larger one.
@@ -211,12 +251,38 @@ kinds() ->
     [Sign * ((1 bsl Bits) + Low) || Bits <- Limits, Low <- [-1, 0, 1], Sign <- [1, -1]] ++
         [0.0, -0.0, 1.0e-323, 2.2250738585072014e-308, 1.7976931348623157e308, -1.5] ++
         [{-0.0}, [0.0 | -0.0], #{-0.0 => -0.0}] ++
-        ['', 'зона', undefined, true, [], {}, #{}, <<>>, <<1:1>>, <<0:7>>, <<1, 2, 3:4>>, [a | b], [[[]] | {}]] ++
-        [self(), make_ref(), {make_ref(), self()}, large_map({a, 33}), #{#{a => 1} => #{b => #{}}}] ++
+        [
+            '',
+            'зона',
+            undefined,
+            true,
+            [],
+            {},
+            #{},
+            <<>>,
+            <<1:1>>,
+            <<0:7>>,
+            <<1, 2, 3:4>>,
+            [a | b],
+            [[[]] | {}]
+        ] ++
+        [
+            self(),
+            make_ref(),
+            {make_ref(), self()},
+            large_map({a, 33}),
+            #{#{a => 1} => #{b => #{}}}
+        ] ++
         [fun erlang:length/1, fun missing:none/3, fun(A, B) -> A + B end] ++
         [closure(self()), closure({1.0, <<"b">>, make_ref()})] ++
         [remote_pid(Node, 71, 3, 9) || Node <- [<<"far@away">>, atom_to_binary(node())]] ++
-        [list_to_tuple(lists:seq(1, 300)), lists:seq(1, 300), lists:duplicate(300, 1000), "text", [$a | <<"b">>]] ++
+        [
+            list_to_tuple(lists:seq(1, 300)),
+            lists:seq(1, 300),
+            lists:duplicate(300, 1000),
+            "text",
+            [$a | <<"b">>]
+        ] ++
         [remote_port(), remote_reference(), remote_fun() | erlang:ports()].
 
 %% Terms that are nearly the same.
@@ -231,7 +297,10 @@ alike() ->
         [part(200, 0), part(200, 1), part(201, 0), binary_to_list(part(200, 0))] ++
         [fun erlang:length/1, fun erlang:size/1, fun erlang:abs/1, closure(1), closure(1.0)] ++
         [Local, {Local}, closure(Local), pid_to_list(Local)] ++
-        [remote_pid(<<"a@b">>, Id, Serial, Creation) || Id <- [1, 2], Serial <- [0, 1], Creation <- [1, 2]] ++
+        [
+            remote_pid(<<"a@b">>, Id, Serial, Creation)
+         || Id <- [1, 2], Serial <- [0, 1], Creation <- [1, 2]
+        ] ++
         [remote_pid(<<"a@c">>, 1, 0, 1)] ++
         [Map#{Key => V} || Map <- [#{}, large_map({a, 40})], Key <- [0, 0.5], V <- [1, 1.0]].
 
@@ -240,7 +309,16 @@ remote_pid(Node, Id, Serial, Creation) ->
     binary_to_term(<<131, 88, (atom_name(Node))/binary, Id:32, Serial:32, Creation:32>>).
 
 remote_reference() ->
-    binary_to_term(<<131, 90, 3:16, (atom_name(<<"far@away">>))/binary, 9:32, 17:32, 18:32, 19:32>>).
+    binary_to_term(<<
+        131,
+        90,
+        3:16,
+        (atom_name(<<"far@away">>))/binary,
+        9:32,
+        17:32,
+        18:32,
+        19:32
+    >>).
 
 remote_port() ->
     binary_to_term(<<131, 89, (atom_name(<<"far@away">>))/binary, 71:32, 9:32>>).

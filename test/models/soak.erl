@@ -9,7 +9,10 @@
 -import(tracked_process, [eventually/1]).
 
 %% bad_input makes some two million calls in half an hour.
--define(PARTS, [model_tracker, bad_input, model_counted, bad_input, differential, bad_input, faults, bad_input]).
+-define(
+    PARTS,
+    [model_tracker, bad_input, model_counted, bad_input, differential, bad_input, faults, bad_input]
+).
 -define(NAMES, 1000000).
 -define(ZONE, soak_million).
 -define(CROWD, 60000).
@@ -24,12 +27,19 @@ main() ->
         ["hours", Hours, Folder] -> soak(seconds(Hours), Folder);
         ["replay", File, _Folder] -> replay(File)
     end,
-    halt(case Passed of true -> 0; false -> 1 end).
+    halt(
+        case Passed of
+            true -> 0;
+            false -> 1
+        end
+    ).
 
 seconds(Hours) ->
     case string:to_float(Hours ++ ".0") of
         {Number, _} when is_float(Number), Number > 0 -> round(Number * 3600);
-        _ -> io:format("soak: HOURS is a number such as 0.5 or 8, not ~ts~n", [Hours]), halt(2)
+        _ ->
+            io:format("soak: HOURS is a number such as 0.5 or 8, not ~ts~n", [Hours]),
+            halt(2)
     end.
 
 %% Hours
@@ -39,7 +49,9 @@ soak(Seconds, Folder) ->
     io:format("~ts; the first seed is ~b~n", [machine(), First]),
     {Loads, Counted} = million(),
     Begin = now_in_seconds(),
-    Ended = rounds(?PARTS, First, #{folder => Folder, ends => Begin + Seconds, left => #{}, figures => #{}}),
+    Ended = rounds(
+        ?PARTS, First, #{folder => Folder, ends => Begin + Seconds, left => #{}, figures => #{}}
+    ),
     Hours = (now_in_seconds() - Begin) / 3600,
     Operations = stop(Loads, Counted),
     report(Ended, Hours, Operations),
@@ -66,7 +78,11 @@ rounds([Part | Parts], Seed, #{folder := Folder, left := Left} = Soak) ->
         {ok, Figures} ->
             %% What the first round of a part started for good is no leak.
             Known = maps:merge(#{Part => length(processes()) + 5}, Left),
-            rounds(Parts, Seed + 1, add(Part, Figures#{milliseconds => Time div 1000}, Soak#{left := Known}));
+            rounds(
+                Parts,
+                Seed + 1,
+                add(Part, Figures#{milliseconds => Time div 1000}, Soak#{left := Known})
+            );
         {failed, History} ->
             failed(Part, Seed, History, Soak),
             {failed, Soak}
@@ -87,7 +103,10 @@ add(Part, Figures, #{figures := Sums} = Soak) ->
 failed(Part, Seed, History, #{folder := Folder}) ->
     File = keep(Folder, io_lib:format("~s-~b", [Part, Seed]), Part, Seed, History),
     ok = file:write_file(File ++ ".txt", io_lib:format("~p~n", [{Part, Seed, History}])),
-    io:format("~s failed with the seed ~b. To read: ~ts.txt. To run it again:~n    make soak REPLAY=~ts~n", [Part, Seed, File, File]).
+    io:format(
+        "~s failed with the seed ~b. To read: ~ts.txt. To run it again:~n    make soak REPLAY=~ts~n",
+        [Part, Seed, File, File]
+    ).
 
 keep(Folder, Name, Part, Seed, History) ->
     File = filename:join(Folder, Name),
@@ -102,7 +121,8 @@ replay(File) ->
     io:format("~s, seed ~b~n", [Part, Seed]),
     Again = case History of
         seed -> fun() -> Part:round(Seed) end;
-        {Class, _, _} when Class =:= error; Class =:= exit; Class =:= throw -> fun() -> Part:round(Seed) end;
+        {Class, _, _} when Class =:= error; Class =:= exit; Class =:= throw ->
+            fun() -> Part:round(Seed) end;
         _ -> fun() -> Part:replay(History) end
     end,
     again(Again, 1).
@@ -113,7 +133,9 @@ again(_, Time) when Time > ?REPLAYS ->
 again(Again, Time) ->
     case run(Again) of
         {ok, _} -> again(Again, Time + 1);
-        {failed, History} -> io:format("failed in run ~b:~n~p~n", [Time, History]), false
+        {failed, History} ->
+            io:format("failed in run ~b:~n~p~n", [Time, History]),
+            false
     end.
 
 %% The million names
@@ -125,18 +147,27 @@ million() ->
         _ = proctab_nif:zone_open(?ZONE),
         [insert(name(Number), pid(Number)) || Number <- lists:seq(1, ?NAMES)],
         Soak ! filled,
-        receive stop -> proctab_nif:zone_close(?ZONE) end
+        receive
+            stop -> proctab_nif:zone_close(?ZONE)
+        end
     end),
-    receive filled -> ok end,
+    receive
+        filled -> ok
+    end,
     Counted = counters:new(1, []),
-    Loads = [spawn_link(fun() -> use(Counted, Load, 1) end) || Load <- [fun read/1, fun write/1, fun come_and_go/1]],
+    Loads = [
+        spawn_link(fun() -> use(Counted, Load, 1) end)
+     || Load <- [fun read/1, fun write/1, fun come_and_go/1]
+    ],
     Pages = spawn_link(fun() -> pages(Counted, 0) end),
     Crowds = spawn_link(fun() ->
         ok = proctab_nif:processes_open(?CROWDS, self()),
         Soak ! opened,
         crowds(Counted)
     end),
-    receive opened -> {[Owner, Pages, Crowds | Loads], Counted} end.
+    receive
+        opened -> {[Owner, Pages, Crowds | Loads], Counted}
+    end.
 
 insert(Name, Keeper) ->
     Spec = {{?MODULE, start_link, [Name]}, permanent, 200, worker, []},
@@ -144,7 +175,12 @@ insert(Name, Keeper) ->
     ok = proctab_nif:setattr(?ZONE, Name, attributes()).
 
 attributes() ->
-    [{number, 1}, {state, running}, {text, <<"twenty bytes of text">>}, {tuple, {stream, <<"tv1">>, 1280, running}}].
+    [
+        {number, 1},
+        {state, running},
+        {text, <<"twenty bytes of text">>},
+        {tuple, {stream, <<"tv1">>, 1280, running}}
+    ].
 
 name(Number) ->
     <<"name ", (integer_to_binary(Number))/binary>>.
@@ -157,7 +193,10 @@ pid(Number) ->
 use(Counted, Load, Number) ->
     [Load((Number * 7919 + Time) rem ?NAMES + 1) || Time <- lists:seq(1, 50)],
     counters:add(Counted, 1, 50),
-    receive stop -> ok after 100 -> use(Counted, Load, Number + 1) end.
+    receive
+        stop -> ok
+    after 100 -> use(Counted, Load, Number + 1)
+    end.
 
 read(Number) ->
     Name = name(Number),
@@ -177,7 +216,9 @@ come_and_go(Number) ->
         insert({new, Number}, self()),
         true = proctab_nif:remove(?ZONE, {new, Number})
     end),
-    receive {'DOWN', Monitor, process, _, normal} -> ok end.
+    receive
+        {'DOWN', Monitor, process, _, normal} -> ok
+    end.
 
 %% All of the table in some five hours. A page costs as much as a thousand reads.
 pages(Counted, From) ->
@@ -185,21 +226,36 @@ pages(Counted, From) ->
     counters:add(Counted, 1, 1),
     receive
         stop -> ok
-    after 100 -> pages(Counted, case Next of done -> 0; _ -> Next end)
+    after 100 ->
+        pages(
+            Counted,
+            case Next of
+                done -> 0;
+                _ -> Next
+            end
+        )
     end.
 
 %% Very many who wait for one name, and very many names of one process, come and go.
 crowds(Counted) ->
     Waiting = [proctab_nif:wait_for(?ZONE, crowd) || _ <- lists:seq(1, ?CROWD)],
     1 = proctab_nif:increment(?ZONE, crowd, key, 1, 1),
-    [receive {'$proctab_woken', Id} -> false = proctab_nif:stop_waiting(Waits) end || {Waits, Id, _} <- Waiting],
+    [
+        receive
+            {'$proctab_woken', Id} -> false = proctab_nif:stop_waiting(Waits)
+        end
+     || {Waits, Id, _} <- Waiting
+    ],
     ok = proctab_nif:delattr(?ZONE, crowd, key),
     [ok = proctab_nif:register(?CROWDS, self(), Number) || Number <- lists:seq(1, ?CROWD)],
     ok = proctab_nif:abandon(?CROWDS, self(), self()),
     ?CROWD = length(proctab_nif:registered_names(?CROWDS, self())),
     [ok = proctab_nif:unregister(?CROWDS, self(), Number) || Number <- lists:seq(1, ?CROWD)],
     counters:add(Counted, 1, 4 * ?CROWD),
-    receive stop -> proctab_nif:processes_close(?CROWDS) after 60000 -> crowds(Counted) end.
+    receive
+        stop -> proctab_nif:processes_close(?CROWDS)
+    after 60000 -> crowds(Counted)
+    end.
 
 stop(Loads, Counted) ->
     [unlink(Load) || Load <- Loads],
@@ -211,10 +267,25 @@ stop(Loads, Counted) ->
 report({Outcome, #{figures := Sums}}, Hours, Operations) ->
     io:format("~nafter ~.2f hours: ~s~n", [Hours, Outcome]),
     [
-        io:format("~-16s ~ts~n", [Part, lists:join(", ", [io_lib:format("~b ~ts", [Count, words(What)]) || {What, Count} <- lists:sort(maps:to_list(Sum))])])
+        io:format(
+            "~-16s ~ts~n",
+            [
+                Part,
+                lists:join(
+                    ", ",
+                    [
+                        io_lib:format("~b ~ts", [Count, words(What)])
+                     || {What, Count} <- lists:sort(maps:to_list(Sum))
+                    ]
+                )
+            ]
+        )
      || {Part, Sum} <- lists:sort(maps:to_list(Sums))
     ],
-    io:format("~-16s ~b operations~n~-16s ~b MB at the end~n", [a_million_names, Operations, memory, erlang:memory(total) div 1000000]).
+    io:format(
+        "~-16s ~b operations~n~-16s ~b MB at the end~n",
+        [a_million_names, Operations, memory, erlang:memory(total) div 1000000]
+    ).
 
 words(What) ->
     string:replace(atom_to_list(What), "_", " ", all).
@@ -223,13 +294,34 @@ words(What) ->
 %% a virtual machine, which none of its clocks knows.
 longest() ->
     %% The file is written every second.
-    receive after 2000 -> ok end,
+    receive
+    after 2000 -> ok
+    end,
     {ok, Text} = file:read_file(os:getenv("PROCTAB_CALL_TIMES")),
-    Functions = [{Name, [list_to_integer(Number) || Number <- Numbers]} || [Name | Numbers] <- [string:lexemes(Line, " ") || Line <- string:lexemes(binary_to_list(Text), "\n")]],
-    {value, {"control", [_, ControlTime, ControlOver, ControlLongest, _]}, Ours} = lists:keytake("control", 1, Functions),
-    [Calls, Time, Over] = [lists:sum([lists:nth(Place, Times) || {_, Times} <- Ours]) || Place <- [1, 2, 3]],
-    io:format("~b native calls on normal schedulers, ~.1f s of processor time, ~b of them over 1 ms~n", [Calls, Time / 1.0e6, Over]),
-    io:format("to compare, ~.1f s of computing and taking memory, ~b times over 1 ms, the longest ~b us~n", [ControlTime / 1.0e6, ControlOver, ControlLongest]),
+    Functions = [
+        {Name, [list_to_integer(Number) || Number <- Numbers]}
+     || [Name | Numbers] <- [
+            string:lexemes(Line, " ")
+         || Line <- string:lexemes(binary_to_list(Text), "\n")
+        ]
+    ],
+    {
+        value,
+        {"control", [_, ControlTime, ControlOver, ControlLongest, _]},
+        Ours
+    } = lists:keytake("control", 1, Functions),
+    [Calls, Time, Over] = [
+        lists:sum([lists:nth(Place, Times) || {_, Times} <- Ours])
+     || Place <- [1, 2, 3]
+    ],
+    io:format(
+        "~b native calls on normal schedulers, ~.1f s of processor time, ~b of them over 1 ms~n",
+        [Calls, Time / 1.0e6, Over]
+    ),
+    io:format(
+        "to compare, ~.1f s of computing and taking memory, ~b times over 1 ms, the longest ~b us~n",
+        [ControlTime / 1.0e6, ControlOver, ControlLongest]
+    ),
     io:format("function, times over 1 ms, longest in us (on the clock):~n"),
     [
         io:format("    ~s ~b ~b (~b)~n", [Name, FunctionOver, Longest, OnClock])
@@ -239,7 +331,10 @@ longest() ->
     Over =< 5 + 3 * (ControlOver + 1) * Time / ControlTime.
 
 machine() ->
-    io_lib:format("OTP ~s, ~b schedulers", [erlang:system_info(otp_release), erlang:system_info(schedulers_online)]).
+    io_lib:format(
+        "OTP ~s, ~b schedulers",
+        [erlang:system_info(otp_release), erlang:system_info(schedulers_online)]
+    ).
 
 now_in_seconds() ->
     erlang:monotonic_time(second).
