@@ -1,8 +1,7 @@
 %% Calls every exported function of the library with random terms in every position, and checks that
 %% wrong arguments are refused and change nothing. `bad_input_SUITE` and the soak run it.
 %%
-%% A round makes batches of calls, which depend on nothing but its seed. A batch has one of four
-%% modes:
+%% A round makes batches of calls. A batch has one of four modes:
 %%
 %% - `native`: the functions of `proctab_nif`, on a zone and a table that the caller owns. The
 %%   caller is also a keeper in this zone.
@@ -81,8 +80,8 @@ round(Seed) ->
         end)
     end).
 
-%% Functions without arguments, which may read all zones and are called only once a round, and calls
-%% that load modules before atoms are counted.
+%% Returns the calls before the count of atoms begins: calls that load modules, and the functions
+%% without arguments, which are called only once a round because they may read all zones.
 first_calls() ->
     [call(Function) || {_, _, [], _} = Function <- public()] ++
         [{stats_hero_monitor, register, [remote_pid]}, {gen_tracker, wait, [nothing]}].
@@ -97,7 +96,7 @@ checked_atoms(Seed, Before, {ok, Figures}) ->
 checked_atoms(_, _, Failed) ->
     Failed.
 
-%% Repeats the calls of a history, or the whole round if the history has only its seed.
+%% Repeats the calls of a history, or makes a round with its seed if it has no calls.
 replay(#{mode := round, seed := Seed}) ->
     round(Seed);
 replay(#{mode := Mode, seed := Seed, calls := Calls}) ->
