@@ -1081,7 +1081,8 @@ is_endless(Recipe) when is_tuple(Recipe) -> lists:any(fun is_endless/1, tuple_to
 is_endless(Recipe) when is_list(Recipe) -> lists:any(fun is_endless/1, Recipe);
 is_endless(_) -> false.
 
-%% Makes the term of a recipe. The two terms of `collides` have the same lowest 27 bits of the hash.
+%% Makes the term of a recipe. The two terms of `collides` have the same hash if only the lowest 27
+%% bits of an integer are hashed.
 make({list, Recipes}, Fixture) -> [make(Recipe, Fixture) || Recipe <- Recipes];
 make({tuple, Recipes}, Fixture) -> list_to_tuple(make({list, Recipes}, Fixture));
 make({improper, Recipes}, Fixture) -> make({list, Recipes}, Fixture) ++ improper;
