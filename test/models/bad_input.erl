@@ -333,7 +333,7 @@ judge({gen_tracker, info, [_, _, Keys]}, {false, true, _}, [], true) when
     answered;
 judge(_, {false, _, badarg}, Messages, Unchanged) ->
     {wrong, {refused_but, {messages, Messages}, {unchanged, Unchanged}}};
-%% A pid of an unreachable node, in place of the zone, is not `badarg` but this exit.
+%% A pid of an unreachable node in place of the zone causes this exit instead of `badarg`.
 judge(_, {false, _, "{raised,exit,{{nodedown" ++ _}, [], true) ->
     refused;
 judge(_, {false, _, Text}, _, _) ->
