@@ -129,10 +129,11 @@ count(large, callers) -> 12;
 count(small, flood) -> 300;
 count(large, flood) -> 3000.
 
+%% The zones and their options. No fault ends the first one, so its checks are exact.
 zones() ->
     [{faults_stable, #{}}, {faults_unstable, #{}}, {faults_no_restart, #{restart => false}}].
 
-names() ->
+zone_names() ->
     [Zone || {Zone, _} <- zones()].
 
 modules() ->
@@ -176,7 +177,7 @@ run(Seed, Size, Witness, #{supervise := Supervise, inject := Inject, node := Nod
         demo_books:wrong('the tracker of the stable zone was replaced', Stable)
      || whereis(faults_stable) =/= Stable
     ],
-    faults_balance:check_running(names(), After#system.subscribers, modules()),
+    faults_balance:check_running(zone_names(), After#system.subscribers, modules()),
     take_down(After),
     Figures = figures(After, Operations),
     Wrongs = demo_books:wrongs(),
@@ -196,19 +197,19 @@ build(Size, Supervise) ->
     end,
     [
         faults_load:open_in_background(Zone, Number)
-     || Zone <- names(), Number <- lists:seq(1, count(Size, children))
+     || Zone <- zone_names(), Number <- lists:seq(1, count(Size, children))
     ],
     #system{
         size = Size,
         others = Others,
         root = Root,
         callers = [caller(Size) || _ <- lists:seq(1, count(Size, callers))],
-        subscribers = [faults_load:subscriber(Zone) || Zone <- names(), _ <- [1, 2]],
+        subscribers = [faults_load:subscriber(Zone) || Zone <- zone_names(), _ <- [1, 2]],
         started_at = erlang:monotonic_time(microsecond)
     }.
 
 caller(Size) ->
-    faults_load:caller(names(), count(Size, children), rand:uniform(1 bsl 58)).
+    faults_load:caller(zone_names(), count(Size, children), rand:uniform(1 bsl 58)).
 
 %% Starts the supervisors, then restarts each one that was killed. The test receives `{built, Root}`
 %% when all run.
@@ -302,7 +303,7 @@ take_down(#system{root = Root, subscribers = Subscribers}) ->
         after 1 -> false
         end
     end),
-    faults_balance:check_stopped(names()),
+    faults_balance:check_stopped(zone_names()),
     Root ! stop,
     until_down([Monitor]).
 
@@ -433,12 +434,12 @@ fault(end_child, System) ->
     Reason = random([normal, shutdown, {shutdown, moved}, crash]),
     {with_child(fun(Pid) -> Pid ! {stop, Reason} end), System};
 fault(kill_all_children, System) ->
-    Zone = random(names()),
+    Zone = random(zone_names()),
     Children = children(Zone),
     [exit(Pid, kill) || {Name, _, Pid, _, _} <- Children, is_pid(Pid), not is_witness(Name)],
     {{Zone, length(Children)}, System};
 fault(kill_keeper, System) ->
-    Children = children(random(names())),
+    Children = children(random(zone_names())),
     Busy = [Child || {_, State, _, _, _} = Child <- Children, State =/= running],
     {kill_keeper_of(random([Children, Busy])), System};
 fault(kill_tracker, System) ->
@@ -456,7 +457,7 @@ fault(kill_node, System) ->
     [erpc:cast(Node, erlang, halt, []) || Node =/= none],
     {Node, System};
 fault(stop_cleanup, System) ->
-    Zone = random(names()),
+    Zone = random(zone_names()),
     case [Name || {Name, terminating, _, _, _} <- children(Zone)] of
         [] ->
             {none, System};
@@ -465,17 +466,12 @@ fault(stop_cleanup, System) ->
             task(Name, System, fun() -> stop_cleanup(Zone, Name, random([child, zone])) end)
     end;
 fault(slow_down, System) ->
-    Permanent = [
-        Child
-     || {Name, running, _, _, {_, permanent, _, _, _}} = Child <- children(random(names())),
-        not is_witness(Name)
-    ],
-    case Permanent of
+    case permanent_children(random(zone_names())) of
         [] -> {none, System};
-        _ -> slow_down(random(Permanent), System)
+        Children -> slow_down(random(Children), System)
     end;
 fault(forge, System) ->
-    {To, Pids} = forged_to(random(names())),
+    {To, Pids} = forged_to(random(zone_names())),
     Messages = forged(20, To, Pids),
     [To ! Message || Message <- Messages],
     {{To, Messages}, System};
@@ -491,7 +487,7 @@ fault(kill_subscriber, #system{subscribers = Subscribers} = System) ->
     Number = rand:uniform(length(Subscribers)),
     {Before, [Subscriber | After]} = lists:split(Number - 1, Subscribers),
     exit(Subscriber, kill),
-    Zone = lists:nth(1 + (Number - 1) div 2, names()),
+    Zone = lists:nth(1 + (Number - 1) div 2, zone_names()),
     {Zone, System#system{subscribers = Before ++ [faults_load:subscriber(Zone) | After]}};
 fault(kill_server, System) ->
     {kill_all([whereis(random([metrics_process_tracker, stats_hero_monitor]))]), System};
@@ -501,70 +497,36 @@ fault(kill_reaper, System) ->
 fault(stop_reaper, System) ->
     _ = faults_books:cleanup_disturbed(),
     Name = random(reapers()),
-    task(Name, System, fun() ->
-        try
-            gen_server:stop(Name, random([normal, crash]), infinity)
-        catch
-            exit:_ -> ended
-        end
-    end);
+    task(Name, System, fun() -> stop_server(Name, random([normal, crash])) end);
 fault(kill_cleaner, System) ->
-    Reaper = whereis(random(reapers())),
-    Cleaners = [
-        Pid
-     || is_pid(Reaper),
-        {links, Links} <- [process_info(Reaper, links)],
-        Pid <- Links,
-        initial_call(Pid) =:= none
-    ],
+    Cleaners = cleaners(whereis(random(reapers()))),
     [faults_books:cleanup_disturbed() || _ <- Cleaners],
     {kill_all(Cleaners), System};
 fault(kill_owner, System) ->
     task(servers, System, fun() -> kill_owner(System) end);
 fault(suspend, System) ->
-    Children = [Pid || {_, _, Pid, _, _} <- children(random(names())), is_pid(Pid)],
+    Children = [Pid || {_, _, Pid, _, _} <- children(random(zone_names())), is_pid(Pid)],
+    Pid = random(processes_of_library(System) ++ Children),
     %% The end of the suspending process resumes the other one.
-    suspend(
-        random(processes_of_library(System) ++ Children),
-        fun erlang:suspend_process/1,
-        fun(_) -> ok end,
-        System
-    );
+    suspend(Pid, fun erlang:suspend_process/1, fun(_) -> ok end, System);
 fault(suspend_server, System) ->
-    Names = names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
-    Servers = [whereis(Name) || Name <- Names] ++ lists:flatmap(fun event_processes/1, names()),
-    suspend(
-        random(Servers),
-        fun(Pid) -> sys:suspend(Pid, infinity) end,
-        fun(Pid) -> sys:resume(Pid, infinity) end,
-        System
-    );
+    Names = zone_names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
+    Servers = [whereis(Name) || Name <- Names] ++ lists:flatmap(fun event_processes/1, zone_names()),
+    Suspend = fun(Pid) -> sys:suspend(Pid, infinity) end,
+    Resume = fun(Pid) -> sys:resume(Pid, infinity) end,
+    suspend(random(Servers), Suspend, Resume, System);
 fault(resume, #system{suspended = []} = System) ->
     {none, System};
 fault(resume, System) ->
     {none, resume_first(System)};
 fault(flood, #system{size = Size} = System) ->
     Pid = random(processes_of_library(System)),
-    Junk = [
-        junk,
-        {junk, make_ref()},
-        {'DOWN', make_ref(), process, self(), junk},
-        {'EXIT', self(), junk},
-        {'$gen_cast', junk},
-        {'$gen_call', {self(), make_ref()}, junk},
-        retry,
-        stop,
-        {timeout, make_ref(), cleaner_timeout},
-        {registered, make_ref()}
-    ],
+    Junk = junk(),
     [Pid ! Message || _ <- lists:seq(1, count(Size, flood) div length(Junk)), Message <- Junk],
     {Pid, System};
 fault(signal, System) ->
     %% A process that traps exits receives the signal as an unknown message.
-    Pid = random([
-        Pid
-     || Pid <- processes_of_library(System), process_info(Pid, trap_exit) =:= {trap_exit, true}
-    ]),
+    Pid = random([Pid || Pid <- processes_of_library(System), traps_exits(Pid)]),
     exit(Pid, junk),
     {Pid, System};
 fault(reload, System) ->
@@ -581,11 +543,39 @@ fault({upgrade, Folder}, System) ->
 fault(release, System) ->
     {faults_books:release_blocked(), System}.
 
+traps_exits(Pid) ->
+    process_info(Pid, trap_exit) =:= {trap_exit, true}.
+
+junk() ->
+    [
+        junk,
+        {junk, make_ref()},
+        {'DOWN', make_ref(), process, self(), junk},
+        {'EXIT', self(), junk},
+        {'$gen_cast', junk},
+        {'$gen_call', {self(), make_ref()}, junk},
+        retry,
+        stop,
+        {timeout, make_ref(), cleaner_timeout},
+        {registered, make_ref()}
+    ].
+
+%% Returns the processes that run the cleanups of a reaper.
+cleaners(undefined) ->
+    [];
+cleaners(Reaper) ->
+    [
+        Pid
+     || {links, Links} <- [process_info(Reaper, links)],
+        Pid <- Links,
+        initial_call(Pid) =:= none
+    ].
+
 reapers() ->
     [metrics_process_tracker_reaper, stats_hero_monitor_reaper].
 
 with_child(Do) ->
-    Children = children(random(names())),
+    Children = children(random(zone_names())),
     case [Child || {Name, running, _, _, _} = Child <- Children, not is_witness(Name)] of
         [] ->
             none;
@@ -594,6 +584,13 @@ with_child(Do) ->
             Do(Pid),
             Name
     end.
+
+permanent_children(Zone) ->
+    [
+        Child
+     || {Name, running, _, _, {_, permanent, _, _, _}} = Child <- children(Zone),
+        not is_witness(Name)
+    ].
 
 is_witness({_, Name}) -> Name =:= witness.
 
@@ -623,17 +620,19 @@ kill_keeper_of(Children) ->
     try erlang:suspend_process(Keeper) of
         true ->
             {Zone, _} = Name,
-            State =
-                try
-                    proctab_nif:child(Zone, Name)
-                catch
-                    error:badarg -> ended
-                end,
+            State = child(Zone, Name),
             is_call_safe(State, Zone, Keeper) orelse faults_books:allow_missing_call(Name),
             exit(Keeper, kill),
             {Name, State}
     catch
         error:_ -> gone
+    end.
+
+child(Zone, Name) ->
+    try
+        proctab_nif:child(Zone, Name)
+    catch
+        error:badarg -> ended
     end.
 
 %% Whether `after_terminate` is called as usual after this keeper was killed.
@@ -693,12 +692,19 @@ kill_parent(Tracker) ->
         undefined -> gone
     end.
 
-stop(Tracker, How) ->
+%% Stops a tracker by a request or with an exit reason.
+stop(Tracker, Request) when Request =:= shutdown; Request =:= stop ->
     try
-        case lists:member(How, [shutdown, stop]) of
-            true -> gen_server:call(Tracker, How, infinity);
-            false -> gen_server:stop(Tracker, How, infinity)
-        end
+        gen_server:call(Tracker, Request, infinity)
+    catch
+        exit:_ -> ended
+    end;
+stop(Tracker, Reason) ->
+    stop_server(Tracker, Reason).
+
+stop_server(Server, Reason) ->
+    try
+        gen_server:stop(Server, Reason, infinity)
     catch
         exit:_ -> ended
     end.
@@ -730,8 +736,8 @@ forged_to(Zone) ->
     To = random(maps:get(random([tracker, keeper, beside]), Pids) ++ [self()]),
     {To, maps:map(fun(_, Some) -> random(Some ++ [self()]) end, Pids)}.
 
-%% Returns messages of the shapes that the processes of a zone receive. Without those that a server
-%% must obey: the exit of its parent, and requests to stop.
+%% Returns messages of the shapes that the processes of a zone receive, but none that a server must
+%% obey: the exit of its parent, and requests to stop.
 forged(Count, To, Pids) ->
     Makings = prop_strangers:makings([zone], shapes(), maps:keys(Pids)),
     Letters = [
@@ -742,15 +748,19 @@ forged(Count, To, Pids) ->
         prop_strangers:real(Letter, fun(Role) -> map_get(Role, Pids) end)
      || {zone, Letter} <- Letters
     ],
-    [Message || Message <- Messages, not must_be_obeyed(Message, [To, map_get(tracker, Pids)])].
+    %% A server that was started without a link is its own parent.
+    Parents = [To, map_get(tracker, Pids)],
+    [Message || Message <- Messages, not must_be_obeyed(Message, Parents)].
 
-%% A server that was started without a link is its own parent.
-must_be_obeyed({'EXIT', Pid, _}, Parents) -> lists:member(Pid, Parents);
+must_be_obeyed({'EXIT', Pid, _}, Parents) ->
+    lists:member(Pid, Parents);
 must_be_obeyed({'$gen_call', {Pid, _}, Call}, _) when is_pid(Pid) ->
     lists:member(Call, [shutdown, stop]);
-%% No process could be answered; see `strangers_SUITE`.
-must_be_obeyed({'$gen_call', _, _}, _) -> true;
-must_be_obeyed(_, _) -> false.
+must_be_obeyed({'$gen_call', _, _}, _) ->
+    %% The caller cannot be answered; see `strangers_SUITE`.
+    true;
+must_be_obeyed(_, _) ->
+    false.
 
 %% Returns the shapes, which are read from the modules once.
 shapes() ->
@@ -804,8 +814,8 @@ resume(Suspender) ->
 
 %% Upgrades
 
-%% Upgrades to the version in a folder, between faults that end neither zones nor servers: their
-%% processes must stay the same. An upgrade fails while a process runs old code.
+%% Upgrades to the version in a folder. The faults before and after it end neither zones nor
+%% servers, so the upgrade must keep these processes. It fails while a process runs old code.
 upgrade(Folder, System) ->
     Faults = [
         kill_child,
@@ -821,7 +831,7 @@ upgrade(Folder, System) ->
     Before = inject(20, Faults, System),
     %% The subscriptions may still be starting.
     tracked_process:eventually(fun() ->
-        lists:all(fun(Zone) -> event_processes(Zone) =/= [] end, names())
+        lists:all(fun(Zone) -> event_processes(Zone) =/= [] end, zone_names())
     end),
     tracked_process:eventually(fun() -> lists:all(fun code:soft_purge/1, modules()) end),
     Servers = servers(),
@@ -835,7 +845,7 @@ upgrade(Folder, System) ->
     inject(20, Faults, Upgraded).
 
 servers() ->
-    [whereis(Name) || Name <- names() ++ [metrics_process_tracker, stats_hero_monitor]].
+    [whereis(Name) || Name <- zone_names() ++ [metrics_process_tracker, stats_hero_monitor]].
 
 %% Called by the upgrade. Changes the code of the processes of these modules, which
 %% `release_handler` does not find because they have no supervisor.
