@@ -463,7 +463,8 @@ fault(stop_cleanup, System) ->
             {none, System};
         Names ->
             Name = random(Names),
-            task(Name, System, fun() -> stop_cleanup(Zone, Name, random([child, zone])) end)
+            What = random([child, zone]),
+            task(Name, System, fun() -> stop_cleanup(Zone, Name, What) end)
     end;
 fault(slow_down, System) ->
     case permanent_children(random(zone_names())) of
@@ -497,7 +498,8 @@ fault(kill_reaper, System) ->
 fault(stop_reaper, System) ->
     _ = faults_books:cleanup_disturbed(),
     Name = random(reapers()),
-    task(Name, System, fun() -> stop_server(Name, random([normal, crash])) end);
+    Reason = random([normal, crash]),
+    task(Name, System, fun() -> stop_server(Name, Reason) end);
 fault(kill_cleaner, System) ->
     Cleaners = cleaners(whereis(random(reapers()))),
     [faults_books:cleanup_disturbed() || _ <- Cleaners],
@@ -511,7 +513,8 @@ fault(suspend, System) ->
     suspend(Pid, fun erlang:suspend_process/1, fun(_) -> ok end, System);
 fault(suspend_server, System) ->
     Names = zone_names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
-    Servers = [whereis(Name) || Name <- Names] ++ lists:flatmap(fun event_processes/1, zone_names()),
+    Named = [whereis(Name) || Name <- Names],
+    Servers = Named ++ lists:flatmap(fun event_processes/1, zone_names()),
     Suspend = fun(Pid) -> sys:suspend(Pid, infinity) end,
     Resume = fun(Pid) -> sys:resume(Pid, infinity) end,
     suspend(random(Servers), Suspend, Resume, System);
