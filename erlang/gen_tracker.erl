@@ -840,9 +840,8 @@ unregister(Name, #tracker{zone = Zone}) ->
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_cast({abandon_look_up, Name, Alias}, #tracker{requests = Requests} = Tracker)
-        when is_reference(Alias) ->
-    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, Alias, Requests)}};
+handle_cast({abandon_look_up, Name, From}, #tracker{requests = Requests} = Tracker) ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)}};
 handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Zone, cast => Cast}),
     {noreply, Tracker}.
@@ -879,6 +878,9 @@ received({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag} = Trac
 received({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_keeper:died(Keeper, Tracker#tracker.context, Child, Reason),
     Tracker;
+received({{Tag, looking, Name, From}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
+    #tracker{requests = Requests} = Tracker,
+    Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)};
 received({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{handle = Handle, context = Context} = Tracker,
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};

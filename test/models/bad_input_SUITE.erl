@@ -471,7 +471,7 @@ a_spec_that_is_refused_after_waiting_does_not_end_the_zone(Config) ->
         )
     end),
     tracked_process:eventually(fun() ->
-        map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1
+        map_size(tracker_state:waiting(Zone)) =:= 1
     end),
     Cleaner ! done,
     ?assertEqual({answer, {error, badarg}}, callers:answer(Started)),

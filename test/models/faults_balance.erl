@@ -7,7 +7,6 @@
 -module(faults_balance).
 
 -export([check_running/3, check_stopped/1, check/2, snapshot/0, left_over/2, children/1]).
--export([waiting/1]).
 
 %% Checks the running system after the faults.
 check_running(Zones, Subscribers, Modules) ->
@@ -234,17 +233,6 @@ is_linked(Pid, Others) ->
 is_alive(Pid) ->
     is_pid(Pid) andalso faults_books:is_alive(Pid).
 
-%% Returns the requests that wait, from the state of a tracker: a map from each keeper to a list of
-%% `{Request, From}`.
-waiting(State) ->
-    [Requests] = [
-        Part
-     || Part <- tuple_to_list(State), is_tuple(Part), element(1, Part) =:= requests
-    ],
-    Described = fun(_, Waiting) ->
-        [{element(2, Request), element(6, Request)} || {_, Request} <- Waiting]
-    end,
-    maps:map(Described, element(3, Requests)).
 
 %% Returns how often each item is in a list, which does not depend on the order. `1` and `1.0` are
 %% different.
