@@ -70,7 +70,7 @@ fill(ZoneName) ->
     Spec = {{bench_data, start_child, []}, temporary, 200, worker, []},
     [Inserts, Sets, End] = All = [times(?NAMES), times(?NAMES), times(1)],
     in_process(fun() ->
-        _ = proctab_nif:zone_open(Zone),
+        _ = proctab_nif:zone_open(Zone, shared),
         each(?NAMES, fun(N) ->
             Name = bench_data:name(N),
             {Keeper, Child} = {bench_data:keeper_pid(N), bench_data:child_pid(N)},

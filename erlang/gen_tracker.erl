@@ -83,7 +83,6 @@
 %% A message to a subscriber.
 
 %% How long a caller waits for a start, in milliseconds. The start itself may take longer.
--define(OPEN_TIMEOUT, 60000).
 %% After how long the tracker retries what failed because the VM had no free process, in
 %% milliseconds.
 -define(LIMIT_INTERVAL, 100).
@@ -187,50 +186,8 @@ find_alive(Zone, Name) ->
 
 check_and_open(Zone, Spec) ->
     case gen_tracker_spec:check(Spec) of
-        {ok, Name, ChildSpec} ->
-            open(Zone, {find_or_open, Name, ChildSpec, gen_tracker_requests:parent()});
-        {error, Reason} ->
-            {opened, {error, Reason}}
-    end.
-
-open(Zone, Request) ->
-    try
-        {opened, gen_server:call(Zone, sendable(Zone, Request), ?OPEN_TIMEOUT)}
-    catch
-        error:badarg ->
-            case not_started(Zone, Request) of
-                false -> again;
-                true -> {opened, {error, gen_tracker_not_started}};
-                refused -> refused
-            end;
-        exit:{noproc, _} ->
-            {opened, {error, gen_tracker_not_started}};
-        %% The zone has just been stopped in order.
-        exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown ->
-            {opened, {error, shutdown}}
-    end.
-
-%% Distinguishes "the zone does not run" (`true') from "a term of the request is too large for a
-%% table" (`refused'). The second is certain only if the zone had the same owner before and after.
-%% `false' if the zone has started meanwhile.
-not_started(Zone, Request) ->
-    Owner = owner(Zone),
-    try sendable(Zone, Request) of
-        _ -> false
-    catch
-        error:badarg ->
-            case owner(Zone) of
-                none -> true;
-                Owner -> refused;
-                _ -> false
-            end
-    end.
-
-owner(Zone) ->
-    try
-        proctab_nif:owner(Zone)
-    catch
-        error:badarg -> none
+        {ok, Name, ChildSpec} -> gen_tracker_opening:open(Zone, Name, ChildSpec);
+        {error, Reason} -> {opened, {error, Reason}}
     end.
 
 %% @doc Returns all children, as `supervisor:which_children/1' does. A child that is not running has
@@ -704,7 +661,8 @@ init({Zone, Options}) ->
     gen_tracker_keeper:set_label({?MODULE, Zone}),
     Tag = make_ref(),
     Context = Options#{tracker => self(), tag => Tag, zone => Zone},
-    Handle = proctab_nif:zone_open(Zone),
+    Shared = {Context, group_leader(), [Zone | get('$ancestors')]},
+    Handle = proctab_nif:zone_open(Zone, Shared),
     {ok, #tracker{
         zone = Zone,
         tag = Tag,
@@ -733,6 +691,9 @@ handle_call(_Call, _From, Tracker) ->
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
     request(find_or_open, Name, Spec, undefined, From, [Caller], Tracker);
+route({join, Name, Keeper, Caller}, From, Tracker)
+        when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
+    handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
 route({Add, Name, Spec, Child, Caller}, From, Tracker) when Add =:= add; Add =:= register ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
 route({look_up, Name, Caller}, From, Tracker) ->
@@ -840,8 +801,8 @@ unregister(Name, #tracker{zone = Zone}) ->
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_cast({abandon_look_up, Name, From}, #tracker{requests = Requests} = Tracker) ->
-    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)}};
+handle_cast({abandon_look_up, From}, #tracker{requests = Requests} = Tracker) ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(From, Requests)}};
 handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Zone, cast => Cast}),
     {noreply, Tracker}.
@@ -878,9 +839,9 @@ received({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag} = Trac
 received({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_keeper:died(Keeper, Tracker#tracker.context, Child, Reason),
     Tracker;
-received({{Tag, looking, Name, From}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
+received({{Tag, looking, From}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{requests = Requests} = Tracker,
-    Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)};
+    Tracker#tracker{requests = gen_tracker_requests:abandon(From, Requests)};
 received({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{handle = Handle, context = Context} = Tracker,
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};
@@ -889,11 +850,17 @@ received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Ev
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_events:lost(Tracker#tracker.zone, Subscribers),
     Tracker;
-received({'EXIT', Pid, _} = Message, #tracker{inherited = Inherited} = Tracker) when is_pid(Pid) ->
-    case is_map_key(Pid, Inherited) orelse not gen_tracker_keeper:is_alive(Pid) of
-        %% The zone's own processes are monitored as well.
-        true -> Tracker#tracker{inherited = maps:remove(Pid, Inherited)};
-        false -> unknown(Message, Tracker)
+received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)
+        when is_pid(Pid) ->
+    case {is_map_key(Pid, Inherited), gen_tracker_keeper:is_alive(Pid)} of
+        {true, _} ->
+            Tracker#tracker{inherited = maps:remove(Pid, Inherited)};
+        {false, false} ->
+            %% Most of those that are not monitored are keepers.
+            #tracker{requests = Requests} = Tracker,
+            Tracker#tracker{requests = gen_tracker_requests:lost(Pid, Reason, Requests)};
+        {false, true} ->
+            unknown(Message, Tracker)
     end;
 received(Message, Tracker) ->
     unknown(Message, Tracker).

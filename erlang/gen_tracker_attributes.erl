@@ -59,7 +59,7 @@ wait(Zone, Name, Key, Deadline) ->
                 stop_waiting(Waiter, Id),
                 error(badarg)
         after
-            stop_asking(Alias, Name, Tracker),
+            stop_asking(Alias, Tracker),
             demonitor(Monitor, [flush])
         end,
     case Answer of
@@ -113,10 +113,10 @@ ask(Name, Tracker, Parent) ->
 from(Alias) ->
     {self(), [alias | Alias]}.
 
-stop_asking(Alias, Name, Tracker) ->
+stop_asking(Alias, Tracker) ->
     case unalias(Alias) of
         true ->
-            gen_server:cast(Tracker, {abandon_look_up, Name, from(Alias)}),
+            gen_server:cast(Tracker, {abandon_look_up, from(Alias)}),
             receive
                 {[alias | Alias], _} -> ok
             after 0 -> ok

@@ -3,11 +3,14 @@
 %%
 %% A keeper is linked to the tracker and is the parent of its child. It runs the start function,
 %% so that a slow start delays no other child, waits for the child's death, runs `after_terminate',
-%% and removes the row, or restarts the child if its restart type demands that. The tracker decides
-%% which request gets a name, and answers the callers.
+%% and removes the row, or restarts the child if its restart type demands that.
+%%
+%% Most keepers are spawned by the caller that opens the child. Such a keeper claims the name itself
+%% and answers the caller, see `gen_tracker_opening'. It tells the tracker of the end of this first
+%% start only if the tracker waits for it: `running/3' and `failed/2' return `awaited' then.
 %%
 %%   tracker                                keeper
-%%      | spawn, link, monitor; insert the row    |
+%%      | spawn, link, monitor; insert the row    |  a keeper that the tracker starts
 %%      | -- {Tag, launch | attach | adopt} ----> |  attach is sent before the insertion,
 %%      | -- {Tag, attached} -------------------> |  and this after it
 %%      |                                         |  start function, running/3 in the table
@@ -40,15 +43,16 @@
 %% A keeper writes the child's state to the table before it tells the tracker, so the tracker never
 %% reads a state that is older than the messages it has handled.
 %%
-%% Keepers hibernate while they wait, so they hold no garbage, and no old code after this module
-%% was reloaded.
+%% A keeper hibernates when it has waited for ?IDLE, so it holds no garbage, and no old code after
+%% this module was reloaded. Hibernating at once would cost a start a tenth more.
 -module(gen_tracker_keeper).
 
--export([start/1, launch/3, attach/3, attached/2, died/4, adopt/5, stop/2, stop_zone/2, retry/3]).
+-export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
+-export([stop/2, stop_zone/2, retry/3]).
 -export([inherited/2, discard/1, is_alive/1, started_by/1, set_label/1]).
--export([init/1, loop/1, delayed/2]).
+-export([init/1, opened/5, loop/1, delayed/2]).
 
--export_type([result/0, context/0]).
+-export_type([result/0, context/0, shared/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -63,6 +67,12 @@
                      %% The process dictionary that `proc_lib' gave the keeper.
                      dictionary => [{term(), term()}]}.
 
+%% What the tracker of a zone shares with callers that start keepers: the context, its group leader,
+%% and the `$ancestors' of keepers.
+-type shared() :: {context(), pid(), [pid() | atom()]}.
+
+%% How long a keeper waits before it hibernates, in milliseconds.
+-define(IDLE, 2000).
 -define(FIRST_DELAY, 50).
 -define(MORE_DELAY, 150).
 -define(LONGEST_DELAY, 5000).
@@ -80,6 +90,8 @@
     spec :: gen_tracker_spec:spec(),
     pid :: pid() | undefined,
     monitor :: reference() | undefined,
+    %% The caller that waits for the first start, if it has spawned this keeper.
+    opener :: reference() | undefined,
     %% The reason in its exit signal, if there was a link: the monitor may have come too late.
     exited = unknown :: unknown | {exited, Reason :: term()},
     %% When the child started to run, in milliseconds of monotonic time.
@@ -93,6 +105,15 @@
 }).
 
 
+%%% For callers
+
+%% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
+%% for its answer.
+-spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
+           Alias :: reference()) -> {pid(), Monitor :: reference()}.
+open(Handle, Shared, Name, Spec, Alias) ->
+    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], [monitor]).
+
 %%% For the tracker
 
 %% @doc Starts a keeper that waits for its task, linked to the calling tracker and monitored by it.
@@ -102,6 +123,11 @@ start(#{tag := Tag} = Context) ->
     Options = [link, {monitor, [{tag, {Tag, keeper}}]}],
     {Keeper, _} = proc_lib:spawn_opt(?MODULE, init, [Context], Options),
     Keeper.
+
+%% @doc Monitors a keeper, with the same `DOWN' message. It may be monitored already.
+-spec monitor_keeper(pid(), context()) -> reference().
+monitor_keeper(Keeper, #{tag := Tag}) ->
+    monitor(process, Keeper, [{tag, {Tag, keeper}}]).
 
 %% @doc Tells a keeper to start the child of its row.
 -spec launch(pid(), context(), gen_tracker_spec:spec()) -> ok.
@@ -203,6 +229,34 @@ started_by(Keeper) ->
 init(Context) ->
     process_flag(trap_exit, true),
     await_task(Context#{dictionary => get()}).
+
+%% @private The process that {@link open/5} starts. It is linked to the tracker before it can have
+%% the name.
+-spec opened(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
+             Alias :: reference()) -> no_return().
+opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec, Alias) ->
+    process_flag(trap_exit, true),
+    true = group_leader(Leader, self()),
+    _ = put('$ancestors', Ancestors),
+    _ = put('$initial_call', {?MODULE, init, 1}),
+    _ = seq_trace:set_token([]),
+    true = link(Tracker),
+    try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec)) of
+        true ->
+            with_own_row(Context#{dictionary => get()}, fun(_, _, Child) ->
+                launch_first(Spec, Child#child{opener = Alias})
+            end);
+        held ->
+            unlink(Tracker),
+            Alias ! {Alias, held},
+            exit(normal);
+        stopping ->
+            exit(shutdown)
+    catch
+        error:badarg ->
+            Alias ! {Alias, {result, {error, badarg}}},
+            exit(normal)
+    end.
 
 await_task(#{tag := Tag, tracker := Tracker} = Context) ->
     receive
@@ -385,13 +439,14 @@ recover(#child{context = #{tracker := Tracker, dictionary := Dictionary}}) ->
 registered(Pid, Result, Spec, Child) ->
     Running = watch(Pid, Child),
     case change_row(fun proctab_nif:running/3, [Pid], Child) of
-        true ->
-            tell_launched(Child, Result),
+        Changed when Changed =:= true; Changed =:= awaited ->
+            tell_started(Child, Result, Changed),
             report(Running#child{spec = Spec}, progress),
-            {started, Running};
-        stopping ->
-            %% Before the child is ended: it may be waiting for this in `init_ack'.
-            tell_launched(Child, {error, killed}),
+            {started, Running#child{opener = undefined}};
+        Stopping when Stopping =:= stopping; Stopping =:= zone_stopping ->
+            %% Before the child is ended: it may be waiting for this in `init_ack'. What a zone that
+            %% stops answers is for the tracker to say.
+            _ = Stopping =:= stopping andalso tell_started(Child, {error, killed}, awaited),
             %% From now on the time limit of starts does not apply.
             _ = change_row(fun proctab_nif:terminating/3, [killed], Child),
             end_unregistered(Running),
@@ -407,6 +462,15 @@ registered(Pid, Result, Spec, Child) ->
 %% killed.
 end_unregistered(#child{pid = Pid, spec = {_, _, Shutdown, _, _}}) ->
     gen_tracker_shutdown:end_apart(Pid, Shutdown).
+
+%% Tells those who wait for the first start of a child: the caller that has opened it, and the
+%% tracker if that was asked. Any other start was ordered by the tracker.
+tell_started(#child{opener = undefined} = Child, Result, _) ->
+    tell_launched(Child, Result);
+tell_started(#child{opener = Alias} = Child, Result, Changed) ->
+    Alias ! {Alias, {result, Result}},
+    _ = Changed =:= awaited andalso tell_launched(Child, Result),
+    ok.
 
 tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
     Tracker ! {Tag, launched, self(), Result},
@@ -424,8 +488,8 @@ watch(Pid, Child) ->
     Child#child{pid = Pid, monitor = Monitor, exited = unknown, since = now_ms()}.
 
 give_up(Child, Result) ->
-    remove(Child),
-    tell_launched(Child, Result),
+    Removed = change_row(fun proctab_nif:failed/2, [], Child),
+    tell_started(Child, Result, Removed),
     linger(Child).
 
 %% Processes that a failed start left behind end with their keeper, but may first write their crash
@@ -466,7 +530,7 @@ writes(Module, _) -> lists:prefix("logger", atom_to_list(Module)).
 %%% While the child runs
 
 wait(Child) ->
-    proc_lib:hibernate(?MODULE, loop, [Child]).
+    loop(Child).
 
 %% @private
 -spec loop(#child{}) -> no_return().
@@ -491,6 +555,8 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
             wait(Child);
         _ ->
             wait(Child)
+    after ?IDLE ->
+        proc_lib:hibernate(?MODULE, loop, [Child])
     end.
 
 %% Anybody may send `?DETACHED', but only the table can detach a child.

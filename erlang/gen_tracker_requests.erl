@@ -1,5 +1,6 @@
 %% @private
-%% The requests of a tracker's callers for names: who gets a name, and which request waits for what.
+%% The requests of a tracker's callers for names that are held: which request waits for what. A
+%% caller that finds a name free opens the child without the tracker, see `gen_tracker_opening'.
 %%
 %% A request is answered at once, or it waits for the keeper that holds the name: for the end of a
 %% start, or for the end of the keeper. Requests that waited for the same keeper get the name in the
@@ -11,7 +12,7 @@
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
--export([launched/3, settled/2, lost/3, register_timeout/3, abandon/3]).
+-export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -26,7 +27,8 @@
     kind :: kind(),
     name :: gen_tracker:name() | undefined,
     spec :: gen_tracker_spec:spec() | undefined,
-    %% The process to be added, or the keeper whose start the caller waits for.
+    %% The process to be added, or the keeper whose start the caller of a `join' or an
+    %% `await_start' waits for.
     child :: pid() | undefined,
     from :: gen_server:from(),
     %% The calling process and the head of its `$ancestors', if they are of this node.
@@ -39,10 +41,18 @@
 
 -record(requests, {
     context :: gen_tracker_keeper:context(),
-    %% The requests that wait for each keeper, latest first.
-    waiting = #{} :: #{Keeper :: pid() => [{role(), #request{}}]},
-    %% The graph of waits: for each asker, the keepers that it waits for, with the calling process.
-    waits_for = #{} :: #{Asker :: pid() => [{Keeper :: pid(), Caller :: pid()}, ...]},
+    %% The requests that wait for each keeper. Their numbers grow in the order in which they came.
+    waiting = #{} :: #{Keeper :: pid() => #{Number :: pos_integer() => {role(), #request{}}}},
+    %% The monitors of the keepers that requests wait for. A keeper that a caller has spawned is
+    %% only linked, and its start function may unlink it.
+    monitors = #{} :: #{Keeper :: pid() => reference()},
+    %% Where a request is that may end its wait by itself.
+    places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
+    next = 1 :: pos_integer(),
+    %% The graph of waits: for each asker, the keepers that its requests wait for, with the calling
+    %% processes.
+    waits_for = #{} :: #{Asker :: pid() =>
+                             #{Number :: pos_integer() => {Keeper :: pid(), Caller :: pid()}}},
     %% The keepers that were told to stop their child.
     stopping = #{} :: #{Keeper :: pid() => told},
     %% When earlier keepers of the same row ended within the last ?PERIOD, latest first.
@@ -53,13 +63,16 @@
 
 -opaque requests() :: #requests{}.
 -opaque request() :: #request{}.
--type kind() :: find_or_open | start_child | add | register | forget | look_up | await_start.
+-type kind() ::
+    find_or_open | join | start_child | add | register | forget | look_up | await_start.
 
 -type role() ::
         %% Waits for the keeper's next answer, and is answered or handled again then.
         waits
         %% The `start_child' that started the child. All other requests find it already started.
       | starts
+        %% The `find_or_open' that started the child, of a caller that waits for the keeper as well.
+      | joins
         %% An `add' or `register' whose keeper attaches its child. The tracker has this monitor
         %% meanwhile.
       | {adds, reference()}
@@ -124,6 +137,8 @@ handle(#request{kind = look_up} = Request, Requests) ->
     look_up(Request, Requests);
 handle(#request{kind = await_start} = Request, Requests) ->
     await_start(Request, Requests);
+handle(#request{kind = join} = Request, Requests) ->
+    join(Request, Requests);
 handle(Request, Requests) ->
     {_, Handled} = handle(Request, nobody, Requests),
     Handled.
@@ -134,7 +149,7 @@ handle(Request, Requests) ->
 handle(#request{kind = Kind} = Request, Before, Requests) when Before =/= nobody, Kind =/= add ->
     wait(Before, waits, Request, Requests);
 handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
+    case proctab_nif:await_start(zone(Requests), Name) of
         {State, _, _, _} when Kind =:= add, State =/= running, State =/= terminating ->
             reply(Request, {error, already_present}),
             {Before, Requests};
@@ -184,39 +199,49 @@ try_take(Request, Requests) ->
             {nobody, Requests}
     end.
 
-%% Inserts a child under a free name.
+%% Inserts a child under a name that was free. A keeper that a caller has spawned may have claimed
+%% the name meanwhile.
 take(#request{kind = Kind, child = Child} = Request, #requests{context = Context} = Requests)
         when Kind =:= add; Kind =:= register ->
     Keeper = gen_tracker_keeper:start(Context),
     %% Before the insertion: from then on, others find the child and may end it.
     Monitor = gen_tracker_keeper:attach(Keeper, Context, Child),
-    try
-        insert(Keeper, Request, Child, Requests)
+    try insert(Keeper, Request, Child, Requests) of
+        true ->
+            gen_tracker_keeper:attached(Keeper, Context),
+            wait(Keeper, {adds, Monitor}, Request, Requests);
+        false ->
+            true = demonitor(Monitor, [flush]),
+            handle(Request, nobody, Requests)
     catch
         error:badarg:Stacktrace ->
             true = demonitor(Monitor, [flush]),
             erlang:raise(error, badarg, Stacktrace)
-    end,
-    gen_tracker_keeper:attached(Keeper, Context),
-    wait(Keeper, {adds, Monitor}, Request, Requests);
+    end;
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
     Keeper = gen_tracker_keeper:start(Context),
-    insert(Keeper, Request, launching, Requests),
-    gen_tracker_keeper:launch(Keeper, Context, Spec),
-    Role =
-        case Kind of
-            start_child -> starts;
-            find_or_open -> waits
-        end,
-    wait(Keeper, Role, Request, Requests).
+    case insert(Keeper, Request, launching, Requests) of
+        true ->
+            gen_tracker_keeper:launch(Keeper, Context, Spec),
+            Role =
+                case Kind of
+                    start_child -> starts;
+                    find_or_open -> waits
+                end,
+            wait(Keeper, Role, Request, Requests);
+        false ->
+            handle(Request, nobody, Requests)
+    end.
 
+%% Ends the keeper if it does not get the name.
 insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
     try
         Stored = gen_tracker_spec:stored(Spec),
         %% Refuses start arguments that are too large, although they are not stored.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
-        true = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
-        ok
+        Inserted = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
+        _ = Inserted orelse gen_tracker_keeper:discard(Keeper),
+        Inserted
     catch
         error:badarg:Stacktrace ->
             gen_tracker_keeper:discard(Keeper),
@@ -269,36 +294,59 @@ look_up(#request{name = Name} = Request, Requests) ->
             Requests
     end.
 
-%% The `DOWN' message is `{{Tag, looking, Name, From}, Monitor, process, Caller, Reason}'.
-monitored(#request{name = Name, from = From} = Request, #requests{context = #{tag := Tag}}) ->
-    Monitor = monitor(process, element(1, From), [{tag, {Tag, looking, Name, From}}]),
+%% The `DOWN' message is `{{Tag, looking, From}, Monitor, process, Caller, Reason}'.
+monitored(#request{from = From} = Request, #requests{context = #{tag := Tag}}) ->
+    Monitor = monitor(process, element(1, From), [{tag, {Tag, looking, From}}]),
     Request#request{caller_monitor = Monitor}.
 
 %% @doc Removes such a request, whose caller has stopped waiting or was killed. Only the caller and
 %% the tracker know `From'.
--spec abandon(gen_tracker:name(), gen_server:from(), requests()) -> requests().
-abandon(Name, From, Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {_, _, Keeper, _} ->
-            Is = fun({_, #request{kind = Kind, from = Of}}) ->
-                Kind =:= look_up andalso Of =:= From
-            end,
-            {Taken, Left} = take_waiting(Is, Keeper, Requests),
-            lists:foreach(fun({_, Request}) -> demonitor_caller(Request) end, Taken),
-            Left;
-        undefined ->
+-spec abandon(gen_server:from(), requests()) -> requests().
+abandon(From, #requests{places = Places} = Requests) ->
+    case find_waiting(From, Requests) of
+        #request{kind = look_up} = Request ->
+            demonitor_caller(Request),
+            remove_waiting(map_get(From, Places), Request, Requests);
+        _ ->
             Requests
     end.
 
 %% A child has acknowledged its start and waits until it is registered.
 await_start(#request{child = Keeper} = Request, Requests) ->
-    case proctab_nif:kept(zone(Requests), Keeper) of
-        {_, State, _, _} when State =:= launching; State =:= restarting ->
+    case is_starting(Keeper, Requests) of
+        true ->
             {_, Waiting} = wait(Keeper, waits, Request, Requests),
             Waiting;
-        _ ->
+        false ->
             reply(Request, ok),
             Requests
+    end.
+
+%% The caller has spawned the keeper itself, and waits for its start. If that keeper is dead, which
+%% is `undefined' here, another one adopts the row: with the child, or to give the start up.
+join(#request{child = Keeper, name = Name} = Request, Requests) ->
+    case proctab_nif:await_start(zone(Requests), Name) of
+        {launching, _, Holder, _} when Holder =:= Keeper; Keeper =:= undefined ->
+            {_, Waiting} = wait(Holder, joins, Request, Requests),
+            Waiting;
+        {running, Pid, _, _} when Keeper =:= undefined ->
+            reply(Request, {ok, Pid}),
+            Requests;
+        _ ->
+            reply(Request, gone),
+            Requests
+    end.
+
+%% From here on the keeper tells the tracker of the end of its start.
+is_starting(Keeper, Requests) ->
+    case proctab_nif:kept(zone(Requests), Keeper) of
+        {Name, _, _, _} ->
+            case proctab_nif:await_start(zone(Requests), Name) of
+                {State, _, Keeper, _} -> State =:= launching orelse State =:= restarting;
+                _ -> false
+            end;
+        undefined ->
+            false
     end.
 
 %%% The queues
@@ -322,10 +370,34 @@ refusal(_, Doing) -> {error, Doing}.
 role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
 role(_, Role, _) -> Role.
 
-add(Keeper, Role, Request, #requests{waiting = Waiting} = Requests) ->
-    Same = maps:get(Keeper, Waiting, []),
-    More = Waiting#{Keeper => [{Role, Request} | Same]},
-    add_wait(Request, Keeper, Requests#requests{waiting = More}).
+add(Keeper, Role, Request, #requests{waiting = Waiting, monitors = Monitors} = Requests) ->
+    #requests{places = Places, next = Number, context = Context} = Requests,
+    {Same, Monitored} =
+        case Waiting of
+            #{Keeper := Others} ->
+                {Others, Monitors};
+            _ ->
+                {#{}, Monitors#{Keeper => gen_tracker_keeper:monitor_keeper(Keeper, Context)}}
+        end,
+    Added = Requests#requests{
+        waiting = Waiting#{Keeper => Same#{Number => {Role, Request}}},
+        monitors = Monitored,
+        places = add_place(Request, {Keeper, Number}, Places),
+        next = Number + 1
+    },
+    add_wait(Request, {Keeper, Number}, Added).
+
+add_place(#request{kind = Kind, from = From}, Place, Places)
+        when Kind =:= register; Kind =:= look_up ->
+    Places#{From => Place};
+add_place(_, _, Places) ->
+    Places.
+
+remove_place(#request{from = From}, Place, Places) ->
+    case Places of
+        #{From := Place} -> maps:remove(From, Places);
+        _ -> Places
+    end.
 
 by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
@@ -359,25 +431,28 @@ reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
     %% A dead process no longer waits.
     More = [
         Other
-     || {Other, Caller} <- maps:get(Keeper, WaitsFor, []),
+     || {Other, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
         gen_tracker_keeper:is_alive(Caller)
     ],
     reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
 
 add_wait(#request{asker = none}, _, Requests) ->
     Requests;
-add_wait(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
+add_wait(#request{asker = Asker, from = {Caller, _}}, {Keeper, Number}, Requests) ->
     #requests{waits_for = WaitsFor} = Requests,
-    Waits = [{Keeper, Caller} | maps:get(Asker, WaitsFor, [])],
-    Requests#requests{waits_for = WaitsFor#{Asker => Waits}}.
+    Waits = maps:get(Asker, WaitsFor, #{}),
+    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Keeper, Caller}}}}.
 
 remove_wait(#request{asker = none}, _, Requests) ->
     Requests;
-remove_wait(#request{asker = Asker, from = {Caller, _}}, Keeper, Requests) ->
-    #requests{waits_for = WaitsFor} = Requests,
-    case lists:delete({Keeper, Caller}, maps:get(Asker, WaitsFor, [])) of
-        [] -> Requests#requests{waits_for = maps:remove(Asker, WaitsFor)};
-        Waits -> Requests#requests{waits_for = WaitsFor#{Asker => Waits}}
+remove_wait(#request{asker = Asker}, Number, #requests{waits_for = WaitsFor} = Requests) ->
+    Requests#requests{waits_for = remove_from(Asker, Number, WaitsFor)}.
+
+%% Removes a number from one of the maps in a map, which contains no empty one.
+remove_from(Key, Number, Maps) ->
+    case maps:remove(Number, map_get(Key, Maps)) of
+        Left when map_size(Left) =:= 0 -> maps:remove(Key, Maps);
+        Left -> Maps#{Key := Left}
     end.
 
 %% Sets the timeout of a `register': the start that it waits for may itself be waiting for the
@@ -391,21 +466,22 @@ start_timer(_, _, _) ->
 %% Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will answer the
 %% caller.
 -spec register_timeout(Keeper :: pid(), gen_server:from(), requests()) -> requests().
-register_timeout(Keeper, From, Requests) ->
-    case take_waiting(fun({_, #request{from = Its}}) -> Its =:= From end, Keeper, Requests) of
-        {[], _} ->
-            Requests;
-        {[{_, #request{name = Name} = Request}], Left} ->
+register_timeout(Keeper, From, #requests{places = Places} = Requests) ->
+    case Places of
+        #{From := {Keeper, _} = Place} ->
+            #request{name = Name} = Request = find_waiting(From, Requests),
             case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
                     start_timer(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
-                    Left;
+                    remove_waiting(Place, Request, Requests);
                 _ ->
                     Requests
-            end
+            end;
+        _ ->
+            Requests
     end.
 
 %% @doc Handles the result of a keeper's start. If a request has asked for the end of the child
@@ -449,7 +525,7 @@ ended(Keeper, #requests{stopping = Stopping, adopted = Adopted, settled = Settle
 serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
     Requests;
 serve(Keeper, Outcome, Requests) ->
-    {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
+    {Waited, Others} = take_waiting(Keeper, Requests),
     Serve = fun(Waiting, Next) -> serve(Waiting, Keeper, Outcome, Next) end,
     {_, Served} = lists:foldl(Serve, {nobody, Others}, Waited),
     Served.
@@ -476,6 +552,12 @@ answer(_, #request{kind = look_up}, ended) ->
     {reply, ended};
 answer(_, #request{kind = await_start}, _) ->
     {reply, ok};
+answer(joins, _, {launched, Result}) ->
+    {reply, Result};
+answer(joins, _, {killed, _}) ->
+    {reply, {error, killed}};
+answer(joins, _, ended) ->
+    {reply, gone};
 answer(_, _, ended) ->
     again;
 answer(after_end, _, _) ->
@@ -546,26 +628,52 @@ lately(Keeper, #requests{adopted = Adopted}) ->
     [Now | [Time || Time <- maps:get(Keeper, Adopted, []), Now - Time < ?PERIOD]].
 
 move_waiting(Keeper, New, Requests) ->
-    {Waited, Others} = take_waiting(fun(_) -> true end, Keeper, Requests),
+    {Waited, Others} = take_waiting(Keeper, Requests),
     Move = fun({Role, Request}, Next) -> add(New, Role, Request, Next) end,
     lists:foldl(Move, Others, Waited).
 
-%% Removes the selected requests that wait for a keeper. Returns them, earliest first.
-take_waiting(Select, Keeper, #requests{waiting = Waiting} = Requests) ->
-    {Taken, Left} = lists:partition(Select, maps:get(Keeper, Waiting, [])),
-    Rest =
-        case Left of
-            [] -> maps:remove(Keeper, Waiting);
-            _ -> Waiting#{Keeper => Left}
-        end,
-    Forget = fun({_, Request}, Next) -> remove_wait(Request, Keeper, Next) end,
-    {lists:reverse(Taken), lists:foldl(Forget, Requests#requests{waiting = Rest}, Taken)}.
+%% Returns the request of a caller that may end its wait by itself, or `none'.
+find_waiting(From, #requests{places = Places, waiting = Waiting}) ->
+    case Places of
+        #{From := {Keeper, Number}} ->
+            #{Keeper := #{Number := {_, Request}}} = Waiting,
+            Request;
+        _ ->
+            none
+    end.
+
+remove_waiting({Keeper, Number} = Place, Request, Requests) ->
+    #requests{places = Places, waiting = Waiting, monitors = Monitors} = Requests,
+    Left = remove_from(Keeper, Number, Waiting),
+    Removed = Requests#requests{
+        places = remove_place(Request, Place, Places),
+        waiting = Left,
+        monitors = unless_waiting(Keeper, Left, Monitors)
+    },
+    remove_wait(Request, Number, Removed).
+
+unless_waiting(Keeper, Waiting, Monitors) when is_map_key(Keeper, Waiting) ->
+    Monitors;
+unless_waiting(Keeper, _, Monitors) ->
+    {Monitor, Left} = maps:take(Keeper, Monitors),
+    true = demonitor(Monitor, [flush]),
+    Left.
+
+%% Removes all requests that wait for a keeper. Returns them, earliest first.
+take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
+    Taken = lists:sort(maps:to_list(maps:get(Keeper, Waiting, #{}))),
+    Remove = fun({Number, {_, Request}}, Left) ->
+        remove_waiting({Keeper, Number}, Request, Left)
+    end,
+    {[Waited || {_, Waited} <- Taken], lists:foldl(Remove, Requests, Taken)}.
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
 end_all(#requests{waiting = Waiting}) ->
-    All = [Request || {_, Request} <- lists:append(maps:values(Waiting))],
-    lists:foreach(fun(Request) -> reply(Request, at_stop(Request)) end, All).
+    Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(
+        fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
+    ).
 
 at_stop(#request{kind = await_start}) -> ok;
 at_stop(#request{kind = look_up}) -> refused;

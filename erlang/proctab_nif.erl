@@ -27,7 +27,8 @@
 %% `end_registering/4', so that the caller can announce it in between.
 -module(proctab_nif).
 
--export([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
+-export([zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1]).
+-export([opening/3, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
@@ -43,7 +44,8 @@
 
 -on_load(load/0).
 
--nifs([zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1]).
+-nifs([zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1]).
+-nifs([opening/3, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
@@ -65,9 +67,14 @@
 %%% Zones
 
 %% @doc Opens a zone that belongs to the caller. Returns a handle, which keeps the memory of the
-%% zone as long as it is referenced. Raises `badarg' if a zone of that name runs.
--spec zone_open(Zone :: atom()) -> handle().
-zone_open(_Zone) -> erlang:nif_error(not_loaded).
+%% zone as long as it is referenced. `opening/3' returns the context. Raises `badarg' if a zone of
+%% that name runs.
+-spec zone_open(Zone :: atom(), Context :: term()) -> handle().
+zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns whether the owner of a zone has called {@link zone_stop/1}.
+-spec was_stopped(atom() | handle()) -> boolean().
+was_stopped(_Zone) -> erlang:nif_error(not_loaded).
 
 %% @doc Marks all children of a zone as stopping, present and future.
 -spec zone_stop(atom() | handle()) -> ok.
@@ -91,6 +98,29 @@ count(_Zone) -> erlang:nif_error(not_loaded).
 
 %%% Children
 
+%% @doc Returns whether a name is held by a child in any state. If it is free, returns what its new
+%% keeper needs: a handle of the zone, and its context. Raises `badarg' if the spec is too large.
+-spec opening(Zone :: atom(), Name :: term(), Spec :: term()) ->
+          held | {free, handle(), Context :: term()}.
+opening(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
+
+%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns `stopping'
+%% if the zone stops: the child is not in any page that is read after `zone_stop/1', or it is
+%% removed again.
+-spec launch(handle(), Name :: term(), Spec :: term()) -> true | held | stopping.
+launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that
+%% its start is awaited: `running/3' or `failed/2' returns `awaited'.
+-spec await_start(Zone :: atom(), Name :: term()) ->
+          {state(), pid() | undefined, Keeper :: pid(), Spec :: term()} | undefined.
+await_start(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Removes the caller's child after a start that has failed, like {@link remove/2}. Returns
+%% `awaited' if the start is awaited.
+-spec failed(Zone :: atom(), Name :: term()) -> true | awaited | false.
+failed(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
 %% @doc Inserts a child that runs, or one that is about to be started. Returns `false' if the name
 %% is taken.
 -spec insert(Zone :: atom(), Name :: term(), Keeper :: pid(), Spec :: term(),
@@ -109,9 +139,11 @@ child(_Zone, _Name) -> erlang:nif_error(not_loaded).
           {Name :: term(), state(), pid() | undefined, Spec :: term()} | undefined.
 kept(_Zone, _Keeper) -> erlang:nif_error(not_loaded).
 
-%% @doc Sets the state of the caller's child to `running', with its pid. Returns `stopping' if the
-%% child is marked as stopping; then nothing has changed.
--spec running(Zone :: atom(), Name :: term(), Child :: pid()) -> true | stopping | false.
+%% @doc Sets the state of the caller's child to `running', with its pid. Returns `awaited' if the
+%% start is awaited, see {@link await_start/2}. Returns `stopping' if the child is marked as
+%% stopping, or `zone_stopping' if the zone is; then nothing has changed.
+-spec running(Zone :: atom(), Name :: term(), Child :: pid()) ->
+          true | awaited | stopping | zone_stopping | false.
 running(_Zone, _Name, _Child) -> erlang:nif_error(not_loaded).
 
 %% @doc Sets the state of the caller's child to `terminating': it has died, with this exit reason.

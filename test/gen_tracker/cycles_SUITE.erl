@@ -191,7 +191,7 @@ a_cleanup_that_waits_for_an_attribute_is_part_of_a_cycle_despite_forged_casts(_)
     Zone = zone(?FUNCTION_NAME),
     Other = looking_up(Zone, fun() -> gen_tracker:find_or_open(Zone, plain(a)) end),
     [
-        gen_server:cast(Zone, {abandon_look_up, b, From})
+        gen_server:cast(Zone, {abandon_look_up, From})
      || Keeper <- [zones:keeper(Zone, a)],
         From <- [Keeper, {Keeper, make_ref()}, {Keeper, [alias | make_ref()]}, make_ref()]
     ],

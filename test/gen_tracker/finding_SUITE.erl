@@ -331,7 +331,7 @@ wait_returns_after_all_requests_sent_before_have_been_handled(_) ->
     Zone = zone(?FUNCTION_NAME),
     ok = sys:suspend(Zone),
     Gated = spec(name, temporary, 200, {start_gated, [self(), go]}),
-    Opening = ask(fun() -> gen_tracker:find_or_open(Zone, Gated) end),
+    Opening = ask(fun() -> supervisor:start_child(Zone, Gated) end),
     waiting(),
     Waiting = ask(fun() ->
         {gen_tracker:wait(Zone), gen_tracker:setattr(Zone, name, key, value)}

@@ -367,8 +367,9 @@ a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed(_) ->
             wait:until(fun() ->
                 process_info(Tracker, message_queue_len) =/= {message_queue_len, 0}
             end),
+            Monitor = monitor(process, Helper),
             tracked_child:kill(Tracker),
-            shutdown = timed_call:ended(Helper, 2000)
+            {'DOWN', Monitor, process, Helper, shutdown} = await('DOWN', Monitor)
         end
      || Restart <- [temporary, permanent]
     ].

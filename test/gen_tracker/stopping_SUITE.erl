@@ -146,7 +146,7 @@ a_request_in_the_mailbox_of_the_tracker_is_answered_when_it_stops(_) ->
     {asking, child, Keeper} = await(asking),
     at_rest(Keeper),
     Callers = [
-        opening(Zone, plain(another)),
+        calling(fun() -> gen_server:call(Zone, {find_or_open, plain(another)}) end),
         calling(fun() -> supervisor:start_child(Zone, full(another)) end),
         calling(fun() -> supervisor:terminate_child(Zone, stubborn) end)
     ],
@@ -381,7 +381,7 @@ a_zone_stops_while_a_dead_process_is_added(_) ->
 a_start_after_the_end_of_a_child_that_was_added_dead_succeeds(_) ->
     Zone = zone(?FUNCTION_NAME),
     Starts = [
-        fun() -> gen_tracker:find_or_open(Zone, plain(child)) end,
+        fun() -> gen_server:call(Zone, {find_or_open, plain(child)}) end,
         fun() -> supervisor:start_child(Zone, full(child)) end,
         fun() -> gen_tracker:add_existing_child(Zone, {child, loose(start_link), worker, []}) end
     ],

@@ -390,7 +390,7 @@ dummy() ->
 
 %% Returns the handle of a zone that has ended.
 closed_handle() ->
-    Handle = proctab_nif:zone_open(?CLOSED),
+    Handle = proctab_nif:zone_open(?CLOSED, shared),
     ok = proctab_nif:zone_close(?CLOSED),
     Handle.
 
@@ -414,7 +414,7 @@ open(public, #{dummy := Dummy} = Fixture) ->
             error(Reason)
     end;
 open(_, #{dummy := Dummy} = Fixture) ->
-    Handle = proctab_nif:zone_open(?RAW),
+    Handle = proctab_nif:zone_open(?RAW, shared),
     true = proctab_nif:insert(?RAW, ?NAME, self(), {spec}, Dummy),
     true = proctab_nif:insert(?RAW, other, Dummy, {spec}, Dummy),
     true = proctab_nif:insert(?RAW, starting, self(), {spec}, launching),
@@ -560,16 +560,20 @@ native() ->
 
 zone_functions() ->
     [
-        {zone_open, [new_zone], [reference]},
+        {zone_open, [new_zone, any], [reference]},
         {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
+        {was_stopped, [zone_or_handle], [true, false]},
         {owner, [raw], [pid]},
         {count, [raw], [integer]},
         {insert, [raw, any, pid, any, pid_or_launching], [true, false]},
+        {opening, [raw, any, any], [held, {free, reference, any}]},
+        {launch, [zone_or_handle, any, any], [true, held, stopping]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
+        {await_start, [raw, any], [undefined, {any, any, pid, any}]},
         {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
-        {running, [raw, any, any_pid], [true, stopping, false]},
+        {running, [raw, any, any_pid], [true, awaited, stopping, zone_stopping, false]},
         {terminating, [raw, any, any], [true, stopping, false]},
         {pending, [raw, any], [true, false]},
         {slowed, [raw, any], [true, false]},
@@ -581,6 +585,7 @@ zone_functions() ->
             [launching, running, terminating, pending, slowed, restarting, false]
         },
         {remove, [raw, any], [true, false]},
+        {failed, [raw, any], [true, awaited, false]},
         {unregister_name, [raw, any, pid, any], [true, false]},
         {change_keeper, [raw, pid, pid], [{ok, any}, undefined]},
         {find, [raw, any], [{ok, pid}, undefined]},

@@ -244,6 +244,11 @@ native(Zone, Pid) ->
         {owner, [Zone], []},
         {count, [Zone], []},
         {insert, [Zone, void, self(), spec, Pid], [{3, NoLocal}, {5, NoPids}]},
+        {opening, [Zone, void, spec], []},
+        {launch, [Zone, void, spec], []},
+        {await_start, [Zone, ?NAME], []},
+        {failed, [Zone, ?NAME], []},
+        {was_stopped, [Zone], []},
         {child, [Zone, ?NAME], []},
         {kept, [Zone, self()], [{2, NoLocal}]},
         {running, [Zone, ?NAME, Pid], [{3, NoPids}]},
@@ -292,6 +297,7 @@ native_functions_refuse_callers_other_than_the_keeper(Config) ->
         {restarting, []},
         {respec, [spec]},
         {stop, [self()]},
+        {failed, []},
         {remove, []}
     ],
     unchanged(Zone, fun() ->
@@ -309,9 +315,9 @@ native_functions_refuse_callers_other_than_the_keeper(Config) ->
         false = proctab_nif:replace(Zone, ?NAME, n, 7, 2),
         false = proctab_nif:replace(Zone, ?VOID, n, 1, 2),
         false = proctab_nif:set_missing(Zone, ?NAME, n, 2),
-        ?assertError(badarg, proctab_nif:zone_open(Zone)),
+        ?assertError(badarg, proctab_nif:zone_open(Zone, shared)),
         [
-            ?assertError(badarg, proctab_nif:zone_open(Wrong))
+            ?assertError(badarg, proctab_nif:zone_open(Wrong, shared))
          || Wrong <- no_zones(), not is_atom(Wrong)
         ],
         [?assertError(badarg, proctab_nif:zone_close(Wrong)) || Wrong <- no_zones()]

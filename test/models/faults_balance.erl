@@ -195,7 +195,12 @@ process_checks(Zone, Children) ->
         {unmonitored_children, [], Unmonitored},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
         {waiting_for_keepers, #{}, tracker_state:waiting(Zone)},
-        {monitors_of_the_tracker, bag([{process, Pid} || Pid <- Beside]), bag(Monitors)}
+        {other_monitors_of_the_tracker, [], Monitors -- [{process, Pid} || Pid <- Beside]},
+        %% The keepers that callers have spawned are only linked.
+        {unmonitored_processes, [], [
+            Pid
+         || Pid <- Beside, not is_keeper(Pid), not lists:member({process, Pid}, Monitors)
+        ]}
     ].
 
 attribute_checks(Zone, Children) ->

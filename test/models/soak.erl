@@ -156,7 +156,7 @@ replay(Round, Time) ->
 start_loads() ->
     Soak = self(),
     Owner = spawn_link(fun() ->
-        _ = proctab_nif:zone_open(?ZONE),
+        _ = proctab_nif:zone_open(?ZONE, shared),
         [insert(name(Number), pid(Number)) || Number <- lists:seq(1, ?NAMES)],
         Soak ! filled,
         receive

@@ -10,6 +10,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
+-import(proctab_nif, [await_start/2, failed/2, launch/3, opening/3]).
 -import(proctab_nif, [
     insert/5,
     child/2,
@@ -71,12 +72,14 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
-    [{zone_open, 1}, {zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
+    [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}].
 
 reading() ->
     [
         {tables, 0},
+        {was_stopped, 1},
+        {opening, 3},
         {owner, 1},
         {count, 1},
         {child, 2},
@@ -106,6 +109,23 @@ of_names() ->
             false = insert(Zone, Name, self(), spec, launching),
             1 = proctab_nif:count(Zone)
         end},
+        {{launch, 3}, fun(Zone, Name) ->
+            {free, Handle, _} = opening(Zone, Name, spec),
+            true = launch(Handle, Name, spec),
+            {launching, undefined, _, spec} = child(Zone, Name),
+            held = launch(Handle, Name, spec),
+            held = opening(Zone, Name, spec),
+            1 = proctab_nif:count(Zone)
+        end},
+        {{await_start, 2}, launched(fun(Zone, Name) ->
+            {launching, undefined, _, spec} = await_start(Zone, Name),
+            awaited = running(Zone, Name, self())
+        end)},
+        {{failed, 2}, launched(fun(Zone, Name) ->
+            {launching, undefined, _, spec} = await_start(Zone, Name),
+            awaited = failed(Zone, Name),
+            gone(Zone, Name)
+        end)},
         {{running, 3}, launched(fun(Zone, Name) ->
             true = running(Zone, Name, self()),
             {running, Self, Self, spec} = child(Zone, Name)
@@ -267,6 +287,16 @@ of_values() ->
             true = insert(Zone, other, self(), Spec, self()),
             {running, _, _, Spec} = child(Zone, other)
         end},
+        {{launch, 3}, fun(Zone, Spec) ->
+            {free, Handle, _} = opening(Zone, other, Spec),
+            true = launch(Handle, other, Spec),
+            {launching, _, _, Spec} = child(Zone, other)
+        end},
+        {{zone_open, 2}, fun(_, Context) ->
+            Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context),
+            {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
+            ok = proctab_nif:zone_close(Handle)
+        end},
         {{setattr, 3}, fun(Zone, Value) ->
             ok = setattr(Zone, name, [{key, Value}]),
             [{key, Value}] = attrs(Zone, name)
@@ -395,7 +425,7 @@ in_zone(Function, Change, Term, Prepare) ->
 left_in_zone(Change, Term, Prepare) ->
     Zone = ?MODULE,
     scheduling:left(fun() ->
-        _ = proctab_nif:zone_open(Zone),
+        _ = proctab_nif:zone_open(Zone, shared),
         Prepare(Zone),
         Change(Zone, Term),
         ok = proctab_nif:zone_close(Zone)
@@ -454,7 +484,7 @@ stays(Function, Change, Term, Prepare) ->
 
 a_reason_that_is_too_large_is_an_atom_in_the_event(_) ->
     Zone = ?FUNCTION_NAME,
-    _ = proctab_nif:zone_open(Zone),
+    _ = proctab_nif:zone_open(Zone, shared),
     Secret = listen(Zone),
     Huge = lists:foldl(fun(_, Part) -> [Part | Part] end, [], lists:seq(1, 28)),
     true = insert(Zone, name, self(), spec, self()),
@@ -514,7 +544,7 @@ a_registration_of_a_long_name_is_made_once(_) ->
 a_call_that_changes_nothing_may_still_be_rescheduled(_) ->
     Current = lists:seq(1, 20000),
     leaves({cas, 5}, fun() ->
-        _ = proctab_nif:zone_open(?FUNCTION_NAME),
+        _ = proctab_nif:zone_open(?FUNCTION_NAME, shared),
         true = insert(?FUNCTION_NAME, name, self(), spec, self()),
         ok = setattr(?FUNCTION_NAME, name, key, Current),
         {current, Current} = cas(?FUNCTION_NAME, name, key, 1, 2)

@@ -37,7 +37,7 @@ all() ->
     ].
 
 init_per_testcase(Case, Config) ->
-    _ = proctab_nif:zone_open(Case),
+    _ = proctab_nif:zone_open(Case, shared),
     Config.
 
 end_per_testcase(_Case, _Config) ->
@@ -191,7 +191,7 @@ no_child_of_a_stopping_zone_becomes_running(_) ->
     Zone = ?FUNCTION_NAME,
     true = proctab_nif:insert(Zone, ?NAME, self(), spec, launching),
     ok = proctab_nif:zone_stop(Zone),
-    stopping = proctab_nif:running(Zone, ?NAME, self()),
+    zone_stopping = proctab_nif:running(Zone, ?NAME, self()),
     stopping = proctab_nif:terminating(Zone, ?NAME, normal),
     [false = proctab_nif:Again(Zone, ?NAME) || Again <- [pending, slowed, restarting]],
     {terminating, undefined, _, spec} = proctab_nif:child(Zone, ?NAME),
@@ -204,7 +204,7 @@ either_a_keeper_sees_the_stop_or_the_stop_sees_the_new_state(_) ->
 meets_a_stop(Stop) ->
     Zone = either_a_keeper_sees_the_stop_or_the_stop_sees_the_new_state,
     ok = proctab_nif:zone_close(Zone),
-    Handle = proctab_nif:zone_open(Zone),
+    Handle = proctab_nif:zone_open(Zone, shared),
     Test = self(),
     Ready = counters:new(1, []),
     Keeper = spawn_link(fun() ->
@@ -228,7 +228,12 @@ meets_a_stop(Stop) ->
         receive
             {Keeper, Answer} -> Answer
         end,
-    ?assert(lists:member({Seen, Told}, [{running, true}, {launching, stopping}])).
+    Stopping =
+        case Stop of
+            child -> stopping;
+            zone -> zone_stopping
+        end,
+    ?assert(lists:member({Seen, Told}, [{running, true}, {launching, Stopping}])).
 
 await(Ready) ->
     counters:get(Ready, 1) =:= 2 orelse await(Ready).
@@ -255,7 +260,7 @@ events_begin_with_the_secret_of_the_zone(_) ->
     ],
     {messages, Expected} = process_info(self(), messages),
     ok = proctab_nif:zone_close(Zone),
-    _ = proctab_nif:zone_open(Zone),
+    _ = proctab_nif:zone_open(Zone, shared),
     ?assertNotEqual(Secret, proctab_nif:listen(Zone)).
 
 %% Children of other nodes

@@ -52,7 +52,7 @@ reload() ->
     ok.
 
 names_and_keys() ->
-    _ = proctab_nif:zone_open(zone),
+    _ = proctab_nif:zone_open(zone, shared),
     ok = proctab_nif:processes_open(table, self()),
     %% Short terms, encoded terms, and copies.
     Names = [
@@ -90,7 +90,7 @@ names_and_keys() ->
 handles() ->
     Handles = [
         begin
-            Handle = proctab_nif:zone_open(Zone),
+            Handle = proctab_nif:zone_open(Zone, shared),
             true = proctab_nif:insert(Zone, name, self(), Zone, self()),
             reload(),
             {Zone, Handle}
@@ -125,7 +125,7 @@ handles() ->
         element(
             1,
             begin
-                _ = proctab_nif:zone_open(first),
+                _ = proctab_nif:zone_open(first, shared),
                 proctab_nif:wait_for(first, name)
             end
         )
@@ -148,7 +148,7 @@ page(Handle, From, Acc) ->
     end.
 
 waiters() ->
-    _ = proctab_nif:zone_open(zone),
+    _ = proctab_nif:zone_open(zone, shared),
     Waits = [
         begin
             Wait = proctab_nif:wait_for(zone, [make_ref_of(N), name]),
@@ -188,7 +188,7 @@ make_ref_of(N) ->
 owners() ->
     Test = self(),
     {Owner, Monitor} = spawn_monitor(fun() ->
-        _ = proctab_nif:zone_open(zone),
+        _ = proctab_nif:zone_open(zone, shared),
         ok = proctab_nif:processes_open(table, self()),
         Test ! opened,
         receive
@@ -205,7 +205,7 @@ owners() ->
         {'DOWN', Monitor, process, _, _} -> ok
     end,
     tracked_process:eventually(fun() -> proctab_nif:tables() =:= [] end),
-    _ = proctab_nif:zone_open(zone),
+    _ = proctab_nif:zone_open(zone, shared),
     ok = proctab_nif:processes_open(table, self()),
     ok.
 

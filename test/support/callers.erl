@@ -17,18 +17,18 @@ answer(Monitor) ->
     Answer.
 
 %% Waits until each process that the caller monitors, such as one of `ask/1`, waits for a message or
-%% has exited.
+%% has exited. A process that opens a child counts as waiting once it has asked the tracker, too.
 waiting() ->
     {monitors, Monitors} = process_info(self(), monitors),
     lists:foreach(fun waiting/1, Monitors).
 
 waiting({process, Pid}) ->
-    case process_info(Pid, status) of
-        {status, waiting} ->
-            ok;
+    case process_info(Pid, [status, current_function]) of
         undefined ->
             ok;
-        {status, _} ->
+        [{status, waiting}, {_, Function}] when Function =/= {gen_tracker_opening, await, 2} ->
+            ok;
+        _ ->
             erlang:yield(),
             waiting({process, Pid})
     end.

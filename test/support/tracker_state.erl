@@ -12,6 +12,6 @@ waiting(Zone) ->
     State = tuple_to_list(sys:get_state(Zone)),
     [Requests] = [Part || Part <- State, is_tuple(Part), element(1, Part) =:= requests],
     Describe = fun(_, Waiting) ->
-        [{element(2, Request), element(6, Request)} || {_, Request} <- Waiting]
+        [{element(2, Request), element(6, Request)} || {_, Request} <- maps:values(Waiting)]
     end,
     maps:map(Describe, element(3, Requests)).

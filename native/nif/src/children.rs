@@ -2,11 +2,14 @@
 
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Refused, State};
+use proctab_table::zone::{Launched, Zone};
+use proctab_terms::reading::Purpose;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
 use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death};
-use crate::lookup::{self, with_entry};
+use crate::lookup::{self, with_entry, ZONE_HANDLES};
+use crate::tables;
 
 pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
@@ -33,13 +36,60 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     Ok(boolean(inserted))
 }
 
+/// Returns whether a name is free. If it is, makes what its keeper needs.
+pub fn opening(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let table = tables::get::<Zone<Copied>>(call.atom(0)?, &guard)?;
+    let zone = &table.content;
+    // The spec will be sent to the keeper, and so must not be too large to send.
+    call.deduct_cost(call.argument(2)?, Purpose::Value)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    match zone.entry(name, &guard) {
+        Some(entry) if entry.has_child() => Ok(atom!(held)),
+        _ => {
+            let context = zone.context().ok_or(Fault::BadArgument)?;
+            let context = call.make(context)?;
+            let handle = ZONE_HANDLES.make(call, table.clone());
+            Ok(call.tuple([atom!(free), handle, context]))
+        }
+    }
+}
+
+pub fn launch(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone_by_handle(call, &guard)?;
+    let name = call.to_key(call.argument(1)?)?;
+    let child = Child {
+        state: State::Launching,
+        pid: None,
+        keeper: call.caller(),
+        spec: Some(call.to_datum(call.argument(2)?)?),
+    };
+    Ok(match zone.content.launch(&name, child, &call.commit()) {
+        Launched::Done => boolean(true),
+        Launched::Held => atom!(held),
+        Launched::Stopping => atom!(stopping),
+    })
+}
+
 pub fn child(call: Call<'_>) -> Answer<'_> {
     with_entry(call, |_, entry| {
-        match entry.and_then(|entry| entry.child()) {
-            Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
-            None => Ok(atom!(undefined)),
-        }
+        child_or_undefined(call, entry.and_then(|entry| entry.child()))
     })
+}
+
+pub fn await_start(call: Call<'_>) -> Answer<'_> {
+    with_entry(call, |_, entry| {
+        child_or_undefined(call, entry.and_then(|entry| entry.await_start()))
+    })
+}
+
+fn child_or_undefined<'c>(call: Call<'c>, child: Option<Child<Copied>>) -> Answer<'c> {
+    match child {
+        Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
+        None => Ok(atom!(undefined)),
+    }
 }
 
 /// Returns name, state, pid and spec of the child of a keeper.
@@ -87,14 +137,22 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
         };
         deduct_event_cost(call, zone)?;
         match entry.run(keeper, pid, &call.commit()) {
-            Ok(()) => {
+            Ok(is_awaited) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
-                Ok(boolean(true))
+                Ok(true_or_awaited(is_awaited))
             }
             Err(Refused::Stopping) => Ok(atom!(stopping)),
+            Err(Refused::ZoneStopping) => Ok(atom!(zone_stopping)),
             Err(Refused::Gone) => Ok(boolean(false)),
         }
     })
+}
+
+fn true_or_awaited<'c>(is_awaited: bool) -> Term<'c> {
+    match is_awaited {
+        true => atom!(awaited),
+        false => boolean(true),
+    }
 }
 
 pub fn terminating(call: Call<'_>) -> Answer<'_> {
@@ -164,6 +222,15 @@ pub fn remove(call: Call<'_>) -> Answer<'_> {
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let keeper = call.caller();
     Ok(boolean(zone.remove(name, keeper, &guard, &call.commit())))
+}
+
+pub fn failed(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    let removed = zone.fail(name, call.caller(), &guard, &call.commit());
+    Ok(removed.map_or(boolean(false), true_or_awaited))
 }
 
 pub fn unregister_name(call: Call<'_>) -> Answer<'_> {

@@ -33,10 +33,11 @@ mod zones;
 
 proctab_terms::export! {
     zones {
-        zone_open/1, zone_stop/1, zone_close/1, tables/0, owner/1, count/1,
+        zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1,
     }
     children {
-        insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2,
+        opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
+        terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3, find/2, find_alive/2,
     }
     attributes {

@@ -5,7 +5,7 @@ use proctab_table::reclaim;
 use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault};
 
-use crate::atoms::atom;
+use crate::atoms::{atom, boolean};
 use crate::lookup::{self, ZONE_HANDLES};
 use crate::tables::{self, Content, Given, Table};
 
@@ -17,10 +17,12 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     if current.is_ok_and(|table| table.is_owner_alive(env)) {
         return Err(Fault::BadArgument);
     }
-    let table = Table::new(name);
+    let context = call.to_datum(call.argument(1)?)?;
+    let table = Table::<Zone<Copied>>::new(name);
     if Table::give(&table, env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
     }
+    table.content.share(context, &call.commit());
     let handle = ZONE_HANDLES.make(call, table.clone());
     Zone::tables().insert(name, table, &guard);
     Ok(handle)
@@ -29,8 +31,19 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
 pub fn zone_stop(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
-    zone.content.stop(&call.commit());
+    let is_owner = zone.owner(call)?.word() == call.caller();
+    let committed = call.commit();
+    if is_owner {
+        zone.content.stopped_by_owner(&committed);
+    }
+    zone.content.stop(&committed);
     Ok(atom!(ok))
+}
+
+pub fn was_stopped(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone_by_handle(call, &guard)?;
+    Ok(boolean(zone.content.was_stopped_by_owner()))
 }
 
 pub fn zone_close(call: Call<'_>) -> Answer<'_> {

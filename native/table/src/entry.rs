@@ -1,7 +1,7 @@
 //! A row under a guard: reading and changing its attributes, and the steps of its child's life.
 
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::datum::{Borrowed, Foreign};
 use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
-use crate::row::{Gone, Pid, Record, Refused, Row, Shared, State};
+use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State};
 use crate::value::{Added, Frozen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
@@ -314,17 +314,22 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Records that the child of `keeper` runs. Changes nothing if it is being stopped.
-    pub fn run(self, keeper: u64, pid: Pid<F>, _: &Committed) -> Result<(), Refused> {
+    /// Records that the child of `keeper` runs. Returns whether the tracker waits for that. Changes
+    /// nothing if the child is being stopped.
+    pub fn run(self, keeper: u64, pid: Pid<F>, _: &Committed) -> Result<bool, Refused> {
         let mut record = self.row.lock_of(keeper).ok_or(Refused::Gone)?;
-        if record.is_stopping || self.shared.stopping.is_set() {
+        if record.is_stopping {
             return Err(Refused::Stopping);
         }
+        if self.shared.stopping.is_set() {
+            return Err(Refused::ZoneStopping);
+        }
         record.state = State::Running;
+        let is_awaited = mem::take(&mut record.is_awaited);
         let before = self.row.replace_pid(&mut record, Some(pid));
         drop(record);
         drop(before);
-        Ok(())
+        Ok(is_awaited)
     }
 
     /// Records that the child of `keeper` is dead. Returns the pid of the child that was running,
@@ -357,7 +362,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         condition: impl FnOnce(State) -> bool,
         keeper: u64,
         children: &AtomicUsize,
-    ) -> Result<Option<Pid<F>>, Gone> {
+    ) -> Result<Cleared<F>, Gone> {
         let condition = |record: &Record<F>| {
             let is_removed = condition(record.state);
             children.fetch_sub(usize::from(is_removed), Ordering::Relaxed);
@@ -371,10 +376,11 @@ impl<'g, F: Foreign> Entry<'g, F> {
         condition: impl FnOnce(&Record<F>) -> bool,
         keeper: u64,
         state: State,
-    ) -> Result<Option<Pid<F>>, Gone> {
+    ) -> Result<Cleared<F>, Gone> {
         let record = self.row.lock_of(keeper);
         let mut record = record.filter(|record| condition(record)).ok_or(Gone)?;
         record.state = state;
+        let is_awaited = record.is_awaited;
         let child = self.row.replace_pid(&mut record, None);
         // The row itself stays in memory until it is freed with others, but its spec must not.
         let spec = (state == State::Removed)
@@ -383,7 +389,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let heavy = self.attributes().is_some_and(|map| map.is_heavy());
         self.publish(record, None, heavy);
         drop(spec);
-        Ok(child)
+        Ok(Cleared { child, is_awaited })
     }
 
     /// Replaces the attributes, unlocks, and retires the old ones. They are freed as soon as

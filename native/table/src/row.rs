@@ -104,13 +104,23 @@ pub struct Child<F> {
 #[derive(Debug)]
 pub struct Gone;
 
+/// What a row had when it was cleared.
+pub struct Cleared<F> {
+    /// The pid of the child that was running.
+    pub child: Option<Pid<F>>,
+    /// Whether the tracker waits for the end of the child's start.
+    pub is_awaited: bool,
+}
+
 /// Why a row refuses a keeper.
 #[derive(Debug, PartialEq)]
 pub enum Refused {
     /// The row does not belong to that keeper.
     Gone,
-    /// The child, or the whole zone, is being stopped.
+    /// The child is being stopped.
     Stopping,
+    /// The whole zone is being stopped.
+    ZoneStopping,
 }
 
 /// What all rows of a zone share.
@@ -119,6 +129,8 @@ pub(crate) struct Shared {
     /// The key of the hash functions.
     pub seed: Seed,
     pub stopping: Stopping,
+    /// Whether the owner of the zone has stopped it.
+    pub was_stopped: AtomicBool,
 }
 
 /// Whether a zone is being stopped.
@@ -144,6 +156,8 @@ pub(crate) struct Record<F> {
     pub state: State,
     /// Whether the child is stopped for good; see [`Row::stop`].
     pub is_stopping: bool,
+    /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`].
+    pub is_awaited: bool,
     pub keeper: u64,
     /// The pid of the child, if its word is [`REMOTE`].
     remote: Option<Datum<F>>,
@@ -185,6 +199,7 @@ impl<F: Foreign> Row<F> {
             record: Mutex::new(Record {
                 state: State::Vacant,
                 is_stopping: false,
+                is_awaited: false,
                 keeper: NO_KEEPER,
                 remote: None,
                 spec: None,
@@ -252,14 +267,24 @@ impl<F: Foreign> Row<F> {
         }
     }
 
+    /// Returns the child, in any state, like [`child`](Self::child). If the child is being started,
+    /// the keeper that ends this start learns that the tracker waits for that. To call this again
+    /// changes nothing, so it needs no commit.
+    pub fn await_start(&self) -> Option<Child<F>> {
+        let mut record = self.record.lock();
+        record.is_awaited = true;
+        self.child_in(&record)
+    }
+
     /// Whether there is a child, in any state.
     pub fn has_child(&self) -> bool {
         !matches!(self.record.lock().state, State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant. Returns `false` if the row has a child. The child
-    /// is counted in `children` under the row's lock, so that no other thread sees one without the
-    /// other.
+    /// Gives the row to a child, if it is vacant. Returns `false` if it has one.
+    ///
+    /// The child is counted in `children` under the row's lock, so that no other thread sees one
+    /// without the other.
     pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
         let mut record = self.record.lock();
         match record.state {
@@ -267,6 +292,7 @@ impl<F: Foreign> Row<F> {
             State::Vacant => {
                 record.state = child.state;
                 record.is_stopping = false;
+                record.is_awaited = false;
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
                 children.fetch_add(1, Ordering::Relaxed);

@@ -15,7 +15,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::ptr;
 use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use papaya::Equivalent;
@@ -29,7 +29,7 @@ use crate::entry::Entry;
 use crate::hashing::Seed;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
-use crate::row::{Child, Gone, Pid, Row, Shared, State};
+use crate::row::{Child, Cleared, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
 use crate::waiters::Waiters;
 
@@ -59,6 +59,8 @@ pub struct Zone<F: Foreign> {
     subscriber: AtomicU64,
     secret: u64,
     waiters: Waiters<F>,
+    /// What the owner of the zone shares with those who start children.
+    context: OnceLock<Datum<F>>,
 }
 
 /// A shard of the slots.
@@ -66,6 +68,17 @@ struct Slots<F: Foreign> {
     rows: Vec<Option<Arc<Row<F>>>>,
     /// Indexes of the slots without a row.
     free: Vec<u32>,
+}
+
+/// The result of [`Zone::launch`].
+#[derive(Debug, PartialEq)]
+pub enum Launched {
+    /// The child has the name.
+    Done,
+    /// Another child holds the name.
+    Held,
+    /// The zone is stopping.
+    Stopping,
 }
 
 /// Rows in the order of their slots.
@@ -89,6 +102,7 @@ impl<F: Foreign> Default for Zone<F> {
             // The keys of this state are random numbers of the system.
             secret: RandomState::new().hash_one(()),
             waiters: Waiters::new(seed.clone()),
+            context: OnceLock::new(),
             shared,
         }
     }
@@ -157,12 +171,59 @@ impl<F: Foreign> Zone<F> {
         self.secret
     }
 
-    /// Stops the zone: from here on none of its children begins to run.
+    /// Stops the zone: from here on no child is launched, and none begins to run.
     ///
     /// A thread that reads the rows after this sees every state that a keeper set before it could
-    /// know.
+    /// know, and every child that was launched.
     pub fn stop(&self, _: &Committed) {
         self.shared.stopping.set();
+        fence(Ordering::SeqCst);
+    }
+
+    /// Records that the owner of the zone stops it.
+    pub fn stopped_by_owner(&self, _: &Committed) {
+        self.shared.was_stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether the owner of the zone stops it, or has stopped it.
+    pub fn was_stopped_by_owner(&self) -> bool {
+        self.shared.was_stopped.load(Ordering::Acquire)
+    }
+
+    /// Sets what the owner shares with those who start children. Does nothing if it is set.
+    pub fn share(&self, context: Datum<F>, _: &Committed) {
+        // An error means that it is set.
+        let _ = self.context.set(context);
+    }
+
+    /// Returns what the owner shares with those who start children.
+    pub fn context(&self) -> Option<&Datum<F>> {
+        self.context.get()
+    }
+
+    /// Whether the zone is being stopped, or has been.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.is_set()
+    }
+
+    /// Adds a child that is being started, unless a child holds the name or the zone is stopping.
+    ///
+    /// A thread that stops the zone finds the child in the pages that it reads then, or this
+    /// finds the zone stopping and removes the child again.
+    pub fn launch(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Launched {
+        let keeper = child.keeper;
+        if self.is_stopping() {
+            return Launched::Stopping;
+        }
+        if !self.insert(name, child, committed) {
+            return Launched::Held;
+        }
+        fence(Ordering::SeqCst);
+        if self.is_stopping() {
+            self.remove(name.borrow(), keeper, &reclaim::enter(), committed);
+            return Launched::Stopping;
+        }
+        Launched::Done
     }
 
     /// Returns the row of a keeper, and its child.
@@ -202,6 +263,19 @@ impl<F: Foreign> Zone<F> {
         self.remove_if(|_| true, name, keeper, guard).is_ok()
     }
 
+    /// Like [`remove`](Self::remove), for a start that failed. Returns whether the tracker waits
+    /// for its end.
+    pub fn fail(
+        &self,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Result<bool, Gone> {
+        let cleared = self.remove_if(|_| true, name, keeper, guard)?;
+        Ok(cleared.is_awaited)
+    }
+
     /// Like [`remove`](Self::remove), if the child runs. Returns its pid: the process lives on.
     pub fn unregister(
         &self,
@@ -211,9 +285,8 @@ impl<F: Foreign> Zone<F> {
         _: &Committed,
     ) -> Option<Pid<F>> {
         let is_running = |state| state == State::Running;
-        self.remove_if(is_running, name, keeper, guard)
-            .ok()
-            .flatten()
+        let cleared = self.remove_if(is_running, name, keeper, guard).ok()?;
+        cleared.child
     }
 
     fn remove_if(
@@ -222,13 +295,13 @@ impl<F: Foreign> Zone<F> {
         name: Borrowed<'_, F>,
         keeper: u64,
         guard: &Guard,
-    ) -> Result<Option<Pid<F>>, Gone> {
+    ) -> Result<Cleared<F>, Gone> {
         let entry = self.entry(name, guard).ok_or(Gone)?;
-        let child = entry.remove(condition, keeper, &self.children)?;
+        let cleared = entry.remove(condition, keeper, &self.children)?;
         self.remove_name(&entry, guard);
         self.free_slot(&entry);
         self.remove_keeper(keeper, &entry, None);
-        Ok(child)
+        Ok(cleared)
     }
 
     /// Gives a row to another keeper. Returns `false` if it does not belong to `keeper`.

@@ -1,0 +1,185 @@
+%% @private
+%% Opens a child for the calling process, without the tracker if the name is free.
+%%
+%% The caller spawns the keeper, which claims the name in the table, runs the start function and
+%% answers the caller. Two callers that open different names do not meet.
+%%
+%%   caller                                 keeper                              tracker
+%%      | spawn, monitor ------------------> |                                     |
+%%      |                                    | link ------------------------------> |
+%%      |                                    | launch/3 in the table                |
+%%      |                                    | start function, running/3            |
+%%      | <- {Alias, {result, Result}} ----- |                                     |
+%%      | <- {Alias, held} ----------------- |  another keeper was faster           |
+%%      | <- DOWN -------------------------- |  it was killed, or the zone stops    |
+%%
+%% The tracker answers all others: callers that find the name held, and callbacks of the zone, whose
+%% waits it checks for cycles. It queues them until the start of a name, or the cleanup after its
+%% last child, has ended (`gen_tracker_requests'). A caller whose keeper takes longer than
+%% ?PATIENCE, or is gone, joins them: only the tracker knows whether its start is being ended, or
+%% the zone stops.
+%%
+%% Whether the tracker was asked is in the row. The keeper reads it in the step that ends its start,
+%% so it knows whether to tell the tracker as well.
+-module(gen_tracker_opening).
+
+-export([open/3]).
+
+%% How long a caller waits for a start, in milliseconds.
+-define(TIMEOUT, 60000).
+%% After how long it asks the tracker as well, in milliseconds.
+-define(PATIENCE, 50).
+
+-record(opening, {
+    zone :: gen_tracker:zone(),
+    handle :: proctab_nif:handle(),
+    tracker :: pid(),
+    name :: gen_tracker:name(),
+    %% For the case that another keeper was faster.
+    spec :: gen_tracker_spec:spec(),
+    alias :: reference(),
+    keeper :: pid(),
+    monitor :: reference()
+}).
+
+%% @doc Starts a child, or waits for the start of another caller. Returns `refused' if name or spec
+%% are too large for a table, and `again' if the zone was started meanwhile.
+-spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+          {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again.
+open(Zone, Name, Spec) ->
+    try proctab_nif:opening(Zone, Name, Spec) of
+        held ->
+            ask(Zone, Name, Spec);
+        {free, Handle, Shared} ->
+            case is_callback(Zone) of
+                true -> ask(Zone, Name, Spec);
+                false -> start(Zone, Name, Spec, Handle, Shared)
+            end
+    catch
+        error:badarg -> not_opened(Zone, Name, Spec)
+    end.
+
+%% Distinguishes "the zone does not run" from "a term is too large for a table". The second is
+%% certain only if the zone had the same owner before and after.
+not_opened(Zone, Name, Spec) ->
+    Owner = owner(Zone),
+    try proctab_nif:opening(Zone, Name, Spec) of
+        _ -> again
+    catch
+        error:badarg ->
+            case owner(Zone) of
+                none -> {opened, {error, gen_tracker_not_started}};
+                Owner -> refused;
+                _ -> again
+            end
+    end.
+
+owner(Zone) ->
+    try
+        proctab_nif:owner(Zone)
+    catch
+        error:badarg -> none
+    end.
+
+%% Returns whether a start function or an `after_terminate' of the zone runs in this process, or has
+%% started it.
+is_callback(Zone) ->
+    lists:any(
+        fun(Pid) -> is_pid(Pid) andalso proctab_nif:kept(Zone, Pid) =/= undefined end,
+        [self(), gen_tracker_requests:parent()]
+    ).
+
+ask(Zone, Name, Spec) ->
+    Request = {find_or_open, Name, Spec, gen_tracker_requests:parent()},
+    try
+        {opened, gen_server:call(Zone, Request, ?TIMEOUT)}
+    catch
+        exit:{noproc, _} ->
+            {opened, {error, gen_tracker_not_started}};
+        %% The zone has just been stopped in order.
+        exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown ->
+            {opened, {error, shutdown}}
+    end.
+
+start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
+    Alias = alias([reply]),
+    try gen_tracker_keeper:open(Handle, Shared, Name, Spec, Alias) of
+        {Keeper, Monitor} ->
+            Opening = #opening{
+                zone = Zone,
+                handle = Handle,
+                tracker = Tracker,
+                name = Name,
+                spec = Spec,
+                alias = Alias,
+                keeper = Keeper,
+                monitor = Monitor
+            },
+            await(Opening, ?PATIENCE)
+    catch
+        error:system_limit ->
+            unalias(Alias),
+            {opened, {error, system_limit}}
+    end.
+
+await(#opening{alias = Alias, monitor = Monitor} = Opening, Patience) ->
+    receive
+        {Alias, Outcome} ->
+            true = demonitor(Monitor, [flush]),
+            finish(Outcome, Opening);
+        {'DOWN', Monitor, process, _, Reason} ->
+            true = unalias(Alias),
+            join(Reason, Opening)
+    after Patience ->
+        join(alive, Opening)
+    end.
+
+finish({result, Result}, _) ->
+    {opened, Result};
+finish(held, #opening{zone = Zone, name = Name, spec = Spec}) ->
+    ask(Zone, Name, Spec).
+
+%% Waits with the tracker as well.
+join(State, #opening{alias = Alias, monitor = Monitor} = Opening) ->
+    case try_join(State, Opening) of
+        gone when State =:= alive ->
+            %% The start has ended, and its keeper is about to answer.
+            await(Opening, infinity);
+        Answer ->
+            _ = unalias(Alias),
+            true = demonitor(Monitor, [flush]),
+            receive
+                {Alias, _} -> ok
+            after 0 -> ok
+            end,
+            joined(Answer, State)
+    end.
+
+joined(gone, Reason) -> {opened, {error, Reason}};
+joined({answer, Result}, _) -> {opened, Result};
+joined({exit, Reason}, _) -> exit(Reason).
+
+try_join(State, #opening{zone = Zone, tracker = Tracker, handle = Handle} = Opening) ->
+    #opening{name = Name, keeper = Keeper} = Opening,
+    Alive =
+        case State of
+            alive -> Keeper;
+            _ -> undefined
+        end,
+    Request = {join, Name, Alive, gen_tracker_requests:parent()},
+    try gen_server:call(Tracker, Request, ?TIMEOUT) of
+        gone -> gone;
+        Result -> {answer, Result}
+    catch
+        exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown ->
+            {answer, {error, shutdown}};
+        exit:{Reason, _} ->
+            case Reason =/= timeout andalso proctab_nif:was_stopped(Handle) of
+                true -> {answer, {error, shutdown}};
+                false -> {exit, {killed(Reason), {gen_server, call, [Zone, Request, ?TIMEOUT]}}}
+            end
+    end.
+
+%% A tracker that is gone, and has not stopped its zone, was killed.
+killed(noproc) -> killed;
+killed(Reason) -> Reason.
