@@ -98,7 +98,8 @@ ahead(Rows) ->
         Behind ->
             Cases = [io_lib:format("~ts (~.1f)", [Label, Factor]) || {Factor, Label} <- Behind],
             [
-                "In these comparisons proctab takes more than the best peer, by this factor: ",
+                "proctab needs more time or memory than the best peer, by this factor, in these "
+                "comparisons: ",
                 lists:join(", ", Cases),
                 "."
             ]
