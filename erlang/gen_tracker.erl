@@ -688,7 +688,7 @@ flush_events(Zone) ->
 -spec init({zone(), options()}) -> {ok, #tracker{}}.
 init({Zone, Options}) ->
     process_flag(trap_exit, true),
-    gen_tracker_keeper:set_label({?MODULE, Zone}),
+    gen_tracker_reports:set_label({?MODULE, Zone}),
     Tag = make_ref(),
     Context = Options#{tracker => self(), tag => Tag, zone => Zone},
     Handle = proctab_nif:zone_open(Zone),
