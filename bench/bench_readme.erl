@@ -17,7 +17,6 @@
 -define(DEATHS, "all die at once, until all is clean").
 -define(START, "start of a child, until find_or_open returns").
 -define(TRACK, "track a process under a first, second and third name").
-%% The rows of the table: what the README calls them, the operation, and the mode.
 -define(WORKERS, "workers die, until all is clean").
 -define(FOUR, "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple").
 
@@ -90,11 +89,19 @@ cell(Side, Rows) ->
 median(#{figures := Figures}) ->
     rounds:median(Figures).
 
-%% Where a peer is ahead, and by which factor.
+%% Where a peer is ahead, and by which factor, largest first.
 ahead(Rows) ->
-    case lists:append([behind(Line, Rows) || Line <- ?LINES ++ ?OTHERS]) of
-        [] -> "No peer is ahead in any comparison.";
-        Behind -> ["A peer is ahead, by the factor in brackets, at ", lists:join(", ", Behind), "."]
+    All = [Row || Line <- ?LINES ++ ?OTHERS, Row <- behind(Line, Rows)],
+    case lists:reverse(lists:keysort(1, All)) of
+        [] ->
+            "No peer is ahead in any comparison.";
+        Behind ->
+            Cases = [io_lib:format("~ts (~.1f)", [Label, Factor]) || {Factor, Label} <- Behind],
+            [
+                "In these comparisons proctab takes more than the best peer, by this factor: ",
+                lists:join(", ", Cases),
+                "."
+            ]
     end.
 
 behind({Label, Operation, Mode}, Rows) ->
@@ -102,7 +109,7 @@ behind({Label, Operation, Mode}, Rows) ->
     [Own] = [Row || #{side := proctab} = Row <- Found],
     Peers = [Row || #{side := Side} = Row <- Found, lists:member(Side, ?SIDES -- [proctab])],
     Factor = median(Own) / lists:min([median(Peer) || Peer <- Peers]),
-    [io_lib:format("~ts (~.1f)", [Label, Factor]) || Factor > 1].
+    [{Factor, Label} || Factor > 1].
 
 %% Lines of at most ?WIDTH characters.
 wrapped(Text) ->

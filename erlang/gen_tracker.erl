@@ -21,14 +21,15 @@
 %% All other processes read and write the native table directly: finding, attributes and listing
 %% send no message.
 %%
-%% The code relies on these invariants: only the tracker inserts a name into the table, and only
-%% the keeper of a name changes its state or removes it; a keeper writes to the table before it
-%% sends to the tracker. So a tracker that reads a row and then waits for the keeper in it misses
-%% nothing. Messages between these processes contain the tag of the tracker, a reference that no
-%% other process knows.
+%% The code relies on these invariants: only the tracker inserts a child into the table, unregisters
+%% one, or gives it another keeper; only the keeper of a child changes its state otherwise, and
+%% removes it; a keeper writes to the table before it sends to the tracker. So a tracker that reads
+%% a row and then waits for the keeper in it misses nothing. Messages between these processes
+%% contain the tag of the tracker, a reference that no other process knows.
 %%
-%% All functions but {@link start_link/1}, {@link start_link/2} and {@link find_or_open/2} raise
-%% `badarg' if the zone does not run or an argument has the wrong type, unless they say otherwise.
+%% All functions raise `badarg' if an argument has the wrong type or a term is too large for the
+%% table. Those that take a zone raise `badarg' if it does not run, unless they say otherwise. Those
+%% that call the tracker exit as `gen_server:call/3' does if it is killed meanwhile.
 -module(gen_tracker).
 -behaviour(gen_server).
 
@@ -126,29 +127,32 @@ start_link(Zone, Options) ->
     ?BADARG([Zone, Options]).
 
 %% @doc Returns the running child of a name. Returns `undefined' if there is none, or the child is
-%% still starting or already terminating.
+%% still starting or already terminating. A child that has just died may be returned until its
+%% keeper has noticed.
 -spec find(zone(), name()) -> {ok, pid()} | undefined.
 find(Zone, Name) ->
     ?OR_BADARG(proctab_nif:find(Zone, Name), [Zone, Name]).
 
 %% @doc Returns the running child of a name, or starts it.
 %%
-%% A child that was dead at the call is never returned: the call waits for its cleanup, and then
-%% for the next child. The start function is called once, however many callers there are, and all
-%% of them get its result as it is: `{ok, Pid}', `{ok, Pid, Info}', `ignore', `{error, Reason}',
-%% or any other term. There are two exceptions: `{error, {bad_return_value, Result}}' for an `ok'
-%% without a pid, and `{error, Reason}' if the function raised an exception.
+%% A child of this node that was dead at the call is never returned: the call waits for its cleanup,
+%% and then for the next child. The start function is called once, however many callers there are,
+%% and all of them get its result as it is: `{ok, Pid}', `{ok, Pid, Info}', `ignore',
+%% `{error, Reason}', or any other term. There are two exceptions: `{error, Reason}' if the function
+%% raised an exception, and `{error, {bad_return_value, Result}}' for `{ok, X}' or `{ok, X, Info}'
+%% if `X' is not a pid, or a process of the zone itself.
 %%
 %% Other errors:
 %% <ul>
 %% <li>that of `supervisor:check_childspecs/1', for a malformed spec of a child that does not
 %%     run;</li>
 %% <li>`{error, gen_tracker_not_started}', if the zone does not run;</li>
-%% <li>`{error, shutdown}', if the zone is stopped meanwhile;</li>
+%% <li>`{error, shutdown}', if the zone is stopping, or is stopped meanwhile;</li>
 %% <li>`{error, killed}', if the child is terminated while it is being started;</li>
 %% <li>`{error, starting}' or `{error, terminating}', if the caller is a start function or an
-%%     `after_terminate' of this zone and the child waits, directly or not, for just that start or
-%%     cleanup.</li>
+%%     `after_terminate' of this zone, or a process that one of these has started, and the child
+%%     waits, directly or not, for just that start or cleanup;</li>
+%% <li>`{error, system_limit}', if the VM has no free process.</li>
 %% </ul>
 %%
 %% Exits as `gen_server:call/3' does if the start takes over 60 seconds (the start goes on), or if
@@ -230,7 +234,7 @@ owner(Zone) ->
     end.
 
 %% @doc Returns all children, as `supervisor:which_children/1' does. A child that is not running has
-%% `launching' or `terminating' in place of its pid.
+%% `launching' or `terminating' in place of its pid; one that waits for its restart has `launching'.
 -spec which_children(zone()) ->
           [{name(), pid() | launching | terminating, child_type(), modules()}].
 which_children(Zone) ->
@@ -250,8 +254,10 @@ visible(_, _) -> launching.
 %% waits for its cleanup.
 %%
 %% Errors: `{error, {already_started, Pid}}' if a running child has the name,
-%% `{error, already_present}' if one is being started, `{error, shutdown}' if the zone is stopped
-%% meanwhile. The zone's own tracker is `badarg'.
+%% `{error, already_present}' if one is being started or waits for its restart, `{error, shutdown}'
+%% if the zone is stopping or is stopped meanwhile, `{error, system_limit}' if the VM has no free
+%% process, `{error, starting}' or `{error, terminating}' as of {@link find_or_open/2}. Raises
+%% `badarg' for a process of the zone itself, such as its tracker.
 -spec add_existing_child(zone() | pid() | {zone(), node()}, Child) ->
           {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
       Child :: {name(), pid(), worker, Modules :: term()}
@@ -310,7 +316,7 @@ local_zone(Zone) ->
 
 %% @doc Acknowledges the start of a child that was started with `proc_lib:start_link', as
 %% `proc_lib:init_ack/1' does, and returns once the child is registered in its zone. From then on
-%% {@link find/2} returns the child.
+%% {@link find/2} returns the child. Returns at once if no zone is starting the caller.
 -spec init_ack(Ret :: term()) -> ok.
 init_ack(Ret) ->
     proc_lib:init_ack(Ret),
@@ -375,7 +381,9 @@ getattr(Zone, Name, Key) ->
     ?OR_BADARG(proctab_nif:getattr(Zone, Name, Key), [Zone, Name, Key]).
 
 %% @doc Returns the value of an attribute, after waiting for the attribute to appear for at most
-%% `Timeout' milliseconds.
+%% `Timeout' milliseconds. Returns `undefined' after that time, and at once if the caller is a start
+%% function or an `after_terminate' and would wait for its own end. Raises `badarg' if the zone ends
+%% meanwhile and no other zone of its name runs.
 -spec getattr(zone(), name(), key(), Timeout :: timeout()) -> {ok, value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
     ?OR_BADARG(
@@ -548,9 +556,11 @@ sendable(Zone, Request) ->
 %%% Names for OTP
 
 %% @doc Registers a running process, for `{via, gen_tracker, {Zone, Name}}'. It becomes a child as
-%% with {@link add_existing_child/2}. Returns `no' if a running child has the name. While a child
-%% of that name is being started, the call waits for it, up to 60 seconds; while the last child is
-%% terminating, it waits for the cleanup.
+%% with {@link add_existing_child/2}. Returns `no' if a running child has the name, or for any other
+%% error of that function. While a child of that name is being started, the call waits for it, up to
+%% 60 seconds; while the last child is terminating, it waits for the cleanup. Returns `yes' at once
+%% if the zone is starting the caller under this name; the name is registered when its start
+%% function has returned.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     Added = ?OR_BADARG(
@@ -583,8 +593,8 @@ is_being_started(_, _, _) ->
     false.
 
 %% @doc Removes the entry and the attributes of a process that was registered or added without a
-%% start function. The process lives on. Does nothing if there is no such process, or if the zone
-%% has started it itself: its entry is removed when it ends.
+%% start function. The process lives on. Does nothing if there is no such process, if the zone does
+%% not run, or if the child has a start function: its entry is removed when it ends.
 -spec unregister_name(via_name()) -> ok.
 unregister_name({Zone, Name}) when is_atom(Zone) ->
     try proctab_nif:child(Zone, Name) of
@@ -607,7 +617,7 @@ unregister_child(Zone, Name) ->
     end.
 
 %% @doc Returns the running child of a name. Returns `undefined' if there is none, if the zone
-%% does not run, or if the child has died.
+%% does not run, or if the child is a process of this node that has died.
 -spec whereis_name(via_name()) -> pid() | undefined.
 whereis_name({Zone, Name}) when is_atom(Zone) ->
     %% OTP calls this before it starts a process. The name of a dead process must count as free.
@@ -647,6 +657,9 @@ send(ViaName, Message) ->
 %% `{gen_tracker, Zone, unsubscribed}'. A caller that subscribes to a new zone of the same name
 %% before this message may receive events of both zones. The same message arrives at once if the
 %% process that sends the events is killed.
+%%
+%% Exits with `{shutdown, _}' if the zone is stopping, and with `{system_limit, _}' if the VM has no
+%% free process.
 -spec subscribe(zone()) -> {ok, [{name(), pid()}]}.
 subscribe(Zone) ->
     case ?OR_BADARG(call(Zone, events), [Zone]) of
@@ -827,9 +840,8 @@ unregister(Name, #tracker{zone = Zone}) ->
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
-handle_cast({abandon_look_up, Name, Alias}, #tracker{requests = Requests} = Tracker)
-        when is_reference(Alias) ->
-    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, Alias, Requests)}};
+handle_cast({abandon_look_up, Name, From}, #tracker{requests = Requests} = Tracker) ->
+    {noreply, Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)}};
 handle_cast(Cast, #tracker{zone = Zone} = Tracker) ->
     ?LOG_ERROR(#{label => {gen_tracker, unknown_cast}, zone => Zone, cast => Cast}),
     {noreply, Tracker}.
@@ -866,6 +878,9 @@ received({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag} = Trac
 received({{Tag, attached, Keeper}, _, process, Child, Reason}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_keeper:died(Keeper, Tracker#tracker.context, Child, Reason),
     Tracker;
+received({{Tag, looking, Name, From}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
+    #tracker{requests = Requests} = Tracker,
+    Tracker#tracker{requests = gen_tracker_requests:abandon(Name, From, Requests)};
 received({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{handle = Handle, context = Context} = Tracker,
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};

@@ -104,16 +104,19 @@ is_in_callback(_, undefined) ->
     false.
 
 %% A call as `gen_server' sends it, without waiting for the answer.
--dialyzer({no_improper_lists, ask/3}).
 ask(Name, Tracker, Parent) ->
     Alias = alias(),
-    Tracker ! {'$gen_call', {self(), [alias | Alias]}, {look_up, Name, Parent}},
+    Tracker ! {'$gen_call', from(Alias), {look_up, Name, Parent}},
     Alias.
+
+-dialyzer({no_improper_lists, from/1}).
+from(Alias) ->
+    {self(), [alias | Alias]}.
 
 stop_asking(Alias, Name, Tracker) ->
     case unalias(Alias) of
         true ->
-            gen_server:cast(Tracker, {abandon_look_up, Name, Alias}),
+            gen_server:cast(Tracker, {abandon_look_up, Name, from(Alias)}),
             receive
                 {[alias | Alias], _} -> ok
             after 0 -> ok

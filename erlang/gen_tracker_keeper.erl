@@ -2,9 +2,9 @@
 %% The keeper: the process beside each child of a zone.
 %%
 %% A keeper is linked to the tracker and is the parent of its child. It runs the start function,
-%% so that a slow start delays nobody else, waits for the child's death, runs `after_terminate',
-%% removes the row, and restarts the child as its restart type demands. The tracker decides which
-%% request gets a name, and answers the callers.
+%% so that a slow start delays no other child, waits for the child's death, runs `after_terminate',
+%% and removes the row, or restarts the child if its restart type demands that. The tracker decides
+%% which request gets a name, and answers the callers.
 %%
 %%   tracker                                keeper
 %%      | spawn, link, monitor; insert the row    |

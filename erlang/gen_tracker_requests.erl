@@ -32,7 +32,9 @@
     %% The calling process and the head of its `$ancestors', if they are of this node.
     callers :: [pid()],
     %% The keeper that waits while this request waits.
-    asker = none :: pid() | none
+    asker = none :: pid() | none,
+    %% Of a `look_up': nothing else ends its wait if its caller is killed.
+    caller_monitor :: reference() | undefined
 }).
 
 -record(requests, {
@@ -88,8 +90,8 @@ parent() ->
         _ -> undefined
     end.
 
-%% @doc Returns the same of the caller of a request that does not contain it, in a list that is
-%% empty if there is none.
+%% @doc Like {@link parent/0}, for the caller of a request that does not contain its parent. Returns
+%% a list, which is empty if the caller's dictionary has no parent or is too large to be read.
 -spec parent(gen_server:from()) -> [pid() | undefined].
 parent({Pid, _}) when node(Pid) =:= node() ->
     case process_info(Pid, total_heap_size) of
@@ -261,22 +263,28 @@ look_up(#request{name = Name} = Request, Requests) ->
         {{_, _, Keeper, _}, {Keeper, starting}} ->
             Requests;
         {{_, _, Keeper, _}, {_, _}} ->
-            {_, Waiting} = wait(Keeper, waits, Request, Requests),
+            {_, Waiting} = wait(Keeper, waits, monitored(Request, Requests), Requests),
             Waiting;
         _ ->
             Requests
     end.
 
--dialyzer({no_improper_lists, abandon/3}).
-%% @doc Removes such a request, whose caller has stopped waiting. Only the caller knows the alias.
--spec abandon(gen_tracker:name(), Alias :: reference(), requests()) -> requests().
-abandon(Name, Alias, Requests) ->
+%% The `DOWN' message is `{{Tag, looking, Name, From}, Monitor, process, Caller, Reason}'.
+monitored(#request{name = Name, from = From} = Request, #requests{context = #{tag := Tag}}) ->
+    Monitor = monitor(process, element(1, From), [{tag, {Tag, looking, Name, From}}]),
+    Request#request{caller_monitor = Monitor}.
+
+%% @doc Removes such a request, whose caller has stopped waiting or was killed. Only the caller and
+%% the tracker know `From'.
+-spec abandon(gen_tracker:name(), gen_server:from(), requests()) -> requests().
+abandon(Name, From, Requests) ->
     case proctab_nif:child(zone(Requests), Name) of
         {_, _, Keeper, _} ->
-            Is = fun({_, #request{kind = Kind, from = {_, Tag}}}) ->
-                Kind =:= look_up andalso Tag =:= [alias | Alias]
+            Is = fun({_, #request{kind = Kind, from = Of}}) ->
+                Kind =:= look_up andalso Of =:= From
             end,
-            {_, Left} = take_waiting(Is, Keeper, Requests),
+            {Taken, Left} = take_waiting(Is, Keeper, Requests),
+            lists:foreach(fun({_, Request}) -> demonitor_caller(Request) end, Taken),
             Left;
         undefined ->
             Requests
@@ -563,8 +571,14 @@ at_stop(#request{kind = await_start}) -> ok;
 at_stop(#request{kind = look_up}) -> refused;
 at_stop(_) -> {error, shutdown}.
 
-reply(#request{from = From}, Reply) ->
+reply(#request{from = From} = Request, Reply) ->
+    demonitor_caller(Request),
     gen_server:reply(From, Reply).
+
+demonitor_caller(#request{caller_monitor = undefined}) ->
+    true;
+demonitor_caller(#request{caller_monitor = Monitor}) ->
+    demonitor(Monitor, [flush]).
 
 zone(#requests{context = #{zone := Zone}}) ->
     Zone.

@@ -4,9 +4,10 @@
 %%
 %% Once the zone is marked as stopping, no keeper registers or restarts a child. Each keeper is
 %% told to stop its child. A start may take as long as its child's shutdown, an `after_terminate'
-%% that long or 3 s; then the keeper is killed. The time limit of a keeper that was already in
-%% `after_terminate' is started when the table is read; a keeper that comes there later starts it
-%% itself, with `{Tag, overtime, Keeper, cleanup}'.
+%% that long or 3 s, whichever is longer (`infinity' counts as 60 s for both); then the keeper is
+%% killed. The time limit of a keeper that was already in `after_terminate' is started when the
+%% table is read; a keeper that comes there later starts it itself, with
+%% `{Tag, overtime, Keeper, cleanup}'.
 %%
 %% Keepers are monitored here, because a start function may unlink them. The child of a keeper
 %% that was killed is stopped in its place.

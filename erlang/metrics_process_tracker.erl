@@ -62,7 +62,8 @@ track(Name) ->
 %% @doc Tracks a process under a name. Does nothing if it is already tracked under that name.
 %%
 %% Calls `metrics:update(Name)' in the calling process, and ignores its result. If the update raises
-%% an exception, returns `{error, Reason}', and the process is not tracked under that name.
+%% an exception, returns `{error, Reason}', with `{nocatch, Term}' as the reason of a throw, and the
+%% process is not tracked under that name.
 %%
 %% A process that is already dead is counted up and then down. A process of another node also counts
 %% as dead when the connection to its node ends.
@@ -75,7 +76,8 @@ track(Name, Pid) ->
         Outcome -> continue(Outcome, Name, Pid)
     end.
 
-%% @doc Returns how many live processes are tracked under a name.
+%% @doc Returns how many processes are tracked under a name. A dead one counts until it has been
+%% counted down.
 -spec count(name()) -> non_neg_integer().
 count(Name) ->
     ?OR_BADARG(proctab_nif:registered_count(?MODULE, Name), [Name]).
@@ -86,7 +88,8 @@ count(Name) ->
 names(Pid) ->
     ?OR_BADARG(proctab_nif:registered_names(?MODULE, Pid), [Pid]).
 
-%% @doc Returns all names that have live processes, with the number of these, in any order.
+%% @doc Returns all names under which processes are tracked, each with the number that {@link
+%% count/1} returns, in any order.
 -spec counts() -> [{name(), pos_integer()}].
 counts() ->
     ?OR_BADARG(counts(proctab_nif:counts_page(?MODULE, 0), []), []).

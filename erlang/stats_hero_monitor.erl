@@ -43,7 +43,7 @@ register(Pid) when is_pid(Pid) ->
 register(Pid) ->
     ?BADARG([Pid]).
 
-%% @doc Returns the number of registrations of live workers.
+%% @doc Returns the number of registrations.
 %%
 %% A registration of a dead worker counts until its cleanup has returned, and the number is read
 %% between cleanups: a result without the registration means that the cleanup is done, and once the

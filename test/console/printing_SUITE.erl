@@ -106,17 +106,21 @@ i_of_a_zone_prints_its_figures(_) ->
     #{memory := Memory} = proctab:info(Zone),
     {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
     [Figures, _] = tables(Lines),
+    Counts = [
+        {"children", 3},
+        {"launching", 1},
+        {"pending", 0},
+        {"restarting", 0},
+        {"running", 2},
+        {"terminating", 0},
+        {"names without child", 1},
+        {"attributes", 3},
+        {"bytes", Memory},
+        {"queue", 0}
+    ],
     ?assertEqual(
         [["zone", atom_to_list(Zone)], ["owner", pid_to_list(whereis(Zone))]] ++
-            [[Label | numbers([Number])] || {Label, Number} <- [
-                {"children", 3},
-                {"launching", 1},
-                {"pending", 0},
-                {"restarting", 0},
-                {"running", 2},
-                {"terminating", 0},
-                {"names without child", 1}, {"attributes", 3}, {"bytes", Memory}, {"queue", 0}
-            ]],
+            [[Label | numbers([Number])] || {Label, Number} <- Counts],
         [texts(Line) || Line <- Figures]
     ),
     ?assertMatch([_], lists:usort([Begin || Line <- Figures, {_, Begin, _} <- tl(cells(Line))])),

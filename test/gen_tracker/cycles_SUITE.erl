@@ -31,6 +31,7 @@ all() ->
         two_cleanups_that_wait_for_attributes_of_each_other_both_end,
         a_cleanup_that_waits_for_an_attribute_is_part_of_a_cycle,
         a_cleanup_that_waits_for_an_attribute_is_part_of_a_cycle_despite_forged_casts,
+        a_killed_cleanup_that_waits_for_an_attribute_is_forgotten,
         a_cycle_of_cleanups_of_any_length_is_broken,
         requests_that_close_no_cycle_are_served,
         a_chain_of_cleanups_is_served,
@@ -190,11 +191,42 @@ a_cleanup_that_waits_for_an_attribute_is_part_of_a_cycle_despite_forged_casts(_)
     Zone = zone(?FUNCTION_NAME),
     Other = looking_up(Zone, fun() -> gen_tracker:find_or_open(Zone, plain(a)) end),
     [
-        gen_server:cast(Zone, {abandon_look_up, b, Sender})
-     || Sender <- [zones:keeper(Zone, a), make_ref()]
+        gen_server:cast(Zone, {abandon_look_up, b, From})
+     || Keeper <- [zones:keeper(Zone, a)],
+        From <- [Keeper, {Keeper, make_ref()}, {Keeper, [alias | make_ref()]}, make_ref()]
     ],
     Other ! go,
     ?assertEqual({error, terminating}, told(b)).
+
+%% The child that it waits for never ends. The process that waits is the keeper, or a process that
+%% the callback has started.
+a_killed_cleanup_that_waits_for_an_attribute_is_forgotten(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    {ok, _} = gen_tracker:find_or_open(Zone, plain(b)),
+    Look = fun() ->
+        Test ! {looking, self()},
+        gen_tracker:getattr(Zone, b, missing, infinity)
+    end,
+    Apart = fun() ->
+        {_, Monitor} = proc_lib:spawn_opt(Look, [monitor]),
+        await('DOWN', Monitor)
+    end,
+    Monitors = fun() -> length(element(2, process_info(whereis(Zone), monitors))) end,
+    Before = Monitors(),
+    [
+        begin
+            Child = open(Zone, a, telling(Cleanup)),
+            exit(Child, kill),
+            {looking, Process} = await(looking),
+            wait:until(fun() -> map_size(tracker_state:waiting(Zone)) =:= 1 end),
+            _ = tracked_child:kill(Process),
+            wait:until(fun() -> map_size(tracker_state:waiting(Zone)) =:= 0 end),
+            wait:until(fun() -> gen_tracker:names(Zone) =:= [b] end),
+            wait:until(fun() -> Monitors() =:= Before end)
+        end
+     || Cleanup <- [Look, Apart]
+    ].
 
 a_cleanup_that_waits_for_an_attribute_is_part_of_a_cycle(_) ->
     Zone = zone(?FUNCTION_NAME),

@@ -231,7 +231,7 @@ a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted(_) ->
             end,
             wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end, 60)
         end
-     || _ <- lists:seq(1, 3000)
+     || _ <- lists:seq(1, 1000)
     ],
     [
         begin

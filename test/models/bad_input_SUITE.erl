@@ -1,8 +1,10 @@
-%% Promise: no input harms anybody but who passed it in. A wrong term in any place is `badarg` in the caller; the tracker
-%% lives on, and the table is what it was. Huge terms are stored and read back exactly, or refused; the VM stands.
+%% Promise: wrong input harms nobody but its caller. A wrong term in any position raises `badarg` in
+%% the caller, the tracker keeps running, and the table does not change. Huge terms are stored and
+%% read back exactly, or refused; the VM keeps running.
 %%
-%% Each case has a zone of its own name, in which the child ?NAME runs with two attributes, and nobody holds ?VOID.
-%% What is huge is made, compared and forgotten in processes of its own, and never gets into a report.
+%% Each case has a zone with the name of the case. In this zone, the child ?NAME has two attributes,
+%% and there is no child ?VOID. Huge terms are made and compared in processes that exit afterwards,
+%% so that no report contains them.
 -module(bad_input_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -10,11 +12,11 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(callers, [apart/1, while_writing/3]).
--import(messages, [await/2]).
 -import(tracked_child, [kill/1, open/2, spec/2]).
 -import(wrong_calls, [calls/2, with/3, no_zones/0, no_lists/1, no_integers/0, wrong_spec_fields/0]).
 -import(wrong_calls, [without_end/0]).
--import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3, list/1, setattr/3, setattr/4]).
+-import(gen_tracker, [attrs/2, find/2, find_or_open/2, getattr/3, increment/5, info/2, info/3]).
+-import(gen_tracker, [list/1, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 -define(VOID, <<"nobody">>).
@@ -24,28 +26,28 @@ suite() ->
 
 all() ->
     [
-        a_wrong_term_in_any_place_is_badarg_and_changes_nothing,
-        the_table_of_wrong_calls_names_every_function,
+        a_wrong_term_in_any_position_is_badarg_and_changes_nothing,
+        wrong_calls_cover_every_function,
         every_function_is_badarg_for_a_zone_that_does_not_run,
         a_zone_with_a_wrong_name_or_wrong_options_does_not_start,
         a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing,
-        a_modules_list_without_an_end_does_not_end_the_tracker,
-        an_exit_message_of_a_stranger_is_logged_and_ignored,
-        the_native_functions_refuse_wrong_terms,
-        the_native_functions_refuse_who_is_no_keeper,
+        an_improper_modules_list_does_not_end_the_tracker,
+        messages_that_look_like_internal_ones_change_nothing,
+        native_functions_refuse_wrong_terms,
+        native_functions_refuse_callers_other_than_the_keeper,
         huge_terms_are_stored_and_read_back_as_values_or_refused,
         huge_terms_are_stored_and_read_back_as_keys_or_refused,
         huge_terms_are_stored_and_read_back_as_names_or_refused,
-        a_child_with_a_huge_name_lives_and_dies_as_any_other,
-        a_term_that_would_unfold_without_end_is_refused_in_every_place,
-        a_name_that_is_refused_is_badarg_for_find_or_open,
-        a_spec_that_is_refused_when_its_turn_comes_ends_no_zone,
-        a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all,
-        readers_go_on_while_huge_values_replace_each_other,
-        long_integers_that_would_be_copied_without_end_are_refused,
-        a_long_integer_is_not_printed_in_an_error,
-        the_rounds_call_every_function,
-        random_calls_are_answered_or_refused_and_harm_nobody
+        a_child_with_a_huge_name_starts_and_ends_like_any_other,
+        a_term_too_large_to_copy_is_refused_in_every_position,
+        find_or_open_of_a_name_too_large_to_copy_is_badarg,
+        a_spec_that_is_refused_after_waiting_does_not_end_the_zone,
+        setattr_sets_all_of_100000_pairs_or_none,
+        readers_see_whole_values_while_huge_values_are_replaced,
+        a_list_of_many_long_integers_is_refused,
+        error_messages_do_not_contain_long_integers,
+        random_rounds_cover_every_function,
+        random_calls_are_answered_or_refused_and_change_nothing_else
     ].
 
 init_per_testcase(Case, Config) ->
@@ -59,77 +61,106 @@ end_per_testcase(Case, _Config) ->
 zone(Config) ->
     proplists:get_value(zone, Config).
 
-%% All that a bad call must leave as it is.
-everything(Zone) ->
+%% Returns everything in a zone that a refused call must not change.
+snapshot(Zone) ->
     Children = lists:sort(gen_tracker:which_children(Zone)),
     Listed = [{Name, lists:sort(Attributes)} || {Name, Attributes} <- list(Zone)],
     {whereis(Zone), Children, lists:sort(Listed), attrs(Zone, ?VOID), attrs(Zone, void)}.
 
-%% Calls a fun, and answers what it returned, once everything in the zone is shown to be as it was.
+%% Returns what a fun returns, and asserts that the fun did not change the zone.
 unchanged(Zone, Fun) ->
-    Before = everything(Zone),
-    Answer = Fun(),
+    Before = snapshot(Zone),
+    Result = Fun(),
     ok = gen_tracker:wait(Zone),
-    ?assertEqual(Before, everything(Zone)),
-    Answer.
+    ?assertEqual(Before, snapshot(Zone)),
+    Result.
 
-%% The answer of a call, or `badarg`; any other exception goes through.
-outcome(Fun) ->
+%% Returns what a fun returns, or `badarg` if it fails with this error.
+or_badarg(Fun) ->
     try
         Fun()
     catch
         error:badarg -> badarg
     end.
 
+%% Returns what a fun returns in a process of its own, or `badarg`, and asserts that the fun did not
+%% change the zone.
+unchanged_apart(Zone, Fun) ->
+    unchanged(Zone, fun() -> apart(fun() -> or_badarg(Fun) end) end).
+
 %% Wrong terms
 
-a_wrong_term_in_any_place_is_badarg_and_changes_nothing(Config) ->
+a_wrong_term_in_any_position_is_badarg_and_changes_nothing(Config) ->
     Zone = zone(Config),
     Calls = calls(Zone, proplists:get_value(child, Config)),
-    [refused(Zone, gen_tracker, Call) || Call <- Calls],
-    %% It was the wrong term alone that was refused.
+    [assert_refused(Zone, gen_tracker, Call) || Call <- Calls],
+    %% With right terms only, these calls do not fail.
     [apply(gen_tracker, Function, Arguments) || {Function, Arguments, _} <- Calls].
 
-%% Each wrong term takes its place among good arguments.
-refused(Zone, Module, {Function, Good, Places}) ->
+%% Asserts that a call is refused with each wrong term in its place among right arguments.
+assert_refused(Zone, Module, {Function, Right, Places}) ->
     [
         begin
-            Arguments = with(Place, Good, Wrong),
-            Call = fun() -> outcome(fun() -> apply(Module, Function, Arguments) end) end,
-            ?assertEqual({Function, Arguments, badarg}, {Function, Arguments, unchanged(Zone, Call)})
+            Arguments = with(Place, Right, Wrong),
+            Call = fun() -> or_badarg(fun() -> apply(Module, Function, Arguments) end) end,
+            ?assertEqual(
+                {Function, Arguments, badarg}, {Function, Arguments, unchanged(Zone, Call)}
+            )
         end
      || {Place, AllWrong} <- [{1, no_zones()} | Places], Wrong <- AllWrong
     ].
 
-%% A process of another node.
-elsewhere() ->
-    binary_to_term(<<131, 88, 119, 9, "else@here", 99:32, 0:32, 1:32>>).
+%% Returns the pid of a process on another node.
+remote_pid() ->
+    prop_terms:remote_pid(<<"else@here">>, 99, 0, 1).
 
-the_table_of_wrong_calls_names_every_function(Config) ->
-    Callbacks = lists:usort(gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)),
-    Elsewhere = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
+wrong_calls_cover_every_function(Config) ->
+    Callbacks = lists:usort(
+        gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)
+    ),
+    OtherCases = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
         [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}],
-    %% Takes any term, and belongs to a child.
-    Any = [{init_ack, 1}],
-    Named = [{Function, length(Arguments)} || {Function, Arguments, _} <- calls(zone(Config), self())],
+    %% The argument may be any term.
+    NeverRefused = [{init_ack, 1}],
+    Covered = [
+        {Function, length(Arguments)}
+     || {Function, Arguments, _} <- calls(zone(Config), self())
+    ],
     Exported = gen_tracker:module_info(exports) -- [{module_info, 0}, {module_info, 1} | Callbacks],
-    ?assertEqual(lists:sort(Exported), lists:usort(Named ++ Elsewhere ++ Any)).
+    ?assertEqual(lists:sort(Exported), lists:usort(Covered ++ OtherCases ++ NeverRefused)).
 
 every_function_is_badarg_for_a_zone_that_does_not_run(Config) ->
     Zone = zone(Config),
     Calls = calls(Zone, proplists:get_value(child, Config)),
     ok = gen_server:stop(Zone),
-    [?assertError(badarg, apply(gen_tracker, Function, Arguments)) || {Function, Arguments, _} <- Calls],
     [
-        ?assertEqual({error, gen_tracker_not_started}, find_or_open(None, spec(name, temporary)))
-     || None <- [Zone, not_running, undefined]
+        ?assertError(badarg, apply(gen_tracker, Function, Arguments))
+     || {Function, Arguments, _} <- Calls
     ],
-    [?assertError(badarg, find_or_open(None, spec(name, temporary))) || None <- no_zones(), not is_atom(None)].
+    [
+        ?assertEqual({error, gen_tracker_not_started}, find_or_open(NoZone, spec(name, temporary)))
+     || NoZone <- [Zone, not_running, undefined]
+    ],
+    [
+        ?assertError(badarg, find_or_open(NoZone, spec(name, temporary)))
+     || NoZone <- no_zones(), not is_atom(NoZone)
+    ].
 
 a_zone_with_a_wrong_name_or_wrong_options_does_not_start(Config) ->
     Names = ["zone", <<"zone">>, 1, 1.0, [], {}, {local, zone}, #{}, self(), make_ref(), undefined],
-    Options = [atom, 1, [], [{restart, false}], {}, #{restart => no}, #{restart => 0}, #{restart => "true"}] ++
-        [#{other => 1}, #{restart => true, other => 1}, #{"restart" => true}],
+    Options = [
+        atom,
+        1,
+        [],
+        [{restart, false}],
+        {},
+        #{restart => no},
+        #{restart => 0},
+        #{restart => "true"},
+        #{other => 1},
+        #{restart => true, other => 1},
+        #{"restart" => true}
+    ],
     unchanged(zone(Config), fun() ->
         [?assertError(badarg, gen_tracker:start_link(Name)) || Name <- Names],
         [?assertError(badarg, gen_tracker:start_link(Name, #{})) || Name <- Names],
@@ -144,14 +175,17 @@ a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing(Config) 
     [
         begin
             {error, Reason} = supervisor:check_childspecs([in_full(Spec)]),
-            Calls = fun() -> {find_or_open(Zone, Spec), supervisor:start_child(Zone, in_full(Spec))} end,
-            ?assertEqual({Spec, {error, Reason}, {error, Reason}}, erlang:insert_element(1, unchanged(Zone, Calls), Spec))
+            {Opened, Started} = unchanged(Zone, fun() ->
+                {find_or_open(Zone, Spec), supervisor:start_child(Zone, in_full(Spec))}
+            end),
+            ?assertEqual({Spec, {error, Reason}}, {Spec, Opened}),
+            ?assertEqual({Spec, {error, Reason}}, {Spec, Started})
         end
      || Spec <- malformed()
     ],
     [] = messages:taken(started).
 
-%% The form that check_childspecs knows.
+%% Returns a spec in a form that `supervisor:check_childspecs/1` accepts.
 in_full({Name, MFA, Restart}) -> {Name, MFA, Restart, 200, worker, []};
 in_full(Spec) -> Spec.
 
@@ -160,42 +194,52 @@ malformed() ->
     Short = spec(name, temporary),
     Map = #{id => name, start => element(2, Full)},
     Keys = #{2 => start, 3 => restart, 4 => shutdown, 5 => type, 6 => modules},
-    [atom, "name", 1, [], {}, self(), #{}, {name}, {name, element(2, Full)}, list_to_tuple([more | tuple_to_list(Full)])] ++
-        [setelement(Place, Full, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
-        [setelement(Place, Short, Wrong) || {Place, AllWrong} <- wrong_spec_fields(), Place =< 3, Wrong <- AllWrong] ++
-        [Map#{map_get(Place, Keys) => Wrong} || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong] ++
+    WrongFields = [
+        {Place, Wrong}
+     || {Place, AllWrong} <- wrong_spec_fields(), Wrong <- AllWrong
+    ],
+    [atom, "name", 1, [], {}, self(), #{}, {name}, {name, element(2, Full)}] ++
+        [list_to_tuple([more | tuple_to_list(Full)])] ++
+        [setelement(Place, Full, Wrong) || {Place, Wrong} <- WrongFields] ++
+        [setelement(Place, Short, Wrong) || {Place, Wrong} <- WrongFields, Place =< 3] ++
+        [Map#{map_get(Place, Keys) => Wrong} || {Place, Wrong} <- WrongFields] ++
         [maps:remove(id, Map), maps:remove(start, Map), Map#{significant => 1}].
 
 spec(Name, Restart, Shutdown, Start) ->
     tracked_child:spec(Name, Restart, Shutdown, Start).
 
-%% The reason tells where `supervisor:check_childspecs/1` stumbled over it.
-a_modules_list_without_an_end_does_not_end_the_tracker(Config) ->
+%% `supervisor:check_childspecs/1` crashes on such a list, so the error contains a stacktrace.
+an_improper_modules_list_does_not_end_the_tracker(Config) ->
     Zone = zone(Config),
-    Spec = setelement(6, spec(name, temporary, 200, {start_link, [self()]}), [tracked_child | improper]),
-    {{error, _}, {error, _}} = unchanged(Zone, fun() -> {find_or_open(Zone, Spec), supervisor:start_child(Zone, Spec)} end),
+    Spec = setelement(
+        6, spec(name, temporary, 200, {start_link, [self()]}), [tracked_child | improper]
+    ),
+    {{error, _}, {error, _}} = unchanged(Zone, fun() ->
+        {find_or_open(Zone, Spec), supervisor:start_child(Zone, Spec)}
+    end),
     [] = messages:taken(started).
 
-%% "An unknown cast or message is logged and ignored."
-an_exit_message_of_a_stranger_is_logged_and_ignored(Config) ->
+messages_that_look_like_internal_ones_change_nothing(Config) ->
     Zone = zone(Config),
     process_flag(trap_exit, true),
     unchanged(Zone, fun() ->
         [Zone ! {launched, From, ok} || From <- [atom, self()]],
         [Zone ! {register_timeout, From, From} || From <- [atom, self()]],
-        [Zone ! {{attached, From}, make_ref(), process, From, normal} || From <- [atom, make_ref(), elsewhere()]],
-        [Zone ! {'EXIT', From, Reason} || From <- [atom, make_ref(), elsewhere()], Reason <- [normal, crash]]
+        Others = [atom, make_ref(), remote_pid()],
+        [Zone ! {{attached, From}, make_ref(), process, From, normal} || From <- Others],
+        [Zone ! {'EXIT', From, Reason} || From <- Others, Reason <- [normal, crash]]
     end).
 
 %% The native functions
 
-the_native_functions_refuse_wrong_terms(Config) ->
+native_functions_refuse_wrong_terms(Config) ->
     Zone = zone(Config),
-    [refused(Zone, proctab_nif, Call) || Call <- native(Zone, proplists:get_value(child, Config))].
+    Calls = native(Zone, proplists:get_value(child, Config)),
+    [assert_refused(Zone, proctab_nif, Call) || Call <- Calls].
 
 native(Zone, Pid) ->
     NoPids = [atom, undefined, 1, "pid", [], {}, make_ref()],
-    NoLocal = [elsewhere() | NoPids],
+    NoLocal = [remote_pid() | NoPids],
     [
         {owner, [Zone], []},
         {count, [Zone], []},
@@ -226,21 +270,36 @@ native(Zone, Pid) ->
         {increment, [Zone, void, n, 1, 1], [{4, no_integers()}, {5, no_integers()}]},
         {attrs, [Zone, ?NAME], []},
         {attrs, [Zone, ?NAME, [n]], [{3, no_lists([n])}]},
-        {page, [Zone, 0, children, []], [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]},
+        {
+            page,
+            [Zone, 0, children, []],
+            [{2, [-1, 1 bsl 32, 1 bsl 80 | no_integers()]}, {3, no_lists([n])}]
+        },
         {listen, [Zone], []},
         {unlisten, [Zone], []},
         {wait_for, [Zone, ?NAME], []},
         {waiting, [Zone], []}
     ].
 
-%% A keeper alone may say what has become of its child, and a running zone is nobody else's to open.
-the_native_functions_refuse_who_is_no_keeper(Config) ->
+%% Only the keeper of a child may change its row, and only the owner of a zone may open or close it.
+native_functions_refuse_callers_other_than_the_keeper(Config) ->
     Zone = zone(Config),
-    Calls = [{running, [self()]}, {terminating, [normal]}, {pending, []}, {slowed, []}, {restarting, []}, {respec, [spec]}, {stop, [self()]}, {remove, []}],
+    Calls = [
+        {running, [self()]},
+        {terminating, [normal]},
+        {pending, []},
+        {slowed, []},
+        {restarting, []},
+        {respec, [spec]},
+        {stop, [self()]},
+        {remove, []}
+    ],
     unchanged(Zone, fun() ->
         [
-            ?assertEqual({Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | More])})
-         || {Function, More} <- Calls, Name <- [?NAME, ?VOID]
+            ?assertEqual(
+                {Function, false}, {Function, apply(proctab_nif, Function, [Zone, Name | Rest])}
+            )
+         || {Function, Rest} <- Calls, Name <- [?NAME, ?VOID]
         ],
         false = proctab_nif:insert(Zone, ?NAME, self(), spec, self()),
         undefined = proctab_nif:change_keeper(Zone, self(), self()),
@@ -251,7 +310,10 @@ the_native_functions_refuse_who_is_no_keeper(Config) ->
         false = proctab_nif:replace(Zone, ?VOID, n, 1, 2),
         false = proctab_nif:set_missing(Zone, ?NAME, n, 2),
         ?assertError(badarg, proctab_nif:zone_open(Zone)),
-        [?assertError(badarg, proctab_nif:zone_open(Wrong)) || Wrong <- no_zones(), not is_atom(Wrong)],
+        [
+            ?assertError(badarg, proctab_nif:zone_open(Wrong))
+         || Wrong <- no_zones(), not is_atom(Wrong)
+        ],
         [?assertError(badarg, proctab_nif:zone_close(Wrong)) || Wrong <- no_zones()]
     end).
 
@@ -272,9 +334,14 @@ huge() ->
         {wide_tuple, fun() -> list_to_tuple(lists:seq(1, 1000000)) end}
     ].
 
-%% OTP 27 has a lower limit than OTP 25.
+%% Returns an integer of this size, or of the largest size that the VM allows: OTP 27 has a lower
+%% limit than OTP 25.
 large_integer(Bits) ->
-    try 1 bsl Bits catch error:system_limit -> large_integer(Bits div 2) end.
+    try
+        1 bsl Bits
+    catch
+        error:system_limit -> large_integer(Bits div 2)
+    end.
 
 nested(Wrap) ->
     lists:foldl(fun(_, Inner) -> Wrap(Inner) end, [], lists:seq(1, 1000000)).
@@ -284,17 +351,17 @@ fun_with(List) ->
 
 huge_terms_are_stored_and_read_back_as_values_or_refused(Config) ->
     Zone = zone(Config),
-    Outcomes = stored_or_refused(Zone, fun(Huge) ->
+    Results = stored_or_refused(Zone, fun(Huge) ->
         ok = setattr(Zone, ?NAME, huge, Huge),
         {ok, Read} = getattr(Zone, ?NAME, huge),
         [{huge, Selected}] = info(Zone, ?NAME, [huge]),
         [{?NAME, Listed}] = list(Zone),
-        Answer = [Huge =:= Term || Term <- [Read, Selected, proplists:get_value(huge, Listed)]],
+        AreEqual = [Huge =:= Term || Term <- [Read, Selected, proplists:get_value(huge, Listed)]],
         ok = gen_tracker:delattr(Zone, ?NAME, huge),
-        Answer
+        AreEqual
     end),
-    %% "binaries of any size"
-    {large_binary, [true, true, true]} = lists:keyfind(large_binary, 1, Outcomes).
+    %% A binary of any size is stored.
+    {large_binary, [true, true, true]} = lists:keyfind(large_binary, 1, Results).
 
 huge_terms_are_stored_and_read_back_as_keys_or_refused(Config) ->
     Zone = zone(Config),
@@ -308,7 +375,6 @@ huge_terms_are_stored_and_read_back_as_keys_or_refused(Config) ->
         [Before, Info, Selected, getattr(Zone, ?NAME, Huge) =:= undefined]
     end).
 
-%% Nobody holds the name; its attribute is taken away again.
 huge_terms_are_stored_and_read_back_as_names_or_refused(Config) ->
     Zone = zone(Config),
     stored_or_refused(Zone, fun(Huge) ->
@@ -320,38 +386,46 @@ huge_terms_are_stored_and_read_back_as_names_or_refused(Config) ->
         [Read, attrs(Zone, Huge) =:= []]
     end).
 
-%% Calls Try with each huge term, which answers `badarg`, or only `true` about what it has read. All else stays.
+%% Calls a fun with each huge term, and asserts that it does not change the zone, and either fails
+%% with `badarg` or returns a list of `true`, one for each term that was read back.
 stored_or_refused(Zone, Try) ->
     [
         begin
-            Outcome = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Try(Make()) end) end) end),
-            Right = Outcome =:= badarg orelse lists:usort(Outcome) =:= [true],
-            ?assertEqual({Name, Outcome, true}, {Name, Outcome, Right}),
-            {Name, Outcome}
+            Result = unchanged_apart(Zone, fun() -> Try(Make()) end),
+            IsRight = Result =:= badarg orelse lists:usort(Result) =:= [true],
+            ?assertEqual({Kind, Result, true}, {Kind, Result, IsRight}),
+            {Kind, Result}
         end
-     || {Name, Make} <- huge()
+     || {Kind, Make} <- huge()
     ].
 
-a_child_with_a_huge_name_lives_and_dies_as_any_other(Config) ->
+a_child_with_a_huge_name_starts_and_ends_like_any_other(Config) ->
     Zone = zone(Config),
     [
         apart(fun() ->
             Huge = Make(),
             Pid = open(Zone, Huge),
             {ok, Pid} = find(Zone, Huge),
-            true = [Huge] =:= [Name || {Name, Child, worker, []} <- gen_tracker:which_children(Zone), Child =:= Pid],
+            true = [Huge] =:= [
+                Name
+             || {Name, Child, worker, []} <- gen_tracker:which_children(Zone), Child =:= Pid
+            ],
             ok = setattr(Zone, Huge, n, 1),
-            true = [{Huge, [{pid, Pid}, {n, 1}]}] =:= [Listed || {_, [{pid, Child} | _]} = Listed <- list(Zone), Child =:= Pid],
+            true = [{Huge, [{pid, Pid}, {n, 1}]}] =:= [
+                Listed
+             || {_, [{pid, Child} | _]} = Listed <- list(Zone), Child =:= Pid
+            ],
             _ = kill(Pid),
-            %% Returns once nothing is left of it, or finds that so.
+            %% Waits until the child is removed, if it still exists.
             true = lists:member(supervisor:terminate_child(Zone, Huge), [ok, {error, no_child}]),
             undefined = find(Zone, Huge)
         end)
-     || {Kind, Make} <- huge(), lists:member(Kind, [deep_list, deep_tuple, large_binary, large_integer])
+     || {Kind, Make} <- huge(),
+        lists:member(Kind, [deep_list, deep_tuple, large_binary, large_integer])
     ],
     {ok, _} = find(Zone, ?NAME).
 
-a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
+a_term_too_large_to_copy_is_refused_in_every_position(Config) ->
     Zone = zone(Config),
     Pid = proplists:get_value(child, Config),
     Start = fun(Term) -> {tracked_child, start_link, [Term]} end,
@@ -366,46 +440,60 @@ a_term_that_would_unfold_without_end_is_refused_in_every_place(Config) ->
         fun(Term) -> info(Zone, ?NAME, [Term]) end,
         fun(Term) -> increment(Zone, Term, n, 1, 0) end,
         fun(Term) -> find(Zone, Term) end,
-        %% These are sent to the tracker.
+        %% The following calls send a message to the tracker.
         fun(Term) -> find_or_open(Zone, {void, Start(Term), temporary}) end,
         fun(Term) -> gen_tracker:add_existing_child(Zone, {Term, Pid, worker, []}) end,
-        fun(Term) -> gen_tracker:add_existing_child(Zone, {Pid, {void, Start(Term), temporary, 200, worker, []}}) end,
+        fun(Term) ->
+            gen_tracker:add_existing_child(
+                Zone, {Pid, {void, Start(Term), temporary, 200, worker, []}}
+            )
+        end,
         fun(Term) -> gen_tracker:register_name({Zone, Term}, Pid) end
     ],
-    [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(without_end()) end) end) end) || Call <- Calls].
+    [badarg = unchanged_apart(Zone, fun() -> Call(without_end()) end) || Call <- Calls].
 
-a_name_that_is_refused_is_badarg_for_find_or_open(Config) ->
+find_or_open_of_a_name_too_large_to_copy_is_badarg(Config) ->
     Zone = zone(Config),
-    Open = fun() -> find_or_open(Zone, {without_end(), {tracked_child, start_link, [self()]}, temporary}) end,
-    ?assertEqual(badarg, unchanged(Zone, fun() -> apart(fun() -> outcome(Open) end) end)).
+    Start = {tracked_child, start_link, [self()]},
+    Open = fun() -> find_or_open(Zone, {without_end(), Start, temporary}) end,
+    ?assertEqual(badarg, unchanged_apart(Zone, Open)).
 
-%% Past our own functions, which would not send it. The funs are too many for the table.
-a_spec_that_is_refused_when_its_turn_comes_ends_no_zone(Config) ->
+%% The spec has more funs than the table accepts. It waits for the end of the child with this name.
+%% It is sent by `supervisor:start_child/2`, because `find_or_open/2` refuses such a spec at once.
+a_spec_that_is_refused_after_waiting_does_not_end_the_zone(Config) ->
     Zone = zone(Config),
     Tracker = whereis(Zone),
     {_, Cleaner} = tracked_child:terminating(Zone, cleaned),
     Funs = [fun() -> N end || N <- lists:seq(1, 20000)],
-    Started = callers:ask(fun() -> supervisor:start_child(Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}) end),
-    tracked_process:eventually(fun() -> map_size(faults_balance:waiting(sys:get_state(Zone))) =:= 1 end),
+    Started = callers:ask(fun() ->
+        supervisor:start_child(
+            Zone, {cleaned, {tracked_child, start_with, Funs}, temporary, 200, worker, []}
+        )
+    end),
+    tracked_process:eventually(fun() ->
+        map_size(tracker_state:waiting(Zone)) =:= 1
+    end),
     Cleaner ! done,
     ?assertEqual({answer, {error, badarg}}, callers:answer(Started)),
     ?assertEqual(Tracker, whereis(Zone)).
 
-a_hundred_thousand_pairs_are_set_in_one_step_or_not_at_all(Config) ->
+setattr_sets_all_of_100000_pairs_or_none(Config) ->
     Zone = zone(Config),
     Pairs = [{{key, N}, {value, N}} || N <- lists:seq(1, 100000)],
-    badarg = unchanged(Zone, fun() -> outcome(fun() -> setattr(Zone, ?NAME, Pairs ++ improper) end) end),
+    badarg = unchanged(Zone, fun() ->
+        or_badarg(fun() -> setattr(Zone, ?NAME, Pairs ++ improper) end)
+    end),
     ok = setattr(Zone, ?NAME, lists:reverse(Pairs) ++ [{{key, 1}, {value, 1}}, none]),
     true = lists:sort(Pairs ++ [{n, 1}, {url, <<"rtmp://a">>}]) =:= lists:sort(info(Zone, ?NAME)),
     {ok, {value, 77777}} = getattr(Zone, ?NAME, {key, 77777}).
 
-%% Two huge values take turns, each with a small attribute that tells which it is.
-readers_go_on_while_huge_values_replace_each_other(Config) ->
+%% Two huge values are set in turn, each together with an attribute that says which one it is.
+readers_see_whole_values_while_huge_values_are_replaced(Config) ->
     Zone = zone(Config),
     Deep = nested(fun(Inner) -> [Inner] end),
     Long = lists:seq(1, 1000000),
     Set = fun
-        (Turn) when Turn rem 2 =:= 0 -> ok = setattr(Zone, ?NAME, [{huge, Deep}, {which, deep}]);
+        (N) when N rem 2 =:= 0 -> ok = setattr(Zone, ?NAME, [{huge, Deep}, {which, deep}]);
         (_) -> ok = setattr(Zone, ?NAME, [{which, long}, {huge, Long}])
     end,
     Set(0),
@@ -416,13 +504,16 @@ readers_go_on_while_huge_values_replace_each_other(Config) ->
                 #{which := long, huge := Huge} -> Huge =:= Long
             end
         end,
-        fun() -> {ok, Huge} = getattr(Zone, ?NAME, huge), Huge =:= Deep orelse Huge =:= Long end,
+        fun() ->
+            {ok, Huge} = getattr(Zone, ?NAME, huge),
+            Huge =:= Deep orelse Huge =:= Long
+        end,
         fun() -> getattr(Zone, ?NAME, n) =:= {ok, 1} end
     ],
-    [?assertEqual([true], lists:usort(Answers)) || Answers <- while_writing(Set, 30, Readers)].
+    [?assertEqual([true], lists:usort(Results)) || Results <- while_writing(Set, 30, Readers)].
 
-%% Half a megabyte, four thousand times; OTP 27 has no longer ones.
-long_integers_that_would_be_copied_without_end_are_refused(Config) ->
+%% The integer is half a megabyte, the largest size that OTP 27 allows. The list would be 2 GB.
+a_list_of_many_long_integers_is_refused(Config) ->
     Zone = zone(Config),
     Long = 1 bsl (8 * 500 * 1000),
     Calls = [
@@ -430,32 +521,42 @@ long_integers_that_would_be_copied_without_end_are_refused(Config) ->
         fun(Term) -> setattr(Zone, ?NAME, Term, value) end,
         fun(Term) -> find(Zone, Term) end
     ],
-    [badarg = unchanged(Zone, fun() -> apart(fun() -> outcome(fun() -> Call(lists:duplicate(4000, Long)) end) end) end) || Call <- Calls],
+    Copies = fun() -> lists:duplicate(4000, Long) end,
+    [badarg = unchanged_apart(Zone, fun() -> Call(Copies()) end) || Call <- Calls],
     ok = setattr(Zone, ?NAME, key, [Long, Long]),
     ?assert({ok, [Long, Long]} =:= getattr(Zone, ?NAME, key)).
 
-%% To write one takes a time that grows with the square of its length, in which a scheduler does nothing else.
-a_long_integer_is_not_printed_in_an_error(Config) ->
+%% Printing an integer takes time quadratic in its length, and blocks the scheduler meanwhile.
+error_messages_do_not_contain_long_integers(Config) ->
     Long = 1 bsl 100000,
     Start = {tracked_child, start_link, []},
     Calls = [
         {start_link, [not_running, #{Long => 1}]},
         {start_link, [not_running, #{#{[{Long}] => 1} => 1}]},
-        {add_existing_child, [zone(Config), {proplists:get_value(child, Config), {void, Start, temporary, -Long, worker, []}}]}
+        {
+            add_existing_child,
+            [
+                zone(Config),
+                {proplists:get_value(child, Config), {void, Start, temporary, -Long, worker, []}}
+            ]
+        }
     ],
-    [?assert(string:length(maps:get(2, explained(Function, Arguments))) < 100) || {Function, Arguments} <- Calls].
+    [
+        ?assert(string:length(maps:get(2, explained(Function, Arguments))) < 100)
+     || {Function, Arguments} <- Calls
+    ].
 
 explained(Function, Arguments) ->
     try apply(gen_tracker, Function, Arguments) of
-        Answer -> Answer
+        Result -> Result
     catch
         error:badarg:Stacktrace -> proctab_errors:format_error(badarg, Stacktrace)
     end.
 
-the_rounds_call_every_function(_) ->
+random_rounds_cover_every_function(_) ->
     ?assertEqual([], bad_input:exported() -- bad_input:covered()).
 
-random_calls_are_answered_or_refused_and_harm_nobody(_) ->
+random_calls_are_answered_or_refused_and_change_nothing_else(_) ->
     [
         case bad_input:round(Seed) of
             {ok, Figures} -> ct:pal("~p: ~p", [Seed, Figures]);

@@ -1,24 +1,25 @@
-%% The same random histories against gen_tracker and against `reference_tracker`, which is its
-%% contract in the form of a program: every answer, error, event and call of `after_terminate` is
-%% the same, and so is what can be read after each operation.
+%% Plays random histories against gen_tracker and against `reference_tracker`, and compares them:
+%% every answer, error, event and call of `after_terminate` must be equal, and so must everything
+%% that can be read after each operation.
 %%
-%% A history is a list of operations that can be printed: their arguments are expressions (see
-%% `value/2`). A player, a process that is registered as `differential`, plays it against one of the
-%% two modules; then another one against the other. What they saw is compared with pids replaced by
-%% what they stand for.
+%% `differential_history` makes the histories, and lists their operations and expressions. A player,
+%% a process registered as `differential`, plays a history against one of the two modules, and then
+%% another player against the other. Pids are replaced by what they stand for before the comparison.
 %%
-%% Nothing depends on time: after each operation the player waits until the zone has reacted. What
-%% has to last until another operation comes, a start or an `after_terminate`, waits at a gate. A
-%% call that may wait for it is made in a process of its own, and its answer is compared whenever it
-%% comes. `differential_history` makes the histories.
+%% The comparison must not depend on timing. After each operation the player waits until the zones
+%% have settled: nothing happens any more without another operation. A start or a call of
+%% `after_terminate`, both called *callbacks* here, can wait at a *gate* until an operation opens
+%% it. A call that may have to wait is made in a process of its own, and its answer is compared
+%% when it comes.
 %%
-%% Start functions and `after_terminate` call their zone, too, and may wait for a name at a gate. So
-%% that no two of them compete for a name, they do so only while no other one waits: during an
-%% operation the first one that comes to it, and those for which another one that calls waits.
+%% Callbacks call their zone, too, and may wait for a name. Two of them must not compete for a name,
+%% so a callback makes its call only if no other one waits. During an operation these are the first
+%% callback that reaches its call, and the callbacks for which a calling callback waits.
 %%
-%% The player waits for short limits of time, such as that of a start. Where something has to happen
-%% before a limit, the clock of the player says whether it may have come too late. Then the player
-%% gives up, and the history is played again; no difference is looked at before.
+%% The player waits for short time limits, such as that of a start. If something must happen before
+%% a time limit, the player checks afterwards that it was fast enough. If not, it gives up and
+%% another player plays the history again. If that fails, too, the history is played up to the slow
+%% operation.
 -module(differential).
 
 -export([round/1, replay/1, difference/2, shrunk/2]).
@@ -27,63 +28,65 @@
 -import(prop_terms, [sorted/1]).
 
 -define(ZONES, [differential_a, differential_b]).
-%% Nothing takes so long, in milliseconds, unless it hangs.
--define(HANGS, 30000).
-%% How long a history is made shorter, in milliseconds.
--define(PATIENCE, 120000).
-%% A start that is to stop is ended so soon that it is waited for, even when its zone stops, in
-%% milliseconds.
--define(SHORT, 5).
-%% The shutdown time of a spec that is a triple, in milliseconds. A start is ended so soon that it
-%% is waited for, unless its zone stops.
--define(BRIEF, 200).
-%% How long the stop of a zone may last in which such a start goes on, in milliseconds.
--define(PROMPT, 190).
-%% How long a start or an `after_terminate` may last that is to stop, and any operation, in
-%% milliseconds: less than the limits that are not waited for.
--define(LIMIT, 2900).
-%% Ten restarts of one child within ten seconds are made at once: how long a play may last in which
-%% one was started more often, in milliseconds.
+%% Timeout in milliseconds of everything that must happen. Reached only if something hangs.
+-define(HANG_TIMEOUT, 30000).
+%% How long a failing history is made shorter, in milliseconds.
+-define(SHRINK_TIMEOUT, 120000).
+%% Shutdown time in milliseconds of children that are always killed. The player waits for the kill,
+%% also when the zone stops.
+-define(SHORT_SHUTDOWN, 5).
+%% Shutdown time in milliseconds of a spec that is a triple. The player waits until the start of
+%% such a child is killed. When its zone stops, the player lets the start continue instead.
+-define(TRIPLE_SHUTDOWN, 200).
+%% Time limit in milliseconds for the stop of a zone in which such a start continues, so that the
+%% start is not killed.
+-define(STOP_LIMIT, 190).
+%% Time limit in milliseconds for an operation, and for a callback whose child is to stop: less than
+%% the time limits of gen_tracker that the player does not wait for.
+-define(OPERATION_LIMIT, 2900).
+%% gen_tracker restarts a child at once up to ten times within ten seconds. If a play in which a
+%% child was started more often lasts longer than ?PERIOD milliseconds, its player gives up.
 -define(INTENSITY, 10).
 -define(PERIOD, 9900).
-%% Within what time the operations come that are made while a child waits for its next start, in
-%% milliseconds. It waits for 200.
--define(WINDOW, 190).
-%% How often a history is played that was too slow.
--define(TIMES, 10).
+%% Time limit in milliseconds for the operations while a child waits 200 ms for its next start.
+-define(DELAY_LIMIT, 190).
+%% How often a history is played if the player is too slow.
+-define(ATTEMPTS, 10).
 
 %%% For the suite and the soak
 
-%% So many histories.
+%% Plays 40 histories that are made from a seed. Returns `{ok, Figures}`, or `{failed, History}`,
+%% where the history was made as short as possible.
 round(Seed) ->
     _ = rand:seed(exsss, Seed),
     Seeds = [rand:uniform(1 bsl 50) || _ <- lists:seq(1, 40)],
     Histories = [differential_history:history(Each, 200) || Each <- Seeds],
-    replayed(Histories, #{histories => 0, operations => 0}).
+    play_histories(Histories, #{histories => 0, operations => 0}).
 
-replayed([], Figures) ->
+play_histories([], Figures) ->
     {ok, Figures};
-replayed([History | Histories], #{histories := Count, operations := Operations} = Figures) ->
-    case compared(gen_tracker, History) of
+play_histories([History | Histories], #{histories := Count, operations := Operations} = Figures) ->
+    case compare(gen_tracker, History) of
         {none, Played} ->
             All = Operations + Played,
-            replayed(Histories, Figures#{histories := Count + 1, operations := All});
+            play_histories(Histories, Figures#{histories := Count + 1, operations := All});
         {Difference, _} ->
-            %% A rare one may not be seen again.
+            %% Printed now, because a rare difference may not occur again.
             io:format("~tp~n", [Difference]),
             {failed, shrunk(gen_tracker, History)}
     end.
 
+%% Plays a history that has failed, such as that of `round/1`.
 replay(History) ->
-    replayed([History], #{histories => 0, operations => 0}).
+    play_histories([History], #{histories => 0, operations => 0}).
 
-%% The first difference between a module and the reference.
+%% Returns the first difference between a module and the reference, or `none`.
 difference(Module, History) ->
-    element(1, compared(Module, History)).
+    element(1, compare(Module, History)).
 
-%% The same, and how many operations have been played: all, or those before one that nobody can play
-%% in time.
-compared(Module, History) ->
+%% Returns the first difference and the number of operations that were played: all, or those before
+%% an operation that is too slow in every attempt.
+compare(Module, History) ->
     #{level := Level} = logger:get_primary_config(),
     ok = logger:set_primary_config(level, none),
     try
@@ -91,11 +94,15 @@ compared(Module, History) ->
             alike => list_to_tuple(prop_terms:alike()),
             kinds => list_to_tuple(prop_terms:kinds())
         },
-        Reference = played(reference_tracker, History, Terms, ?TIMES),
-        Library = played(Module, History, Terms, ?TIMES),
+        Reference = play(reference_tracker, History, Terms, ?ATTEMPTS),
+        Library = play(Module, History, Terms, ?ATTEMPTS),
         {first_difference(Reference, Library), length(History)}
     catch
-        throw:{ends_before, Index} -> compared(Module, lists:sublist(History, Index - 1))
+        %% The operation whose play took too long, or the last one if that was a stop at the end.
+        throw:{ends_before, Number} when History =/= [] ->
+            compare(Module, lists:sublist(History, min(Number, length(History)) - 1));
+        throw:{ends_before, _} ->
+            {#{what => nothing_can_be_played_in_time}, 0}
     after
         ok = logger:set_primary_config(level, Level)
     end.
@@ -116,9 +123,10 @@ first_difference(Reference, Library) ->
         library => lists:sublist(Library, 1)
     }.
 
-%% Leaves out what is not needed to fail: halves, quarters and so on, as long as that helps.
+%% Makes a failing history shorter: leaves out halves, quarters and so on, as long as the rest of it
+%% fails.
 shrunk(Module, [Names | Operations]) ->
-    Until = erlang:monotonic_time(millisecond) + ?PATIENCE,
+    Until = erlang:monotonic_time(millisecond) + ?SHRINK_TIMEOUT,
     Fails = fun(Fewer) ->
         erlang:monotonic_time(millisecond) < Until andalso
             difference(Module, [Names | Fewer]) =/= none
@@ -126,96 +134,112 @@ shrunk(Module, [Names | Operations]) ->
     [Names | shrunk(Operations, max(1, length(Operations) div 2), Fails)].
 
 shrunk(Operations, Size, Fails) ->
-    case {without(0, Size, Operations, Fails), Size} of
+    case {leave_out(0, Size, Operations, Fails), Size} of
         {Operations, 1} -> Operations;
         {Fewer, _} -> shrunk(Fewer, max(1, Size div 2), Fails)
     end.
 
-without(From, _, Operations, _) when From >= length(Operations) ->
+leave_out(From, _, Operations, _) when From >= length(Operations) ->
     Operations;
-without(From, Size, Operations, Fails) ->
+leave_out(From, Size, Operations, Fails) ->
     {Before, Rest} = lists:split(From, Operations),
     Fewer = Before ++ lists:nthtail(min(Size, length(Rest)), Rest),
     case Fails(Fewer) of
-        true -> without(From, Size, Fewer, Fails);
-        false -> without(From + Size, Size, Operations, Fails)
+        true -> leave_out(From, Size, Fewer, Fails);
+        false -> leave_out(From + Size, Size, Operations, Fails)
     end.
 
-%%% Children
+%%% Callbacks of children
 
-%% What a start does is said by its plan, a list of ways to start, of which each start of that name
-%% takes the next; or `{in_turn, Ways}`, of which the last is taken again and again.
+%% Starts a child. The plan is a list of ways to start. Each start of the name takes the next way,
+%% and the first one follows the last. In a plan `{in_turn, Ways}` the last way is repeated.
+%%
+%%     plain, info         returns `{ok, Pid}` or `{ok, Pid, Info}`
+%%     trapping, stubborn  starts a child that traps exits; a stubborn one also ignores them
+%%     early               sets attributes before the child runs
+%%     acknowledged        starts a child that calls `init_ack/1`
+%%     registered          starts a child that registers itself under two names
+%%     gated, lasting      waits at a gate in the start function or in `after_terminate`
+%%     {starts_with, Call}, {ends_with, Call}
+%%                         calls the zone in the start function or in `after_terminate`
+%%     untrapping, unlinking, flushing, helped
+%%                         misuses the process in which gen_tracker calls the start function
+%%     dead                returns the pid of a dead process
+%%     ignore, refused, error, throw, exit, init, return
+%%                         fails; `return` returns a wrong term
 start(Zone, Name, Plan) ->
-    _ = ets:update_counter(?MODULE, calls, 1),
-    Nth = counted({Zone, Name}),
-    started(way(Plan, Zone, Name, Nth), Zone, Name, Nth).
+    _ = ets:update_counter(?MODULE, starts, 1),
+    Nth = count({Zone, Name}),
+    start_as(next_way(Plan, Zone, Name, Nth), Zone, Name, Nth).
 
-way({in_turn, Ways}, Zone, Name, _) ->
-    lists:nth(min(counted({in_turn, Zone, Name}), length(Ways)), Ways);
-way(Plan, _, _, Nth) ->
+next_way({in_turn, Ways}, Zone, Name, _) ->
+    lists:nth(min(count({in_turn, Zone, Name}), length(Ways)), Ways);
+next_way(Plan, _, _, Nth) ->
     lists:nth(Nth rem length(Plan) + 1, Plan).
 
-counted(What) ->
+count(What) ->
     ets:update_counter(?MODULE, What, 1, {What, 0}).
 
-started(gated, Zone, Name, Nth) ->
+start_as(gated, Zone, Name, Nth) ->
     wait_at_gate(start, Zone, Name),
-    started(plain, Zone, Name, Nth);
-started(early, Zone, Name, Nth) ->
-    ok = tracker(setattr, [Zone, Name, [{early, Nth}, {left, self}]]),
-    started(plain, Zone, Name, Nth);
-started(acknowledged, Zone, Name, Nth) ->
+    start_as(plain, Zone, Name, Nth);
+start_as(early, Zone, Name, Nth) ->
+    ok = call_tracker(setattr, [Zone, Name, [{early, Nth}, {left, self}]]),
+    start_as(plain, Zone, Name, Nth);
+start_as(acknowledged, Zone, Name, Nth) ->
     proc_lib:start_link(?MODULE, acknowledged, [Zone, Name, Nth]);
-started(registered, Zone, Name, Nth) ->
+start_as(registered, Zone, Name, Nth) ->
     proc_lib:start_link(?MODULE, registered, [Zone, Name, Nth]);
-started({starts_with, Call}, Zone, Name, Nth) ->
-    called(start, Zone, Name, Call),
-    started(plain, Zone, Name, Nth);
-started(lasting, Zone, Name, Nth) ->
-    ok = tracker(setattr, [Zone, Name, last, {gate, Zone}]),
-    started(plain, Zone, Name, Nth);
-started({ends_with, Call}, Zone, Name, Nth) ->
-    ok = tracker(setattr, [Zone, Name, last, {call, Zone, Call}]),
-    started(plain, Zone, Name, Nth);
-%% What it likes, in the process that the library gives it.
-started(untrapping, Zone, Name, Nth) ->
+start_as({starts_with, Call}, Zone, Name, Nth) ->
+    call_zone(start, Zone, Name, Call),
+    start_as(plain, Zone, Name, Nth);
+start_as(lasting, Zone, Name, Nth) ->
+    ok = call_tracker(setattr, [Zone, Name, last, {gate, Zone}]),
+    start_as(plain, Zone, Name, Nth);
+start_as({ends_with, Call}, Zone, Name, Nth) ->
+    ok = call_tracker(setattr, [Zone, Name, last, {call, Zone, Call}]),
+    start_as(plain, Zone, Name, Nth);
+start_as(untrapping, Zone, Name, Nth) ->
     process_flag(trap_exit, false),
-    started(plain, Zone, Name, Nth);
-started(unlinking, Zone, Name, Nth) ->
-    {ok, Pid} = started(plain, Zone, Name, Nth),
+    start_as(plain, Zone, Name, Nth);
+start_as(unlinking, Zone, Name, Nth) ->
+    {ok, Pid} = start_as(plain, Zone, Name, Nth),
     {links, Links} = process_info(self(), links),
     [unlink(Link) || Link <- Links],
     {ok, Pid};
-started(flushing, Zone, Name, Nth) ->
+start_as(flushing, Zone, Name, Nth) ->
     wait_at_gate(start, Zone, Name),
     flush(),
-    started(plain, Zone, Name, Nth);
-started(helped, Zone, Name, Nth) ->
-    note({helper, Zone, Name, Nth, spawn_link(fun live/0)}),
-    started(plain, Zone, Name, Nth);
-started(dead, Zone, Name, Nth) ->
+    start_as(plain, Zone, Name, Nth);
+start_as(helped, Zone, Name, Nth) ->
+    report({helper, Zone, Name, Nth, spawn_link(fun live/0)}),
+    start_as(plain, Zone, Name, Nth);
+start_as(dead, Zone, Name, Nth) ->
     {Pid, Monitor} = spawn_monitor(fun() -> ok end),
-    receive {'DOWN', Monitor, process, Pid, normal} -> ok end,
-    note({started, Zone, Name, Nth, Pid}),
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok
+    end,
+    report({started, Zone, Name, Nth, Pid}),
     {ok, Pid};
-started(Way, Zone, Name, Nth)
-        when Way =:= plain; Way =:= info; Way =:= trapping; Way =:= stubborn ->
-    {ok, Pid} = running(Way),
-    note({started, Zone, Name, Nth, Pid}),
+start_as(Way, Zone, Name, Nth) when
+    Way =:= plain; Way =:= info; Way =:= trapping; Way =:= stubborn
+->
+    {ok, Pid} = start_child(Way),
+    report({started, Zone, Name, Nth, Pid}),
     case Way of
         info -> {ok, Pid, {info, Nth}};
         _ -> {ok, Pid}
     end;
-started(Failure, Zone, Name, Nth) ->
-    ok = tracker(setattr, [Zone, Name, [{left, Nth}]]),
-    note({started, Zone, Name, Nth, Failure}),
+start_as(Failure, Zone, Name, Nth) ->
+    ok = call_tracker(setattr, [Zone, Name, [{left, Nth}]]),
+    report({started, Zone, Name, Nth, Failure}),
     fail(Failure, Nth).
 
-running(trapping) -> tracked_child:start_link(?MODULE, [trap_exit]);
-running(stubborn) -> proc_lib:start_link(?MODULE, stubborn, []);
-running(_) -> tracked_child:start_link(?MODULE).
+start_child(trapping) -> tracked_child:start_link(?MODULE, [trap_exit]);
+start_child(stubborn) -> proc_lib:start_link(?MODULE, stubborn, []);
+start_child(_) -> tracked_child:start_link(?MODULE).
 
-%% Beyond the reach of any exit signal but `kill` before its start returns.
+%% A child that only a kill can end. Traps exits before its start returns.
 stubborn() ->
     process_flag(trap_exit, true),
     proc_lib:init_ack({ok, self()}),
@@ -227,33 +251,43 @@ flush() ->
     after 0 -> ok
     end.
 
-fail(ignore, _) -> ignore;
-fail(refused, Nth) -> {error, {no, Nth}};
-fail(error, Nth) when Nth rem 2 =:= 0 -> {error, {no, Nth}};
-fail(error, Nth) -> error({crash, Nth});
-fail(throw, Nth) -> throw({thrown, Nth});
-fail(exit, Nth) -> exit({gone, Nth});
-fail(init, _) -> proc_lib:start_link(?MODULE, failing, []);
+fail(ignore, _) ->
+    ignore;
+fail(refused, Nth) ->
+    {error, {no, Nth}};
+fail(error, Nth) when Nth rem 2 =:= 0 ->
+    {error, {no, Nth}};
+fail(error, Nth) ->
+    error({crash, Nth});
+fail(throw, Nth) ->
+    throw({thrown, Nth});
+fail(exit, Nth) ->
+    exit({gone, Nth});
+fail(init, _) ->
+    proc_lib:start_link(?MODULE, failing, []);
 fail(return, Nth) ->
-    Odd = [{what, Nth}, undefined, {error, 404, Nth}, ok, {ok}, {ok, Nth}, {ok, no_pid, Nth},
-           {ok, {Nth}}, [], {ok, 1, 2, 3}],
-    lists:nth(Nth rem length(Odd) + 1, Odd).
+    Wrong =
+        [{what, Nth}, undefined, {error, 404, Nth}, ok, {ok}, {ok, Nth}, {ok, no_pid, Nth}] ++
+            [{ok, {Nth}}, [], {ok, 1, 2, 3}],
+    lists:nth(Nth rem length(Wrong) + 1, Wrong).
 
 failing() ->
     exit(failed).
 
+%% A child that reads and writes as soon as `init_ack/1` has returned.
 acknowledged(Zone, Name, Nth) ->
-    ok = tracker(init_ack, [{ok, self()}]),
-    ok = tracker(setattr, [Zone, Name, mine, Nth]),
-    {ok, Found} = tracker(find, [Zone, Name]),
-    note({started, Zone, Name, Nth, Found}),
+    ok = call_tracker(init_ack, [{ok, self()}]),
+    ok = call_tracker(setattr, [Zone, Name, mine, Nth]),
+    {ok, Found} = call_tracker(find, [Zone, Name]),
+    report({started, Zone, Name, Nth, Found}),
     live().
 
-%% Under its own name, which it will have, and under another one.
+%% Registers itself under the name of the child, and under a second name.
 registered(Zone, Name, Nth) ->
-    Answers = [tracker(register_name, [{Zone, Its}, self()]) || Its <- [Name, {alias, Name}]],
-    note({started, Zone, Name, Nth, self()}),
-    note({registered, Zone, Name, Answers}),
+    Names = [Name, {alias, Name}],
+    Answers = [call_tracker(register_name, [{Zone, Each}, self()]) || Each <- Names],
+    report({started, Zone, Name, Nth, self()}),
+    report({registered, Zone, Name, Answers}),
     proc_lib:init_ack({ok, self()}),
     live().
 
@@ -263,44 +297,47 @@ live() ->
         _ -> live()
     end.
 
-%% The attribute `last` says what is to happen here.
+%% The attribute `last` tells this function what to do.
 after_terminate(Name, Attributes, Reason) ->
-    note({ended, Name, Attributes, Reason}),
+    report({ended, Name, Attributes, Reason}),
     case lists:keyfind(last, 1, Attributes) of
         {last, {gate, Zone}} -> wait_at_gate(terminate, Zone, Name);
-        {last, {call, Zone, Call}} -> called(terminate, Zone, Name, Call);
+        {last, {call, Zone, Call}} -> call_zone(terminate, Zone, Name, Call);
         {last, crash} -> error(crash);
         _ -> ok
     end.
 
-%% A call of a start function or of `after_terminate`, which may wait for another name.
-called(Kind, Zone, Name, {Target, Module, Function, Arguments}) ->
-    case may_call(Kind, {Zone, Name}, {Zone, Target}, Function) of
+%% Makes the call of a callback, if it is allowed now. The call may wait for another name.
+call_zone(Kind, Zone, Name, {Target, Module, Function, Arguments}) ->
+    case is_allowed(Kind, {Zone, Name}, {Zone, Target}, Function) of
         true ->
-            tell({calling, {Zone, Name}, Kind, self(), {Zone, Target}, Function}),
+            send_to_player({calling, {Zone, Name}, Kind, self(), {Zone, Target}, Function}),
             Ready = [fresh(Argument, Zone, Name) || Argument <- Arguments],
-            Of = case Module of tracker -> ets:lookup_element(?MODULE, module, 2); _ -> Module end,
-            note({called, Zone, Name, Function, outcome(fun() -> apply(Of, Function, Ready) end)});
+            Called = under_test(Module),
+            Outcome = outcome(fun() -> apply(Called, Function, Ready) end),
+            report({called, Zone, Name, Function, Outcome});
         false ->
-            note({not_called, Zone, Name})
+            report({not_called, Zone, Name})
     end.
 
-%% While a zone stops, what depends on who comes first is left out.
-may_call(Kind, Subject, Target, Function) ->
-    try ets:lookup_element(?MODULE, calls_of_callbacks, 2) of
-        all -> is_next(Kind, Subject) andalso awaited(Target, Function);
+%% Whether a callback may make a call. While a zone stops, no calls are allowed whose answers depend
+%% on timing.
+is_allowed(Kind, ChildId, Target, Function) ->
+    try ets:lookup_element(?MODULE, allowed_calls, 2) of
+        all -> is_next(Kind, ChildId) andalso allow_target(Target, Function);
         none -> false;
         refused -> Function =/= find_or_open andalso Function =/= unregister_name
     catch
         error:badarg -> false
     end.
 
-%% The first to call, or called for by the last one.
-is_next(Kind, Subject) ->
-    ets:take(?MODULE, {awaited, Kind, Subject}) =/= [] orelse
-        ets:insert_new(?MODULE, {called, Subject}).
+%% Whether a callback is the first of this operation to make a call, or one for which a call waits.
+is_next(Kind, ChildId) ->
+    ets:take(?MODULE, {awaited, Kind, ChildId}) =/= [] orelse
+        ets:insert_new(?MODULE, {called, ChildId}).
 
-awaited(Target, Function) ->
+%% Allows a call to the callback for which this call will wait.
+allow_target(Target, Function) ->
     case Function of
         _ when Function =:= find_or_open; Function =:= start_child ->
             ets:insert(?MODULE, {{awaited, start, Target}});
@@ -310,168 +347,230 @@ awaited(Target, Function) ->
             true
     end.
 
-%% A process that nobody else knows.
+%% Replaces `fresh` in an argument by a new process.
 fresh(fresh, Zone, Name) ->
     Pid = spawn(fun live/0),
-    note({fresh, Zone, Name, counted({fresh, Zone, Name}), Pid}),
+    report({fresh, Zone, Name, count({fresh, Zone, Name}), Pid}),
     Pid;
 fresh(Tuple, Zone, Name) when is_tuple(Tuple) ->
     list_to_tuple([fresh(Part, Zone, Name) || Part <- tuple_to_list(Tuple)]);
 fresh(Argument, _, _) ->
     Argument.
 
-tracker(Function, Arguments) ->
-    apply(ets:lookup_element(?MODULE, module, 2), Function, Arguments).
+call_tracker(Function, Arguments) ->
+    apply(under_test(tracker), Function, Arguments).
 
-note(Note) ->
-    tell({note, Note}).
+under_test(tracker) -> ets:lookup_element(?MODULE, module, 2);
+under_test(Module) -> Module.
+
+report(Report) ->
+    send_to_player({report, Report}).
 
 wait_at_gate(Kind, Zone, Name) ->
     case has_gates(Zone) of
         true ->
-            tell({gated, {Zone, Name}, Kind, self()}),
-            receive go -> ok end;
+            send_to_player({gated, {Zone, Name}, Kind, self()}),
+            receive
+                go -> ok
+            end;
         false ->
             ok
     end.
 
-%% A zone that is killed has none.
+%% The gates of a zone stay open while it is killed, and after the player has exited.
 has_gates(Zone) ->
-    try not ets:member(?MODULE, {open, Zone}) catch error:badarg -> false end.
+    try
+        not ets:member(?MODULE, {open, Zone})
+    catch
+        error:badarg -> false
+    end.
 
-%% Processes that nobody waits for any more may be left when the player has gone.
-tell(Message) ->
-    try ?MODULE ! Message catch error:badarg -> Message end.
+%% Some processes may outlive the player.
+send_to_player(Message) ->
+    try
+        ?MODULE ! Message
+    catch
+        error:badarg -> Message
+    end.
 
 %%% The player
 
-%% What was seen: `[{Operation, What, Term}]`.
-played(Module, History, Terms, Times) ->
-    {Player, Monitor} = spawn_monitor(fun() -> exit({seen, play(Module, History, Terms)}) end),
+%% Plays a history, again if the player was too slow. Returns what was observed:
+%% `[{Operation, What, Term}]`.
+play(Module, History, Terms, Attempts) ->
+    Play = fun() -> exit({observed, play_once(Module, History, Terms)}) end,
+    {Player, Monitor} = spawn_monitor(Play),
     receive
-        {'DOWN', Monitor, process, Player, {seen, Seen}} ->
-            Seen;
-        {'DOWN', Monitor, process, Player, {too_slow, player, _}} when Times > 1 ->
-            played(Module, History, Terms, Times - 1);
-        {'DOWN', Monitor, process, Player, {too_slow, _, Step}} when Step > length(?ZONES) ->
-            throw({ends_before, Step - length(?ZONES)});
+        {'DOWN', Monitor, process, Player, {observed, Observed}} ->
+            Observed;
+        {'DOWN', Monitor, process, Player, {too_slow, player, _}} when Attempts > 1 ->
+            play(Module, History, Terms, Attempts - 1);
+        {'DOWN', Monitor, process, Player, {too_slow, _, Number}} ->
+            throw({ends_before, max(1, Number - length(?ZONES))});
         {'DOWN', Monitor, process, Player, Reason} ->
             Left = [Pid || Zone <- ?ZONES, Pid <- [whereis(Zone)], is_pid(Pid)],
             lists:foreach(fun tracked_child:kill/1, Left),
             [{crashed, Module, Reason}]
     end.
 
-play(Module, History, Terms) ->
+%% The ETS table `differential` is shared with the callbacks:
+%%
+%%     {module, Module}                the module under test
+%%     {starts, Count}                 calls of start functions
+%%     {{Zone, Name}, Count}           calls of the start function of a child
+%%     {{in_turn, Zone, Name}, Count}  the same, for a plan `in_turn`
+%%     {{fresh, Zone, Name}, Count}    processes made by the callbacks of a child
+%%     {allowed_calls, Which}          the calls that callbacks may make: all, none or refused
+%%     {called, ChildId}               the first child of this operation that makes a call
+%%     {{awaited, Kind, ChildId}}      a call waits for this callback
+%%     {{open, Zone}}                  the gates of the zone are open
+%%
+%% A child id is `{Zone, Name}`. The kind of a callback is `start` or `terminate`.
+play_once(Module, History, Terms) ->
     true = register(?MODULE, self()),
     process_flag(trap_exit, true),
     ?MODULE = ets:new(?MODULE, [named_table, public]),
-    true = ets:insert(?MODULE, [{module, Module}, {calls, 0}]),
+    true = ets:insert(?MODULE, [{module, Module}, {starts, 0}]),
     State = #{
-        module => Module, terms => Terms, names => names(History), index => 0,
+        module => Module,
+        terms => Terms,
+        names => names(History),
+        %% The number of the operation, in the log. Those during a delay count as well.
+        index => 0,
+        %% How many operations of the history were begun, and starts of zones before it.
+        begun => 0,
         began => erlang:monotonic_time(millisecond),
-        %% Starts and calls of after_terminate that wait at a gate, and those that wait for a name.
-        gates => #{}, calling => #{},
-        %% When somebody first asked for the end of what is still at work.
-        limited => #{},
-        %% Whether something has waited for a limit of time during the operation.
-        waited => false,
-        asks => #{}, noted => 0, notes => [], log => #{}, helpers => [],
-        processes => #{}, pids => #{}, events => [], subscribed => #{}
+        %% Callbacks that wait at a gate: #{ChildId => {Kind, Pid, Monitor}}.
+        gates => #{},
+        %% Callbacks that make a call: #{ChildId => {Kind, Pid, Monitor, Target, Function}}. The
+        %% target is the child for which the call may wait, or `nobody`.
+        calling => #{},
+        %% When the end of a callback was requested that waits: #{ChildId => Milliseconds}.
+        ending_since => #{},
+        %% Whether the player has waited for a time limit during the operation.
+        waited_for_time => false,
+        %% Calls in processes of their own: #{Monitor => {Index, Function, ChildId}}.
+        pending => #{},
+        %% The number of starts that have ended.
+        ended_starts => 0,
+        %% What callbacks reported during the operation, latest first.
+        reports => [],
+        %% What was observed: #{{Index, What} => {Function, Term}}.
+        log => #{},
+        %% Processes that start functions have started, as {Zone, Pid}.
+        helpers => [],
+        %% The player's own processes: #{Number => Pid}.
+        processes => #{},
+        %% What known pids stand for: #{Pid => Tuple}.
+        pids => #{},
+        events => [],
+        %% The children of the subscribed zones according to the events: #{Zone => #{Name => Pid}}.
+        subscribed => #{}
     },
     Starts = [{start, Zone, [{just, Zone}]} || Zone <- ?ZONES],
     Stops = [{stop, Zone, stop} || Zone <- ?ZONES],
     try lists:foldl(fun step/2, State, Starts ++ History ++ Stops) of
-        Last -> seen(Last)
+        Last -> observed(Last)
     catch
-        throw:{too_slow, Who, Left} -> given_up(Who, Left)
+        throw:{too_slow, Slow, Left} -> give_up(Slow, Left)
     end.
 
-%% Nothing is left that could reach the next player.
-given_up(Who, #{index := Step} = State) ->
+%% Ends all processes, so that none of them sends messages to the next player.
+give_up(Slow, #{begun := Begun} = State) ->
     Running = [{Zone, Tracker} || Zone <- ?ZONES, Tracker <- [whereis(Zone)], is_pid(Tracker)],
-    Kill = fun({Zone, Tracker}, Before) -> killed(Zone, Tracker, Before) end,
-    allow(none),
+    Kill = fun({Zone, Tracker}, Before) -> kill_zone(Zone, Tracker, Before) end,
+    set_allowed_calls(none),
     #{pids := Pids} = lists:foldl(Kill, State, Running),
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
-    exit({too_slow, Who, Step}).
+    exit({too_slow, Slow, Begun}).
 
-seen(#{log := Log, events := Events, pids := Pids}) ->
+observed(#{log := Log, events := Events, pids := Pids}) ->
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
-    Seen = fun({{Index, What}, {Function, Term}}) ->
-        {Index, What, shown(Function, symbolic(Term, Pids))}
+    Observed = fun({{Index, What}, {Function, Term}}) ->
+        {Index, What, normalized(Function, symbolic(Term, Pids))}
     end,
-    lists:map(Seen, lists:sort(maps:to_list(Log))) ++
+    lists:map(Observed, lists:sort(maps:to_list(Log))) ++
         [{events, of_each_name, by_name(symbolic(lists:reverse(Events), Pids))}].
 
 names(History) ->
     hd([Names || {names, Names} <- History] ++ [[]]).
 
-step(Operation, #{index := Index} = Before) ->
+step(Operation, #{index := Index, begun := Begun} = Before) ->
     Begins = erlang:monotonic_time(millisecond),
-    in_time(Begins, Before),
+    check_time(Begins, Before),
     allow_calls(Operation, Before),
     try
-        Ready = Before#{index := Index + 1, notes := [], waited := false},
-        Settled = settled(perform(Operation, Ready)),
-        in_time(Begins, Settled),
-        State = limited(Begins, Settled),
-        #{index := Last, notes := Notes, log := Log} = State,
+        Ready = Before#{
+            index := Index + 1,
+            begun := Begun + 1,
+            reports := [],
+            waited_for_time := false
+        },
+        Settled = settle(perform(Operation, Ready)),
+        check_time(Begins, Settled),
+        State = track_endings(Begins, Settled),
+        #{index := Last, reports := Reports, log := Log} = State,
         State#{log := Log#{
-            {Last, notes} => {notes, lists:reverse(Notes)},
-            {Last, state} => {state, everything(State)}
+            {Last, reports} => {reports, lists:reverse(Reports)},
+            {Last, state} => {state, readable(State)}
         }}
     catch
         throw:{hangs, Left} ->
             exit({hangs, Index + 1, Operation, maps:without([log, terms, events, pids], Left)})
     end.
 
-allow_calls({stop, _, kill}, _) -> allow(none);
-allow_calls({stop, _, _}, _) -> allow(refused);
-allow_calls({while, _, _, _, _}, _) -> allow(none);
-allow_calls(_, #{calling := Calling}) when map_size(Calling) =:= 0 -> allow(all);
-allow_calls(_, _) -> allow(none).
+allow_calls({stop, _, kill}, _) -> set_allowed_calls(none);
+allow_calls({stop, _, _}, _) -> set_allowed_calls(refused);
+allow_calls({while, _, _, _, _}, _) -> set_allowed_calls(none);
+allow_calls(_, #{calling := Calling}) when map_size(Calling) =:= 0 -> set_allowed_calls(all);
+allow_calls(_, _) -> set_allowed_calls(none).
 
-allow(Which) ->
+set_allowed_calls(Which) ->
     true = ets:delete(?MODULE, called),
     true = ets:match_delete(?MODULE, {{awaited, '_', '_'}}),
-    true = ets:insert(?MODULE, {calls_of_callbacks, Which}).
+    true = ets:insert(?MODULE, {allowed_calls, Which}).
 
-%% What somebody has asked to end has a limit of time.
-limited(Begins, #{limited := Limited} = State) ->
+%% Keeps the time at which the end of a callback was requested. Such a callback has a time limit.
+track_endings(Begins, #{ending_since := EndingSince} = State) ->
     Ending = [
-        Subject
-     || Subject <- ending(State), blocked(Subject, State) =/= none, shutdown(Subject) < ?HANGS
+        ChildId
+     || ChildId <- ending_children(State),
+        blocked_callback(ChildId, State) =/= none,
+        shutdown_time(ChildId) < ?HANG_TIMEOUT
     ],
-    State#{limited := maps:merge(maps:from_keys(Ending, Begins), maps:with(Ending, Limited))}.
+    Known = maps:with(Ending, EndingSince),
+    State#{ending_since := maps:merge(maps:from_keys(Ending, Begins), Known)}.
 
-%% Nothing has come to its limit that was not waited for. It is not the player who is slow when a
-%% child waits long for its next start.
-in_time(Begins, #{began := Began, limited := Limited, waited := Waited} = State) ->
+%% Gives up if a time limit may have passed that the player did not wait for. If a child waited long
+%% for its next start, the zone was slow and not the player.
+check_time(Begins, #{began := Began, ending_since := EndingSince} = State) ->
+    #{waited_for_time := Waited} = State,
     Now = erlang:monotonic_time(millisecond),
-    IsLate = lists:any(fun(Since) -> Now - Since > ?LIMIT end, [Begins | maps:values(Limited)]),
+    Times = [Begins | maps:values(EndingSince)],
+    IsLate = lists:any(fun(Since) -> Now - Since > ?OPERATION_LIMIT end, Times),
     if
-        IsLate, Waited, Now - Begins > ?LIMIT div 2 -> throw({too_slow, zone, State});
+        IsLate, Waited, Now - Begins > ?OPERATION_LIMIT div 2 -> throw({too_slow, zone, State});
         IsLate -> throw({too_slow, player, State});
-        Now - Began > ?PERIOD -> is_restarted_often() andalso throw({too_slow, player, State});
+        Now - Began > ?PERIOD -> has_many_restarts() andalso throw({too_slow, player, State});
         true -> ok
     end.
 
-is_restarted_often() ->
+has_many_restarts() ->
     Starts = [Count || {{Zone, _}, Count} <- ets:tab2list(?MODULE), lists:member(Zone, ?ZONES)],
     lists:any(fun(Count) -> Count > ?INTENSITY end, Starts).
 
-logged(Function, Answer, #{index := Index, log := Log} = State) ->
+log_answer(Function, Answer, #{index := Index, log := Log} = State) ->
     State#{log := Log#{{Index, answer} => {Function, Answer}}}.
 
-%% What everybody can read, and whether what was started beside children is alive.
-everything(#{module := Module, names := Names, helpers := Helpers} = State) ->
+%% Returns everything that can be read, and whether the helpers of start functions are alive.
+readable(#{module := Module, names := Names, helpers := Helpers} = State) ->
     Terms = [value(Name, State) || Name <- Names],
     [
         {
             Zone,
             sorted(Module:which_children(Zone)),
             [sorted(Module:info(Zone, Name)) || Name <- Terms],
-            [is_process_alive(Helper) || {Of, Helper} <- Helpers, Of =:= Zone]
+            [is_process_alive(Pid) || {Owner, Pid} <- Helpers, Owner =:= Zone]
         }
      || Zone <- ?ZONES, is_running(Zone)
     ].
@@ -481,53 +580,44 @@ perform({names, _}, State) ->
 perform({start, Zone, Arguments}, #{pids := Pids, index := Index} = State) ->
     case outcome(State, tracker, start_link, Arguments) of
         {returned, {ok, Pid}} = Started ->
-            logged(start_link, Started, State#{pids := Pids#{Pid => {tracker, Zone, Index}}});
+            log_answer(start_link, Started, State#{pids := Pids#{Pid => {tracker, Zone, Index}}});
         Refused ->
-            logged(start_link, Refused, State)
+            log_answer(start_link, Refused, State)
     end;
 perform({call, Module, Function, Arguments}, State) ->
     Ready = with_processes(Arguments, State),
-    logged(Function, outcome(Ready, Module, Function, Arguments), Ready);
+    log_answer(Function, outcome(Ready, Module, Function, Arguments), Ready);
 perform({ask, Zone, Name, Module, Function, Arguments}, State) ->
-    #{index := Index} = State,
-    Subject = {Zone, value(Name, State)},
-    IsAdd = is_add(Function, Arguments),
-    case blocked(Subject, State) of
-        none ->
-            asked(Subject, Module, Function, Arguments, State);
-        {terminate, _} when IsAdd ->
-            %% When its turn comes, another child may be starting, or run already: then its answer
-            %% depends on who was faster.
-            case is_last(Subject) andalso not is_asked_for(Subject, State) of
-                true -> asked_alone(Subject, Module, Function, Arguments, Index, State);
-                false -> State
-            end;
-        _ ->
-            asked_alone(Subject, Module, Function, Arguments, Index, State)
-    end;
+    perform_ask({Zone, value(Name, State)}, Module, Function, Arguments, State);
 perform({subscribe, Zone}, #{subscribed := Subscribed} = State) ->
     case outcome(State, tracker, subscribe, [{just, Zone}]) of
         {returned, {ok, Children}} = Answer ->
             Known = maps:merge(#{Zone => maps:from_list(Children)}, Subscribed),
-            logged(subscribe, Answer, State#{subscribed := Known});
+            log_answer(subscribe, Answer, State#{subscribed := Known});
         Refused ->
-            logged(subscribe, Refused, State)
+            log_answer(subscribe, Refused, State)
     end;
 perform({unsubscribe, Zone}, State) ->
-    %% So that the events until now have come.
+    %% Receives the events until now.
     _ = outcome(State, tracker, subscribe, [{just, Zone}]),
-    #{subscribed := Subscribed} = Told = taken(State),
+    #{subscribed := Subscribed} = Handled = handle_all(State),
     Answer = outcome(State, tracker, unsubscribe, [{just, Zone}]),
-    logged(unsubscribe, Answer, Told#{subscribed := maps:remove(Zone, Subscribed)});
+    log_answer(unsubscribe, Answer, Handled#{subscribed := maps:remove(Zone, Subscribed)});
 perform({exit, Zone, Name, Reason}, State) ->
     Found = outcome(State, tracker, find, [{just, Zone}, Name]),
-    _ = [stop(Pid, Reason) || {returned, {ok, Pid}} <- [Found]],
-    logged(find, Found, State);
+    _ = [end_child(Pid, Reason) || {returned, {ok, Pid}} <- [Found]],
+    log_answer(find, Found, State);
 perform({open_gate, Zone, Name}, State) ->
-    opened([{Zone, value(Name, State)}], State);
+    open_gates([{Zone, value(Name, State)}], State);
 perform({await_attribute, Zone, Name, Key, Increment}, State) ->
-    Attribute = [{just, Zone}, Name, Key],
-    Call = call(State, tracker, getattr, Attribute ++ [{just, ?HANGS}]),
+    await_attribute([{just, Zone}, Name, Key], Increment, State);
+perform({while, Cause, Zone, Name, Operations}, State) ->
+    perform_while(Cause, Zone, Name, Operations, State);
+perform({stop, Zone, How}, State) ->
+    perform_stop(whereis(Zone), Zone, How, State).
+
+await_attribute(Attribute, Increment, State) ->
+    Call = callable(State, tracker, getattr, Attribute ++ [{just, ?HANG_TIMEOUT}]),
     IsThere = outcome(State, tracker, getattr, Attribute),
     Monitor = callers:ask(fun() -> outcome(Call) end),
     callers:waiting(),
@@ -535,208 +625,250 @@ perform({await_attribute, Zone, Name, Key, Increment}, State) ->
     Awaited =
         receive
             {'DOWN', Monitor, process, _, {answer, Answer}} -> Answer
-        after ?HANGS -> hangs
+        after ?HANG_TIMEOUT -> hangs
         end,
-    logged(getattr, {IsThere, Incremented, Awaited}, State);
-perform({while, Waits, Zone, Name, Operations}, State) ->
-    case is_free(Zone, Name, State) andalso begun_to_wait(Waits, Zone, Name, State) of
-        false ->
-            State;
-        Began ->
-            Asked = lists:foldl(fun meanwhile/2, State#{waited := true}, Operations),
-            erlang:monotonic_time(millisecond) - Began < ?WINDOW orelse
-                throw({too_slow, player, Asked}),
-            Asked
-    end;
-perform({stop, Zone, How}, State) ->
-    case whereis(Zone) of
-        undefined ->
-            logged(stop, not_running, State);
-        Tracker when How =:= kill ->
-            Settled = settled(opened(gates([terminate], Zone, State), State)),
-            case has_shared(Zone, Settled) of
-                true -> stopped(Zone, Tracker, shutdown, Settled);
-                false -> killed(Zone, Tracker, Settled)
+    log_answer(getattr, {IsThere, Incremented, Awaited}, State).
+
+%%% Calls in processes of their own
+
+perform_ask(ChildId, Module, Function, Arguments, #{index := Index} = State) ->
+    IsAdd = is_add(Function, Arguments),
+    case blocked_callback(ChildId, State) of
+        none ->
+            ask(ChildId, Module, Function, Arguments, State);
+        {terminate, _} when IsAdd ->
+            %% Its answer must not depend on whether another child starts first.
+            case is_temporary(ChildId) andalso not has_call_for(ChildId, State) of
+                true -> ask_alone(ChildId, Module, Function, Arguments, Index, State);
+                false -> State
             end;
-        Tracker ->
-            stopped(Zone, Tracker, How, State)
+        _ ->
+            ask_alone(ChildId, Module, Function, Arguments, Index, State)
     end.
 
-%% What a player does in several steps
-
-asked(Subject, Module, Function, Arguments, State) ->
-    #{index := Index, asks := Asks} = Ready = with_processes(Arguments, State),
-    Call = call(Ready, Module, Function, Arguments),
+ask(ChildId, Module, Function, Arguments, State) ->
+    #{index := Index, pending := Pending} = Ready = with_processes(Arguments, State),
+    Call = callable(Ready, Module, Function, Arguments),
     Monitor = callers:ask(fun() -> outcome(Call) end),
-    Ready#{asks := Asks#{Monitor => {Index, Function, Subject}}}.
+    Ready#{pending := Pending#{Monitor => {Index, Function, ChildId}}}.
 
 is_add(add_existing_child, _) -> true;
 is_add(call, [_, {tuple, [{just, add_existing_child} | _]}, _]) -> true;
 is_add(_, _) -> false.
 
-%% The same with processes that nobody else knows: they live when its turn comes. Of one that is
-%% dead by then others may be told, or be not.
-asked_alone({Zone, _} = Subject, Module, Function, Arguments, Index, State) ->
-    Alone = [alone(Argument, Index) || Argument <- Arguments],
-    Asked = asked(Subject, Module, Function, Alone, State),
-    handled(Zone, Asked),
+%% Makes a call with processes that only this call uses, which are alive when the tracker handles
+%% the call. If such a process died before, the events would depend on timing.
+ask_alone({Zone, _} = ChildId, Module, Function, Arguments, Index, State) ->
+    Alone = [own_processes(Argument, Index) || Argument <- Arguments],
+    Asked = ask(ChildId, Module, Function, Alone, State),
+    await_handled(Zone, Asked),
     Asked.
 
-alone({process, _}, Index) ->
+own_processes({process, _}, Index) ->
     {process, {alone, Index}};
-alone({Kind, Parts}, Index) when Kind =:= tuple; Kind =:= list ->
-    {Kind, [alone(Part, Index) || Part <- Parts]};
-alone({improper, Part}, Index) ->
-    {improper, alone(Part, Index)};
-alone(Expression, _) ->
+own_processes({Kind, Parts}, Index) when Kind =:= tuple; Kind =:= list ->
+    {Kind, [own_processes(Part, Index) || Part <- Parts]};
+own_processes({improper, Part}, Index) ->
+    {improper, own_processes(Part, Index)};
+own_processes(Expression, _) ->
     Expression.
 
-%% All that was asked until now has come to the tracker, and has been handled.
-handled(Zone, State) ->
+%% Waits until the tracker has handled all calls that were made until now.
+await_handled(Zone, State) ->
     callers:waiting(),
     {returned, ok} = outcome(State, tracker, wait, [{just, Zone}]).
 
-%% A child that ignores the signal is told by the message.
-stop(Pid, kill) ->
+%%% Children and gates
+
+%% Ends a child. A child that ignores the exit signal obeys the message.
+end_child(Pid, kill) ->
     tracked_child:kill(Pid);
-stop(Pid, Reason) ->
+end_child(Pid, Reason) ->
     exit(Pid, Reason),
     tracked_child:stop(Pid, Reason).
 
-%% Those of some gates that are there are opened.
-opened(Subjects, #{gates := Gates} = State) ->
-    lists:foldl(fun open/2, State, [Subject || Subject <- Subjects, is_map_key(Subject, Gates)]).
+%% Opens the gates of these children where a callback waits.
+open_gates(ChildIds, #{gates := Gates} = State) ->
+    Waiting = [ChildId || ChildId <- ChildIds, is_map_key(ChildId, Gates)],
+    lists:foldl(fun open_gate/2, State, Waiting).
 
-open(Subject, #{gates := Gates} = State) ->
-    {{_, Pid, Monitor} = Gate, Rest} = maps:take(Subject, Gates),
+open_gate(ChildId, #{gates := Gates} = State) ->
+    {{_, Pid, Monitor} = Gate, Rest} = maps:take(ChildId, Gates),
     case demonitor(Monitor, [flush, info]) of
-        true -> Pid ! go, State#{gates := Rest};
-        false -> gone(Gate, State#{gates := Rest})
+        true ->
+            Pid ! go,
+            State#{gates := Rest};
+        false ->
+            count_killed(Gate, State#{gates := Rest})
     end.
 
-%% A process that was at work has been killed: its start will not be noted.
-gone(Work, #{noted := Noted} = State) when element(1, Work) =:= start ->
-    State#{noted := Noted + 1};
-gone(_, State) ->
+%% Counts a start that was killed, as it does not report that it ended.
+count_killed(Work, #{ended_starts := Ended} = State) when element(1, Work) =:= start ->
+    State#{ended_starts := Ended + 1};
+count_killed(_, State) ->
     State.
 
-gates(Kinds, Zone, #{gates := Gates}) ->
-    [Subject || {{Of, _} = Subject, {Kind, _, _}} <- maps:to_list(Gates), Of =:= Zone,
-        lists:member(Kind, Kinds)].
+gated(Kinds, Zone, #{gates := Gates}) ->
+    [
+        ChildId
+     || {ChildId, {Kind, _, _}} <- maps:to_list(Gates),
+        is_of(Zone, ChildId),
+        lists:member(Kind, Kinds)
+    ].
 
-%% A child that waits for its next start
+is_of(Zone, {Other, _}) ->
+    Zone =:= Other.
+
+%%% Children that wait for their next start
+
+perform_while(Cause, Zone, Name, Operations, State) ->
+    case is_free(Zone, Name, State) andalso start_delayed(Cause, Zone, Name, State) of
+        false ->
+            State;
+        Began ->
+            Ready = State#{waited_for_time := true},
+            Asked = lists:foldl(fun perform_during_delay/2, Ready, Operations),
+            erlang:monotonic_time(millisecond) - Began < ?DELAY_LIMIT orelse
+                throw({too_slow, player, Asked}),
+            Asked
+    end.
+
+perform_during_delay({ask, Zone, Name, Module, Function, Arguments}, #{index := Index} = State) ->
+    ChildId = {Zone, value(Name, State)},
+    ask_alone(ChildId, Module, Function, Arguments, Index, State#{index := Index + 1});
+perform_during_delay({call, _, _, _} = Operation, #{index := Index} = State) ->
+    perform(Operation, State#{index := Index + 1}).
 
 is_free(Zone, Name, #{module := Module} = State) ->
     is_running(Zone) andalso
         not lists:keymember(value(Name, State), 1, Module:which_children(Zone)).
 
-%% Starts a child, and has it wait for its next start: because it was restarted too often, or
-%% because its start fails. For the second time, as it does not wait long for the first time. Not
-%% where nothing is restarted. Returns a time before that.
-begun_to_wait(Waits, Zone, Name, #{module := Module} = State) ->
+%% Starts a child, and makes it wait for its next start, because it reaches the restart limit or
+%% because a start fails. The child waits for the second time, as the first delay is short. Returns
+%% a time before the delay began, or `false` if the zone does not restart children.
+start_delayed(Cause, Zone, Name, #{module := Module} = State) ->
     Term = value(Name, State),
     {Ways, Kills, Starts} =
-        case Waits of
+        case Cause of
             slowed -> {[plain], 11, 12};
             failed -> {[plain, refused, refused, plain], 0, 3}
         end,
     true = ets:delete(?MODULE, {in_turn, Zone, Term}),
     Start = {?MODULE, start, [Zone, Term, {in_turn, Ways}]},
     {ok, Pid} = Module:find_or_open(Zone, {Term, Start, permanent, infinity, worker, []}),
-    case restarted(Kills, Pid, Zone, Term, Module) of
+    case restart_times(Kills, Pid, Zone, Term, Module) of
         gone ->
             false;
         Last ->
             Now = erlang:monotonic_time(millisecond),
             tracked_child:kill(Last),
-            await_waiting({Waits, Starts}, Now, Zone, Term, State)
+            await_delay({Cause, Starts}, Now, Zone, Term, State)
     end.
 
-restarted(0, Pid, _, _, _) ->
+restart_times(0, Pid, _, _, _) ->
     Pid;
-restarted(Times, Pid, Zone, Name, Module) ->
+restart_times(Times, Pid, Zone, Name, Module) ->
     tracked_child:kill(Pid),
-    case await_other(Pid, Zone, Name, Module) of
+    case await_restart(Pid, Zone, Name, Module) of
         gone -> gone;
-        Next -> restarted(Times - 1, Next, Zone, Name, Module)
+        Next -> restart_times(Times - 1, Next, Zone, Name, Module)
     end.
 
-await_other(Pid, Zone, Name, Module) ->
+await_restart(Pid, Zone, Name, Module) ->
     case {Module:find(Zone, Name), lists:keymember(Name, 1, Module:which_children(Zone))} of
-        {{ok, Other}, _} when Other =/= Pid -> Other;
-        {_, false} -> gone;
-        {_, true} -> receive after 1 -> await_other(Pid, Zone, Name, Module) end
+        {{ok, Other}, _} when Other =/= Pid ->
+            Other;
+        {_, false} ->
+            gone;
+        {_, true} ->
+            timer:sleep(1),
+            await_restart(Pid, Zone, Name, Module)
     end.
 
-await_waiting({_, Last} = Expected, Before, Zone, Name, #{module := Module} = State) ->
+await_delay({_, Last} = Expected, Before, Zone, Name, #{module := Module} = State) ->
     Now = erlang:monotonic_time(millisecond),
     Starts = ets:lookup_element(?MODULE, {in_turn, Zone, Name}, 2),
-    case {lists:keymember(Name, 1, Module:which_children(Zone)), waits(Module, Zone, Name)} of
-        {true, Waits} when {Waits, Starts} =:= Expected -> Before;
-        {false, _} -> false;
-        _ when Starts > Last -> throw({too_slow, player, State});
-        _ -> receive after 1 -> await_waiting(Expected, Now, Zone, Name, State) end
+    case {lists:keymember(Name, 1, Module:which_children(Zone)), delay_cause(Module, Zone, Name)} of
+        {true, Cause} when {Cause, Starts} =:= Expected ->
+            Before;
+        {false, _} ->
+            false;
+        _ when Starts > Last ->
+            throw({too_slow, player, State});
+        _ ->
+            timer:sleep(1),
+            await_delay(Expected, Now, Zone, Name, State)
     end.
 
-waits(reference_tracker, Zone, Name) ->
+%% Returns why a child waits for its next start: `failed`, `slowed`, or another term if it does not
+%% wait.
+delay_cause(reference_tracker, Zone, Name) ->
     reference_tracker:state(Zone, Name);
-waits(_, Zone, Name) ->
+delay_cause(_, Zone, Name) ->
     case proctab_nif:child(Zone, Name) of
         {pending, _, _, _} -> failed;
         {slowed, _, _, _} -> slowed;
         _ -> neither
     end.
 
-meanwhile({ask, Zone, Name, Module, Function, Arguments}, #{index := Index} = State) ->
-    Subject = {Zone, value(Name, State)},
-    asked_alone(Subject, Module, Function, Arguments, Index, State#{index := Index + 1});
-meanwhile({call, _, _, _} = Operation, #{index := Index} = State) ->
-    perform(Operation, State#{index := Index + 1}).
+%%% The end of a zone
 
-%% The end of a zone
+perform_stop(undefined, _, _, State) ->
+    log_answer(stop, not_running, State);
+perform_stop(Tracker, Zone, kill, State) ->
+    Settled = settle(open_gates(gated([terminate], Zone, State), State)),
+    case has_shared_process(Zone, Settled) of
+        true -> stop_zone(Zone, Tracker, shutdown, Settled);
+        false -> kill_zone(Zone, Tracker, Settled)
+    end;
+perform_stop(Tracker, Zone, How, State) ->
+    stop_zone(Zone, Tracker, How, State).
 
-%% Whether a process has two names in a zone. When the tracker is killed, it depends on who comes
-%% first whether one of them is seen to end, and restarted, before the other one.
-has_shared(Zone, #{module := Module}) ->
+%% Whether a process has two names in a zone. When the tracker of such a zone is killed, it depends
+%% on timing whether the child of one name is restarted before the process ends under the other.
+has_shared_process(Zone, #{module := Module}) ->
     Pids = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
     length(lists:usort(Pids)) < length(Pids).
 
-killed(Zone, Tracker, #{module := Module} = State) ->
+kill_zone(Zone, Tracker, #{module := Module} = State) ->
     Children = [Pid || {_, Pid, _, _} <- Module:which_children(Zone), is_pid(Pid)],
     Monitors = [monitor(process, Pid) || Pid <- Children ++ zones:beside(Zone)],
     true = ets:insert(?MODULE, {{open, Zone}}),
     tracked_child:kill(Tracker),
-    Opened = opened(gates([start, terminate], Zone, State), State),
+    Opened = open_gates(gated([start, terminate], Zone, State), State),
     lists:foreach(fun(Monitor) -> await_down(Monitor, Opened) end, Monitors),
     true = ets:delete(?MODULE, {open, Zone}),
-    %% What is called back then, and with which attributes, is not said anywhere; nor in which order
-    %% children end.
-    #{log := Log, index := Index} = Left = settled(forgotten(Zone, taken(Opened))),
-    Left#{notes := [], log := Log#{{Index, answer} => {stop, killed}}}.
+    %% The contract leaves open which callbacks are called then, with which attributes, and in which
+    %% order children end.
+    #{log := Log, index := Index} = Left = settle(forget_zone(Zone, handle_all(Opened))),
+    Left#{reports := [], log := Log#{{Index, answer} => {stop, killed}}}.
 
-stopped(Zone, Tracker, How, #{asks := Asks, index := Index} = State) ->
-    Short = [Subject || Subject <- gates([start], Zone, State), shutdown(Subject) =< ?SHORT],
-    Brief = [
-        Subject
-     || {Of, _} = Subject <- starting(State) -- Short, Of =:= Zone, shutdown(Subject) =< ?BRIEF
+stop_zone(Zone, Tracker, How, #{pending := Pending, index := Index} = State) ->
+    IsShort = fun(ChildId) -> shutdown_time(ChildId) =< ?SHORT_SHUTDOWN end,
+    Short = lists:filter(IsShort, gated([start], Zone, State)),
+    Continuing = [
+        ChildId
+     || ChildId <- starting(State) -- Short,
+        is_of(Zone, ChildId),
+        shutdown_time(ChildId) =< ?TRIPLE_SHUTDOWN
     ],
     Began = erlang:monotonic_time(millisecond),
-    Monitor = stop_zone(How, Zone, Tracker),
-    %% Before any gate is opened, or those who wait behind it are served.
+    Monitor = request_stop(How, Zone, Tracker),
+    %% Must come before a gate opens, as the tracker would answer the requests that wait behind it.
     await_stop_began(Zone, State),
-    Stopping = State#{asks := Asks#{Monitor => {Index, stop, {Zone, stop}}}},
+    Stopping = State#{pending := Pending#{Monitor => {Index, stop, {Zone, stop}}}},
     Stopped = await_stop(Zone, Tracker, Monitor, Short, Stopping),
-    Brief =:= [] orelse erlang:monotonic_time(millisecond) - Began < ?PROMPT orelse
+    Continuing =:= [] orelse erlang:monotonic_time(millisecond) - Began < ?STOP_LIMIT orelse
         throw({too_slow, player, Stopped}),
     Stopped.
 
-stop_zone(exit, _, Tracker) ->
+request_stop(exit, _, Tracker) ->
     Monitor = monitor(process, Tracker),
     exit(Tracker, shutdown),
     Monitor;
-stop_zone(gen_server, Zone, _) ->
+request_stop(gen_server, Zone, _) ->
     callers:ask(fun() -> outcome(fun() -> gen_server:stop(Zone) end) end);
-stop_zone(How, Zone, _) ->
+request_stop(How, Zone, _) ->
     callers:ask(fun() -> outcome(fun() -> gen_server:call(Zone, How, infinity) end) end).
 
 await_stop_began(Zone, State) ->
@@ -745,80 +877,87 @@ await_stop_began(Zone, State) ->
         _ -> began
     end.
 
-%% Starts that have no time are killed; all that has some is let go.
-await_stop(Zone, Tracker, Monitor, Short, #{asks := Asks} = State)
-        when is_map_key(Monitor, Asks) ->
-    Long = gates([start, terminate], Zone, State) -- Short,
-    await_stop(Zone, Tracker, Monitor, Short, next(opened(Long, State)));
+%% Opens the gates of the callbacks in the zone, until the stop was answered. The starts in `Short`
+%% stay at their gates until they are killed.
+await_stop(Zone, Tracker, Monitor, Short, #{pending := Pending} = State) when
+    is_map_key(Monitor, Pending)
+->
+    Long = gated([start, terminate], Zone, State) -- Short,
+    await_stop(Zone, Tracker, Monitor, Short, handle_next(open_gates(Long, State)));
 await_stop(Zone, Tracker, _, _, #{helpers := Helpers} = State) ->
-    %% The answer comes a little earlier than the end.
-    Ending = [Tracker | [Helper || {Of, Helper} <- Helpers, Of =:= Zone]],
+    %% The tracker answers shortly before it exits.
+    {Own, Others} = lists:partition(fun(Helper) -> is_of(Zone, Helper) end, Helpers),
+    Ending = [Tracker | [Pid || {_, Pid} <- Own]],
     lists:foreach(fun(Pid) -> await_down(monitor(process, Pid), State) end, Ending),
-    without_work(Zone, State#{helpers := [Other || {Of, _} = Other <- Helpers, Of =/= Zone]}).
+    await_callbacks(Zone, State#{helpers := Others}).
 
 await_down(Monitor, State) ->
     receive
         {'DOWN', Monitor, process, _, _} -> ok
-    after ?HANGS -> throw({hangs, State})
+    after ?HANG_TIMEOUT -> throw({hangs, State})
     end.
 
-%% Those who were at work in the zone have ended with it.
-without_work(Zone, #{gates := Gates, calling := Calling} = State) ->
-    case [Subject || {Of, _} = Subject <- maps:keys(Gates) ++ maps:keys(Calling), Of =:= Zone] of
-        [] -> State;
-        _ -> without_work(Zone, next(State))
+%% Waits until all callbacks of a zone have ended.
+await_callbacks(Zone, #{gates := Gates, calling := Calling} = State) ->
+    Working = maps:keys(Gates) ++ maps:keys(Calling),
+    case lists:any(fun(ChildId) -> is_of(Zone, ChildId) end, Working) of
+        false -> State;
+        true -> await_callbacks(Zone, handle_next(State))
     end.
 
-%% All of them are gone, and what they have not said they will not say.
-forgotten(Zone, #{gates := Gates, calling := Calling, helpers := Helpers} = State) ->
-    IsOther = fun({Of, _}, _) -> Of =/= Zone end,
+%% Removes the callbacks of a killed zone from the state. They have ended, some without a report.
+forget_zone(Zone, #{gates := Gates, calling := Calling, helpers := Helpers} = State) ->
+    IsOther = fun(ChildId, _) -> not is_of(Zone, ChildId) end,
     Left = State#{
         gates := maps:filter(IsOther, Gates),
         calling := maps:filter(IsOther, Calling),
-        helpers := [Other || {Of, _} = Other <- Helpers, Of =/= Zone]
+        helpers := [Helper || Helper <- Helpers, not is_of(Zone, Helper)]
     },
-    Left#{noted := ets:lookup_element(?MODULE, calls, 2) - starts(Left)}.
+    Left#{ended_starts := ets:lookup_element(?MODULE, starts, 2) - count_starting(Left)}.
 
-%%% Waiting until all have reacted
+%%% Waiting until the zones have settled
 
-%% Whatever comes after the zones were found steady may start something: then they are looked at
-%% again.
-settled(State) ->
-    Taken = taken(State),
-    case is_answered(Taken) andalso is_steady(Taken) of
+%% Handles messages until the zones are steady, and no message came while that was checked.
+settle(State) ->
+    Handled = handle_all(State),
+    case are_calls_settled(Handled) andalso is_steady(Handled) of
         true ->
-            case taken(with_calls(Taken)) of
-                Taken -> Taken;
-                Other -> settled(Other)
+            case handle_all(await_callback_calls(Handled)) of
+                Handled -> Handled;
+                Other -> settle(Other)
             end;
         false ->
-            settled(later(waited(Taken)))
+            settle(handle_soon(note_time_limits(Handled)))
     end.
 
-%% Those who have asked have their answers, or wait until another operation comes.
-is_answered(#{asks := Asks} = State) ->
-    lists:all(fun({_, _, Subject}) -> stays(Subject, State) end, maps:values(Asks)).
+%% Whether each call in a process of its own was answered, or waits for another operation.
+are_calls_settled(#{pending := Pending} = State) ->
+    lists:all(fun({_, _, ChildId}) -> stays_blocked(ChildId, State) end, maps:values(Pending)).
 
-%% What callbacks ask has come to their zones when this returns.
-with_calls(#{calling := Calling} = State) when map_size(Calling) =:= 0 ->
+%% Waits until the trackers have received the calls of callbacks.
+await_callback_calls(#{calling := Calling} = State) when map_size(Calling) =:= 0 ->
     State;
-with_calls(State) ->
-    lists:foreach(fun(Zone) -> handled(Zone, State) end, lists:filter(fun is_running/1, ?ZONES)),
+await_callback_calls(State) ->
+    Running = lists:filter(fun is_running/1, ?ZONES),
+    lists:foreach(fun(Zone) -> await_handled(Zone, State) end, Running),
     State.
 
-%% A start may be waiting to be killed, or a child for its next start.
-waited(#{waited := true} = State) ->
+%% Notes that the player waits for a time limit: a start is going to be killed, or a child waits for
+%% its next start.
+note_time_limits(#{waited_for_time := true} = State) ->
     State;
-waited(#{module := Module} = State) ->
-    Next = [
+note_time_limits(#{module := Module} = State) ->
+    Delayed = [
         Name
-     || Zone <- ?ZONES, is_running(Zone), {Name, launching, _, _} <- Module:which_children(Zone),
-        lists:member(waits(Module, Zone, Name), [failed, slowed])
+     || Zone <- ?ZONES,
+        is_running(Zone),
+        {Name, launching, _, _} <- Module:which_children(Zone),
+        lists:member(delay_cause(Module, Zone, Name), [failed, slowed])
     ],
-    IsKilled = lists:any(fun(Of) -> is_killed(Of, State) end, starting(State)),
-    State#{waited := Next =/= [] orelse IsKilled}.
+    IsKilled = lists:any(fun(ChildId) -> will_be_killed(ChildId, State) end, starting(State)),
+    State#{waited_for_time := Delayed =/= [] orelse IsKilled}.
 
-is_steady(#{noted := Noted, subscribed := Subscribed} = State) ->
+is_steady(#{ended_starts := Ended, subscribed := Subscribed} = State) ->
     lists:all(
         fun
             (Zone) when is_map_key(Zone, Subscribed) ->
@@ -828,8 +967,8 @@ is_steady(#{noted := Noted, subscribed := Subscribed} = State) ->
         end,
         ?ZONES
     ) andalso
-        %% Last: a child that runs may still be about to say so.
-        ets:lookup_element(?MODULE, calls, 2) =:= Noted + starts(State).
+        %% Checked last, as a child that runs may not have reported its start yet.
+        ets:lookup_element(?MODULE, starts, 2) =:= Ended + count_starting(State).
 
 is_running(Zone) ->
     is_pid(whereis(Zone)).
@@ -839,34 +978,34 @@ is_steady(Zone, Known, #{module := Module} = State) ->
     lists:all(
         fun
             ({_, Pid, _, _}) when is_pid(Pid) -> is_process_alive(Pid);
-            ({Name, _, _, _}) -> stays({Zone, Name}, State)
+            ({Name, _, _, _}) -> stays_blocked({Zone, Name}, State)
         end,
         Children
     ) andalso
         (Known =:= all orelse
             Known =:= maps:from_list([{Name, Pid} || {Name, Pid, _, _} <- Children, is_pid(Pid)])).
 
-%% Starts that are under way.
-starts(State) ->
+%% Returns the number of starts that have not ended.
+count_starting(State) ->
     length(starting(State)).
 
 starting(#{gates := Gates, calling := Calling}) ->
-    Work = maps:to_list(Gates) ++ maps:to_list(Calling),
-    [Subject || {Subject, Its} <- Work, element(1, Its) =:= start].
+    Working = maps:to_list(Gates) ++ maps:to_list(Calling),
+    [ChildId || {ChildId, Work} <- Working, element(1, Work) =:= start].
 
-%% Whether the start or the after_terminate of a name waits until another operation comes: at its
-%% own gate, or for a name that waits.
-blocked(Subject, State) ->
-    blocked(Subject, [], State).
+%% Returns the callback of a child if it waits for another operation: at its gate, or for another
+%% child whose callback waits.
+blocked_callback(ChildId, State) ->
+    blocked_callback(ChildId, [], State).
 
-blocked(Subject, Before, #{gates := Gates, calling := Calling} = State) ->
+blocked_callback(ChildId, Before, #{gates := Gates, calling := Calling} = State) ->
     case {Gates, Calling} of
-        {#{Subject := {Kind, Pid, _}}, _} ->
+        {#{ChildId := {Kind, Pid, _}}, _} ->
             {Kind, Pid};
-        {_, #{Subject := {Kind, Pid, _, Target, _}}} ->
-            %% A cycle is about to be broken.
-            IsCycle = lists:member(Target, [Subject | Before]),
-            case not IsCycle andalso stays(Target, [Subject | Before], State) of
+        {_, #{ChildId := {Kind, Pid, _, Target, _}}} ->
+            %% The tracker will break a cycle of waits.
+            IsCycle = lists:member(Target, [ChildId | Before]),
+            case not IsCycle andalso stays_blocked(Target, [ChildId | Before], State) of
                 true -> {Kind, Pid};
                 false -> none
             end;
@@ -874,174 +1013,184 @@ blocked(Subject, Before, #{gates := Gates, calling := Calling} = State) ->
             none
     end.
 
-%% That is so, and it is not a start that is just being killed.
-stays(Subject, State) ->
-    stays(Subject, [], State).
+%% Whether the callback of a child waits for another operation, and is no start that is going to be
+%% killed.
+stays_blocked(ChildId, State) ->
+    stays_blocked(ChildId, [], State).
 
-stays(Subject, Before, State) ->
-    case blocked(Subject, Before, State) of
+stays_blocked(ChildId, Before, State) ->
+    case blocked_callback(ChildId, Before, State) of
         none -> false;
         {terminate, _} -> true;
-        {start, _} -> not is_killed(Subject, State)
+        {start, _} -> not will_be_killed(ChildId, State)
     end.
 
-%% Whether somebody waits for the end of a start that is not given long.
-is_killed(Subject, State) ->
-    lists:member(Subject, ending(State)) andalso shutdown(Subject) =< ?BRIEF.
+%% Whether a start is going to be killed, because the end of the child was requested and its
+%% shutdown time is short.
+will_be_killed(ChildId, State) ->
+    IsEnding = lists:member(ChildId, ending_children(State)),
+    IsEnding andalso shutdown_time(ChildId) =< ?TRIPLE_SHUTDOWN.
 
-%% The names of which somebody waits for the end.
-ending(#{asks := Asks, calling := Calling}) ->
+%% Returns the children whose end a call waits for.
+ending_children(#{pending := Pending, calling := Calling}) ->
     Ends = fun(Function) -> lists:member(Function, [terminate_child, delete_child]) end,
-    [Subject || {_, Function, Subject} <- maps:values(Asks), Ends(Function)] ++
+    [ChildId || {_, Function, ChildId} <- maps:values(Pending), Ends(Function)] ++
         [Target || {_, _, _, Target, Function} <- maps:values(Calling), Ends(Function)].
 
-is_asked_for(Subject, #{asks := Asks}) ->
-    [waiting || {_, _, Of} <- maps:values(Asks), Of =:= Subject] =/= [].
+has_call_for(ChildId, #{pending := Pending}) ->
+    lists:any(fun({_, _, Asked}) -> Asked =:= ChildId end, maps:values(Pending)).
 
-%% `infinity` is more than any number.
-shutdown(Subject) ->
-    case spec(Subject) of
+%% Returns a shutdown time that can be compared: an atom such as `infinity` is more than any number.
+shutdown_time(ChildId) ->
+    case child_spec(ChildId) of
         #{shutdown := brutal_kill} -> 0;
         #{shutdown := Shutdown} -> Shutdown;
         none -> infinity
     end.
 
-is_last(Subject) ->
-    case spec(Subject) of
+is_temporary(ChildId) ->
+    case child_spec(ChildId) of
         #{restart := temporary} -> true;
         _ -> false
     end.
 
-spec({Zone, Name}) ->
+child_spec({Zone, Name}) ->
     case is_running(Zone) andalso supervisor:get_childspec(Zone, Name) of
         {ok, Spec} -> Spec;
         _ -> none
     end.
 
-%% What comes next, whatever it may be.
-next(State) ->
+%% Handles the next message.
+handle_next(State) ->
     receive
-        Message -> told(Message, State)
-    after ?HANGS -> throw({hangs, State})
+        Message -> handle_message(Message, State)
+    after ?HANG_TIMEOUT -> throw({hangs, State})
     end.
 
-%% What comes next, or nothing that anybody tells of.
-later(#{index := Index} = State) ->
+%% Handles the next message, if it comes within a millisecond. Some changes send no message.
+handle_soon(#{index := Index} = State) ->
     Until =
         case State of
             #{until := {Index, Known}} -> Known;
-            _ -> erlang:monotonic_time(millisecond) + ?HANGS
+            _ -> erlang:monotonic_time(millisecond) + ?HANG_TIMEOUT
         end,
     erlang:monotonic_time(millisecond) < Until orelse throw({hangs, State}),
     receive
-        Message -> told(Message, State#{until => {Index, Until}})
+        Message -> handle_message(Message, State#{until => {Index, Until}})
     after 1 -> State#{until => {Index, Until}}
     end.
 
-taken(State) ->
+%% Handles all messages that have come.
+handle_all(State) ->
     receive
-        Message -> taken(told(Message, State))
+        Message -> handle_all(handle_message(Message, State))
     after 0 -> State
     end.
 
-told({note, {called, Zone, Name, _, _} = Note}, #{notes := Notes, calling := Calling} = State) ->
+handle_message({report, {called, Zone, Name, _, _} = Report}, State) ->
+    #{reports := Reports, calling := Calling} = State,
     {{_, _, Monitor, _, _}, Rest} = maps:take({Zone, Name}, Calling),
     demonitor(Monitor, [flush]),
-    State#{notes := [Note | Notes], calling := Rest};
-told({note, Note}, #{notes := Notes} = State) ->
-    noted(Note, State#{notes := [Note | Notes]});
-told({gated, Subject, Kind, Pid}, #{gates := Gates} = State) ->
-    State#{gates := Gates#{Subject => {Kind, Pid, monitor(process, Pid)}}};
-told({calling, Subject, Kind, Pid, Name, Function}, #{calling := Calling} = State) ->
+    State#{reports := [Report | Reports], calling := Rest};
+handle_message({report, Report}, #{reports := Reports} = State) ->
+    handle_report(Report, State#{reports := [Report | Reports]});
+handle_message({gated, ChildId, Kind, Pid}, #{gates := Gates} = State) ->
+    State#{gates := Gates#{ChildId => {Kind, Pid, monitor(process, Pid)}}};
+handle_message({calling, ChildId, Kind, Pid, Name, Function}, #{calling := Calling} = State) ->
     Target =
         case may_wait(Function) of
             true -> Name;
             false -> nobody
         end,
     Call = {Kind, Pid, monitor(process, Pid), Target, Function},
-    State#{calling := Calling#{Subject => Call}};
-told({'DOWN', Monitor, process, _, Answer}, #{asks := Asks, log := Log} = State)
-        when is_map_key(Monitor, Asks) ->
-    {{Index, Function, _}, Rest} = maps:take(Monitor, Asks),
-    State#{asks := Rest, log := Log#{{Index, answer} => {Function, Answer}}};
-told({'DOWN', Monitor, process, _, _}, #{gates := Gates, calling := Calling} = State) ->
-    Is = fun(_, Work) -> element(3, Work) =:= Monitor end,
-    Killed = maps:values(maps:filter(Is, Gates)) ++ maps:values(maps:filter(Is, Calling)),
-    Others = fun(Work) -> maps:filter(fun(Subject, Its) -> not Is(Subject, Its) end, Work) end,
-    lists:foldl(fun gone/2, State#{gates := Others(Gates), calling := Others(Calling)}, Killed);
-told({gen_tracker, Zone, Event}, #{events := Events, subscribed := Subscribed} = State) ->
-    State#{events := [{Zone, Event} | Events], subscribed := lives(Zone, Event, Subscribed)};
-told(_, State) ->
+    State#{calling := Calling#{ChildId => Call}};
+handle_message({'DOWN', Monitor, process, _, Answer}, #{pending := Pending} = State) when
+    is_map_key(Monitor, Pending)
+->
+    #{log := Log} = State,
+    {{Index, Function, _}, Rest} = maps:take(Monitor, Pending),
+    State#{pending := Rest, log := Log#{{Index, answer} => {Function, Answer}}};
+handle_message({'DOWN', Monitor, process, _, _}, #{gates := Gates, calling := Calling} = State) ->
+    IsKilled = fun(_, Work) -> element(3, Work) =:= Monitor end,
+    IsOther = fun(_, Work) -> element(3, Work) =/= Monitor end,
+    Killed = maps:filter(IsKilled, Gates),
+    KilledCalling = maps:filter(IsKilled, Calling),
+    Left = State#{gates := maps:filter(IsOther, Gates), calling := maps:filter(IsOther, Calling)},
+    lists:foldl(fun count_killed/2, Left, maps:values(Killed) ++ maps:values(KilledCalling));
+handle_message({gen_tracker, Zone, Event}, #{events := Events, subscribed := Subscribed} = State) ->
+    Updated = update_children(Zone, Event, Subscribed),
+    State#{events := [{Zone, Event} | Events], subscribed := Updated};
+handle_message(_, State) ->
     State.
 
 may_wait(Function) ->
     Waiting = [find_or_open, start_child, register_name, terminate_child, delete_child],
     lists:member(Function, Waiting).
 
-noted({started, Zone, Name, Nth, Pid}, #{noted := Noted} = State) when is_pid(Pid) ->
-    known(Pid, {child, Zone, Name, Nth}, State#{noted := Noted + 1});
-noted({started, _, _, _, _}, #{noted := Noted} = State) ->
-    State#{noted := Noted + 1};
-noted({helper, Zone, Name, Nth, Pid}, #{helpers := Helpers} = State) ->
-    known(Pid, {helper, Zone, Name, Nth}, State#{helpers := [{Zone, Pid} | Helpers]});
-noted({fresh, Zone, Name, Nth, Pid}, State) ->
-    known(Pid, {fresh, Zone, Name, Nth}, State);
-noted(_, State) ->
+handle_report({started, Zone, Name, Nth, Pid}, #{ended_starts := Ended} = State) when is_pid(Pid) ->
+    identify(Pid, {child, Zone, Name, Nth}, State#{ended_starts := Ended + 1});
+handle_report({started, _, _, _, _}, #{ended_starts := Ended} = State) ->
+    State#{ended_starts := Ended + 1};
+handle_report({helper, Zone, Name, Nth, Pid}, #{helpers := Helpers} = State) ->
+    identify(Pid, {helper, Zone, Name, Nth}, State#{helpers := [{Zone, Pid} | Helpers]});
+handle_report({fresh, Zone, Name, Nth, Pid}, State) ->
+    identify(Pid, {fresh, Zone, Name, Nth}, State);
+handle_report(_, State) ->
     State.
 
-known(Pid, As, #{pids := Pids} = State) ->
+identify(Pid, As, #{pids := Pids} = State) ->
     State#{pids := Pids#{Pid => As}}.
 
-%% Who lives in the zones that were subscribed to, by what was told.
-lives(Zone, {up, Name, Pid}, Subscribed) when is_map_key(Zone, Subscribed) ->
-    maps:update_with(Zone, fun(Lives) -> Lives#{Name => Pid} end, Subscribed);
-lives(Zone, {down, Name, _, _}, Subscribed) when is_map_key(Zone, Subscribed) ->
-    maps:update_with(Zone, fun(Lives) -> maps:remove(Name, Lives) end, Subscribed);
-lives(Zone, unsubscribed, Subscribed) ->
+%% Updates the children of the subscribed zones by an event.
+update_children(Zone, {up, Name, Pid}, Subscribed) when is_map_key(Zone, Subscribed) ->
+    maps:update_with(Zone, fun(Children) -> Children#{Name => Pid} end, Subscribed);
+update_children(Zone, {down, Name, _, _}, Subscribed) when is_map_key(Zone, Subscribed) ->
+    maps:update_with(Zone, fun(Children) -> maps:remove(Name, Children) end, Subscribed);
+update_children(Zone, unsubscribed, Subscribed) ->
     maps:remove(Zone, Subscribed);
-lives(_, _, Subscribed) ->
+update_children(_, _, Subscribed) ->
     Subscribed.
 
 %%% Calls
 
 outcome(State, Module, Function, Arguments) ->
-    outcome(call(State, Module, Function, Arguments)).
+    outcome(callable(State, Module, Function, Arguments)).
 
-call(#{module := Tracker} = State, Module, Function, Arguments) ->
+callable(#{module := Tracker} = State, Module, Function, Arguments) ->
     Values = [value(Argument, State) || Argument <- Arguments],
-    Of =
+    Called =
         case Module of
             tracker -> Tracker;
             _ -> Module
         end,
-    fun() -> apply(Of, Function, Values) end.
+    fun() -> apply(Called, Function, Values) end.
 
-%% Without stack traces: `supervisor:check_childspecs/1` gives one for a list of modules that has no
-%% end.
+%% Returns what a call returns or raises, without stack traces. For an improper list of modules,
+%% `supervisor:check_childspecs/1` returns one.
 outcome(Call) ->
     try Call() of
         {error, {'EXIT', {Reason, _}}} -> {returned, {error, Reason}};
         Answer -> {returned, Answer}
     catch
         exit:{{Reason, [{_, _, _, _} | _]}, {gen_server, _, _}} -> {exit, Reason};
-        exit:{Reason, {Module, _, _}} when Module =:= gen_server -> {exit, Reason};
-        exit:{Reason, {Module, subscribe, _}}
-                when Module =:= gen_tracker; Module =:= reference_tracker -> {exit, Reason};
+        exit:{Reason, {gen_server, _, _}} -> {exit, Reason};
+        exit:{Reason, {gen_tracker, subscribe, _}} -> {exit, Reason};
+        exit:{Reason, {reference_tracker, subscribe, _}} -> {exit, Reason};
         Class:Reason -> {Class, Reason}
     end.
 
-%% Processes of the player's own, alive: `{process, Number}` stands for one.
+%% Starts the processes for which `{process, Number}` stands in arguments, if they are not alive.
 with_processes(Arguments, State) ->
     lists:foldl(fun with_process/2, State, Arguments).
 
 with_process({process, Number}, #{processes := Processes, index := Index} = State) ->
     case Processes of
         #{Number := Pid} when Number =/= dead ->
-            alive(is_process_alive(Pid), Number, State);
+            replace_if_dead(is_process_alive(Pid), Number, State);
         #{} ->
             Pid = spawn(fun live/0),
             _ = [tracked_child:kill(Pid) || Number =:= dead],
-            Known = known(Pid, {process, Number, Index}, State),
+            Known = identify(Pid, {process, Number, Index}, State),
             Known#{processes := Processes#{Number => Pid}}
     end;
 with_process({Kind, Parts}, State) when Kind =:= list; Kind =:= tuple ->
@@ -1051,12 +1200,12 @@ with_process({improper, Part}, State) ->
 with_process(_, State) ->
     State.
 
-alive(true, _, State) ->
+replace_if_dead(true, _, State) ->
     State;
-alive(false, Number, #{processes := Processes} = State) ->
+replace_if_dead(false, Number, #{processes := Processes} = State) ->
     with_process({process, Number}, State#{processes := maps:remove(Number, Processes)}).
 
-%% What an expression stands for.
+%% Returns the term that an expression stands for.
 value({just, Term}, _) ->
     Term;
 value({name, Number}, #{names := Names} = State) ->
@@ -1076,12 +1225,12 @@ value({map, Pairs}, State) ->
 value({map_of, Pairs}, State) ->
     maps:from_list([value(Pair, State) || Pair <- Pairs]);
 value({deep, Depth, Part}, State) ->
-    Wrap = fun(Level, Inner) -> wrapped(Level rem 3, Inner) end,
+    Wrap = fun(Level, Inner) -> wrap(Level rem 3, Inner) end,
     lists:foldl(Wrap, value(Part, State), lists:seq(1, Depth));
 value({wide, Width, Part}, State) ->
     list_to_tuple(lists:duplicate(Width, value(Part, State)));
 value({start, Zone, Name, Plan}, State) ->
-    {?MODULE, start, [Zone, value(Name, State), [way(Way, State) || Way <- Plan]]};
+    {?MODULE, start, [Zone, value(Name, State), [way_value(Way, State) || Way <- Plan]]};
 value({tracker, Zone}, _) ->
     whereis(Zone);
 value({on_node, Zone}, _) ->
@@ -1089,19 +1238,19 @@ value({on_node, Zone}, _) ->
 value({process, Number}, #{processes := Processes}) ->
     map_get(Number, Processes).
 
-way({Begins, {Target, Module, Function, Arguments}}, State) ->
+way_value({Begins, {Target, Module, Function, Arguments}}, State) ->
     Values = [value(Argument, State) || Argument <- Arguments],
     {Begins, {value(Target, State), Module, Function, Values}};
-way(Way, _) ->
+way_value(Way, _) ->
     Way.
 
-wrapped(0, Inner) -> [Inner];
-wrapped(1, Inner) -> {deep, Inner};
-wrapped(2, Inner) -> #{Inner => Inner =:= []}.
+wrap(0, Inner) -> [Inner];
+wrap(1, Inner) -> {deep, Inner};
+wrap(2, Inner) -> #{Inner => Inner =:= []}.
 
 %%% Comparing
 
-%% With the pids that were seen replaced by what they stand for.
+%% Replaces known pids in a term by what they stand for.
 symbolic(Pid, Pids) when is_pid(Pid) ->
     maps:get(Pid, Pids, Pid);
 symbolic([Head | Tail], Pids) ->
@@ -1113,35 +1262,37 @@ symbolic(Map, Pids) when is_map(Map), map_size(Map) < 33 ->
 symbolic(Term, _) ->
     Term.
 
-%% What comes in any order, in one order.
-shown(_, {answer, Outcome}) ->
-    shown(asked, Outcome);
-shown(notes, Notes) ->
-    by_name([sorted_note(Note) || Note <- Notes]);
-shown(state, Zones) ->
+%% Sorts what may come in any order.
+normalized(_, {answer, Outcome}) ->
+    normalized(later_answer, Outcome);
+normalized(reports, Reports) ->
+    by_name([sort_attributes(Report) || Report <- Reports]);
+normalized(state, Zones) ->
     [
         {Zone, sorted(Children), [sorted(Attributes) || Attributes <- All], Helpers}
      || {Zone, Children, All, Helpers} <- Zones
     ];
-shown(list, {returned, List}) ->
+normalized(list, {returned, List}) ->
     sorted([{Name, [Pid | sorted(Attributes)]} || {Name, [Pid | Attributes]} <- List]);
-shown(subscribe, {returned, {ok, Children}}) ->
+normalized(subscribe, {returned, {ok, Children}}) ->
     {ok, sorted(Children)};
-shown(Function, {returned, List}) when is_list(List), Function =/= asked, Function =/= fold ->
+normalized(Function, {returned, List}) when
+    is_list(List), Function =/= later_answer, Function =/= fold
+->
     sorted(List);
-shown(_, Outcome) ->
+normalized(_, Outcome) ->
     Outcome.
 
-sorted_note({ended, Name, Attributes, Reason}) -> {ended, Name, sorted(Attributes), Reason};
-sorted_note(Note) -> Note.
+sort_attributes({ended, Name, Attributes, Reason}) -> {ended, Name, sorted(Attributes), Reason};
+sort_attributes(Report) -> Report.
 
-%% Only what concerns one name has an order. (Which zone it is whose child has ended,
-%% `after_terminate` does not say.)
-by_name(Notes) ->
-    lists:sort(fun(One, Other) -> key(One) =< key(Other) end, Notes).
+%% Sorts reports and events by their names, as only those of one name have an order. Reports of
+%% `after_terminate` are sorted by their contents, because it is not told the zone.
+by_name(Reports) ->
+    lists:sort(fun(One, Other) -> key(One) =< key(Other) end, Reports).
 
 key({Zone, Event}) when is_tuple(Event) -> term_to_binary({Zone, element(2, Event)});
 key({Zone, unsubscribed}) -> term_to_binary({Zone});
-key({ended, _, _, _} = Note) -> term_to_binary(Note, [deterministic]);
-key(Note) -> term_to_binary({element(1, Note), element(2, Note), element(3, Note)}).
+key({ended, _, _, _} = Report) -> term_to_binary(Report, [deterministic]);
+key(Report) -> term_to_binary({element(1, Report), element(2, Report), element(3, Report)}).
 

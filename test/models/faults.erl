@@ -1,63 +1,75 @@
-%% Rounds of random faults. A round builds a world: zones under supervisors with children of all kinds (`faults_child`), the two trackers of processes, callers and followers
-%% (`faults_load`). Then it torments it, as its seed says: kills, suspends, floods and reloads whatever there is. In the end, when there is peace, the books must balance
-%% (`faults_balance`): first of the world that lives, then of the one that is gone.
+%% Runs rounds of random faults against a running library, and checks that nothing was lost.
 %%
-%% A seed decides what is done, not what the scheduler makes of it: `replay/1' runs the round of a failure up to twenty times.
+%% A round starts a system: zones with children of all kinds (`faults_child`), the servers
+%% `metrics_process_tracker` and `stats_hero_monitor`, and callers and subscribers (`faults_load`).
+%% It injects faults drawn from its seed: kills, suspensions, floods, stops and reloads. When the
+%% faults have ended, `faults_balance` compares what the library returns with what the processes
+%% have recorded (`faults_books`), first while the system runs, then after it was stopped.
+%%
+%% A seed determines the faults, but not how processes are scheduled; so `replay/1` runs a failed
+%% round up to twenty times.
 -module(faults).
 -behaviour(supervisor).
 
 -export([round/1, round/2, replay/1, upgrades/2]).
-%% Called by supervisors, applications, and an upgrade.
+%% Callbacks of supervisors and applications, and a function that upgrades call
 -export([init/1, start/2, stop/1, change_code/1]).
 
--record(world, {
+-record(system, {
     size :: small | large,
-    %% Processes that are none of this world's.
+    %% Processes that are not part of the system.
     others :: #{pid() => other},
-    roof :: pid(),
+    root :: pid(),
     callers :: [pid()],
-    followers :: [pid()],
-    %% Processes that do something that may take as long as others are suspended.
-    errands = [] :: [reference()],
-    %% The latest last.
+    subscribers :: [pid()],
+    %% Monitors of background processes, which may need others to be resumed before they end.
+    tasks = [] :: [reference()],
+    %% Processes that each have suspended another one, the latest last.
     suspended = [] :: [pid()],
-    begun :: integer(),
-    history = [] :: [{Microseconds :: integer(), Torment :: atom(), What :: term()}]
+    started_at :: integer(),
+    history = [] :: [{Microseconds :: integer(), Fault :: atom(), What :: term()}]
 }).
 
-%% How many are suspended at a time: most others wait for them soon.
+%% The limit for suspended processes. Most others soon wait for a suspended one.
 -define(SUSPENDED, 3).
 
 round(Seed) ->
     round(Seed, large).
 
-%% `small' takes about half a second, `large' some seconds.
+%% Runs a round of half a second (`small`) or of some seconds (`large`).
 round(Seed, Size) ->
     round(Seed, Size, #{
         supervise => fun(Of) -> supervisor:start_link(?MODULE, Of) end,
-        torment => fun(World) -> torment(count(Size, torments), any_torments(), World) end
+        inject => fun(System) -> inject(count(Size, faults), possible_faults(), System) end
     }).
 
-%% Upgrades the application `proctab', which runs, to the version in each of these folders. The supervisors are those of applications, where `release_handler' looks for processes. In a
-%% node of its own: what was loaded stays.
+%% Runs a round that upgrades the running application `proctab` to the versions in these folders,
+%% one after the other. The supervisors belong to applications, where `release_handler` finds them.
+%% The new code stays loaded, so run this in a node of its own.
 upgrades(Seed, Folders) ->
-    round(Seed, small, #{supervise => fun run_application/1, torment => fun(World) -> lists:foldl(fun upgrade/2, World, Folders) end}).
+    round(Seed, small, #{
+        supervise => fun run_application/1,
+        inject => fun(System) -> lists:foldl(fun upgrade/2, System, Folders) end
+    }).
 
 round(Seed, Size, How) ->
     Config = logger:get_primary_config(),
-    %% Thousands of reports.
+    %% The faults cause thousands of reports.
     ok = logger:set_primary_config(level, none),
     Dir = filename:join(os:getenv("TMPDIR", "/tmp"), "proctab_faults_" ++ os:getpid()),
     _ = monitored_worker:load_stats_hero([{priv_dir, Dir}]),
-    %% Before the snapshot: what a connection to another node starts is none of this world's.
+    %% A connection to another node starts processes that stay: start them before the snapshot.
     _ = is_alive() andalso inet:gethostbyname(net_adm:localhost()),
-    {Peer, Node} = peer(Seed),
+    {Peer, Node} = start_peer(Seed),
     try
         Witness = monitored_worker:idle(),
         Before = faults_balance:snapshot(),
         Run = fun() -> exit({outcome, run(Seed, Size, Witness, How#{node => Node})}) end,
         {Pid, Monitor} = spawn_monitor(Run),
-        Outcome = receive {'DOWN', Monitor, process, Pid, Reason} -> Reason end,
+        Outcome =
+            receive
+                {'DOWN', Monitor, process, Pid, Reason} -> Reason
+            end,
         Left = faults_balance:left_over(Before, Witness),
         exit(Witness, kill),
         outcome(Seed, Size, Outcome, Left)
@@ -68,8 +80,8 @@ round(Seed, Size, How) ->
         logger:set_primary_config(Config)
     end.
 
-%% In some rounds there is another node, if this one can have one.
-peer(Seed) ->
+%% Starts another node in some rounds, if this node is distributed.
+start_peer(Seed) ->
     case is_alive() andalso Seed rem 3 =:= 0 of
         true ->
             Arguments = ["-pa" | source_tree:code_paths()],
@@ -83,13 +95,18 @@ peer(Seed) ->
 stop_peer(none) ->
     ok;
 stop_peer(Peer) ->
-    %% It may have ended already.
-    try peer:stop(Peer) catch exit:_ -> ended end.
+    %% The fault `kill_node` may have stopped it.
+    try
+        peer:stop(Peer)
+    catch
+        exit:_ -> ended
+    end.
 
 outcome(_Seed, _Size, {outcome, {Figures, _, []}}, []) ->
     {ok, Figures};
 outcome(Seed, Size, {outcome, {Figures, History, Wrongs}}, Left) ->
-    {failed, #{seed => Seed, size => Size, torments => History, wrong => Wrongs, left_over => Left, figures => Figures}};
+    Failure = #{faults => History, wrong => Wrongs, left_over => Left, figures => Figures},
+    {failed, Failure#{seed => Seed, size => Size}};
 outcome(Seed, Size, Crash, Left) ->
     {failed, #{seed => Seed, size => Size, crash => Crash, left_over => Left}}.
 
@@ -102,9 +119,9 @@ replay(Seed, Size, Times) ->
         Outcome -> Outcome
     end.
 
-%% What a round has of everything.
-count(small, torments) -> 60;
-count(large, torments) -> 500;
+%% The sizes of a round.
+count(small, faults) -> 60;
+count(large, faults) -> 500;
 count(small, children) -> 40;
 count(large, children) -> 150;
 count(small, callers) -> 6;
@@ -112,83 +129,117 @@ count(large, callers) -> 12;
 count(small, flood) -> 300;
 count(large, flood) -> 3000.
 
+%% The zones and their options. No fault ends the first one, so its checks are exact.
 zones() ->
-    [{faults_calm, #{}}, {faults_wild, #{}}, {faults_bare, #{restart => false}}].
+    [{faults_stable, #{}}, {faults_unstable, #{}}, {faults_no_restart, #{restart => false}}].
 
-names() ->
+zone_names() ->
     [Zone || {Zone, _} <- zones()].
 
 modules() ->
-    [gen_tracker, gen_tracker_requests, gen_tracker_keeper, gen_tracker_shutdown, gen_tracker_reports, gen_tracker_events, metrics_process_tracker, stats_hero_monitor, proctab_reaper, proctab, proctab_view, proctab_errors, proctab_swap].
+    [
+        gen_tracker,
+        gen_tracker_requests,
+        gen_tracker_keeper,
+        gen_tracker_shutdown,
+        gen_tracker_reports,
+        gen_tracker_events,
+        metrics_process_tracker,
+        stats_hero_monitor,
+        proctab_reaper,
+        proctab,
+        proctab_view,
+        proctab_errors,
+        proctab_swap
+    ].
 
-%% The world
+%% The system
 
-%% What belongs to it is linked to its process, and goes with it.
-run(Seed, Size, Witness, #{supervise := Supervise, torment := Torment, node := Node}) ->
+%% Starts the system, injects the faults, and checks the result. All processes of the system are
+%% linked to the calling process.
+run(Seed, Size, Witness, #{supervise := Supervise, inject := Inject, node := Node}) ->
     process_flag(trap_exit, true),
     rand:seed(exsss, Seed),
     faults_books:open(Seed, Node),
     ok = ledger_backend:open(),
     ok = stats_hero:new_table(),
-    World = build(Size, Supervise),
-    Calm = whereis(faults_calm),
+    System = build(Size, Supervise),
+    Stable = whereis(faults_stable),
     ok = metrics_process_tracker:track(witness, Witness),
     ok = stats_hero_monitor:register(Witness),
-    {ok, Witness} = gen_tracker:add_existing_child(faults_calm, {{faults_calm, witness}, Witness, worker, []}),
-    Tormented = Torment(World),
-    Operations = make_peace(Tormented),
-    ok = gen_tracker:unregister_name({faults_calm, {faults_calm, witness}}),
-    [demo_books:wrong('the tracker of the calm zone is another one', Calm) || whereis(faults_calm) =/= Calm],
-    faults_balance:living(names(), Tormented#world.followers, modules()),
-    take_down(Tormented),
-    Figures = figures(Tormented, Operations),
+    {ok, Witness} = gen_tracker:add_existing_child(
+        faults_stable, {{faults_stable, witness}, Witness, worker, []}
+    ),
+    After = Inject(System),
+    Operations = settle(After),
+    ok = gen_tracker:unregister_name({faults_stable, {faults_stable, witness}}),
+    [
+        demo_books:wrong('the tracker of the stable zone was replaced', Stable)
+     || whereis(faults_stable) =/= Stable
+    ],
+    faults_balance:check_running(zone_names(), After#system.subscribers, modules()),
+    take_down(After),
+    Figures = figures(After, Operations),
     Wrongs = demo_books:wrongs(),
     ledger_backend:close(),
     faults_books:close(),
-    {Figures, lists:reverse(Tormented#world.history), Wrongs}.
+    {Figures, lists:reverse(After#system.history), Wrongs}.
 
 build(Size, Supervise) ->
     Test = self(),
     Others = maps:from_keys(processes(), other),
-    Roof = spawn_link(fun() -> process_flag(trap_exit, true), open_roof(Test, Supervise, [watch | zones()]) end),
-    receive {built, Roof} -> ok end,
-    [faults_load:opener(Zone, Number) || Zone <- names(), Number <- lists:seq(1, count(Size, children))],
-    #world{
+    Root = spawn_link(fun() ->
+        process_flag(trap_exit, true),
+        start_root(Test, Supervise, [servers | zones()])
+    end),
+    receive
+        {built, Root} -> ok
+    end,
+    [
+        faults_load:open_in_background(Zone, Number)
+     || Zone <- zone_names(), Number <- lists:seq(1, count(Size, children))
+    ],
+    #system{
         size = Size,
         others = Others,
-        roof = Roof,
+        root = Root,
         callers = [caller(Size) || _ <- lists:seq(1, count(Size, callers))],
-        followers = [faults_load:follower(Zone) || Zone <- names(), _ <- [1, 2]],
-        begun = erlang:monotonic_time(microsecond)
+        subscribers = [faults_load:subscriber(Zone) || Zone <- zone_names(), _ <- [1, 2]],
+        started_at = erlang:monotonic_time(microsecond)
     }.
 
 caller(Size) ->
-    faults_load:caller(names(), count(Size, children), rand:uniform(1 bsl 58)).
+    faults_load:caller(zone_names(), count(Size, children), rand:uniform(1 bsl 58)).
 
-%% Starts the supervisors, and starts them again when they were killed. The first message tells that all run.
-open_roof(Test, Supervise, All) ->
+%% Starts the supervisors, then restarts each one that was killed. The test receives `{built, Root}`
+%% when all run.
+start_root(Test, Supervise, All) ->
     Supervisors = [{Of, supervised(Of, Supervise)} || Of <- All],
     Test ! {built, self()},
-    roof(Test, Supervise, Supervisors).
+    root(Test, Supervise, Supervisors).
 
-roof(Test, Supervise, Supervisors) ->
+root(Test, Supervise, Supervisors) ->
     receive
         {'EXIT', Pid, Reason} ->
             case lists:keyfind(Pid, 2, Supervisors) of
-                {Of, Pid} -> roof(Test, Supervise, lists:keyreplace(Pid, 2, Supervisors, {Of, supervised(Of, Supervise)}));
-                false when Pid =:= Test -> exit(Reason);
-                %% One that could not start.
-                false -> roof(Test, Supervise, Supervisors)
+                {Of, Pid} ->
+                    Next = {Of, supervised(Of, Supervise)},
+                    root(Test, Supervise, lists:keyreplace(Pid, 2, Supervisors, Next));
+                false when Pid =:= Test ->
+                    exit(Reason);
+                false ->
+                    %% A supervisor that failed to start.
+                    root(Test, Supervise, Supervisors)
             end;
-        {watch, From} ->
-            {watch, Pid} = lists:keyfind(watch, 1, Supervisors),
-            From ! {watch, Pid},
-            roof(Test, Supervise, Supervisors);
+        {servers, From} ->
+            {servers, Pid} = lists:keyfind(servers, 1, Supervisors),
+            From ! {servers, Pid},
+            root(Test, Supervise, Supervisors);
         stop_zones ->
-            {[Watch], Others} = lists:partition(fun({Of, _}) -> Of =:= watch end, Supervisors),
+            {[Servers], Others} = lists:partition(fun({Of, _}) -> Of =:= servers end, Supervisors),
             lists:foreach(fun stop_supervisor/1, Others),
             Test ! zones_stopped,
-            roof(Test, Supervise, [Watch]);
+            root(Test, Supervise, [Servers]);
         stop ->
             lists:foreach(fun stop_supervisor/1, Supervisors)
     end.
@@ -197,20 +248,29 @@ stop_supervisor({_, Pid}) ->
     unlink(Pid),
     gen_server:stop(Pid, shutdown, infinity).
 
-%% Those that the supervisor before has left may still be ending.
+%% Starts a supervisor once the processes of its predecessor have exited.
 supervised(Of, Supervise) ->
     [tracked_child:down(Pid) || Name <- registered(Of), Pid <- [whereis(Name)], is_pid(Pid)],
     case Supervise(Of) of
-        {ok, Pid} -> Pid;
-        %% The one before has started one more in its last moment, or what it starts was killed meanwhile.
-        {error, {shutdown, {failed_to_start_child, _, _}}} -> supervised(Of, Supervise)
+        {ok, Pid} ->
+            Pid;
+        {error, {shutdown, {failed_to_start_child, _, _}}} ->
+            %% The predecessor started another process before it died, or a fault killed the new
+            %% one.
+            supervised(Of, Supervise)
     end.
 
 run_application(Of) ->
     Name = hd(registered(Of)),
-    ok = application:load({application, Name, [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, {self(), Of}}}]}),
+    ok = application:load({
+        application,
+        Name,
+        [{vsn, "1"}, {applications, [kernel, stdlib]}, {mod, {?MODULE, {self(), Of}}}]
+    }),
     ok = application:start(Name),
-    receive {top, Pid} -> {ok, Pid} end.
+    receive
+        {top, Pid} -> {ok, Pid}
+    end.
 
 start(_Type, {Test, Of}) ->
     {ok, Pid} = supervisor:start_link(?MODULE, Of),
@@ -220,272 +280,387 @@ start(_Type, {Test, Of}) ->
 stop(_) ->
     ok.
 
-registered(watch) -> [metrics_process_tracker, stats_hero_monitor];
+registered(servers) -> [metrics_process_tracker, stats_hero_monitor];
 registered({Zone, _}) -> [Zone].
 
-init(watch) ->
-    {ok, {#{intensity => 1000000, period => 1}, [
-        #{id => Module, start => {Module, start_link, []}} || Module <- [metrics_process_tracker, stats_hero_monitor]
-    ]}};
+init(servers) ->
+    Servers = [metrics_process_tracker, stats_hero_monitor],
+    Children = [#{id => Module, start => {Module, start_link, []}} || Module <- Servers],
+    {ok, {#{intensity => 1000000, period => 1}, Children}};
 init({Zone, Options}) ->
     Start = {gen_tracker, start_link, [Zone, Options]},
-    {ok, {#{intensity => 1000000, period => 1}, [#{id => Zone, start => Start, type => supervisor}]}}.
+    Child = #{id => Zone, start => Start, type => supervisor},
+    {ok, {#{intensity => 1000000, period => 1}, [Child]}}.
 
-%% First the zones: the deaths of their children are counted and cleaned up.
-take_down(#world{roof = Roof, followers = Followers}) ->
-    [faults_load:stop(Follower) || Follower <- Followers],
-    Monitor = monitor(process, Roof),
-    Roof ! stop_zones,
-    await(fun() -> receive zones_stopped -> true after 1 -> false end end),
-    faults_balance:dead(names()),
-    Roof ! stop,
+%% Stops the zones first, so that the servers clean up after the dead children.
+take_down(#system{root = Root, subscribers = Subscribers}) ->
+    [faults_load:stop(Subscriber) || Subscriber <- Subscribers],
+    Monitor = monitor(process, Root),
+    Root ! stop_zones,
+    await(fun() ->
+        receive
+            zones_stopped -> true
+        after 1 -> false
+        end
+    end),
+    faults_balance:check_stopped(zone_names()),
+    Root ! stop,
     until_down([Monitor]).
 
 until_down(Monitors) ->
-    [await(fun() -> receive {'DOWN', Monitor, process, _, _} -> true after 1 -> false end end) || Monitor <- Monitors].
+    [
+        await(fun() ->
+            receive
+                {'DOWN', Monitor, process, _, _} -> true
+            after 1 -> false
+            end
+        end)
+     || Monitor <- Monitors
+    ].
 
 await(Condition) ->
-    faults_balance:agree('somebody waits for ever', fun() -> [Waiting || not Condition(), Waiting <- monitored()] end).
+    faults_balance:check('a process waits forever', fun() ->
+        [Waiting || not Condition(), Waiting <- monitored()]
+    end).
 
 monitored() ->
     {monitors, Monitors} = process_info(self(), monitors),
     [process_info(Pid, [current_stacktrace, links]) || {process, Pid} <- Monitors].
 
-make_peace(#world{callers = Callers, suspended = Suspended, errands = Errands}) ->
-    faults_books:make_peace(),
+settle(#system{callers = Callers, suspended = Suspended, tasks = Tasks}) ->
+    faults_books:end_faults(),
     lists:foreach(fun resume/1, Suspended),
     Monitors = [monitor(process, Caller) || Caller <- Callers],
     lists:foreach(fun faults_load:stop/1, Callers),
-    until_down(Errands ++ Monitors),
+    until_down(Tasks ++ Monitors),
     operations(0).
 
 operations(Sum) ->
     receive
         {operations, Count} -> operations(Sum + Count);
-        turn -> operations(Sum)
+        progress -> operations(Sum)
     after 0 -> Sum
     end.
 
-figures(#world{history = History}, Operations) ->
-    Torments = maps:groups_from_list(fun({_, Torment, _}) -> Torment end, History),
+figures(#system{history = History}, Operations) ->
+    Faults = maps:groups_from_list(fun({_, Fault, _}) -> Fault end, History),
     maps:merge(
-        maps:merge(maps:map(fun(_, Times) -> length(Times) end, Torments), faults_books:changes()),
-        #{operations => Operations, starts => faults_books:starts(), torments => length(History), reloaded => length([Module || {_, reload, {loaded, Module}} <- History])}
+        maps:merge(maps:map(fun(_, Times) -> length(Times) end, Faults), faults_books:changes()),
+        #{
+            operations => Operations,
+            starts => faults_books:starts(),
+            faults => length(History),
+            reloaded => length([Module || {_, reload, {loaded, Module}} <- History])
+        }
     ).
 
-%% Torments
+%% Faults
 
-torment(0, _, World) ->
-    World;
-torment(Count, Torments, World) ->
-    wait_for_turns(rand:uniform(8)),
-    torment(Count - 1, Torments, note(any(Torments), World)).
+inject(0, _, System) ->
+    System;
+inject(Count, Faults, System) ->
+    wait_for_progress(rand:uniform(8)),
+    inject(Count - 1, Faults, record(random(Faults), System)).
 
-note(Torment, World) ->
-    Time = erlang:monotonic_time(microsecond) - World#world.begun,
-    {What, Next} = do(Torment, World),
-    Next#world{history = [{Time, Torment, What} | Next#world.history]}.
+record(Fault, System) ->
+    Time = erlang:monotonic_time(microsecond) - System#system.started_at,
+    {What, Next} = fault(Fault, System),
+    Next#system{history = [{Time, Fault, What} | Next#system.history]}.
 
-%% The callers tell when they get on; all of them may be waiting for something that is suspended or hangs.
-wait_for_turns(0) ->
+%% Waits until the callers have reported progress so often, or have made none for 10 ms: all of them
+%% may wait for a process that is suspended or blocked.
+wait_for_progress(0) ->
     ok;
-wait_for_turns(Turns) ->
+wait_for_progress(Reports) ->
     receive
-        turn -> wait_for_turns(Turns - 1);
-        %% An answer to what a flood has asked.
-        {Tag, _} when is_reference(Tag) -> wait_for_turns(Turns);
-        {'EXIT', _, _} -> wait_for_turns(Turns)
+        progress ->
+            wait_for_progress(Reports - 1);
+        {Tag, _} when is_reference(Tag) ->
+            %% A reply to a request of the fault `flood`.
+            wait_for_progress(Reports);
+        {'EXIT', _, _} ->
+            wait_for_progress(Reports)
     after 10 -> ok
     end.
 
-any(List) ->
+random(List) ->
     lists:nth(rand:uniform(length(List)), List).
 
-torments() ->
-    [kill_child, kill_child, end_child, end_child, kill_all_children, kill_keeper, kill_keeper, kill_keeper, kill_tracker, kill_tracker, stop_zone, stop_zone,
-     stop_cleanup, stop_cleanup, stop_cleanup, forge, forge, forge,
-     kill_supervisor, kill_guard, kill_sender, kill_caller, kill_caller, kill_follower, kill_server, kill_server, kill_server,
-     suspend, suspend, suspend_server, suspend_server, resume, resume, resume, resume, flood, flood, signal, reload, reload, reload, let_go, let_go, let_go].
+%% Each fault as often as its weight says.
+common_faults() ->
+    lists:flatmap(fun({Weight, Fault}) -> lists:duplicate(Weight, Fault) end, [
+        {2, kill_child},
+        {2, end_child},
+        {1, kill_all_children},
+        {3, kill_keeper},
+        {2, kill_tracker},
+        {2, stop_zone},
+        {3, stop_cleanup},
+        {3, forge},
+        {1, kill_supervisor},
+        {1, kill_watchdog},
+        {1, kill_event_process},
+        {2, kill_caller},
+        {1, kill_subscriber},
+        {3, kill_server},
+        {2, suspend},
+        {2, suspend_server},
+        {4, resume},
+        {2, flood},
+        {1, signal},
+        {3, reload},
+        {3, release}
+    ]).
 
-%% Restarts that are slowed down take their time in the end, so few rounds have them.
-any_torments() ->
-    torments() ++ any([meddling(), []]) ++ any([[kill_owner], []]) ++
-        any([[slow_down, slow_down], [], [], []]) ++ any([[kill_node], []]).
+%% Delayed restarts take long to complete, so few rounds slow down children.
+possible_faults() ->
+    lists:append([
+        common_faults(),
+        random([cleanup_faults(), []]),
+        random([[kill_owner], []]),
+        random([[slow_down, slow_down], [], [], []]),
+        random([[kill_node], []])
+    ]).
 
-%% After these a cleanup may be missing, or be there twice, and after an end of the owner of their tables all that was in them is forgotten. The books cannot be exact then, so half of the
-%% rounds do without the ones, and half without the other.
-meddling() ->
+%% Faults after which a cleanup may be missing or repeated. They are in half of the rounds only, and
+%% so is `kill_owner`, after which all registrations are lost: the final checks are exact in the
+%% others.
+cleanup_faults() ->
     [kill_reaper, stop_reaper, kill_cleaner].
 
-do(kill_child, World) ->
-    {with_child(fun(Pid) -> exit(Pid, kill) end), World};
-do(end_child, World) ->
-    Reason = any([normal, shutdown, {shutdown, moved}, crash]),
-    {with_child(fun(Pid) -> Pid ! {stop, Reason} end), World};
-do(kill_all_children, World) ->
-    Zone = any(names()),
+fault(kill_child, System) ->
+    {with_child(fun(Pid) -> exit(Pid, kill) end), System};
+fault(end_child, System) ->
+    Reason = random([normal, shutdown, {shutdown, moved}, crash]),
+    {with_child(fun(Pid) -> Pid ! {stop, Reason} end), System};
+fault(kill_all_children, System) ->
+    Zone = random(zone_names()),
     Children = children(Zone),
     [exit(Pid, kill) || {Name, _, Pid, _, _} <- Children, is_pid(Pid), not is_witness(Name)],
-    {{Zone, length(Children)}, World};
-do(kill_keeper, World) ->
-    Children = children(any(names())),
+    {{Zone, length(Children)}, System};
+fault(kill_keeper, System) ->
+    Children = children(random(zone_names())),
     Busy = [Child || {_, State, _, _, _} = Child <- Children, State =/= running],
-    {kill_keeper_of(any([Children, Busy])), World};
-do(kill_tracker, World) ->
-    Zone = any([faults_wild, faults_bare]),
-    errand(Zone, World, fun() -> end_zone(Zone, fun(Tracker) -> exit(Tracker, kill) end) end);
-do(stop_zone, World) ->
-    Zone = any([faults_wild, faults_bare]),
-    How = any([shutdown, stop, normal, crash]),
-    errand({Zone, How}, World, fun() -> end_zone(Zone, fun(Tracker) -> stop(Tracker, How) end) end);
-do(kill_supervisor, World) ->
-    Zone = any([faults_wild, faults_bare]),
-    errand(Zone, World, fun() -> end_zone(Zone, fun kill_parent/1) end);
-do(kill_node, World) ->
+    {kill_keeper_of(random([Children, Busy])), System};
+fault(kill_tracker, System) ->
+    Zone = random([faults_unstable, faults_no_restart]),
+    task(Zone, System, fun() -> end_zone(Zone, fun(Tracker) -> exit(Tracker, kill) end) end);
+fault(stop_zone, System) ->
+    Zone = random([faults_unstable, faults_no_restart]),
+    How = random([shutdown, stop, normal, crash]),
+    task({Zone, How}, System, fun() -> end_zone(Zone, fun(Tracker) -> stop(Tracker, How) end) end);
+fault(kill_supervisor, System) ->
+    Zone = random([faults_unstable, faults_no_restart]),
+    task(Zone, System, fun() -> end_zone(Zone, fun kill_parent/1) end);
+fault(kill_node, System) ->
     Node = faults_books:node(),
     [erpc:cast(Node, erlang, halt, []) || Node =/= none],
-    {Node, World};
-do(stop_cleanup, World) ->
-    Zone = any(names()),
+    {Node, System};
+fault(stop_cleanup, System) ->
+    Zone = random(zone_names()),
     case [Name || {Name, terminating, _, _, _} <- children(Zone)] of
         [] ->
-            {none, World};
+            {none, System};
         Names ->
-            Name = any(Names),
-            errand(Name, World, fun() -> stop_cleanup(Zone, Name, any([child, zone])) end)
+            Name = random(Names),
+            What = random([child, zone]),
+            task(Name, System, fun() -> stop_cleanup(Zone, Name, What) end)
     end;
-do(slow_down, World) ->
-    Permanent = [
-        Child
-     || {Name, running, _, _, {_, permanent, _, _, _}} = Child <- children(any(names())),
-        not is_witness(Name)
-    ],
-    case Permanent of
-        [] -> {none, World};
-        _ -> slow_down(any(Permanent), World)
+fault(slow_down, System) ->
+    case permanent_children(random(zone_names())) of
+        [] -> {none, System};
+        Children -> slow_down(random(Children), System)
     end;
-do(forge, World) ->
-    {To, Pids} = forged_to(any(names())),
+fault(forge, System) ->
+    {To, Pids} = forged_to(random(zone_names())),
     Messages = forged(20, To, Pids),
     [To ! Message || Message <- Messages],
-    {{To, Messages}, World};
-do(kill_guard, World) ->
-    {kill_all([Pid || {Pid, {gen_tracker_shutdown, init_watchdog, _}} <- beside(faults_calm)]), World};
-do(kill_sender, World) ->
-    {kill_all(senders(faults_calm)), World};
-do(kill_caller, #world{size = Size, callers = [Caller | Callers]} = World) ->
+    {{To, Messages}, System};
+fault(kill_watchdog, System) ->
+    Beside = beside(faults_stable),
+    {kill_all([Pid || {Pid, {gen_tracker_shutdown, init_watchdog, _}} <- Beside]), System};
+fault(kill_event_process, System) ->
+    {kill_all(event_processes(faults_stable)), System};
+fault(kill_caller, #system{size = Size, callers = [Caller | Callers]} = System) ->
     exit(Caller, kill),
-    {Caller, World#world{callers = Callers ++ [caller(Size)]}};
-do(kill_follower, #world{followers = Followers} = World) ->
-    Number = rand:uniform(length(Followers)),
-    {Before, [Follower | After]} = lists:split(Number - 1, Followers),
-    exit(Follower, kill),
-    Zone = lists:nth(1 + (Number - 1) div 2, names()),
-    {Zone, World#world{followers = Before ++ [faults_load:follower(Zone) | After]}};
-do(kill_server, World) ->
-    {kill_all([whereis(any([metrics_process_tracker, stats_hero_monitor]))]), World};
-do(kill_reaper, World) ->
-    _ = faults_books:meddled(),
-    {kill_all([whereis(any(reapers()))]), World};
-do(stop_reaper, World) ->
-    _ = faults_books:meddled(),
-    Name = any(reapers()),
-    errand(Name, World, fun() -> try gen_server:stop(Name, any([normal, crash]), infinity) catch exit:_ -> ended end end);
-do(kill_cleaner, World) ->
-    Reaper = whereis(any(reapers())),
-    Cleaners = [Pid || is_pid(Reaper), {links, Links} <- [process_info(Reaper, links)], Pid <- Links, initial_call(Pid) =:= none],
-    [faults_books:meddled() || _ <- Cleaners],
-    {kill_all(Cleaners), World};
-do(kill_owner, World) ->
-    errand(watch, World, fun() -> kill_owner(World) end);
-do(suspend, World) ->
-    Children = [Pid || {_, _, Pid, _, _} <- children(any(names())), is_pid(Pid)],
-    %% It goes on with the end of the process that has suspended it.
-    suspend(any(processes_of_library(World) ++ Children), fun erlang:suspend_process/1, fun(_) -> ok end, World);
-do(suspend_server, World) ->
-    Servers = [whereis(Name) || Name <- names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor]] ++
-        lists:append([senders(Zone) || Zone <- names()]),
-    suspend(any(Servers), fun(Pid) -> sys:suspend(Pid, infinity) end, fun(Pid) -> sys:resume(Pid, infinity) end, World);
-do(resume, #world{suspended = []} = World) ->
-    {none, World};
-do(resume, World) ->
-    {none, resume_first(World)};
-do(flood, #world{size = Size} = World) ->
-    Pid = any(processes_of_library(World)),
-    Junk = [junk, {junk, make_ref()}, {'DOWN', make_ref(), process, self(), junk}, {'EXIT', self(), junk}, {'$gen_cast', junk},
-            {'$gen_call', {self(), make_ref()}, junk}, retry, stop, {timeout, make_ref(), cleaner_timeout}, {registered, make_ref()}],
+    {Caller, System#system{callers = Callers ++ [caller(Size)]}};
+fault(kill_subscriber, #system{subscribers = Subscribers} = System) ->
+    Number = rand:uniform(length(Subscribers)),
+    {Before, [Subscriber | After]} = lists:split(Number - 1, Subscribers),
+    exit(Subscriber, kill),
+    Zone = lists:nth(1 + (Number - 1) div 2, zone_names()),
+    {Zone, System#system{subscribers = Before ++ [faults_load:subscriber(Zone) | After]}};
+fault(kill_server, System) ->
+    {kill_all([whereis(random([metrics_process_tracker, stats_hero_monitor]))]), System};
+fault(kill_reaper, System) ->
+    _ = faults_books:cleanup_disturbed(),
+    {kill_all([whereis(random(reapers()))]), System};
+fault(stop_reaper, System) ->
+    _ = faults_books:cleanup_disturbed(),
+    Name = random(reapers()),
+    Reason = random([normal, crash]),
+    task(Name, System, fun() -> stop_server(Name, Reason) end);
+fault(kill_cleaner, System) ->
+    Cleaners = cleaners(whereis(random(reapers()))),
+    [faults_books:cleanup_disturbed() || _ <- Cleaners],
+    {kill_all(Cleaners), System};
+fault(kill_owner, System) ->
+    task(servers, System, fun() -> kill_owner(System) end);
+fault(suspend, System) ->
+    Children = [Pid || {_, _, Pid, _, _} <- children(random(zone_names())), is_pid(Pid)],
+    Pid = random(processes_of_library(System) ++ Children),
+    %% The end of the suspending process resumes the other one.
+    suspend(Pid, fun erlang:suspend_process/1, fun(_) -> ok end, System);
+fault(suspend_server, System) ->
+    Names = zone_names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
+    Named = [whereis(Name) || Name <- Names],
+    Servers = Named ++ lists:flatmap(fun event_processes/1, zone_names()),
+    Suspend = fun(Pid) -> sys:suspend(Pid, infinity) end,
+    Resume = fun(Pid) -> sys:resume(Pid, infinity) end,
+    suspend(random(Servers), Suspend, Resume, System);
+fault(resume, #system{suspended = []} = System) ->
+    {none, System};
+fault(resume, System) ->
+    {none, resume_first(System)};
+fault(flood, #system{size = Size} = System) ->
+    Pid = random(processes_of_library(System)),
+    Junk = junk(),
     [Pid ! Message || _ <- lists:seq(1, count(Size, flood) div length(Junk)), Message <- Junk],
-    {Pid, World};
-do(signal, World) ->
-    %% To those who trap exits it is a stray message.
-    Pid = any([Pid || Pid <- processes_of_library(World), process_info(Pid, trap_exit) =:= {trap_exit, true}]),
+    {Pid, System};
+fault(signal, System) ->
+    %% A process that traps exits receives the signal as an unknown message.
+    Pid = random([Pid || Pid <- processes_of_library(System), traps_exits(Pid)]),
     exit(Pid, junk),
-    {Pid, World};
-do(reload, World) ->
-    Module = any(modules()),
+    {Pid, System};
+fault(reload, System) ->
+    Module = random(modules()),
     case code:soft_purge(Module) of
-        true -> ok = reloading:load(Module), {{loaded, Module}, World};
-        false -> {{in_use, Module}, World}
+        true ->
+            ok = reloading:load(Module),
+            {{loaded, Module}, System};
+        false ->
+            {{in_use, Module}, System}
     end;
-do({upgrade, Folder}, World) ->
-    {release_handler:upgrade_app(proctab, Folder), World};
-do(let_go, World) ->
-    {faults_books:let_go(), World}.
+fault({upgrade, Folder}, System) ->
+    {release_handler:upgrade_app(proctab, Folder), System};
+fault(release, System) ->
+    {faults_books:release_blocked(), System}.
+
+traps_exits(Pid) ->
+    process_info(Pid, trap_exit) =:= {trap_exit, true}.
+
+junk() ->
+    [
+        junk,
+        {junk, make_ref()},
+        {'DOWN', make_ref(), process, self(), junk},
+        {'EXIT', self(), junk},
+        {'$gen_cast', junk},
+        {'$gen_call', {self(), make_ref()}, junk},
+        retry,
+        stop,
+        {timeout, make_ref(), cleaner_timeout},
+        {registered, make_ref()}
+    ].
+
+%% Returns the processes that run the cleanups of a reaper.
+cleaners(undefined) ->
+    [];
+cleaners(Reaper) ->
+    [
+        Pid
+     || {links, Links} <- [process_info(Reaper, links)],
+        Pid <- Links,
+        initial_call(Pid) =:= none
+    ].
 
 reapers() ->
     [metrics_process_tracker_reaper, stats_hero_monitor_reaper].
 
 with_child(Do) ->
-    case [Child || {Name, running, _, _, _} = Child <- children(any(names())), not is_witness(Name)] of
+    Children = children(random(zone_names())),
+    case [Child || {Name, running, _, _, _} = Child <- Children, not is_witness(Name)] of
         [] ->
             none;
-        Children ->
-            {Name, _, Pid, _, _} = any(Children),
+        Running ->
+            {Name, _, Pid, _, _} = random(Running),
             Do(Pid),
             Name
     end.
 
+permanent_children(Zone) ->
+    [
+        Child
+     || {Name, running, _, _, {_, permanent, _, _, _}} = Child <- children(Zone),
+        not is_witness(Name)
+    ].
+
 is_witness({_, Name}) -> Name =:= witness.
 
 children(Zone) ->
-    try faults_balance:children(Zone) catch error:badarg -> [] end.
+    try
+        faults_balance:children(Zone)
+    catch
+        error:badarg -> []
+    end.
 
 kill_all(Pids) ->
-    [begin exit(Pid, kill), Pid end || Pid <- Pids, is_pid(Pid)].
+    [
+        begin
+            exit(Pid, kill),
+            Pid
+        end
+     || Pid <- Pids, is_pid(Pid)
+    ].
 
-%% Its name is read when it can do no more: in the middle of its last words they are not called again. And should the zone end before somebody else has the child, nobody calls them.
+%% Kills a keeper. It is suspended before its child is read, so that the state cannot change any
+%% more. A keeper in the middle of `after_terminate` takes this call with it. A zone that ends
+%% before another keeper takes over the child does not call it either.
 kill_keeper_of([]) ->
     none;
 kill_keeper_of(Children) ->
-    {Name, _, _, Keeper, _} = any(Children),
+    {Name, _, _, Keeper, _} = random(Children),
     try erlang:suspend_process(Keeper) of
         true ->
             {Zone, _} = Name,
-            State = try proctab_nif:child(Zone, Name) catch error:badarg -> ended end,
-            case State of
-                {running, _, Keeper, _} when Zone =:= faults_calm -> ok;
-                {Before, _, Keeper, _} when Before =:= launching; Before =:= restarting; Before =:= pending -> ok;
-                _ -> faults_books:excuse(Name)
-            end,
+            State = child(Zone, Name),
+            is_call_safe(State, Zone, Keeper) orelse faults_books:allow_missing_call(Name),
             exit(Keeper, kill),
             {Name, State}
     catch
         error:_ -> gone
     end.
 
+child(Zone, Name) ->
+    try
+        proctab_nif:child(Zone, Name)
+    catch
+        error:badarg -> ended
+    end.
+
+%% Whether `after_terminate` is called as usual after this keeper was killed.
+is_call_safe({running, _, Keeper, _}, Zone, Keeper) ->
+    Zone =:= faults_stable;
+is_call_safe({State, _, Keeper, _}, _, Keeper) ->
+    lists:member(State, [launching, restarting, pending]);
+is_call_safe(_, _, _) ->
+    false.
+
 end_zone(Zone, End) ->
     case whereis(Zone) of
         undefined ->
             ok;
         Tracker ->
-            _ = faults_books:ending(Zone),
+            _ = faults_books:zone_ending(Zone),
             Monitor = monitor(process, Tracker),
             _ = End(Tracker),
-            receive {'DOWN', Monitor, process, _, _} -> faults_books:has_ended(Zone) end
+            receive
+                {'DOWN', Monitor, process, _, _} -> faults_books:zone_ended(Zone)
+            end
     end.
 
-%% A child that is being cleaned up, or its zone with it, is stopped.
-stop_cleanup(Zone, _, zone) when Zone =/= faults_calm ->
+%% Stops a child that is being cleaned up, or its zone.
+stop_cleanup(Zone, _, zone) when Zone =/= faults_stable ->
     end_zone(Zone, fun(Tracker) -> stop(Tracker, shutdown) end);
 stop_cleanup(Zone, Name, _) ->
     try
@@ -494,12 +669,18 @@ stop_cleanup(Zone, Name, _) ->
         exit:_ -> ended
     end.
 
-%% Kills a child, and the next one, until it is not restarted at once any more.
-slow_down({Name, _, Pid, _, {Start, Restart, Shutdown, Type, Modules}}, World) ->
+%% Kills a child again and again, until its restarts are delayed.
+slow_down({Name, _, Pid, _, {Start, Restart, Shutdown, Type, Modules}}, System) ->
     Open = fun() ->
         gen_tracker:find_or_open(element(1, Name), {Name, Start, Restart, Shutdown, Type, Modules})
     end,
-    errand(Name, World, fun() -> try kill_again(12, Pid, Open) catch _:_ -> ended end end).
+    task(Name, System, fun() ->
+        try
+            kill_again(12, Pid, Open)
+        catch
+            _:_ -> ended
+        end
+    end).
 
 kill_again(0, _, _) ->
     ok;
@@ -514,29 +695,38 @@ kill_parent(Tracker) ->
         undefined -> gone
     end.
 
-stop(Tracker, How) ->
+%% Stops a tracker by a request or with an exit reason.
+stop(Tracker, Request) when Request =:= shutdown; Request =:= stop ->
     try
-        case lists:member(How, [shutdown, stop]) of
-            true -> gen_server:call(Tracker, How, infinity);
-            false -> gen_server:stop(Tracker, How, infinity)
-        end
+        gen_server:call(Tracker, Request, infinity)
+    catch
+        exit:_ -> ended
+    end;
+stop(Tracker, Reason) ->
+    stop_server(Tracker, Reason).
+
+stop_server(Server, Reason) ->
+    try
+        gen_server:stop(Server, Reason, infinity)
     catch
         exit:_ -> ended
     end.
 
-kill_owner(#world{roof = Roof}) ->
-    tracked_process:kill([watch(Roof)]),
-    %% The next one.
-    _ = watch(Roof),
+kill_owner(#system{root = Root}) ->
+    tracked_process:kill([servers_supervisor(Root)]),
+    %% Waits until the next one runs.
+    _ = servers_supervisor(Root),
     faults_books:next_epoch().
 
-watch(Roof) ->
-    Roof ! {watch, self()},
-    receive {watch, Pid} -> Pid end.
+servers_supervisor(Root) ->
+    Root ! {servers, self()},
+    receive
+        {servers, Pid} -> Pid
+    end.
 
 %% Forged messages
 
-%% A process of a zone, and whom the messages to it name.
+%% Returns a process of a zone, and the pids that messages to it may name, by role.
 forged_to(Zone) ->
     Children = children(Zone),
     Keepers = [Keeper || {_, _, _, Keeper, _} <- Children],
@@ -546,11 +736,11 @@ forged_to(Zone) ->
         beside => [Pid || {Pid, _} <- beside(Zone)] -- Keepers,
         tracker => [Pid || Pid <- [whereis(Zone)], is_pid(Pid)]
     },
-    To = any(maps:get(any([tracker, keeper, beside]), Pids) ++ [self()]),
-    {To, maps:map(fun(_, Some) -> any(Some ++ [self()]) end, Pids)}.
+    To = random(maps:get(random([tracker, keeper, beside]), Pids) ++ [self()]),
+    {To, maps:map(fun(_, Some) -> random(Some ++ [self()]) end, Pids)}.
 
-%% Of the shapes that the processes of a zone look for. What a server has to believe, the end of its
-%% parent and an order to stop, is left out.
+%% Returns messages of the shapes that the processes of a zone receive, but none that a server must
+%% obey: the exit of its parent, and requests to stop.
 forged(Count, To, Pids) ->
     Makings = prop_strangers:makings([zone], shapes(), maps:keys(Pids)),
     Letters = [
@@ -561,17 +751,21 @@ forged(Count, To, Pids) ->
         prop_strangers:real(Letter, fun(Role) -> map_get(Role, Pids) end)
      || {zone, Letter} <- Letters
     ],
-    [Message || Message <- Messages, not is_believed(Message, [To, map_get(tracker, Pids)])].
+    %% A server that was started without a link is its own parent.
+    Parents = [To, map_get(tracker, Pids)],
+    [Message || Message <- Messages, not must_be_obeyed(Message, Parents)].
 
-%% A server that was started without a link is its own parent.
-is_believed({'EXIT', Pid, _}, Parents) -> lists:member(Pid, Parents);
-is_believed({'$gen_call', {Pid, _}, Call}, _) when is_pid(Pid) ->
+must_be_obeyed({'EXIT', Pid, _}, Parents) ->
+    lists:member(Pid, Parents);
+must_be_obeyed({'$gen_call', {Pid, _}, Call}, _) when is_pid(Pid) ->
     lists:member(Call, [shutdown, stop]);
-%% Nobody can be answered; see `strangers_SUITE'.
-is_believed({'$gen_call', _, _}, _) -> true;
-is_believed(_, _) -> false.
+must_be_obeyed({'$gen_call', _, _}, _) ->
+    %% The caller cannot be answered; see `strangers_SUITE`.
+    true;
+must_be_obeyed(_, _) ->
+    false.
 
-%% Read once.
+%% Returns the shapes, which are read from the modules once.
 shapes() ->
     case get(shapes) of
         undefined ->
@@ -583,52 +777,81 @@ shapes() ->
             Shapes
     end.
 
-%% Something that may take until others are resumed or let go.
-errand(What, #world{errands = Errands} = World, Run) ->
+%% Runs a fun in the background. It may need others to be resumed or released.
+task(What, #system{tasks = Tasks} = System, Run) ->
     {_, Monitor} = spawn_opt(Run, [link, monitor]),
-    {What, World#world{errands = [Monitor | Errands]}}.
+    {What, System#system{tasks = [Monitor | Tasks]}}.
 
-suspend(undefined, _, _, World) ->
-    {none, World};
-suspend(Pid, Suspend, Resume, #world{suspended = Suspended, errands = Errands} = World) ->
+suspend(undefined, _, _, System) ->
+    {none, System};
+suspend(Pid, Suspend, Resume, #system{suspended = Suspended, tasks = Tasks} = System) ->
     Suspender = spawn_link(fun() ->
-        _ = try Suspend(Pid) catch _:_ -> ended end,
-        receive resume -> try Resume(Pid) catch _:_ -> ended end end
+        _ =
+            try
+                Suspend(Pid)
+            catch
+                _:_ -> ended
+            end,
+        receive
+            resume ->
+                try
+                    Resume(Pid)
+                catch
+                    _:_ -> ended
+                end
+        end
     end),
     Monitor = monitor(process, Suspender),
-    Next = World#world{suspended = Suspended ++ [Suspender], errands = [Monitor | Errands]},
+    Next = System#system{suspended = Suspended ++ [Suspender], tasks = [Monitor | Tasks]},
     case length(Suspended) of
         ?SUSPENDED -> {Pid, resume_first(Next)};
         _ -> {Pid, Next}
     end.
 
-resume_first(#world{suspended = [First | Rest]} = World) ->
+resume_first(#system{suspended = [First | Rest]} = System) ->
     resume(First),
-    World#world{suspended = Rest}.
+    System#system{suspended = Rest}.
 
 resume(Suspender) ->
     Suspender ! resume.
 
 %% Upgrades
 
-%% Between others that end neither zones nor servers, who stay the same. Refused as long as somebody is in code that was replaced before.
-upgrade(Folder, World) ->
-    Torments = [kill_child, end_child, kill_all_children, kill_keeper, kill_caller, flood, signal, let_go, let_go],
-    Before = torment(20, Torments, World),
-    %% The followers may not have come to it yet.
-    tracked_process:eventually(fun() -> lists:all(fun(Zone) -> senders(Zone) =/= [] end, names()) end),
+%% Upgrades to the version in a folder. The faults before and after it end neither zones nor
+%% servers, so the upgrade must keep these processes. It fails while a process runs old code.
+upgrade(Folder, System) ->
+    Faults = [
+        kill_child,
+        end_child,
+        kill_all_children,
+        kill_keeper,
+        kill_caller,
+        flood,
+        signal,
+        release,
+        release
+    ],
+    Before = inject(20, Faults, System),
+    %% The subscriptions may still be starting.
+    tracked_process:eventually(fun() ->
+        lists:all(fun(Zone) -> event_processes(Zone) =/= [] end, zone_names())
+    end),
     tracked_process:eventually(fun() -> lists:all(fun code:soft_purge/1, modules()) end),
     Servers = servers(),
-    Upgraded = note({upgrade, Folder}, Before),
-    {_, _, Answer} = hd(Upgraded#world.history),
+    Upgraded = record({upgrade, Folder}, Before),
+    {_, _, Answer} = hd(Upgraded#system.history),
     [demo_books:wrong('an upgrade fails', Answer) || element(1, Answer) =/= ok],
-    [demo_books:wrong('a server is another one after an upgrade', {Servers, servers()}) || Servers =/= servers()],
-    torment(20, Torments, Upgraded).
+    [
+        demo_books:wrong('an upgrade replaced the process of a server', {Servers, servers()})
+     || Servers =/= servers()
+    ],
+    inject(20, Faults, Upgraded).
 
 servers() ->
-    [whereis(Name) || Name <- names() ++ [metrics_process_tracker, stats_hero_monitor]].
+    [whereis(Name) || Name <- zone_names() ++ [metrics_process_tracker, stats_hero_monitor]].
 
-%% Has the processes of modules that `release_handler' does not find change their code.
+%% Called by the upgrade. Changes the code of the processes of these modules, which
+%% `release_handler` does not find because they have no supervisor.
 change_code(Modules) ->
     [
         begin
@@ -642,13 +865,23 @@ change_code(Modules) ->
 %% Processes of the library
 
 beside(Zone) ->
-    [{Pid, initial_call(Pid)} || Pid <- (try zones:beside(Zone) catch error:_ -> [] end)].
+    try zones:beside(Zone) of
+        Pids -> [{Pid, initial_call(Pid)} || Pid <- Pids]
+    catch
+        error:_ -> []
+    end.
 
-senders(Zone) ->
+event_processes(Zone) ->
     [Pid || {Pid, {gen_tracker_events, _, _}} <- beside(Zone)].
 
-processes_of_library(#world{others = Others}) ->
-    [Pid || Pid <- processes(), not is_map_key(Pid, Others), {Module, _, _} <- [initial_call(Pid)], lists:member(Module, modules())].
+processes_of_library(#system{others = Others}) ->
+    [
+        Pid
+     || Pid <- processes(),
+        not is_map_key(Pid, Others),
+        {Module, _, _} <- [initial_call(Pid)],
+        lists:member(Module, modules())
+    ].
 
 initial_call(Pid) ->
     case process_info(Pid, dictionary) of

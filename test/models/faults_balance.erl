@@ -1,59 +1,99 @@
-%% The balance of a world that was tormented (`faults`): whether all that can be asked agrees with all else and with the books (`faults_books`). What does not, and does not come to agree when
-%% whoever hangs is let go again and again and what waits for its next start is tried at once, is told to `demo_books:wrong/2'.
+%% Compares what the library returns about a system under faults (`faults`) with what the processes
+%% of the system have recorded (`faults_books`), and its functions with each other.
+%%
+%% Each check is repeated until it finds no difference, for a minute at most. In the meantime
+%% blocked processes are released, and pending children started. Differences that remain are
+%% entered by `demo_books:wrong/2`.
 -module(faults_balance).
 
--export([living/3, dead/1, agree/2, snapshot/0, left_over/2, children/1, waiting/1, tag/1]).
+-export([check_running/3, check_stopped/1, check/2, snapshot/0, left_over/2, children/1]).
 
-%% While the world lives, and nobody torments it any more.
-living(Zones, Followers, Modules) ->
-    lists:foreach(fun(Zone) -> agree({zone, Zone}, fun() -> revive(Zone), zone(Zone) end) end, Zones),
-    lists:foreach(fun({Zone, Follower}) -> agree({events, Zone}, fun() -> followed(Zone, Follower) end) end, with_zones(Zones, Followers)),
-    agree(tracked, fun tracked/0),
-    agree(workers, fun workers/0),
-    agree('old code', fun() -> [{Module, holders(Module)} || Module <- Modules, not code:soft_purge(Module)] end),
-    lists:foreach(fun restarted/1, Zones).
+%% Checks the running system after the faults.
+check_running(Zones, Subscribers, Modules) ->
+    [
+        check({zone, Zone}, fun() ->
+            start_pending(Zone),
+            zone(Zone)
+        end)
+     || Zone <- Zones
+    ],
+    [
+        check({events, Zone}, fun() -> events(Zone, Subscriber) end)
+     || {Zone, Subscriber} <- with_zones(Zones, Subscribers)
+    ],
+    check(tracked, fun tracked/0),
+    check(workers, fun workers/0),
+    check('old code', fun() ->
+        [{Module, users_of_old_code(Module)} || Module <- Modules, not code:soft_purge(Module)]
+    end),
+    lists:foreach(fun check_restarts/1, Zones).
 
-%% Who keeps the old code of a module.
-holders(Module) ->
-    [{Pid, process_info(Pid, [status, current_stacktrace, dictionary, messages])} || Pid <- processes(), erlang:check_process_code(Pid, Module)].
+%% Each zone has two subscribers.
+with_zones(Zones, Subscribers) ->
+    lists:zip(lists:append([[Zone, Zone] || Zone <- Zones]), Subscribers).
 
-%% All die at once, and those that are to be started again, are.
-restarted(Zone) ->
+users_of_old_code(Module) ->
+    [
+        {Pid, process_info(Pid, [status, current_stacktrace, dictionary, messages])}
+     || Pid <- processes(), erlang:check_process_code(Pid, Module)
+    ].
+
+%% Kills all children of a zone at once, and checks that those that are not temporary restart.
+check_restarts(Zone) ->
     Children = children(Zone),
-    Again = [Name || {Name, _, _, _, {_, Restart, _, _, _}} <- Children, Restart =/= temporary, Zone =/= faults_bare],
+    Restarting = [
+        Name
+     || {Name, _, _, _, {_, Restart, _, _, _}} <- Children,
+        Restart =/= temporary,
+        Zone =/= faults_no_restart
+    ],
     Linked = [whereis(Zone) | [Keeper || {_, _, _, Keeper, _} <- Children]],
     Helpers = [Pid || Pid <- faults_books:helpers(Zone), is_linked(Pid, Linked)],
     [exit(Pid, kill) || {_, _, Pid, _, _} <- Children],
-    agree({restarted, Zone}, fun() ->
+    check({restarted, Zone}, fun() ->
+        Killed = [
+            Child
+         || {Name, _, Pid, _, _} = Child <- Children, gen_tracker:find(Zone, Name) =:= {ok, Pid}
+        ],
         differences([
-            {names, bag(Again), bag(gen_tracker:names(Zone))},
+            {names, bag(Restarting), bag(gen_tracker:names(Zone))},
             {helpers, [], Helpers -- faults_books:helpers(Zone)},
-            {again, [], [Child || {Name, _, Pid, _, _} = Child <- Children, gen_tracker:find(Zone, Name) =:= {ok, Pid}]}
+            {found_after_kill, [], Killed}
             | zone(Zone)
         ])
     end).
 
-with_zones(Zones, Followers) ->
-    lists:zip(lists:append([[Zone, Zone] || Zone <- Zones]), Followers).
+%% Checks what the stopped zones leave.
+check_stopped(Zones) ->
+    check('after_terminate', fun faults_books:wrong_after_terminate/0),
+    check('alive without a zone', fun() ->
+        [{alive, Pid} || Zone <- Zones, Pid <- faults_books:alive(Zone)]
+    end),
+    check('helpers without a zone', fun() -> lists:flatmap(fun faults_books:helpers/1, Zones) end),
+    check('dead and tracked', fun() ->
+        Counts = metrics_process_tracker:counts(),
+        tracked() ++ [Count || {Name, _} = Count <- Counts, Name =/= witness]
+    end),
+    check('dead and registered', fun workers/0),
+    check(ledger, fun ledger/0),
+    check(mapping, fun mapping/0).
 
-%% When the zones have been stopped.
-dead(Zones) ->
-    agree('after_terminate', fun faults_books:unkept/0),
-    agree('alive without a zone', fun() -> [{alive, Pid} || Zone <- Zones, Pid <- faults_books:alive(Zone)] end),
-    agree('helpers without a zone', fun() -> lists:flatmap(fun faults_books:helpers/1, Zones) end),
-    agree('dead and tracked', fun() -> tracked() ++ [Count || {Name, _} = Count <- metrics_process_tracker:counts(), Name =/= witness] end),
-    agree('dead and registered', fun workers/0),
-    agree(ledger, fun ledger/0),
-    agree(mapping, fun mapping/0).
-
-%% Asks until there is no difference; what is left after a minute is wrong. What comes after that need not be waited for so long.
-agree(What, Differences) ->
+%% Waits until a fun returns no differences, for a minute. Enters those that remain. After the first
+%% such failure, checks wait for 5 seconds only.
+check(What, Differences) ->
     Seconds =
         case demo_books:wrongs() of
             [] -> 60;
             _ -> 5
         end,
-    Found = fun() -> faults_books:let_go(), try Differences() catch Class:Reason:Stack -> [{Class, Reason, Stack}] end end,
+    Found = fun() ->
+        faults_books:release_blocked(),
+        try
+            Differences()
+        catch
+            Class:Reason:Stack -> [{Class, Reason, Stack}]
+        end
+    end,
     case left_of(Found, Seconds) of
         [] -> ok;
         Left -> demo_books:wrong(What, Left)
@@ -64,54 +104,124 @@ left_of(Differences, Seconds) ->
 
 left_until(Differences, Until) ->
     case {Differences(), erlang:monotonic_time(second) < Until} of
-        {[_ | _], true} -> receive after 1 -> left_until(Differences, Until) end;
-        {Left, _} -> Left
+        {[_ | _], true} ->
+            receive
+            after 1 -> left_until(Differences, Until)
+            end;
+        {Left, _} ->
+            Left
     end.
 
-%% `[{What, Expected, Found}]' for what is not as expected.
+%% Returns the checks `{What, Expected, Actual}` that fail.
 differences(Checks) ->
-    [Check || {_, Expected, Found} = Check <- Checks, Expected =/= Found].
+    [Check || {_, Expected, Actual} = Check <- Checks, Expected =/= Actual].
 
 %% Zones
 
-%% What waits for its next start, is started now.
-revive(Zone) ->
-    [spawn(fun() -> try gen_tracker:find_or_open(Zone, {Name, Start, Restart, Shutdown, Type, Modules}) catch _:_ -> failed end end)
-     || {Name, pending, _, _, {Start, Restart, Shutdown, Type, Modules}} <- children(Zone)].
+%% Starts the children whose next start is pending.
+start_pending(Zone) ->
+    [
+        spawn(fun() -> try_open(Zone, Name, Spec) end)
+     || {Name, pending, _, _, Spec} <- children(Zone)
+    ].
 
+try_open(Zone, Name, {Start, Restart, Shutdown, Type, Modules}) ->
+    try
+        gen_tracker:find_or_open(Zone, {Name, Start, Restart, Shutdown, Type, Modules})
+    catch
+        _:_ -> failed
+    end.
+
+%% Returns the differences of a running zone.
 zone(Zone) ->
-    Tracker = whereis(Zone),
     Children = children(Zone),
-    Names = [Name || {Name, _, _, _, _} <- Children],
-    Pids = [{Name, Pid} || {Name, _, Pid, _, _} <- Children],
-    Bag = bag(Pids),
-    Keepers = [Keeper || {_, _, _, Keeper, _} <- Children],
+    differences(
+        child_checks(Zone, Children) ++ list_checks(Zone, Children) ++
+            process_checks(Zone, Children) ++ attribute_checks(Zone, Children)
+    ).
+
+child_checks(Zone, Children) ->
+    Pids = pids(Children),
+    NotFound = [Pair || {Name, Pid} = Pair <- Pids, gen_tracker:find(Zone, Name) =/= {ok, Pid}],
+    [
+        {states, [], [Child || {_, State, _, _, _} = Child <- Children, State =/= running]},
+        {dead_children, [], [Pair || {_, Pid} = Pair <- Pids, not is_alive(Pid)]},
+        {find, [], NotFound},
+        {living_processes, bag([Pid || {_, Pid} <- Pids]), bag(faults_books:alive(Zone))}
+    ].
+
+%% All functions that list or count children.
+list_checks(Zone, Children) ->
+    Bag = bag(pids(Children)),
+    Count = length(Children),
+    WhichChildren = gen_tracker:which_children(Zone),
+    Supervised = supervisor:which_children(Zone),
+    Listed = gen_tracker:list(Zone, []),
+    Folded = gen_tracker:fold(fun(Name, Pid, Found) -> [{Name, Pid} | Found] end, [], Zone),
+    [
+        {count, Count, gen_tracker:count(Zone)},
+        {names, bag(names(Children)), bag(gen_tracker:names(Zone))},
+        {which_children, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- WhichChildren])},
+        {supervised, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- Supervised])},
+        {count_children, {Count, Count}, specs_and_active(supervisor:count_children(Zone))},
+        {list, Bag, bag([{Name, Pid} || {Name, [{pid, Pid} | _]} <- Listed])},
+        {fold, Bag, bag(Folded)},
+        {info, Count, maps:get(children, proctab:info(Zone))}
+    ].
+
+specs_and_active([{specs, Specs}, {active, Active} | _]) ->
+    {Specs, Active}.
+
+%% The processes of a zone, and what they monitor and wait for.
+process_checks(Zone, Children) ->
+    Tracker = whereis(Zone),
     Helpers = faults_books:helpers(Zone),
     Beside = zones:beside(Zone) -- Helpers,
-    Count = length(Children),
-    differences([
-        {states, [], [Child || {_, State, _, _, _} = Child <- Children, State =/= running]},
-        {dead_children, [], [Child || {_, Pid} = Child <- Pids, not is_alive(Pid)]},
-        {count, Count, gen_tracker:count(Zone)},
-        {names, bag(Names), bag(gen_tracker:names(Zone))},
-        {which_children, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- gen_tracker:which_children(Zone)])},
-        {supervised, Bag, bag([{Name, Pid} || {Name, Pid, _, _} <- supervisor:which_children(Zone)])},
-        {count_children, {Count, Count}, supervised(supervisor:count_children(Zone))},
-        {list, Bag, bag([{Name, Pid} || {Name, [{pid, Pid} | _]} <- gen_tracker:list(Zone, [])])},
-        {fold, Bag, bag(gen_tracker:fold(fun(Name, Pid, Found) -> [{Name, Pid} | Found] end, [], Zone))},
-        {find, [], [Child || {Name, Pid} = Child <- Pids, gen_tracker:find(Zone, Name) =/= {ok, Pid}]},
-        {living_processes, bag([Pid || {_, Pid} <- Pids]), bag(faults_books:alive(Zone))},
-        {without_child, [], [Name || {Name, _, _, _} <- pages(Zone, sizes, 0, []), not lists:member(Name, Names), not is_void(Name)]},
-        {info, Count, maps:get(children, proctab:info(Zone))},
-        {keepers, bag(Keepers), bag([Pid || Pid <- Beside, is_keeper(Pid)])},
+    Watchdogs = [Pid || Pid <- Beside, not is_keeper(Pid), not is_event_process(Pid)],
+    Unmonitored = [
+        Child
+     || {_, _, Pid, Keeper, _} = Child <- Children,
+        process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}
+    ],
+    {monitors, Monitors} = process_info(Tracker, monitors),
+    [
+        {
+            keepers,
+            bag([Keeper || {_, _, _, Keeper, _} <- Children]),
+            bag([Pid || Pid <- Beside, is_keeper(Pid)])
+        },
         {helpers, [], [Pid || Pid <- Helpers, not is_linked(Pid, [Tracker | Beside])]},
-        {guards, 1, length([Pid || Pid <- Beside, not is_keeper(Pid), not is_sender(Pid)])},
-        {monitored_children, [], [Child || {_, _, Pid, Keeper, _} = Child <- Children, process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}]},
+        {watchdogs, 1, length(Watchdogs)},
+        {unmonitored_children, [], Unmonitored},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
-        {waiting_for_keepers, #{}, waiting(sys:get_state(Zone))},
-        {monitors_of_the_tracker, bag([{process, Pid} || Pid <- Beside]), bag(element(2, process_info(Tracker, monitors)))},
-        {own_attributes, [], [Child || faults_books:is_calm(Zone), {Name, Pid} = Child <- Pids, is_other(gen_tracker:getattr(Zone, Name, pid), Pid)]}
-    ]).
+        {waiting_for_keepers, #{}, tracker_state:waiting(Zone)},
+        {monitors_of_the_tracker, bag([{process, Pid} || Pid <- Beside]), bag(Monitors)}
+    ].
+
+attribute_checks(Zone, Children) ->
+    Names = names(Children),
+    WithoutChild = [
+        Name
+     || {Name, _, _, _} <- pages(Zone, sizes, 0, []),
+        not lists:member(Name, Names),
+        not is_void(Name)
+    ],
+    OfOthers = [
+        Pair
+     || faults_books:is_stable(Zone),
+        {Name, Pid} = Pair <- pids(Children),
+        is_other(gen_tracker:getattr(Zone, Name, pid), Pid)
+    ],
+    [
+        {attributes_without_a_child, [], WithoutChild},
+        {attributes_of_other_children, [], OfOthers}
+    ].
+
+names(Children) ->
+    [Name || {Name, _, _, _, _} <- Children].
+
+pids(Children) ->
+    [{Name, Pid} || {Name, _, Pid, _, _} <- Children].
 
 %% Whether a process is linked to one of others.
 is_linked(Pid, Others) ->
@@ -123,23 +233,13 @@ is_linked(Pid, Others) ->
 is_alive(Pid) ->
     is_pid(Pid) andalso faults_books:is_alive(Pid).
 
-%% What waits for which keeper, in the state of a tracker: the kinds of the requests, and who asked.
-waiting(State) ->
-    [Requests] = [Part || Part <- tuple_to_list(State), is_tuple(Part), element(1, Part) =:= requests],
-    Described = fun(_, Waiting) -> [{element(2, Request), element(6, Request)} || {_, Request} <- Waiting] end,
-    maps:map(Described, element(3, Requests)).
 
-%% What the processes of a zone prove themselves with.
-tag(Zone) ->
-    element(3, sys:get_state(Zone)).
-
-%% `1' and `1.0' are two names.
+%% Returns how often each item is in a list, which does not depend on the order. `1` and `1.0` are
+%% different.
 bag(Items) ->
     maps:map(fun(_, Same) -> length(Same) end, maps:groups_from_list(fun(Item) -> Item end, Items)).
 
-supervised([{specs, Specs}, {active, Active} | _]) -> {Specs, Active}.
-
-%% Increments with a default make attributes for a name that no child holds.
+%% `increment/5` creates attributes of these names, which no child has.
 is_void({void, _}) -> true;
 is_void(_) -> false.
 
@@ -147,9 +247,13 @@ is_other({ok, Pid}, Pid) -> false;
 is_other(undefined, _) -> false;
 is_other(_, _) -> true.
 
-is_keeper(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_keeper, init, 1}.
-is_sender(Pid) -> proc_lib:translate_initial_call(Pid) =:= {gen_tracker_events, init, 1}.
+is_keeper(Pid) ->
+    proc_lib:translate_initial_call(Pid) =:= {gen_tracker_keeper, init, 1}.
 
+is_event_process(Pid) ->
+    proc_lib:translate_initial_call(Pid) =:= {gen_tracker_events, init, 1}.
+
+%% Returns all children of a zone, `{Name, State, Pid, Keeper, Spec}`.
 children(Zone) ->
     pages(Zone, children, 0, []).
 
@@ -159,81 +263,106 @@ pages(Zone, What, From, Items) ->
     {More, Next} = proctab_nif:page(Zone, From, What, Items),
     pages(Zone, What, Next, More).
 
-%% A follower that was killed has been followed by another one.
-followed(Zone, Follower) ->
-    Ref = monitor(process, Follower),
-    Follower ! {copy, self(), Ref},
+%% Compares the children with those that a subscriber knows from events.
+events(Zone, Subscriber) ->
+    Ref = monitor(process, Subscriber),
+    Subscriber ! {copy, self(), Ref},
     receive
         {Ref, Copy} ->
             demonitor(Ref, [flush]),
-            differences([{copy, maps:from_list([{Name, Pid} || {Name, _, Pid, _, _} <- children(Zone)]), Copy}]);
+            differences([{copy, maps:from_list(pids(children(Zone))), Copy}]);
         {'DOWN', Ref, process, _, Reason} ->
-            [{follower, alive, Reason}]
+            [{subscriber, alive, Reason}]
     end.
 
 %% Tracked processes and workers
 
+%% Returns the differences of metrics_process_tracker.
 tracked() ->
-    Table = pids(metrics_process_tracker, 0),
+    Table = in_table(metrics_process_tracker, 0),
     Pairs = lists:usort([{Name, Pid} || Pid <- Table, Name <- metrics_process_tracker:names(Pid)]),
-    Histogram = maps:to_list(maps:map(fun(_, Pids) -> length(Pids) end, maps:groups_from_list(fun({Name, _}) -> Name end, Pairs))),
+    Counts = maps:to_list(bag([Name || {Name, _} <- Pairs])),
+    WrongCount = [
+        Name
+     || {Name, Count} <- Counts, metrics_process_tracker:count(Name) =/= Count
+    ],
     differences([
         {dead_in_table, [], [Pid || Pid <- Table, not is_process_alive(Pid)]},
-        {counts, lists:sort(Histogram), lists:sort(metrics_process_tracker:counts())},
+        {counts, lists:sort(Counts), lists:sort(metrics_process_tracker:counts())},
         {missing, [], faults_books:living_tracked() -- Pairs},
         {monitors, lists:sort(Table), monitored(metrics_process_tracker)},
-        {count, [], [Name || {Name, Count} <- Histogram, metrics_process_tracker:count(Name) =/= Count]}
+        {count, [], WrongCount}
     ]).
 
+%% Returns the differences of stats_hero_monitor.
 workers() ->
-    Table = pids(stats_hero_monitor, 0),
+    Table = in_table(stats_hero_monitor, 0),
+    Missing = [
+        Worker
+     || {Pid, _} = Worker <- faults_books:living_workers(), not lists:member(Pid, Table)
+    ],
     differences([
-        {living_workers, [], [Worker || {Pid, _} = Worker <- faults_books:living_workers(), not lists:member(Pid, Table)]},
+        {missing, [], Missing},
         {dead_in_table, [], [Pid || Pid <- Table, not is_process_alive(Pid)]},
         {monitors, lists:sort(Table), monitored(stats_hero_monitor)}
     ]).
 
-pids(_, done) ->
+in_table(_, done) ->
     [];
-pids(Table, From) ->
+in_table(Table, From) ->
     {Pids, Next} = proctab_nif:processes_page(Table, From),
-    Pids ++ pids(Table, Next).
+    Pids ++ in_table(Table, Next).
 
 monitored(Server) ->
     {monitors, Monitors} = process_info(whereis(Server), monitors),
     lists:sort([Pid || {process, Pid} <- Monitors]).
 
-%% Names of this epoch were counted down as often as up, but for processes that were killed in the middle of that. No name was counted down more often than up.
+%% Returns the names that were not counted down as often as up, if there are more such differences
+%% than disturbed cleanups. Names of earlier epochs may lack counts down, but never have too many.
 ledger() ->
     Epoch = faults_books:epoch(),
-    Open = [Row || {Name, Ups, Downs} = Row <- ledger_backend:open_names(), Downs > Ups orelse is_of(Epoch, Name)],
-    [Row || lists:sum([abs(Ups - Downs) || {_, Ups, Downs} <- Open]) > faults_books:meddlings(), Row <- Open].
+    Open = [
+        Row
+     || {Name, Ups, Downs} = Row <- ledger_backend:open_names(),
+        Downs > Ups orelse is_of(Epoch, Name)
+    ],
+    Sum = lists:sum([abs(Ups - Downs) || {_, Ups, Downs} <- Open]),
+    [Row || Sum > faults_books:disturbed_cleanups(), Row <- Open].
 
 is_of(Epoch, {tracked, Of, _}) -> Of =:= Epoch;
 is_of(_, _) -> false.
 
-%% The same for cleanups, and for the mapping of those that have theirs removed.
+%% Like `ledger/0` for the cleanups of workers. A worker whose cleanup removes its mapping must have
+%% none.
 mapping() ->
-    Uncleaned = faults_books:uncleaned(fun faults_load:counts_each/1),
-    Mapped = [Dead || {Pid, _, _} = Dead <- faults_books:uncleaned(fun(Pid) -> not faults_load:counts_each(Pid) end), stats_hero:find_request(Pid) =/= undefined],
+    Uncleaned = faults_books:uncleaned(fun faults_load:keeps_mapping/1),
+    Others = faults_books:uncleaned(fun(Pid) -> not faults_load:keeps_mapping(Pid) end),
+    Mapped = [Worker || {Pid, _, _} = Worker <- Others, stats_hero:find_request(Pid) =/= undefined],
     Sum = lists:sum([abs(Times - Cleaned) || {_, Times, Cleaned} <- Uncleaned]) + length(Mapped),
-    [Row || Sum > faults_books:meddlings(), Row <- Uncleaned ++ Mapped].
+    [Row || Sum > faults_books:disturbed_cleanups(), Row <- Uncleaned ++ Mapped].
 
-%% What a round leaves
+%% Leftovers
 
 snapshot() ->
     {processes(), ets:all(), proctab_nif:tables()}.
 
-%% Nothing but what was there before, and nobody monitors the witness.
+%% Returns the processes and tables that did not exist at the snapshot, and the links and monitors
+%% of the witness that are left, after 30 seconds at most.
 left_over(Before, Witness) ->
     left_of(fun() -> more(Before, Witness) end, 30).
 
 more({Processes, Tables, Native}, Witness) ->
     {NowProcesses, NowTables, NowNative} = snapshot(),
-    [{process, Pid, process_info(Pid, [initial_call, dictionary, current_stacktrace, links])} || Pid <- NowProcesses -- Processes, is_process_alive(Pid)] ++
-        [{ets, Table, ets:info(Table)} || Table <- NowTables -- Tables] ++
-        [{table, Table} || Table <- NowNative -- Native] ++
-        [{witness, Info} || Info <- witnessed(process_info(Witness, [monitors, monitored_by, links])), Info =/= {monitors, []}, Info =/= {monitored_by, []}, Info =/= {links, []}].
+    Items = [initial_call, dictionary, current_stacktrace, links],
+    lists:append([
+        [
+            {process, Pid, process_info(Pid, Items)}
+         || Pid <- NowProcesses -- Processes, is_process_alive(Pid)
+        ],
+        [{ets, Table, ets:info(Table)} || Table <- NowTables -- Tables],
+        [{table, Table} || Table <- NowNative -- Native],
+        [{witness, Tie} || Tie <- ties(process_info(Witness, [monitors, monitored_by, links]))]
+    ]).
 
-witnessed(undefined) -> [dead];
-witnessed(Info) -> Info.
+ties(undefined) -> [dead];
+ties(Info) -> [Tie || {_, [_ | _]} = Tie <- Info].

@@ -1,15 +1,18 @@
-%% Models of metrics_process_tracker and of stats_hero_monitor, and the property that random histories of operations, made by one process or by two at once, answer as the
-%% models do: every value, and every class of errors. model_counted_SUITE runs it.
+%% Compares metrics_process_tracker and stats_hero_monitor with models, by random histories of
+%% operations. One process, or two at once, make the operations. Each result must be that of the
+%% model: every value, and every class of errors.
 %%
-%% A model is the contract as a plain map, a *world*, and `answer/2`, which says what an operation answers in it, and the world after it. So each history is a
-%% comparison with a second, simple implementation, too.
+%% A model is the contract as a plain map. `answer/2` returns the result of an operation and the
+%% next model. It is a second, simple implementation.
 %%
-%% What the library does unasked is to clean up after the dead. In the history of one process, each operation waits until all is done that is due: a cleanup is a message to the
-%% test, from the process that does it. In that of two, a registration of a dead process may go at any moment; so the model is in several worlds, all those that explain the
-%% answers so far. Some order of the operations has to explain them all.
+%% The library cleans up after dead processes on its own, and each cleanup sends the test a message.
+%% In a sequential history, each operation waits until all cleanups that are due are done. In a
+%% concurrent one, a registration of a dead process may disappear at any moment; so the state holds
+%% all models that explain the results so far. Some order of the concurrent operations must explain
+%% all results.
 -module(model_counted).
 
--export([round/1, replay/1, hold/1, setup/2]).
+-export([round/1, replay/1, check/1, setup/2]).
 -export([command/1, initial_state/0, precondition/2, postcondition/3, next_state/3]).
 -export([track/2, track_self/2, count/1, names/1, counts/0]).
 -export([register/1, registered_count/0, map/2, is_mapped/1]).
@@ -18,12 +21,12 @@
 
 -import(proper_types, [elements/1, frequency/1, range/2, vector/2]).
 
-%% What belongs to the history that is running: its processes, and what has to be cleaned up one day.
+%% Holds the processes of the running history, and the cleanups that its registrations require.
 -define(TABLE, ?MODULE).
-%% How often the history of two processes is run, which differs each time; and how often when it has failed before.
+%% How often a concurrent history is run, and how often it is run again after it has failed.
 -define(TIMES, 5).
 -define(TIMES_AGAIN, 100).
-%% How long a failure is shrunk, in seconds.
+%% The time limit for shrinking a failure, in seconds.
 -define(SHRINKING, 20).
 
 %% Rounds
@@ -31,53 +34,73 @@
 -spec round(integer()) -> {ok, #{atom() => non_neg_integer()}} | {failed, term()}.
 round(Seed) ->
     rand:seed(exsss, Seed),
-    hold([setup(Kind, Way) || _ <- lists:seq(1, 50), Kind <- [tracker, monitor], Way <- [one, two]]).
+    check([
+        setup(Kind, Mode)
+     || _ <- lists:seq(1, 50), Kind <- [tracker, monitor], Mode <- [sequential, concurrent]
+    ]).
 
-%% Whether a random history of each of these kinds is as its model says.
-hold(Setups) ->
-    in_surroundings(fun() -> histories(Setups) end).
+%% Checks a random history for each setup.
+check(Setups) ->
+    with_services(fun() -> check_all(Setups) end).
 
-histories([]) ->
+check_all([]) ->
     {ok, erase(figures)};
-histories([#{seed := Seed, size := Size} = Setup | Setups]) ->
-    Property = proper:forall(commands(Setup), fun(Commands) -> runs(Setup, Commands, ?TIMES) end),
-    Seeded = proper:setup(fun() -> proper_arith:rand_restart(Seed), fun() -> ok end end, Property),
-    case proper:quickcheck(Seeded, [quiet, long_result, {numtests, 1}, {start_size, Size}, {max_size, Size}]) of
-        true -> histories(Setups);
+check_all([#{seed := Seed, size := Size} = Setup | Setups]) ->
+    Property = proper:forall(commands(Setup), fun(Commands) -> passes(Setup, Commands, ?TIMES) end),
+    Seeded = proper:setup(
+        fun() ->
+            proper_arith:rand_restart(Seed),
+            fun() -> ok end
+        end,
+        Property
+    ),
+    Options = [quiet, long_result, {numtests, 1}, {start_size, Size}, {max_size, Size}],
+    case proper:quickcheck(Seeded, Options) of
+        true -> check_all(Setups);
         [Commands] -> {failed, {Setup, Commands}}
     end.
 
-%% Runs a history that has failed, as it was shrunk, once more.
+%% Runs a failed history again, in its shrunk form.
 -spec replay(term()) -> {ok, #{atom() => non_neg_integer()}} | {failed, term()}.
 replay({Setup, Commands}) ->
-    in_surroundings(fun() ->
-        case runs(Setup, Commands, ?TIMES_AGAIN) of
+    with_services(fun() ->
+        case passes(Setup, Commands, ?TIMES_AGAIN) of
             true -> {ok, erase(figures)};
             false -> {failed, {Setup, Commands}}
         end
     end).
 
-%% A few processes, and a few names, some of which are apt to be taken for each other.
-setup(Kind, Way) ->
+%% Draws a few processes and names, some of which are easily confused.
+setup(Kind, Mode) ->
     Terms = prop_terms:alike() ++ prop_terms:kinds(),
-    Failing = [{raises, 1, error, up}, {raises, 1, exit, up}, {raises, 1, throw, up}, {raises, -1, error, down}, {answers, {error, up}}],
-    Twins = drawn(twins()),
-    %% Two at once meet in a small world, in which an answer has few explanations.
+    Failing = [
+        {raises, 1, error, up},
+        {raises, 1, exit, up},
+        {raises, 1, throw, up},
+        {raises, -1, error, down},
+        {answers, {error, up}}
+    ],
+    Twins = random(twins()),
+    %% Two processes at once need few processes and names to interfere, and few models to explain
+    %% the results.
     {Processes, Names, Size} =
-        case Way of
-            one -> {8, [drawn(Failing), drawn(Terms) | Twins], 60};
-            two -> {2, [drawn(Failing ++ Terms) | lists:sublist(Twins, rand:uniform(length(Twins) - 1), 2)], 12}
+        case Mode of
+            sequential ->
+                {8, [random(Failing), random(Terms) | Twins], 60};
+            concurrent ->
+                Pair = lists:sublist(Twins, rand:uniform(length(Twins) - 1), 2),
+                {2, [random(Failing ++ Terms) | Pair], 12}
         end,
     #{
         kind => Kind,
-        way => Way,
+        mode => Mode,
         processes => Processes,
         names => Names,
         seed => {rand:uniform(1 bsl 27), rand:uniform(1 bsl 27), rand:uniform(1 bsl 27)},
         size => Size
     }.
 
-%% Terms that are nearly the same.
+%% Returns lists of terms that are nearly equal.
 twins() ->
     [
         [1, 1.0, '1', "1", <<"1">>],
@@ -92,25 +115,31 @@ twins() ->
 deep(Term) ->
     lists:foldl(fun(_, Inner) -> {[Inner]} end, Term, lists:seq(1, 100)).
 
-drawn(List) ->
+random(List) ->
     lists:nth(rand:uniform(length(List)), List).
 
-commands(#{way := one} = Setup) -> proper_statem:commands(?MODULE, state(Setup));
-commands(#{way := two} = Setup) -> proper_statem:parallel_commands(?MODULE, state(Setup)).
+commands(#{mode := sequential} = Setup) -> proper_statem:commands(?MODULE, state(Setup));
+commands(#{mode := concurrent} = Setup) -> proper_statem:parallel_commands(?MODULE, state(Setup)).
 
-runs(#{way := one} = Setup, Commands, _Times) ->
-    runs_once(Setup, Commands, fun proper_statem:run_commands/2);
-runs(#{way := two} = Setup, Commands, Times) ->
-    lists:all(fun(_) -> runs_once(Setup, Commands, fun proper_statem:run_parallel_commands/2) end, lists:seq(1, Times)).
+passes(#{mode := sequential} = Setup, Commands, _Times) ->
+    run_once(Setup, Commands, fun proper_statem:run_commands/2);
+passes(#{mode := concurrent} = Setup, Commands, Times) ->
+    lists:all(
+        fun(_) -> run_once(Setup, Commands, fun proper_statem:run_parallel_commands/2) end,
+        lists:seq(1, Times)
+    ).
 
-%% Shrinking comes to an end as nothing fails any more.
-runs_once(Setup, Commands, Run) ->
+%% After the time for shrinking, every history passes, which ends it.
+run_once(Setup, Commands, Run) ->
     case get(failed) of
-        Failed when is_integer(Failed) -> erlang:monotonic_time(second) > Failed + ?SHRINKING orelse is_as_modelled(Setup, Commands, Run);
-        undefined -> is_as_modelled(Setup, Commands, Run) orelse fails()
+        Failed when is_integer(Failed) ->
+            erlang:monotonic_time(second) > Failed + ?SHRINKING orelse
+                is_as_modelled(Setup, Commands, Run);
+        undefined ->
+            is_as_modelled(Setup, Commands, Run) orelse note_failure()
     end.
 
-fails() ->
+note_failure() ->
     put(failed, erlang:monotonic_time(second)),
     false.
 
@@ -128,13 +157,18 @@ count_up(Commands) ->
     #{histories := Histories, operations := Operations, deaths := Deaths} = get(figures),
     Calls = calls(Commands),
     Died = lists:usort(lists:append([Processes || {call, _, die, [Processes, _]} <- Calls])),
-    put(figures, #{histories => Histories + 1, operations => Operations + length(Calls), deaths => Deaths + length(Died)}).
+    put(figures, #{
+        histories => Histories + 1,
+        operations => Operations + length(Calls),
+        deaths => Deaths + length(Died)
+    }).
 
 calls({First, Parallel}) -> lists:flatmap(fun calls/1, [First | Parallel]);
 calls(Commands) -> [Call || {set, _, Call} <- Commands].
 
-%% Nothing is logged: processes crash, and cleanups fail, as they are meant to.
-in_surroundings(Run) ->
+%% Runs a fun with the services that histories use. Logs nothing, as many processes crash and
+%% cleanups fail on purpose.
+with_services(Run) ->
     #{level := Level} = logger:get_primary_config(),
     ok = logger:set_primary_config(level, none),
     ok = ledger_backend:open(),
@@ -153,45 +187,68 @@ in_surroundings(Run) ->
         logger:set_primary_config(level, Level)
     end.
 
-%% What happens in a history
+%% Callbacks of proper_statem
 
 initial_state() ->
-    state(setup(tracker, one)).
+    state(setup(tracker, sequential)).
 
-state(#{way := Way, processes := Processes, names := Names} = Setup) ->
+state(#{mode := Mode, processes := Processes, names := Names} = Setup) ->
     Mapped = maps:from_keys(lists:seq(1, Processes), mapped),
-    World = #{names => Names, is_open => true, is_running => true, dead => #{}, registrations => #{}, mapped => Mapped},
-    #{setup => Setup, way => Way, worlds => [World]}.
+    Model = #{
+        names => Names,
+        is_open => true,
+        is_running => true,
+        dead => #{},
+        registrations => #{},
+        mapped => Mapped
+    },
+    #{setup => Setup, mode => Mode, models => [Model]}.
 
-command(#{setup := #{kind := Kind, way := Way, processes := Processes, names := Names}}) ->
-    Operations = common(Way, Processes) ++ operations(Kind, Way, range(1, length(Names)), process(Processes)),
-    frequency([{Weight, {call, ?MODULE, Operation, Arguments}} || {Weight, Operation, Arguments} <- Operations]).
+command(#{setup := #{kind := Kind, mode := Mode, processes := Processes, names := Names}}) ->
+    Own = operations(Kind, Mode, range(1, length(Names)), process(Processes)),
+    frequency([
+        {Weight, {call, ?MODULE, Operation, Arguments}}
+     || {Weight, Operation, Arguments} <- common(Mode, Processes) ++ Own
+    ]).
 
-%% Some are no processes.
+%% Some arguments are not processes.
 process(Processes) ->
-    frequency([{15, range(1, Processes)}, {1, elements([no_pid, <<"<0.1.0>">>, "<0.1.0>", [], 1.0, #{}])}]).
+    frequency([
+        {15, range(1, Processes)},
+        {1, elements([no_pid, <<"<0.1.0>">>, "<0.1.0>", [], 1.0, #{}])}
+    ]).
 
-common(one, Processes) ->
+common(sequential, Processes) ->
     [
-        {3, die, [vector(2, range(1, Processes)), way_to_die()]},
+        {3, die, [vector(2, range(1, Processes)), death()]},
         {2, unknown, [elements([call, cast, message, death])]},
         {1, stop, [elements([kill, shutdown, crash])]},
         {2, start, []},
         {1, elements([close, replace]), []}
     ];
-common(two, Processes) ->
-    [{3, die, [vector(1, range(1, Processes)), way_to_die()]}, {1, unknown, [elements([call, cast, message, death])]}].
+common(concurrent, Processes) ->
+    [
+        {3, die, [vector(1, range(1, Processes)), death()]},
+        {1, unknown, [elements([call, cast, message, death])]}
+    ].
 
-way_to_die() ->
+death() ->
     elements([normal, crash, kill]).
 
-operations(tracker, one, Name, Process) ->
-    [{6, track_self, [Name, Process]}, {2, counts, []} | operations(tracker, two, Name, Process)];
-operations(tracker, two, Name, Process) ->
+operations(tracker, sequential, Name, Process) ->
+    [
+        {6, track_self, [Name, Process]},
+        {2, counts, []}
+        | operations(tracker, concurrent, Name, Process)
+    ];
+operations(tracker, concurrent, Name, Process) ->
     [{10, track, [Name, Process]}, {6, count, [Name]}, {4, names, [Process]}];
-operations(monitor, one, Name, Process) ->
-    [{4, map, [Process, elements([returns, raises, throws, exits, is_killed])]} | operations(monitor, two, Name, Process)];
-operations(monitor, two, _Name, Process) ->
+operations(monitor, sequential, Name, Process) ->
+    [
+        {4, map, [Process, elements([returns, raises, throws, exits, is_killed])]}
+        | operations(monitor, concurrent, Name, Process)
+    ];
+operations(monitor, concurrent, _Name, Process) ->
     [{10, register, [Process]}, {6, registered_count, []}, {4, is_mapped, [Process]}].
 
 precondition(_State, _Call) ->
@@ -200,129 +257,158 @@ precondition(_State, _Call) ->
 postcondition(State, Call, Answer) ->
     explained(State, Call, Answer) =/= [].
 
-%% Which operations follow does not depend on the answers, that are still unknown when they are chosen.
+%% The generator does not depend on results, which are unknown when it runs.
 next_state(State, {var, _}, _Call) ->
     State;
 next_state(State, Answer, Call) ->
-    State#{worlds := explained(State, Call, Answer)}.
+    State#{models := explained(State, Call, Answer)}.
 
-%% The worlds after an operation that gave this answer.
-explained(#{way := Way, worlds := Worlds}, {call, ?MODULE, Operation, Arguments}, Answer) ->
-    Before = distinct(lists:flatmap(fun(World) -> cleaned(Way, World) end, Worlds)),
-    distinct([After || World <- Before, {Expected, After} <- [answer(list_to_tuple([Operation | Arguments]), World)], Expected =:= Answer]).
+%% Returns the models after an operation that returned this result.
+explained(#{mode := Mode, models := Models}, {call, ?MODULE, Operation, Arguments}, Answer) ->
+    Before = distinct(lists:flatmap(fun(Model) -> after_cleanups(Mode, Model) end, Models)),
+    distinct([
+        After
+     || Model <- Before,
+        {Expected, After} <- [answer(list_to_tuple([Operation | Arguments]), Model)],
+        Expected =:= Answer
+    ]).
 
-distinct(Worlds) ->
-    maps:keys(maps:from_keys(Worlds, world)).
+distinct(Models) ->
+    maps:keys(maps:from_keys(Models, model)).
 
 %% The model
 
-%% What an operation answers, and the world after it.
-answer({track, Name, Process}, World) ->
-    tracked(Name, Process, World);
-answer({track_self, _Name, Process}, World) when not is_integer(Process); is_map_key(Process, map_get(dead, World)) ->
-    {dead, World};
-answer({track_self, Name, Process}, World) ->
-    tracked(Name, Process, World);
-answer({Operation, Process}, World) when not is_integer(Process), Operation =:= names orelse Operation =:= register ->
-    {badarg, World};
-answer({Operation, _}, #{is_open := false} = World) when Operation =:= count; Operation =:= names ->
-    {badarg, World};
-answer({counts}, #{is_open := false} = World) ->
-    {badarg, World};
-answer({count, Name}, #{registrations := Registrations} = World) ->
-    Term = name(Name, World),
-    {map_size(maps:filter(fun({_, Other}, _) -> Other =:= Term end, Registrations)), World};
-answer({names, Process}, #{registrations := Registrations} = World) ->
-    {as_set([Name || {Other, Name} <- maps:keys(Registrations), Other =:= Process]), World};
-answer({counts}, #{registrations := Registrations} = World) ->
+%% Returns the result of an operation, and the next model.
+answer({track, Name, Process}, Model) ->
+    tracked(Name, Process, Model);
+answer({track_self, _Name, Process}, #{dead := Dead} = Model) when
+    not is_integer(Process); is_map_key(Process, Dead)
+->
+    {dead, Model};
+answer({track_self, Name, Process}, Model) ->
+    tracked(Name, Process, Model);
+answer({Operation, Process}, Model) when
+    not is_integer(Process), Operation =:= names orelse Operation =:= register
+->
+    {badarg, Model};
+answer({Operation, _}, #{is_open := false} = Model) when Operation =:= count; Operation =:= names ->
+    {badarg, Model};
+answer({counts}, #{is_open := false} = Model) ->
+    {badarg, Model};
+answer({count, Name}, #{registrations := Registrations} = Model) ->
+    Term = name(Name, Model),
+    {map_size(maps:filter(fun({_, Other}, _) -> Other =:= Term end, Registrations)), Model};
+answer({names, Process}, #{registrations := Registrations} = Model) ->
+    {as_set([Name || {Other, Name} <- maps:keys(Registrations), Other =:= Process]), Model};
+answer({counts}, #{registrations := Registrations} = Model) ->
     Counts = maps:groups_from_list(fun({_, Name}) -> Name end, maps:keys(Registrations)),
-    {as_set([{Name, length(Pairs)} || {Name, Pairs} <- maps:to_list(Counts)]), World};
-answer({Operation, _}, #{is_running := false} = World) when Operation =:= register ->
-    {{exit, noproc}, World};
-answer({registered_count}, #{is_running := false} = World) ->
-    {{exit, noproc}, World};
-answer({register, Process}, World) ->
-    {ok, registered({Process, worker}, World)};
-answer({registered_count}, #{registrations := Registrations} = World) ->
-    {lists:sum(maps:values(Registrations)), World};
-answer({map, Process, _}, #{mapped := Mapped} = World) ->
-    {ok, World#{mapped := Mapped#{Process => mapped}}};
-answer({is_mapped, Process}, #{mapped := Mapped} = World) ->
-    {is_map_key(Process, Mapped), World};
-answer({die, Processes, _}, #{dead := Dead} = World) ->
-    {ok, World#{dead := maps:merge(Dead, maps:from_keys(Processes, dead))}};
-answer({unknown, call}, #{is_running := false} = World) ->
-    {{exit, noproc}, World};
-answer({unknown, call}, World) ->
-    {unknown, World};
-answer({unknown, _}, World) ->
-    {ok, World};
-answer({start}, #{is_running := true} = World) ->
-    {already_started, World};
-answer({start}, World) ->
-    {started, World#{is_open := true, is_running := true}};
-answer({stop, _}, World) ->
-    {ok, World#{is_running := false}};
-answer({close}, World) ->
-    {ok, World#{is_open := false, is_running := false, registrations := #{}}};
-answer({replace}, World) ->
-    {started, World#{is_open := true, is_running := true, registrations := #{}}}.
+    {as_set([{Name, length(Pairs)} || {Name, Pairs} <- maps:to_list(Counts)]), Model};
+answer({register, _}, #{is_running := false} = Model) ->
+    {{exit, noproc}, Model};
+answer({registered_count}, #{is_running := false} = Model) ->
+    {{exit, noproc}, Model};
+answer({register, Process}, Model) ->
+    {ok, registered({Process, worker}, Model)};
+answer({registered_count}, #{registrations := Registrations} = Model) ->
+    {lists:sum(maps:values(Registrations)), Model};
+answer({map, Process, _}, #{mapped := Mapped} = Model) ->
+    {ok, Model#{mapped := Mapped#{Process => mapped}}};
+answer({is_mapped, Process}, #{mapped := Mapped} = Model) ->
+    {is_map_key(Process, Mapped), Model};
+answer({die, Processes, _}, #{dead := Dead} = Model) ->
+    {ok, Model#{dead := maps:merge(Dead, maps:from_keys(Processes, dead))}};
+answer({unknown, call}, #{is_running := false} = Model) ->
+    {{exit, noproc}, Model};
+answer({unknown, call}, Model) ->
+    {unknown, Model};
+answer({unknown, _}, Model) ->
+    {ok, Model};
+answer({start}, #{is_running := true} = Model) ->
+    {already_started, Model};
+answer({start}, Model) ->
+    {started, Model#{is_open := true, is_running := true}};
+answer({stop, _}, Model) ->
+    {ok, Model#{is_running := false}};
+answer({close}, Model) ->
+    {ok, Model#{is_open := false, is_running := false, registrations := #{}}};
+answer({replace}, Model) ->
+    {started, Model#{is_open := true, is_running := true, registrations := #{}}}.
 
-%% The second part of the answer are the names that the backend was told of, by the caller.
-tracked(_Name, Process, #{is_open := IsOpen} = World) when not is_integer(Process); not IsOpen ->
-    {{badarg, []}, World};
-tracked(Name, Process, #{registrations := Registrations} = World) ->
-    case name(Name, World) of
-        Term when is_map_key({Process, Term}, Registrations) -> {{ok, []}, World};
-        {raises, 1, throw, Reason} = Term -> {{{error, {nocatch, Reason}}, [Term]}, World};
-        {raises, 1, _, Reason} = Term -> {{{error, Reason}, [Term]}, World};
-        Term -> {{ok, [Term]}, registered({Process, Term}, World)}
+%% The result of the function, and the names that the calling process has counted up in the backend.
+tracked(_Name, Process, #{is_open := IsOpen} = Model) when not is_integer(Process); not IsOpen ->
+    {{badarg, []}, Model};
+tracked(Name, Process, #{registrations := Registrations} = Model) ->
+    case name(Name, Model) of
+        Term when is_map_key({Process, Term}, Registrations) -> {{ok, []}, Model};
+        {raises, 1, throw, Reason} = Term -> {{{error, {nocatch, Reason}}, [Term]}, Model};
+        {raises, 1, _, Reason} = Term -> {{{error, Reason}, [Term]}, Model};
+        Term -> {{ok, [Term]}, registered({Process, Term}, Model)}
     end.
 
-registered(Registration, #{registrations := Registrations} = World) ->
-    World#{registrations := maps:update_with(Registration, fun(Times) -> Times + 1 end, 1, Registrations)}.
+registered(Registration, #{registrations := Registrations} = Model) ->
+    More = maps:update_with(Registration, fun(Times) -> Times + 1 end, 1, Registrations),
+    Model#{registrations := More}.
 
 name(Name, #{names := Names}) ->
     lists:nth(Name, Names).
 
-%% What the world may have become since, as the dead are cleaned up: all of it is done, or any part.
-cleaned(_Way, #{is_running := false} = World) ->
-    [World];
-cleaned(Way, #{registrations := Registrations, dead := Dead} = World) ->
-    OfDead = [{Registration, Times} || {{Process, _} = Registration, Times} <- maps:to_list(Registrations), is_map_key(Process, Dead)],
-    lists:foldl(
-        fun({Registration, Times}, Worlds) ->
-            Left = case Way of one -> [0]; two -> lists:seq(0, Times) end,
-            [left(Registration, Count, Times, Before) || Before <- Worlds, Count <- Left]
+%% Returns the models that cleanups may lead to: after all of them, or after any of them in a
+%% concurrent history.
+after_cleanups(_Mode, #{is_running := false} = Model) ->
+    [Model];
+after_cleanups(Mode, #{registrations := Registrations, dead := Dead} = Model) ->
+    OfDead = [
+        {Registration, Times}
+     || {{Process, _} = Registration, Times} <- maps:to_list(Registrations),
+        is_map_key(Process, Dead)
+    ],
+    CleanUp = fun({Registration, Times}, Models) ->
+        [
+            with_count(Registration, Count, Times, Before)
+         || Before <- Models, Count <- possible_counts(Mode, Times)
+        ]
+    end,
+    lists:foldl(CleanUp, [Model], OfDead).
+
+possible_counts(sequential, _) -> [0];
+possible_counts(concurrent, Times) -> lists:seq(0, Times).
+
+%% A registration counts less after each of its cleanups, which remove the mapping, too.
+with_count(_Registration, Times, Times, Model) ->
+    Model;
+with_count({Process, _} = Registration, Count, _Times, Model) ->
+    #{registrations := Registrations, mapped := Mapped} = Model,
+    Left =
+        case Count of
+            0 -> maps:remove(Registration, Registrations);
+            _ -> Registrations#{Registration := Count}
         end,
-        [World],
-        OfDead
-    ).
+    Model#{registrations := Left, mapped := maps:remove(Process, Mapped)}.
 
-left(_Registration, Times, Times, World) ->
-    World;
-left({Process, _} = Registration, Count, _Times, #{registrations := Registrations, mapped := Mapped} = World) ->
-    Left = case Count of 0 -> maps:remove(Registration, Registrations); _ -> Registrations#{Registration := Count} end,
-    World#{registrations := Left, mapped := maps:remove(Process, Mapped)}.
-
-%% In any order, and none twice.
+%% Represents a list without its order, so that a repeated element shows.
 as_set(List) ->
     {length(List), maps:from_keys(List, in)}.
 
-%% The operations
+%% Operations
 
 track(Name, Process) ->
-    settled(fun() -> track(name(Name), Process, fun(Term) -> metrics_process_tracker:track(Term, pid(Process)) end) end).
+    settled(fun() ->
+        track(name(Name), Process, fun(Term) ->
+            metrics_process_tracker:track(Term, pid(Process))
+        end)
+    end).
 
 track_self(Name, Process) ->
     Term = name(Name),
-    settled(fun() -> ask(pid(Process), fun() -> track(Term, Process, fun metrics_process_tracker:track/1) end) end).
+    settled(fun() ->
+        ask(pid(Process), fun() -> track(Term, Process, fun metrics_process_tracker:track/1) end)
+    end).
 
 track(Term, Process, Track) ->
     Answer = outcome(fun() -> Track(Term) end),
-    Told = case erase(told) of undefined -> []; Terms -> Terms end,
-    _ = [owe(Process, Term) || Answer =:= ok, _ <- Told],
-    {Answer, Told}.
+    CountedUp = counted_up(erase(counted_up)),
+    _ = [expect_cleanup(Process, Term) || Answer =:= ok, _ <- CountedUp],
+    {Answer, CountedUp}.
 
 count(Name) ->
     outcome(fun() -> metrics_process_tracker:count(name(Name)) end).
@@ -336,7 +422,7 @@ counts() ->
 register(Process) ->
     settled(fun() ->
         Answer = outcome(fun() -> stats_hero_monitor:register(pid(Process)) end),
-        _ = [owe(Process, Process) || Answer =:= ok],
+        _ = [expect_cleanup(Process, Process) || Answer =:= ok],
         Answer
     end).
 
@@ -344,21 +430,26 @@ registered_count() ->
     outcome(fun stats_hero_monitor:registered_count/0).
 
 map(Process, Ending) ->
-    stats_hero:map(Process, pid(Process), cleaning(Process, Ending)).
+    stats_hero:map(Process, pid(Process), cleanup(Process, Ending)).
 
 is_mapped(Process) ->
     stats_hero:find_worker(Process) =/= undefined.
 
-die(Processes, Way) ->
+die(Processes, Death) ->
     settled(fun() ->
         Pids = [pid(Process) || Process <- Processes],
         Monitors = [monitor(process, Pid) || Pid <- Pids],
-        lists:foreach(fun(Pid) -> end_of(Pid, Way) end, Pids),
-        lists:foreach(fun(Monitor) -> receive {'DOWN', Monitor, process, _, _} -> ok end end, Monitors)
+        lists:foreach(fun(Pid) -> end_process(Pid, Death) end, Pids),
+        lists:foreach(fun await_down/1, Monitors)
     end).
 
-end_of(Pid, kill) -> exit(Pid, kill);
-end_of(Pid, Reason) -> Pid ! {exit, Reason}.
+await_down(Monitor) ->
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end.
+
+end_process(Pid, kill) -> exit(Pid, kill);
+end_process(Pid, Reason) -> Pid ! {exit, Reason}.
 
 unknown(call) ->
     case outcome(fun() -> gen_server:call(server(), {anything, self()}) end) of
@@ -390,11 +481,13 @@ stop(Reason) ->
     _ = [end_by(Server, Reason) || Server <- [whereis(server())], is_pid(Server)],
     ok.
 
-%% That the table is gone nobody tells.
+%% Removing the table sends no message.
 close() ->
     end_owner(),
     server() =:= stats_hero_monitor orelse
-        tracked_process:eventually(fun() -> badarg =:= outcome(fun metrics_process_tracker:counts/0) end),
+        tracked_process:eventually(fun() ->
+            badarg =:= outcome(fun metrics_process_tracker:counts/0)
+        end),
     ok.
 
 replace() ->
@@ -405,19 +498,16 @@ end_owner() ->
     Server = whereis(server()),
     end_by(owner(), kill),
     is_pid(Server) andalso await_end(Server),
-    ets:match_delete(?TABLE, {owed, '_', '_', '_'}).
+    ets:match_delete(?TABLE, {cleanup_due, '_', '_', '_'}).
 
 end_by(Pid, Reason) ->
     exit(Pid, Reason),
     await_end(Pid).
 
 await_end(Pid) ->
-    Monitor = monitor(process, Pid),
-    receive
-        {'DOWN', Monitor, process, Pid, _} -> ok
-    end.
+    await_down(monitor(process, Pid)).
 
-%% The classes of errors, as the model knows them.
+%% Returns the result of a call, or its error in the form of the model.
 outcome(Operation) ->
     try
         Operation()
@@ -432,12 +522,15 @@ new(Type, Name, Config) ->
     ledger_backend:new(Type, Name, Config).
 
 update(Name, {c, 1} = Probe, Config) ->
-    let_others_in(),
-    put(told, [Name | case get(told) of undefined -> []; Told -> Told end]),
+    yield_randomly(),
+    put(counted_up, [Name | counted_up(get(counted_up))]),
     ledger_backend:update(Name, Probe, Config);
 update(Name, {c, -1} = Probe, Config) ->
-    tell_cleaned(Name),
+    report_cleanup(Name),
     ledger_backend:update(Name, Probe, Config).
+
+counted_up(undefined) -> [];
+counted_up(Names) -> Names.
 
 update_or_create(Name, Probe, _Type, Config) ->
     update(Name, Probe, Config).
@@ -445,12 +538,13 @@ update_or_create(Name, Probe, _Type, Config) ->
 delete(Name, Config) ->
     ledger_backend:delete(Name, Config).
 
-%% What a cleanup of stats_hero does. The worker has another mapping then, so that the next one is told of, too.
-cleaning(Process, Ending) ->
+%% Returns a cleanup for stats_hero. It maps the worker again, so that a second cleanup is reported,
+%% too.
+cleanup(Process, Ending) ->
     fun(Remove) ->
         Remove(),
-        ok = stats_hero:map({cleaned, Process}, pid(Process), cleaning(Process, returns)),
-        tell_cleaned(Process),
+        ok = stats_hero:map({cleaned, Process}, pid(Process), cleanup(Process, returns)),
+        report_cleanup(Process),
         ending(Ending)
     end.
 
@@ -460,13 +554,19 @@ ending(throws) -> throw(cleanup_failed);
 ending(exits) -> exit(normal);
 ending(is_killed) -> exit(self(), kill).
 
-%% The surroundings of a history
+%% Services of a history
 
-open(#{kind := Kind, processes := Processes, names := Names, way := Way}) ->
-    Server = case Kind of tracker -> metrics_process_tracker; monitor -> stats_hero_monitor end,
+open(#{kind := Kind, processes := Processes, names := Names, mode := Mode}) ->
+    Server =
+        case Kind of
+            tracker -> metrics_process_tracker;
+            monitor -> stats_hero_monitor
+        end,
     ?TABLE = ets:new(?TABLE, [named_table, public, duplicate_bag]),
     Pids = [{{process, Process}, spawn(fun process/0)} || Process <- lists:seq(1, Processes)],
-    true = ets:insert(?TABLE, [{names, Names}, {way, Way}, {server, Server}, {test, self()} | Pids]),
+    true = ets:insert(
+        ?TABLE, [{names, Names}, {mode, Mode}, {server, Server}, {test, self()} | Pids]
+    ),
     ok = stats_hero:new_table(),
     [ok = map(Process, returns) || Process <- lists:seq(1, Processes)],
     new_owner(),
@@ -480,10 +580,13 @@ close_all() ->
     _ = more_cleanups(),
     ok.
 
-%% When all of the processes are dead, every cleanup that was due was done, and none besides.
+%% Whether each cleanup that was due was done, and no other, after all processes have died.
 leaves_nothing(#{kind := Kind, processes := Processes}) ->
     _ = start(),
-    die(lists:seq(1, Processes), kill) =:= ok andalso is_settled() andalso is_empty(Kind) andalso more_cleanups() =:= [].
+    die(lists:seq(1, Processes), kill) =:= ok andalso
+        is_settled() andalso
+        is_empty(Kind) andalso
+        more_cleanups() =:= [].
 
 is_empty(tracker) -> counts() =:= as_set([]);
 is_empty(monitor) -> registered_count() =:= 0.
@@ -496,78 +599,108 @@ more_cleanups() ->
 
 new_owner() ->
     Test = self(),
-    Owner = spawn(fun() -> process_flag(trap_exit, true), Test ! {owner, self()}, process() end),
-    receive {owner, Owner} -> ok end,
+    Owner = spawn(fun() ->
+        process_flag(trap_exit, true),
+        Test ! {owner, self()},
+        process()
+    end),
+    receive
+        {owner, Owner} -> ok
+    end,
     ets:delete(?TABLE, owner),
     ets:insert(?TABLE, {owner, Owner}).
 
 process() ->
     receive
-        {run, From, Run} -> From ! {ran, self(), Run()}, process();
-        {exit, Reason} -> exit(Reason);
-        {'EXIT', _, _} -> process()
+        {run, From, Run} ->
+            From ! {ran, self(), Run()},
+            process();
+        {exit, Reason} ->
+            exit(Reason);
+        {'EXIT', _, _} ->
+            process()
     end.
 
 ask(Pid, Run) when is_pid(Pid) ->
     Monitor = monitor(process, Pid),
     Pid ! {run, self(), Run},
     receive
-        {ran, Pid, Answer} -> demonitor(Monitor, [flush]), Answer;
-        {'DOWN', Monitor, process, Pid, _} -> dead
+        {ran, Pid, Answer} ->
+            demonitor(Monitor, [flush]),
+            Answer;
+        {'DOWN', Monitor, process, Pid, _} ->
+            dead
     end;
 ask(_NoPid, _Run) ->
     dead.
 
-pid(Process) when is_integer(Process) -> looked_up({process, Process});
+pid(Process) when is_integer(Process) -> lookup({process, Process});
 pid(NoPid) -> NoPid.
 
-name(Name) -> lists:nth(Name, looked_up(names)).
-server() -> looked_up(server).
-owner() -> looked_up(owner).
+name(Name) -> lists:nth(Name, lookup(names)).
+server() -> lookup(server).
+owner() -> lookup(owner).
 
-looked_up(Key) ->
+lookup(Key) ->
     [{Key, Value}] = ets:lookup(?TABLE, Key),
     Value.
 
-%% What is due
+%% Cleanups
 
-owe(Process, Key) ->
-    ets:insert(?TABLE, {owed, Process, Key, make_ref()}).
+expect_cleanup(Process, Key) ->
+    ets:insert(?TABLE, {cleanup_due, Process, Key, make_ref()}).
 
-tell_cleaned(Key) ->
-    let_others_in(),
-    looked_up(test) ! {cleaned, Key, self()}.
+report_cleanup(Key) ->
+    yield_randomly(),
+    lookup(test) ! {cleaned, Key, self()}.
 
-%% In the middle of what should be one step to them.
-let_others_in() ->
+%% Lets other processes run in the middle of an operation that should be atomic for them.
+yield_randomly() ->
     lists:foreach(fun(_) -> erlang:yield() end, lists:seq(1, rand:uniform(20))).
 
-%% In the history of one process the answer of an operation comes when all is done that is due then.
+%% Returns the result of an operation; in a sequential history once all cleanups that are due are
+%% done.
 settled(Operation) ->
     Answer = Operation(),
-    case looked_up(way) =:= two orelse is_settled() of
+    case lookup(mode) =:= concurrent orelse is_settled() of
         true -> Answer;
         false -> {not_cleaned_up, Answer}
     end.
 
 is_settled() ->
-    Due = [Owed || {owed, Process, _, _} = Owed <- ets:lookup(?TABLE, owed), not is_process_alive(pid(Process))],
-    whereis(server()) =:= undefined orelse lists:all(fun settle/1, Due) andalso is_through(server(), Due).
+    Due = [
+        Cleanup
+     || {cleanup_due, Process, _, _} = Cleanup <- ets:lookup(?TABLE, cleanup_due),
+        not is_process_alive(pid(Process))
+    ],
+    whereis(server()) =:= undefined orelse
+        (lists:all(fun await_cleanup/1, Due) andalso is_forgotten(server(), Due)).
 
-settle({owed, _, Key, _} = Owed) ->
+await_cleanup({cleanup_due, _, Key, _} = Cleanup) ->
     receive
-        {cleaned, Key, Cleaner} -> ets:delete_object(?TABLE, Owed) andalso await_end(Cleaner) =:= ok
-    after patience() -> false
+        {cleaned, Key, Cleaner} ->
+            ets:delete_object(?TABLE, Cleanup) andalso await_end(Cleaner) =:= ok
+    after time_limit() -> false
     end.
 
-%% A cleaner that fails is followed by the reaper, which then does what is left to do. A monitor answers only after that.
-is_through(stats_hero_monitor, _Due) ->
+%% When a cleaner fails, the reaper completes its work. A monitor answers only after that.
+is_forgotten(stats_hero_monitor, _Due) ->
     true;
-is_through(metrics_process_tracker, Due) ->
-    IsGone = fun({owed, Process, _, _}) -> metrics_process_tracker:names(pid(Process)) =:= [] end,
-    Looks = lists:seq(1, patience() div 3),
-    lists:any(fun(_) -> lists:all(IsGone, Due) orelse receive after 1 -> false end end, Looks).
+is_forgotten(metrics_process_tracker, Due) ->
+    IsGone = fun({cleanup_due, Process, _, _}) ->
+        metrics_process_tracker:names(pid(Process)) =:= []
+    end,
+    IsDone = fun(_) -> lists:all(IsGone, Due) orelse wait_a_millisecond() end,
+    lists:any(IsDone, lists:seq(1, time_limit() div 3)).
 
-%% How long something is waited for that does not come, in milliseconds: less when a history that has failed is shrunk.
-patience() ->
-    case get(failed) of undefined -> 10000; _ -> 300 end.
+wait_a_millisecond() ->
+    receive
+    after 1 -> false
+    end.
+
+%% The time limit for cleanups in ms. It is shorter while a failure is shrunk.
+time_limit() ->
+    case get(failed) of
+        undefined -> 10000;
+        _ -> 300
+    end.

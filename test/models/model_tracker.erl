@@ -1,62 +1,64 @@
-%% A model of gen_tracker, and the properties that the library answers as it does: one call after
-%% the other, and several processes at the same time.
+%% Compares gen_tracker with a model, `model_zone`, in random programs: successive calls, and calls
+%% of several processes at the same time.
 %%
-%% The model is a machine that makes small steps, `model_zone'. Calls that come one after the other
-%% leave it no choice. When they come at the same time, some order of all its steps has to explain
-%% every answer; `explained/2' looks for one.
+%% The model makes small steps. Successive calls determine the order of these steps. For concurrent
+%% calls, `explained/2` searches for an order of all steps that gives every answer.
 %%
-%% A program is a list of operations, then lists of operations for processes of their own that begin
-%% at the same moment. Operations name their terms `{var, Token}', so that they may be printed and
-%% run again. (Not made by proper_statem: no operation needs the answer of another one, and its
-%% parallel runner lets the first process go before it makes the second, which then finds all done.)
+%% A program is a list of operations, then lists of operations for processes that begin at the same
+%% moment. An operation names a term by `{var, Token}`, so that a program can be printed and run
+%% again. proper_statem is not used: no operation needs the answer of another one, and its parallel
+%% runner starts the first process before it creates the second, which then finds all calls done.
 %%
-%% A child is known by its identity: the name and the number of the call of a start function for
-%% that name; or, for a process that was added, the tag in the operation. The start function sets an
-%% attribute, by which `after_terminate/3' finds the books that it writes to.
+%% A child has an identity in the model: its name and the number of the call of a start function for
+%% that name; or the tag of its operation, if the process was added. The *table* of a program maps
+%% pids to identities. Start functions set an attribute by which `after_terminate/3` finds this
+%% table.
 %%
-%% Start functions and `after_terminate' ask the zone something, if their spec says so, and write
-%% the answers to the books. The model is told these answers, as it is told those of the operations.
+%% Start functions and `after_terminate/3` call the zone if their spec says so, and write the
+%% answers to the table. The model must explain these answers, too.
 -module(model_tracker).
 
 -export([round/1, replay/1, run/3]).
 -export([start/4, after_terminate/3]).
 
--import(proper_types, [bind/3, elements/1, exactly/1, frequency/1, integer/2, lazy/1, list/1, noshrink/1, oneof/1, resize/2, tuple/1]).
--import(proper_types, [vector/2]).
+-import(proper_types, [bind/3, elements/1, exactly/1, frequency/1, integer/2, lazy/1, list/1]).
+-import(proper_types, [noshrink/1, oneof/1, resize/2, tuple/1, vector/2]).
 -import(prop_terms, [sorted/1]).
 -import(model_zone, [agree/2]).
 
 -include("model_zone.hrl").
 
-%% How many programs of each kind a round runs, and how often it runs one whose processes work at the same time, also when it makes
-%% it smaller, and when it is run again; how often these meet then.
+%% The numbers of programs in a round: with successive calls, and with concurrent ones.
 -define(ALONE, 150).
 -define(TOGETHER, 40).
+%% How often a concurrent program is run: at first, when it is made smaller, and in a replay.
 -define(TIMES, 3).
 -define(TIMES_SMALLER, 10).
 -define(TIMES_AGAIN, 100).
+%% How often the processes of a concurrent program begin together, and how many there are.
 -define(PASSES, 6).
 -define(BRANCHES, 3).
-%% After so many milliseconds a program hangs; one that has taken longer than restarts are counted
-%% is not judged.
+%% A program that takes longer hangs, in ms.
 -define(HANGING, 20000).
+%% A failure of a program that takes longer is ignored, in ms: the library no longer counts its
+%% first restarts then, but the model does.
 -define(COUNTING, 9000).
-%% In so many places a search for an order gives up.
--define(PLACES, 100000).
-%% How long a failure is shrunk, in seconds.
+%% The search for an order gives up after so many positions.
+-define(POSITIONS, 100000).
+%% The time limit for shrinking a failure, in seconds.
 -define(SHRINKING, 30).
 
-%% Where a program runs.
--record(world, {books, terms, pass = 0}).
+%% What a program runs with: its table, its terms by token, and the number of the pass.
+-record(run, {table, terms, pass = 0}).
 
 %%% Rounds
 
 round(Seed) ->
     run(Seed, ?ALONE, ?TOGETHER).
 
-%% So many programs of each kind.
+%% Runs so many programs of each kind.
 run(Seed, Alone, Together) ->
-    quietly(fun() ->
+    without_logging(fun() ->
         Terms = terms(Seed),
         case checked(alone, Alone, Seed, Terms) of
             ok ->
@@ -73,26 +75,39 @@ checked(_, 0, _, _) ->
     ok;
 checked(Mode, Times, Seed, Terms) ->
     Holds = fun(Program) -> holds(Mode, Program, Terms, ?TIMES) end,
-    case proper:quickcheck(for_all(program(Mode, Terms), Seed, Holds), [quiet, long_result, {numtests, Times}, {start_size, 10}, {max_size, 40}]) of
+    Property = for_all(program(Mode, Terms), Seed, Holds),
+    Options = [quiet, long_result, {numtests, Times}, {start_size, 10}, {max_size, 40}],
+    case proper:quickcheck(Property, Options) of
         true -> ok;
         [Program] -> {failed, {Mode, Seed, shrunk(Mode, Program, Terms), get(wrong)}}
     end.
 
-%% Without the operations that it fails without; PropEr leaves some.
+%% Removes operations as long as the program fails without them. PropEr leaves some.
 shrunk(Mode, Program, Terms) ->
-    case lists:dropwhile(fun(Smaller) -> holds(Mode, Smaller, Terms, ?TIMES_SMALLER) end, smaller(Program)) of
+    Holds = fun(Smaller) -> holds(Mode, Smaller, Terms, ?TIMES_SMALLER) end,
+    case lists:dropwhile(Holds, smaller(Program)) of
         [] -> Program;
         [Smaller | _] -> shrunk(Mode, Smaller, Terms)
     end.
 
 smaller({First, Branches}) ->
     [{Less, Branches} || Less <- less(First)] ++
-        [{First, lists:sublist(Branches, Number - 1) ++ [Less | lists:nthtail(Number, Branches)]} || {Number, Branch} <- lists:enumerate(Branches), Less <- less(Branch)].
+        [
+            {First, replace(Number, Less, Branches)}
+         || {Number, Branch} <- lists:enumerate(Branches), Less <- less(Branch)
+        ].
 
 less(Operations) ->
-    [lists:sublist(Operations, Number - 1) ++ lists:nthtail(Number, Operations) || Number <- lists:seq(1, length(Operations))].
+    [
+        lists:sublist(Operations, Number - 1) ++ lists:nthtail(Number, Operations)
+     || Number <- lists:seq(1, length(Operations))
+    ].
 
-%% The same instances for the same seed. PropEr takes the time for its own; the first instance is made after that, in the same process.
+replace(Number, Element, List) ->
+    lists:sublist(List, Number - 1) ++ [Element | lists:nthtail(Number, List)].
+
+%% Makes the same instances for the same seed. PropEr seeds its generator by the time; the first
+%% instance is made after that in the same process.
 for_all(Type, Seed, Holds) ->
     put(seed, Seed),
     Seeded = fun() ->
@@ -101,17 +116,17 @@ for_all(Type, Seed, Holds) ->
     end,
     proper:forall(lazy(Seeded), Holds).
 
-%% A program that has failed, once more. Seed gives the terms that it names.
+%% Runs a failed program again. The seed determines the terms that it names.
 replay({Mode, Seed, Program, _}) ->
-    quietly(fun() ->
+    without_logging(fun() ->
         case holds(Mode, Program, terms(Seed), ?TIMES_AGAIN) of
             true -> {ok, get(figures)};
             false -> {failed, {Mode, Seed, Program, get(wrong)}}
         end
     end).
 
-%% The library logs start functions that crash.
-quietly(Fun) ->
+%% Runs a fun while crashes of start functions are not logged.
+without_logging(Fun) ->
     Modules = [gen_tracker_keeper, gen_tracker_reports],
     Levels = logger:get_module_level(Modules),
     ok = logger:set_module_level(Modules, none),
@@ -126,10 +141,15 @@ quietly(Fun) ->
 
 holds(Mode, Program, Terms, Times) ->
     counted(#{Mode => 1}),
-    lists:all(fun(_) -> holds(Mode, Program, Terms) end, lists:seq(1, case Mode of alone -> 1; together -> Times end)).
+    Runs =
+        case Mode of
+            alone -> 1;
+            together -> Times
+        end,
+    lists:all(fun(_) -> holds(Mode, Program, Terms) end, lists:seq(1, Runs)).
 
-%% In a process of its own, whose messages go with it. Shrinking comes to an end as nothing fails
-%% any more.
+%% Runs a program in a process of its own, which takes its messages with it. After the time for
+%% shrinking, every program passes, which ends it.
 holds(Mode, Program, Terms) ->
     Failed = get(failed),
     case is_integer(Failed) andalso erlang:monotonic_time(second) > Failed + ?SHRINKING of
@@ -154,7 +174,7 @@ outcome_in_time(Mode, Program, Terms) ->
     end),
     receive
         {performed, Pid} ->
-            %% The search for an order takes its time.
+            %% The search for an order has no time limit here.
             receive
                 {'DOWN', Monitor, process, Pid, {outcome, Searched}} -> Searched
             end;
@@ -176,34 +196,37 @@ counted(Figures) ->
     put(figures, maps:merge_with(fun(_, Before, More) -> Before + More end, get(figures), Figures)).
 
 outcome(Mode, {First, Branches}, Terms) ->
-    World = world(Terms),
+    Run = open_run(Terms),
     try
         case Mode of
-            alone -> alone(World, First ++ [alive]);
-            together -> together(World, First, Branches)
+            alone -> alone(Run, First ++ [alive]);
+            together -> together(Run, First, Branches)
         end
     catch
         Class:Reason:Stacktrace -> {Class, Reason, Stacktrace}
     after
-        close(World)
+        close(Run)
     end.
 
-figures(#world{books = Books}, Performed) ->
+figures(#run{table = Table}, Performed) ->
     #{
         operations => length(Performed),
         deaths => length([died || {_, {died, _}} <- Performed]),
-        asked => lists:sum([Count || {asked, Count} <- ets:lookup(Books, asked)])
+        asked => lists:sum([Count || {asked, Count} <- ets:lookup(Table, asked)])
     }.
 
-world(Terms) ->
+open_run(Terms) ->
     {ok, Zone} = gen_tracker:start_link(?ZONE),
     unlink(Zone),
-    #world{books = ets:new(?MODULE, [public]), terms = maps:from_list(Terms)}.
+    #run{table = ets:new(?MODULE, [public]), terms = maps:from_list(Terms)}.
 
-close(#world{books = Books}) ->
+close(#run{table = Table}) ->
     zones:stop_zone(?ZONE),
-    [tracked_child:kill(Pid) || {Pid, _} <- ets:tab2list(Books), is_pid(Pid), is_process_alive(Pid)],
-    true = ets:delete(Books).
+    [
+        tracked_child:kill(Pid)
+     || {Pid, _} <- ets:tab2list(Table), is_pid(Pid), is_process_alive(Pid)
+    ],
+    true = ets:delete(Table).
 
 %%% Programs
 
@@ -219,8 +242,8 @@ program_of(alone, {[Name | _], _, _} = Pool) ->
         {1, tuple([after_those(slowed(Name, 12), resize(15, Some)), exactly([])])}
     ]);
 program_of(together, {[Name | _], _, _} = Pool) ->
-    Children = child_operations(together, Pool) ++
-        [{15, frequency(attribute_operations(Pool))} | look_operations(Pool)],
+    Attributes = {15, frequency(attribute_operations(Pool))},
+    Children = child_operations(together, Pool) ++ [Attributes | look_operations(Pool)],
     frequency([
         {5, tuple([exactly(opened(Name)), branches(7, attribute_operations(Pool))])},
         {5, tuple([exactly(opened(Name)), branches(5, Children)])},
@@ -234,7 +257,7 @@ program_of(together, {[Name | _], _, _} = Pool) ->
 after_those(First, Operations) ->
     bind(Operations, fun(Some) -> First ++ Some end, false).
 
-%% A child that dies so often that its restart waits.
+%% Kills a child so often that its restart is delayed.
 slowed(Name, Deaths) ->
     Spec = #spec{form = short, restart = permanent, tag = {tag, 0}},
     lists:append(lists:duplicate(Deaths, [{open, Name, Spec}, {die, Name, killed}])).
@@ -245,28 +268,53 @@ opened(Name) ->
 branches(Length, Operations) ->
     vector(?BRANCHES, resize(Length, list(frequency(Operations)))).
 
-%% Terms by their tokens.
+%% Returns terms with their tokens.
 terms(Seed) ->
-    Keep = fun(Terms) -> put(random, Terms), true end,
-    true = proper:quickcheck(for_all(vector(40, prop_terms:any_term()), Seed, Keep), [quiet, {numtests, 1}, {start_size, 20}]),
-    named(random, erase(random)) ++ named(alike, prop_terms:alike()) ++ named(kind, [nested(10000), pid | prop_terms:kinds()]).
+    Keep = fun(Terms) ->
+        put(random, Terms),
+        true
+    end,
+    Property = for_all(vector(40, prop_terms:any_term()), Seed, Keep),
+    true = proper:quickcheck(Property, [quiet, {numtests, 1}, {start_size, 20}]),
+    named(random, erase(random)) ++
+        named(alike, prop_terms:alike()) ++
+        named(kind, [nested(10000), pid | prop_terms:kinds()]).
 
 named(Kind, Terms) ->
     [{list_to_atom(lists:concat([Kind, '_', N])), Term} || {N, Term} <- lists:enumerate(Terms)].
 
 nested(Depth) ->
-    lists:foldl(fun(N, Term) -> element(N rem 3 + 1, {{Term}, [Term], #{a => Term}}) end, [], lists:seq(1, Depth)).
+    Wrap = fun(N, Term) -> element(N rem 3 + 1, {{Term}, [Term], #{a => Term}}) end,
+    lists:foldl(Wrap, [], lists:seq(1, Depth)).
 
-%% The names, keys and values of a program: few, so that its operations meet. Whoever looks for an order compares them often; there they are small.
+%% Draws the names, keys and values of a program: few, so that operations interfere. The search for
+%% an order compares them often, so they are small in concurrent programs.
 pool(Mode, Terms) ->
-    Used = [{Token, Term} || {Token, Term} <- Terms, Mode =:= alone orelse erlang:external_size(Term) < 300],
+    Used = [
+        {Token, Term}
+     || {Token, Term} <- Terms, Mode =:= alone orelse erlang:external_size(Term) < 300
+    ],
     Alike = [{Token, Term} || {Token, Term} <- Used, lists:prefix("alike", atom_to_list(Token))],
-    Twins = [[{var, Token}, {var, Other}] || {Token, Term} <- Used, {Other, Twin} <- Alike, Term =:= Twin, not prop_terms:same(Term, Twin)],
-    Term = noshrink(oneof([elements([{var, Token} || {Token, _} <- Some]) || Some <- [Used, Alike]])),
-    Counts = case Mode of alone -> [3, 5, 6]; together -> [oneof([1, 3]), oneof([2, 4]), 5] end,
-    tuple([bind(tuple([Count, noshrink(elements([[] | Twins]))]), fun({Number, Pair}) -> with_twins(vector(Number, Term), Pair) end, false) || Count <- Counts]).
+    Twins = [
+        [{var, Token}, {var, Other}]
+     || {Token, Term} <- Used,
+        {Other, Twin} <- Alike,
+        Term =:= Twin,
+        not prop_terms:same(Term, Twin)
+    ],
+    Term = noshrink(
+        oneof([elements([{var, Token} || {Token, _} <- Of]) || Of <- [Used, Alike]])
+    ),
+    Counts =
+        case Mode of
+            alone -> [3, 5, 6];
+            together -> [oneof([1, 3]), oneof([2, 4]), 5]
+        end,
+    Pair = noshrink(elements([[] | Twins])),
+    Draw = fun({Number, Drawn}) -> with_twins(vector(Number, Term), Drawn) end,
+    tuple([bind(tuple([Count, Pair]), Draw, false) || Count <- Counts]).
 
-%% Where -0.0 and 0.0 are equal, two terms of which one may stand for the other.
+%% Adds two terms that can be confused where -0.0 equals 0.0.
 with_twins(Terms, Pair) ->
     bind(Terms, fun(Some) -> Pair ++ Some end, false).
 
@@ -277,8 +325,9 @@ attribute_operations({Names, Keys, Values}) ->
     [Name, Key, Some] = [elements(Terms) || Terms <- [Names, Keys, Values]],
     Integer = oneof([integer(-3, 3), elements([1 bsl 62, -(1 bsl 62), 1 bsl 70])]),
     Value = frequency([{3, Some}, {2, Integer}]),
+    Pair = tuple([Key, Value]),
     [
-        {6, operation(setattr, [Name, resize(6, list(oneof([tuple([Key, Value]), exactly(odd)])))])},
+        {6, operation(setattr, [Name, resize(6, list(oneof([Pair, exactly(odd)])))])},
         {6, operation(setattr, [Name, Key, Value])},
         {1, operation(setattr_improper, [Name, Key, Value])},
         {3, operation(delattr, [Name, Key])},
@@ -297,6 +346,11 @@ child_operations(Mode, {Names, Keys, _}) ->
     Tag = tag(),
     Spec = spec(Mode, Names, Keys, 2),
     Open = operation(open, [Name, Spec]),
+    OpenTogether =
+        case Mode of
+            alone -> operation(open_together, [Name, plain_spec(running), integer(2, 5)]);
+            together -> Open
+        end,
     [
         {12, Open},
         {3, operation(start_child, [Name, Spec])},
@@ -307,10 +361,7 @@ child_operations(Mode, {Names, Keys, _}) ->
         {8, operation(die, [Name, elements([normal, shutdown, {shutdown, done}, boom, killed])])},
         {3, operation(terminate_child, [Name])},
         {1, operation(delete_child, [Name])},
-        {2, case Mode of
-            alone -> operation(open_together, [Name, plain_spec(running), integer(2, 5)]);
-            together -> Open
-        end}
+        {2, OpenTogether}
     ].
 
 tag() ->
@@ -318,7 +369,8 @@ tag() ->
 
 look_operations({Names, Keys, _}) ->
     Name = elements(Names),
-    Reads = [list, which_children, names, fold, count_children, {list, resize(4, list(elements(Keys)))}],
+    List = {list, resize(4, list(elements(Keys)))},
+    Reads = [list, which_children, names, fold, count_children, List],
     [
         {3, operation(find, [Name])},
         {1, operation(whereis, [Name])},
@@ -333,11 +385,11 @@ look_operations({Names, Keys, _}) ->
 operation(Kind, Arguments) ->
     tuple([exactly(Kind) | Arguments]).
 
-%% Some ask the zone something: not too deep, for what they ask may be to start another one.
+%% A spec may have calls, whose specs have calls in turn, up to a depth.
 spec(Mode, _, _, 0) ->
     plain_spec(Mode);
 spec(Mode, Names, Keys, Depth) ->
-    %% A search finds its way through few callbacks.
+    %% The search for an order can explain few callbacks.
     Plain =
         case Mode of
             alone -> 1;
@@ -350,10 +402,10 @@ plain_spec(added) ->
 plain_spec(running) ->
     spec_of([short, full, map], [ok], [ok], exactly(none), exactly(none));
 plain_spec(Mode) ->
-    spec_of([short, full, map], hows(), agains(Mode), exactly(none), last_misdeed()).
+    spec_of([short, full, map], hows(), agains(Mode), exactly(none), last_misbehaviour()).
 
-%% The time that a start has when it is to stop must not end it while it asks: what is asked may
-%% take some time, if there are others who ask.
+%% A start that calls the zone must not end by its shutdown timeout: the call may wait for others.
+%% So concurrent programs use the form with the longest timeout.
 asking_spec(Mode, Names, Keys, Depth) ->
     Forms =
         case Mode of
@@ -363,7 +415,7 @@ asking_spec(Mode, Names, Keys, Depth) ->
     Asks = oneof([exactly(none), asks(Mode, Names, Keys, Depth)]),
     Own = operation(getattr, [exactly('$own'), exactly('$missing'), exactly(infinity)]),
     Last = frequency([
-        {2, last_misdeed()},
+        {2, last_misbehaviour()},
         {6, asks(Mode, Names, Keys, Depth)},
         {1, by(Own)}
     ]),
@@ -371,104 +423,105 @@ asking_spec(Mode, Names, Keys, Depth) ->
 
 spec_of(Forms, Hows, Agains, Asks, Last) ->
     Restart = elements([temporary, transient, permanent]),
-    tuple([
-        exactly(spec), elements(Forms), Restart, elements(Hows), elements(Agains), Asks, Last, tag()
-    ]).
+    [Form, How, Again] = [elements(Choices) || Choices <- [Forms, Hows, Agains]],
+    tuple([exactly(spec), Form, Restart, How, Again, Asks, Last, tag()]).
 
 hows() ->
-    [ok || _ <- lists:seq(1, 8)] ++ misdeeds() ++
+    [ok || _ <- lists:seq(1, 8)] ++ misbehaviours() ++
         [info, helper, refused, ignore, crash, throw, odd, {error, 404, no}] ++
         [{ok, no_pid}, {ok, no_pid, info}].
 
-%% What makes start functions fail that restart a child needs times that only those who come alone
-%% do not see.
+%% A failed restart is repeated after a delay, during which concurrent calls see the name.
 agains(together) ->
-    [ok, ok, ok | misdeeds()];
+    [ok, ok, ok | misbehaviours()];
 agains(alone) ->
     agains(together) ++ [refused, crash, throw, refused, crash, throw, ignore, odd, {ok, no_pid}].
 
-misdeeds() ->
+misbehaviours() ->
     [untrap, unlink, flush, erase, everything].
 
-last_misdeed() ->
-    elements([none, none, none, crash | misdeeds()]).
+last_misbehaviour() ->
+    elements([none, none, none, crash | misbehaviours()]).
 
 asks(Mode, Names, Keys, Depth) ->
     Name = oneof([elements(Names), elements(Names), exactly('$own')]),
     Spec = spec(Mode, Names, Keys, Depth),
     Opens = [operation(Open, [Name, Spec]) || Open <- [open, open, start_child]],
     Look = operation(getattr, [Name, elements(Keys), elements([0, 1])]),
-    by(oneof(Opens ++ [Look || Mode =:= alone] ++ [
+    Others = [
         operation(terminate_child, [Name]),
         operation(delete_child, [Name]),
         operation(register, [Name, tag()]),
         operation(add, [Name, tag()]),
         operation(find, [Name]),
         operation(setattr, [exactly('$own'), elements(Keys), integer(1, 9)])
-    ])).
+    ],
+    by(oneof(Opens ++ [Look || Mode =:= alone] ++ Others)).
 
-%% The callback itself, or a process that it starts.
+%% The callback makes the call itself, or starts a process that does.
 by(Operation) ->
     tuple([elements([self, helper]), Operation]).
 
-%% An operation with its terms. Tags are others in each pass.
-resolved({var, Token}, #world{terms = Terms}) -> map_get(Token, Terms);
-resolved({tag, _} = Tag, #world{pass = Pass}) -> {Tag, Pass};
-resolved(Parts, World) when is_list(Parts) -> [resolved(Part, World) || Part <- Parts];
-resolved(Parts, World) when is_tuple(Parts) -> list_to_tuple(resolved(tuple_to_list(Parts), World));
+%% Replaces tokens by terms. Tags are different in each pass.
+resolved({var, Token}, #run{terms = Terms}) -> map_get(Token, Terms);
+resolved({tag, _} = Tag, #run{pass = Pass}) -> {Tag, Pass};
+resolved(Parts, Run) when is_list(Parts) -> [resolved(Part, Run) || Part <- Parts];
+resolved(Parts, Run) when is_tuple(Parts) -> list_to_tuple(resolved(tuple_to_list(Parts), Run));
 resolved(Part, _) -> Part.
 
-%%% One after the other
+%%% Successive calls
 
-alone(World, Operations) ->
+alone(Run, Operations) ->
     {ok, []} = gen_tracker:subscribe(?ZONE),
-    performed_alone(World, Operations, [], model_zone:new()).
+    performed_alone(Run, Operations, [], model_zone:new()).
 
-performed_alone(World, [], Performed, Model) ->
-    ended_alone(World, Model, figures(World, Performed));
-performed_alone(#world{books = Books} = World, [Operation | Operations], Performed, Model) ->
-    {Resolved, Answer} = Done = performed(World, Operation),
-    Delayed = at_rest(),
-    {Expected, After} = alone(Resolved, start, heard(Books, Model)),
-    Unheard = {model_zone:unheard(After), Delayed -- model_zone:delayed(After)},
-    case agree(Expected, Answer) andalso Unheard =:= {#{}, []} of
-        true -> performed_alone(World, Operations, [Done | Performed], After);
-        false -> {Operation, {expected, Expected}, {answer, Answer}, {unexpected, Unheard}}
+performed_alone(Run, [], Performed, Model) ->
+    ended_alone(Run, Model, figures(Run, Performed));
+performed_alone(#run{table = Table} = Run, [Operation | Operations], Performed, Model) ->
+    {Resolved, Answer} = Done = performed(Run, Operation),
+    Delayed = until_rest(),
+    {Expected, After} = alone(Resolved, start, observe(Table, Model)),
+    Unexpected = {model_zone:unmatched(After), Delayed -- model_zone:delayed(After)},
+    case agree(Expected, Answer) andalso Unexpected =:= {#{}, []} of
+        true ->
+            performed_alone(Run, Operations, [Done | Performed], After);
+        false ->
+            {Operation, {expected, Expected}, {answer, Answer}, {unexpected, Unexpected}}
     end.
 
-%% The answer of an operation that nothing else disturbs, and what is then.
+%% Returns the answer to an operation that nothing disturbs, and the next model.
 alone(Operation, Stage, Model) ->
-    case {model_zone:step(Operation, Stage, Model), model_zone:silent(Model)} of
-        {[{{answer, Answer}, After} | _], _} -> {Answer, model_zone:quiet(After)};
+    case {model_zone:step(Operation, Stage, Model), model_zone:internal(Model)} of
+        {[{{answer, Answer}, After} | _], _} -> {Answer, model_zone:settle(After)};
         {[{{stage, Next}, After} | _], _} -> alone(Operation, Next, After);
         {[], [After | _]} -> alone(Operation, Stage, After);
         {[], []} -> {never, Model}
     end.
 
-%% The model, with what callbacks have noted.
-heard(Books, Model) ->
-    Heard = model_zone:heard(noted(answer, Books), noted(waited, Books), Model),
-    true = ets:match_delete(Books, {{answer, '_'}, '_'}),
-    Heard.
+%% Adds the answers and times that callbacks have written to the table.
+observe(Table, Model) ->
+    Observed = model_zone:observe(recorded(answer, Table), recorded(waited, Table), Model),
+    true = ets:match_delete(Table, {{answer, '_'}, '_'}),
+    Observed.
 
-noted(What, Books) ->
-    maps:from_list([{Key, Value} || [Key, Value] <- ets:match(Books, {{What, '$1'}, '$2'})]).
+recorded(What, Table) ->
+    maps:from_list([{Key, Value} || [Key, Value] <- ets:match(Table, {{What, '$1'}, '$2'})]).
 
-%% Waits until no child dies, starts, or is cleaned up: nothing goes on in a zone then that nobody
-%% asks anything. Which restarts had to wait.
-at_rest() ->
-    lists:usort(at_rest(moving())).
+%% Waits until no child is dead, starting or terminating: without calls, the zone then changes no
+%% more. Returns the restarts that were delayed.
+until_rest() ->
+    lists:usort(until_rest(moving())).
 
-at_rest([]) ->
-    %% What has begun in one name while another one was read is seen now.
+until_rest([]) ->
+    %% A child may have left this state while others were read.
     case moving() of
         [] -> [];
-        Moving -> at_rest(Moving)
+        Moving -> until_rest(Moving)
     end;
-at_rest(Moving) ->
+until_rest(Moving) ->
     erlang:yield(),
     Waiting = [Each || {State, _} = Each <- Moving, lists:member(State, [slowed, pending])],
-    Waiting ++ at_rest(moving()).
+    Waiting ++ until_rest(moving()).
 
 moving() ->
     [
@@ -477,138 +530,161 @@ moving() ->
         State =/= running orelse not is_process_alive(Pid)
     ].
 
-%% The zone ends, and all has been told. The helpers end with it.
-ended_alone(#world{books = Books}, Model, Figures) ->
-    {Events, Told} = model_zone:logs(model_zone:quiet(model_zone:stopping(Model))),
+%% Stops the zone, and compares all events and all calls of `after_terminate` with the model. The
+%% helpers end with the zone.
+ended_alone(#run{table = Table}, Model, Figures) ->
+    {Events, Terminated} = model_zone:logs(model_zone:settle(model_zone:stopping(Model))),
     ok = gen_server:call(?ZONE, shutdown),
-    [tracked_child:down(Pid) || {Pid, {helper, _}} <- ets:tab2list(Books)],
-    Heard = events(Books, #{}),
+    [tracked_child:down(Pid) || {Pid, {helper, _}} <- ets:tab2list(Table)],
+    Received = events(Table, #{}),
     Last = fun([_, Name, Attributes, Reason], Log) ->
-        logged(Name, {attributes(Attributes, Books), Reason}, Log)
+        logged(Name, {attributes(Attributes, Table), Reason}, Log)
     end,
-    Said = lists:foldl(Last, #{}, lists:sort(ets:match(Books, {{told, '$1'}, '$2', '$3', '$4'}))),
-    case {agree(Events, Heard), agree(Told, Said)} of
+    Calls = lists:sort(ets:match(Table, {{terminated, '$1'}, '$2', '$3', '$4'})),
+    Called = lists:foldl(Last, #{}, Calls),
+    case {agree(Events, Received), agree(Terminated, Called)} of
         {true, true} -> {ok, Figures};
-        {false, _} -> {events, {expected, Events}, {answer, Heard}};
-        {true, false} -> {after_terminate, {expected, Told}, {answer, Said}}
+        {false, _} -> {events, {expected, Events}, {answer, Received}};
+        {true, false} -> {after_terminate, {expected, Terminated}, {answer, Called}}
     end.
 
-events(Books, Events) ->
+events(Table, Events) ->
     receive
         {gen_tracker, ?ZONE, unsubscribed} ->
             Events;
         {gen_tracker, ?ZONE, {up, Name, Pid}} ->
-            events(Books, logged(Name, {up, identity(Pid, Books)}, Events));
+            events(Table, logged(Name, {up, identity(Pid, Table)}, Events));
         {gen_tracker, ?ZONE, {down, Name, Pid, Reason}} ->
-            events(Books, logged(Name, {down, identity(Pid, Books), Reason}, Events))
+            events(Table, logged(Name, {down, identity(Pid, Table), Reason}, Events))
     end.
 
 logged(Name, Entry, Log) ->
     maps:update_with(Name, fun(Entries) -> [Entry | Entries] end, [Entry], Log).
 
-%%% At the same time
+%%% Concurrent calls
 
-together(#world{books = Books} = World, First, Branches) ->
+together(#run{table = Table} = Run, First, Branches) ->
     All = lists:append([First | Branches]),
     Names = lists:usort([
         element(2, Operation)
      || Operation <- All, is_tuple(Operation), element(1, Operation) =/= read
     ]),
-    Last = [rest | [{info, Name} || Name <- Names]] ++
-        [{read, list}, {read, which_children}, count, alive],
-    Before = [performed(World, Operation) || Operation <- First],
-    Meanwhile = [meet(World#world{pass = Pass}, Branches) || Pass <- lists:seq(1, ?PASSES)],
-    After = [performed(World, Operation) || Operation <- Last],
+    Infos = [{info, Name} || Name <- Names],
+    Last = [rest | Infos] ++ [{read, list}, {read, which_children}, count, alive],
+    Before = [performed(Run, Operation) || Operation <- First],
+    Meanwhile = [run_at_once(Run#run{pass = Pass}, Branches) || Pass <- lists:seq(1, ?PASSES)],
+    After = [performed(Run, Operation) || Operation <- Last],
     Phases = [[Before] | Meanwhile] ++ [[After]],
-    Figures = figures(World, lists:append(lists:append(Phases))),
-    Model = heard(Books, model_zone:without_logs(model_zone:new())),
+    Figures = figures(Run, lists:append(lists:append(Phases))),
+    Model = observe(Table, model_zone:without_logs(model_zone:new())),
     get(test) ! {performed, self()},
     case explained(Model, Phases) of
         true -> {ok, Figures};
         given_up -> {ok, #{given_up => 1}};
-        false -> {unexplained, answers(Phases), model_zone:unheard(Model)}
+        false -> {unexplained, answers(Phases), model_zone:unmatched(Model)}
     end.
 
 answers(Phases) ->
     [[[Answer || {_, Answer} <- Branch] || Branch <- Phase] || Phase <- Phases].
 
-%% Processes that begin at the same moment: each waits, at work, until all have come.
-meet(World, Branches) ->
+%% Runs the branches at the same time. Each process waits until all have started.
+run_at_once(Run, Branches) ->
     Present = counters:new(1, [atomics]),
     callers:together([
         fun() ->
             counters:add(Present, 1, 1),
             await_all(Present, length(Branches)),
-            [begin erlang:yield(), performed(World, Operation) end || Operation <- Branch]
+            [
+                begin
+                    erlang:yield(),
+                    performed(Run, Operation)
+                end
+             || Operation <- Branch
+            ]
         end
      || Branch <- Branches
     ]).
 
 await_all(Present, Count) ->
     case counters:get(Present, 1) of
-        Count -> ok;
-        _ -> erlang:yield(), await_all(Present, Count)
+        Count ->
+            ok;
+        _ ->
+            erlang:yield(),
+            await_all(Present, Count)
     end.
 
-%% Whether some order of steps gives all the answers: of the branches of the first phase, which are at work at the same time, then of the next phase's...
+%% Whether some order of steps gives all answers. The branches of a phase run at the same time, one
+%% phase after the other.
 explained(Model, [Phase | Phases]) ->
     search([{Model, [{start, Branch} || Branch <- Phase], Phases}], #{}).
 
 search([], _) ->
     false;
-search(_, Seen) when map_size(Seen) > ?PLACES ->
+search(_, Seen) when map_size(Seen) > ?POSITIONS ->
     given_up;
-search([{Model, Branches, Phases} | Places], Seen) ->
-    %% A branch is known by how much of it is left. Bit for bit: models with 0.0 and with -0.0 are equal before OTP 27, but explain different answers.
-    Place = term_to_binary({Model, [{Stage, length(Rest)} || {Stage, Rest} <- Branches], length(Phases)}, [deterministic]),
-    case {is_map_key(Place, Seen), lists:all(fun({_, Rest}) -> Rest =:= [] end, Branches), Phases} of
-        {true, _, _} -> search(Places, Seen);
-        {false, true, []} -> true;
-        {false, true, [Phase | Later]} -> search([{Model, [{start, Branch} || Branch <- Phase], Later} | Places], Seen#{Place => true});
-        {false, false, _} -> search(places(Model, Branches, Phases) ++ Places, Seen#{Place => true})
+search([{Model, Branches, Phases} | Positions], Seen) ->
+    %% The length of the rest identifies the progress of a branch. Positions are compared as
+    %% binaries: before OTP 27, models with 0.0 and -0.0 are equal, but explain different answers.
+    Position = term_to_binary(
+        {Model, [{Stage, length(Rest)} || {Stage, Rest} <- Branches], length(Phases)},
+        [deterministic]
+    ),
+    IsPhaseDone = lists:all(fun({_, Rest}) -> Rest =:= [] end, Branches),
+    case {is_map_key(Position, Seen), IsPhaseDone, Phases} of
+        {true, _, _} ->
+            search(Positions, Seen);
+        {false, true, []} ->
+            true;
+        {false, true, [Phase | Later]} ->
+            Next = {Model, [{start, Branch} || Branch <- Phase], Later},
+            search([Next | Positions], Seen#{Position => true});
+        {false, false, _} ->
+            search(successors(Model, Branches, Phases) ++ Positions, Seen#{Position => true})
     end.
 
-places(Model, Branches, Phases) ->
-    [
-        {After, lists:sublist(Branches, Number - 1) ++ [Next | lists:nthtail(Number, Branches)], Phases}
+successors(Model, Branches, Phases) ->
+    Steps = [
+        {After, replace(Number, Next, Branches), Phases}
      || {Number, {Stage, [{Operation, Answer} | Rest] = All}} <- lists:enumerate(Branches),
         {Result, After} <- model_zone:step(Operation, Stage, Model),
         Next <- next(Result, Answer, Rest, All)
-    ] ++ [{After, Branches, Phases} || After <- model_zone:silent(Model)].
+    ],
+    Steps ++ [{After, Branches, Phases} || After <- model_zone:internal(Model)].
 
 next({stage, Stage}, _, _, All) -> [{Stage, All}];
 next({answer, Expected}, Answer, Rest, _) -> [{start, Rest} || agree(Expected, Answer)].
 
-%%% What operations do to the library
+%%% Operations on the library
 
-%% An operation with its terms and its answer, in the terms of the model.
-performed(World, Operation) ->
-    Resolved = resolved(Operation, World),
-    {Resolved, answer(Resolved, World)}.
+%% Returns an operation with its terms, and its answer in the terms of the model.
+performed(Run, Operation) ->
+    Resolved = resolved(Operation, Run),
+    {Resolved, answer(Resolved, Run)}.
 
-answer(Resolved, World) ->
+answer(Resolved, Run) ->
     try
-        perform(Resolved, World)
+        perform(Resolved, Run)
     catch
         Class:Reason -> {Class, Reason}
     end.
 
-perform({find, Name}, World) ->
-    known(gen_tracker:find(?ZONE, Name), World);
-perform({whereis, Name}, World) ->
-    known(gen_tracker:whereis_name({?ZONE, Name}), World);
-perform({send, Name}, World) ->
-    known(gen_tracker:send({?ZONE, Name}, ping), World);
+perform({find, Name}, Run) ->
+    identified(gen_tracker:find(?ZONE, Name), Run);
+perform({whereis, Name}, Run) ->
+    identified(gen_tracker:whereis_name({?ZONE, Name}), Run);
+perform({send, Name}, Run) ->
+    identified(gen_tracker:send({?ZONE, Name}, ping), Run);
 perform({getattr, Name, Key}, _) ->
     gen_tracker:getattr(?ZONE, Name, Key);
 perform({getattr, Name, Key, Timeout}, _) ->
     gen_tracker:getattr(?ZONE, Name, Key, Timeout);
-perform({info, Name}, #world{books = Books}) ->
-    attributes(gen_tracker:info(?ZONE, Name), Books);
-perform({attrs, Name}, #world{books = Books}) ->
-    attributes(gen_tracker:attrs(?ZONE, Name), Books);
-perform({info, Name, Keys}, #world{books = Books}) ->
-    attributes(gen_tracker:info(?ZONE, Name, Keys), Books);
+perform({info, Name}, #run{table = Table}) ->
+    attributes(gen_tracker:info(?ZONE, Name), Table);
+perform({attrs, Name}, #run{table = Table}) ->
+    attributes(gen_tracker:attrs(?ZONE, Name), Table);
+perform({info, Name, Keys}, #run{table = Table}) ->
+    attributes(gen_tracker:info(?ZONE, Name, Keys), Table);
 perform({setattr, Name, Pairs}, _) ->
     gen_tracker:setattr(?ZONE, Name, Pairs);
 perform({setattr_improper, Name, Key, Value}, _) ->
@@ -623,14 +699,14 @@ perform({increment, Name, Key, Increment, Default}, _) ->
     gen_tracker:increment(?ZONE, Name, Key, Increment, Default);
 perform({cas, Name, Key, Old, New}, _) ->
     gen_tracker:cas(?ZONE, Name, Key, Old, New);
-perform({read, What}, World) ->
-    {read, reading(What, World)};
+perform({read, What}, Run) ->
+    {read, reading(What, Run)};
 perform(count, _) ->
     gen_tracker:count(?ZONE);
 perform(wait, _) ->
     gen_tracker:wait(?ZONE);
-perform({malformed, Name}, World) ->
-    known(gen_tracker:find_or_open(?ZONE, {Name, nothing, temporary}), World);
+perform({malformed, Name}, Run) ->
+    identified(gen_tracker:find_or_open(?ZONE, {Name, nothing, temporary}), Run);
 perform({childspec, Name}, _) ->
     case supervisor:get_childspec(?ZONE, Name) of
         {ok, #{id := Name} = Spec} -> {ok, maps:with([restart, shutdown, type, modules], Spec)};
@@ -642,64 +718,73 @@ perform({terminate_child, Name}, _) ->
     supervisor:terminate_child(?ZONE, Name);
 perform({delete_child, Name}, _) ->
     supervisor:delete_child(?ZONE, Name);
-perform(alive, #world{books = Books}) ->
-    sorted([Id || {Pid, Id} <- ets:tab2list(Books), is_pid(Pid), is_process_alive(Pid)]);
-perform({open, Name, Spec}, World) ->
-    known(gen_tracker:find_or_open(?ZONE, child_spec(Name, Spec, World)), World);
-perform({open_together, Name, Spec, Count}, World) ->
-    callers:together([fun() -> perform({open, Name, Spec}, World) end || _ <- lists:seq(1, Count)]);
-perform({start_child, Name, Spec}, World) ->
-    known(supervisor:start_child(?ZONE, child_spec(Name, Spec, World)), World);
-perform({add, Name, #spec{tag = Tag} = Spec}, World) ->
-    with_process(Tag, fun(Pid) -> gen_tracker:add_existing_child(?ZONE, {Pid, child_spec(Name, Spec, World)}) end, World);
-perform({add, Name, Tag}, World) ->
-    with_process(Tag, fun(Pid) -> gen_tracker:add_existing_child(?ZONE, {Name, Pid, worker, []}) end, World);
-perform({register, Name, Tag}, World) ->
-    with_process(Tag, fun(Pid) -> gen_tracker:register_name({?ZONE, Name}, Pid) end, World);
+perform(alive, #run{table = Table}) ->
+    sorted([Id || {Pid, Id} <- ets:tab2list(Table), is_pid(Pid), is_process_alive(Pid)]);
+perform({open, Name, Spec}, Run) ->
+    identified(gen_tracker:find_or_open(?ZONE, child_spec(Name, Spec, Run)), Run);
+perform({open_together, Name, Spec, Count}, Run) ->
+    callers:together([fun() -> perform({open, Name, Spec}, Run) end || _ <- lists:seq(1, Count)]);
+perform({start_child, Name, Spec}, Run) ->
+    identified(supervisor:start_child(?ZONE, child_spec(Name, Spec, Run)), Run);
+perform({add, Name, #spec{tag = Tag} = Spec}, Run) ->
+    Full = child_spec(Name, Spec, Run),
+    with_process(Tag, fun(Pid) -> gen_tracker:add_existing_child(?ZONE, {Pid, Full}) end, Run);
+perform({add, Name, Tag}, Run) ->
+    Add = fun(Pid) -> gen_tracker:add_existing_child(?ZONE, {Name, Pid, worker, []}) end,
+    with_process(Tag, Add, Run);
+perform({register, Name, Tag}, Run) ->
+    with_process(Tag, fun(Pid) -> gen_tracker:register_name({?ZONE, Name}, Pid) end, Run);
 perform({unregister, Name}, _) ->
     gen_tracker:unregister_name({?ZONE, Name});
-perform({die, Name, Reason}, #world{books = Books} = World) ->
+perform({die, Name, Reason}, #run{table = Table} = Run) ->
     case gen_tracker:find(?ZONE, Name) of
         {ok, Pid} ->
-            Id = known(Pid, World),
-            _ = ets:insert_new(Books, {{dying, Id}, erlang:monotonic_time(millisecond)}),
+            Id = identified(Pid, Run),
+            _ = ets:insert_new(Table, {{dying, Id}, erlang:monotonic_time(millisecond)}),
             ended(Pid, Reason),
             {died, Id};
         undefined ->
             undefined
     end;
 perform(rest, _) ->
-    _ = at_rest(),
+    _ = until_rest(),
     ok.
 
 ended(Pid, killed) -> tracked_child:kill(Pid);
 ended(Pid, Reason) -> tracked_child:stop(Pid, Reason).
 
-%% A process that is to be added.
-with_process(Tag, Add, #world{books = Books} = World) ->
+%% Starts a process and adds it to the zone.
+with_process(Tag, Add, #run{table = Table} = Run) ->
     Pid = spawn(fun child/0),
-    true = ets:insert(Books, {Pid, {added, Tag}}),
+    true = ets:insert(Table, {Pid, {added, Tag}}),
     Answer = Add(Pid),
     [tracked_child:kill(Pid) || Answer =/= yes, Answer =/= {ok, Pid}],
-    known(Answer, World).
+    identified(Answer, Run).
 
 reading(count_children, _) ->
     maps:from_list(supervisor:count_children(?ZONE));
 reading(names, _) ->
     distinct([{Name, name} || Name <- gen_tracker:names(?ZONE)]);
-reading(fold, #world{books = Books}) ->
-    distinct(gen_tracker:fold(fun(Name, Pid, Names) -> [{Name, identity(Pid, Books)} | Names] end, [], ?ZONE));
-reading(which_children, #world{books = Books}) ->
-    distinct([{Name, {identity(Pid, Books), Modules}} || {Name, Pid, worker, Modules} <- supervisor:which_children(?ZONE)]);
-reading(list, World) ->
-    listed(gen_tracker:list(?ZONE), World);
-reading({list, Keys}, World) ->
-    listed(gen_tracker:list(?ZONE, Keys), World).
+reading(fold, #run{table = Table}) ->
+    Add = fun(Name, Pid, Names) -> [{Name, identity(Pid, Table)} | Names] end,
+    distinct(gen_tracker:fold(Add, [], ?ZONE));
+reading(which_children, #run{table = Table}) ->
+    distinct([
+        {Name, {identity(Pid, Table), Modules}}
+     || {Name, Pid, worker, Modules} <- supervisor:which_children(?ZONE)
+    ]);
+reading(list, Run) ->
+    listed(gen_tracker:list(?ZONE), Run);
+reading({list, Keys}, Run) ->
+    listed(gen_tracker:list(?ZONE, Keys), Run).
 
-listed(Children, #world{books = Books}) ->
-    distinct([{Name, {identity(Pid, Books), attributes(Attributes, Books)}} || {Name, [{pid, Pid} | Attributes]} <- Children]).
+listed(Children, #run{table = Table}) ->
+    distinct([
+        {Name, {identity(Pid, Table), attributes(Attributes, Table)}}
+     || {Name, [{pid, Pid} | Attributes]} <- Children
+    ]).
 
-%% A map, if no key comes twice.
+%% Returns a map, unless a key occurs twice.
 distinct(Pairs) ->
     Map = maps:from_list(Pairs),
     case length(Pairs) =:= map_size(Map) of
@@ -707,108 +792,113 @@ distinct(Pairs) ->
         false -> {twice, Pairs}
     end.
 
-attributes(Attributes, Books) ->
+attributes(Attributes, Table) ->
     Known = fun
-        ({Key, {Of, _, _}}) when Of =:= Books -> {Key, books};
+        ({Key, {Of, _, _}}) when Of =:= Table -> {Key, table};
         (Attribute) -> Attribute
     end,
     {attributes, distinct(lists:map(Known, Attributes))}.
 
-%% An answer with the identity in the place of a pid.
-known(Pid, #world{books = Books}) when is_pid(Pid) -> identity(Pid, Books);
-known({ok, Pid}, World) when is_pid(Pid) -> {ok, known(Pid, World)};
-known({ok, Pid, Info}, World) when is_pid(Pid) -> {ok, known(Pid, World), Info};
-known({error, {already_started, Pid}}, World) -> {error, {already_started, known(Pid, World)}};
-known(Answer, _) -> Answer.
+%% Replaces the pid in an answer by the identity.
+identified(Pid, #run{table = Table}) when is_pid(Pid) ->
+    identity(Pid, Table);
+identified({ok, Pid}, Run) when is_pid(Pid) ->
+    {ok, identified(Pid, Run)};
+identified({ok, Pid, Info}, Run) when is_pid(Pid) ->
+    {ok, identified(Pid, Run), Info};
+identified({error, {already_started, Pid}}, Run) ->
+    {error, {already_started, identified(Pid, Run)}};
+identified(Answer, _) ->
+    Answer.
 
 identity(State, _) when is_atom(State) -> State;
-identity(Pid, Books) -> ets:lookup_element(Books, Pid, 2).
+identity(Pid, Table) -> ets:lookup_element(Table, Pid, 2).
 
 %%% Children
 
-child_spec(Name, #spec{form = Form, restart = Restart} = Spec, #world{books = Books}) ->
-    Start = {?MODULE, start, [Books, ?ZONE, Name, Spec]},
+child_spec(Name, #spec{form = Form, restart = Restart} = Spec, #run{table = Table}) ->
+    Start = {?MODULE, start, [Table, ?ZONE, Name, Spec]},
     case Form of
         short -> {Name, Start, Restart};
         full -> {Name, Start, Restart, model_zone:shutdown(Form), worker, [?MODULE]};
         map -> #{id => Name, start => Start, restart => Restart}
     end.
 
-start(Books, Zone, Name, #spec{how = How, again = Again, asks = Asks, last = Last}) ->
-    Number = ets:update_counter(Books, {starts, Name}, 1, {starts, 0}),
-    Call = ets:update_counter(Books, {calls, self()}, 1, {calls, 0}),
+start(Table, Zone, Name, #spec{how = How, again = Again, asks = Asks, last = Last}) ->
+    Number = ets:update_counter(Table, {starts, Name}, 1, {starts, 0}),
+    Call = ets:update_counter(Table, {calls, self()}, 1, {calls, 0}),
     Id = {started, Name, Number},
-    ok = gen_tracker:setattr(Zone, Name, ?BOOKS, {Books, Id, last(How, Last)}),
+    ok = gen_tracker:setattr(Zone, Name, ?TABLE_KEY, {Table, Id, last(How, Last)}),
     [
-        ets:insert(Books, {{waited, Id}, erlang:monotonic_time(millisecond) - Died})
-     || {_, Died} <- ets:lookup(Books, {dying, {started, Name, Number - 1}})
+        ets:insert(Table, {{waited, Id}, erlang:monotonic_time(millisecond) - Died})
+     || {_, Died} <- ets:lookup(Table, {dying, {started, Name, Number - 1}})
     ],
-    ask({start, Id}, Name, Asks, Books),
+    ask({start, Id}, Name, Asks, Table),
     case Call of
-        1 -> start(How, Books, Id);
-        2 -> start(Again, Books, Id);
-        _ -> start(ok, Books, Id)
+        1 -> start(How, Table, Id);
+        2 -> start(Again, Table, Id);
+        _ -> start(ok, Table, Id)
     end.
 
-%% No `after_terminate' unlinks a helper that the start function has linked.
-last(helper, Misdeed) when is_atom(Misdeed) -> none;
+%% A helper that the start function has linked must not be unlinked by `after_terminate`.
+last(helper, Misbehaviour) when is_atom(Misbehaviour) -> none;
 last(_, Last) -> Last.
 
-start(ok, Books, Id) ->
+start(ok, Table, Id) ->
     Pid = spawn_link(fun child/0),
-    true = ets:insert(Books, {Pid, Id}),
+    true = ets:insert(Table, {Pid, Id}),
     {ok, Pid};
-start(info, Books, Id) ->
-    {ok, Pid} = start(ok, Books, Id),
+start(info, Table, Id) ->
+    {ok, Pid} = start(ok, Table, Id),
     {ok, Pid, info};
-start(helper, Books, Id) ->
-    {ok, _} = start(ok, Books, {helper, Id}),
-    start(ok, Books, Id);
+start(helper, Table, Id) ->
+    {ok, _} = start(ok, Table, {helper, Id}),
+    start(ok, Table, Id);
 start(refused, _, _) ->
     {error, refused};
 start(crash, _, _) ->
     error(crashed);
 start(throw, _, _) ->
     throw(thrown);
-start(How, Books, Id) ->
-    case lists:member(How, misdeeds()) of
+start(How, Table, Id) ->
+    case lists:member(How, misbehaviours()) of
         true ->
-            misdeed(How),
-            Started = start(ok, Books, Id),
-            misdeed(How),
+            misbehave(How),
+            Started = start(ok, Table, Id),
+            misbehave(How),
             Started;
         false ->
             How
     end.
 
-%% What foreign code may do to the process that calls it.
-misdeed(untrap) ->
+%% Does to the calling process what foreign code may do.
+misbehave(untrap) ->
     process_flag(trap_exit, false);
-misdeed(unlink) ->
+misbehave(unlink) ->
     {links, Links} = process_info(self(), links),
     lists:foreach(fun unlink/1, Links);
-misdeed(flush) ->
+misbehave(flush) ->
     receive
-        _ -> misdeed(flush)
+        _ -> misbehave(flush)
     after 0 -> ok
     end;
-misdeed(erase) ->
+misbehave(erase) ->
     erase();
-misdeed(crash) ->
+misbehave(crash) ->
     error(crashed);
-misdeed(everything) ->
-    lists:foreach(fun misdeed/1, [untrap, unlink, flush, erase]).
+misbehave(everything) ->
+    lists:foreach(fun misbehave/1, [untrap, unlink, flush, erase]).
 
-%% What a callback asks, and its answer in the books.
-ask(Key, Name, {By, Operation}, Books) ->
+%% Makes the call of a callback, and writes its answer to the table.
+ask(Key, Name, {By, Operation}, Table) ->
     Own = model_zone:own(Key, Name, Operation),
-    Answer = asked(By, fun() -> answer(Own, #world{books = Books}) end),
-    _ = ets:update_counter(Books, asked, 1, {asked, 0}),
-    ets:insert(Books, {{answer, Key}, Answer});
+    Answer = asked(By, fun() -> answer(Own, #run{table = Table}) end),
+    _ = ets:update_counter(Table, asked, 1, {asked, 0}),
+    ets:insert(Table, {{answer, Key}, Answer});
 ask(_, _, none, _) ->
     none;
-ask(_, _, Misdeed, _) ->
-    misdeed(Misdeed).
+ask(_, _, Misbehaviour, _) ->
+    misbehave(Misbehaviour).
 
 asked(self, Ask) ->
     Ask();
@@ -825,13 +915,13 @@ child() ->
         ping -> child()
     end.
 
-%% Called by the library. Who is added has no books.
+%% Called by the library. The attribute is missing if the process was added.
 after_terminate(Name, Attributes, Reason) ->
-    case lists:keyfind(?BOOKS, 1, Attributes) of
-        {_, {Books, Id, Last}} ->
+    case lists:keyfind(?TABLE_KEY, 1, Attributes) of
+        {_, {Table, Id, Last}} ->
             Number = erlang:unique_integer([monotonic]),
-            ets:insert(Books, {{told, Number}, Name, Attributes, Reason}),
-            ask({last, Id}, Name, Last, Books);
+            ets:insert(Table, {{terminated, Number}, Name, Attributes, Reason}),
+            ask({last, Id}, Name, Last, Table);
         false ->
             true
     end.

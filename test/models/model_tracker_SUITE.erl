@@ -1,5 +1,7 @@
-%% Promise: whatever is called, in whatever order and by however many processes at the same time, a zone answers as the contract says. The model that says so is
-%% model_tracker; it is run with fresh seeds.
+%% Promise: every call of a zone returns what the contract says, in any order of calls by any number
+%% of processes.
+%%
+%% `model_tracker` compares the library with a model in random programs, with new seeds.
 -module(model_tracker_SUITE).
 
 -compile([export_all, nowarn_export_all]).
@@ -9,17 +11,17 @@ suite() ->
 
 all() ->
     [
-        calls_one_after_the_other_are_answered_as_the_model_answers_them,
-        calls_at_the_same_time_are_answered_as_in_some_order
+        successive_calls_are_answered_as_the_model_answers_them,
+        concurrent_calls_are_answered_as_the_model_answers_them_in_some_order
     ].
 
-calls_one_after_the_other_are_answered_as_the_model_answers_them(_) ->
-    holds(300, 0).
+successive_calls_are_answered_as_the_model_answers_them(_) ->
+    check(300, 0).
 
-calls_at_the_same_time_are_answered_as_in_some_order(_) ->
-    holds(0, 120).
+concurrent_calls_are_answered_as_the_model_answers_them_in_some_order(_) ->
+    check(0, 120).
 
-holds(Alone, Together) ->
+check(Alone, Together) ->
     Seed = erlang:unique_integer([positive]) + erlang:system_time(),
     case model_tracker:run(Seed, Alone, Together) of
         {ok, Figures} ->

@@ -1,98 +1,97 @@
-%% The machine that is the model of a zone (`model_tracker'): what it holds, and the steps that it
-%% may make.
+%% The model of a zone (`model_tracker`): its state, and the steps that it may make.
 %%
-%% `step/3' is what a call may do next to what a zone holds: answer, go on in another stage, or,
-%% when it gives nothing, wait. `silent/1' is what a zone may do by itself: start a child, notice
-%% its death, clean up after it, start it again; and what its start functions and `after_terminate'
-%% do meanwhile: they ask the zone.
+%% `step/3` returns the next steps of a call: an answer, or another stage of the call. Without a
+%% step the call waits. `internal/1` returns the steps that a zone makes on its own: it starts a
+%% child, notices its death, cleans up after it, and restarts it. Meanwhile start functions and
+%% `after_terminate` may call the zone.
 %%
-%% Such a request is made for a keeper, which waits as long as the request does. The model keeps
-%% which keeper waits for which, and refuses a request that would close a cycle of these waits.
+%% A call of a callback makes its keeper wait. The model stores which keeper waits for which, and
+%% refuses a call that would close a cycle.
 %%
-%% What is known only when it has happened, the model is told by `heard/3': what callbacks were
-%% answered, which a step has to agree with; and how long starts have waited, for a child whose
-%% restarts are slowed down is not started again before its time.
+%% `observe/3` tells the model what only a run can decide: the answers to callbacks, which a step
+%% must give; and how long restarts have waited, as a delayed restart must not come too early.
 -module(model_zone).
 
--export([new/0, without_logs/1, step/3, silent/1, quiet/1, stopping/1, logs/1]).
--export([heard/3, unheard/1, delayed/1, agree/2, own/3, shutdown/1]).
+-export([new/0, without_logs/1, step/3, internal/1, settle/1, stopping/1, logs/1]).
+-export([observe/3, unmatched/1, delayed/1, agree/2, own/3, shutdown/1]).
 
 -import(prop_terms, [sorted/1]).
 
 -include("model_zone.hrl").
 
-%% So many restarts of a child are made at once. The first one after that waits for so many
-%% milliseconds, and each further one so many longer. No program takes as long as they are counted.
+%% The library makes `?INTENSITY` restarts of a child at once. It delays the next one by
+%% `?FIRST_DELAY` ms, and each further one by `?MORE_DELAY` ms more. No program takes as long as the
+%% period in which restarts are counted.
 -define(INTENSITY, 10).
 -define(FIRST_DELAY, 50).
 -define(MORE_DELAY, 150).
 
 -record(model, {
     rows = #{},
-    %% How often the start function was called for each name.
+    %% The number of calls of the start function, by name.
     starts = #{},
-    %% Processes that live on without a name.
+    %% The processes that have lost their name and live on.
     detached = [],
-    %% For each name births and deaths, and what `after_terminate' is told, the latest first.
+    %% The events and the calls of `after_terminate`, by name, the latest first.
     events = #{},
-    told = #{},
-    %% The children whose end somebody has asked for: those who wait for their start may be told so.
-    unwanted = [],
-    %% Which keeper waits for which.
+    terminated = #{},
+    %% The children that were to be stopped. The waiters for their start may get `{error, killed}`.
+    stop_requested = [],
+    %% The keeper that each keeper waits for.
     waits = #{},
-    %% What callbacks were answered, as far as no step has agreed with it yet.
+    %% The answers to callbacks that no step has given yet.
     answers = #{},
-    %% For how many milliseconds a child had been dead when this one, the next, was started.
+    %% For each restarted child, the time since the death of the one before, in ms.
     waited = #{},
-    %% The names whose restart has had to wait, and in which state.
+    %% The delayed restarts, `{slowed | pending, Name}`.
     delayed = []
 }).
-%% The states are those of the library's table.
+%% The states are those of the table of the library.
 -record(row, {state = vacant, child, attributes = #{}}).
 -record(child, {
     id,
-    %% The identity of the first child of the process beside it.
+    %% The identity of the keeper: that of its first child.
     keeper,
     spec,
     %% Whether the start function was called.
     called = false,
-    %% What its start function or its `after_terminate' asks: `{Key, Operation, Stage}'.
+    %% The call of its start function or of `after_terminate`: `{Key, Operation, Stage}`.
     callback = none,
-    %% The reason of its exit.
+    %% Its exit reason.
     ended,
-    %% It is to be forgotten; `last' when it ended because of that.
+    %% Whether it must not restart; `last` if that has ended it.
     stopping = false,
-    %% How often it was restarted at once, and how long its latest restart that was not has waited.
+    %% The number of immediate restarts, and the delay of the latest delayed one.
     restarts = 0,
     delay = none
 }).
 
-%% A zone that has just been started.
+%% Returns a zone that was just started.
 new() ->
     #model{}.
 
-%% What is not told is not kept.
+%% Stores no events and no calls of `after_terminate`.
 without_logs(Model) ->
-    Model#model{events = off, told = off}.
+    Model#model{events = off, terminated = off}.
 
-%% What has been told of each name.
-logs(#model{events = Events, told = Told}) ->
-    {Events, Told}.
+%% Returns the events and the calls of `after_terminate`.
+logs(#model{events = Events, terminated = Terminated}) ->
+    {Events, Terminated}.
 
-%% What has become known.
-heard(Answers, Waited, #model{answers = Before} = Model) ->
+%% Adds answers and times that were observed.
+observe(Answers, Waited, #model{answers = Before} = Model) ->
     Model#model{answers = maps:merge(Before, Answers), waited = Waited, delayed = []}.
 
-%% The answers that no step has agreed with.
-unheard(#model{answers = Answers}) ->
+%% Returns the answers that no step has given.
+unmatched(#model{answers = Answers}) ->
     Answers.
 
-%% `[{slowed | pending, Name}]' since the latest `heard/3'.
+%% Returns the restarts that were delayed since the latest `observe/3`.
 delayed(#model{delayed = Delayed}) ->
     Delayed.
 
-%% Everything that compares as it has to, and values bit for bit. Which of two equal keys or names
-%% is kept, -0.0 or 0.0, is not said.
+%% Compares an answer with the expected one, and the bits of its values. Names and keys may be equal
+%% only: the contract does not say whether 0.0 or -0.0 is kept.
 agree(Expected, Answer) ->
     Expected =:= Answer andalso prop_terms:same(values(Expected), values(Answer)).
 
@@ -107,7 +106,7 @@ values(_) -> [].
 
 %%% Operations
 
-%% The answer, or the next stage, and what is then.
+%% Returns the next steps of an operation: `{{answer, Answer} | {stage, Stage}, NextModel}`.
 step({find, Name}, start, Model) ->
     answer(found(row(Name, Model), fun(Child) -> {ok, Child#child.id} end), Model);
 step({whereis, Name}, start, Model) ->
@@ -149,7 +148,7 @@ step({read, What}, start, Model) ->
 step({read, What}, {reading, [], Read}, Model) ->
     answer({read, summary(What, Read)}, Model);
 step({read, What}, {reading, Names, Read}, Model) ->
-    %% Each name at some moment of its own.
+    %% Each name is read at a moment of its own.
     [
         {{stage, {reading, Names -- [Name], read(What, Name, row(Name, Model), Read)}}, Model}
      || Name <- Names
@@ -162,7 +161,8 @@ step({malformed, Name}, start, Model) ->
     case row(Name, Model) of
         #row{state = running, child = #child{id = Id, ended = undefined}} ->
             answer({ok, Id}, Model);
-        _ -> answer({error, {invalid_mfa, nothing}}, Model)
+        _ ->
+            answer({error, {invalid_mfa, nothing}}, Model)
     end;
 step({childspec, Name}, start, Model) ->
     answer(childspec(row(Name, Model)), Model);
@@ -198,7 +198,8 @@ step({unregister, Name}, start, Model) ->
     case row(Name, Model) of
         #row{state = running, child = #child{spec = #spec{form = added}} = Child} ->
             answer(ok, detached(Name, Child, Model));
-        _ -> answer(ok, Model)
+        _ ->
+            answer(ok, Model)
     end;
 step({die, Name, _}, start, Model) ->
     Dies = fun(#child{id = Id}) -> [{{stage, {die, Id}}, Model}] end,
@@ -268,10 +269,16 @@ read(fold, Name, #row{state = running, child = #child{id = Id}}, Read) ->
     Read#{Name => Id};
 read(names, Name, #row{state = State}, Read) when State =/= vacant ->
     Read#{Name => name};
-read(What, Name, #row{state = State, child = Child}, Read)
-        when State =/= vacant, (What =:= which_children orelse What =:= count_children) ->
+read(What, Name, #row{state = State, child = Child}, Read) when
+    State =/= vacant, (What =:= which_children orelse What =:= count_children)
+->
     #child{id = Id, spec = Spec} = Child,
-    Visible = case State of running -> Id; terminating -> terminating; _ -> launching end,
+    Visible =
+        case State of
+            running -> Id;
+            terminating -> terminating;
+            _ -> launching
+        end,
     Read#{Name => {Visible, modules(Spec)}};
 read(_, _, _, Read) ->
     Read.
@@ -297,19 +304,22 @@ shutdown(_) -> 200.
 
 %%% Children
 
-%% find_or_open: the callers who come while a child is being started get its answer, too.
+%% find_or_open: the calls during the start of a child get its answer, too.
 opened(_, _, {opening, Id, Answer}, Model) ->
     once_started(Id, Model, answer(Answer, Model) ++ killed(Id, Model));
 opened(Name, Spec, start, Model) ->
     case row(Name, Model) of
-        %% Nobody is given a child that is dead.
         #row{state = running, child = #child{id = Id, ended = undefined}} ->
+            %% A dead child is never returned.
             answer({ok, Id}, Model);
-        #row{state = launching, child = Child} -> [{{stage, opening(Child)}, Model}];
+        #row{state = launching, child = Child} ->
+            [{{stage, opening(Child)}, Model}];
         #row{state = restarting, child = #child{id = Id, spec = #spec{again = Again}}} ->
             [{{stage, {opening, Id, {ok, Id}}}, Model} || is_started(Again)];
-        #row{state = vacant} -> launched(Name, Spec, fun opening/1, Model);
-        _ -> []
+        #row{state = vacant} ->
+            launched(Name, Spec, fun opening/1, Model);
+        _ ->
+            []
     end.
 
 opening(#child{id = Id, spec = #spec{how = How}}) ->
@@ -327,23 +337,23 @@ start_answer(How, Id) ->
         false -> How
     end.
 
-%% Whether a start function that does this has a child to return.
+%% Whether this start returns a child.
 is_started(How) ->
-    Misdeeds = [untrap, unlink, flush, erase, everything],
-    lists:member(How, [ok, info, helper | Misdeeds]).
+    Misbehaviours = [untrap, unlink, flush, erase, everything],
+    lists:member(How, [ok, info, helper | Misbehaviours]).
 
-%% Whether a permanent child is tried again when its restart ends so.
+%% Whether a permanent child starts again after this failure of a restart.
 is_error(How) ->
     lists:member(How, [refused, crash, throw]).
 
-%% It is told to those who wait for a start that somebody had ended.
-killed(Id, #model{unwanted = Unwanted} = Model) ->
-    case lists:member(Id, Unwanted) of
+%% The answer to the waiters for a start that was stopped.
+killed(Id, #model{stop_requested = Requested} = Model) ->
+    case lists:member(Id, Requested) of
         true -> answer({error, killed}, Model);
         false -> []
     end.
 
-%% Only when that child is no longer being started.
+%% Waits until this child is no longer starting.
 once_started({started, Name, _} = Id, Model, Steps) ->
     case row(Name, Model) of
         #row{state = launching, child = #child{id = Id}} -> [];
@@ -360,14 +370,14 @@ launched(Name, Spec, Stage, Model) ->
 next_identity(Name, #model{starts = Starts}) ->
     {started, Name, maps:get(Name, Starts, 0) + 1}.
 
-%% start_child: the one whose child it is gets the answer of its start.
+%% start_child: only the call that starts the child gets the answer of its start.
 started(_, _, {opening, Id, Answer}, Model) ->
     once_started(Id, Model, answer(to_supervisor(Answer), Model) ++ killed(Id, Model));
 started(Name, Spec, start, Model) ->
     case row(Name, Model) of
         #row{state = vacant} -> launched(Name, Spec, fun opening/1, Model);
         #row{state = pending} -> answer({error, already_present}, Model);
-        _ -> held(Name, Model)
+        _ -> name_taken(Name, Model)
     end;
 started(_, _, Stage, Model) ->
     joined(Stage, Model).
@@ -386,13 +396,17 @@ add_stage(Name, Spec, Answer, Model) ->
 
 added(Name, Spec, start, Model) ->
     case row(Name, Model) of
-        #row{state = vacant} -> add_stage(Name, Spec, {ok, {added, Spec#spec.tag}}, Model);
+        #row{state = vacant} ->
+            add_stage(Name, Spec, {ok, {added, Spec#spec.tag}}, Model);
         #row{state = State} when State =:= launching; State =:= pending ->
             answer({error, already_present}, Model);
-        %% One that waited for the cleanup before it waits on.
-        #row{state = slowed} -> answer({error, already_present}, Model);
-        #row{state = restarting} -> answer({error, already_present}, Model) ++ held(Name, Model);
-        _ -> held(Name, Model)
+        #row{state = slowed} ->
+            %% A call that waited for the cleanup before the delay waits on.
+            answer({error, already_present}, Model);
+        #row{state = restarting} ->
+            answer({error, already_present}, Model) ++ name_taken(Name, Model);
+        _ ->
+            name_taken(Name, Model)
     end;
 added(_, _, Stage, Model) ->
     joined(Stage, Model).
@@ -401,7 +415,7 @@ registered(Name, Spec, start, Model) ->
     case row(Name, Model) of
         #row{state = vacant} -> add_stage(Name, Spec, yes, Model);
         #row{state = pending} -> answer(no, Model);
-        _ -> as_registered(held(Name, Model))
+        _ -> as_registered(name_taken(Name, Model))
     end;
 registered(_, _, Stage, Model) ->
     as_registered(joined(Stage, Model)).
@@ -413,9 +427,9 @@ as_registered(Steps) ->
     end,
     [{No(Result), After} || {Result, After} <- Steps].
 
-%% The name is held: by a child that runs, or that is being started and is waited for. Nothing while
-%% a child is dead.
-held(Name, Model) ->
+%% The name is taken: by a running child, or by a starting one, for which the call waits. A call for
+%% a dead child waits, too.
+name_taken(Name, Model) ->
     case row(Name, Model) of
         #row{state = running, child = #child{id = Id, ended = undefined}} ->
             answer({error, {already_started, Id}}, Model);
@@ -423,7 +437,8 @@ held(Name, Model) ->
             [{{stage, {joining, Id, is_started(How)}}, Model}];
         #row{state = restarting, child = #child{id = Id}} ->
             [{{stage, {joining, Id, true}}, Model}];
-        _ -> []
+        _ ->
+            []
     end.
 
 joined({joining, Id, true}, Model) ->
@@ -433,14 +448,16 @@ joined({joining, Id, true}, Model) ->
 joined({joining, Id, false}, Model) ->
     once_started(Id, Model, [{{stage, start}, Model}] ++ killed(Id, Model)).
 
-%% terminate_child and delete_child.
+%% terminate_child and delete_child
 stopped(Name, start, Model) ->
     case row(Name, Model) of
-        #row{state = vacant} -> answer({error, no_child}, Model);
+        #row{state = vacant} ->
+            answer({error, no_child}, Model);
         #row{child = #child{id = Id, keeper = Keeper} = Child} = Row ->
-            Unwanted = Model#model{unwanted = [Id | Model#model.unwanted -- [Id]]},
+            Requested = [Id | Model#model.stop_requested -- [Id]],
             Marked = Row#row{child = Child#child{stopping = true}},
-            [{{stage, {stopping, Keeper}}, put_row(Name, Marked, Unwanted)}]
+            Next = put_row(Name, Marked, Model#model{stop_requested = Requested}),
+            [{{stage, {stopping, Keeper}}, Next}]
     end;
 stopped(Name, {stopping, Keeper}, Model) ->
     case row(Name, Model) of
@@ -455,14 +472,16 @@ detached(Name, Child, #model{detached = Detached} = Model) ->
 
 died(Id, Reason, #model{rows = Rows, detached = Detached} = Model) ->
     Mark = fun
-        (_, #row{state = running, child = #child{id = Of, ended = undefined} = Child} = Row)
-                when Of =:= Id ->
+        (_, #row{state = running, child = #child{id = Of, ended = undefined} = Child} = Row) when
+            Of =:= Id
+        ->
             Row#row{child = Child#child{ended = Reason}};
-        (_, Row) -> Row
+        (_, Row) ->
+            Row
     end,
     Model#model{rows = maps:map(Mark, Rows), detached = Detached -- [Id]}.
 
-%% The zone is shut down. What callbacks ask from now on is refused, if it comes to that.
+%% Stops the zone. From now on all calls of callbacks are refused.
 stopping(#model{rows = Rows} = Model) ->
     Stop = fun
         (_, #row{child = undefined} = Row) -> Row;
@@ -470,37 +489,38 @@ stopping(#model{rows = Rows} = Model) ->
     end,
     Model#model{rows = maps:map(Stop, Rows), answers = off}.
 
-%% What the zone may do next by itself. For those who come alone it is the first.
-silent(#model{rows = Rows} = Model) ->
-    [After || {Name, Row} <- maps:to_list(Rows), After <- moved(Name, Row, Model)].
+%% Returns the steps that the zone may make on its own. Between successive
+%% calls the model makes the first one.
+internal(#model{rows = Rows} = Model) ->
+    [After || {Name, Row} <- maps:to_list(Rows), After <- internal(Name, Row, Model)].
 
-%% All that it does by itself.
-quiet(Model) ->
-    case silent(Model) of
+%% Makes all steps that the zone makes on its own.
+settle(Model) ->
+    case internal(Model) of
         [] -> Model;
-        [After | _] -> quiet(After)
+        [After | _] -> settle(After)
     end.
 
-moved(_, #row{state = vacant}, _) ->
+internal(_, #row{state = vacant}, _) ->
     [];
-moved(Name, #row{child = #child{callback = {_, _, _} = Callback}}, Model) ->
+internal(Name, #row{child = #child{callback = {_, _, _} = Callback}}, Model) ->
     asked(Name, Callback, Model);
-moved(Name, #row{state = launching} = Row, Model) ->
+internal(Name, #row{state = launching} = Row, Model) ->
     launching(Name, Row, Model);
-moved(Name, #row{state = restarting} = Row, Model) ->
+internal(Name, #row{state = restarting} = Row, Model) ->
     launching(Name, Row, Model);
-moved(Name, #row{state = running} = Row, Model) ->
+internal(Name, #row{state = running} = Row, Model) ->
     running(Name, Row, Model);
-moved(Name, #row{state = terminating, child = #child{stopping = Stopping} = Child}, Model) ->
+internal(Name, #row{state = terminating, child = #child{stopping = Stopping} = Child}, Model) ->
     case Stopping =:= false andalso restarts(Child) of
         true -> [restarted(Name, Child, Model)];
         false -> [put_row(Name, #row{}, Model)]
     end;
-moved(Name, #row{child = #child{stopping = true}}, Model) ->
+internal(Name, #row{child = #child{stopping = true}}, Model) ->
     [put_row(Name, #row{}, Model)];
-moved(Name, #row{state = pending, child = Child}, Model) ->
+internal(Name, #row{state = pending, child = Child}, Model) ->
     [again(Name, Child, Model)];
-moved(Name, #row{state = slowed, child = #child{delay = Delay} = Child}, Model) ->
+internal(Name, #row{state = slowed, child = #child{delay = Delay} = Child}, Model) ->
     Waited = maps:get(next_identity(Name, Model), Model#model.waited, 0),
     [again(Name, Child, Model) || Waited >= Delay].
 
@@ -510,11 +530,11 @@ launching(Name, #row{child = #child{called = false} = Child} = Row, Model) ->
     Callback = callback({start, Id}, (Child#child.spec)#spec.asks),
     Called = Row#row{
         child = Child#child{called = true, callback = Callback},
-        attributes = (Row#row.attributes)#{?BOOKS => books}
+        attributes = (Row#row.attributes)#{?TABLE_KEY => table}
     },
     [put_row(Name, Called, Model#model{starts = (Model#model.starts)#{Name => Number}})];
 launching(Name, #row{child = #child{stopping = true}} = Row, Model) ->
-    %% What comes of it is not wanted any more. It may have been killed before it had a helper.
+    %% The result is dropped. The keeper may have been killed before the helper was linked.
     [put_row(Name, #row{}, After) || After <- lists:usort([Model, helped(Row, Model)])];
 launching(Name, #row{state = launching, child = #child{spec = #spec{how = How}}} = Row, Model) ->
     case is_started(How) of
@@ -554,17 +574,19 @@ running(Name, #row{child = #child{ended = undefined, spec = Spec} = Child} = Row
     [put_row(Name, Row#row{child = Child#child{ended = Reason, stopping = last}}, Model)];
 running(Name, #row{child = #child{id = Id, ended = Reason} = Child} = Row, Model) ->
     #row{attributes = Attributes} = Row,
-    Callback = callback({last, Id}, last_words(Child, Attributes)),
+    Callback = callback({last, Id}, last(Child, Attributes)),
     Dead = Row#row{state = terminating, child = Child#child{callback = Callback}},
     Down = event(Name, {down, Id, Reason}, put_row(Name, Dead, Model)),
-    [told(Name, Attributes, Reason, Down)].
+    [terminated(Name, Attributes, Reason, Down)].
 
-last_words(#child{spec = #spec{last = Last}}, #{?BOOKS := _}) -> Last;
-last_words(_, _) -> none.
+%% A child that was added and has no table does nothing in `after_terminate`.
+last(#child{spec = #spec{last = Last}}, #{?TABLE_KEY := _}) -> Last;
+last(_, _) -> none.
 
-%% It has died, and is to be started again: at once, if that was not done too often.
-restarted(Name, #child{delay = none, restarts = Restarts} = Child, Model)
-        when Restarts < ?INTENSITY ->
+%% Restarts a dead child: at once, until the intensity is reached.
+restarted(Name, #child{delay = none, restarts = Restarts} = Child, Model) when
+    Restarts < ?INTENSITY
+->
     again(Name, Child#child{restarts = Restarts + 1}, Model);
 restarted(Name, #child{delay = none} = Child, Model) ->
     delay(Name, slowed, Child#child{delay = ?FIRST_DELAY}, Model);
@@ -596,9 +618,12 @@ event(_, _, #model{events = off} = Model) ->
 event(Name, Event, #model{events = Events} = Model) ->
     Model#model{events = logged(Name, Event, Events)}.
 
-told(Name, #{?BOOKS := _} = Attributes, Reason, #model{told = Told} = Model) when Told =/= off ->
-    Model#model{told = logged(Name, {{attributes, Attributes}, Reason}, Told)};
-told(_, _, _, Model) ->
+terminated(_, _, _, #model{terminated = off} = Model) ->
+    Model;
+terminated(Name, #{?TABLE_KEY := _} = Attributes, Reason, Model) ->
+    Call = {{attributes, Attributes}, Reason},
+    Model#model{terminated = logged(Name, Call, Model#model.terminated)};
+terminated(_, _, _, Model) ->
     Model.
 
 logged(Name, Entry, Log) ->
@@ -606,14 +631,15 @@ logged(Name, Entry, Log) ->
 
 %%% Callbacks
 
-%% What the callback that is known by `Key' asks; besides, it may do what concerns nobody.
+%% Returns the call of the callback with this key, if it makes one. Other behaviour has no effect on
+%% the zone.
 callback({_, Id} = Key, {_By, Operation}) -> {Key, own(Key, name(Id), Operation), start};
 callback(_, _) -> none.
 
 name({started, Name, _}) -> Name.
 
-%% The operation that a callback of a child makes of one in its spec: of its own name, if that says
-%% so, and with tags that no other callback uses.
+%% Returns the operation that a callback makes of one in a spec: `$own` is replaced by the name of
+%% its child, and tags become different from those of other callbacks.
 own(Key, Name, Operation) when element(2, Operation) =:= '$own' ->
     own(Key, Name, setelement(2, Operation, Name));
 own(Key, _, {Kind, Name, {_, _} = Tag}) when Kind =:= add; Kind =:= register ->
@@ -621,7 +647,7 @@ own(Key, _, {Kind, Name, {_, _} = Tag}) when Kind =:= add; Kind =:= register ->
 own(_, _, Operation) ->
     Operation.
 
-%% The next that comes of what a callback asks.
+%% Returns the steps of a call of a callback.
 asked(Name, _, #model{answers = off} = Model) ->
     [done(Name, Model)];
 asked(Name, {_, Operation, Stage}, Model) ->
@@ -633,13 +659,15 @@ asked(Name, {_, Operation, Stage}, Model) ->
             lists:append(Results)
     end.
 
-result(Name, _, {answer, Answer}, After, _) -> answered(Name, Answer, After);
-result(Name, _, {stage, start}, After, _) -> [put_stage(Name, start, without_wait(Name, After))];
+result(Name, _, {answer, Answer}, After, _) ->
+    answered(Name, Answer, After);
+result(Name, _, {stage, start}, After, _) ->
+    [put_stage(Name, start, without_wait(Name, After))];
 result(Name, Operation, {stage, Stage}, After, Before) ->
     waits(Name, Operation, Stage, After, Before).
 
-%% It waits for the keeper of a name, and so does the keeper for which it is asked; unless that one
-%% waits for this.
+%% The keeper of the callback waits for the keeper of another name, unless that one waits for it
+%% already: then the call is refused.
 waits(Name, Operation, Stage, After, #model{waits = Waits} = Before) ->
     Asker = keeper(Name, Before),
     Holder = keeper(element(2, Operation), After),
@@ -655,7 +683,8 @@ waits(Name, Operation, Stage, After, #model{waits = Waits} = Before) ->
             end
     end.
 
-reaches(Asker, Asker, _) -> true;
+reaches(Asker, Asker, _) ->
+    true;
 reaches(Keeper, Asker, Waits) ->
     case Waits of
         #{Keeper := Next} -> reaches(Next, Asker, Waits);
@@ -676,12 +705,13 @@ put_stage(Name, Stage, Model) ->
 without_wait(Name, #model{waits = Waits} = Model) ->
     Model#model{waits = maps:remove(keeper(Name, Model), Waits)}.
 
-%% It must have been just this answer.
+%% This must be the observed answer.
 answered(Name, Answer, #model{answers = Answers} = Model) ->
     #row{child = #child{callback = {Key, _, _}}} = row(Name, Model),
     case Answers of
-        #{Key := Heard} ->
-            [done(Name, Model#model{answers = maps:remove(Key, Answers)}) || agree(Answer, Heard)];
+        #{Key := Observed} ->
+            Others = maps:remove(Key, Answers),
+            [done(Name, Model#model{answers = Others}) || agree(Answer, Observed)];
         _ ->
             []
     end.

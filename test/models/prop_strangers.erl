@@ -1,16 +1,15 @@
-%% What a stranger may send to the processes of this library: messages of every shape that one of
-%% them looks for, made of pids that are real and of references that are not; such messages with
-%% something out of place; and any terms. A suite that promises that none of them does harm sends
-%% them, and then looks whether the books of what it has built balance.
+%% Random messages that any process may send to the processes of the library: messages of every
+%% shape that a receiver handles, messages with an error in such a shape, and arbitrary terms. They
+%% contain the pids of real processes, but no reference that the library has made. A suite sends
+%% them, and checks that they change nothing.
 %%
-%% The shapes are read from the code of a module, so a new clause is tried as soon as it is there:
-%% what `handle_info/2', `handle_cast/2' and `handle_call/3' take, and each `receive'. A shape is
-%% the term that the clause has as a pattern, with `'_'' for each variable.
+%% The shapes are read from the code of a module, so that new clauses are covered automatically: the
+%% messages of `handle_info/2', `handle_cast/2' and `handle_call/3', and of each `receive'. A shape
+%% is the pattern of a clause as a term, with `'_'' for each variable.
 %%
-%% A letter is a receiver and a message to it. It is drawn from a number, with the *roles* of
-%% processes in it, and `real/2' puts their pids in their places, so that a counterexample can be
-%% read and tried again. PropEr makes the numbers, and leaves out those that a failure does not
-%% need.
+%% A letter is a receiver and a message, and is generated from a number. It names processes by their
+%% roles, so that a counterexample can be read and repeated. `real/2' replaces the roles by pids.
+%% PropEr generates the numbers, and removes those that a failure does not need.
 -module(prop_strangers).
 
 -export([shapes/1, shapes/2, makings/3, numbers/0, letter/2, real/2]).
@@ -22,31 +21,32 @@
 
 %% Shapes
 
-%% What a module takes as a message.
+%% Returns the shapes of the messages that a module handles.
 -spec shapes(module()) -> [shape()].
 shapes(Module) ->
     shapes(Module, []).
 
-%% The same where some more of its functions have a message as their first argument.
+%% Like `shapes/1', with the messages that further functions of the module have as their first
+%% argument.
 -spec shapes(module(), [{Function :: atom(), arity()}]) -> [shape()].
 shapes(Module, Functions) ->
     {ok, {_, [{abstract_code, {raw_abstract_v1, Forms}}]}} =
         beam_lib:chunks(code:which(Module), [abstract_code]),
-    Takes = [{Function, fun(Shape) -> Shape end} || Function <- [{handle_info, 2} | Functions]] ++ [
-        {{handle_cast, 2}, fun(Shape) -> {'$gen_cast', Shape} end},
-        {{handle_call, 3}, fun(Shape) -> {'$gen_call', '_', Shape} end}
-    ],
-    Taken = [
-        Take(shape(First))
+    Handlers =
+        [{Function, fun(Shape) -> Shape end} || Function <- [{handle_info, 2} | Functions]] ++
+            [{{handle_cast, 2}, fun(Shape) -> {'$gen_cast', Shape} end}] ++
+            [{{handle_call, 3}, fun(Shape) -> {'$gen_call', '_', Shape} end}],
+    Handled = [
+        Wrap(shape(First))
      || {function, _, Name, Arity, Clauses} <- Forms,
-        {Function, Take} <- Takes,
+        {Function, Wrap} <- Handlers,
         Function =:= {Name, Arity},
         {clause, _, [First | _], _, _} <- Clauses
     ],
     Received = [shape(Pattern) || {clause, _, [Pattern], _, _} <- received(Forms)],
-    lists:usort(Taken ++ Received).
+    lists:usort(Handled ++ Received).
 
-%% The clauses of each `receive' in some code.
+%% Returns the clauses of each `receive' in some code.
 received({'receive', _, Clauses}) -> Clauses ++ received(Clauses);
 received({'receive', _, Clauses, Time, After}) -> Clauses ++ received([Clauses, Time, After]);
 received(Code) when is_tuple(Code) -> received(tuple_to_list(Code));
@@ -63,7 +63,8 @@ shape(_Pattern) -> '_'.
 
 %% Letters
 
-%% What letters are made of. Some of the roles receive them, all are named in them.
+%% Returns what letters are made of. The letters are for the receivers, and contain the pids of all
+%% roles.
 -spec makings(Receivers :: [role()], [shape()], [role()]) -> makings().
 makings(Receivers, Shapes, Roles) ->
     Pids = [{'$pid', Role} || Role <- Roles],
@@ -71,14 +72,14 @@ makings(Receivers, Shapes, Roles) ->
     Reasons = [normal, shutdown, kill, killed, noproc, noconnection],
     #{
         receivers => Receivers,
-        shapes => usual() ++ Shapes,
+        shapes => otp_shapes() ++ Shapes,
         parts => Pids ++ Pids ++ References ++ References,
         words => Reasons ++ Roles ++ [undefined, none, process, true, 0, 1],
         terms => prop_terms:kinds() ++ prop_terms:alike()
     }.
 
-%% Shapes that any process of OTP may be sent.
-usual() ->
+%% Returns the shapes of messages that OTP sends.
+otp_shapes() ->
     [
         timeout,
         {'EXIT', '_', '_'},
@@ -93,46 +94,51 @@ usual() ->
         {nodedown, '_'}
     ].
 
-%% The numbers of some letters. PropEr's own are small ones at first.
+%% Generates a list of numbers for `letter/2'. PropEr's own generators begin with small numbers.
 -spec numbers() -> proper_types:type().
 numbers() ->
     Number = fun() -> proper_types:exactly(rand:uniform(1 bsl 50)) end,
     proper_types:list(proper_types:noshrink(proper_types:lazy(Number))).
 
+%% Generates a letter. A number always gives the same letter.
 -spec letter(Number :: pos_integer(), makings()) -> {role(), Message :: term()}.
 letter(Number, #{receivers := Receivers, shapes := Shapes} = Makings) ->
     _ = rand:seed(exsss, Number),
-    Receiver = drawn(Receivers),
-    Shape = drawn(Shapes),
+    Receiver = one_of(Receivers),
+    Shape = one_of(Shapes),
     case rand:uniform(12) of
-        1 -> {Receiver, something(Makings)};
+        1 -> {Receiver, part(Makings)};
         2 -> {Receiver, filled(inner(Shape), Makings)};
-        Odd when Odd < 6 -> {Receiver, filled(distorted(Shape), Makings)};
+        N when N < 6 -> {Receiver, filled(distorted(Shape), Makings)};
         _ -> {Receiver, filled(Shape, Makings)}
     end.
 
-filled('_', Makings) -> something(Makings);
+%% Replaces each variable of a shape.
+filled('_', Makings) ->
+    part(Makings);
 filled(Shape, Makings) when is_tuple(Shape) ->
     list_to_tuple([filled(Element, Makings) || Element <- tuple_to_list(Shape)]);
-filled([Head | Tail], Makings) -> [filled(Head, Makings) | filled(Tail, Makings)];
-filled(Shape, _Makings) -> Shape.
+filled([Head | Tail], Makings) ->
+    [filled(Head, Makings) | filled(Tail, Makings)];
+filled(Shape, _Makings) ->
+    Shape.
 
-something(#{parts := Parts, words := Words, terms := Terms}) ->
+part(#{parts := Parts, words := Words, terms := Terms}) ->
     case rand:uniform(16) of
-        1 -> drawn(Terms);
-        2 -> drawn(Words);
-        3 -> drawn(Words);
-        _ -> drawn(Parts)
+        1 -> one_of(Terms);
+        2 -> one_of(Words);
+        3 -> one_of(Words);
+        _ -> one_of(Parts)
     end.
 
-drawn(List) ->
+one_of(List) ->
     lists:nth(rand:uniform(length(List)), List).
 
-%% What is inside of a message, without what should be around it.
+%% Returns an element of a shape, such as the request of a call without the `$gen_call' around it.
 inner(Shape) when tuple_size(Shape) > 0 -> element(rand:uniform(tuple_size(Shape)), Shape);
 inner(Shape) -> Shape.
 
-%% One element may be any term, or is missing, or one too many.
+%% Replaces an element of a shape by a variable, removes an element, or inserts one.
 distorted(Shape) when tuple_size(Shape) > 0 ->
     Place = rand:uniform(tuple_size(Shape)),
     case rand:uniform(3) of
@@ -143,15 +149,18 @@ distorted(Shape) when tuple_size(Shape) > 0 ->
 distorted(_Shape) ->
     '_'.
 
-%% A message with real pids, and references that are none of the library's.
+%% Replaces roles by the pids of their processes, and kinds of references by new references.
 -spec real(term(), fun((role()) -> pid())) -> term().
-real({'$pid', Role}, Pid) -> Pid(Role);
-real({'$reference', Kind}, _Pid) -> reference(Kind);
-real(Message, Pid) when is_tuple(Message) ->
-    list_to_tuple([real(Element, Pid) || Element <- tuple_to_list(Message)]);
-real([First | Rest], Pid) ->
-    [real(First, Pid) | real(Rest, Pid)];
-real(Message, _Pid) -> Message.
+real({'$pid', Role}, PidOf) ->
+    PidOf(Role);
+real({'$reference', Kind}, _PidOf) ->
+    reference(Kind);
+real(Message, PidOf) when is_tuple(Message) ->
+    list_to_tuple([real(Element, PidOf) || Element <- tuple_to_list(Message)]);
+real([First | Rest], PidOf) ->
+    [real(First, PidOf) | real(Rest, PidOf)];
+real(Message, _PidOf) ->
+    Message.
 
 reference(made) ->
     make_ref();

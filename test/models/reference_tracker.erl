@@ -1,11 +1,16 @@
-%% The contract of gen_tracker once more, as simply as it can be said: one server that does
-%% everything in turn, a linear search wherever one will do, and all that it knows in one ETS table.
-%% The answers of gen_tracker are compared with its answers (see `differential`).
+%% The contract of gen_tracker as a program: one server that executes every operation in turn, with
+%% linear searches, and all data in one ETS table. `differential` compares gen_tracker with it.
 %%
-%% Rows: `{{child, Name}, #child{}}`, `{{attribute, Name, Key}, Value}`, `{{subscriber, Pid}}`,
-%% `{{starter, Pid}}`. The table is named as the zone is, and exists as long as the zone. Two things
-%% have processes of their own, since they may take long: a start, whose process, the starter, lives
-%% on until the zone ends, and `after_terminate`, which is called in the cleaner.
+%% The table has the name of the zone, and exists as long as the zone. Its rows:
+%%
+%%     {{child, Name}, #child{}}
+%%     {{attribute, Name, Key}, Value}
+%%     {{subscriber, Pid}}
+%%     {{starter, Pid}}
+%%
+%% Two things run in processes of their own, as they may take long. A *starter* calls a start
+%% function, and lives until the zone ends. A *cleaner* calls `after_terminate`. A *worker* is a
+%% starter or a cleaner whose call has not returned.
 -module(reference_tracker).
 -behaviour(gen_server).
 
@@ -17,49 +22,55 @@
 -export([state/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
-%% So many restarts within so many milliseconds are made at once.
+%% A child is restarted without a delay at most so many times within so many milliseconds.
 -define(INTENSITY, 10).
 -define(PERIOD, 10000).
 
 -record(zone, {
     name,
-    restarts,
+    %% The option `restart`.
+    restart,
     stopping = false
 }).
 -record(child, {
     name,
-    %% launching, running, terminating, failed or slowed (these two wait for the next start), or
-    %% ending: it has been started while it was to be stopped.
+    %% launching, running or terminating; failed or slowed: waits for its next start, because the
+    %% last one failed or because of the restart limit; ending: its start returned after a stop was
+    %% requested.
     state,
     pid,
     monitor,
     spec,
-    %% The process that runs the start function, and the one that calls `after_terminate`.
     starter,
     cleaner,
-    %% Why the child ended that ran last; `none` before the first one runs.
+    %% The last exit reason of the child, or `none` before it ran.
     reason = none,
-    %% It is to be stopped for good.
-    is_doomed = false,
-    %% The spec of the child itself, while it is started with that of a caller.
+    %% Whether the child is to stop for good.
+    stop_requested = false,
+    %% The spec of the child itself, while it starts. `spec` may be that of a caller then.
     own,
+    %% When the child began to run, in milliseconds.
     since = 0,
+    %% Times of the last restarts without a delay.
     restarts = [],
+    %% Whether the restart limit was reached.
     is_slowed = false,
+    %% The delay before the next start, in milliseconds.
     delay = 50,
+    %% The requests that wait for the child.
     waiting = []
 }).
 -record(request, {
-    %% find_or_open, start_child, add, register, forget; or starting: the `start_child` whose child
-    %% it is.
-    what,
+    %% find_or_open, start_child, add, register, terminate; or starts_child: the `start_child` that
+    %% started the child.
+    kind,
     name,
     spec,
     pid,
     from,
-    %% The starter or cleaner that waits for the answer, or has started who does.
-    asker = none,
-    %% It came when the child was already to be stopped.
+    %% The worker that waits for the answer, itself or by a process that it started; or `none`.
+    caller = none,
+    %% Whether the request came after a stop of the child was requested.
     is_late = false
 }).
 
@@ -70,9 +81,10 @@ start_link(Zone) ->
 
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
     case maps:merge(#{restart => true, reports => true}, Options) of
-        #{restart := Restarts, reports := Reports} = All
-                when map_size(All) =:= 2, is_boolean(Restarts), is_boolean(Reports) ->
-            gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restarts}, []);
+        #{restart := Restart, reports := Reports} = All when
+            map_size(All) =:= 2, is_boolean(Restart), is_boolean(Reports)
+        ->
+            gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restart}, []);
         _ ->
             error(badarg)
     end;
@@ -80,9 +92,10 @@ start_link(_, _) ->
     error(badarg).
 
 find(Zone, Name) ->
-    ask(Zone, {find, Name}).
+    access(Zone, {find, Name}).
 
-%% For `differential`: the state of a child; `failed` or `slowed` while it waits for its next start.
+%% Returns the state of a child for `differential`: `failed` or `slowed` while it waits for its next
+%% start.
 state(Zone, Name) ->
     case gen_server:call(Zone, {state, Name}) of
         #child{state = State} -> State;
@@ -106,7 +119,7 @@ find_or_open(_, _) ->
     error(badarg).
 
 which_children(Zone) ->
-    ask(Zone, which_children).
+    access(Zone, which_children).
 
 add_existing_child(Zone, Child) ->
     Local = zone_of(Zone),
@@ -132,24 +145,29 @@ init_ack(Ret) ->
     proc_lib:init_ack(Ret),
     [Parent | _] = get('$ancestors'),
     Parent ! {is_registered, self()},
-    receive {registered, Parent} -> ok end.
+    receive
+        {registered, Parent} -> ok
+    end.
 
 setattr(Zone, Name, Attributes) ->
-    ask(Zone, {setattr, Name, Attributes}).
+    access(Zone, {setattr, Name, Attributes}).
 
 setattr(Zone, Name, Key, Value) ->
-    ask(Zone, {setattr, Name, Key, Value}).
+    access(Zone, {setattr, Name, Key, Value}).
 
 getattr(Zone, Name, Key) ->
-    ask(Zone, {getattr, Name, Key}).
+    access(Zone, {getattr, Name, Key}).
 
 getattr(Zone, Name, Key, Timeout) when is_integer(Timeout), Timeout >= 0; Timeout =:= infinity ->
     Waits = Timeout =/= 0,
     case getattr(Zone, Name, Key) of
         undefined when Waits ->
-            case ask(Zone, {may_wait, Name, self()}) of
-                true -> receive after 1 -> getattr(Zone, Name, Key, less(Timeout)) end;
-                false -> undefined
+            case access(Zone, {may_wait, Name, self()}) of
+                true ->
+                    timer:sleep(1),
+                    getattr(Zone, Name, Key, remaining(Timeout));
+                false ->
+                    undefined
             end;
         Found ->
             Found
@@ -157,37 +175,37 @@ getattr(Zone, Name, Key, Timeout) when is_integer(Timeout), Timeout >= 0; Timeou
 getattr(_, _, _, _) ->
     error(badarg).
 
-less(infinity) -> infinity;
-less(Timeout) -> Timeout - 1.
+remaining(infinity) -> infinity;
+remaining(Timeout) -> Timeout - 1.
 
 delattr(Zone, Name, Key) ->
-    ask(Zone, {delattr, Name, Key}).
+    access(Zone, {delattr, Name, Key}).
 
 increment(Zone, Name, Key, Increment) ->
-    ask(Zone, {increment, Name, Key, Increment}).
+    access(Zone, {increment, Name, Key, Increment}).
 
 increment(Zone, Name, Key, Increment, Default) ->
-    ask(Zone, {increment, Name, Key, Increment, Default}).
+    access(Zone, {increment, Name, Key, Increment, Default}).
 
 cas(Zone, Name, Key, Old, New) ->
-    ask(Zone, {cas, Name, Key, Old, New}).
+    access(Zone, {cas, Name, Key, Old, New}).
 
 info(Zone, Name) ->
-    ask(Zone, {info, Name}).
+    access(Zone, {info, Name}).
 
 info(_, _, []) ->
     [];
 info(Zone, Name, Keys) ->
-    ask(Zone, {info, Name, Keys}).
+    access(Zone, {info, Name, Keys}).
 
 attrs(Zone, Name) ->
-    ask(Zone, {info, Name}).
+    access(Zone, {info, Name}).
 
 list(Zone) ->
-    ask(Zone, list).
+    access(Zone, list).
 
 list(Zone, Keys) ->
-    ask(Zone, {list, Keys}).
+    access(Zone, {list, Keys}).
 
 count(Zone) ->
     length(names(Zone)).
@@ -196,8 +214,8 @@ names(Zone) ->
     [Name || {Name, _, _, _} <- which_children(Zone)].
 
 fold(Fun, Acc, Zone) when is_function(Fun, 3) ->
-    Seen = fun({Name, [{pid, Pid} | _]}, Before) -> Fun(Name, Pid, Before) end,
-    lists:foldl(Seen, Acc, list(Zone, []));
+    WithPid = fun({Name, [{pid, Pid} | _]}, Before) -> Fun(Name, Pid, Before) end,
+    lists:foldl(WithPid, Acc, list(Zone, []));
 fold(_, _, _) ->
     error(badarg).
 
@@ -211,12 +229,16 @@ register_name(_, _) ->
     error(badarg).
 
 unregister_name({Zone, Name}) when is_atom(Zone) ->
-    try ask(Zone, {unregister_name, Name}) catch error:badarg -> ok end;
+    try
+        access(Zone, {unregister_name, Name})
+    catch
+        error:badarg -> ok
+    end;
 unregister_name(_) ->
     error(badarg).
 
 whereis_name({Zone, Name}) when is_atom(Zone) ->
-    try ask(Zone, {find_alive, Name}) of
+    try access(Zone, {find_alive, Name}) of
         {ok, Pid} -> Pid;
         undefined -> undefined
     catch
@@ -257,8 +279,8 @@ tracker(Zone) ->
     is_zone(Zone) orelse error(badarg),
     ets:info(Zone, owner).
 
-%% A zone may be given as the tracker's pid, or with its node. (By nothing that lets the caller
-%% wait, as `ets:all/0` does: whoever watches it would think that it has asked.)
+%% Returns the name of a zone that is given by the pid of its tracker, or with its node. Must not
+%% block, as `ets:all/0` does: `callers:waiting/0` would return before the caller sent its request.
 zone_of(Tracker) when is_pid(Tracker) ->
     hd([Zone || Zone <- registered(), whereis(Zone) =:= Tracker] ++ [none]);
 zone_of({Zone, Node}) when Node =:= node() ->
@@ -266,10 +288,11 @@ zone_of({Zone, Node}) when Node =:= node() ->
 zone_of(Zone) ->
     Zone.
 
-%% What the table tells. It can be read as long as it is there.
-ask(Zone, Question) ->
+%% Executes an operation on the table. The tracker executes these until the table is deleted, also
+%% while it stops.
+access(Zone, Operation) ->
     is_zone(Zone) orelse error(badarg),
-    try gen_server:call(Zone, {ask, Question}, infinity) of
+    try gen_server:call(Zone, {access, Operation}, infinity) of
         {returned, Answer} -> Answer;
         {raised, Reason} -> error(Reason)
     catch
@@ -277,7 +300,7 @@ ask(Zone, Question) ->
             error(badarg)
     end.
 
-%% What is asked of the tracker, which answers `{error, shutdown}` when it stops.
+%% Calls the tracker. Returns `{error, shutdown}` if the tracker stops before it answers.
 call(Zone, Request) ->
     is_zone(Zone) orelse error(badarg),
     try
@@ -287,101 +310,120 @@ call(Zone, Request) ->
         exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown -> {error, shutdown}
     end.
 
-%% A child spec in the form of a map, with nothing left out.
+%% Checks a child spec. Returns its name, and the spec as a map with all keys.
 checked({Name, Start, Restart}) ->
     checked({Name, Start, Restart, 200, worker, []});
 checked(Spec) ->
     try supervisor:check_childspecs([Spec]) of
-        ok -> {ok, name(Spec), in_full(Spec)};
+        ok -> {ok, name(Spec), with_defaults(Spec)};
         {error, Reason} -> {error, Reason}
     catch
-        %% OTP 29, for a list of modules without an end.
+        %% OTP 29 raises this for an improper list of modules.
         error:Reason:Stack -> {error, {'EXIT', {Reason, Stack}}}
     end.
 
 name(#{id := Name}) -> Name;
 name(Spec) -> element(1, Spec).
 
-in_full({Name, Start, Restart, Shutdown, Type, Modules}) ->
-    in_full(#{id => Name, start => Start, restart => Restart, shutdown => Shutdown, type => Type,
-              modules => Modules});
-in_full(#{start := {Module, _, _}} = Spec) ->
+with_defaults({Name, Start, Restart, Shutdown, Type, Modules}) ->
+    with_defaults(#{
+        id => Name,
+        start => Start,
+        restart => Restart,
+        shutdown => Shutdown,
+        type => Type,
+        modules => Modules
+    });
+with_defaults(#{start := {Module, _, _}} = Spec) ->
     Shutdown =
         case Spec of
             #{type := supervisor} -> infinity;
             _ -> 5000
         end,
-    Defaults = #{restart => permanent, shutdown => Shutdown, type => worker, modules => [Module],
-                 significant => false},
+    Defaults = #{
+        restart => permanent,
+        shutdown => Shutdown,
+        type => worker,
+        modules => [Module],
+        significant => false
+    },
     maps:merge(Defaults, Spec).
 
-%% Whatever else is in a spec.
-named({Name, _, _}) -> {ok, Name};
-named({Name, _, _, _, _, _}) -> {ok, Name};
-named(#{id := Name}) -> {ok, Name};
-named(_) -> none.
+%% Returns the name in a spec that was not checked.
+unchecked_name({Name, _, _}) -> {ok, Name};
+unchecked_name({Name, _, _, _, _, _}) -> {ok, Name};
+unchecked_name(#{id := Name}) -> {ok, Name};
+unchecked_name(_) -> none.
 
-%% What is kept of a spec: no arguments of a start that is never made again.
-kept(#{start := {Module, Function, _}, restart := temporary} = Spec) ->
+%% Returns the spec to store. A temporary child is never started again, so its start arguments are
+%% not stored.
+to_store(#{start := {Module, Function, _}, restart := temporary} = Spec) ->
     Spec#{start := {Module, Function, undefined}};
-kept(Spec) ->
+to_store(Spec) ->
     Spec.
 
 %%% The server
 
-init({Zone, Restarts}) ->
+init({Zone, Restart}) ->
     process_flag(trap_exit, true),
-    Zone = ets:new(Zone, [named_table, {heir, spawn_link(fun bury/0), Zone}]),
-    {ok, #zone{name = Zone, restarts = Restarts}}.
+    Zone = ets:new(Zone, [named_table, {heir, spawn_link(fun heir/0), Zone}]),
+    {ok, #zone{name = Zone, restart = Restart}}.
 
-%% When the tracker was killed, its children are ended, and subscriptions with them.
-bury() ->
+%% Ends the children and the subscriptions when the tracker was killed.
+heir() ->
     process_flag(trap_exit, true),
-    receive {'ETS-TRANSFER', Zone, _, Zone} -> ok end,
+    Zone =
+        receive
+            {'ETS-TRANSFER', Table, _, Table} -> Table
+        end,
     Running = [{monitor(process, Child#child.pid), Child} || Child <- in_state(running, Zone)],
     lists:foreach(fun({_, Child}) -> end_child(Child) end, Running),
     lists:foreach(fun({Monitor, Child}) -> await_end(Monitor, Child, Zone) end, Running),
     [exit(Cleaner, kill) || #child{cleaner = Cleaner} <- children(Zone), is_pid(Cleaner)],
     end_starters(kill, Zone),
-    tell(Zone, unsubscribed).
+    notify(Zone, unsubscribed).
 
 await_end(Monitor, #child{name = Name, pid = Pid} = Child, Zone) ->
     receive
-        {'DOWN', Monitor, process, Pid, Reason} -> tell(Zone, {down, Name, Pid, Reason});
-        {kill, Other} -> exit(Other, kill), await_end(Monitor, Child, Zone)
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            notify(Zone, {down, Name, Pid, Reason});
+        {kill, Other} ->
+            exit(Other, kill),
+            await_end(Monitor, Child, Zone)
     end.
 
-%% What start functions have started beside their children ends with those who started it.
+%% Ends the starters, and so the processes that start functions linked to them.
 end_starters(Reason, Zone) ->
     [exit(Starter, Reason) || {{starter, Starter}} <- ets:tab2list(Zone)].
 
-handle_call({ask, Question}, _From, #zone{name = Zone} = State) ->
-    {reply, asked(Question, Zone), State};
+handle_call({access, Operation}, _From, #zone{name = Zone} = State) ->
+    {reply, try_execute(Operation, Zone), State};
 handle_call({start_child, Spec}, From, State) ->
     case checked(Spec) of
         {ok, Name, Checked} ->
-            handle(#request{what = start_child, name = Name, spec = Checked, from = From}, State),
+            handle(#request{kind = start_child, name = Name, spec = Checked, from = From}, State),
             {noreply, State};
         {error, Reason} ->
             {reply, {error, Reason}, State}
     end;
-handle_call({Forget, Name}, From, State)
-        when Forget =:= terminate_child; Forget =:= delete_child ->
-    handle(#request{what = forget, name = Name, from = From}, State),
+handle_call({Function, Name}, From, State) when
+    Function =:= terminate_child; Function =:= delete_child
+->
+    handle(#request{kind = terminate, name = Name, from = From}, State),
     {noreply, State};
 handle_call({state, Name}, _From, #zone{name = Zone} = State) ->
     {reply, child(Zone, Name), State};
 handle_call({find_or_open, Spec}, From, #zone{name = Zone} = State) ->
     Found =
-        case named(Spec) of
-            {ok, Its} -> answer({find_alive, Its}, Zone);
+        case unchecked_name(Spec) of
+            {ok, Unchecked} -> execute({find_alive, Unchecked}, Zone);
             none -> undefined
         end,
     case {Found, checked(Spec)} of
         {{ok, Pid}, _} ->
             {reply, {ok, Pid}, State};
         {undefined, {ok, Name, Checked}} ->
-            handle(#request{what = find_or_open, name = Name, spec = Checked, from = From}, State),
+            handle(#request{kind = find_or_open, name = Name, spec = Checked, from = From}, State),
             {noreply, State};
         {undefined, {error, Reason}} ->
             {reply, {error, Reason}, State}
@@ -392,7 +434,7 @@ handle_call({add_existing_child, Child}, From, State) ->
         true ->
             {reply, {error, badarg}, State};
         false ->
-            Request = #request{what = add, name = Name, spec = Spec, pid = Pid, from = From},
+            Request = #request{kind = add, name = Name, spec = Spec, pid = Pid, from = From},
             handle(Request, State),
             {noreply, State}
     end;
@@ -402,7 +444,7 @@ handle_call({register, Name, Pid}, From, #zone{name = Zone} = State) ->
             {reply, {ok, Pid}, State};
         false ->
             {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
-            Request = #request{what = register, name = Name, spec = Spec, pid = Pid, from = From},
+            Request = #request{kind = register, name = Name, spec = Spec, pid = Pid, from = From},
             handle(Request, State),
             {noreply, State}
     end;
@@ -418,14 +460,16 @@ handle_call({get_childspec, Name}, _From, #zone{name = Zone} = State) ->
         #child{spec = Spec} -> {reply, {ok, Spec}, State}
     end;
 handle_call(which_children, _From, #zone{name = Zone} = State) ->
-    {reply, answer(which_children, Zone), State};
+    {reply, execute(which_children, Zone), State};
 handle_call(count_children, _From, #zone{name = Zone} = State) ->
-    Children = answer(which_children, Zone),
+    Children = execute(which_children, Zone),
     Count = fun(Test) -> length(lists:filter(Test, Children)) end,
-    Counts = [{specs, length(Children)},
-              {active, Count(fun(Child) -> is_pid(element(2, Child)) end)},
-              {supervisors, Count(fun(Child) -> element(3, Child) =:= supervisor end)},
-              {workers, Count(fun(Child) -> element(3, Child) =:= worker end)}],
+    Counts = [
+        {specs, length(Children)},
+        {active, Count(fun(Child) -> is_pid(element(2, Child)) end)},
+        {supervisors, Count(fun(Child) -> element(3, Child) =:= supervisor end)},
+        {workers, Count(fun(Child) -> element(3, Child) =:= worker end)}
+    ],
     {reply, Counts, State};
 handle_call({launched, Starter, Result}, From, State) ->
     launched(child_of(#child.starter, Starter, State), Result, State),
@@ -460,7 +504,7 @@ handle_info({overtime, Name, Worker}, #zone{name = Zone} = State) ->
     {noreply, State};
 handle_info({start_again, Name, Delay}, #zone{name = Zone} = State) ->
     case child(Zone, Name) of
-        #child{state = Waits, delay = Delay} = Child when Waits =:= failed; Waits =:= slowed ->
+        #child{state = Kind, delay = Delay} = Child when Kind =:= failed; Kind =:= slowed ->
             start(Child, Child#child.spec, Zone);
         _ ->
             ok
@@ -469,12 +513,12 @@ handle_info({start_again, Name, Delay}, #zone{name = Zone} = State) ->
 handle_info(_, State) ->
     {noreply, State}.
 
-%% The end of a child, a cleaner or a starter.
+%% Handles the exit of a child, a cleaner or a starter.
 ended(Monitor, Pid, Reason, State) ->
-    Of = fun(Field, Value) -> child_of(Field, Value, State) end,
-    case {Of(#child.monitor, Monitor), Of(#child.cleaner, Pid), Of(#child.starter, Pid)} of
+    Find = fun(Field, Value) -> child_of(Field, Value, State) end,
+    case {Find(#child.monitor, Monitor), Find(#child.cleaner, Pid), Find(#child.starter, Pid)} of
         {#child{state = running} = Child, _, _} -> died(Child, Reason, State);
-        {#child{state = ending} = Child, _, _} -> freed(Child, State);
+        {#child{state = ending} = Child, _, _} -> free_name(Child, State);
         {_, #child{} = Child, _} -> cleaned_up(Child, State);
         {_, _, #child{state = launching} = Child} -> launched(Child, {error, Reason}, State);
         _ -> ok
@@ -483,7 +527,7 @@ ended(Monitor, Pid, Reason, State) ->
 terminate(_Reason, #zone{name = Zone} = State) ->
     lists:foreach(fun(Child) -> refuse_all(Child, Zone) end, children(Zone)),
     Stopping = State#zone{stopping = true},
-    lists:foreach(fun(Child) -> doom(Child, Stopping) end, children(Zone)),
+    lists:foreach(fun(Child) -> stop_for_good(Child, Stopping) end, children(Zone)),
     await_ends(Stopping),
     unregister(Zone),
     refuse_others().
@@ -495,15 +539,15 @@ refuse_all(#child{waiting = Waiting} = Child, Zone) ->
 await_ends(#zone{name = Zone} = State) ->
     case children(Zone) of
         [] ->
-            tell(Zone, unsubscribed),
+            notify(Zone, unsubscribed),
             end_starters(shutdown, Zone),
             Heir = ets:info(Zone, heir),
             ets:delete(Zone),
             exit(Heir, kill);
         _ ->
             receive
-                {'$gen_call', From, {ask, Question}} ->
-                    gen_server:reply(From, asked(Question, Zone));
+                {'$gen_call', From, {access, Operation}} ->
+                    gen_server:reply(From, try_execute(Operation, Zone));
                 {'$gen_call', From, {launched, _, _} = Launched} ->
                     handle_call(Launched, From, State);
                 {'$gen_call', From, _} ->
@@ -516,8 +560,12 @@ await_ends(#zone{name = Zone} = State) ->
 
 refuse_others() ->
     receive
-        {'$gen_call', From, {ask, _}} -> gen_server:reply(From, {raised, badarg}), refuse_others();
-        {'$gen_call', From, _} -> gen_server:reply(From, {error, shutdown}), refuse_others()
+        {'$gen_call', From, {access, _}} ->
+            gen_server:reply(From, {raised, badarg}),
+            refuse_others();
+        {'$gen_call', From, _} ->
+            gen_server:reply(From, {error, shutdown}),
+            refuse_others()
     after 0 -> ok
     end.
 
@@ -527,7 +575,7 @@ children(Zone) ->
     [Child || {{child, _}, Child} <- ets:tab2list(Zone)].
 
 in_state(State, Zone) ->
-    [Child || #child{state = Its} = Child <- children(Zone), Its =:= State].
+    [Child || Child <- children(Zone), Child#child.state =:= State].
 
 child(Zone, Name) ->
     case ets:lookup(Zone, {child, Name}) of
@@ -558,111 +606,116 @@ attributes(Name, Keys, Zone) ->
 delete_attributes(Name, Zone) ->
     [ets:delete(Zone, {attribute, Name, Key}) || {Key, _} <- attributes(Name, Zone)].
 
-tell(Zone, Event) ->
+notify(Zone, Event) ->
     [Pid ! {gen_tracker, Zone, Event} || {{subscriber, Pid}} <- ets:tab2list(Zone)].
 
-%%% Questions
+%%% Operations on the table
 
-asked(Question, Zone) ->
+try_execute(Operation, Zone) ->
     try
-        {returned, answer(Question, Zone)}
+        {returned, execute(Operation, Zone)}
     catch
         error:Reason -> {raised, Reason}
     end.
 
-answer({find, Name}, Zone) ->
+execute({find, Name}, Zone) ->
     case child(Zone, Name) of
         #child{state = running, pid = Pid} -> {ok, Pid};
         _ -> undefined
     end;
-answer({find_alive, Name}, Zone) ->
+execute({find_alive, Name}, Zone) ->
     case child(Zone, Name) of
         #child{state = running, pid = Pid} -> if_alive(is_alive(Pid), Pid);
         _ -> undefined
     end;
-answer(which_children, Zone) ->
+execute(which_children, Zone) ->
     [
         {Name, visible(Child), Type, Modules}
      || #child{name = Name, spec = #{type := Type, modules := Modules}} = Child <- children(Zone)
     ];
-answer({setattr, Name, Attributes}, Zone) when is_map(Attributes) ->
-    answer({setattr, Name, maps:to_list(Attributes)}, Zone);
-answer({setattr, Name, Attributes}, Zone) ->
+execute({setattr, Name, Attributes}, Zone) when is_map(Attributes) ->
+    execute({setattr, Name, maps:to_list(Attributes)}, Zone);
+execute({setattr, Name, Attributes}, Zone) ->
     true = is_integer(length(Attributes)),
     Pairs = [Pair || {_, _} = Pair <- Attributes],
     is_settable(Name, Zone) orelse error({void_setting, Zone, Name, [Key || {Key, _} <- Pairs]}),
     [ets:insert(Zone, {{attribute, Name, Key}, Value}) || {Key, Value} <- Pairs],
     ok;
-answer({setattr, Name, Key, Value}, Zone) ->
+execute({setattr, Name, Key, Value}, Zone) ->
     is_settable(Name, Zone) orelse error({void_setting, Zone, Name, Key}),
     ets:insert(Zone, {{attribute, Name, Key}, Value}),
     ok;
-answer({getattr, Name, Key}, Zone) ->
+execute({getattr, Name, Key}, Zone) ->
     case ets:lookup(Zone, {attribute, Name, Key}) of
         [{_, Value}] -> {ok, Value};
         [] -> undefined
     end;
-answer({delattr, Name, Key}, Zone) ->
+execute({delattr, Name, Key}, Zone) ->
     ets:delete(Zone, {attribute, Name, Key}),
     ok;
-answer({increment, Name, Key, Increment}, Zone) ->
-    incremented(answer({getattr, Name, Key}, Zone), Name, Key, Increment, Zone);
-answer({increment, Name, Key, Increment, Default}, Zone) ->
-    case answer({getattr, Name, Key}, Zone) of
+execute({increment, Name, Key, Increment}, Zone) ->
+    incremented(execute({getattr, Name, Key}, Zone), Name, Key, Increment, Zone);
+execute({increment, Name, Key, Increment, Default}, Zone) ->
+    case execute({getattr, Name, Key}, Zone) of
         undefined -> incremented({ok, Default}, Name, Key, Increment, Zone);
         Found -> incremented(Found, Name, Key, Increment, Zone)
     end;
-answer({cas, Name, Key, Old, New}, Zone) ->
+execute({cas, Name, Key, Old, New}, Zone) ->
     is_settable(Name, Zone) orelse error({void_setting, Zone, Name, Key}),
-    case answer({getattr, Name, Key}, Zone) of
-        {ok, Value} when Value =:= Old -> answer({setattr, Name, Key, New}, Zone);
+    case execute({getattr, Name, Key}, Zone) of
+        {ok, Value} when Value =:= Old -> execute({setattr, Name, Key, New}, Zone);
         {ok, Value} -> {error, {current, Value}};
         undefined -> {error, undefined}
     end;
-answer({info, Name}, Zone) ->
+execute({info, Name}, Zone) ->
     attributes(Name, Zone);
-answer({info, Name, Keys}, Zone) when length(Keys) >= 0 ->
+execute({info, Name, Keys}, Zone) when length(Keys) >= 0 ->
     attributes(Name, Keys, Zone);
-answer(list, Zone) ->
+execute(list, Zone) ->
     [
         {Name, [{pid, Pid} | attributes(Name, Zone)]}
      || #child{name = Name, pid = Pid} <- in_state(running, Zone)
     ];
-answer({list, Keys}, Zone) when length(Keys) >= 0 ->
+execute({list, Keys}, Zone) when length(Keys) >= 0 ->
     [
         {Name, [{pid, Pid} | attributes(Name, Keys, Zone)]}
      || #child{name = Name, pid = Pid} <- in_state(running, Zone)
     ];
-answer({unregister_name, Name}, Zone) ->
+execute({unregister_name, Name}, Zone) ->
     case child(Zone, Name) of
         #child{state = running, pid = Pid, spec = #{start := undefined}} = Child ->
             demonitor(Child#child.monitor, [flush]),
-            tell(Zone, {down, Name, Pid, unregistered}),
+            notify(Zone, {down, Name, Pid, unregistered}),
             delete(Child, Zone);
         _ ->
             ok
     end,
     ok;
-answer({may_wait, Name, Pid}, Zone) ->
+execute({may_wait, Name, Pid}, Zone) ->
     case child(Zone, Name) of
         #child{state = terminating} = Child ->
-            not closes_cycle(asker(askers(Pid), Zone), Child, Zone);
+            not closes_cycle(worker_among(with_parent(Pid), Zone), Child, Zone);
         _ ->
             true
     end;
-answer(_, _) ->
+execute(_, _) ->
     error(badarg).
 
-%% As `ets:update_counter/3` takes them.
+%% Adds to an attribute, and returns its new value. An increment is a number or a tuple, as in
+%% `ets:update_counter/3`.
 incremented({ok, Value}, Name, Key, Increment, Zone) when is_integer(Value) ->
     Sum =
         case Increment of
-            {2, Added} when is_integer(Added) -> Value + Added;
-            {2, Added, Threshold, Set}
-                    when is_integer(Added), is_integer(Threshold), is_integer(Set) ->
+            {2, Added} when is_integer(Added) ->
+                Value + Added;
+            {2, Added, Threshold, Set} when
+                is_integer(Added), is_integer(Threshold), is_integer(Set)
+            ->
                 set_beyond(Value + Added, Added, Threshold, Set);
-            Added when is_integer(Added) -> Value + Added;
-            _ -> error(badarg)
+            Added when is_integer(Added) ->
+                Value + Added;
+            _ ->
+                error(badarg)
         end,
     ets:insert(Zone, {{attribute, Name, Key}, Sum}),
     Sum;
@@ -683,121 +736,132 @@ visible(#child{state = running, pid = Pid}) -> Pid;
 visible(#child{state = terminating}) -> terminating;
 visible(_) -> launching.
 
-%% Whether a child of that name is running or starting.
+%% Whether the child of this name is starting or running.
 is_settable(Name, Zone) ->
     case child(Zone, Name) of
         none -> false;
         #child{state = State} -> lists:member(State, [launching, running, ending])
     end.
 
-%%% What is wanted of a name
+%%% Requests for a name
 
-handle(#request{what = What, name = Name} = Request, #zone{name = Zone} = State) ->
+%% Answers a request, starts a child for it, or lets it wait for the child that has the name.
+handle(#request{kind = Kind, name = Name} = Request, #zone{name = Zone} = State) ->
     case child(Zone, Name) of
-        none when What =:= forget -> reply(Request, {error, no_child});
-        none -> take(Request, State);
-        Child when What =:= forget ->
-            wait_and(fun(With) -> doom(With, State) end, Request, Child, Zone);
+        none when Kind =:= terminate ->
+            reply(Request, {error, no_child});
+        none ->
+            take_name(Request, State);
+        Child when Kind =:= terminate ->
+            wait_and(fun(Waited) -> stop_for_good(Waited, State) end, Request, Child, Zone);
         #child{state = running, pid = Pid} = Child ->
             case is_alive(Pid) of
                 true -> reply(Request, running(Request, {ok, Pid}));
                 false -> wait(Request, Child, Zone)
             end;
-        #child{state = terminating} = Child -> wait(Request, Child, Zone);
-        _ when What =:= add -> reply(Request, {error, already_present});
-        #child{state = failed} = Child when What =:= find_or_open ->
-            Start = fun(With) -> start(With, Request#request.spec, Zone) end,
+        #child{state = terminating} = Child ->
+            wait(Request, Child, Zone);
+        _ when Kind =:= add ->
+            reply(Request, {error, already_present});
+        #child{state = failed} = Child when Kind =:= find_or_open ->
+            Start = fun(Waited) -> start(Waited, Request#request.spec, Zone) end,
             wait_and(Start, Request, Child, Zone);
-        #child{state = failed} -> reply(Request, {error, already_present});
-        Child -> wait(Request, Child, Zone)
+        #child{state = failed} ->
+            reply(Request, {error, already_present});
+        Child ->
+            wait(Request, Child, Zone)
     end.
 
 reply(#request{from = From}, Answer) ->
     gen_server:reply(From, Answer).
 
-running(#request{what = find_or_open}, Result) -> Result;
+running(#request{kind = find_or_open}, Result) -> Result;
 running(_, Result) -> {error, {already_started, element(2, Result)}}.
 
 wait(Request, Child, Zone) ->
     wait_and(fun(_) -> ok end, Request, Child, Zone).
 
-%% Lets a request wait for what comes of a child, and does something with the child then; or
-%% refuses it.
+%% Lets a request wait for a child, and calls `Do` with the child. Refuses the request if it would
+%% close a cycle of waits.
 wait_and(Do, #request{from = {Pid, _}} = Request, #child{waiting = Waiting} = Child, Zone) ->
-    Asker = asker(askers(Pid), Zone),
-    case closes_cycle(Asker, Child, Zone) of
+    Caller = worker_among(with_parent(Pid), Zone),
+    case closes_cycle(Caller, Child, Zone) of
         true ->
-            reply(Request, {error, doing(Asker, Zone)});
+            reply(Request, {error, activity(Caller, Zone)});
         false ->
-            Late = Request#request{asker = Asker, is_late = Child#child.is_doomed},
-            With = Child#child{waiting = Waiting ++ [Late]},
-            write(With, Zone),
-            Do(With)
+            Last = Request#request{caller = Caller, is_late = Child#child.stop_requested},
+            Waited = Child#child{waiting = Waiting ++ [Last]},
+            write(Waited, Zone),
+            Do(Waited)
     end.
 
 %%% Cycles of waits
 
-%% Who asks: a process, and the one at the head of its `$ancestors`.
-askers(Pid) when node(Pid) =:= node() ->
+%% Returns a process and its parent: the head of its `$ancestors`.
+with_parent(Pid) when node(Pid) =:= node() ->
     case process_info(Pid, dictionary) of
         {dictionary, Dictionary} ->
             [Pid | lists:sublist(proplists:get_value('$ancestors', Dictionary, []), 1)];
         undefined ->
             [Pid]
     end;
-askers(_) ->
+with_parent(_) ->
     [].
 
-%% Whether a process registers itself under the name under which it is just being started.
+%% Whether a process registers itself under the name of the child that is starting it.
 is_being_started(#child{state = launching, starter = Starter}, Pid, {Pid, _}) ->
-    lists:member(Starter, askers(Pid));
+    lists:member(Starter, with_parent(Pid));
 is_being_started(_, _, _) ->
     false.
 
-%% The one of them that is at work for a child.
-asker(Pids, Zone) ->
+%% Returns the first of these processes that is a worker of a child, or `none`.
+worker_among(Pids, Zone) ->
     Workers = [worker(Child) || Child <- children(Zone)],
     hd([Pid || Pid <- Pids, lists:member(Pid, Workers)] ++ [none]).
 
+%% Returns the worker of a child, or `nobody`.
 worker(#child{state = launching, starter = Starter}) -> Starter;
 worker(#child{state = terminating, cleaner = Cleaner}) -> Cleaner;
 worker(_) -> nobody.
 
-doing(Asker, Zone) ->
-    [Doing] = [State || #child{state = State} = Child <- children(Zone), worker(Child) =:= Asker],
-    case Doing of
+%% Returns the reason of a refusal: what the worker is doing.
+activity(Caller, Zone) ->
+    [Child] = [Child || Child <- children(Zone), worker(Child) =:= Caller],
+    case Child#child.state of
         launching -> starting;
         terminating -> terminating
     end.
 
-%% Whether a child waits for this process.
+%% Whether the worker of a child is the caller, or waits for the caller through other children.
 closes_cycle(none, _, _) ->
     false;
-closes_cycle(Asker, Child, Zone) ->
+closes_cycle(Caller, Child, Zone) ->
     Worker = worker(Child),
     Others = [
         Other
      || #child{waiting = Waiting} = Other <- children(Zone),
-        lists:keymember(Worker, #request.asker, Waiting)
+        lists:keymember(Worker, #request.caller, Waiting)
     ],
-    Worker =:= Asker orelse
-        lists:any(fun(Other) -> closes_cycle(Asker, Other, Zone) end, Others).
+    Worker =:= Caller orelse
+        lists:any(fun(Other) -> closes_cycle(Caller, Other, Zone) end, Others).
 
 %%% Starting
 
-take(#request{name = Name, spec = Spec, pid = undefined} = Request, #zone{name = Zone}) ->
-    start(#child{name = Name, spec = kept(Spec), waiting = [first(Request, Zone)]}, Spec, Zone);
-take(#request{name = Name, spec = Spec, pid = Pid} = Request, #zone{name = Zone}) ->
-    run(#child{name = Name, spec = kept(Spec)}, Pid, Zone),
+%% Starts the child of a request, or adds its process, under a name that no child has.
+take_name(#request{name = Name, spec = Spec, pid = undefined} = Request, #zone{name = Zone}) ->
+    Waiting = [first_request(Request, Zone)],
+    start(#child{name = Name, spec = to_store(Spec), waiting = Waiting}, Spec, Zone);
+take_name(#request{name = Name, spec = Spec, pid = Pid} = Request, #zone{name = Zone}) ->
+    run(#child{name = Name, spec = to_store(Spec)}, Pid, Zone),
     reply(Request, {ok, Pid}).
 
-%% The one start_child whose child it is.
-first(#request{what = start_child} = Request, Zone) ->
-    first(Request#request{what = starting}, Zone);
-first(#request{from = {Pid, _}} = Request, Zone) ->
-    Request#request{asker = asker(askers(Pid), Zone), is_late = false}.
+%% Returns the request that starts a child, as the first that waits for it.
+first_request(#request{kind = start_child} = Request, Zone) ->
+    first_request(Request#request{kind = starts_child}, Zone);
+first_request(#request{from = {Pid, _}} = Request, Zone) ->
+    Request#request{caller = worker_among(with_parent(Pid), Zone), is_late = false}.
 
-%% Starts a child with a spec, which may be that of a caller.
+%% Starts a child with its own spec or with the spec of a caller.
 start(#child{spec = Own} = Child, #{start := {Module, Function, Arguments}} = Spec, Zone) ->
     Tracker = self(),
     {Starter, _} = proc_lib:spawn_opt(
@@ -806,11 +870,16 @@ start(#child{spec = Own} = Child, #{start := {Module, Function, Arguments}} = Sp
     ),
     ets:insert(Zone, {{starter, Starter}}),
     Launching = Child#child{state = launching, pid = undefined, starter = Starter},
-    write(Launching#child{cleaner = undefined, spec = kept(Spec), own = Own}, Zone).
+    write(Launching#child{cleaner = undefined, spec = to_store(Spec), own = Own}, Zone).
 
 starter(Tracker, Module, Function, Arguments) ->
     process_flag(trap_exit, true),
-    Result = try apply(Module, Function, Arguments) catch _:Reason -> {error, Reason} end,
+    Result =
+        try
+            apply(Module, Function, Arguments)
+        catch
+            _:Reason -> {error, Reason}
+        end,
     process_flag(trap_exit, true),
     link(Tracker),
     ok = gen_server:call(Tracker, {launched, self(), Result}, infinity),
@@ -818,12 +887,17 @@ starter(Tracker, Module, Function, Arguments) ->
 
 be_parent(Tracker) ->
     receive
-        {is_registered, Pid} -> Pid ! {registered, self()}, be_parent(Tracker);
-        {'EXIT', Tracker, shutdown} -> exit(shutdown);
-        _ -> be_parent(Tracker)
+        {is_registered, Pid} ->
+            Pid ! {registered, self()},
+            be_parent(Tracker);
+        {'EXIT', Tracker, shutdown} ->
+            exit(shutdown);
+        _ ->
+            be_parent(Tracker)
     end.
 
-%% What a start function returns is what a caller gets, but for an `ok` without a process.
+%% Returns the result of a start: what the start function returned, or an error if that is an `ok`
+%% without a pid.
 result({ok, Pid}) when is_pid(Pid) -> {ok, Pid};
 result({ok, Pid, Info}) when is_pid(Pid) -> {ok, Pid, Info};
 result({ok, _} = Other) -> {error, {bad_return_value, Other}};
@@ -833,23 +907,24 @@ result(Other) -> Other.
 run(#child{name = Name} = Child, Pid, Zone) ->
     Monitor = monitor_now(Pid),
     write(Child#child{state = running, pid = Pid, monitor = Monitor, since = now_ms()}, Zone),
-    tell(Zone, {up, Name, Pid}).
+    notify(Zone, {up, Name, Pid}).
 
-%% A process may keep its latest monitor to itself for as long as it runs. This one is sent, so that
-%% it tells why a child ends that is killed as soon as it is seen.
+%% Monitors a process without delay. The VM may delay the signal of the last `monitor/2`, and a
+%% further signal sends it. Otherwise the exit reason of a child that is killed at once would be
+%% `noproc`.
 monitor_now(Pid) ->
     Monitor = monitor(process, Pid),
     true = demonitor(monitor(process, Pid), [flush]),
     Monitor.
 
-%% A starter has returned. What it was called for is told to those who wait: `killed`, whatever it
-%% is, when somebody has asked for the end of the child meanwhile.
+%% Handles what a start function returned. The requests that wait for the start get the result, or
+%% `killed` if a stop of the child was requested meanwhile.
 launched(none, _, _) ->
     ok;
-launched(#child{is_doomed = IsDoomed} = Child, Returned, State) ->
+launched(#child{stop_requested = StopRequested} = Child, Returned, State) ->
     Result = result(Returned),
     Outcome =
-        case IsDoomed of
+        case StopRequested of
             true -> killed;
             false -> Result
         end,
@@ -862,10 +937,10 @@ is_started({ok, _}) -> true;
 is_started({ok, _, _}) -> true;
 is_started(_) -> false.
 
-started(#child{is_doomed = true} = Child, Result, Outcome, #zone{name = Zone} = State) ->
+started(#child{stop_requested = true} = Child, Result, Outcome, #zone{name = Zone} = State) ->
     Pid = element(2, Result),
     Ending = Child#child{state = ending, pid = Pid, monitor = monitor(process, Pid)},
-    serve(Ending, Outcome, fun(Served) -> write(Served, Zone) end, State),
+    answer_waiting(Ending, Outcome, fun(Answered) -> write(Answered, Zone) end, State),
     end_child(Ending);
 started(#child{is_slowed = IsSlowed, delay = Delay} = Child, Result, Outcome, State) ->
     Next =
@@ -873,62 +948,73 @@ started(#child{is_slowed = IsSlowed, delay = Delay} = Child, Result, Outcome, St
             true -> Delay;
             false -> 50
         end,
-    Run = fun(Served) -> run(Served#child{delay = Next}, element(2, Result), State#zone.name) end,
-    serve(Child, Outcome, Run, State).
+    #zone{name = Zone} = State,
+    Run = fun(Answered) -> run(Answered#child{delay = Next}, element(2, Result), Zone) end,
+    answer_waiting(Child, Outcome, Run, State).
 
 failed(Child, Result, IsProper, Outcome, #zone{name = Zone} = State) ->
-    #child{own = #{restart := Restart}, reason = Reason, is_doomed = IsDoomed} = Child,
-    %% A caller's own spec that fails does not end the tries of the child's.
+    #child{own = #{restart := Restart}, reason = Reason, stop_requested = StopRequested} = Child,
+    %% If the spec of a caller failed, the child is still started again with its own spec.
     IsOwn = Child#child.spec =:= Child#child.own,
     IsError =
         case Result of
             {error, _} -> IsProper;
             _ -> false
         end,
-    Again = Reason =/= none andalso Restart =:= permanent andalso not IsDoomed andalso
-        (IsError orelse not IsOwn),
+    Again =
+        Reason =/= none andalso Restart =:= permanent andalso not StopRequested andalso
+            (IsError orelse not IsOwn),
     case Again of
         true ->
             delete_attributes(Child#child.name, Zone),
             Own = Child#child{spec = Child#child.own},
-            serve(Own, Outcome, fun(Served) -> wait_to_start(failed, Served, Zone) end, State);
+            Wait = fun(Answered) -> wait_to_start(failed, Answered, Zone) end,
+            answer_waiting(Own, Outcome, Wait, State);
         false ->
             Free = fun(#child{waiting = Waiting} = Left) ->
                 delete(Left, Zone),
-                lists:foreach(fun(Request) -> freed_for(Request, State) end, Waiting)
+                lists:foreach(fun(Request) -> handle_again(Request, State) end, Waiting)
             end,
-            serve(Child, Outcome, Free, State)
+            answer_waiting(Child, Outcome, Free, State)
     end.
 
-%% The child is started again later.
-wait_to_start(Waits, #child{name = Name, delay = Delay} = Child, Zone) ->
+%% Starts a child again after its delay. The next delay is longer.
+wait_to_start(Kind, #child{name = Name, delay = Delay} = Child, Zone) ->
     Next = min(Delay + 150, 5000),
     erlang:send_after(Delay, self(), {start_again, Name, Next}),
-    write(Child#child{state = Waits, delay = Next, cleaner = undefined}, Zone).
+    write(Child#child{state = Kind, delay = Next, cleaner = undefined}, Zone).
 
-%% Answers those who wait for a start, as far as they have an answer now, and handles those again
-%% who want the name, as it is after `Do` has been called.
-serve(#child{waiting = Waiting} = Child, Outcome, Do, State) ->
+%% Answers the requests that wait for a start if its outcome is their answer. Calls `Do` with the
+%% child and the requests that continue to wait, and then handles the others again.
+answer_waiting(#child{waiting = Waiting} = Child, Outcome, Do, State) ->
     Answers = [{answer_to(Request, Outcome), Request} || Request <- Waiting],
     [reply(Request, Reply) || {{reply, Reply}, Request} <- Answers],
     Do(Child#child{waiting = [Request || {wait, Request} <- Answers]}),
     [handle(Request, State) || {again, Request} <- Answers].
 
-answer_to(#request{what = forget}, _) -> wait;
-answer_to(#request{is_late = true}, _) -> wait;
-answer_to(#request{what = What}, killed)
-        when What =:= find_or_open; What =:= start_child; What =:= starting ->
+answer_to(#request{kind = terminate}, _) ->
+    wait;
+answer_to(#request{is_late = true}, _) ->
+    wait;
+answer_to(#request{kind = Kind}, killed) when
+    Kind =:= find_or_open; Kind =:= start_child; Kind =:= starts_child
+->
     {reply, {error, killed}};
-answer_to(#request{what = What}, killed) when What =/= add -> wait;
-answer_to(_, killed) -> again;
-answer_to(#request{what = find_or_open}, Result) -> {reply, Result};
-answer_to(#request{what = starting}, Result) -> {reply, to_supervisor(Result)};
+answer_to(#request{kind = Kind}, killed) when Kind =/= add ->
+    wait;
+answer_to(_, killed) ->
+    again;
+answer_to(#request{kind = find_or_open}, Result) ->
+    {reply, Result};
+answer_to(#request{kind = starts_child}, Result) ->
+    {reply, to_supervisor(Result)};
 answer_to(Request, Result) ->
     case is_started(Result) of
         true -> {reply, running(Request, Result)};
         false -> again
     end.
 
+%% Returns the answer of `supervisor:start_child/2`.
 to_supervisor(ignore) -> {ok, undefined};
 to_supervisor({error, Reason}) -> {error, Reason};
 to_supervisor(Result) ->
@@ -939,16 +1025,17 @@ to_supervisor(Result) ->
 
 %%% The end of a child
 
-%% Stops a child for good, in whatever state it is.
-doom(#child{name = Name, spec = #{shutdown := Shutdown}} = Child, #zone{name = Zone} = State) ->
-    write(Child#child{is_doomed = true}, Zone),
+%% Stops a child for good, in any state.
+stop_for_good(#child{name = Name, spec = Spec} = Child, #zone{name = Zone} = State) ->
+    #{shutdown := Shutdown} = Spec,
+    write(Child#child{stop_requested = true}, Zone),
     Limit = fun(Time, Worker) -> erlang:send_after(Time, self(), {overtime, Name, Worker}) end,
     case Child of
         #child{state = running} -> end_child(Child);
         #child{state = launching} -> Limit(start_time(Shutdown), worker(Child));
         #child{state = terminating} -> Limit(cleanup_time(Shutdown), worker(Child));
         #child{state = ending} -> ok;
-        _ -> freed(Child, State)
+        _ -> free_name(Child, State)
     end.
 
 start_time(brutal_kill) -> 0;
@@ -966,7 +1053,7 @@ end_child(#child{pid = Pid, spec = #{shutdown := Shutdown}}) ->
     is_integer(Shutdown) andalso erlang:send_after(Shutdown, self(), {kill, Pid}).
 
 died(#child{name = Name, pid = Pid} = Child, Reason, #zone{name = Zone} = State) ->
-    tell(Zone, {down, Name, Pid, Reason}),
+    notify(Zone, {down, Name, Pid, Reason}),
     Terminating = Child#child{state = terminating, reason = Reason},
     case callback(Child, attributes(Name, Zone), Reason) of
         none ->
@@ -974,17 +1061,17 @@ died(#child{name = Name, pid = Pid} = Child, Reason, #zone{name = Zone} = State)
         Call ->
             {Cleaner, _} = proc_lib:spawn_opt(Call, [link, monitor]),
             write(Terminating#child{cleaner = Cleaner}, Zone),
-            #child{is_doomed = IsDoomed, spec = #{shutdown := Shutdown}} = Child,
+            #child{stop_requested = StopRequested, spec = #{shutdown := Shutdown}} = Child,
             Time = cleanup_time(Shutdown),
-            IsDoomed andalso erlang:send_after(Time, self(), {overtime, Name, Cleaner})
+            StopRequested andalso erlang:send_after(Time, self(), {overtime, Name, Cleaner})
     end.
 
 callback(#child{spec = #{start := undefined}}, _, _) ->
     none;
 callback(#child{name = Name, spec = #{start := {Module, _, _}}}, Attributes, Reason) ->
     _ = code:ensure_loaded(Module),
-    Has = fun(Arity) -> erlang:function_exported(Module, after_terminate, Arity) end,
-    case {Has(3), Has(2)} of
+    IsExported = fun(Arity) -> erlang:function_exported(Module, after_terminate, Arity) end,
+    case {IsExported(3), IsExported(2)} of
         {true, _} -> fun() -> Module:after_terminate(Name, Attributes, Reason) end;
         {false, true} -> fun() -> Module:after_terminate(Name, Attributes) end;
         {false, false} -> none
@@ -994,12 +1081,12 @@ cleaned_up(#child{name = Name} = Child, #zone{name = Zone} = State) ->
     delete_attributes(Name, Zone),
     case is_restarted(Child, State) of
         true -> restart(Child, Zone);
-        false -> freed(Child, State)
+        false -> free_name(Child, State)
     end.
 
-is_restarted(#child{is_doomed = true}, _) -> false;
+is_restarted(#child{stop_requested = true}, _) -> false;
 is_restarted(_, #zone{stopping = true}) -> false;
-is_restarted(_, #zone{restarts = false}) -> false;
+is_restarted(_, #zone{restart = false}) -> false;
 is_restarted(#child{spec = #{restart := permanent}}, _) -> true;
 is_restarted(#child{spec = #{restart := temporary}}, _) -> false;
 is_restarted(#child{reason = normal}, _) -> false;
@@ -1007,7 +1094,7 @@ is_restarted(#child{reason = shutdown}, _) -> false;
 is_restarted(#child{reason = {shutdown, _}}, _) -> false;
 is_restarted(_, _) -> true.
 
-%% At once, unless that was done too often.
+%% Restarts a child at once, or after a delay if the restart limit was reached.
 restart(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed} = Child, Zone) ->
     Now = now_ms(),
     Recent = [Time || Time <- Restarts, Now - Time < ?PERIOD],
@@ -1021,13 +1108,13 @@ restart(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed} = Child
             wait_to_start(slowed, Child#child{is_slowed = true}, Zone)
     end.
 
-%% The name is free.
-freed(#child{waiting = Waiting} = Child, #zone{name = Zone} = State) ->
+%% Deletes a child, and handles the requests that wait for its name.
+free_name(#child{waiting = Waiting} = Child, #zone{name = Zone} = State) ->
     delete(Child, Zone),
-    lists:foreach(fun(Request) -> freed_for(Request, State) end, Waiting).
+    lists:foreach(fun(Request) -> handle_again(Request, State) end, Waiting).
 
-freed_for(#request{what = forget} = Request, _) -> reply(Request, ok);
-freed_for(Request, State) -> handle(Request, State).
+handle_again(#request{kind = terminate} = Request, _) -> reply(Request, ok);
+handle_again(Request, State) -> handle(Request, State).
 
 now_ms() ->
     erlang:monotonic_time(millisecond).

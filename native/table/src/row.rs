@@ -257,8 +257,9 @@ impl<F: Foreign> Row<F> {
         !matches!(self.record.lock().state, State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant. Returns `false` if it has one. The child is counted
-    /// in `children` under the row's lock, so that no other thread sees one without the other.
+    /// Gives the row to a child, if it is vacant. Returns `false` if the row has a child. The child
+    /// is counted in `children` under the row's lock, so that no other thread sees one without the
+    /// other.
     pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
         let mut record = self.record.lock();
         match record.state {

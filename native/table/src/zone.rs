@@ -42,7 +42,7 @@ const KEEPER_SHARDS: usize = 512;
 const INDEX_BITS: u32 = 28;
 
 /// Rows of a page at most, and slots that it covers at most.
-const PAGE_ROWS: usize = 128;
+const PAGE_ROWS: usize = 32;
 const PAGE_SLOTS: usize = 4096;
 
 /// The subscriber of a zone that has none. No process has this word.
