@@ -1,3 +1,21 @@
+%% The processes of a zone:
+%%
+%% - the tracker, the `gen_server` of this module, queues requests for names that are held
+%%   (gen_tracker_requests), is the supervisor that OTP talks to, and stops the zone
+%%   (gen_tracker_shutdown);
+%% - a keeper beside each child (gen_tracker_keeper) starts it, waits for its death, and cleans up
+%%   after it. The caller of find_or_open spawns it (gen_tracker_opening);
+%% - the watchdog (gen_tracker_shutdown) stops the children when the tracker was killed;
+%% - the events process (gen_tracker_events) sends births and deaths to subscribers, as long as
+%%   there are any.
+%%
+%% The code relies on these invariants: a keeper claims the name of its child, or the tracker
+%% inserts it with a keeper; only that keeper changes the state of the child from then on, and
+%% removes it, unless the tracker unregisters the child or gives it another keeper. A keeper writes
+%% to the table before it sends to the tracker, so a tracker that reads a row and then waits for the
+%% keeper in it misses nothing. Messages between these processes contain the tag of the tracker, a
+%% reference that no other process knows.
+
 %% @doc Zones: supervisors whose children have names and attributes in a native table.
 %%
 %% This module is a drop-in replacement for the module of the same name that keeps its state in
@@ -5,27 +23,7 @@
 %% have a <em>name</em>, any term, and <em>attributes</em>, pairs of any terms. Names and keys are
 %% compared with `=:='. Values are returned exactly as they were set.
 %%
-%% The processes of a zone:
-%%
-%% <ul>
-%% <li>the tracker, this `gen_server', decides which caller gets a name, and answers callers that
-%%     wait for one (`gen_tracker_requests'). Starts, supervisor calls and the stop of the zone
-%%     (`gen_tracker_shutdown') go through it;</li>
-%% <li>a keeper beside each child (`gen_tracker_keeper') starts it, waits for its death, and cleans
-%%     up after it;</li>
-%% <li>the watchdog (`gen_tracker_shutdown') stops the children when the tracker was killed;</li>
-%% <li>the events process (`gen_tracker_events') sends births and deaths to subscribers, as long as
-%%     there are any.</li>
-%% </ul>
-%%
-%% All other processes read and write the native table directly: finding, attributes and listing
-%% send no message.
-%%
-%% The code relies on these invariants: only the tracker inserts a child into the table, unregisters
-%% one, or gives it another keeper; only the keeper of a child changes its state otherwise, and
-%% removes it; a keeper writes to the table before it sends to the tracker. So a tracker that reads
-%% a row and then waits for the keeper in it misses nothing. Messages between these processes
-%% contain the tag of the tracker, a reference that no other process knows.
+%% Finding, attributes and listing send no message; any process may do them.
 %%
 %% All functions raise `badarg' if an argument has the wrong type or a term is too large for the
 %% table. Those that take a zone raise `badarg' if it does not run, unless they say otherwise. Those
@@ -658,7 +656,7 @@ flush_events(Zone) ->
 -spec init({zone(), options()}) -> {ok, #tracker{}}.
 init({Zone, Options}) ->
     process_flag(trap_exit, true),
-    gen_tracker_keeper:set_label({?MODULE, Zone}),
+    gen_tracker_reports:set_label({?MODULE, Zone}),
     Tag = make_ref(),
     Context = Options#{tracker => self(), tag => Tag, zone => Zone},
     Shared = {Context, group_leader(), [Zone | get('$ancestors')]},

@@ -86,6 +86,7 @@ tell(Event, Zone, Subscribers) ->
           {ok, #events{}, {continue, listen}}.
 init({Zone, Tracker, Handle, Tag}) ->
     process_flag(trap_exit, true),
+    gen_tracker_reports:set_label({?MODULE, Zone}),
     link(Tracker),
     Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {Tag, events}}]),
     Events = #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers},

@@ -49,7 +49,7 @@
 
 -export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
 -export([stop/2, stop_zone/2, retry/3]).
--export([inherited/2, discard/1, is_alive/1, started_by/1, set_label/1]).
+-export([inherited/2, discard/1, is_alive/1, started_by/1]).
 -export([init/1, opened/5, loop/1, delayed/2]).
 
 -export_type([result/0, context/0, shared/0]).
@@ -295,19 +295,10 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
 with_own_row(#{zone := Zone} = Context, Run) ->
     case unless_gone(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
-            set_label({?MODULE, Zone, Name}),
+            gen_tracker_reports:set_label({?MODULE, Zone, Name}),
             Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
         _ ->
             exit(shutdown)
-    end.
-
-%% @doc Sets the label of the calling process, on OTP 27 and later.
--spec set_label(term()) -> ok.
-set_label(Label) ->
-    Library = proc_lib,
-    case erlang:function_exported(Library, set_label, 1) of
-        true -> Library:set_label(Label);
-        false -> ok
     end.
 
 launch_first(Spec, Child) ->

@@ -1,9 +1,10 @@
 %% @private
-%% The log reports of a zone about its children: those of OTP's `supervisor', in its shape, with the
-%% zone as the supervisor and the child's name as its id.
+%% What logs and tools show of a zone: the reports about its children, which are those of OTP's
+%% `supervisor' in its shape, with the zone as the supervisor and the child's name as its id; and
+%% the labels of its processes.
 -module(gen_tracker_reports).
 
--export([child/3, progress/2, error/4]).
+-export([child/3, progress/2, error/4, set_label/1]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -42,3 +43,12 @@ error(Error, Reason, Zone, Child) ->
           error_logger => #{tag => error_report, type => supervisor_report,
                             report_cb => fun supervisor:format_log/1}}
     ).
+
+%% @doc Sets the label of the calling process, which observer shows, on OTP 27 and later.
+-spec set_label(term()) -> ok.
+set_label(Label) ->
+    Library = proc_lib,
+    case erlang:function_exported(Library, set_label, 1) of
+        true -> Library:set_label(Label);
+        false -> ok
+    end.

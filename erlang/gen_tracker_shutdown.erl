@@ -54,8 +54,9 @@ start_watchdog(Handle, #{tag := Tag, zone := Zone}) ->
 
 %% @private
 -spec init_watchdog(Tracker :: pid(), proctab_nif:handle(), context()) -> no_return().
-init_watchdog(Tracker, Handle, Context) ->
+init_watchdog(Tracker, Handle, #{zone := Zone} = Context) ->
     process_flag(trap_exit, true),
+    gen_tracker_reports:set_label({?MODULE, Zone}),
     proc_lib:hibernate(?MODULE, watch, [monitor(process, Tracker), Handle, Context]).
 
 %% @private

@@ -41,6 +41,7 @@ all() ->
         release_handler_accepts_a_zone_as_the_top_supervisor_of_an_application,
         release_handler_suspends_and_upgrades_a_zone,
         observer_shows_the_children_of_a_zone,
+        observer_shows_what_each_process_of_a_zone_is,
         a_zone_is_a_child_of_an_ordinary_supervisor,
         an_ordinary_supervisor_restarts_a_killed_zone
     ].
@@ -444,6 +445,30 @@ shown(Application, Mode) ->
     {[Process || {Process, _} <- Processes], Edges}.
 
 %% Under an ordinary supervisor
+
+%% By its label, or before OTP 27 by the module whose function it began with.
+observer_shows_what_each_process_of_a_zone_is(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    _ = open(Zone, spec(child, permanent)),
+    {ok, _} = gen_tracker:subscribe(Zone),
+    Expected = [
+        {gen_tracker, Zone},
+        {gen_tracker_events, Zone},
+        {gen_tracker_keeper, Zone, child},
+        {gen_tracker_shutdown, Zone}
+    ],
+    Shown = [shown(Pid) || Pid <- [whereis(Zone) | zones:beside(Zone)]],
+    case erlang:function_exported(proc_lib, get_label, 1) of
+        true -> ?assertEqual(Expected, lists:sort(Shown));
+        false -> ?assertEqual([element(1, Label) || Label <- Expected], lists:sort(Shown))
+    end.
+
+shown(Pid) ->
+    Library = proc_lib,
+    case erlang:function_exported(Library, get_label, 1) of
+        true -> Library:get_label(Pid);
+        false -> element(1, proc_lib:translate_initial_call(Pid))
+    end.
 
 a_zone_is_a_child_of_an_ordinary_supervisor(_) ->
     Zone = ?FUNCTION_NAME,

@@ -5,6 +5,12 @@ defmodule ExampleTest do
 
   doctest Example
 
+  test "iex prints the documentation" do
+    require IEx.Helpers
+    print = fn -> IEx.Helpers.h(:gen_tracker.find_or_open()) end
+    assert ExUnit.CaptureIO.capture_io(print) =~ "Returns the running child of a name"
+  end
+
   test "a stream is started once, counts its bytes, and logs their number when it ends" do
     opened = for _ <- 1..100, do: Task.async(fn -> Example.Stream.open("once") end)
     assert [{:ok, pid}] = Enum.uniq(Task.await_many(opened, :infinity))
