@@ -24,15 +24,15 @@ test: bootstrap
 	tools/gate
 
 # tools/otp leaves out the suites that need elixir and git. folsom, which newer releases lack,
-# needs bear.
+# needs bear. The library is built by Debian's own cargo.
 OTHER_OTP := test-otp-trixie test-otp-sid
 
-#: make test-otp  runs the suites on the OTP of Debian trixie and sid, with the native library
-#:                that was built here; needs root, and 2 GB below _build/otp
+#: make test-otp  runs the suites on the OTP and the Rust of Debian trixie and sid; needs root, and
+#:                3 GB below _build/otp
 .PHONY: test-otp $(OTHER_OTP)
 test-otp: $(OTHER_OTP)
-$(OTHER_OTP): test-otp-%: bootstrap build
-	tools/otp $* erlang-base rebar3 erlang-bear $(filter-out elixir git,$(TO_TEST))
+$(OTHER_OTP): test-otp-%: bootstrap
+	tools/otp $* erlang-base rebar3 cargo erlang-bear $(filter-out elixir git,$(TO_TEST))
 
 #: make demo      runs the demonstration; DIR=... is the folder whose files it reads, by default
 #:                that of the installed OTP libraries
