@@ -372,7 +372,7 @@ counts_page(_Table, _From) -> erlang:nif_error(not_loaded).
 %%% Loading
 
 load() ->
-    File = filename:join(priv_dir(), "proctab_nif"),
+    File = library(),
     case erlang:load_nif(File, 0) of
         {error, {load_failed, Text}} ->
             Advice = [
@@ -383,6 +383,14 @@ load() ->
             {error, {load_failed, lists:flatten(Advice)}};
         Result ->
             Result
+    end.
+
+%% Returns the file that `native/build' has installed, or the one that PROCTAB_NIF names, without
+%% its extension.
+library() ->
+    case os:getenv("PROCTAB_NIF", "") of
+        "" -> filename:join(priv_dir(), "proctab_nif");
+        File -> filename:rootname(File, ".so")
     end.
 
 priv_dir() ->

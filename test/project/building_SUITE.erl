@@ -1,0 +1,314 @@
+%% Promise: `native/build` puts the right library into priv/, or ends with one sentence that says
+%% what to do, wherever the checkout is, however cargo is configured, and if cargo is missing or too
+%% old.
+%%
+%% Builds are not optimized, and share a folder of compiled crates.
+-module(building_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(source_tree, [root/0]).
+-import(documents, [run/3, result/3]).
+
+suite() ->
+    [{timetrap, {minutes, 8}}].
+
+all() ->
+    [
+        a_folder_with_any_name_below_another_workspace,
+        the_folder_that_cargo_names_is_used,
+        a_second_build_says_and_changes_nothing,
+        a_library_is_taken_from_elsewhere_without_cargo,
+        a_wrong_library_from_elsewhere_is_refused,
+        a_read_only_checkout_is_used_as_it_is,
+        a_read_only_checkout_without_a_library_says_what_to_do,
+        a_missing_cargo_says_what_to_do,
+        an_old_cargo_says_what_to_do,
+        a_failed_build_shows_what_cargo_says
+    ].
+
+init_per_suite(Config) ->
+    %% All users can reach it, unlike the folders of Common Test.
+    Dir = binary_to_list(string:trim(run("/", [], "mktemp -d /tmp/proctab_building.XXXXXX"))),
+    _ = run("/", [], ["chmod 755 ", Dir]),
+    Checkout = filename:join(Dir, "another workspace/it's a \"proctab\""),
+    copy_tree(Checkout),
+    %% cargo looks for a workspace in all folders above.
+    ok = file:write_file(
+        filename:join([Dir, "another workspace", "Cargo.toml"]),
+        "[workspace]\nmembers = [\"nothing\"]\n"
+    ),
+    [{dir, Dir}, {checkout, Checkout} | Config].
+
+end_per_suite(Config) ->
+    file:del_dir_r(dir(Config)).
+
+%% Where the library comes from
+
+a_folder_with_any_name_below_another_workspace(Config) ->
+    %% Something has to be built, also if the crates are those of an earlier run.
+    _ = run(checkout(Config), [], "touch native/nif/src/lib.rs"),
+    Output = run(checkout(Config), cargo_env([]), "rebar3 compile"),
+    ?assertEqual(1, announcements(Output)),
+    assert_works(filename:join(checkout(Config), "_build/default/lib/proctab"), []).
+
+%% An earlier library in priv/ must not stay.
+the_folder_that_cargo_names_is_used(Config) ->
+    Above = filename:join([filename:dirname(checkout(Config)), ".cargo", "config.toml"]),
+    ok = filelib:ensure_dir(Above),
+    Host = host(),
+    Settings = [
+        {"CARGO_TARGET_DIR", ""},
+        {"CARGO_BUILD_TARGET_DIR", ""},
+        {"CARGO_BUILD_TARGET", ""},
+        {config, ["target-dir = \"", target(), "\"\n"]},
+        {config, ["target-dir = \"", target(), "\"\ntarget = \"", Host, "\"\n"]}
+    ],
+    [
+        begin
+            Env =
+                case Setting of
+                    {config, Build} ->
+                        ok = file:write_file(Above, ["[build]\n", Build]),
+                        [{"CARGO_TARGET_DIR", false}];
+                    {"CARGO_BUILD_TARGET" = Variable, _} ->
+                        [{Variable, Host}];
+                    {Variable, _} ->
+                        [{"CARGO_TARGET_DIR", false}, {Variable, target()}]
+                end,
+            ok = write(checkout(Config), "priv/proctab_nif.so", "an earlier library"),
+            _ = build(checkout(Config), Env),
+            assert_loads(checkout(Config), Config)
+        end
+     || Setting <- Settings
+    ],
+    ok = file:delete(Above).
+
+a_second_build_says_and_changes_nothing(Config) ->
+    _ = build(checkout(Config), []),
+    {ok, Before} = file:read_file_info(library(checkout(Config))),
+    ?assertEqual(<<>>, build(checkout(Config), [])),
+    ?assertEqual({ok, Before}, file:read_file_info(library(checkout(Config)))).
+
+a_library_is_taken_from_elsewhere_without_cargo(Config) ->
+    Built = built(Config),
+    Other = filename:join(dir(Config), "taken"),
+    copy_tree(Other),
+    Env = [{"PROCTAB_NIF", Built}, {"PATH", path_without_cargo(Config)}],
+    ?assertEqual(<<>>, build(Other, Env)),
+    ?assertEqual(file:read_file(Built), file:read_file(library(Other))),
+    assert_loads(Other, Config).
+
+a_wrong_library_from_elsewhere_is_refused(Config) ->
+    Before = file:read_file(library(checkout(Config))),
+    NoLibrary = filename:join(dir(Config), "no_library.so"),
+    ok = file:write_file(NoLibrary, "no library"),
+    [
+        assert_refused(checkout(Config), [{"PROCTAB_NIF", Wrong}], Said)
+     || {Wrong, Said} <- [
+            {NoLibrary, "cannot be loaded; set it to a library of this version"},
+            {"/nowhere/proctab_nif.so", "there is no file /nowhere/proctab_nif.so"},
+            {"priv/proctab_nif.so", "must be an absolute path"}
+        ]
+    ],
+    ?assertEqual(Before, file:read_file(library(checkout(Config)))).
+
+%% A project of another user has the checkout in `_checkouts`.
+a_read_only_checkout_is_used_as_it_is(Config) ->
+    Checkout = read_only(?FUNCTION_NAME, built(Config), Config),
+    Project = project(?FUNCTION_NAME, Checkout, Config),
+    _ = run(Project, user_env([], Config), as_user("rebar3 compile")),
+    assert_works(filename:join(Project, "_build/default/checkouts/proctab"), []).
+
+a_read_only_checkout_without_a_library_says_what_to_do(Config) ->
+    Checkout = read_only(?FUNCTION_NAME, none, Config),
+    Project = project(?FUNCTION_NAME, Checkout, Config),
+    {Status, Output} = result(Project, user_env([], Config), as_user("rebar3 compile")),
+    ?assertNotEqual(0, Status),
+    assert_said(Output, "cannot be written to and has no native library; run `rebar3 compile'"),
+    Elsewhere = [{"PROCTAB_NIF", built(Config)}],
+    Told = run(Project, user_env(Elsewhere, Config), as_user("rebar3 compile")),
+    assert_said(Told, "set PROCTAB_NIF also when the node runs"),
+    assert_works(filename:join(Project, "_build/default/checkouts/proctab"), Elsewhere).
+
+%% Without a cargo that can build
+
+a_missing_cargo_says_what_to_do(Config) ->
+    Env = [{"PATH", path_without_cargo(Config)}],
+    assert_refused(checkout(Config), Env, "there is no cargo to build the native library; install").
+
+an_old_cargo_says_what_to_do(Config) ->
+    [
+        assert_refused(
+            checkout(Config),
+            [{"PATH", path(Config, ["echo 'cargo ", Version, ".0 (0123456789 2022-04-20)'"])}],
+            ["is version ", Version, "; install Rust 1."]
+        )
+     || Version <- ["1.60", "0.66", "1.9"]
+    ],
+    %% As rustup does without a toolchain.
+    Broken = path(Config, "echo 'no default toolchain' >&2; exit 1"),
+    {1, Output} = result(checkout(Config), env([{"PATH", Broken}]), "native/build"),
+    assert_said(Output, "no default toolchain\nproctab: cargo does not run; install Rust 1.").
+
+a_failed_build_shows_what_cargo_says(Config) ->
+    Fails = path(Config, [
+        "case $1 in --version) echo 'cargo 1.999.0' ;;\n",
+        "*) echo '   Compiling nothing v1.0.0' >&2; echo 'error: out of luck' >&2; exit 101 ;; esac"
+    ]),
+    {1, Output} = result(checkout(Config), env([{"PATH", Fails}]), "native/build"),
+    assert_said(Output, "two minutes\nerror: out of luck\nproctab: cargo could not build").
+
+%% Checkouts
+
+dir(Config) -> proplists:get_value(dir, Config).
+
+checkout(Config) -> proplists:get_value(checkout, Config).
+
+copy_tree(To) ->
+    ok = filelib:ensure_path(To),
+    Files = "Cargo.toml Cargo.lock .cargo native erlang rebar.config",
+    _ = run(root(), [{"TO", To}], ["tar -c ", Files, " | tar -x -C \"$TO\""]),
+    ok.
+
+%% Makes a checkout that only its owner can write to, with a library or without.
+read_only(Case, Library, Config) ->
+    Checkout = filename:join(dir(Config), atom_to_list(Case) ++ "_checkout"),
+    copy_tree(Checkout),
+    case Library of
+        none ->
+            ok;
+        File ->
+            ok = filelib:ensure_dir(library(Checkout)),
+            {ok, _} = file:copy(File, library(Checkout))
+    end,
+    _ = run(Checkout, [], "chmod -R a-w,a+rX ."),
+    Checkout.
+
+%% Makes a project of the other user, which depends on a checkout.
+project(Case, Checkout, Config) ->
+    Project = filename:join(dir(Config), atom_to_list(Case)),
+    ok = filelib:ensure_path(filename:join(Project, "_checkouts")),
+    ok = file:make_symlink(Checkout, filename:join(Project, "_checkouts/proctab")),
+    write(Project, "rebar.config", "{deps, [proctab]}."),
+    write(Project, "src/project.app.src",
+        "{application, project, [{vsn, \"1\"}, {applications, [kernel, stdlib, proctab]}]}."),
+    _ = run(Project, [], as_owner("chown -R nobody .")),
+    Project.
+
+write(Folder, File, Text) ->
+    Path = filename:join(Folder, File),
+    ok = filelib:ensure_dir(Path),
+    ok = file:write_file(Path, Text).
+
+%% Only root can become another user. Nobody else may write to a folder without the permission.
+as_user(Command) ->
+    case is_root() of
+        true -> ["setpriv --reuid=nobody --clear-groups ", Command];
+        false -> Command
+    end.
+
+as_owner(Command) ->
+    case is_root() of
+        true -> Command;
+        false -> "true"
+    end.
+
+is_root() ->
+    string:trim(run("/", [], "id -u")) =:= <<"0">>.
+
+user_env(Env, Config) ->
+    Home = filename:join(dir(Config), "home"),
+    ok = filelib:ensure_path(Home),
+    _ = run("/", [], ["chmod 777 ", Home]),
+    env([{"HOME", Home} | Env]).
+
+%% Builds
+
+build(Checkout, Env) ->
+    run(Checkout, cargo_env(Env), "native/build").
+
+%% Returns a library that was built.
+built(Config) ->
+    _ = build(checkout(Config), []),
+    Built = filename:join(dir(Config), "built.so"),
+    {ok, _} = file:copy(library(checkout(Config)), Built),
+    Built.
+
+library(Checkout) ->
+    filename:join(Checkout, "priv/proctab_nif.so").
+
+cargo_env(Env) ->
+    Quick = #{
+        "CARGO_TARGET_DIR" => target(),
+        "CARGO_PROFILE_RELEASE_LTO" => "off",
+        "CARGO_PROFILE_RELEASE_CODEGEN_UNITS" => "16",
+        "CARGO_PROFILE_RELEASE_OPT_LEVEL" => "0"
+    },
+    env(maps:to_list(maps:merge(Quick, maps:from_list(Env)))).
+
+%% Nothing that the caller of the tests has set changes where libraries come from.
+env(Env) ->
+    Unset = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET", "PROCTAB_NIF"],
+    [{Variable, false} || Variable <- Unset, not lists:keymember(Variable, 1, Env)] ++ Env.
+
+target() ->
+    filename:join(root(), "target/building").
+
+host() ->
+    Output = run("/", [], "rustc -vV"),
+    {match, [Host]} = re:run(Output, "host: (\\S+)", [{capture, [1], list}]),
+    Host.
+
+%% Returns a PATH with the programs that `native/build` needs but cargo.
+path_without_cargo(Config) ->
+    Bin = filename:join(dir(Config), "bin"),
+    ok = filelib:ensure_path(Bin),
+    Programs = ["sh", "dirname", "basename", "mktemp", "rm", "mkdir", "cp", "mv", "cmp", "sed",
+        "awk", "grep", "touch", "cat", "erl", "erlc"],
+    [
+        case file:make_symlink(os:find_executable(Program), filename:join(Bin, Program)) of
+            ok -> ok;
+            {error, eexist} -> ok
+        end
+     || Program <- Programs
+    ],
+    Bin.
+
+%% Returns a PATH with a cargo that is this script.
+path(Config, Script) ->
+    Bin = filename:join(dir(Config), "cargo"),
+    write(Bin, "cargo", ["#!/bin/sh\n", Script, "\n"]),
+    ok = file:change_mode(filename:join(Bin, "cargo"), 8#755),
+    Bin ++ ":" ++ path_without_cargo(Config).
+
+%% Checks
+
+assert_refused(Checkout, Env, Said) ->
+    {Status, Output} = result(Checkout, env(Env), "native/build"),
+    ?assertEqual({1, Output}, {Status, Output}),
+    assert_said(Output, Said),
+    ?assertMatch([<<"proctab: ", _/binary>>], string:lexemes(Output, "\n")).
+
+assert_said(Output, Text) ->
+    ?assertNotEqual(nomatch, string:find(Output, Text), Output).
+
+announcements(Output) ->
+    length(binary:matches(Output, <<"proctab: building the native library">>)).
+
+%% A node runs with the library of a checkout, and the compiled modules of this one.
+assert_loads(Checkout, Config) ->
+    Compiled = filename:join(dir(Config), "loads/proctab"),
+    _ = file:del_dir_r(Compiled),
+    ok = filelib:ensure_path(filename:join(Compiled, "priv")),
+    {ok, _} = file:copy(library(Checkout), library(Compiled)),
+    _ = run(Compiled, [], ["cp -R '", source_tree:library(), "/ebin' ."]),
+    assert_works(Compiled, []).
+
+%% A node with the compiled library starts a zone.
+assert_works(Compiled, Env) ->
+    Expression = "{ok, _} = gen_tracker:start_link(zone), 0 = gen_tracker:count(zone), halt(0).",
+    Command = ["erl -noinput -pa ebin -eval '", Expression, "'"],
+    ?assertEqual({0, <<>>}, result(Compiled, env(Env), Command)).
