@@ -1,6 +1,6 @@
 %% Promise: `native/build` puts the right library into priv/, or ends with one sentence that says
 %% what to do, wherever the checkout is, however cargo is configured, and if cargo is missing or too
-%% old.
+%% old. `make` installs nothing, and `make demo` and `make test` no second Erlang.
 %%
 %% Builds are not optimized, and share a folder of compiled crates.
 -module(building_SUITE).
@@ -11,6 +11,12 @@
 
 -import(source_tree, [root/0]).
 -import(documents, [run/3, result/3]).
+
+%% Programs that scripts may need.
+-define(TOOLS, [
+    "sh", "env", "dirname", "basename", "mktemp", "rm", "mkdir", "cp", "mv", "cmp", "sed", "awk",
+    "grep", "touch", "cat"
+]).
 
 suite() ->
     [{timetrap, {minutes, 8}}].
@@ -26,7 +32,9 @@ all() ->
         a_read_only_checkout_without_a_library_says_what_to_do,
         a_missing_cargo_says_what_to_do,
         an_old_cargo_says_what_to_do,
-        a_failed_build_shows_what_cargo_says
+        a_failed_build_shows_what_cargo_says,
+        plain_make_installs_nothing,
+        an_erlang_that_is_not_of_debian_is_not_doubled
     ].
 
 init_per_suite(Config) ->
@@ -161,6 +169,50 @@ a_failed_build_shows_what_cargo_says(Config) ->
     {1, Output} = result(checkout(Config), env([{"PATH", Fails}]), "native/build"),
     assert_said(Output, "two minutes\nerror: out of luck\nproctab: cargo could not build").
 
+%% What make installs
+
+plain_make_installs_nothing(Config) ->
+    {Path, Installed} = debian(Config, []),
+    {2, Output} = result(checkout(Config), env([{"PATH", Path}]), "make build"),
+    Missing = "erlang-base erlang-dev rebar3 cargo\n",
+    assert_said(Output, ["proctab: install what is missing: apt-get install ", Missing]),
+    ?assertEqual({error, enoent}, file:read_file(Installed)),
+    %% The demonstration installs them. The build fails then, since nothing was really installed.
+    {2, _} = result(checkout(Config), env([{"PATH", Path}]), "make demo"),
+    {ok, Commands} = file:read_file(Installed),
+    assert_said(Commands, ["apt-get install -y -qq --no-install-recommends ", Missing]).
+
+an_erlang_that_is_not_of_debian_is_not_doubled(Config) ->
+    {Path, Installed} = debian(Config, ["erl", "erlc"]),
+    Bootstrap = fun(Mode, Packages) ->
+        result(checkout(Config), env([{"PATH", Path}]), ["tools/bootstrap ", Mode, Packages])
+    end,
+    ?assertEqual({0, <<>>}, Bootstrap("install", " erlang-base erlang-dev erlang-eunit")),
+    [
+        begin
+            {1, Output} = Bootstrap(Mode, " erlang-base erlang-nothing rebar3"),
+            assert_said(Output, "not Debian's, what Debian calls erlang-nothing rebar3\n")
+        end
+     || Mode <- ["check", "install"]
+    ],
+    ?assertEqual({error, enoent}, file:read_file(Installed)).
+
+%% Returns a PATH with these programs, and with an apt-get that notes what it is called with in a
+%% file. No program belongs to a package.
+debian(Config, Programs) ->
+    Bin = filename:join(dir(Config), lists:append(["debian" | Programs])),
+    Installed = Bin ++ ".installed",
+    Tools = ["bash", "make", "cut", "sort", "head", "readlink", "id", "cc", "as", "dpkg"],
+    link_programs(Programs ++ Tools ++ ?TOOLS, Bin),
+    Scripts = [
+        {"apt-get", ["echo apt-get \"$@\" >>'", Installed, "'"]},
+        {"apt-cache", "echo '  Candidate: 1.85.1'"},
+        {"dpkg-query", "exit 1"},
+        {"sudo", "exec env \"$@\""}
+    ],
+    [script(Bin, Program, Script) || {Program, Script} <- Scripts],
+    {Bin, Installed}.
+
 %% Checkouts
 
 dir(Config) -> proplists:get_value(dir, Config).
@@ -169,7 +221,7 @@ checkout(Config) -> proplists:get_value(checkout, Config).
 
 copy_tree(To) ->
     ok = filelib:ensure_path(To),
-    Files = "Cargo.toml Cargo.lock .cargo native erlang rebar.config",
+    Files = "Cargo.toml Cargo.lock .cargo native erlang rebar.config Makefile tools",
     _ = run(root(), [{"TO", To}], ["tar -c ", Files, " | tar -x -C \"$TO\""]),
     ok.
 
@@ -265,24 +317,28 @@ host() ->
 %% Returns a PATH with the programs that `native/build` needs but cargo.
 path_without_cargo(Config) ->
     Bin = filename:join(dir(Config), "bin"),
+    link_programs(["erl", "erlc" | ?TOOLS], Bin),
+    Bin.
+
+%% Returns a PATH with a cargo that is this script.
+path(Config, Script) ->
+    Bin = filename:join(dir(Config), "cargo"),
+    script(Bin, "cargo", Script),
+    Bin ++ ":" ++ path_without_cargo(Config).
+
+link_programs(Programs, Bin) ->
     ok = filelib:ensure_path(Bin),
-    Programs = ["sh", "dirname", "basename", "mktemp", "rm", "mkdir", "cp", "mv", "cmp", "sed",
-        "awk", "grep", "touch", "cat", "erl", "erlc"],
     [
         case file:make_symlink(os:find_executable(Program), filename:join(Bin, Program)) of
             ok -> ok;
             {error, eexist} -> ok
         end
      || Program <- Programs
-    ],
-    Bin.
+    ].
 
-%% Returns a PATH with a cargo that is this script.
-path(Config, Script) ->
-    Bin = filename:join(dir(Config), "cargo"),
-    write(Bin, "cargo", ["#!/bin/sh\n", Script, "\n"]),
-    ok = file:change_mode(filename:join(Bin, "cargo"), 8#755),
-    Bin ++ ":" ++ path_without_cargo(Config).
+script(Bin, Program, Script) ->
+    ok = write(Bin, Program, ["#!/bin/sh\n", Script, "\n"]),
+    ok = file:change_mode(filename:join(Bin, Program), 8#755).
 
 %% Checks
 
