@@ -28,6 +28,8 @@ all() ->
         a_second_build_says_and_changes_nothing,
         a_library_is_taken_from_elsewhere_without_cargo,
         a_wrong_library_from_elsewhere_is_refused,
+        a_library_of_another_version_is_refused,
+        every_version_is_that_of_the_application,
         a_read_only_checkout_is_used_as_it_is,
         a_read_only_checkout_without_a_library_says_what_to_do,
         a_missing_cargo_says_what_to_do,
@@ -116,12 +118,54 @@ a_wrong_library_from_elsewhere_is_refused(Config) ->
     [
         assert_refused(checkout(Config), [{"PROCTAB_NIF", Wrong}], Said)
      || {Wrong, Said} <- [
-            {NoLibrary, "cannot be loaded; set it to a library of this version"},
+            {NoLibrary, ["cannot load the native library ", NoLibrary, " ("]},
             {"/nowhere/proctab_nif.so", "there is no file /nowhere/proctab_nif.so"},
             {"priv/proctab_nif.so", "must be an absolute path"}
         ]
     ],
     ?assertEqual(Before, file:read_file(library(checkout(Config)))).
+
+a_library_of_another_version_is_refused(Config) ->
+    Old = filename:join(dir(Config), "old"),
+    copy_tree(Old),
+    Line = "s/^version = .*/version = \"0.1.99\"/",
+    _ = run(Old, [], ["sed -i.orig '", Line, "' Cargo.toml"]),
+    _ = run(Old, [], ["sed -i.orig '/^name = \"proctab_/{n;", Line, ";}' Cargo.lock"]),
+    _ = build(Old, []),
+    Library = library(Old),
+    %% In a folder of crates that two versions share, each gets its own library.
+    _ = build(checkout(Config), []),
+    assert_loads(checkout(Config), Config),
+    Sentence = ["the native library ", Library, " is not of version ", version(), ", which"],
+    assert_refused(checkout(Config), [{"PROCTAB_NIF", Library}], Sentence),
+    %% As when priv/ has the library of an earlier version: the application does not start.
+    Expression =
+        "{error, {proctab, {Text, _}}} = application:ensure_all_started(proctab),"
+        " io:put_chars([$<, Text, $>]), halt(0).",
+    Output = run(
+        source_tree:library(),
+        env([{"PROCTAB_NIF", Library}]),
+        ["erl -noinput -pa ebin -eval '", Expression, "'"]
+    ),
+    assert_said(Output, ["<proctab: ", Sentence]),
+    assert_said(Output, "and restart the node>").
+
+%% The version of the application is the one to change first.
+every_version_is_that_of_the_application(_Config) ->
+    Version = version(),
+    ?assertEqual(Version, proctab_library:version()),
+    {ok, Cargo} = file:read_file(filename:join(root(), "Cargo.toml")),
+    ?assertMatch(
+        {match, [Version]},
+        re:run(Cargo, "(?m)^version = \"(.*)\"", [{capture, [1], list}])
+    ),
+    Locked = run(root(), [], "cargo metadata --locked --no-deps --format-version 1"),
+    assert_said(Locked, ["\"name\":\"proctab_nif\",\"version\":\"", Version, "\""]).
+
+version() ->
+    {ok, [{application, proctab, Keys}]} =
+        file:consult(filename:join(root(), "erlang/proctab.app.src")),
+    proplists:get_value(vsn, Keys).
 
 %% A project of another user has the checkout in `_checkouts`.
 a_read_only_checkout_is_used_as_it_is(Config) ->
