@@ -35,6 +35,8 @@ all() ->
         a_missing_cargo_says_what_to_do,
         an_old_cargo_says_what_to_do,
         a_failed_build_shows_what_cargo_says,
+        without_a_network_the_build_says_what_to_do,
+        rust_flags_that_musl_cannot_use_are_explained,
         plain_make_installs_nothing,
         an_erlang_that_is_not_of_debian_is_not_doubled
     ].
@@ -212,6 +214,30 @@ a_failed_build_shows_what_cargo_says(Config) ->
     ]),
     {1, Output} = result(checkout(Config), env([{"PATH", Fails}]), "native/build"),
     assert_said(Output, "two minutes\nerror: out of luck\nproctab: cargo could not build").
+
+without_a_network_the_build_says_what_to_do(Config) ->
+    Home = filename:join(dir(Config), "no_crates"),
+    %% No proxy listens there.
+    Closed = #{"CARGO_HTTP_PROXY" => "http://127.0.0.1:9", "CARGO_NET_RETRY" => "0"},
+    [
+        begin
+            Variables = Setting#{"CARGO_HOME" => Home, "RUSTUP_HOME" => rustup_home()},
+            {1, Output} = result(
+                checkout(Config), cargo_env(maps:to_list(Variables)), "native/build"
+            ),
+            assert_said(Output, "\nproctab: cargo needs crates from the network; connect to it, or")
+        end
+     || Setting <- [Closed, #{"CARGO_NET_OFFLINE" => "true"}]
+    ].
+
+rustup_home() ->
+    os:getenv("RUSTUP_HOME", filename:join(os:getenv("HOME"), ".rustup")).
+
+%% It is cargo's own error, whether Rust for musl is installed or not.
+rust_flags_that_musl_cannot_use_are_explained(Config) ->
+    Env = [{"CARGO_BUILD_TARGET", "x86_64-unknown-linux-musl"}, {"RUSTFLAGS", "-Cdebuginfo=0"}],
+    {1, Output} = result(checkout(Config), cargo_env(Env), "native/build"),
+    assert_said(Output, "\nproctab: for musl, add -C target-feature=-crt-static to your RUSTFLAGS").
 
 %% What make installs
 
