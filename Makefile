@@ -1,41 +1,46 @@
-# `make help` lists the targets. Each target first installs missing packages.
+# `make help` lists the targets. Each target first checks that what it needs is there. Only the
+# targets of INSTALLING install missing packages.
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 # The Debian packages for building, for the gate, and for the benchmarks.
-TO_BUILD := erlang-base erlang-dev rebar3 gcc libc6-dev
+TO_BUILD := erlang-base erlang-dev rebar3 cargo gcc libc6-dev
 TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-runtime-tools \
            erlang-observer erlang-edoc erlang-proper erlang-meck erlang-metrics erlang-folsom \
-           elixir git
+           elixir git rustfmt rust-clippy
 TO_BENCH := elixir gnuplot-nox
+
+INSTALLING := demo test test-otp
+MODE := check
+$(INSTALLING): MODE := install
 
 .PHONY: bootstrap build test demo docs bench bench-check soak sanitize clean help
 
 bootstrap:
-	@tools/bootstrap $(TO_BUILD) $(TO_TEST)
+	@tools/bootstrap $(MODE) $(TO_BUILD) $(TO_TEST)
 
-#: make           builds the library
+#: make           builds the library; says what is missing
 build:
-	@tools/bootstrap $(TO_BUILD)
+	@tools/bootstrap $(MODE) $(TO_BUILD)
 	rebar3 compile
 
-#: make test      runs the whole gate
+#: make test      runs the whole gate; installs what is missing on Debian
 test: bootstrap
 	tools/gate
 
 # tools/otp leaves out the suites that need elixir and git. folsom, which newer releases lack,
-# needs bear.
+# needs bear. The library is built by Debian's own cargo.
 OTHER_OTP := test-otp-trixie test-otp-sid
 
-#: make test-otp  runs the suites on the OTP of Debian trixie and sid, with the native library
-#:                that was built here; needs root, and 2 GB below _build/otp
+#: make test-otp  runs the suites on the OTP and the Rust of Debian trixie and sid; needs root, and
+#:                3 GB below _build/otp
 .PHONY: test-otp $(OTHER_OTP)
 test-otp: $(OTHER_OTP)
-$(OTHER_OTP): test-otp-%: bootstrap build
-	tools/otp $* erlang-base rebar3 erlang-bear $(filter-out elixir git,$(TO_TEST))
+$(OTHER_OTP): test-otp-%: bootstrap
+	tools/otp $* erlang-base rebar3 cargo erlang-bear $(filter-out elixir git rust%,$(TO_TEST))
 
 #: make demo      runs the demonstration; DIR=... is the folder whose files it reads, by default
-#:                that of the installed OTP libraries
+#:                that of the installed OTP libraries; installs what is missing on Debian
 DIR ?=
 demo: build
 	examples/demonstration/run "$(DIR)"
@@ -47,12 +52,12 @@ docs: bootstrap
 #: make bench     compares with the ETS designs of the originals and other registries, and writes
 #:                bench/results; takes under ten minutes
 bench: build
-	@tools/bootstrap $(TO_BENCH)
+	@tools/bootstrap $(MODE) $(TO_BENCH)
 	bench/run
 
 #: make bench-check  fails if a decisive ratio is below its floor; takes under a minute
 bench-check: build
-	@tools/bootstrap $(TO_BENCH)
+	@tools/bootstrap $(MODE) $(TO_BENCH)
 	bench/run check
 
 #: make soak      runs models, faults and bad input for HOURS=0.5 hours; REPLAY=... runs a failure
@@ -65,7 +70,7 @@ soak: bootstrap build
 #: make sanitize  runs the crates, the storms and a fuzz target under AddressSanitizer;
 #:                FUZZ_SECONDS=120
 sanitize: bootstrap build
-	@tools/bootstrap g++
+	@tools/bootstrap $(MODE) g++
 	native/sanitize
 
 #: make clean     deletes what was built

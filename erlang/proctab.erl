@@ -9,14 +9,15 @@
 %% take one to three seconds for a million names.
 %%
 %% `gen_tracker', `metrics_process_tracker' and `stats_hero_monitor' have the names of the modules
-%% that they replace. The code path decides which of the two is loaded. {@link check/0} shows which
+%% that they replace. The code path decides which of the two is loaded. {@link check/0} prints which
 %% one it is, and {@link load/0} loads those of this library.
 -module(proctab).
 
 -export([i/0, i/1, info/0, info/1, top/2, top/3]).
--export([check/0, load/0]).
+-export([check/0, check/1, load/0]).
 
--export_type([info/0, zone_info/0, table_info/0, total/0, finding/0, load_error/0]).
+-export_type([info/0, zone_info/0, table_info/0, total/0]).
+-export_type([check/0, finding/0, load_error/0]).
 
 -include("proctab_errors.hrl").
 
@@ -79,6 +80,17 @@
     registrations := non_neg_integer()
 }.
 %% The totals: the first five of the zones, the others of the tables of processes.
+
+-type check() :: #{
+    %% The three modules.
+    modules := [finding()],
+    %% The version of this library.
+    version := string(),
+    %% The file of the native library.
+    native := file:filename(),
+    %% Whether the native library can be used, and what to do if not.
+    usable := true | {false, Advice :: string()}
+}.
 
 -type finding() :: #{
     module := module(),
@@ -154,11 +166,19 @@ top(Zone, Key, N) when is_integer(N), N >= 0 ->
 top(Zone, Key, N) ->
     ?BADARG([Zone, Key, N]).
 
-%% @doc Returns for each of the three modules the file that is loaded, whether it is that of this
-%% library, and what to do if not.
--spec check() -> [finding()].
+%% @doc Prints for each of the three modules whether it is that of this library, and what to do if
+%% not; and the version and the file of the native library. Prints to the group leader of the
+%% caller.
+-spec check() -> ok.
 check() ->
-    proctab_swap:check().
+    proctab_swap:print().
+
+%% @doc Returns what {@link check/0} prints, for programs. Raises `badarg' for another argument.
+-spec check(map) -> check().
+check(map) ->
+    proctab_swap:overview();
+check(Other) ->
+    ?BADARG([Other]).
 
 %% @doc Loads the three modules of this library in place of those that are loaded, and puts its
 %% directory first in the code path.

@@ -403,24 +403,8 @@ counts_page(_Table, _From) -> erlang:nif_error(not_loaded).
 
 %%% Loading
 
+%% The native library compares the version with its own.
 load() ->
-    File = filename:join(priv_dir(), "proctab_nif"),
-    case erlang:load_nif(File, 0) of
-        {error, {load_failed, Text}} ->
-            Advice = [
-                "proctab: cannot load the native library ", File, ".so (", Text, "). "
-                "Run `rebar3 compile' in the project, or in proctab itself, to build it; "
-                "this requires cargo, Rust's package manager (https://rustup.rs)."
-            ],
-            {error, {load_failed, lists:flatten(Advice)}};
-        Result ->
-            Result
-    end.
-
-priv_dir() ->
-    case code:priv_dir(proctab) of
-        {error, bad_name} ->
-            filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
-        Dir ->
-            Dir
-    end.
+    File = proctab_library:file(),
+    Version = list_to_binary(proctab_library:version()),
+    proctab_library:loaded(erlang:load_nif(File, Version), File).

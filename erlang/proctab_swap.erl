@@ -17,7 +17,7 @@
 %% not stay suspended. If the server is killed or restarted meanwhile, the takeover starts again.
 -module(proctab_swap).
 
--export([check/0, load/0]).
+-export([check/0, overview/0, print/0, load/0]).
 
 -define(MODULES, [gen_tracker, metrics_process_tracker, stats_hero_monitor]).
 %% How often a takeover is attempted if the server ends in the middle.
@@ -29,6 +29,45 @@
 %%% Checking
 
 %% @doc See {@link proctab:check/0}.
+-spec print() -> ok.
+print() ->
+    #{modules := Findings, version := Version, native := Native, usable := Usable} = overview(),
+    lists:foreach(fun print/1, Findings),
+    Advice =
+        case Usable of
+            true -> "";
+            {false, Text} -> "\n    " ++ Text
+        end,
+    io:format("proctab: version ~s, native library ~ts~ts~n", [Version, Native, Advice]).
+
+print(#{module := Module, loaded := Loaded, found := Found, ours := IsOurs, advice := Advice}) ->
+    Whose = maps:get(IsOurs, #{true => "of proctab", false => "NOT of proctab"}),
+    Where =
+        case {Loaded, Found} of
+            {not_loaded, not_found} -> "not found";
+            {not_loaded, _} -> ["not loaded yet, ", Found];
+            _ -> Loaded
+        end,
+    io:format("~s: ~s, ~ts~n", [Module, Whose, Where]),
+    [io:format("    ~ts~n", [Advice]) || Advice =/= ""],
+    ok.
+
+%% @doc See {@link proctab:check/1}.
+-spec overview() -> proctab:check().
+overview() ->
+    Usable =
+        case proctab_library:check() of
+            ok -> true;
+            {error, Advice} -> {false, Advice}
+        end,
+    #{
+        modules => check(),
+        version => proctab_library:version(),
+        native => proctab_library:file() ++ ".so",
+        usable => Usable
+    }.
+
+%% @doc Returns what is to be said of the three modules.
 -spec check() -> [proctab:finding()].
 check() ->
     [check(Module) || Module <- ?MODULES].

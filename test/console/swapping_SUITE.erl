@@ -12,7 +12,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
--import(originals, [workers/1, workers/2]).
+-import(originals, [findings/0, workers/1, workers/2]).
 -import(monitored_worker, [worker/0]).
 -import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
 
@@ -22,6 +22,8 @@ suite() ->
 all() ->
     [
         check_returns_what_is_loaded_and_what_to_do,
+        check_prints_a_line_for_each_module_and_the_library,
+        the_start_of_the_application_warns_of_originals,
         load_loads_the_library_where_nothing_runs,
         a_running_tracker_goes_on_with_the_library,
         deaths_that_the_tracker_has_not_handled_are_counted_down,
@@ -68,7 +70,7 @@ check_returns_what_is_loaded_and_what_to_do(Config) ->
                 ours := false,
                 advice := Advice3
             }
-        ] = proctab:check(),
+        ] = findings(),
         ?assertEqual(
             filename:join(proplists:get_value(originals, Config), "gen_tracker.beam"), Zone
         ),
@@ -84,13 +86,66 @@ check_returns_what_is_loaded_and_what_to_do(Config) ->
                 ?assertEqual(Library, filename:dirname(Loaded)),
                 ?assertEqual({Module, true, ""}, {Module, Ours, Advice})
             end
-         || #{module := Module, loaded := Loaded, ours := Ours, advice := Advice} <- proctab:check()
+         || #{module := Module, loaded := Loaded, ours := Ours, advice := Advice} <- findings()
         ],
         %% The library's module is loaded, but the next start of the node would load the original.
         true = code:add_patha(proplists:get_value(originals, Config)),
-        [#{module := gen_tracker, ours := true, advice := Again} | _] = proctab:check(),
+        [#{module := gen_tracker, ours := true, advice := Again} | _] = findings(),
         ?assertNotEqual("", Again)
     end).
+
+check_prints_a_line_for_each_module_and_the_library(Config) ->
+    on_node(Config, fun() ->
+        start_metrics(),
+        [Zone, Advice, "metrics_process_tracker: NOT of proctab, /" ++ _, _, _, _, Native] =
+            lines(),
+        assert_matches(Zone, "\\Agen_tracker: NOT of proctab, not loaded yet, /.*\\.beam\\z"),
+        assert_matches(Advice, "\\A    proctab:load\\(\\) loads"),
+        assert_matches(Native, "\\Aproctab: version [0-9.]+, native library /.*_nif\\.so\\z"),
+        ok = proctab:load(),
+        [Loaded, "metrics_process_tracker: of proctab, " ++ _, _, Native] = lines(),
+        assert_matches(Loaded, "\\Agen_tracker: of proctab, /.*/gen_tracker\\.beam\\z"),
+        ?assertError(badarg, proctab:check(list)),
+        #{native := File, usable := true} = proctab:check(map),
+        ?assert(filelib:is_regular(File))
+    end).
+
+%% Returns the lines that `proctab:check/0` prints.
+lines() ->
+    {ok, Lines} = printout:printed(fun proctab:check/0),
+    "" = lists:last(Lines),
+    lists:droplast(Lines).
+
+assert_matches(Line, Pattern) ->
+    ?assertMatch({match, _}, re:run(Line, Pattern), Line).
+
+the_start_of_the_application_warns_of_originals(Config) ->
+    on_node(Config, fun() ->
+        Warnings = fun() ->
+            ok = logger:add_handler(?MODULE, ?MODULE, #{test => self()}),
+            {ok, [proctab]} = application:ensure_all_started(proctab),
+            ok = logger:remove_handler(?MODULE),
+            ok = application:stop(proctab),
+            warnings()
+        end,
+        [Zone, Tracker, Monitor] = Warnings(),
+        ?assertMatch("proctab: the module gen_tracker is not that of proctab, but /" ++ _, Zone),
+        assert_matches(Tracker, "/metrics_process_tracker\\.beam; proctab:load\\(\\) loads"),
+        assert_matches(Monitor, "stats_hero_monitor"),
+        ok = proctab:load(),
+        ?assertEqual([], Warnings())
+    end).
+
+log(#{level := warning, msg := {Format, Arguments}}, #{test := Test}) ->
+    Test ! {warning, lists:flatten(io_lib:format(Format, Arguments))};
+log(_Event, _Handler) ->
+    ok.
+
+warnings() ->
+    receive
+        {warning, Text} -> [Text | warnings()]
+    after 0 -> []
+    end.
 
 load_loads_the_library_where_nothing_runs(Config) ->
     on_node(Config, fun() ->

@@ -10,7 +10,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
--import(originals, [workers/1]).
+-import(originals, [findings/0, workers/1]).
 -import(monitored_worker, [worker/0]).
 -import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
 
@@ -63,7 +63,7 @@ running_servers_of_the_library_go_on_with_its_code_in_another_folder(Config) ->
         workers(0),
         ?assertEqual({0, 0}, {folsom(a), folsom(b)}),
         ok = proctab:load(),
-        ?assertEqual([], [Advice || #{advice := Advice} <- proctab:check(), Advice =/= ""])
+        ?assertEqual([], [Advice || #{advice := Advice} <- findings(), Advice =/= ""])
     end).
 
 %% Makes a copy of this library, puts it first in the code path, and loads its modules `proctab` and
@@ -257,7 +257,7 @@ the_library_is_loaded_although_the_caller_of_load_is_killed(Config) ->
         eventually(fun() ->
             [true, true, true] =:= [
                 Ours andalso Advice =:= ""
-             || #{ours := Ours, advice := Advice} <- proctab:check()
+             || #{ours := Ours, advice := Advice} <- findings()
             ]
         end),
         kill([Pid]),

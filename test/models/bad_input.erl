@@ -707,7 +707,8 @@ console_functions() ->
         {info, [zone], [any]},
         {top, [zone, any], [list]},
         {top, [zone, any, natural], [list]},
-        {check, [], [list]}
+        {check, [], [ok]},
+        {check, [any], [badarg]}
     ].
 
 supervisor_functions() ->

@@ -3,7 +3,7 @@
 
 -export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
 -export([fences/1, blocks/1, kind/1, terms/1, steps/1]).
--export([repository/1, run/3, open_shell/4, type/2, close_shell/1]).
+-export([repository/1, run/3, result/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -125,10 +125,14 @@ steps({_, "erlang", Session}) ->
 
 %% Runs a shell command, which must succeed, and returns its output.
 run(Dir, Env, Command) ->
-    Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
-    {Status, Output} = ended(Port, <<>>),
+    {Status, Output} = result(Dir, Env, Command),
     ?assertEqual(0, Status, {unicode:characters_to_list(Command), Output}),
     Output.
+
+%% Runs a shell command, and returns its exit status and its output.
+result(Dir, Env, Command) ->
+    Port = open(Dir, Env, "/bin/sh", ["-e", "-c", unicode:characters_to_list(Command)]),
+    ended(Port, <<>>).
 
 ended(Port, Output) ->
     receive

@@ -3,7 +3,7 @@
 %% `proctab:load/0` is called in.
 -module(originals).
 
--export([compile/1, on_node/2, on_node/3]).
+-export([compile/1, on_node/2, on_node/3, findings/0]).
 -export([start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1, workers/1, workers/2]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -31,6 +31,11 @@ compile_gen_tracker(Dir) ->
         "handle_cast(_, State) -> {noreply, State}.\n"
     ]),
     {ok, gen_tracker} = compile:file(File, [{outdir, Dir}, return_errors]).
+
+%% Returns what `proctab:check/1` says of the three modules.
+findings() ->
+    #{modules := Findings} = proctab:check(map),
+    Findings.
 
 %% Runs a fun of a suite in a new node, and returns its result.
 on_node(Config, Fun) ->

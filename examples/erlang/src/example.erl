@@ -40,11 +40,12 @@ run() ->
         folsom_metrics:get_metric_value(streams),
         stats_hero:find_worker(<<"tv1">>)
     },
+    #{modules := Modules} = proctab:check(map),
     #{
         running => Running,
         ended => Ended,
-        ours => [Ours || #{ours := Ours} <- proctab:check()],
-        loaded => [Loaded || #{loaded := Loaded} <- proctab:check()],
+        ours => [Ours || #{ours := Ours} <- Modules],
+        loaded => [Loaded || #{loaded := Loaded} <- Modules],
         priv => code:priv_dir(proctab)
     }.
 

@@ -10,15 +10,16 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use std::collections::hash_map::DefaultHasher;
+use std::ffi::c_void;
 use std::hash::{Hash, Hasher};
-use std::mem::{transmute, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustler::sys::ErlNifTermType::{self, *};
 use rustler::sys::{
     c_char, c_double, c_int, c_long, c_uchar, c_uint, size_t, ErlNifBinary, ErlNifEnv, ErlNifHash,
-    ErlNifIOVec, ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifPid, ErlNifPort, ErlNifTerm,
+    ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifPid, ErlNifPort, ERL_NIF_TERM as ErlNifTerm,
 };
 
 /// A term that is not a number.
@@ -84,7 +85,7 @@ impl Environment {
     fn add(&mut self, node: Node) -> ErlNifTerm {
         let node = Box::into_raw(Box::new(node));
         self.0.push(node);
-        to_term(node as usize)
+        node as usize
     }
 
     fn add_map(&mut self, mut pairs: Vec<(ErlNifTerm, ErlNifTerm)>) -> Option<ErlNifTerm> {
@@ -171,12 +172,12 @@ impl<'i> Builder<'i> {
         } else {
             10
         };
-        let number = |tag: usize, number: usize| to_term(number << 3 | tag);
+        let number = |tag: usize, number: usize| number << 3 | tag;
         let node = match self.byte() % parts {
             0 => return number(ATOM, self.word() as usize >> 8),
             1 => return number(PID, self.word() as usize >> 8),
             2 => return number(PORT, self.word() as usize >> 8),
-            3 => return to_term(NIL),
+            3 => return NIL,
             4 => Integer(self.word() as i64),
             5 => Float([0.0, -0.0, 1.0][self.byte() % 3]),
             6 => Float(match f64::from_bits(self.word()) {
@@ -200,7 +201,7 @@ impl<'i> Builder<'i> {
                 let count = self.count(4);
                 let tail = match self.byte() % 4 {
                     0 => self.build_below(environment, depth - 1),
-                    _ => to_term(NIL),
+                    _ => NIL,
                 };
                 return (0..count).fold(tail, |tail, _| {
                     let head = self.build_below(environment, depth - 1);
@@ -223,21 +224,11 @@ impl<'i> Builder<'i> {
     }
 }
 
-fn to_word(term: ErlNifTerm) -> usize {
-    // SAFETY: `ErlNifTerm` is a transparent wrapper of a word.
-    unsafe { transmute::<ErlNifTerm, usize>(term) }
-}
-
-fn to_term(word: usize) -> ErlNifTerm {
-    // SAFETY: as above.
-    unsafe { transmute::<usize, ErlNifTerm>(word) }
-}
-
 /// Returns the node of a term that is not a number. A sanitizer reports a node that was freed.
 fn node<'t>(term: ErlNifTerm) -> Option<&'t Node> {
-    assert_ne!(to_word(term), 0, "not a term");
+    assert_ne!(term, 0, "not a term");
     // SAFETY: `Environment::add` returned the address.
-    (to_word(term) & 1 == 0).then(|| unsafe { &*ptr::with_exposed_provenance(to_word(term)) })
+    (term & 1 == 0).then(|| unsafe { &*ptr::with_exposed_provenance(term) })
 }
 
 /// Returns the elements of a list, and its end.
@@ -266,7 +257,7 @@ fn is_same(one: ErlNifTerm, other: ErlNifTerm, signed: bool) -> bool {
         ones.len() == others.len() && pairs.all(|(one, other)| is_same(*one, *other, signed))
     };
     match (node(one), node(other)) {
-        (None, None) => to_word(one) == to_word(other),
+        (None, None) => one == other,
         (Some(Integer(one)), Some(Integer(other))) => one == other,
         (Some(Float(one)), Some(Float(other))) if signed => one.to_bits() == other.to_bits(),
         (Some(Float(one)), Some(Float(other))) => one == other,
@@ -298,7 +289,7 @@ pub fn is_binary(term: ErlNifTerm) -> bool {
 
 /// Returns a term as text, for messages.
 pub fn show(term: ErlNifTerm) -> String {
-    node(term).map_or_else(|| format!("<{:x}>", to_word(term)), show_node)
+    node(term).map_or_else(|| format!("<{:x}>", term), show_node)
 }
 
 fn show_node(node: &Node) -> String {
@@ -328,7 +319,7 @@ fn hash(term: ErlNifTerm) -> u64 {
     let hash_all = |terms: &[ErlNifTerm]| terms.iter().map(|term| hash(*term)).collect::<Vec<_>>();
     let mut hasher = DefaultHasher::new();
     match node(term) {
-        None => to_word(term).hash(&mut hasher),
+        None => term.hash(&mut hasher),
         Some(Integer(integer)) => integer.hash(&mut hasher),
         Some(Float(float)) => (float + 0.0).to_bits().hash(&mut hasher),
         Some(Binary(bytes)) => bytes.hash(&mut hasher),
@@ -369,7 +360,7 @@ unsafe extern "C" fn enif_term_type(_: *mut ErlNifEnv, term: ErlNifTerm) -> c_in
         Some(Tuple(_)) => ERL_NIF_TERM_TYPE_TUPLE,
         Some(Cell(..)) => ERL_NIF_TERM_TYPE_LIST,
         Some(Map(..)) => ERL_NIF_TERM_TYPE_MAP,
-        None => match to_word(term) & 7 {
+        None => match term & 7 {
             ATOM => ERL_NIF_TERM_TYPE_ATOM,
             PID => ERL_NIF_TERM_TYPE_PID,
             PORT => ERL_NIF_TERM_TYPE_PORT,
@@ -391,12 +382,12 @@ unsafe extern "C" fn enif_hash(_: ErlNifHash, term: ErlNifTerm, salt: u64) -> u6
 
 #[no_mangle]
 unsafe extern "C" fn enif_is_atom(_: *mut ErlNifEnv, term: ErlNifTerm) -> c_int {
-    c_int::from(to_word(term) & 7 == ATOM)
+    c_int::from(term & 7 == ATOM)
 }
 
 #[no_mangle]
 unsafe extern "C" fn enif_is_empty_list(_: *mut ErlNifEnv, term: ErlNifTerm) -> c_int {
-    c_int::from(to_word(term) == NIL)
+    c_int::from(term == NIL)
 }
 
 #[no_mangle]
@@ -406,7 +397,7 @@ unsafe extern "C" fn enif_get_local_pid(
     pid: *mut ErlNifPid,
 ) -> c_int {
     unsafe { pid.cast::<ErlNifTerm>().write(term) };
-    c_int::from(to_word(term) & 7 == PID)
+    c_int::from(term & 7 == PID)
 }
 
 #[no_mangle]
@@ -416,7 +407,7 @@ unsafe extern "C" fn enif_get_local_port(
     port: *mut ErlNifPort,
 ) -> c_int {
     unsafe { port.cast::<ErlNifTerm>().write(term) };
-    c_int::from(to_word(term) & 7 == PORT)
+    c_int::from(term & 7 == PORT)
 }
 
 #[no_mangle]
@@ -557,9 +548,9 @@ unsafe extern "C" fn enif_make_list_from_array(
 ) -> ErlNifTerm {
     let elements = unsafe { words(elements, count as usize) };
     let environment = unsafe { environment(env) };
-    elements.iter().rfold(to_term(NIL), |tail, head| {
-        environment.add(Cell(*head, tail))
-    })
+    elements
+        .iter()
+        .rfold(NIL, |tail, head| environment.add(Cell(*head, tail)))
 }
 
 #[no_mangle]
@@ -715,7 +706,7 @@ unsafe extern "C" fn enif_inspect_iovec(
     _: size_t,
     _: ErlNifTerm,
     _: *mut ErlNifTerm,
-    _: *mut *mut ErlNifIOVec,
+    _: *mut *mut c_void,
 ) -> c_int {
     0
 }

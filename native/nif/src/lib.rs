@@ -60,7 +60,23 @@ proctab_terms::export! {
     }
 }
 
-fn load(env: rustler::Env, _: rustler::Term) -> bool {
+/// The version that the Erlang code must have.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Tells the version to `native/build`, which looks for this text in the file.
+#[no_mangle]
+pub static PROCTAB_NIF_VERSION: &str =
+    concat!("proctab_nif version ", env!("CARGO_PKG_VERSION"), ";");
+
+/// Prepares the library. Returns `false`, which refuses to load it, if the Erlang code that passes
+/// its version is not of this one, or if the VM refuses.
+fn load(env: rustler::Env, version: rustler::Term) -> bool {
+    if !version
+        .decode::<&str>()
+        .is_ok_and(|theirs| theirs == VERSION)
+    {
+        return false;
+    }
     proctab_terms::load(env);
     // SAFETY: the VM is loading the module, in this environment.
     unsafe { lookup::ZONE_HANDLES.open(env) && waiting::WAIT_HANDLES.open(env) }

@@ -4,6 +4,8 @@
 //! a VM resource that monitors the owner: when the owner dies, the table is removed from the map,
 //! and its memory is freed in the background once nobody reads it any more.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
 use lazy_static::lazy_static;
 use papaya::HashMap;
 use parking_lot::Mutex;
@@ -60,6 +62,11 @@ where
         .build()
 }
 
+/// Runs a callback of the VM. A panic in it would end the node: rustler does not catch it.
+fn contain(callback: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(callback));
+}
+
 /// Defines the kinds of tables, each of which is a resource type of its own.
 macro_rules! kinds {
     ($($content:ty: $name:literal, $tables:ident);* $(;)?) => {$(
@@ -75,10 +82,15 @@ macro_rules! kinds {
 
         #[rustler::resource_impl(name = $name)]
         impl Resource for Table<$content> {
+            const IMPLEMENTS_DESTRUCTOR: bool = true;
             const IMPLEMENTS_DOWN: bool = true;
 
+            fn destructor(self, _: Env<'_>) {
+                contain(|| drop(self));
+            }
+
             fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-                call_times::measure(c"down", || self.owner_is_down(monitor));
+                contain(|| call_times::measure(c"down", || self.owner_is_down(monitor)));
             }
         }
     )*};

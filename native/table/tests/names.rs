@@ -51,11 +51,7 @@ type Table = Names<Row, SHARDS>;
 
 /// Returns a hash. Every third name has that of another one.
 fn hash(name: u64) -> u64 {
-    let name = if name.is_multiple_of(3) {
-        name + 1
-    } else {
-        name
-    };
+    let name = if name % 3 == 0 { name + 1 } else { name };
     name.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(20)
 }
 
@@ -99,9 +95,7 @@ fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
                 for round in 0..ROUNDS {
                     // Inserts a different share of the names in each round, and removes them again.
                     let own = (writer..NAMES).step_by(WRITERS as usize);
-                    let own: Vec<_> = own
-                        .filter(|name| name.is_multiple_of(1 + round % 7))
-                        .collect();
+                    let own: Vec<_> = own.filter(|name| name % (1 + round % 7) == 0).collect();
                     let rows: Vec<_> = own
                         .iter()
                         .map(|name| Row::new(*name, round, &LIVE))

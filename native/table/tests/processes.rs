@@ -47,10 +47,10 @@ impl World {
             Begun::New(server) => {
                 self.tell(server, process);
                 thread::yield_now();
-                if round.is_multiple_of(8) {
+                if round % 8 == 0 {
                     let server = self.table.fail(&pid, &name, caller, &COMMITTED);
                     self.tell(server, process);
-                } else if round.is_multiple_of(9) {
+                } else if round % 9 == 0 {
                     self.table.abandon(&pid, caller, &COMMITTED);
                     // A server that waits for this caller monitors it.
                     self.tell(Some(self.server.load(Ordering::SeqCst)), process);

@@ -26,7 +26,7 @@ use std::sync::OnceLock;
 use crate::call::Call;
 use crate::term::{to_word, Term};
 use crate::vm::{
-    c_int, c_void, enif_inspect_iovec, enif_make_list_cell, enif_make_list_from_array,
+    c_void, enif_inspect_iovec, enif_make_list_cell, enif_make_list_from_array,
     enif_make_new_binary, enif_make_sub_binary, ErlNifEnv, ErlNifIOVec, ErlNifTerm,
 };
 
@@ -66,24 +66,6 @@ struct Element {
     length: usize,
     off_heap: *const c_void,
 }
-
-/// The first fields of an [`ErlNifIOVec`], which are the same in every release that has one.
-#[repr(C)]
-struct Vector {
-    count: c_int,
-    size: usize,
-    elements: *const SystemElement,
-    off_heap: *const *const c_void,
-}
-
-/// An element as the system defines it.
-#[repr(C)]
-struct SystemElement {
-    base: *const u8,
-    length: usize,
-}
-
-const _: () = assert!(size_of::<Vector>() < size_of::<ErlNifIOVec>());
 
 /// Where the bytes of a binary are.
 pub(crate) enum Bytes {
@@ -188,7 +170,7 @@ unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
         if enif_inspect_iovec(env, 1, list, &mut tail, &mut pointer) == 0 {
             return None;
         }
-        let vector = &*pointer.cast::<Vector>();
+        let vector = &*pointer;
         if vector.count != 1 {
             return None;
         }

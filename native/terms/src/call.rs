@@ -249,7 +249,7 @@ pub unsafe extern "C" fn enter<T: Function, const NORMAL: bool>(
         Ok(Err(Fault::BadArgument | Fault::Reschedule)) => unsafe { enif_make_badarg(env) },
         // SAFETY: as above. The panic was caught, so that it does not unwind into the VM's C code.
         Err(_panic) => unsafe {
-            enif_raise_exception(env, enif_make_atom(env, c"nif_panicked".as_ptr()))
+            enif_raise_exception(env, enif_make_atom(env, c"nif_panicked".as_ptr().cast()))
         },
     }
 }

@@ -82,13 +82,11 @@ impl<'c> Term<'c> {
 /// Returns the word of a raw term.
 #[inline]
 pub(crate) fn to_word(term: ErlNifTerm) -> u64 {
-    // SAFETY: `ErlNifTerm` is a transparent wrapper of a word.
-    unsafe { transmute::<ErlNifTerm, usize>(term) as u64 }
+    term as u64
 }
 
 /// Returns the raw term of a word that [`to_word`] returned.
 #[inline]
 pub(crate) fn to_raw(word: u64) -> ErlNifTerm {
-    // SAFETY: `ErlNifTerm` is a transparent wrapper of a word.
-    unsafe { transmute::<usize, ErlNifTerm>(word as usize) }
+    word as ErlNifTerm
 }

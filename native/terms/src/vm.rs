@@ -13,6 +13,7 @@
 //! two, so that a change shows here.
 
 pub use rustler::codegen_runtime::inventory;
+pub use rustler::sys::ERL_NIF_TERM as ErlNifTerm;
 pub use rustler::sys::*;
 pub use rustler::{Nif, SchedulerFlags};
 
@@ -26,7 +27,45 @@ extern "C" {
     /// The term is alive.
     #[allow(clashing_extern_declarations)]
     pub fn enif_term_type(env: *mut ErlNifEnv, term: ErlNifTerm) -> c_int;
+
+    /// Writes where the bytes of a list of binaries are to `*vector`, and the rest of the list to
+    /// `tail`. Returns 0 if the term is not such a list. rustler does not declare this function.
+    ///
+    /// # Safety
+    /// The term is of this environment, and the result is used only while the call runs.
+    pub fn enif_inspect_iovec(
+        env: *mut ErlNifEnv,
+        max_elements: size_t,
+        list: ErlNifTerm,
+        tail: *mut ErlNifTerm,
+        vector: *mut *mut ErlNifIOVec,
+    ) -> c_int;
 }
+
+/// Where the bytes of a list of binaries are.
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct ErlNifIOVec {
+    pub count: c_int,
+    pub size: size_t,
+    pub elements: *const SysIOVec,
+    /// The off-heap binary of each element, or null.
+    pub off_heap: *const *const c_void,
+    flags: c_int,
+    small_elements: [SysIOVec; SMALL],
+    small_off_heap: [*const c_void; SMALL],
+}
+
+/// An element of an [`ErlNifIOVec`], as the system defines it.
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct SysIOVec {
+    pub base: *const u8,
+    pub length: size_t,
+}
+
+/// How many elements an [`ErlNifIOVec`] has room for.
+const SMALL: usize = 16;
 
 /// The results of [`enif_term_type`].
 #[allow(missing_docs)]
