@@ -50,11 +50,14 @@ open(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec) of
         held ->
             ask(Zone, Name, Spec);
-        {free, Handle, Shared} ->
+        {free, Handle, {#{tracker := _}, _, _} = Shared} ->
             case is_callback(Zone) of
                 true -> ask(Zone, Name, Spec);
                 false -> start(Zone, Name, Spec, Handle, Shared)
-            end
+            end;
+        {free, _, _} ->
+            %% A table that no tracker has opened.
+            ask(Zone, Name, Spec)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
