@@ -688,7 +688,7 @@ handle_call(_Call, _From, Tracker) ->
 %% First the calls that this module sends, then those of `supervisor', then those of the original
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
-    request(find_or_open, Name, Spec, undefined, From, [Caller], Tracker);
+    request(open, Name, Spec, undefined, From, [Caller], Tracker);
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
@@ -831,6 +831,8 @@ received({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} =
 received({Tag, register_timeout, Keeper, From}, #tracker{tag = Tag} = Tracker) ->
     #tracker{requests = Requests} = Tracker,
     Tracker#tracker{requests = gen_tracker_requests:register_timeout(Keeper, From, Requests)};
+received({Tag, expired, From}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:expire(From, Requests)};
 received({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag} = Tracker) ->
     #tracker{requests = Requests} = Tracker,
     Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)};

@@ -12,12 +12,14 @@
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
--export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2]).
+-export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
 
 -export_type([requests/0, request/0, kind/0]).
 
 %% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
 -define(REGISTER_TIMEOUT, 60000).
+%% After how long the caller of a `find_or_open' or `join' has given up, in milliseconds.
+-define(OPEN_TIMEOUT, 61000).
 %% The dictionary of a process with a larger heap is not copied to find its ancestors, in words.
 -define(LARGE_HEAP, 200000).
 %% How long the end of a keeper counts as a restart of its child, in milliseconds.
@@ -35,6 +37,8 @@
     callers :: [pid()],
     %% The keeper that waits while this request waits.
     asker = none :: pid() | none,
+    %% Whether the caller gives up after ?OPEN_TIMEOUT, and the timer once the request waits.
+    expires = no :: no | yes | reference(),
     %% Of a `look_up': nothing else ends its wait if its caller is killed.
     caller_monitor :: reference() | undefined
 }).
@@ -87,11 +91,25 @@ new(Context) ->
     #requests{context = Context}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
-%% of them that are processes of this node.
--spec request(kind(), gen_tracker:name(), gen_tracker_spec:spec() | undefined,
+%% of them that are processes of this node. An `open' is a `find_or_open' whose caller gives up.
+-spec request(kind() | open, gen_tracker:name(), gen_tracker_spec:spec() | undefined,
               Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
+request(open, Name, Spec, Child, From, Callers) ->
+    Request = request(find_or_open, Name, Spec, Child, From, Callers),
+    Request#request{expires = yes};
 request(Kind, Name, Spec, Child, From, Callers) ->
-    #request{kind = Kind, name = Name, spec = Spec, child = Child, from = From, callers = Callers}.
+    #request{
+        kind = Kind,
+        name = Name,
+        spec = Spec,
+        child = Child,
+        from = From,
+        callers = Callers,
+        expires = expires(Kind)
+    }.
+
+expires(join) -> yes;
+expires(_) -> no.
 
 %% @doc Returns the head of the calling process's `$ancestors', if that is a process of this node,
 %% or else `undefined'. If a start function or an `after_terminate' has started the calling
@@ -274,11 +292,11 @@ stop(Keeper, Name, Shutdown, #requests{context = Context, stopping = Stopping} =
     Requests#requests{stopping = Stopping#{Keeper => told}}.
 
 limit(What, Keeper, Time, Requests) ->
-    after_time(Time, {overtime, Keeper, What}, Requests).
+    _ = after_time(Time, {overtime, Keeper, What}, Requests),
+    ok.
 
 after_time(Time, Message, #requests{context = #{tag := Tag}}) ->
-    _ = erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)),
-    ok.
+    erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)).
 
 %% A start function or an `after_terminate' waits for an attribute of a name. The table wakes it;
 %% the tracker decides whether it may wait. A start function may wait for an attribute that its
@@ -360,8 +378,8 @@ wait(Keeper, Role, Request, Requests) ->
             reply(Request, refusal(Request, Doing)),
             {nobody, Requests};
         false ->
-            start_timer(Keeper, Request, Requests),
-            {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Request), Requests)}
+            Timed = start_timer(Keeper, Request, Requests),
+            {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Timed), Requests)}
     end.
 
 refusal(#request{kind = look_up}, _) -> refused;
@@ -387,8 +405,8 @@ add(Keeper, Role, Request, #requests{waiting = Waiting, monitors = Monitors} = R
     },
     add_wait(Request, {Keeper, Number}, Added).
 
-add_place(#request{kind = Kind, from = From}, Place, Places)
-        when Kind =:= register; Kind =:= look_up ->
+add_place(#request{kind = Kind, from = From, expires = Expires}, Place, Places)
+        when Kind =:= register; Kind =:= look_up; is_reference(Expires) ->
     Places#{From => Place};
 add_place(_, _, Places) ->
     Places.
@@ -457,10 +475,24 @@ remove_from(Key, Number, Maps) ->
 
 %% Sets the timeout of a `register': the start that it waits for may itself be waiting for the
 %% process to be registered, or for the process that starts that one.
-start_timer(Keeper, #request{kind = register, from = From}, Requests) ->
-    after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests);
-start_timer(_, _, _) ->
-    ok.
+start_timer(Keeper, #request{kind = register, from = From} = Request, Requests) ->
+    _ = after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests),
+    Request;
+start_timer(_, #request{expires = yes, from = From} = Request, Requests) ->
+    Request#request{expires = after_time(?OPEN_TIMEOUT, {expired, From}, Requests)};
+start_timer(_, Request, _) ->
+    Request.
+
+%% @doc Removes a request whose caller has given up, if it still waits: a start may hang for ever,
+%% and callers try again.
+-spec expire(gen_server:from(), requests()) -> requests().
+expire(From, #requests{places = Places} = Requests) ->
+    case find_waiting(From, Requests) of
+        #request{expires = Timer} = Request when is_reference(Timer) ->
+            remove_waiting(map_get(From, Places), Request, Requests);
+        _ ->
+            Requests
+    end.
 
 %% @doc Ends the wait of a `register' for the start of this keeper's child, if it still waits.
 %% Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will answer the
@@ -472,7 +504,7 @@ register_timeout(Keeper, From, #requests{places = Places} = Requests) ->
             #request{name = Name} = Request = find_waiting(From, Requests),
             case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
-                    start_timer(Keeper, Request, Requests),
+                    _ = start_timer(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
@@ -681,7 +713,14 @@ at_stop(_) -> {error, shutdown}.
 
 reply(#request{from = From} = Request, Reply) ->
     demonitor_caller(Request),
+    cancel_timer(Request),
     gen_server:reply(From, Reply).
+
+cancel_timer(#request{expires = Timer}) when is_reference(Timer) ->
+    _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
+    ok;
+cancel_timer(_) ->
+    ok.
 
 demonitor_caller(#request{caller_monitor = undefined}) ->
     true;

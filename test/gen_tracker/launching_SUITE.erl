@@ -488,6 +488,7 @@ callers_time_out_after_a_minute_and_the_start_continues(_) ->
         {'DOWN', Opening, process, _, Reason} ->
             ?assertMatch({timeout, {gen_server, call, [_ | _]}}, Reason)
     end,
+    wait:until(fun() -> tracker_state:waiting(Zone) =:= #{} end),
     Another = ask(fun() -> gen_tracker:find_or_open(Zone, spec(name, temporary)) end),
     Starter ! go,
     {started, Pid} = await(started),
