@@ -94,7 +94,8 @@ judge(Module, _Loaded, false, false) ->
         " start, " ++ removal(Module)}.
 
 removal(gen_tracker) ->
-    "remove the application gen_tracker from the dependencies of the project";
+    "take the application gen_tracker from the folder swap/gen_tracker of proctab, see"
+    " doc/swapping.md there";
 removal(metrics_process_tracker) ->
     removal_from("metrics");
 removal(stats_hero_monitor) ->

@@ -4,8 +4,8 @@
 %% - It runs commands of the shell in the folder that the commands before have led to. It asks
 %%   `make` whether a target exists.
 %% - Once a command has made a project, modules and terms of a configuration become files of the
-%%   project. Before, a module is compiled, and terms must be some of doc/swapping.md, which cases
-%%   of their own test.
+%%   project. Before, a module is compiled, and terms must be some of doc/swapping.md, which
+%%   dependencies_SUITE tests.
 %% - It types sessions into an Erlang shell, that of the project if one was started, and compares
 %%   the output with the guide.
 -module(guides_SUITE).
@@ -16,8 +16,13 @@
 
 -import(source_tree, [root/0]).
 
-%% The documents with blocks of Elixir, which elixir_SUITE covers. It covers all of doc/elixir.md.
--define(ELIXIR, ["README.md", "doc/elixir.md"]).
+%% The documents with blocks of Elixir, and the suites that cover these. elixir_SUITE covers all of
+%% doc/elixir.md.
+-define(ELIXIR, #{
+    "README.md" => "elixir_SUITE",
+    "doc/elixir.md" => "elixir_SUITE",
+    "doc/swapping.md" => "dependencies_SUITE"
+}).
 
 %% Includes a build of the native library from scratch.
 suite() ->
@@ -30,9 +35,7 @@ all() ->
         every_suite_and_target_that_documents_name_exists,
         no_line_of_a_document_is_longer_than_100_columns,
         the_figures_of_the_readme_are_those_of_the_results,
-        every_document_runs_as_printed,
-        an_overridden_dependency_is_compiled_without_its_module,
-        a_release_leaves_out_the_modules_of_the_originals
+        every_document_runs_as_printed
     ].
 
 every_block_is_covered(_Config) ->
@@ -99,8 +102,10 @@ the_figures_of_the_readme_are_those_of_the_results(_Config) ->
 
 is_covered(unknown, Document) -> Document =:= "doc/elixir.md";
 is_covered(elixir, Document) ->
-    lists:member(Document, ?ELIXIR) andalso
-        filelib:is_regular(filename:join(root(), "test/project/elixir_SUITE.erl"));
+    is_map_key(Document, ?ELIXIR) andalso
+        filelib:is_regular(
+            filename:join([root(), "test/project", map_get(Document, ?ELIXIR) ++ ".erl"])
+        );
 is_covered(_, _) -> true.
 
 every_document_runs_as_printed(Config) ->
@@ -119,38 +124,6 @@ every_document_runs_as_printed(Config) ->
             )
         end,
         documents:names() -- ["doc/elixir.md"]
-    ).
-
-%% The override works in development and in releases.
-an_overridden_dependency_is_compiled_without_its_module(Config) ->
-    Project = project([metrics, stats_hero], overrides, Config),
-    Metrics = filename:join(Project, "_checkouts/metrics/src"),
-    write(
-        filename:join(Metrics, "metrics.app.src"),
-        "{application, metrics, [{vsn, \"1\"}, {applications, [kernel, stdlib]}]}."
-    ),
-    [
-        write(filename:join(Metrics, [Module, ".erl"]), ["-module(", Module, ").\n"])
-     || Module <- ["metrics", "metrics_process_tracker"]
-    ],
-    _ = documents:run(Project, [], "rebar3 compile"),
-    Compiled = filelib:wildcard(
-        filename:join(Project, "_build/default/checkouts/{metrics,stats_hero}/ebin/*.beam")
-    ),
-    ?assertEqual(
-        ["metrics", "stats_hero", "stats_hero_app", "stats_hero_sup"],
-        lists:sort([filename:basename(File, ".beam") || File <- Compiled])
-    ).
-
-a_release_leaves_out_the_modules_of_the_originals(Config) ->
-    Project = project([stats_hero], relx, Config),
-    _ = documents:run(Project, [], "rebar3 release"),
-    [Modules] = filelib:wildcard(
-        filename:join(Project, "_build/default/rel/example/lib/stats_hero-*/ebin/stats_hero.app")
-    ),
-    {ok, [{application, stats_hero, Keys}]} = file:consult(Modules),
-    ?assertEqual(
-        [stats_hero, stats_hero_app, stats_hero_sup], lists:sort(proplists:get_value(modules, Keys))
     ).
 
 %%% Following a document
@@ -195,7 +168,7 @@ read_block(terms, {_, _, Text} = Block, #{dir := Dir, project := Project} = Read
         {true, [{application, Name, _}]} ->
             write(filename:join([Dir, "src", atom_to_list(Name) ++ ".app.src"]), Text);
         {true, _} -> write(filename:join(Dir, "rebar.config"), Text);
-        {false, _} -> ?assertEqual([], Terms -- fragments())
+        {false, _} -> ?assertEqual([], Terms -- documents:fragments("doc/swapping.md"))
     end,
     Reader;
 read_block(session, Block, Reader) ->
@@ -251,37 +224,6 @@ close(#{shell := Shell} = Reader) ->
 env(Config) ->
     Repository = documents:repository(filename:join(folder(Config), "proctab")),
     [{"CARGO_TARGET_DIR", filename:join(root(), "target/example")} | Repository].
-
-%%% The fragments of doc/swapping.md
-
-fragments() ->
-    lists:append([
-        documents:terms(Block)
-     || Block <- documents:blocks("doc/swapping.md"), documents:kind(Block) =:= terms
-    ]).
-
-%% Makes the example's project with a fragment of doc/swapping.md in its configuration, a dependency
-%% on proctab, and the dependencies `Before`, which are in `_checkouts`.
-project(Before, Key, Config) ->
-    Project = filename:join(folder(Config), atom_to_list(Key)),
-    Fragments = fragments(),
-    ?assertEqual(
-        [deps, overrides, relx], lists:sort([element(1, Fragment) || Fragment <- Fragments])
-    ),
-    {deps, Proctab} = lists:keyfind(deps, 1, Fragments),
-    write(filename:join(Project, "rebar.config"), [
-        io_lib:format("~p.~n", [Term])
-     || Term <- [{deps, Proctab ++ Before}, lists:keyfind(Key, 1, Fragments)]
-    ]),
-    Checkouts = filename:join(Project, "_checkouts"),
-    Commands = [
-        ["cp -R examples/erlang/src '", Project, "'"],
-        ["mkdir '", Checkouts, "'"],
-        ["cp -R test/stats_hero '", Checkouts, "'"],
-        ["ln -s '", root(), "' '", Checkouts, "/proctab'"]
-    ],
-    _ = documents:run(root(), [], lists:join(" && ", Commands)),
-    Project.
 
 write(File, Text) ->
     ok = filelib:ensure_dir(File),

@@ -2,7 +2,7 @@
 -module(documents).
 
 -export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
--export([fences/1, blocks/1, kind/1, terms/1, steps/1]).
+-export([fences/1, blocks/1, kind/1, terms/1, fragments/1, steps/1]).
 -export([repository/1, run/3, result/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -111,6 +111,10 @@ terms({done, {eof, _}, _}, Terms) ->
     lists:reverse(Terms);
 terms({more, Continuation}, Terms) ->
     terms(erl_scan:tokens(Continuation, eof, 1), Terms).
+
+%% Returns the terms of all blocks of a document.
+fragments(Document) ->
+    lists:append([terms(Block) || Block <- blocks(Document), kind(Block) =:= terms]).
 
 %% Returns the steps of a session: the number of the prompt, the input, and the output.
 steps({_, "erlang", Session}) ->
