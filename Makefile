@@ -14,7 +14,7 @@ INSTALLING := demo test test-otp
 MODE := check
 $(INSTALLING): MODE := install
 
-.PHONY: bootstrap build test demo docs bench bench-check soak sanitize clean help
+.PHONY: bootstrap build test demo docs dist bench bench-check soak sanitize clean help
 
 bootstrap:
 	@tools/bootstrap $(MODE) $(TO_BUILD) $(TO_TEST)
@@ -48,6 +48,11 @@ demo: build
 #: make docs      writes the reference of all modules to doc/reference
 docs: bootstrap
 	tools/docs
+
+#: make dist      writes packages of the sources, and the native library built here, to dist
+dist: build
+	@tools/bootstrap $(MODE) erlang-edoc git
+	tools/dist
 
 #: make bench     compares with the ETS designs of the originals and other registries, and writes
 #:                bench/results; takes under ten minutes

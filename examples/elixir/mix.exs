@@ -20,7 +20,7 @@ defmodule Example.MixProject do
 
   defp deps do
     [
-      {:proctab, git: "https://example.org/proctab.git", branch: "main"}
+      {:proctab, git: "https://example.org/proctab.git", tag: "0.2.0"}
     ]
   end
 end

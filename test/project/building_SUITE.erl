@@ -9,7 +9,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(source_tree, [root/0]).
+-import(source_tree, [root/0, version/0]).
 -import(documents, [run/3, result/3]).
 
 %% Programs that scripts may need.
@@ -163,11 +163,6 @@ every_version_is_that_of_the_application(_Config) ->
     ),
     Locked = run(root(), [], "cargo metadata --locked --no-deps --format-version 1"),
     assert_said(Locked, ["\"name\":\"proctab_nif\",\"version\":\"", Version, "\""]).
-
-version() ->
-    {ok, [{application, proctab, Keys}]} =
-        file:consult(filename:join(root(), "erlang/proctab.app.src")),
-    proplists:get_value(vsn, Keys).
 
 %% A project of another user has the checkout in `_checkouts`.
 a_read_only_checkout_is_used_as_it_is(Config) ->

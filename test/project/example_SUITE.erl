@@ -49,7 +49,7 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     edit(Project, "rebar.config", "{deps, \\[proctab,", [
         "{deps, [{proctab, {git, \"file://",
         repository(Config),
-        "\", {branch, \"main\"}}},"
+        "\", {tag, \"", source_tree:version(), "\"}}},"
     ]),
     checkout(Project, "stats_hero"),
     %% The clone is built in a folder of its own, which a later run can use. The build of this tree

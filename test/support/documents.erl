@@ -144,8 +144,8 @@ ended(Port, Output) ->
         {Port, {exit_status, Status}} -> {Status, Output}
     end.
 
-%% Makes a git repository of this tree in a folder. Returns an environment in which the library's
-%% address leads there.
+%% Makes a git repository of this tree in a folder, with the version as a tag. Returns an
+%% environment in which the library's address leads there.
 repository(Folder) ->
     ok = filelib:ensure_path(Folder),
     Excluded = [[" --exclude=./", Other] || Other <- [".git", "_build", "target", "priv"]],
@@ -153,6 +153,7 @@ repository(Folder) ->
     Author = "-c user.name=test -c user.email=test@localhost",
     _ = run(Folder, [], "git init -q -b main && git add ."),
     _ = run(Folder, [], ["git ", Author, " commit -q -m test"]),
+    _ = run(Folder, [], ["git tag ", source_tree:version()]),
     [
         {"GIT_CONFIG_COUNT", "1"},
         {"GIT_CONFIG_KEY_0", "url.file://" ++ Folder ++ ".insteadOf"},

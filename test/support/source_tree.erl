@@ -1,13 +1,19 @@
 %% The folders of the project and of the compiled library.
 -module(source_tree).
 
--export([root/0, library/0, code_paths/0]).
+-export([root/0, version/0, library/0, code_paths/0]).
 
 %% Returns the folder of the project: the compiled library has a link to its folder `erlang`.
 root() ->
     Library = library(),
     {ok, Erlang} = file:read_link_all(filename:join(Library, "erlang")),
     filename:dirname(filename:absname(Erlang, Library)).
+
+%% Returns the version of the application in the project.
+version() ->
+    {ok, [{application, proctab, Keys}]} =
+        file:consult(filename:join(root(), "erlang/proctab.app.src")),
+    proplists:get_value(vsn, Keys).
 
 %% Returns the folder of the compiled library. `code:lib_dir(proctab)` returns the first folder of
 %% the code path with the name `proctab`, which may be another one.
