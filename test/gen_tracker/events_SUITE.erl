@@ -390,7 +390,7 @@ no_birth_is_missed_or_doubled_while_the_first_subscribes(Config) ->
         ok = unsubscribe(Zone),
         {length(Seen), Seen =:= lists:seq(1, length(Seen))}
     end,
-    [Answers] = callers:while_writing(Birth, 300, [Round]),
+    [Answers] = callers:while_writing(Birth, 150, [Round]),
     ?assertEqual([], [Count || {Count, false} <- Answers]).
 
 born_until(Zone, Last) ->

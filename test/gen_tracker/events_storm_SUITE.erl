@@ -73,7 +73,7 @@ each_birth_has_its_death_if_other_processes_unregister(Config) ->
     Following = follower(Zone),
     Current = atomics:new(1, []),
     Others = [spawn_link(fun() -> take_away(Zone, Current) end) || _ <- lists:seq(1, 4)],
-    Count = 10000,
+    Count = 5000,
     lists:foreach(
         fun(Name) ->
             atomics:put(Current, 1, Name),

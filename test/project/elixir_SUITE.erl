@@ -73,7 +73,7 @@ env(Dir) ->
         {"MIX_REBAR3", false},
         {"CARGO_HOME", home("CARGO_HOME", ".cargo")},
         {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")},
-        {"CARGO_TARGET_DIR", filename:join(root(), "target/example")}
+        {"CARGO_TARGET_DIR", source_tree:cargo_target()}
         | documents:repository(filename:join(Dir, "proctab"))
     ].
 

@@ -54,7 +54,7 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     checkout(Project, "stats_hero"),
     %% The clone is built in a folder of its own, which a later run can use. The build of this tree
     %% stays as it is.
-    Target = filename:join(root(), "target/example"),
+    Target = source_tree:cargo_target(),
     ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
     assert_release_runs(Project, Config).
 

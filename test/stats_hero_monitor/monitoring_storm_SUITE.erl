@@ -76,7 +76,7 @@ a_hundred_crashes_while_workers_come_and_go_lose_no_cleanup(_) ->
 reloads_while_workers_come_and_go_lose_no_cleanup(_) ->
     Monitor = supervised_monitor(),
     Calls = count_calls(),
-    {Registered, Refused} = come_and_go(20, fun() ->
+    {Registered, Refused} = come_and_go(10, fun() ->
         lists:foreach(fun reloading:load_softly/1, modules())
     end),
     %% Only the killed workers had no answer.
