@@ -5,7 +5,7 @@
 %%   `make` whether a target exists.
 %% - Once a command has made a project, modules and terms of a configuration become files of the
 %%   project. Before, a module is compiled, and terms must be some of doc/swapping.md, which
-%%   dependencies_SUITE tests.
+%%   dependencies_SUITE tests. A Dockerfile is not run.
 %% - It types sessions into an Erlang shell, that of the project if one was started, and compares
 %%   the output with the guide.
 -module(guides_SUITE).
@@ -176,6 +176,8 @@ read_block(session, Block, Reader) ->
     lists:foreach(fun(Step) -> documents:type(Shell, Step) end, documents:steps(Block)),
     Typing;
 read_block(elixir, _, Reader) ->
+    Reader;
+read_block(dockerfile, _, Reader) ->
     Reader.
 
 source_folder(true) -> "test";

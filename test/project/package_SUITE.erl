@@ -169,13 +169,14 @@ project() ->
     ok = filelib:ensure_path(Project),
     Project.
 
-%% The node has no module of this tree.
+%% The node has no module of this tree. Releases upgrade it by the instructions beside the modules.
 assert_works(Compiled, Env) ->
     Expression =
         "{ok, _} = application:ensure_all_started(proctab),"
         " {ok, _} = gen_tracker:start_link(zone), 0 = gen_tracker:count(zone),"
         " {ok, {docs_v1, _, erlang, _, _, _, _}} = code:get_doc(gen_tracker), halt(0).",
     Command = ["erl -noinput -pa ebin -eval '", Expression, "'"],
+    ?assert(filelib:is_regular(filename:join(Compiled, "ebin/proctab.appup"))),
     ?assertEqual({0, <<>>}, documents:result(Compiled, [{"PROCTAB_NIF", false} | Env], Command)).
 
 %% Packages

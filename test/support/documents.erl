@@ -90,6 +90,7 @@ kind({_, "erlang", "-module(" ++ _}) -> module;
 kind({_, "erlang", "{" ++ _}) -> terms;
 kind({_, "erlang", [Digit | _]}) when Digit >= $0, Digit =< $9 -> session;
 kind({_, "elixir", _}) -> elixir;
+kind({_, "dockerfile", _}) -> dockerfile;
 kind({_, "sh", Commands}) ->
     Programs = [hd(string:lexemes(Command, " ")) || Command <- string:lexemes(Commands, "\n")],
     case lists:usort(Programs) of
