@@ -43,8 +43,9 @@
 %% A keeper writes the child's state to the table before it tells the tracker, so the tracker never
 %% reads a state that is older than the messages it has handled.
 %%
-%% A keeper hibernates when it has waited for ?IDLE, so it holds no garbage, and no old code after
-%% this module was reloaded. Hibernating at once would cost a start a tenth more.
+%% A keeper hibernates when it has waited for ?IDLE, so it holds no garbage. When it hibernates or
+%% has received a message, it leaves the old code of a module that was reloaded. Hibernating at once
+%% would cost a start a tenth more.
 -module(gen_tracker_keeper).
 
 -export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
@@ -520,8 +521,9 @@ writes(Module, _) -> lists:prefix("logger", atom_to_list(Module)).
 
 %%% While the child runs
 
+%% A remote call: a keeper that has received a message goes on in new code.
 wait(Child) ->
-    loop(Child).
+    ?MODULE:loop(Child).
 
 %% @private
 -spec loop(#child{}) -> no_return().
