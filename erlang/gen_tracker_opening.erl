@@ -146,8 +146,9 @@ finish(held, #opening{zone = Zone, name = Name, spec = Spec}) ->
 join(State, #opening{alias = Alias, monitor = Monitor} = Opening) ->
     case try_join(State, Opening) of
         gone when State =:= alive ->
-            %% The start has ended, and its keeper is about to answer.
-            await(Opening, infinity);
+            %% The start has ended, and its keeper is about to answer; or the keeper, which has had
+            %% no processor yet, has not claimed the name.
+            await(Opening, ?PATIENCE);
         Answer ->
             _ = unalias(Alias),
             true = demonitor(Monitor, [flush]),
