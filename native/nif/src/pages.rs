@@ -1,5 +1,7 @@
 //! Paging through the rows of a zone.
 
+use std::time::{Duration, Instant};
+
 use proctab_table::entry::{Entry, TooMany};
 use proctab_table::reclaim;
 use proctab_terms::{Answer, Call, Copied, Fault, Term};
@@ -13,6 +15,11 @@ use crate::lookup;
 const PAGE_BUDGET: usize = 3_000;
 /// Cost of a row besides its attributes, in words.
 const ROW_COST: usize = 16;
+/// After this time a page ends, whatever its budget: the rows of a large table are often in no
+/// cache, and on some virtual machines in no memory, so that one takes tens of microseconds.
+const PAGE_TIME: Duration = Duration::from_micros(250);
+/// The time is read after so many rows: reading it takes as long as making a name.
+const TIMED: usize = 8;
 
 /// What a page has of each row.
 enum Item {
@@ -26,8 +33,9 @@ enum Item {
 
 /// Makes the rows from a slot on, each prepended to the accumulator, and the slot to go on from.
 ///
-/// A page ends early when its budget is used up. A row that costs more than what is left of the
-/// budget of the call starts the next page, which may then be rescheduled.
+/// A page ends early when its budget is used up, or its time on a normal scheduler. A row that costs
+/// more than what is left of the budget of the call starts the next page, which may then be
+/// rescheduled.
 pub fn page(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
@@ -37,6 +45,7 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
     // The keys are converted for each page, and must leave enough for more than a few rows.
     call.allow(PAGE_BUDGET)?;
     let mut items = call.argument(3)?;
+    let begin = Instant::now();
     let (rows, next) = zone.content.page(from.ok_or(Fault::BadArgument)?);
     let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
     let end = call.budget() - PAGE_BUDGET;
@@ -58,7 +67,8 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
             }
             Err(fault) => return Err(fault),
         }
-        if call.budget() < end {
+        let is_late = index % TIMED == TIMED - 1 && begin.elapsed() > PAGE_TIME && !call.is_dirty();
+        if call.budget() < end || is_late {
             if let Some(row) = rows.get(index + 1) {
                 next = call.integer(i64::from(row.slot));
             }
