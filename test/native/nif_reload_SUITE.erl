@@ -158,7 +158,7 @@ waiters() ->
      || N <- [1, 2, 3]
     ],
     3 = proctab_nif:waiting(zone),
-    [{1, {_, Id, _}}, {2, {Second, _, _}}, {3, _}] = Waits,
+    [{1, {_, Id, _}}, {2, {Second, _, _}}, {3, {Third, _, _}}] = Waits,
     1 = proctab_nif:increment(zone, [make_ref_of(1), name], key, 1, 1),
     receive
         {'$proctab_woken', Id} -> ok
@@ -177,6 +177,8 @@ waiters() ->
         {'DOWN', Monitor, process, Pid, normal} -> ok
     end,
     tracked_process:eventually(fun() -> proctab_nif:waiting(zone) =:= 1 end),
+    %% Until here this process has a handle of the third one, so that it is not removed.
+    true = proctab_nif:stop_waiting(Third),
     ok.
 
 %% A term that is stored as a copy.
