@@ -37,7 +37,7 @@ rounds([Seed | Seeds]) ->
 figures({ok, Figures}) ->
     Figures;
 figures({failed, History}) ->
-    ct:pal("~p", [History]),
+    io:format("~p~n", [History]),
     ct:fail({round_failed, maps:with([seed, size, wrong, crash, left_over], History)}).
 
 %% Upgrades twice, as a release does.
