@@ -33,8 +33,8 @@ enum Item {
 
 /// Makes the rows from a slot on, each prepended to the accumulator, and the slot to go on from.
 ///
-/// A page ends early when its budget is used up, or its time on a normal scheduler. A row that costs
-/// more than what is left of the budget of the call starts the next page, which may then be
+/// A page ends early when its budget is used up, or its time on a normal scheduler. A row that
+/// costs more than what is left of the budget of the call starts the next page, which may then be
 /// rescheduled.
 pub fn page(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
