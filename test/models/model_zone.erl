@@ -533,24 +533,35 @@ launching(Name, #row{child = #child{called = false} = Child} = Row, Model) ->
         attributes = (Row#row.attributes)#{?TABLE_KEY => table}
     },
     [put_row(Name, Called, Model#model{starts = (Model#model.starts)#{Name => Number}})];
-launching(Name, #row{child = #child{stopping = true}} = Row, Model) ->
-    %% The result is dropped. The keeper may have been killed before the helper was linked.
-    [put_row(Name, #row{}, After) || After <- lists:usort([Model, helped(Row, Model)])];
-launching(Name, #row{state = launching, child = #child{spec = #spec{how = How}}} = Row, Model) ->
-    case is_started(How) of
+launching(Name, #row{child = #child{stopping = true} = Child} = Row, Model) ->
+    %% The result is dropped. A child that was started is ended after the waiting calls were
+    %% answered. The keeper may have been killed before the helper was linked.
+    Next =
+        case is_started(how(Row)) of
+            true -> Row#row{state = terminating, child = Child#child{ended = killed}};
+            false -> #row{}
+        end,
+    [put_row(Name, Next, After) || After <- lists:usort([Model, helped(Row, Model)])];
+launching(Name, #row{state = launching} = Row, Model) ->
+    case is_started(how(Row)) of
         true -> [up(Name, Row, helped(Row, Model))];
         false -> [put_row(Name, #row{}, Model)]
     end;
-launching(Name, #row{child = #child{id = Id, spec = Spec, keeper = Keeper} = Child} = Row, Model) ->
-    Again =
-        case is_second(Id, Keeper) of
-            true -> Spec#spec.again;
-            false -> ok
-        end,
-    case {is_started(Again), is_error(Again), Spec#spec.restart} of
+launching(Name, #row{child = #child{spec = Spec} = Child} = Row, Model) ->
+    How = how(Row),
+    case {is_started(How), is_error(How), Spec#spec.restart} of
         {true, _, _} -> [up(Name, Row, Model)];
         {false, true, permanent} -> [delay(Name, pending, Child, Model)];
         {false, _, _} -> [put_row(Name, #row{}, Model)]
+    end.
+
+%% How this call of the start function ends: the first two of a keeper have their own result.
+how(#row{state = launching, child = #child{spec = Spec}}) ->
+    Spec#spec.how;
+how(#row{child = #child{id = Id, keeper = Keeper, spec = Spec}}) ->
+    case is_second(Id, Keeper) of
+        true -> Spec#spec.again;
+        false -> ok
     end.
 
 is_second({started, _, Number}, {started, _, First}) -> Number =:= First + 1;
