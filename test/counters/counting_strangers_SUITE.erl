@@ -379,12 +379,7 @@ end_world(Kind, #{supervisor := Supervisor} = World, Before) ->
     unlink(Supervisor),
     kill(maps:values(maps:without([server, reaper, test, foreign], World))),
     counting:close(Kind),
-    flush(),
+    messages:flush(),
     eventually(fun() -> processes() -- Before =:= [] end),
     ok = counting:open(Kind).
 
-flush() ->
-    receive
-        _ -> flush()
-    after 0 -> ok
-    end.

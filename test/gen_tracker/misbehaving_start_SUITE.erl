@@ -9,6 +9,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(zones, [zone/1, opening/2, stopped/3]).
+-import(foreign_code, [misbehave/1]).
 -import(messages, [await/1, taken/1]).
 -import(tracked_child, [stubborn/1, ignoring/1]).
 -import(timed_call, [within/2, answer/2, at_rest/1, calling/1, ended/2]).
@@ -32,40 +33,28 @@ all() ->
 %% Returns what start functions do to the keeper before they start the child, and after that.
 misdeeds() ->
     Nothing = fun() -> ok end,
-    Trap = fun() -> process_flag(trap_exit, false) end,
-    Every = fun() ->
-        unlink_all(),
-        Trap(),
-        flush(),
-        erase()
-    end,
+    Does = fun(Misdeed) -> fun() -> misbehave(Misdeed) end end,
+    [Untrap, Unlink, Flush, Erase, Everything] = [
+        Does(Misdeed)
+     || Misdeed <- [untrap, unlink, flush, erase, everything]
+    ],
     [
-        {trap_exit_before, Trap, Nothing},
-        {trap_exit_after, Nothing, Trap},
-        {unlink_before, fun unlink_all/0, Nothing},
-        {unlink_after, Nothing, fun unlink_all/0},
-        {flush, fun flush/0, fun flush/0},
-        {erase, fun erlang:erase/0, fun erlang:erase/0},
+        {trap_exit_before, Untrap, Nothing},
+        {trap_exit_after, Nothing, Untrap},
+        {unlink_before, Unlink, Nothing},
+        {unlink_after, Nothing, Unlink},
+        {flush, Flush, Flush},
+        {erase, Erase, Erase},
         {
             unlink_and_trap_exit,
             Nothing,
             fun() ->
-                unlink_all(),
-                Trap()
+                Unlink(),
+                Untrap()
             end
         },
-        {everything, Every, Every}
+        {everything, Everything, Everything}
     ].
-
-unlink_all() ->
-    {links, Links} = process_info(self(), links),
-    lists:foreach(fun unlink/1, Links).
-
-flush() ->
-    receive
-        _ -> flush()
-    after 0 -> ok
-    end.
 
 %% The start function. Between the two misdeeds it continues, waits for `go`, or crashes.
 start(Test, Misdeed, Gate) ->
@@ -253,7 +242,7 @@ start_flushing(Test, Gate) ->
     at_rest(Child),
     Test ! {begun, self(), Child},
     Gate =:= gate andalso wait_for_go(),
-    flush(),
+    misbehave(flush),
     {ok, Child}.
 
 wait_for_go() ->

@@ -26,6 +26,7 @@ all() ->
         a_start_goes_on_when_its_caller_is_killed,
         a_keeper_that_is_killed_while_it_starts_fails_the_start,
         an_unlinked_keeper_that_is_killed_is_replaced,
+        a_keeper_that_gets_no_processor_is_waited_for,
         a_waiting_caller_is_answered_when_the_child_is_terminated,
         keepers_that_lost_the_name_leave_nothing
     ].
@@ -193,6 +194,44 @@ an_unlinked_keeper_that_is_killed_is_replaced(Config) ->
     _ = kill(Other),
     ?assertMatch({answer, {error, _}}, answer(Asked)),
     ?assertEqual([name], gen_tracker:names(Zone)).
+
+%% Only processes of high priority run until the caller has asked the tracker twice for its keeper,
+%% which has not claimed the name yet.
+a_keeper_that_gets_no_processor_is_waited_for(Config) ->
+    Zone = zone(Config),
+    _ = sys:replace_state(Zone, fun(State) -> raised(State) end),
+    Online = erlang:system_flag(schedulers_online, 1),
+    Busy = spawn_link(fun() ->
+        1 = erlang:trace(whereis(Zone), true, ['receive']),
+        receive
+            busy -> raised(ok)
+        end,
+        busy_until_joined(2)
+    end),
+    try
+        Asked = ask(fun() ->
+            raised(Busy ! busy),
+            gen_tracker:find_or_open(Zone, plain(name))
+        end),
+        {answer, {ok, Pid}} = answer(Asked),
+        ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name))
+    after
+        erlang:system_flag(schedulers_online, Online)
+    end,
+    ?assertNot(is_process_alive(Busy)).
+
+raised(Result) ->
+    _ = process_flag(priority, high),
+    Result.
+
+busy_until_joined(0) ->
+    ok;
+busy_until_joined(Times) ->
+    receive
+        {trace, _, 'receive', {'$gen_call', _, {join, name, _, _}}} ->
+            busy_until_joined(Times - 1)
+    after 0 -> busy_until_joined(Times)
+    end.
 
 a_waiting_caller_is_answered_when_the_child_is_terminated(Config) ->
     Zone = zone(Config),

@@ -424,7 +424,7 @@ open(_, #{dummy := Dummy} = Fixture) ->
     ok = proctab_nif:processes_open(?TABLE, self()),
     ok = proctab_nif:register(?TABLE, Dummy, ?NAME),
     begun = proctab_nif:begin_registering(?TABLE, Dummy, begun),
-    _ = flush(),
+    _ = messages:flush(),
     Fixture#{handle => Handle, waits => Waits}.
 
 start_servers(Dummy) ->
@@ -438,12 +438,6 @@ start_servers(Dummy) ->
 %% Starts a child of the zone.
 start_child(_) ->
     {ok, dummy()}.
-
-flush() ->
-    receive
-        _ -> flush()
-    after 0 -> ok
-    end.
 
 tear_down(#{mode := public, host := Host, dummy := Dummy} = Fixture) ->
     Servers = [Host | [Pid || Name <- servers(), Pid <- [whereis(Name)], is_pid(Pid)]],
@@ -475,7 +469,7 @@ tear_down(#{dummy := Dummy}) ->
      || {processes, Table, Owner} <- proctab_nif:tables(), Owner =:= self() orelse Owner =:= Dummy
     ],
     _ = tracked_child:kill(Dummy),
-    flush().
+    messages:flush().
 
 %% Returns the trackers of the zones that the calling process has started.
 started_zones() ->

@@ -209,7 +209,7 @@ start_as(unlinking, Zone, Name, Nth) ->
     {ok, Pid};
 start_as(flushing, Zone, Name, Nth) ->
     wait_at_gate(start, Zone, Name),
-    flush(),
+    messages:flush(),
     start_as(plain, Zone, Name, Nth);
 start_as(helped, Zone, Name, Nth) ->
     report({helper, Zone, Name, Nth, spawn_link(fun live/0)}),
@@ -244,12 +244,6 @@ stubborn() ->
     process_flag(trap_exit, true),
     proc_lib:init_ack({ok, self()}),
     live().
-
-flush() ->
-    receive
-        _ -> flush()
-    after 0 -> ok
-    end.
 
 fail(ignore, _) ->
     ignore;

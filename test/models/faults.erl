@@ -836,7 +836,7 @@ upgrade(Folder, System) ->
     tracked_process:eventually(fun() ->
         lists:all(fun(Zone) -> event_processes(Zone) =/= [] end, zone_names())
     end),
-    tracked_process:eventually(fun() -> lists:all(fun code:soft_purge/1, modules()) end),
+    leave_old_code(),
     Servers = servers(),
     Upgraded = record({upgrade, Folder}, Before),
     {_, _, Answer} = hd(Upgraded#system.history),
@@ -846,6 +846,19 @@ upgrade(Folder, System) ->
      || Servers =/= servers()
     ],
     inject(20, Faults, Upgraded).
+
+%% Waits until no process runs old code, and fails with those that do.
+leave_old_code() ->
+    try
+        tracked_process:eventually(fun() -> lists:all(fun code:soft_purge/1, modules()) end)
+    catch
+        Class:_:_ ->
+            In = [
+                {Module, Pid, process_info(Pid, [current_stacktrace, status, messages])}
+             || Module <- modules(), Pid <- processes(), erlang:check_process_code(Pid, Module)
+            ],
+            erlang:Class({in_old_code, In})
+    end.
 
 servers() ->
     [whereis(Name) || Name <- zone_names() ++ [metrics_process_tracker, stats_hero_monitor]].

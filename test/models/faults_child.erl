@@ -63,18 +63,19 @@ remote_loop() ->
     loop(plain).
 
 start(untraps, _, Start) ->
-    misbehave(fun() -> process_flag(trap_exit, false) end, Start);
+    misbehave(untrap, Start);
 start(unlinks, _, Start) ->
-    misbehave(fun unlink_all/0, Start);
+    misbehave(unlink, Start);
 start(flushes, _, Start) ->
-    misbehave(fun flush/0, Start);
+    misbehave(flush, Start);
 start(erases, _, Start) ->
     Id = get(?MODULE),
-    Erase = fun() ->
-        erase(),
-        put(?MODULE, Id)
-    end,
-    misbehave(Erase, Start);
+    Started = misbehave(erase, fun() ->
+        put(?MODULE, Id),
+        Start()
+    end),
+    put(?MODULE, Id),
+    Started;
 start(helps, Zone, Start) ->
     %% The helper survives the child.
     faults_books:add_helper(spawn_link(fun help/0), Zone),
@@ -86,21 +87,11 @@ start(Outcome, _, Start) ->
     start(Outcome, Start).
 
 %% Does to the keeper what foreign code may do, before and after the child starts.
-misbehave(Misbehaviour, Start) ->
-    _ = Misbehaviour(),
+misbehave(Misdeed, Start) ->
+    _ = foreign_code:misbehave(Misdeed),
     Started = Start(),
-    _ = Misbehaviour(),
+    _ = foreign_code:misbehave(Misdeed),
     Started.
-
-unlink_all() ->
-    {links, Links} = process_info(self(), links),
-    lists:foreach(fun unlink/1, Links).
-
-flush() ->
-    receive
-        _ -> flush()
-    after 0 -> ok
-    end.
 
 help() ->
     receive

@@ -871,23 +871,8 @@ start(How, Table, Id) ->
             How
     end.
 
-%% Does to the calling process what foreign code may do.
-misbehave(untrap) ->
-    process_flag(trap_exit, false);
-misbehave(unlink) ->
-    {links, Links} = process_info(self(), links),
-    lists:foreach(fun unlink/1, Links);
-misbehave(flush) ->
-    receive
-        _ -> misbehave(flush)
-    after 0 -> ok
-    end;
-misbehave(erase) ->
-    erase();
-misbehave(crash) ->
-    error(crashed);
-misbehave(everything) ->
-    lists:foreach(fun misbehave/1, [untrap, unlink, flush, erase]).
+misbehave(crash) -> error(crashed);
+misbehave(Misdeed) -> foreign_code:misbehave(Misdeed).
 
 %% Makes the call of a callback, and writes its answer to the table.
 ask(Key, Name, {By, Operation}, Table) ->

@@ -33,7 +33,6 @@ all() ->
         every_block_is_covered,
         every_link_between_documents_has_a_target,
         every_suite_and_target_that_documents_name_exists,
-        no_line_of_a_document_is_longer_than_100_columns,
         the_figures_of_the_readme_are_those_of_the_results,
         every_document_runs_as_printed
     ].
@@ -80,13 +79,6 @@ every_suite_and_target_that_documents_name_exists(_Config) ->
     Targets = lists:usort([Target || {_, Target} <- Named("(?m)(?:`|^)make ([a-z][a-z-]*)")]),
     ?assert(length(Suites) > 0 andalso length(Targets) > 0),
     _ = documents:run(root(), [], ["make -n ", lists:join(" ", Targets), " >/dev/null"]).
-
-no_line_of_a_document_is_longer_than_100_columns(_Config) ->
-    Long = [
-        {Document, Line}
-     || Document <- documents:pages(), Line <- documents:long_lines(Document)
-    ],
-    ?assertEqual([], Long).
 
 %% So they are figures of the same commit.
 the_figures_of_the_readme_are_those_of_the_results(_Config) ->

@@ -1,7 +1,7 @@
 %% The documents: their links, lines and blocks of code, and the shells that run the blocks.
 -module(documents).
 
--export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2, long_lines/1]).
+-export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2]).
 -export([fences/1, blocks/1, kind/1, terms/1, fragments/1, steps/1]).
 -export([repository/1, run/3, result/3, open_shell/4, type/2, close_shell/1]).
 
@@ -57,14 +57,6 @@ matches(Expression, Document) ->
         {match, Matches} -> lists:append(Matches);
         nomatch -> []
     end.
-
-%% Returns the numbers of the lines over 100 columns, without rows of tables and lines with an
-%% address.
-long_lines(Document) ->
-    Lines = string:split(unicode:characters_to_list(text(Document)), "\n", all),
-    Numbered = lists:zip(lists:seq(1, length(Lines)), Lines),
-    [Number || {Number, Line} <- Numbered, string:length(Line) > 100,
-        not lists:prefix("|", Line), string:find(Line, "://") =:= nomatch].
 
 %% Returns how many lines begin or end a block, whatever their indentation.
 fences(Document) ->

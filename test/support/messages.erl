@@ -1,7 +1,7 @@
 %% Messages to the test, found by their first elements.
 -module(messages).
 
--export([await/1, await/2, taken/1]).
+-export([await/1, await/2, taken/1, flush/0]).
 
 %% Waits for a message with this first element, and returns it. Fails after ten seconds.
 await(Tag) ->
@@ -22,4 +22,11 @@ taken(Tag) ->
     receive
         Message when element(1, Message) =:= Tag -> [Message | taken(Tag)]
     after 0 -> []
+    end.
+
+%% Removes all messages from the mailbox.
+flush() ->
+    receive
+        _ -> flush()
+    after 0 -> ok
     end.
