@@ -847,10 +847,14 @@ upgrade(Folder, System) ->
     ],
     inject(20, Faults, Upgraded).
 
-%% Waits until no process runs old code, and fails with those that do.
+%% Waits until no process runs old code, and fails with those that do. A keeper does while a
+%% callback blocks.
 leave_old_code() ->
     try
-        tracked_process:eventually(fun() -> lists:all(fun code:soft_purge/1, modules()) end)
+        tracked_process:eventually(fun() ->
+            faults_books:release_blocked(),
+            lists:all(fun code:soft_purge/1, modules())
+        end)
     catch
         Class:_:_ ->
             In = [
