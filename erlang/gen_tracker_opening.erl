@@ -85,12 +85,16 @@ owner(Zone) ->
     end.
 
 %% Returns whether a start function or an `after_terminate' of the zone runs in this process, or has
-%% started it.
+%% started it. If the zone has just ended, so that nobody knows, the tracker has to be asked.
 is_callback(Zone) ->
-    lists:any(
-        fun(Pid) -> is_pid(Pid) andalso proctab_nif:kept(Zone, Pid) =/= undefined end,
-        [self(), gen_tracker_requests:parent()]
-    ).
+    try
+        lists:any(
+            fun(Pid) -> is_pid(Pid) andalso proctab_nif:kept(Zone, Pid) =/= undefined end,
+            [self(), gen_tracker_requests:parent()]
+        )
+    catch
+        error:badarg -> true
+    end.
 
 ask(Zone, Name, Spec) ->
     Request = {find_or_open, Name, Spec, gen_tracker_requests:parent()},
