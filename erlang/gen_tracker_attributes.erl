@@ -95,10 +95,13 @@ may_wait(Zone, Name, Tracker) ->
         false -> make_ref()
     end.
 
+%% If the zone has just ended, there is no callback to refuse.
 is_in_callback(Zone, Pid) when is_pid(Pid) ->
-    case proctab_nif:kept(Zone, Pid) of
+    try proctab_nif:kept(Zone, Pid) of
         {_, State, _, _} -> lists:member(State, [launching, restarting, terminating]);
         undefined -> false
+    catch
+        error:badarg -> false
     end;
 is_in_callback(_, undefined) ->
     false.

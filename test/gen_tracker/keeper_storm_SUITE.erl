@@ -22,6 +22,7 @@ all() ->
         nothing_is_left_of_starts_when_the_tracker_is_killed,
         callers_get_the_child_of_a_keeper_that_was_killed_before_it_told_the_tracker,
         find_or_open_is_answered_while_the_zone_is_restarted,
+        getattr_leaves_nothing_behind_while_the_zone_is_restarted,
         a_child_that_is_found_and_ended_while_it_is_added_is_not_restarted,
         a_child_that_ends_as_soon_as_it_is_registered_ends_with_its_reason
     ].
@@ -192,22 +193,39 @@ kill_when_found(Zone, Name, Keeper) ->
 
 %% The zone may start between two checks of the function. That must not raise `badarg`.
 find_or_open_is_answered_while_the_zone_is_restarted(_) ->
-    Case = ?FUNCTION_NAME,
-    Restart = fun(_) ->
-        {ok, Tracker} = gen_tracker:start_link(Case),
-        kill(Tracker)
-    end,
+    Zone = ?FUNCTION_NAME,
     Find = fun() ->
-        try gen_tracker:find_or_open(Case, {child, {gen_event, start_link, []}, temporary}) of
+        try gen_tracker:find_or_open(Zone, {child, {gen_event, start_link, []}, temporary}) of
             {ok, _} -> answered;
             {error, gen_tracker_not_started} -> answered
         catch
             exit:{_, {gen_server, call, _}} -> answered
         end
     end,
-    [answered] = lists:usort(
-        lists:append(callers:while_writing(Restart, 20000, [Find, Find, Find]))
-    ).
+    [answered] = lists:usort(lists:append(while_restarting(Zone, 20000, [Find, Find, Find]))).
+
+%% Calls readers while a zone is started and killed again and again.
+while_restarting(Zone, Times, Readers) ->
+    Restart = fun(_) ->
+        {ok, Tracker} = gen_tracker:start_link(Zone),
+        kill(Tracker)
+    end,
+    callers:while_writing(Restart, Times, Readers).
+
+%% It monitors the tracker, and is a waiter of the table.
+getattr_leaves_nothing_behind_while_the_zone_is_restarted(_) ->
+    Zone = ?FUNCTION_NAME,
+    Get = fun() ->
+        Answer =
+            try
+                gen_tracker:getattr(Zone, name, key, 1)
+            catch
+                error:badarg -> undefined
+            end,
+        {Answer, process_info(self(), [messages, monitors])}
+    end,
+    Expected = {undefined, [{messages, []}, {monitors, []}]},
+    [Expected] = lists:usort(lists:append(while_restarting(Zone, 20000, [Get, Get, Get]))).
 
 %% A process may find the child and end it before the keeper has monitored it. The keeper must not
 %% take the exit for a crash.
