@@ -154,7 +154,7 @@ find(Zone, Name) ->
 %%
 %% Exits as `gen_server:call/3' does if the start takes over 60 seconds (the start goes on), or if
 %% the tracker is killed.
--spec find_or_open(zone(), child_spec()) -> start_result() | {error, gen_tracker_not_started}.
+-spec find_or_open(zone(), child_spec()) -> start_result() | (Other :: term()).
 find_or_open(Zone, Spec) when is_atom(Zone) ->
     case find_named(Zone, Spec) of
         {ok, Pid} ->
