@@ -92,6 +92,11 @@ impl Copied {
         unsafe { Term::from_raw(enif_make_copy(call.env(), self.term)) }
     }
 
+    /// Replaces the cost of copying the term, in words.
+    pub(crate) fn set_words(&mut self, words: usize) {
+        self.cost.words = words;
+    }
+
     /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
         self.cost.words
