@@ -84,7 +84,7 @@ pub fn await_start(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-fn child_or_undefined<'c>(call: Call<'c>, child: Option<Child<Copied>>) -> Answer<'c> {
+fn child_or_undefined(call: Call<'_>, child: Option<Child<Copied>>) -> Answer<'_> {
     match child {
         Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
         None => Ok(atom!(undefined)),
