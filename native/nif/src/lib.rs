@@ -16,6 +16,7 @@
 //! | [`events`] | the subscriber to births and deaths |
 //! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
+//! | [`monitors`] | monitors of local processes |
 //! | [`handles`] | references to Rust values |
 //! | [`atoms`] | atoms |
 
@@ -25,6 +26,7 @@ mod children;
 mod events;
 mod handles;
 mod lookup;
+mod monitors;
 mod pages;
 mod processes;
 mod tables;

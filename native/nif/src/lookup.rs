@@ -1,6 +1,6 @@
 //! The tables and entries that the arguments of a call name.
 
-use rustler::ResourceArc;
+use std::sync::Arc;
 
 use proctab_table::entry::Entry;
 use proctab_table::processes::Processes;
@@ -12,8 +12,7 @@ use crate::handles::Handles;
 use crate::tables::{self, Table};
 
 /// The handles of zones.
-pub static ZONE_HANDLES: Handles<ResourceArc<Table<Zone<Copied>>>> =
-    Handles::new(c"proctab_handle");
+pub static ZONE_HANDLES: Handles<Arc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
 
 /// Returns the zone that the first argument names. Fails if it does not run.
 #[inline]
@@ -24,10 +23,7 @@ pub fn zone<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Zone<Copied>, Fa
 /// Returns the zone that the first argument names, or is the handle of.
 ///
 /// A handle reaches the table of a zone that was closed.
-pub fn zone_by_handle(
-    call: Call<'_>,
-    guard: &Guard,
-) -> Result<ResourceArc<Table<Zone<Copied>>>, Fault> {
+pub fn zone_by_handle(call: Call<'_>, guard: &Guard) -> Result<Arc<Table<Zone<Copied>>>, Fault> {
     match call.atom(0) {
         Ok(name) => tables::get(name, guard).cloned(),
         Err(_) => ZONE_HANDLES.get(call, call.argument(0)?).cloned(),

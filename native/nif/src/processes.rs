@@ -22,7 +22,7 @@ pub fn processes_open(call: Call<'_>) -> Answer<'_> {
     loop {
         let tables = Processes::<Copied>::tables();
         let table = tables.get_or_insert_with(name, || Table::new(name), &guard);
-        match Table::give(table, owner, env) {
+        match table.give(owner, env) {
             Given::Done => (),
             Given::Abandoned => {
                 table.close();

@@ -19,7 +19,7 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     }
     let context = call.to_datum(call.argument(1)?)?;
     let table = Table::<Zone<Copied>>::new(name);
-    if Table::give(&table, env.pid(), env) != Given::Done {
+    if table.give(env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
     }
     table.content.share(context, &call.commit());

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use rustler::LocalPid;
+use rustler::{Encoder, Env, LocalPid};
 
 use proctab_table::datum::Datum;
 use proctab_table::row::Pid;
@@ -10,11 +10,16 @@ use proctab_table::row::Pid;
 use crate::call::{Answer, Call, Fault};
 use crate::copied::Copied;
 use crate::encoding::Scratch;
-use crate::term::Term;
+use crate::term::{to_word, Term};
 use crate::vm::{
     enif_get_local_pid, enif_is_current_process_alive, enif_is_process_alive, enif_make_pid,
     enif_self, term_type, ErlNifPid,
 };
+
+/// Returns the word of a local pid.
+pub fn word(env: Env<'_>, pid: LocalPid) -> u64 {
+    to_word(pid.encode(env).as_c_arg())
+}
 
 impl<'c> Call<'c> {
     /// Returns the word of an argument that has to be a local pid.
