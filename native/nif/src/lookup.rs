@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use proctab_table::entry::Entry;
-use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
 use proctab_terms::{Call, Copied, Fault, Scratch};
 
 use crate::handles::Handles;
 use crate::tables::{self, Table};
+use crate::watching::WatchedProcesses;
 
 /// The handles of zones.
 pub static ZONE_HANDLES: Handles<Arc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
@@ -31,7 +31,7 @@ pub fn zone_by_handle(call: Call<'_>, guard: &Guard) -> Result<Arc<Table<Zone<Co
 }
 
 /// Returns the table of processes that the first argument names. Fails if there is none.
-pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Processes<Copied>, Fault> {
+pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g WatchedProcesses, Fault> {
     Ok(&tables::get(call.atom(0)?, guard)?.content)
 }
 

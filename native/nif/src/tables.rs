@@ -12,13 +12,13 @@ use papaya::HashMap;
 use parking_lot::Mutex;
 use rustler::{Env, LocalPid, Monitor};
 
-use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Deferred, Guard};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
 use crate::monitors::{Monitors, Observer};
+use crate::watching::WatchedProcesses;
 
 /// Cost of listing a table, in words.
 const LISTED_COST: usize = 8;
@@ -82,7 +82,7 @@ macro_rules! kinds {
 
 kinds! {
     Zone<Copied>: ZONES;
-    Processes<Copied>: PROCESSES;
+    WatchedProcesses: PROCESSES;
 }
 
 impl<T: Content> Observer for OwnerObserver<T> {
