@@ -54,8 +54,10 @@
 //! | [`processes`] | a table of processes and the names they are registered under |
 //! | `registrations` | the registrations of one process |
 //! | [`deaths`] | the dead processes that wait for their cleanup |
+//! | [`index`] | the rows that have a value of an indexed attribute |
 //! | [`entry`] | a row under a guard: its attributes, and the life of its child |
 //! | [`row`] | one name: its state and its processes |
+//! | `groups` | the rows that have one value |
 //! | `retirement` | freeing maps of attributes |
 //! | [`attributes`] | a persistent map of attributes |
 //! | `names` | the lock-free table of rows by the hashes of their names |
@@ -94,7 +96,9 @@ pub mod commit;
 pub mod datum;
 pub mod deaths;
 pub mod entry;
+mod groups;
 mod hashing;
+pub mod index;
 mod names;
 pub mod processes;
 pub mod reclaim;

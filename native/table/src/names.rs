@@ -109,9 +109,9 @@ impl<'g, T> Found<'g, T> {
     /// Returns the row.
     #[inline]
     pub fn get(self) -> &'g T {
-        // SAFETY: only `Names::get` makes a `Found`, of a row whose share the table had when the
-        // pointer was read under the guard. That share is retired when the row is removed, and
-        // dropped with the names; the lifetime `'g` borrows the guard and the names.
+        // SAFETY: only `get` and `rows_of` of `Names` make a `Found`, of a row whose share the table
+        // had when the pointer was read under the guard. That share is retired when the row is
+        // removed, and dropped with the names; the lifetime `'g` borrows the guard and the names.
         unsafe { self.0.as_ref() }
     }
 
@@ -228,6 +228,21 @@ impl<T: Send + Sync + 'static, const SHARDS: usize> Names<T, SHARDS> {
             });
         }
         retire_table(replaced, guard);
+    }
+
+    /// Returns the rows of a shard at one moment. There are `SHARDS` of them.
+    pub fn rows_of<'g>(&'g self, shard: usize, guard: &'g Guard) -> Vec<Found<'g, T>> {
+        let mut rows = Vec::new();
+        let fill = self.writers[shard].lock();
+        rows.reserve(fill.rows);
+        let table = guard.protect(&self.tables[shard], Ordering::Acquire);
+        // SAFETY: it was read under the guard, and a table that is replaced is retired.
+        let lines = unsafe { lines(table) };
+        for row in lines.unwrap_or_default().iter().flat_map(|line| &line.rows) {
+            let row = NonNull::new(guard.protect(row, Ordering::Acquire));
+            rows.extend(row.map(|row| Found(row, PhantomData)));
+        }
+        rows
     }
 
     /// Returns the table of a shard. The caller holds the lock of the shard.

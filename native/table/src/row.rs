@@ -19,6 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::attributes::Attributes;
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
+use crate::groups::Listing;
 use crate::hashing::Seed;
 use crate::retirement;
 
@@ -181,9 +182,14 @@ pub struct Row<F: Foreign> {
     pub(crate) hash: u64,
     /// The position of the row in the order of [`Zone::page`](crate::zone::Zone::page).
     pub slot: u32,
+    /// Whether an indexed attribute, or whether the child runs, is just being changed: see
+    /// [`Revision`](crate::index::Revision).
+    pub(crate) is_revised: AtomicBool,
     pid: AtomicU64,
     pub(crate) attributes: AtomicPtr<()>,
     pub(crate) record: Mutex<Record<F>>,
+    /// The groups of the row, if its zone has indexes.
+    pub(crate) listing: Option<Box<Listing<F, Row<F>>>>,
     owns: PhantomData<Attributes<F>>,
 }
 
@@ -194,6 +200,7 @@ impl<F: Foreign> Row<F> {
             name,
             hash,
             slot,
+            is_revised: AtomicBool::new(false),
             pid: AtomicU64::new(NO_CHILD),
             attributes: AtomicPtr::new(ptr::null_mut()),
             record: Mutex::new(Record {
@@ -204,6 +211,7 @@ impl<F: Foreign> Row<F> {
                 remote: None,
                 spec: None,
             }),
+            listing: None,
             owns: PhantomData,
         }
     }
@@ -216,6 +224,17 @@ impl<F: Foreign> Row<F> {
             REMOTE => self.pid_in(&self.record.lock()),
             word => Some(Pid::Local(word)),
         }
+    }
+
+    /// Whether the child runs.
+    pub fn is_running(&self) -> bool {
+        self.pid.load(Ordering::Acquire) != NO_CHILD
+    }
+
+    /// Returns the pid of the running child if it is one word. Takes no lock.
+    pub fn local_pid(&self) -> Option<u64> {
+        let word = self.pid.load(Ordering::Acquire);
+        (word != NO_CHILD && word != REMOTE).then_some(word)
     }
 
     fn pid_in(&self, record: &Record<F>) -> Option<Pid<F>> {

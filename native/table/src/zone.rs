@@ -26,7 +26,9 @@ use crate::attributes::Attribute;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::entry::Entry;
+use crate::groups::Listing;
 use crate::hashing::Seed;
+use crate::index::Indexes;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Cleared, Gone, Pid, Row, Shared, State};
@@ -61,6 +63,8 @@ pub struct Zone<F: Foreign> {
     waiters: Waiters<F>,
     /// What the owner of the zone shares with those who start children.
     context: OnceLock<Datum<F>>,
+    /// Set before the first row, if at all.
+    indexes: OnceLock<Indexes<F>>,
 }
 
 /// A shard of the slots.
@@ -103,6 +107,7 @@ impl<F: Foreign> Default for Zone<F> {
             secret: RandomState::new().hash_one(()),
             waiters: Waiters::new(seed.clone()),
             context: OnceLock::new(),
+            indexes: OnceLock::new(),
             shared,
         }
     }
@@ -199,6 +204,19 @@ impl<F: Foreign> Zone<F> {
     /// Returns what the owner shares with those who start children.
     pub fn context(&self) -> Option<&Datum<F>> {
         self.context.get()
+    }
+
+    /// Sets the indexes. Must be called before the first row is added, and does nothing if there
+    /// are indexes.
+    pub fn set_indexes(&self, indexes: Indexes<F>, _: &Committed) {
+        // An error means that there are.
+        let _ = self.indexes.set(indexes);
+    }
+
+    /// Returns the indexes, if the zone has any.
+    #[inline]
+    pub fn indexes(&self) -> Option<&Indexes<F>> {
+        self.indexes.get()
     }
 
     /// Whether the zone is being stopped, or has been.
@@ -339,15 +357,43 @@ impl<F: Foreign> Zone<F> {
         committed: &Committed,
     ) -> Added {
         loop {
-            let row = self.row_or_vacant(name, guard);
-            let entry = Entry::new(row.get(), &self.shared, guard);
+            let entry = self.entry_or_vacant(name, guard, committed);
+            if let Ok(added) = self.try_add_or_set(entry, increment, missing, committed) {
+                return added;
+            }
+        }
+    }
+
+    /// Returns the entry of a name, of a vacant row if there was none.
+    pub fn entry_or_vacant<'g>(
+        &'g self,
+        name: &Datum<F>,
+        guard: &'g Guard,
+        _: &Committed,
+    ) -> Entry<'g, F> {
+        Entry::new(self.row_or_vacant(name, guard).get(), &self.shared, guard)
+    }
+
+    /// Like [`add_or_set`](Self::add_or_set), for a row. Fails if the row has left the table: then
+    /// its name has to be looked up again.
+    pub fn try_add_or_set(
+        &self,
+        entry: Entry<'_, F>,
+        increment: i64,
+        missing: &Attribute<F>,
+        committed: &Committed,
+    ) -> Result<Added, Gone> {
+        loop {
             match entry.add(missing.key.borrow(), increment, committed) {
                 Added::Missing => match entry.set_missing(missing) {
-                    Ok(true) => return Added::Missing,
+                    Ok(true) => return Ok(Added::Missing),
                     Ok(false) => (),
-                    Err(Gone) => self.remove_name(&entry, guard),
+                    Err(Gone) => {
+                        self.remove_name(&entry, entry.guard());
+                        return Err(Gone);
+                    }
                 },
-                added => return added,
+                added => return Ok(added),
             }
         }
     }
@@ -413,7 +459,14 @@ impl<F: Foreign> Zone<F> {
         let mut slots = self.slots[shard].lock();
         let index = slots.free.pop().unwrap_or(slots.rows.len() as u32);
         let slot = ((shard as u32) << INDEX_BITS) | index;
-        let row = Arc::new(Row::vacant(name, hash, slot));
+        let mut row = Row::vacant(name, hash, slot);
+        let row = match self.indexes() {
+            None => Arc::new(row),
+            Some(indexes) => Arc::new_cyclic(|this| {
+                row.listing = Some(Box::new(Listing::new(this.clone(), indexes.count())));
+                row
+            }),
+        };
         let listed = Some(Arc::clone(&row));
         match slots.rows.get_mut(index as usize) {
             Some(free) => *free = listed,

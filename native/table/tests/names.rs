@@ -67,6 +67,16 @@ fn version(table: &Table, name: u64) -> Option<u64> {
     Some(row.version)
 }
 
+/// Returns the names from `first` on that pages of the table have, in order.
+fn kept(table: &Table, first: u64) -> Vec<u64> {
+    let guard = reclaim::enter();
+    let rows = (0..SHARDS).flat_map(|shard| table.rows_of(shard, &guard));
+    let mut names: Vec<_> = rows.map(|row| row.name).collect();
+    names.retain(|name| *name >= first);
+    names.sort_unstable();
+    names
+}
+
 fn wait_for(live: &AtomicUsize, count: usize) {
     while live.load(Ordering::SeqCst) != count {
         thread::yield_now();
@@ -134,6 +144,9 @@ fn readers_agree_with_writers_while_the_table_grows_and_shrinks() {
                         _ => assert!(found.is_none_or(|version| version <= after / 4)),
                     }
                     assert_eq!(version(table, NAMES + name % 20), Some(0));
+                    if name % 50 == 0 {
+                        assert_eq!(kept(table, NAMES), (NAMES..NAMES + 20).collect::<Vec<_>>());
+                    }
                 }
             });
         }
