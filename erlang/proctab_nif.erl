@@ -37,13 +37,15 @@
 %% `cleaned/1' after each. Deaths and cleanups that are left outlive both processes.
 -module(proctab_nif).
 
--export([zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1]).
+-export([zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1]).
+-export([tables/0, owner/1, count/1]).
 -export([opening/3, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
+-export([check_keys/1, lookup/6, count/3, values_page/4]).
 -export([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -55,13 +57,15 @@
 
 -on_load(load/0).
 
--nifs([zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1]).
+-nifs([zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1]).
+-nifs([tables/0, owner/1, count/1]).
 -nifs([opening/3, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
+-nifs([check_keys/1, lookup/6, count/3, values_page/4]).
 -nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -83,6 +87,12 @@
 %% that name runs.
 -spec zone_open(Zone :: atom(), Context :: term()) -> handle().
 zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link zone_open/2}, with indexes of the attributes of these keys: of their values, or
+%% with `{each, Key}' of the elements of their values. Raises `badarg' if a key is repeated.
+-spec zone_open(Zone :: atom(), Context :: term(), [Key :: term() | {each, Key :: term()}]) ->
+          handle().
+zone_open(_Zone, _Context, _Keys) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns whether the owner of a zone has called {@link zone_stop/1}.
 -spec was_stopped(atom() | handle()) -> boolean().
@@ -287,6 +297,36 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
            names | pids | children | attributes | sizes | [Key :: term()], Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
+
+%%% Indexes
+
+%% @doc Raises `badarg' if {@link zone_open/3} would, because of these keys.
+-spec check_keys([Key :: term() | {each, Key :: term()}] | term()) -> ok.
+check_keys(_Keys) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns a page of the running children that have a value of an indexed attribute, prepended
+%% to `Acc', and where the next page begins. The first page begins at 0. A child that has the value
+%% throughout is returned exactly once, and no child more than once. Raises `badarg' if the key is
+%% not indexed.
+%%
+%% The items of the page are `{Name, Child}', or with `pids' the pids alone.
+-spec lookup(Zone :: atom(), Key :: term(), Value :: term(), From :: non_neg_integer(),
+             children | pids, Acc :: list()) ->
+          {list(), Next :: non_neg_integer() | done}.
+lookup(_Zone, _Key, _Value, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the number of running children that have a value of an indexed attribute. A child
+%% whose value is just being changed may count for both values. Raises `badarg' if the key is not
+%% indexed.
+-spec count(Zone :: atom(), Key :: term(), Value :: term()) -> non_neg_integer().
+count(_Zone, _Key, _Value) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns a page of the values of an indexed attribute, each with the number of running
+%% children that have it, prepended to `Acc', and where the next page begins. The first page begins
+%% at 0. Raises `badarg' if the key is not indexed.
+-spec values_page(Zone :: atom(), Key :: term(), From :: non_neg_integer(), Acc :: list()) ->
+          {list(), Next :: non_neg_integer() | done}.
+values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
 
 %%% Events and waiters
 

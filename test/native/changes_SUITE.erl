@@ -49,6 +49,7 @@ all() ->
         each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing,
         a_change_of_a_long_name_is_made_once,
         a_change_of_a_long_key_or_value_is_made_once,
+        a_change_of_an_indexed_attribute_is_made_once,
         a_change_with_an_event_is_made_once_and_sends_one_event,
         a_reason_that_is_too_large_is_an_atom_in_the_event,
         a_change_among_many_waiters_is_made_once,
@@ -96,8 +97,12 @@ reading() ->
             {registered_names, 2},
             {registered_count, 2},
             {processes_page, 2},
-            {remote_page, 2},
             {counts_page, 2},
+            {check_keys, 1},
+            {lookup, 6},
+            {count, 3},
+            {values_page, 4},
+            {remote_page, 2},
             {deaths, 1}
         ].
 
@@ -294,6 +299,11 @@ of_values() ->
             true = launch(Handle, other, Spec),
             {launching, _, _, Spec} = child(Zone, other)
         end},
+        {{zone_open, 3}, fun(_, Key) ->
+            Handle = proctab_nif:zone_open(?FUNCTION_NAME, shared, [Key, {each, each}]),
+            {[], done} = proctab_nif:lookup(?FUNCTION_NAME, Key, 1, 0, pids, []),
+            ok = proctab_nif:zone_close(Handle)
+        end},
         {{zone_open, 2}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context),
             {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
@@ -442,10 +452,35 @@ in_zone(Function, Change, Term, Prepare) ->
      || Left <- left_in_zone(Change, Term, Prepare), Left =:= Function
     ]).
 
+%% The index has what the attribute has.
+a_change_of_an_indexed_attribute_is_made_once(_) ->
+    Prepare = fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end,
+    Check = fun(Change, Key) ->
+        fun(Zone, Term) ->
+            Change(Zone, Term),
+            [{_, Value}] = attrs(Zone, name),
+            {[{name, _}], done} = proctab_nif:lookup(Zone, Key, Value, 0, children, []),
+            [{Value, 1}] = gen_tracker:values(Zone, Key)
+        end
+    end,
+    [
+        ?assert(lists:member(Function, left_in_zone([Key], Check(Change, Key), Key, Prepare)))
+     || Key <- long() ++ long_as_key(), {Function, Change} <- of_keys()
+    ],
+    [
+        ?assert(lists:member(Function, left_in_zone([key], Check(Change, key), Value, Prepare)))
+     || Value <- long() ++ long_as_key(),
+        {Function, Change} <- of_values(),
+        not lists:member(Function, [{insert, 5}, {launch, 3}, {zone_open, 2}, {zone_open, 3}])
+    ].
+
 left_in_zone(Change, Term, Prepare) ->
+    left_in_zone([], Change, Term, Prepare).
+
+left_in_zone(Keys, Change, Term, Prepare) ->
     Zone = ?MODULE,
     scheduling:left(fun() ->
-        _ = proctab_nif:zone_open(Zone, shared),
+        _ = proctab_nif:zone_open(Zone, shared, Keys),
         Prepare(Zone),
         Change(Zone, Term),
         ok = proctab_nif:zone_close(Zone)

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
 use proctab_table::entry::{Entry, Replaced, TooMany, Void};
+use proctab_table::index::{Index, Indexes, Plan, Planned};
 use proctab_table::reclaim;
-use proctab_table::value::{Added, Value};
+use proctab_table::value::{Added, Counter, Value};
+use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
+use crate::index;
 use crate::lookup::{self, with_entry};
 use crate::waiting::{deduct_wake_cost, wake};
 
@@ -51,17 +54,75 @@ pub fn setattr(call: Call<'_>) -> Answer<'_> {
             })
         };
         deduct_wake_cost(call, zone, &entry.name, adds)?;
-        let committed = call.commit();
-        match entry.set(changes, &committed) {
+        match set(call, zone, entry, changes)? {
             Ok(grown) => {
                 if grown {
-                    wake(call, zone, &entry.name, &committed);
+                    wake(call, zone, &entry.name, &call.commit());
                 }
                 Ok(atom!(ok))
             }
             Err(Void) => Ok(atom!(void)),
         }
     })
+}
+
+/// Sets attributes that were converted from the arguments.
+fn set(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    entry: Entry<Copied>,
+    changes: Changes<Copied>,
+) -> Result<Result<bool, Void>, Fault> {
+    let plan = match zone.indexes() {
+        Some(indexes) => Some((indexes, plan(call, indexes, &changes)?)),
+        None => None,
+    };
+    match plan {
+        Some((indexes, plan)) if !plan.is_empty() => index::write(
+            call,
+            indexes,
+            entry,
+            |_| plan,
+            |entry, committed| {
+                let set = entry.set(changes, committed);
+                let is_set = set.is_ok();
+                (set, is_set)
+            },
+        ),
+        _ => Ok(entry.set(changes, &call.commit())),
+    }
+}
+
+/// Returns the plan for changes of indexed attributes, which were converted from the arguments.
+fn plan(
+    call: Call<'_>,
+    indexes: &Indexes<Copied>,
+    changes: &Changes<Copied>,
+) -> Result<Plan<Copied>, Fault> {
+    let indexed = |key: &Datum<Copied>| indexes.get(key.borrow());
+    let mut plan = Plan::new();
+    if changes.iter().all(|change| indexed(&change.key).is_none()) {
+        return Ok(plan);
+    }
+    let mut add = |key, value| {
+        if let Some(index) = indexed(key) {
+            plan.retain(|planned: &mut Planned<_>| planned.position != index.position());
+            plan.push(index::planned(call, index, value)?);
+        }
+        Ok(())
+    };
+    let mut keys = changes.iter().map(|change| &change.key);
+    match call.argument(3) {
+        Ok(value) => keys.try_for_each(|key| add(key, value))?,
+        Err(_) => call.for_each_element(call.argument(2)?, |element| {
+            let value = call.get_pair(element).map(|(_, value)| value);
+            match value.and_then(|value| Some((keys.next()?, value))) {
+                Some((key, value)) => add(key, value),
+                None => Ok(()),
+            }
+        })?,
+    }
+    Ok(plan)
 }
 
 /// Converts the pairs of a list to attributes, and ignores its other elements.
@@ -105,17 +166,32 @@ fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
         (Value::Fixed(current), Value::Fixed(expected)) => current == expected,
         _ => false,
     };
-    with_entry(call, |_, entry| {
+    with_entry(call, |zone, entry| {
         let Some(entry) = entry else {
             return Ok(match of_child {
                 true => Replaced::Void,
                 false => Replaced::Missing,
             });
         };
-        let committed = call.commit();
-        let replaced = entry.replace(change, is_expected, of_child, &committed);
+        let replaced = match index::of(zone, change.key.borrow()) {
+            None => entry.replace(change, is_expected, of_child, &call.commit()),
+            Some((indexes, index)) => {
+                let planned = index::planned(call, index, call.argument(4)?)?;
+                let is_expected_now = |entry: Entry<Copied>| {
+                    let attributes = entry.attributes();
+                    let current = attributes.as_ref()?.get(index.key().borrow())?;
+                    is_expected(current).then_some(planned)
+                };
+                let plan = |entry| Plan::from_iter(is_expected_now(entry));
+                index::write(call, indexes, entry, plan, |entry, committed| {
+                    let replaced = entry.replace(change, is_expected, of_child, committed);
+                    let is_replaced = matches!(replaced, Replaced::Done);
+                    (replaced, is_replaced)
+                })?
+            }
+        };
         if !matches!(replaced, Replaced::Done) {
-            call.take_back(committed);
+            call.take_back(call.commit());
         }
         Ok(replaced)
     })
@@ -125,8 +201,17 @@ pub fn delattr(call: Call<'_>) -> Answer<'_> {
     with_entry(call, |zone, entry| {
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        if let Some(entry) = entry {
-            zone.delete(entry, key, &call.commit());
+        let Some(entry) = entry else {
+            return Ok(atom!(ok));
+        };
+        match index::of(zone, key) {
+            None => zone.delete(entry, key, &call.commit()),
+            Some((indexes, index)) => {
+                let plan = |_| Plan::from_iter([index::planned_none(index)]);
+                index::write(call, indexes, entry, plan, |entry, committed| {
+                    (zone.delete(entry, key, committed), true)
+                })?
+            }
         }
         Ok(atom!(ok))
     })
@@ -139,7 +224,7 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
     if !call.is_integer(term) || missing.is_ok_and(|value| !call.is_integer(value)) {
         return Err(Fault::BadArgument);
     }
-    let added = with_entry(call, |_, entry| {
+    let added = with_entry(call, |zone, entry| {
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
         let (Some(entry), Some(increment)) = (entry, increment) else {
@@ -148,6 +233,13 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
                 None => Added::NotCounted,
             });
         };
+        if let Some((indexes, index)) = index::of(zone, key) {
+            let added = add_indexed(call, indexes, index, entry, increment)?;
+            if added == Added::Missing {
+                call.take_back(call.commit());
+            }
+            return Ok(added);
+        }
         let committed = call.commit();
         let added = entry.add(key, increment, &committed);
         if added == Added::Missing {
@@ -166,6 +258,47 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
     }
 }
 
+/// Adds to an indexed attribute.
+fn add_indexed<'g>(
+    call: Call<'_>,
+    indexes: &'g Indexes<Copied>,
+    index: &'g Index<Copied>,
+    entry: Entry<'g, Copied>,
+    increment: i64,
+) -> Result<Added, Fault> {
+    let key = index.key().borrow();
+    let plan = |entry| plan_sum(call, index, entry, increment, None);
+    index::write(call, indexes, entry, plan, |entry, committed| {
+        let added = entry.add(key, increment, committed);
+        let is_changed = matches!(added, Added::Changed(_));
+        (added, is_changed)
+    })
+}
+
+/// Returns the plan for adding to an indexed attribute, or for setting it if it is missing.
+fn plan_sum(
+    call: Call<'_>,
+    index: &Index<Copied>,
+    entry: Entry<Copied>,
+    increment: i64,
+    missing: Option<Planned<Copied>>,
+) -> Plan<Copied> {
+    let attributes = entry.attributes();
+    let current = attributes
+        .as_ref()
+        .and_then(|map| map.get(index.key().borrow()));
+    Plan::from_iter(match current {
+        None => missing,
+        Some(value) => {
+            let sum = value
+                .counted()
+                .and_then(|current| current.checked_add(increment));
+            let sum = sum.filter(|sum| Counter::new(*sum).is_some());
+            sum.map(|sum| index::planned_integer(call, index, sum))
+        }
+    })
+}
+
 /// Adds to an attribute, or sets it to `value` if it is missing.
 fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Added, Fault> {
     let guard = reclaim::enter();
@@ -173,8 +306,29 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     let name = call.to_key(call.argument(1)?)?;
     let missing = call.to_attribute(call.argument(2)?, value)?;
     deduct_wake_cost(call, zone, &name, || true)?;
+    let added = match index::of(zone, missing.key.borrow()) {
+        None => zone.add_or_set(&name, increment, &missing, &guard, &call.commit()),
+        Some((indexes, index)) => {
+            let planned = index::planned(call, index, value)?;
+            loop {
+                let entry = match zone.entry(name.borrow(), &guard) {
+                    Some(entry) => entry,
+                    None => zone.entry_or_vacant(&name, &guard, &call.commit()),
+                };
+                let planned = planned.clone();
+                let plan = |entry| plan_sum(call, index, entry, increment, Some(planned));
+                let added = index::write(call, indexes, entry, plan, |entry, committed| {
+                    let added = zone.try_add_or_set(entry, increment, &missing, committed);
+                    let is_changed = !matches!(added, Ok(Added::NotCounted) | Err(_));
+                    (added, is_changed)
+                })?;
+                if let Ok(added) = added {
+                    break added;
+                }
+            }
+        }
+    };
     let committed = call.commit();
-    let added = zone.add_or_set(&name, increment, &missing, &guard, &committed);
     if added == Added::Missing {
         wake(call, zone, &name, &committed);
     }

@@ -1,5 +1,6 @@
 //! Children: starting, ending, finding.
 
+use proctab_table::entry::Entry;
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Refused, State};
 use proctab_table::zone::{Launched, Zone};
@@ -7,6 +8,7 @@ use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
 use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death};
+use crate::index;
 use crate::lookup::{self, with_entry, ZONE_HANDLES};
 use crate::tables;
 
@@ -28,8 +30,14 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     if !is_launching {
         deduct_event_cost(call, zone)?;
     }
-    let inserted = zone.insert(&name, child, &call.commit());
+    let indexes = zone.indexes().filter(|_| !is_launching);
+    call.deduct(indexes.map_or(0, index::cost_to_settle))?;
+    let committed = call.commit();
+    let inserted = zone.insert(&name, child, &committed);
     if inserted && !is_launching {
+        if let Some((indexes, entry)) = indexes.zip(zone.entry(name.borrow(), &guard)) {
+            indexes.settle(entry, &committed);
+        }
         send_birth(call, zone, &name, call.argument(4)?);
     }
     Ok(boolean(inserted))
@@ -135,7 +143,8 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             return Ok(boolean(false));
         };
         deduct_event_cost(call, zone)?;
-        match entry.run(keeper, pid, &call.commit()) {
+        let run = |entry: Entry<Copied>, committed: &_| entry.run(keeper, pid, committed);
+        match index::begin(call, zone, entry, run)? {
             Ok(is_awaited) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
                 Ok(true_or_awaited(is_awaited))
@@ -158,8 +167,11 @@ pub fn terminating(call: Call<'_>) -> Answer<'_> {
     let keeper = call.caller();
     with_entry(call, |zone, entry| {
         let reason = deduct_death_cost(call, zone, call.argument(2)?)?;
-        let changed = entry.map(|entry| entry.terminate(keeper, &call.commit()));
-        let Some(Ok((pid, is_stopping))) = changed else {
+        let Some(entry) = entry else {
+            return Ok(boolean(false));
+        };
+        let terminate = |entry: Entry<Copied>, committed: &_| entry.terminate(keeper, committed);
+        let Ok((pid, is_stopping)) = index::end(call, zone, entry, terminate)? else {
             return Ok(boolean(false));
         };
         if let Some(pid) = pid {
@@ -187,10 +199,12 @@ pub fn restarting(call: Call<'_>) -> Answer<'_> {
 
 fn clear(call: Call<'_>, state: State) -> Answer<'_> {
     let keeper = call.caller();
-    with_entry(call, |_, entry| {
-        let committed = call.commit();
-        let cleared = entry.is_some_and(|entry| entry.clear(keeper, state, &committed));
-        Ok(boolean(cleared))
+    with_entry(call, |zone, entry| {
+        let Some(entry) = entry else {
+            return Ok(boolean(false));
+        };
+        let clear = |entry: Entry<Copied>, committed: &_| entry.clear(keeper, state, committed);
+        Ok(boolean(index::end(call, zone, entry, clear)?))
     })
 }
 
@@ -220,7 +234,11 @@ pub fn remove(call: Call<'_>) -> Answer<'_> {
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let keeper = call.caller();
-    Ok(boolean(zone.remove(name, keeper, &guard, &call.commit())))
+    let Some(entry) = zone.entry(name, &guard) else {
+        return Ok(boolean(false));
+    };
+    let remove = |_, committed: &_| zone.remove(name, keeper, &guard, committed);
+    Ok(boolean(index::end(call, zone, entry, remove)?))
 }
 
 pub fn failed(call: Call<'_>) -> Answer<'_> {
@@ -228,7 +246,11 @@ pub fn failed(call: Call<'_>) -> Answer<'_> {
     let zone = lookup::zone(call, &guard)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
-    let removed = zone.fail(name, call.caller(), &guard, &call.commit());
+    let Some(entry) = zone.entry(name, &guard) else {
+        return Ok(boolean(false));
+    };
+    let fail = |_, committed: &_| zone.fail(name, call.caller(), &guard, committed);
+    let removed = index::end(call, zone, entry, fail)?;
     Ok(removed.map_or(boolean(false), true_or_awaited))
 }
 
@@ -239,7 +261,11 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
     let reason = deduct_death_cost(call, zone, call.argument(3)?)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
-    let child = zone.unregister(name, keeper, &guard, &call.commit());
+    let Some(entry) = zone.entry(name, &guard) else {
+        return Ok(boolean(false));
+    };
+    let unregister = |_, committed: &_| zone.unregister(name, keeper, &guard, committed);
+    let child = index::end(call, zone, entry, unregister)?;
     if let Some(child) = &child {
         send_death(call, zone, call.make_deducted_pid(child), reason);
         call.send(keeper, atom!(detached));

@@ -11,6 +11,7 @@
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
+//! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
 //! | [`waiting`] | waiters for the next attribute of a name |
@@ -28,6 +29,7 @@ mod children;
 mod cleanups;
 mod events;
 mod handles;
+mod index;
 mod lookup;
 mod monitors;
 mod pages;
@@ -39,7 +41,7 @@ mod zones;
 
 proctab_terms::export! {
     zones {
-        zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1,
+        zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1,
     }
     children {
         opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
@@ -49,6 +51,9 @@ proctab_terms::export! {
     attributes {
         getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,
         increment/5, attrs/2, attrs/3,
+    }
+    index {
+        check_keys/1, lookup/6, count/3, values_page/4,
     }
     pages {
         page/4,

@@ -5,6 +5,7 @@ use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault};
 
 use crate::atoms::{atom, boolean};
+use crate::index;
 use crate::lookup::{self, ZONE_HANDLES};
 use crate::tables::{self, Content, Given, Table};
 use crate::watching::WatchedProcesses;
@@ -18,11 +19,19 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
         return Err(Fault::BadArgument);
     }
     let context = call.to_datum(call.argument(1)?)?;
+    let indexes = match call.argument(2) {
+        Ok(keys) => index::to_indexes(call, keys)?,
+        Err(_) => None,
+    };
     let table = Table::<Zone<Copied>>::new(name);
     if table.give(env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
     }
-    table.content.share(context, &call.commit());
+    let committed = call.commit();
+    table.content.share(context, &committed);
+    if let Some(indexes) = indexes {
+        table.content.set_indexes(indexes, &committed);
+    }
     let handle = ZONE_HANDLES.make(call, table.clone());
     Zone::tables().insert(name, table, &guard);
     Ok(handle)

@@ -15,7 +15,7 @@
 use std::time::Instant;
 
 use proctab_table::attributes::Attribute;
-use proctab_table::datum::{Borrowed, Datum, Kind, View};
+use proctab_table::datum::{Borrowed, Datum, Foreign, Kind, View};
 use proctab_table::value::{Counter, Value};
 
 use crate::call::{Answer, Call, Fault};
@@ -89,6 +89,51 @@ impl<'c> Call<'c> {
     /// Converts a name or a key to be stored.
     pub fn to_key(self, term: Term<'c>) -> Result<Datum<Copied>, Fault> {
         self.store(term, Purpose::Key)
+    }
+
+    /// Returns an integer as a name or a key.
+    pub fn integer_key(self, integer: i64) -> Datum<Copied> {
+        Datum::word(INTEGER, integer as u64)
+    }
+
+    /// Whether the value of an attribute is equal to `term`, whose form as a key is `key`.
+    ///
+    /// May be called although it makes terms: it does not read the bytes of binaries.
+    pub fn is_value(
+        self,
+        value: &Value<Copied>,
+        key: Borrowed<'_, Copied>,
+        term: Term<'c>,
+    ) -> Result<bool, Fault> {
+        let stored = match (value, key) {
+            (Value::Integer(counter), Borrowed::Word(INTEGER, word)) => {
+                return Ok(counter.get() == word as i64)
+            }
+            (Value::Integer(_), _) => return Ok(false),
+            (Value::Fixed(stored), _) => stored,
+        };
+        match (stored.view(), key) {
+            // A key with a zero in it may be a copy where the value is not.
+            (View::Word(FLOAT, _) | View::Bytes(ENCODED, _), Borrowed::Foreign(_)) => {
+                let made = self.make(stored)?;
+                Ok(Copied::same(Live::from(made), Live::from(term)))
+            }
+            _ => Ok(key.same(stored.borrow())),
+        }
+    }
+
+    /// Whether the value of an attribute is a proper list with an element equal to `term`.
+    pub fn is_list_with(self, value: &Value<Copied>, term: Term<'c>) -> Result<bool, Fault> {
+        let Some(stored) = value.datum() else {
+            return Ok(false);
+        };
+        let mut is_found = false;
+        let mut list = self.make(stored)?;
+        while let Some((element, tail)) = self.get_cell(list) {
+            is_found = is_found || Copied::same(Live::from(element), Live::from(term));
+            list = tail;
+        }
+        Ok(is_found && self.is_nil(list))
     }
 
     /// Converts a term to be stored.
