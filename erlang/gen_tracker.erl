@@ -36,6 +36,7 @@
 -export([setattr/3, setattr/4, getattr/3, getattr/4, delattr/3, increment/4, increment/5]).
 -export([info/2, info/3, attrs/2, list/1, list/2]).
 -export([count/1, names/1, fold/3, cas/5]).
+-export([lookup/3, count/3, values/2, publish/4]).
 -export([register_name/2, unregister_name/1, whereis_name/1, send/2]).
 -export([subscribe/1, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
@@ -70,7 +71,7 @@
 -type child_spec() :: {name(), mfargs(), restart()}
                     | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
--type options() :: #{restart => boolean(), reports => boolean()}.
+-type options() :: #{restart => boolean(), reports => boolean(), index => [key() | {each, key()}]}.
 -type via_name() :: {zone(), name()}.
 %% The name of a process in `{via, gen_tracker, {Zone, Name}}'.
 -type start_result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
@@ -108,14 +109,16 @@ start_link(Zone) ->
     start_link(Zone, #{}).
 
 %% @doc Starts a zone with options. `#{restart => false}' turns automatic restarts off,
-%% `#{reports => false}' the log reports that OTP's `supervisor' also makes. An unknown option is
-%% `badarg'.
+%% `#{reports => false}' the log reports that OTP's `supervisor' also makes. `#{index => Keys}' makes
+%% indexes of the attributes of these keys, see {@link lookup/3}. An unknown option is `badarg', and
+%% so is a key that is repeated in `index'.
 -spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
-    Defaults = #{restart => true, reports => true},
+    Defaults = #{restart => true, reports => true, index => []},
     case maps:merge(Defaults, Options) of
-        #{restart := Restart, reports := Reports} = All
-                when map_size(All) =:= 2, is_boolean(Restart), is_boolean(Reports) ->
+        #{restart := Restart, reports := Reports, index := Index} = All
+                when map_size(All) =:= 3, is_boolean(Restart), is_boolean(Reports) ->
+            _ = ?OR_BADARG(proctab_nif:check_keys(Index), [Zone, Options]),
             gen_server:start_link({local, Zone}, ?MODULE, {Zone, All}, []);
         _ ->
             ?BADARG([Zone, Options])
@@ -478,6 +481,80 @@ fold(Fun, Acc, Zone, From) ->
     Fold = fun({Name, Pid}, Before) -> Fun(Name, Pid, Before) end,
     fold(Fun, lists:foldl(Fold, Acc, Page), Zone, Next).
 
+%%% Indexes
+
+%% @doc Returns the running children whose attribute has a value now, in any order. The attribute
+%% must be indexed, as an option of {@link start_link/2} says; otherwise the call raises `badarg'.
+%%
+%% An index of `Key' compares the whole value, with `=:='. An index of `{each, Key}' has each
+%% element of the value, if that is a proper list. A child is in the indexes from its start to its
+%% death; the attributes that it still has while it is terminating do not count.
+%%
+%% The cost depends on the number of children that are returned alone. Once {@link setattr/4} has
+%% returned, every process finds the child under the new value, and no longer under the old one. A
+%% child is returned at most once, even if its value changes meanwhile.
+-spec lookup(zone(), key(), value()) -> [{name(), pid()}].
+lookup(Zone, Key, Value) ->
+    ?OR_BADARG(lookup(Zone, Key, Value, 0, []), [Zone, Key, Value]).
+
+lookup(Zone, Key, Value, From, Before) ->
+    case proctab_nif:lookup(Zone, Key, Value, From, children, Before) of
+        {Children, done} -> Children;
+        {Children, Next} -> lookup(Zone, Key, Value, Next, Children)
+    end.
+
+%% @doc Returns the number of running children whose attribute has a value, at a cost that does not
+%% depend on the number. A child whose value is just being changed may count for both values. Raises
+%% `badarg' if the attribute is not indexed.
+-spec count(zone(), key(), value()) -> non_neg_integer().
+count(Zone, Key, Value) ->
+    ?OR_BADARG(proctab_nif:count(Zone, Key, Value), [Zone, Key, Value]).
+
+%% @doc Returns all values of an indexed attribute that running children have, each with the number
+%% of these children, in any order. Raises `badarg' if the attribute is not indexed.
+-spec values(zone(), key()) -> [{value(), pos_integer()}].
+values(Zone, Key) ->
+    ?OR_BADARG(values(Zone, Key, 0, []), [Zone, Key]).
+
+values(_, _, done, Values) ->
+    Values;
+values(Zone, Key, From, Before) ->
+    {Values, Next} = proctab_nif:values_page(Zone, Key, From, Before),
+    values(Zone, Key, Next, Values).
+
+%% @doc Sends a message to all running children whose attribute has a value, as the caller would
+%% with `!', and returns their number. Raises `badarg' as {@link lookup/3} does.
+-spec publish(zone(), key(), value(), Message :: term()) -> non_neg_integer().
+publish(Zone, Key, Value, Message) ->
+    First = ?OR_BADARG(
+        proctab_nif:lookup(Zone, Key, Value, 0, pids, []), [Zone, Key, Value, Message]
+    ),
+    publish(First, Zone, Key, Value, Message, 0).
+
+publish({Pids, Next}, Zone, Key, Value, Message, Before) ->
+    Sent = send_to(Pids, Message, Before),
+    case Next of
+        done ->
+            Sent;
+        _ ->
+            Page =
+                try
+                    proctab_nif:lookup(Zone, Key, Value, Next, pids, [])
+                catch
+                    %% The zone has ended, and with it all its children.
+                    error:badarg -> {[], done}
+                end,
+            publish(Page, Zone, Key, Value, Message, Sent)
+    end.
+
+send_to([Pid | Pids], Message, Sent) ->
+    Pid ! Message,
+    send_to(Pids, Message, Sent + 1);
+send_to([], _, Sent) ->
+    Sent.
+
+%%% Pages
+
 pages(Zone, What) when is_atom(Zone) ->
     pages(Zone, 0, What, []);
 pages(_Zone, _What) ->
@@ -658,9 +735,10 @@ init({Zone, Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     Tag = make_ref(),
-    Context = Options#{tracker => self(), tag => Tag, zone => Zone},
+    {Index, Others} = maps:take(index, Options),
+    Context = Others#{tracker => self(), tag => Tag, zone => Zone},
     Shared = {Context, group_leader(), [Zone | get('$ancestors')]},
-    Handle = proctab_nif:zone_open(Zone, Shared),
+    Handle = proctab_nif:zone_open(Zone, Shared, Index),
     {ok, #tracker{
         zone = Zone,
         tag = Tag,

@@ -5,6 +5,9 @@
 
 -export([info/3, format_error/2]).
 
+%% A place in the pages of values that is after all of them.
+-define(AFTER_ALL_VALUES, 1 bsl 30).
+
 -type position() :: pos_integer().
 %% The explanations of bad arguments, by position. `general' if no single argument is bad.
 -type explanations() :: #{position() | general => unicode:chardata()}.
@@ -58,6 +61,9 @@ check(gen_tracker, list, [Zone, Keys]) ->
     [{1, zone(Zone)}, {2, proper_list(Keys)}];
 check(gen_tracker, fold, [Fun, _, Zone]) ->
     [{1, fold_fun(Fun)}, {3, zone(Zone)}];
+check(gen_tracker, Function, [Zone, Key | _])
+        when Function =:= lookup; Function =:= count; Function =:= values; Function =:= publish ->
+    [{1, zone(Zone)}, {2, indexed_key(Zone, Key)}];
 check(gen_tracker, register_name, [Name, Pid]) ->
     [{1, name_to_register(Name)}, {2, pid_to_register(Name, Pid)}];
 check(gen_tracker, Function, [Name | _])
@@ -126,7 +132,7 @@ name_to_register({Zone, _}) -> zone(Zone);
 name_to_register(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
-    case maps:to_list(maps:without([restart, reports], Options)) of
+    case maps:to_list(maps:without([restart, reports, index], Options)) of
         [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("unknown option ~tp", [Unknown]);
         [_ | _] -> "an option name that is not an atom";
         [] -> boolean_options([restart, reports], Options)
@@ -139,8 +145,22 @@ boolean_options([Option | Rest], Options) ->
         Boolean when is_boolean(Boolean) -> boolean_options(Rest, Options);
         _ -> io_lib:format("the option ~tp is not a boolean", [Option])
     end;
+boolean_options([], #{index := Index}) ->
+    case proper_list(Index) of
+        none -> index_keys([indexed(Key) || Key <- Index]);
+        _ -> "the option index is not a proper list"
+    end;
 boolean_options([], _) ->
     none.
+
+index_keys(Keys) ->
+    case map_size(maps:from_keys(Keys, [])) =:= length(Keys) of
+        true -> none;
+        false -> "the option index has the same key twice"
+    end.
+
+indexed({each, Key}) -> Key;
+indexed(Key) -> Key.
 
 child(_, {_, Pid, worker, _}) when not is_pid(Pid) -> "not a pid";
 child(Zone, {_, Pid, worker, _}) -> not_own_tracker(Zone, Pid);
@@ -225,6 +245,20 @@ counter(Zone, Name, Key, Default) ->
         {undefined, _} -> {3, "there is no such attribute"}
     catch
         error:badarg -> {3, none}
+    end.
+
+%% If the zone does not run, that is the error.
+indexed_key(Zone, Key) ->
+    case zone(Zone) of
+        none -> index_of(Zone, Key);
+        _ -> none
+    end.
+
+index_of(Zone, Key) ->
+    try proctab_nif:values_page(Zone, Key, ?AFTER_ALL_VALUES, []) of
+        {[], done} -> none
+    catch
+        error:badarg -> "the zone has no index of this key"
     end.
 
 fold_fun(Fun) when is_function(Fun, 3) -> none;
