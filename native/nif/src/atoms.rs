@@ -5,8 +5,7 @@ use proctab_terms::Term;
 rustler::atoms! {
     attributes, awaited, begun, busy, children, current, done, down, each, free, held, large,
     launching, monitor, names, none, ok, pending, pid, pids, processes, registered, restarting,
-    running, sizes,
-    slowed, stopping, terminating, undefined, up, void, zone, zone_stopping,
+    running, sizes, slowed, stopping, terminating, undefined, up, void, zone, zone_stopping,
     cast = "$gen_cast",
     dead = "$proctab_dead",
     detached = "$proctab_detached",

@@ -225,6 +225,9 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
         return Err(Fault::BadArgument);
     }
     let added = with_entry(call, |zone, entry| {
+        if zone.indexes().is_some() {
+            return add_in_zone_with_indexes(call, zone, entry, increment);
+        }
         let mut scratch = Scratch::new();
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
         let (Some(entry), Some(increment)) = (entry, increment) else {
@@ -233,13 +236,6 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
                 None => Added::NotCounted,
             });
         };
-        if let Some((indexes, index)) = index::of(zone, key) {
-            let added = add_indexed(call, indexes, index, entry, increment)?;
-            if added == Added::Missing {
-                call.take_back(call.commit());
-            }
-            return Ok(added);
-        }
         let committed = call.commit();
         let added = entry.add(key, increment, &committed);
         if added == Added::Missing {
@@ -258,21 +254,38 @@ pub fn increment(call: Call<'_>) -> Answer<'_> {
     }
 }
 
-/// Adds to an indexed attribute.
-fn add_indexed<'g>(
+/// Adds to an attribute that may be indexed. Not inlined, so that it does not slow down additions
+/// in other zones.
+#[cold]
+#[inline(never)]
+fn add_in_zone_with_indexes(
     call: Call<'_>,
-    indexes: &'g Indexes<Copied>,
-    index: &'g Index<Copied>,
-    entry: Entry<'g, Copied>,
-    increment: i64,
+    zone: &Zone<Copied>,
+    entry: Option<Entry<Copied>>,
+    increment: Option<i64>,
 ) -> Result<Added, Fault> {
-    let key = index.key().borrow();
-    let plan = |entry| plan_sum(call, index, entry, increment, None);
-    index::write(call, indexes, entry, plan, |entry, committed| {
-        let added = entry.add(key, increment, committed);
-        let is_changed = matches!(added, Added::Changed(_));
-        (added, is_changed)
-    })
+    let mut scratch = Scratch::new();
+    let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+    let (entry, increment) = match (entry, increment) {
+        (Some(entry), Some(increment)) => (entry, increment),
+        (None, Some(_)) => return Ok(Added::Missing),
+        (_, None) => return Ok(Added::NotCounted),
+    };
+    let added = match index::of(zone, key) {
+        None => entry.add(key, increment, &call.commit()),
+        Some((indexes, index)) => {
+            let plan = |entry| plan_sum(call, index, entry, increment, None);
+            index::write(call, indexes, entry, plan, |entry, committed| {
+                let added = entry.add(key, increment, committed);
+                let is_changed = matches!(added, Added::Changed(_));
+                (added, is_changed)
+            })?
+        }
+    };
+    if added == Added::Missing {
+        call.take_back(call.commit());
+    }
+    Ok(added)
 }
 
 /// Returns the plan for adding to an indexed attribute, or for setting it if it is missing.

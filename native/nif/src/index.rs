@@ -104,8 +104,8 @@ pub fn planned_none(index: &Index<Copied>) -> Planned<Copied> {
     }
 }
 
-/// Begins a change of a row. Moves the call to a dirty scheduler if another change of that row is in
-/// progress and takes long.
+/// Begins a change of a row. Moves the call to a dirty scheduler if another change of that row is
+/// in progress and takes long.
 pub fn revise<'g>(
     call: Call<'_>,
     indexes: &'g Indexes<Copied>,

@@ -100,8 +100,8 @@ impl<F, R> Group<F, R> {
         is_empty
     }
 
-    /// Calls `visit` with each row from slot `from` on, up to `most` of them, while no row enters or
-    /// leaves the group. Returns the slot of the next row.
+    /// Calls `visit` with each row from slot `from` on, up to `most` of them, while no row enters
+    /// or leaves the group. Returns the slot of the next row.
     pub fn page(&self, from: u32, most: usize, mut visit: impl FnMut(&Arc<R>)) -> Option<u32> {
         match &*self.rows.lock() {
             Rows::Few(rows) => {

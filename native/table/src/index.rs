@@ -128,7 +128,7 @@ impl<F: Foreign> Indexes<F> {
     }
 
     /// Returns the index of a key.
-    #[inline]
+    #[inline(never)]
     pub fn get(&self, key: Borrowed<'_, F>) -> Option<&Index<F>> {
         self.by_key.get(&key)
     }

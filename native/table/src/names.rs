@@ -109,9 +109,9 @@ impl<'g, T> Found<'g, T> {
     /// Returns the row.
     #[inline]
     pub fn get(self) -> &'g T {
-        // SAFETY: only `get` and `rows_of` of `Names` make a `Found`, of a row whose share the table
-        // had when the pointer was read under the guard. That share is retired when the row is
-        // removed, and dropped with the names; the lifetime `'g` borrows the guard and the names.
+        // SAFETY: only `get` and `rows_of` of `Names` make a `Found`, of a row whose share the
+        // table had when the pointer was read under the guard. That share is retired when the row
+        // is removed, and dropped with the names; the lifetime `'g` borrows guard and names.
         unsafe { self.0.as_ref() }
     }
 
