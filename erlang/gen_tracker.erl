@@ -110,8 +110,8 @@ start_link(Zone) ->
 
 %% @doc Starts a zone with options. `#{restart => false}' turns automatic restarts off,
 %% `#{reports => false}' the log reports that OTP's `supervisor' also makes. `#{index => Keys}'
-%% makes indexes of the attributes of these keys, see {@link lookup/3}. An unknown option is
-%% `badarg', and so is a key that is repeated in `index'.
+%% makes indexes of the attributes of these keys, at most 64, see {@link lookup/3}. An unknown
+%% option is `badarg', and so is a key that is repeated in `index'.
 -spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
     Defaults = #{restart => true, reports => true, index => []},

@@ -5,6 +5,8 @@
 
 -export([info/3, format_error/2]).
 
+%% The number of indexes of a zone at most, as in `native/nif/src/index.rs'.
+-define(MAX_INDEXES, 64).
 %% A place in the pages of values that is after all of them.
 -define(AFTER_ALL_VALUES, 1 bsl 30).
 
@@ -153,6 +155,8 @@ boolean_options([], #{index := Index}) ->
 boolean_options([], _) ->
     none.
 
+index_keys(Keys) when length(Keys) > ?MAX_INDEXES ->
+    io_lib:format("the option index has more than ~b keys", [?MAX_INDEXES]);
 index_keys(Keys) ->
     case map_size(maps:from_keys(Keys, [])) =:= length(Keys) of
         true -> none;

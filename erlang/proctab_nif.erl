@@ -89,7 +89,8 @@
 zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
 
 %% @doc Like {@link zone_open/2}, with indexes of the attributes of these keys: of their values, or
-%% with `{each, Key}' of the elements of their values. Raises `badarg' if a key is repeated.
+%% with `{each, Key}' of the elements of their values. Raises `badarg' if a key is repeated, and for
+%% more than 64 keys.
 -spec zone_open(Zone :: atom(), Context :: term(), [Key :: term() | {each, Key :: term()}]) ->
           handle().
 zone_open(_Zone, _Context, _Keys) -> erlang:nif_error(not_loaded).

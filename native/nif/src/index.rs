@@ -15,6 +15,8 @@ use crate::lookup;
 
 /// Cost of adding a row to the rows that have a value, or of removing it, in words.
 const PLACE_COST: usize = 16;
+/// Indexes of a zone at most: each takes 4 KB, and a few words of each row.
+const MAX_INDEXES: usize = 64;
 /// Cost of making an index, in words.
 const INDEX_COST: usize = 100;
 /// Budget of a page, in words: a few hundred microseconds of work.
@@ -34,6 +36,9 @@ pub fn to_indexes<'c>(call: Call<'c>, list: Term<'c>) -> Result<Option<Indexes<C
     let mut keys = Vec::new();
     call.for_each_element(list, |element| {
         call.deduct(INDEX_COST)?;
+        if keys.len() == MAX_INDEXES {
+            return Err(Fault::BadArgument);
+        }
         let (key, is_of_lists) = match call.get_pair(element) {
             Some((each, key)) if each.is(atoms::each()) => (key, true),
             _ => (element, false),

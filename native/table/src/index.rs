@@ -40,7 +40,7 @@ use crate::entry::Entry;
 pub use crate::groups::Values;
 use crate::groups::{self, Gone, Group, Groups, Listed, Places};
 use crate::hashing::Seed;
-use crate::names::Names;
+use crate::names::{Named, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::Row;
 
@@ -48,11 +48,20 @@ use crate::row::Row;
 /// is large.
 const SHARDS: usize = 128;
 
+/// The cost of freeing a group besides its value, see [`reclaim::gather`].
+const GROUP_COST: usize = 16;
+
 /// Values that are too many to be freed on the thread of a caller.
 const MANY: usize = 64;
 
 type GroupOf<F> = Group<F, Row<F>>;
 type GroupsOf<F> = Groups<F, Row<F>>;
+
+impl<F: Foreign> Named for GroupOf<F> {
+    fn cost(&self) -> usize {
+        GROUP_COST + self.value.size() / size_of::<usize>()
+    }
+}
 
 /// All indexes of a zone.
 pub struct Indexes<F: Foreign> {
@@ -152,7 +161,8 @@ impl<F: Foreign> Indexes<F> {
             indexes: self,
             entry,
             listed,
-            left: Vec::new(),
+            left: SmallVec::new(),
+            is_heavy: false,
         })
     }
 
@@ -276,15 +286,19 @@ impl<F: Foreign> Index<F> {
         }
     }
 
-    /// Removes a row from those of `groups` that are not in `kept`.
-    fn leave(&self, groups: &GroupsOf<F>, kept: &GroupsOf<F>, row: &Row<F>, guard: &Guard) {
+    /// Removes a row from those of `groups` that are not in `kept`. Returns whether a value that
+    /// nobody has any more is [heavy](Foreign::is_heavy).
+    fn leave(&self, groups: &GroupsOf<F>, kept: &GroupsOf<F>, row: &Row<F>, guard: &Guard) -> bool {
+        let mut is_heavy = false;
         let left = groups.iter().filter(|group| !groups::is_among(group, kept));
         // A group is there as long as it has a row.
         for group in left.filter_map(Weak::upgrade) {
             if group.remove(row.slot) {
                 self.groups.remove(group.hash, &group, guard);
+                is_heavy = is_heavy || group.value.is_heavy();
             }
         }
+        is_heavy
     }
 }
 
@@ -295,7 +309,9 @@ pub struct Revision<'g, F: Foreign> {
     entry: Entry<'g, F>,
     listed: MutexGuard<'g, Listed<F, Row<F>>>,
     /// What the row had before, to be freed without the lock.
-    left: Vec<Places<F, Row<F>>>,
+    left: SmallVec<[Places<F, Row<F>>; 1]>,
+    /// Whether a value among it is [heavy](Foreign::is_heavy).
+    is_heavy: bool,
 }
 
 impl<'g, F: Foreign> Revision<'g, F> {
@@ -413,7 +429,8 @@ impl<'g, F: Foreign> Revision<'g, F> {
             _ => &none,
         };
         if let (Places::Listed(groups), Some(index)) = (&places, self.index(position)) {
-            index.leave(groups, kept, self.entry.row(), self.entry.guard());
+            let is_heavy = index.leave(groups, kept, self.entry.row(), self.entry.guard());
+            self.is_heavy = self.is_heavy || is_heavy;
         }
         self.left.push(places);
     }
@@ -450,8 +467,16 @@ impl<'g, F: Foreign> Revision<'g, F> {
 
     /// Unlocks the listing, and then frees what the row had before.
     fn finish(self) {
-        let Revision { listed, left, .. } = self;
+        let Revision {
+            listed,
+            left,
+            entry,
+            ..
+        } = self;
         drop(listed);
+        if self.is_heavy {
+            reclaim::flush(entry.guard());
+        }
         if left.iter().map(Places::count).sum::<usize>() > MANY {
             reclaim::later(left);
         }

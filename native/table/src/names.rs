@@ -49,8 +49,16 @@ const SLOTS: usize = 5;
 /// Lines of a table that is too large to be freed on the thread of a caller, or to wait in a batch.
 const LARGE: usize = 256;
 
-/// The cost of freeing a row, see [`reclaim::gather`].
+/// The cost of freeing a row.
 const FREE_COST: usize = 16;
+
+/// What a table of names has.
+pub(crate) trait Named: Send + Sync + 'static {
+    /// Returns the cost of freeing it, see [`reclaim::gather`].
+    fn cost(&self) -> usize {
+        FREE_COST
+    }
+}
 
 /// Rows by the hashes of their names. A shard is replaced at once, so it has to stay small where
 /// the whole is large.
@@ -136,7 +144,7 @@ impl<T, const SHARDS: usize> Default for Names<T, SHARDS> {
     }
 }
 
-impl<T: Send + Sync + 'static, const SHARDS: usize> Names<T, SHARDS> {
+impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
     /// Returns the row with this hash that satisfies `matches`.
     #[inline]
     pub fn get<'g>(
@@ -224,7 +232,9 @@ impl<T: Send + Sync + 'static, const SHARDS: usize> Names<T, SHARDS> {
         // the table, under the lock of the shard. It is retired once.
         unsafe {
             guard.defer_retire(removed, |removed, _| {
-                reclaim::gather(Arc::from_raw(removed.cast_const()), FREE_COST)
+                let removed = Arc::from_raw(removed.cast_const());
+                let cost = removed.cost();
+                reclaim::gather(removed, cost)
             });
         }
         retire_table(replaced, guard);

@@ -21,6 +21,7 @@ use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
 use crate::groups::Listing;
 use crate::hashing::Seed;
+use crate::names::Named;
 use crate::retirement;
 
 /// The word of the pid of a row without a running child. No process has it.
@@ -351,6 +352,8 @@ impl<F: Foreign> Row<F> {
         (record.keeper == keeper && record.state != State::Removed).then_some(record)
     }
 }
+
+impl<F: Foreign> Named for Row<F> {}
 
 impl<F: Foreign> Drop for Row<F> {
     fn drop(&mut self) {

@@ -47,6 +47,8 @@ impl Drop for Row {
     }
 }
 
+impl names::Named for Row {}
+
 type Table = Names<Row, SHARDS>;
 
 /// Returns a hash. Every third name has that of another one.

@@ -117,6 +117,8 @@ impl Row {
     }
 }
 
+impl names::Named for Row {}
+
 type Table = Names<Row, 1>;
 
 /// Returns the hash of a name: the same for all names up to 10, so that they are compared.
