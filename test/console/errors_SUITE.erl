@@ -21,6 +21,7 @@ all() ->
         the_reason_is_known_after_the_zone_has_ended,
         a_bad_argument_of_a_via_function_is_named,
         a_bad_argument_of_start_link_is_named,
+        a_key_without_an_index_is_named,
         a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed,
         a_term_that_is_too_large_is_explained,
         a_term_that_is_no_pid_is_named_by_the_other_two_modules,
@@ -142,6 +143,28 @@ a_bad_argument_of_start_link_is_named(_) ->
     #{2 := _} = explanation(fun() ->
         gen_tracker:start_link(not_running, #{wrong_calls:without_end() => 1})
     end).
+
+a_key_without_an_index_is_named(Config) ->
+    {ok, _} = gen_tracker:start_link(indexed, #{index => [n, {each, tags}]}),
+    Calls = [{lookup, [1]}, {count, [1]}, {values, []}, {publish, [1, message]}],
+    [
+        begin
+            [2] = named(Function, [zone(Config), n | Rest]),
+            [2] = named(Function, [indexed, url | Rest]),
+            [1] = named(Function, [not_running, n | Rest]),
+            [1] = named(Function, ["indexed", n | Rest])
+        end
+     || {Function, Rest} <- Calls
+    ],
+    ok = gen_server:stop(indexed),
+    Says = fun(Index, Text) ->
+        Printed = printed(start_link, [not_running, #{index => Index}]),
+        ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
+    end,
+    Says(n, "the option index is not a proper list"),
+    Says([n | url], "the option index is not a proper list"),
+    Says([n, {each, n}], "the option index has the same key twice"),
+    Says(lists:seq(1, 65), "the option index has more than 64 keys").
 
 a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed(Config) ->
     Zone = zone(Config),

@@ -525,11 +525,21 @@ bad_indexes_are_badarg(_) ->
     Zone = ?FUNCTION_NAME,
     [
         ?assertError(badarg, gen_tracker:start_link(Zone, #{index => Bad}))
-     || Bad <- [key, {each, key}, #{}, [a | b], [key, key], [key, {each, key}], <<"key">>]
+     || Bad <- [
+            key,
+            {each, key},
+            #{},
+            [a | b],
+            [key, key],
+            [key, {each, key}],
+            <<"key">>,
+            lists:seq(1, 65)
+        ]
     ],
     ?assertEqual(undefined, whereis(Zone)),
     %% A key is any term; a tuple with `each` is never a key.
-    Keys = ["key", {1, 2}, 1, 1.0, #{}, {each}, {each, each}, {all, key}, {each, {each, key}}],
+    Keys = ["key", {1, 2}, 1, 1.0, #{}, {each}, {each, each}, {all, key}, {each, {each, key}}] ++
+        lists:seq(2, 56),
     {ok, _} = gen_tracker:start_link(Zone, #{index => Keys}),
     ?assertEqual([], gen_tracker:values(Zone, {each, key})),
     ?assertEqual([], gen_tracker:lookup(Zone, each, 1)).

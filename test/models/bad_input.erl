@@ -60,6 +60,9 @@
 %% arguments makes more.
 -define(ATOMS, 100).
 
+%% The indexes of the zones whose functions are called.
+-define(INDEX, [n, {each, url}]).
+
 %%% Rounds
 
 %% Makes a round of calls. Returns `{ok, Figures}`, or `{failed, History}` for `replay/1`.
@@ -420,7 +423,7 @@ open(public, #{dummy := Dummy} = Fixture) ->
             error(Reason)
     end;
 open(_, #{dummy := Dummy} = Fixture) ->
-    Handle = proctab_nif:zone_open(?RAW, shared),
+    Handle = proctab_nif:zone_open(?RAW, shared, ?INDEX),
     true = proctab_nif:insert(?RAW, ?NAME, self(), {spec}, Dummy),
     true = proctab_nif:insert(?RAW, other, Dummy, {spec}, Dummy),
     true = proctab_nif:insert(?RAW, starting, self(), {spec}, launching),
@@ -434,7 +437,7 @@ open(_, #{dummy := Dummy} = Fixture) ->
     Fixture#{handle => Handle, waits => Waits}.
 
 start_servers(Dummy) ->
-    ?ZONE = zones:zone(?ZONE),
+    {ok, _} = gen_tracker:start_link(?ZONE, #{index => ?INDEX}),
     {ok, _} = gen_tracker:find_or_open(?ZONE, {?NAME, {?MODULE, start_child, [[]]}, temporary}),
     ok = gen_tracker:setattr(?ZONE, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
     {ok, _} = metrics_process_tracker:start_link(),
@@ -561,6 +564,11 @@ native() ->
 zone_functions() ->
     [
         {zone_open, [new_zone, any], [reference]},
+        {zone_open, [new_zone, any, index], [reference]},
+        {check_keys, [index], [ok]},
+        {lookup, [raw, indexed, any, from, looked_up, any], [{any, integer}, {any, done}]},
+        {count, [raw, indexed, any], [integer]},
+        {values_page, [raw, indexed, part, any], [{any, integer}, {any, done}]},
         {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
@@ -680,6 +688,10 @@ tracker_functions() ->
         {list, [zone, proper_list], [list]},
         {count, [zone], [integer]},
         {names, [zone], [list]},
+        {lookup, [zone, indexed, any], [list]},
+        {count, [zone, indexed, any], [integer]},
+        {values, [zone, indexed], [list]},
+        {publish, [zone, indexed, any, sent], [integer]},
         {fold, [folding, any, zone], [any]},
         {cas, [zone, any, any, any, any], [ok, {error, {current, any}}, {error, undefined}, Void]},
         {register_name, [registered_name, any_pid], [yes, no]},
@@ -785,7 +797,12 @@ is_valid(table, Table, _) -> Table =:= ?TABLE;
 is_valid(new_zone, Zone, _) -> is_atom(Zone) andalso Zone =/= ?RAW;
 is_valid(new_table, Table, _) -> is_atom(Table);
 is_valid(zone_name, Zone, _) -> is_atom(Zone) andalso Zone =/= undefined;
+is_valid(options, #{index := Index} = Map, Fixture) when map_size(Map) =:= 1 ->
+    is_valid(index, Index, Fixture);
 is_valid(options, Map, _) -> lists:member(Map, [#{}, #{restart => true}, #{restart => false}]);
+is_valid(index, Index, _) -> is_proper_list(Index) andalso are_keys(Index);
+is_valid(indexed, Key, _) -> Key =:= n orelse Key =:= url;
+is_valid(looked_up, What, _) -> What =:= children orelse What =:= pids;
 is_valid(atom, Atom, _) -> is_atom(Atom);
 is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
@@ -816,6 +833,14 @@ is_proper_list(List) when is_list(List) ->
     end;
 is_proper_list(_) ->
     false.
+
+are_keys(Index) ->
+    Key = fun
+        ({each, Each}) -> Each;
+        (Whole) -> Whole
+    end,
+    Count = length(Index),
+    Count =< 64 andalso map_size(maps:from_keys(lists:map(Key, Index), [])) =:= Count.
 
 is_operation({2, Increment}) ->
     is_integer(Increment);
@@ -902,9 +927,12 @@ random_argument(Kind) when Kind =:= sent; Kind =:= existing ->
     one_of([recipe(harmless), mutated(valid_argument(Kind))]);
 random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name ->
     one_of([recipe(any), {tuple, [one_of([?ZONE, recipe(any)]), recipe(any)]}]);
+random_argument(index) ->
+    one_of([recipe(any), {list, [n, {tuple, [each, n]}]}, {long_list, 65}, {improper, [n]}]);
 random_argument(options) ->
     one_of([
         recipe(harmless),
+        {map, [{index, random_argument(index)}]},
         {map, [{restart, one_of([no, 0, []])}]},
         {map, [{recipe(harmless), true}]}
     ]);
@@ -939,7 +967,11 @@ valid_argument(table) -> ?TABLE;
 valid_argument(new_zone) -> one_of([bad_input_new, bad_input_other, ?CLOSED]);
 valid_argument(new_table) -> one_of([bad_input_new, ?TABLE]);
 valid_argument(zone_name) -> one_of([bad_input_new, ?ZONE, ?CLOSED]);
-valid_argument(options) -> one_of([{map, []}, {map, [{restart, false}]}]);
+valid_argument(options) ->
+    one_of([{map, []}, {map, [{restart, false}]}, {map, [{index, valid_argument(index)}]}]);
+valid_argument(index) -> {list, one_of([[], [n], [{tuple, [each, n]}, recipe(harmless)]])};
+valid_argument(indexed) -> one_of([n, url]);
+valid_argument(looked_up) -> one_of([children, pids]);
 valid_argument(atom) -> one_of([?ZONE, ?ZONE, ?ZONE, ?CLOSED]);
 valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);

@@ -125,7 +125,11 @@ operation(read, Zone, Name, Keys) ->
         {call, tracker, getattr, [Z, Name, pick(Keys), {just, pick([0, 0, 1])}]},
         {call, tracker, info, [Z, Name]},
         {call, tracker, info, [Z, Name, {list, subset(Keys)}]},
-        {call, tracker, attrs, [Z, Name]}
+        {call, tracker, attrs, [Z, Name]},
+        {call, tracker, lookup, [Z, pick(Keys), pick([number(), some_value(1)])]},
+        {call, tracker, count, [Z, pick(Keys), pick([number(), some_value(1)])]},
+        {call, tracker, publish, [Z, pick(Keys), number(), {just, hello}]},
+        {call, tracker, values, [Z, pick(Keys)]}
     ]);
 operation(open, Zone, Name, _) ->
     Z = {just, Zone},
@@ -187,19 +191,23 @@ operation(zone, Zone, _, Keys) ->
         {call, tracker, wait, [pick([Z, tracker_of(Zone)])]},
         {call, tracker, fold, [{just, fun maps:put/3}, {map, []}, Z]}
     ]);
-operation(lifecycle, Zone, _, _) ->
+operation(lifecycle, Zone, _, Keys) ->
     case rand:uniform(12) of
         1 -> {stop, Zone, pick([stop, shutdown, gen_server, exit, kill])};
         2 -> {unsubscribe, Zone};
         Number when Number =< 5 -> {subscribe, Zone};
-        _ -> {start, Zone, [{just, Zone} | options()]}
+        _ -> {start, Zone, [{just, Zone} | options(Keys)]}
     end.
 
 tracker_of(Zone) ->
     pick([{tracker, Zone}, {on_node, Zone}]).
 
-options() ->
+options(Keys) ->
+    Index = {list, [pick([Key, {tuple, [{just, each}, Key]}]) || Key <- subset(Keys)]},
     pick([
+        [{map, [{index, Index}]}],
+        [{map, [{index, Index}]}],
+        [{map, [{index, Index}]}],
         [],
         [{map, []}],
         [{map, [{restart, {just, pick([true, false])}}]}],

@@ -131,7 +131,12 @@ count(large, flood) -> 3000.
 
 %% The zones and their options. No fault ends the first one, so its checks are exact.
 zones() ->
-    [{faults_stable, #{}}, {faults_unstable, #{}}, {faults_no_restart, #{restart => false}}].
+    Index = #{index => [x, a, count, {each, tags}]},
+    [
+        {faults_stable, Index},
+        {faults_unstable, Index},
+        {faults_no_restart, #{restart => false}}
+    ].
 
 zone_names() ->
     [Zone || {Zone, _} <- zones()].

@@ -137,7 +137,8 @@ zone(Zone) ->
     Children = children(Zone),
     differences(
         child_checks(Zone, Children) ++ list_checks(Zone, Children) ++
-            process_checks(Zone, Children) ++ attribute_checks(Zone, Children)
+            process_checks(Zone, Children) ++ attribute_checks(Zone, Children) ++
+            index_checks(Zone)
     ).
 
 child_checks(Zone, Children) ->
@@ -221,6 +222,32 @@ attribute_checks(Zone, Children) ->
         {attributes_without_a_child, [], WithoutChild},
         {attributes_of_other_children, [], OfOthers}
     ].
+
+%% The indexes have exactly what the attributes have.
+index_checks(faults_no_restart) ->
+    [];
+index_checks(Zone) ->
+    lists:append([index_checks(Zone, Key) || Key <- [x, a, count, tags]]).
+
+index_checks(Zone, Key) ->
+    All = [
+        {Value, {Name, Pid}}
+     || {Name, [{pid, Pid} | Attributes]} <- gen_tracker:list(Zone, [Key]),
+        {_, Of} <- Attributes,
+        Value <- indexed(Key, Of)
+    ],
+    Values = gen_tracker:values(Zone, Key),
+    Found = [
+        {Value, Child}
+     || {Value, _} <- Values, Child <- gen_tracker:lookup(Zone, Key, Value)
+    ],
+    [
+        {{values, Key}, bag([Value || {Value, _} <- All]), maps:from_list(Values)},
+        {{lookup, Key}, bag(All), bag(Found)}
+    ].
+
+indexed(tags, Tags) -> Tags;
+indexed(_, Value) -> [Value].
 
 names(Children) ->
     [Name || {Name, _, _, _, _} <- Children].

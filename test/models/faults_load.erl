@@ -100,6 +100,9 @@ attribute_operations(Zone, Name, Number) ->
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, [{x, Number}, {y, Number}]) end},
         {setattr, fun() -> ok = gen_tracker:setattr(Zone, Name, Key, make_ref()) end},
         {setattr, fun() -> set_and_delete(Zone, Name, Number) end},
+        {setattr, fun() ->
+            ok = gen_tracker:setattr(Zone, Name, tags, lists:seq(1, rand:uniform(9)))
+        end},
         {getattr, fun() -> gen_tracker:getattr(Zone, Name, Key) end},
         {getattr, fun() -> gen_tracker:getattr(Zone, Name, late, rand:uniform(30) - 1) end},
         {delattr, fun() -> ok = gen_tracker:delattr(Zone, Name, Key) end},
@@ -119,6 +122,17 @@ list_operations(Zone) ->
         {count, fun() -> true = gen_tracker:count(Zone) >= 0 end},
         {names, fun() -> distinct(gen_tracker:names(Zone)) end},
         {fold, fun() -> gen_tracker:fold(fun count/3, 0, Zone) end}
+        | [{lookup, Look} || Zone =/= faults_no_restart, Look <- lookups(Zone)]
+    ].
+
+%% The zones of these have indexes.
+lookups(Zone) ->
+    [
+        fun() -> distinct(gen_tracker:lookup(Zone, tags, rand:uniform(9))) end,
+        fun() -> gen_tracker:lookup(Zone, count, rand:uniform(9)) end,
+        fun() -> true = gen_tracker:count(Zone, tags, 1) >= 0 end,
+        fun() -> distinct([Value || {Value, _} <- gen_tracker:values(Zone, tags)]) end,
+        fun() -> gen_tracker:publish(Zone, tags, rand:uniform(9), hello) end
     ].
 
 event_operations(Zone) ->

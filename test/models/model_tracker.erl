@@ -48,8 +48,9 @@
 %% The time limit for shrinking a failure, in seconds.
 -define(SHRINKING, 30).
 
-%% What a program runs with: its table, its terms by token, and the number of the pass.
--record(run, {table, terms, pass = 0}).
+%% What a program runs with: its table, its terms by token, the keys that the zone has indexes of,
+%% and the number of the pass.
+-record(run, {table, terms, indexes = #{}, pass = 0}).
 
 %%% Rounds
 
@@ -216,9 +217,24 @@ figures(#run{table = Table}, Performed) ->
     }.
 
 open_run(Terms) ->
-    {ok, Zone} = gen_tracker:start_link(?ZONE),
+    Indexes = indexes(Terms),
+    Keys = [
+        case Kind of
+            whole -> Key;
+            each -> {each, Key}
+        end
+     || {Key, Kind} <- maps:to_list(Indexes)
+    ],
+    {ok, Zone} = gen_tracker:start_link(?ZONE, #{index => Keys}),
     unlink(Zone),
-    #run{table = ets:new(?MODULE, [public]), terms = maps:from_list(Terms)}.
+    #run{table = ets:new(?MODULE, [public]), terms = maps:from_list(Terms), indexes = Indexes}.
+
+%% Two thirds of the terms are keys of indexes: of whole values, or of the elements of lists.
+indexes(Terms) ->
+    Kinds = fun(Number) -> lists:nth(Number rem 3 + 1, [none, whole, each]) end,
+    Keys = [Term || {_, Term} <- Terms, not is_tuple(Term) orelse element(1, Term) =/= each],
+    All = maps:from_list([{Term, Kinds(Number)} || {Number, Term} <- lists:enumerate(Keys)]),
+    maps:filter(fun(_, Kind) -> Kind =/= none end, All).
 
 close(#run{table = Table}) ->
     zones:stop_zone(?ZONE),
@@ -235,7 +251,8 @@ program(Mode, Terms) ->
 
 program_of(alone, {[Name | _], _, _} = Pool) ->
     Some = resize(100, list(frequency(operations(alone, Pool)))),
-    Attributes = resize(80, list(frequency(attribute_operations(Pool)))),
+    Indexed = attribute_operations(Pool) ++ index_operations(alone, Pool),
+    Attributes = resize(80, list(frequency(Indexed))),
     frequency([
         {20, tuple([Some, exactly([])])},
         {20, tuple([after_those(opened(Name), Attributes), exactly([])])},
@@ -243,9 +260,11 @@ program_of(alone, {[Name | _], _, _} = Pool) ->
     ]);
 program_of(together, {[Name | _], _, _} = Pool) ->
     Attributes = {15, frequency(attribute_operations(Pool))},
-    Children = child_operations(together, Pool) ++ [Attributes | look_operations(Pool)],
+    Looks = look_operations(Pool) ++ index_operations(together, Pool),
+    Children = child_operations(together, Pool) ++ [Attributes | Looks],
+    Indexed = attribute_operations(Pool) ++ index_operations(together, Pool),
     frequency([
-        {5, tuple([exactly(opened(Name)), branches(7, attribute_operations(Pool))])},
+        {5, tuple([exactly(opened(Name)), branches(7, Indexed)])},
         {5, tuple([exactly(opened(Name)), branches(5, Children)])},
         {5, tuple([
             resize(6, list(frequency(operations(together, Pool)))),
@@ -319,12 +338,13 @@ with_twins(Terms, Pair) ->
     bind(Terms, fun(Some) -> Pair ++ Some end, false).
 
 operations(Mode, Pool) ->
-    attribute_operations(Pool) ++ child_operations(Mode, Pool) ++ look_operations(Pool).
+    attribute_operations(Pool) ++ child_operations(Mode, Pool) ++ look_operations(Pool) ++
+        index_operations(Mode, Pool).
 
 attribute_operations({Names, Keys, Values}) ->
     [Name, Key, Some] = [elements(Terms) || Terms <- [Names, Keys, Values]],
     Integer = oneof([integer(-3, 3), elements([1 bsl 62, -(1 bsl 62), 1 bsl 70])]),
-    Value = frequency([{3, Some}, {2, Integer}]),
+    Value = frequency([{6, Some}, {4, Integer}, {1, resize(4, list(Some))}]),
     Pair = tuple([Key, Value]),
     [
         {6, operation(setattr, [Name, resize(6, list(oneof([Pair, exactly(odd)])))])},
@@ -380,6 +400,19 @@ look_operations({Names, Keys, _}) ->
         {1, operation(malformed, [Name])},
         {1, elements([count, wait])},
         {5, operation(read, [oneof(Reads)])}
+    ].
+
+%% A child whose value is just being changed may count for both values. So counts are not compared
+%% while other processes change values.
+index_operations(Mode, {_, Keys, Values}) ->
+    Key = elements(Keys),
+    Value = frequency([{6, elements(Values)}, {1, integer(-3, 3)}]),
+    Look = fun(Kind, Arguments) -> operation(Kind, [exactly('$index'), Key | Arguments]) end,
+    Counts = [Look(count, [Value]), Look(values, [])],
+    Lookups = [Look(lookup, [Value]), Look(publish, [Value])],
+    [
+        {4, operation(read, [oneof(Lookups)])}
+        | [{3, operation(read, [oneof(Counts)])} || Mode =:= alone]
     ].
 
 operation(Kind, Arguments) ->
@@ -659,8 +692,14 @@ next({answer, Expected}, Answer, Rest, _) -> [{start, Rest} || agree(Expected, A
 
 %% Returns an operation with its terms, and its answer in the terms of the model.
 performed(Run, Operation) ->
-    Resolved = resolved(Operation, Run),
+    Resolved = with_index(resolved(Operation, Run), Run),
     {Resolved, answer(Resolved, Run)}.
+
+%% Tells the model whether a key is indexed, and how.
+with_index({read, Look}, #run{indexes = Indexes}) when element(2, Look) =:= '$index' ->
+    {read, setelement(2, Look, maps:get(element(3, Look), Indexes, none))};
+with_index(Operation, _) ->
+    Operation.
 
 answer(Resolved, Run) ->
     try
@@ -775,6 +814,15 @@ reading(which_children, #run{table = Table}) ->
     ]);
 reading(list, Run) ->
     listed(gen_tracker:list(?ZONE), Run);
+reading({lookup, _, Key, Value}, #run{table = Table}) ->
+    Found = gen_tracker:lookup(?ZONE, Key, Value),
+    distinct([{Name, identity(Pid, Table)} || {Name, Pid} <- Found]);
+reading({publish, _, Key, Value}, _) ->
+    is_integer(gen_tracker:publish(?ZONE, Key, Value, ping));
+reading({count, _, Key, Value}, _) ->
+    gen_tracker:count(?ZONE, Key, Value);
+reading({values, _, Key}, _) ->
+    distinct(gen_tracker:values(?ZONE, Key));
 reading({list, Keys}, Run) ->
     listed(gen_tracker:list(?ZONE, Keys), Run).
 

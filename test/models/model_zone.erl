@@ -143,6 +143,9 @@ step({cas, Name, Key, Old, New}, start, Model) ->
         {true, #{Key := Current}} -> answer({error, {current, Current}}, Model);
         {true, _} -> answer({error, undefined}, Model)
     end;
+step({read, What}, start, Model) when element(2, What) =:= none ->
+    %% The key has no index.
+    answer({error, badarg}, Model);
 step({read, What}, start, Model) ->
     step({read, What}, {reading, maps:keys(Model#model.rows), #{}}, Model);
 step({read, What}, {reading, [], Read}, Model) ->
@@ -261,6 +264,15 @@ incremented(Name, Key, Increment, Default, Model) ->
             answer({error, badarg}, Model)
     end.
 
+read({values, Kind, Key}, _, #row{state = running, attributes = Attributes}, Read) ->
+    Add = fun(Value, Counts) -> maps:update_with(Value, fun(Count) -> Count + 1 end, 1, Counts) end,
+    lists:foldl(Add, Read, indexed(Kind, Key, Attributes));
+read({_, Kind, Key, Value}, Name, #row{state = running} = Row, Read) ->
+    #row{child = #child{id = Id}, attributes = Attributes} = Row,
+    case is_member(Value, indexed(Kind, Key, Attributes)) of
+        true -> Read#{Name => Id};
+        false -> Read
+    end;
 read({list, Keys}, Name, #row{attributes = Attributes} = Row, Read) ->
     read(list, Name, Row#row{attributes = maps:with(Keys, Attributes)}, Read);
 read(list, Name, #row{state = running, child = #child{id = Id}, attributes = Attributes}, Read) ->
@@ -283,6 +295,25 @@ read(What, Name, #row{state = State, child = Child}, Read) when
 read(_, _, _, Read) ->
     Read.
 
+%% Returns the values under which an index finds a child, each once.
+indexed(Kind, Key, Attributes) ->
+    case {Kind, Attributes} of
+        {whole, #{Key := Value}} -> [Value];
+        {each, #{Key := [_ | _] = List}} -> elements(List, #{});
+        _ -> []
+    end.
+
+elements([Element | List], Seen) -> elements(List, Seen#{Element => true});
+elements([], Seen) -> maps:keys(Seen);
+elements(_, _) -> [].
+
+is_member(Value, Values) ->
+    lists:any(fun(Other) -> Other =:= Value end, Values).
+
+summary({count, _, _, _}, Read) ->
+    map_size(Read);
+summary({publish, _, _, _}, _) ->
+    true;
 summary(count_children, Read) ->
     Active = length([Id || {Id, _} <- maps:values(Read), not is_atom(Id)]),
     #{specs => map_size(Read), active => Active, supervisors => 0, workers => map_size(Read)};

@@ -18,6 +18,7 @@
 -export([add_existing_child/2, wait/1, init_ack/1]).
 -export([setattr/3, setattr/4, getattr/3, getattr/4, delattr/3, increment/4, increment/5, cas/5]).
 -export([info/2, info/3, attrs/2, list/1, list/2, count/1, names/1, fold/3]).
+-export([lookup/3, count/3, values/2, publish/4]).
 -export([register_name/2, unregister_name/1, whereis_name/1, send/2, subscribe/1, unsubscribe/1]).
 -export([state/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
@@ -80,16 +81,22 @@ start_link(Zone) ->
     start_link(Zone, #{}).
 
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
-    case maps:merge(#{restart => true, reports => true}, Options) of
-        #{restart := Restart, reports := Reports} = All when
-            map_size(All) =:= 2, is_boolean(Restart), is_boolean(Reports)
+    case maps:merge(#{restart => true, reports => true, index => []}, Options) of
+        #{restart := Restart, reports := Reports, index := Index} = All when
+            map_size(All) =:= 3, is_boolean(Restart), is_boolean(Reports), length(Index) =< 64
         ->
-            gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restart}, []);
+            Indexes = [indexed(Key) || Key <- Index],
+            Keys = maps:from_list(Indexes),
+            map_size(Keys) =:= length(Indexes) orelse error(badarg),
+            gen_server:start_link({local, Zone}, ?MODULE, {Zone, Restart, Keys}, []);
         _ ->
             error(badarg)
     end;
 start_link(_, _) ->
     error(badarg).
+
+indexed({each, Key}) -> {Key, each};
+indexed(Key) -> {Key, whole}.
 
 find(Zone, Name) ->
     access(Zone, {find, Name}).
@@ -206,6 +213,18 @@ list(Zone) ->
 
 list(Zone, Keys) ->
     access(Zone, {list, Keys}).
+
+lookup(Zone, Key, Value) ->
+    access(Zone, {lookup, Key, Value}).
+
+count(Zone, Key, Value) ->
+    length(lookup(Zone, Key, Value)).
+
+values(Zone, Key) ->
+    access(Zone, {values, Key}).
+
+publish(Zone, Key, Value, Message) ->
+    length([Pid ! Message || {_, Pid} <- lookup(Zone, Key, Value)]).
 
 count(Zone) ->
     length(names(Zone)).
@@ -364,9 +383,10 @@ to_store(Spec) ->
 
 %%% The server
 
-init({Zone, Restart}) ->
+init({Zone, Restart, Keys}) ->
     process_flag(trap_exit, true),
     Zone = ets:new(Zone, [named_table, {heir, spawn_link(fun heir/0), Zone}]),
+    true = ets:insert(Zone, {indexed, Keys}),
     {ok, #zone{name = Zone, restart = Restart}}.
 
 %% Ends the children and the subscriptions when the tracker was killed.
@@ -681,6 +701,16 @@ execute({list, Keys}, Zone) when length(Keys) >= 0 ->
         {Name, [{pid, Pid} | attributes(Name, Keys, Zone)]}
      || #child{name = Name, pid = Pid} <- in_state(running, Zone)
     ];
+execute({lookup, Key, Value}, Zone) ->
+    [
+        {Name, Pid}
+     || {Name, Pid, Values} <- under(Key, Zone),
+        lists:any(fun(Other) -> Other =:= Value end, Values)
+    ];
+execute({values, Key}, Zone) ->
+    All = [Value || {_, _, Values} <- under(Key, Zone), Value <- Values],
+    Same = maps:groups_from_list(fun(Value) -> Value end, All),
+    [{Value, length(Equal)} || {Value, Equal} <- maps:to_list(Same)];
 execute({unregister_name, Name}, Zone) ->
     case child(Zone, Name) of
         #child{state = running, pid = Pid, spec = #{start := undefined}} = Child ->
@@ -700,6 +730,27 @@ execute({may_wait, Name, Pid}, Zone) ->
     end;
 execute(_, _) ->
     error(badarg).
+
+%% Returns the running children, each with its values in the index of a key.
+under(Key, Zone) ->
+    [{_, Keys}] = ets:lookup(Zone, indexed),
+    Kind = maps:get(Key, Keys, none),
+    Kind =/= none orelse error(badarg),
+    [
+        {Name, Pid, values_of(Kind, attributes(Name, [Key], Zone))}
+     || #child{name = Name, pid = Pid} <- in_state(running, Zone)
+    ].
+
+values_of(_, []) ->
+    [];
+values_of(whole, [{_, Value}]) ->
+    [Value];
+values_of(each, [{_, List}]) ->
+    try
+        maps:keys(maps:from_list([{Element, true} || Element <- List]))
+    catch
+        error:_ -> []
+    end.
 
 %% Adds to an attribute, and returns its new value. An increment is a number or a tuple, as in
 %% `ets:update_counter/3`.
