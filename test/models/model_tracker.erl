@@ -197,7 +197,7 @@ counted(Figures) ->
     put(figures, maps:merge_with(fun(_, Before, More) -> Before + More end, get(figures), Figures)).
 
 outcome(Mode, {First, Branches}, Terms) ->
-    Run = open_run(Terms),
+    Run = open_run([First | Branches], Terms),
     try
         case Mode of
             alone -> alone(Run, First ++ [alive]);
@@ -216,8 +216,8 @@ figures(#run{table = Table}, Performed) ->
         asked => lists:sum([Count || {asked, Count} <- ets:lookup(Table, asked)])
     }.
 
-open_run(Terms) ->
-    Indexes = indexes(Terms),
+open_run(Branches, Terms) ->
+    Indexes = indexes(lists:append(Branches), Terms),
     Keys = [
         case Kind of
             whole -> Key;
@@ -229,12 +229,25 @@ open_run(Terms) ->
     unlink(Zone),
     #run{table = ets:new(?MODULE, [public]), terms = maps:from_list(Terms), indexes = Indexes}.
 
-%% Two thirds of the terms are keys of indexes: of whole values, or of the elements of lists.
-indexes(Terms) ->
-    Kinds = fun(Number) -> lists:nth(Number rem 3 + 1, [none, whole, each]) end,
-    Keys = [Term || {_, Term} <- Terms, not is_tuple(Term) orelse element(1, Term) =/= each],
-    All = maps:from_list([{Term, Kinds(Number)} || {Number, Term} <- lists:enumerate(Keys)]),
-    maps:filter(fun(_, Kind) -> Kind =/= none end, All).
+%% Two thirds of the keys that a program looks up have an index: of whole values, or of the elements
+%% of lists.
+indexes(Operations, Terms) ->
+    Tokens = lists:usort([
+        Token
+     || {read, Look} <- Operations, is_tuple(Look), {'$index', {var, Token}} <- [pair(Look)]
+    ]),
+    Keys = [Term || Token <- Tokens, {Of, Term} <- Terms, Of =:= Token, not is_each(Term)],
+    Kinds = fun(Number) -> lists:nth(Number rem 3 + 1, [each, whole, none]) end,
+    All = [{Key, Kinds(Number)} || {Number, Key} <- lists:enumerate(Keys)],
+    maps:from_list([Index || {_, Kind} = Index <- All, Kind =/= none]).
+
+%% Returns the second and the third element of a tuple.
+pair(Look) when tuple_size(Look) > 2 -> {element(2, Look), element(3, Look)};
+pair(_) -> none.
+
+%% Such a term is not a key of an index.
+is_each({each, _}) -> true;
+is_each(_) -> false.
 
 close(#run{table = Table}) ->
     zones:stop_zone(?ZONE),
