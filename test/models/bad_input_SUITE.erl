@@ -28,6 +28,7 @@ all() ->
     [
         a_wrong_term_in_any_position_is_badarg_and_changes_nothing,
         wrong_calls_cover_every_function,
+        lookups_refuse_wrong_terms,
         every_function_is_badarg_for_a_zone_that_does_not_run,
         a_zone_with_a_wrong_name_or_wrong_options_does_not_start,
         a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing,
@@ -119,7 +120,8 @@ wrong_calls_cover_every_function(Config) ->
         gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)
     ),
     OtherCases = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
-        [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}],
+        [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}] ++
+        [{lookup, 3}, {count, 3}, {values, 2}, {publish, 4}],
     %% The argument may be any term.
     NeverRefused = [{init_ack, 1}],
     Covered = [
@@ -128,6 +130,31 @@ wrong_calls_cover_every_function(Config) ->
     ],
     Exported = gen_tracker:module_info(exports) -- [{module_info, 0}, {module_info, 1} | Callbacks],
     ?assertEqual(lists:sort(Exported), lists:usort(Covered ++ OtherCases ++ NeverRefused)).
+
+lookups_refuse_wrong_terms(_) ->
+    Zone = indexed,
+    {ok, _} = gen_tracker:start_link(Zone, #{index => [n, {each, tags}]}),
+    Keys = [url, {each, n}, {each, tags}, <<"n">>, "tags", [], {}],
+    Places = [-1, 1 bsl 80 | no_integers()],
+    [
+        assert_refused(Zone, gen_tracker, {Function, [Zone, n | Rest], [{2, Keys}]})
+     || {Function, Rest} <- [
+            {lookup, [1]}, {count, [1]}, {values, []}, {publish, [1, message]}
+        ]
+    ],
+    [
+        assert_refused(Zone, proctab_nif, Call)
+     || Call <- [
+            {
+                lookup,
+                [Zone, n, 1, 0, pids, []],
+                [{2, Keys}, {4, [1 bsl 32 | Places]}, {5, [names, [], <<"pids">>]}]
+            },
+            {count, [Zone, n, 1], [{2, Keys}]},
+            {values_page, [Zone, n, 0, []], [{2, Keys}, {3, Places}]}
+        ]
+    ],
+    ok = gen_server:stop(Zone).
 
 every_function_is_badarg_for_a_zone_that_does_not_run(Config) ->
     Zone = zone(Config),

@@ -216,7 +216,11 @@ pub fn lookup(call: Call<'_>) -> Answer<'_> {
     let from = call.get_integer(call.argument(3)?);
     let from = from.and_then(|from| u32::try_from(from).ok());
     let mut from = from.ok_or(Fault::BadArgument)?;
-    let with_names = call.argument(4)?.is(atoms::children());
+    let what = call.argument(4)?;
+    let with_names = what.is(atoms::children());
+    if !with_names && !what.is(atoms::pids()) {
+        return Err(Fault::BadArgument);
+    }
     let mut items = call.argument(5)?;
     let term = call.argument(2)?;
     let mut scratch = Scratch::new();
