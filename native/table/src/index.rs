@@ -1,8 +1,8 @@
 //! The indexes of a zone: the running children by the value of an attribute.
 //!
-//! An index has a [group](crate::groups) of rows for each value that a running child has. The index
-//! of a *list* has one for each element of the value. What the values of an attribute are is up to
-//! the embedder, which passes them as terms that it can look up.
+//! An index has a *group* of rows for each value that a running child has. The index of *lists* has
+//! one for each element of the value. What the values of an attribute are is up to the embedder,
+//! which passes them as terms that it can look up.
 //!
 //! # What a lookup sees
 //!
