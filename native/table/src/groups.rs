@@ -10,6 +10,8 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+use std::{mem, ptr};
 
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
@@ -57,37 +59,45 @@ impl<F, R> Group<F, R> {
         }
     }
 
-    /// Adds a row, unless it is in the group already.
+    /// Adds a row, unless it is in the group already. A row that had the slot before and is just
+    /// leaving the table gives way.
     pub fn add(&self, slot: u32, row: &Arc<R>) -> Result<(), Gone> {
         let mut rows = self.rows.lock();
-        match &mut *rows {
+        let before = match &mut *rows {
             Rows::Removed => return Err(Gone),
-            Rows::Many(rows) => {
-                rows.entry(slot).or_insert_with(|| Arc::clone(row));
-            }
-            Rows::Few(few) => {
-                let Err(index) = few.binary_search_by_key(&slot, |(slot, _)| *slot) else {
-                    return Ok(());
-                };
-                few.insert(index, (slot, Arc::clone(row)));
-                if few.len() > FEW {
-                    *rows = Rows::Many(few.drain(..).collect());
+            Rows::Many(rows) => rows.insert(slot, Arc::clone(row)),
+            Rows::Few(few) => match few.binary_search_by_key(&slot, |(slot, _)| *slot) {
+                Ok(index) => Some(mem::replace(&mut few[index].1, Arc::clone(row))),
+                Err(index) => {
+                    few.insert(index, (slot, Arc::clone(row)));
+                    if few.len() > FEW {
+                        *rows = Rows::Many(few.drain(..).collect());
+                    }
+                    None
                 }
-            }
-        }
+            },
+        };
+        drop(rows);
+        // Unlocked: this may be the last share of the row.
+        drop(before);
         Ok(())
     }
 
     /// Removes a row, if it is in the group. Returns `true` if it was the last one: the caller then
     /// has to remove the group from its index.
-    pub fn remove(&self, slot: u32) -> bool {
+    pub fn remove(&self, slot: u32, row: &R) -> bool {
+        let is_row = |other: &Arc<R>| ptr::eq(&**other, row);
         let mut rows = self.rows.lock();
         let (removed, is_empty) = match &mut *rows {
             Rows::Removed => (None, false),
-            Rows::Many(rows) => (rows.remove(&slot), rows.is_empty()),
+            Rows::Many(rows) => {
+                let is_there = rows.get(&slot).is_some_and(is_row);
+                let removed = is_there.then(|| rows.remove(&slot)).flatten();
+                (removed, rows.is_empty())
+            }
             Rows::Few(rows) => {
-                let index = rows.binary_search_by_key(&slot, |(slot, _)| *slot);
-                let removed = index.ok().map(|index| rows.remove(index).1);
+                let index = rows.iter().position(|(_, other)| is_row(other));
+                let removed = index.map(|index| rows.remove(index).1);
                 (removed, rows.is_empty())
             }
         };
@@ -95,7 +105,6 @@ impl<F, R> Group<F, R> {
             *rows = Rows::Removed;
         }
         drop(rows);
-        // Unlocked: this may be the last share of the row.
         drop(removed);
         is_empty
     }
@@ -195,7 +204,59 @@ impl<F, R> Listing<F, R> {
     }
 
     /// Like [`lock`](Self::lock). Returns `None` if the lock is not free within `patience`.
-    pub fn try_lock(&self, patience: std::time::Duration) -> Option<MutexGuard<'_, Listed<F, R>>> {
+    pub fn try_lock(&self, patience: Duration) -> Option<MutexGuard<'_, Listed<F, R>>> {
         self.listed.try_lock_for(patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{word, Text};
+
+    type Numbers = Group<Text, u32>;
+
+    fn rows(group: &Numbers, from: u32, most: usize) -> (Vec<u32>, Option<u32>) {
+        let mut rows = Vec::new();
+        let next = group.page(from, most, |row| rows.push(**row));
+        (rows, next)
+    }
+
+    #[test]
+    fn a_group_has_its_rows_in_the_order_of_their_slots() {
+        let group = Numbers::of(word(0), 0, 50, Arc::new(50));
+        let added: Vec<_> = (0..100).rev().map(Arc::new).collect();
+        for count in [1, FEW, 100] {
+            for row in &added[..count] {
+                assert_eq!(group.add(**row, row), Ok(()));
+                assert_eq!(group.add(**row, row), Ok(()));
+            }
+        }
+        assert_eq!(group.count(), 100);
+        assert_eq!(rows(&group, 0, 200), ((0..100).collect(), None));
+        assert_eq!(rows(&group, 98, 1), (vec![98], Some(99)));
+        for row in &added[1..] {
+            assert!(!group.remove(**row, row));
+        }
+        assert!(group.remove(99, &added[0]));
+        assert_eq!(group.add(99, &added[0]), Err(Gone));
+        assert_eq!((group.count(), rows(&group, 0, 9)), (0, (vec![], None)));
+    }
+
+    /// A row is removed from the table, and another one gets its slot, before it has left its
+    /// groups.
+    #[test]
+    fn a_row_takes_the_place_of_one_that_had_its_slot() {
+        for others in [0, 100] {
+            let (old, new) = (Arc::new(1), Arc::new(2));
+            let group = Numbers::of(word(0), 0, 7, Arc::clone(&old));
+            for slot in 10..10 + others {
+                assert_eq!(group.add(slot, &Arc::new(3)), Ok(()));
+            }
+            assert_eq!(group.add(7, &new), Ok(()));
+            assert!(!group.remove(7, &old));
+            assert_eq!(rows(&group, 0, 1).0, [2]);
+            assert_eq!(group.remove(7, &new), others == 0);
+        }
     }
 }

@@ -24,7 +24,7 @@
 //! that of one group or of one shard of the groups at a time.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -171,6 +171,10 @@ impl<F: Foreign> Indexes<F> {
     /// For a row that was given to a running child just now; until then it had no child, and so few
     /// values.
     pub fn settle(&self, entry: Entry<'_, F>, committed: &Committed) {
+        fence(Ordering::SeqCst);
+        if entry.attributes().is_none() {
+            return;
+        }
         if let Some(revision) = self.revise(entry, None) {
             revision.end(|_| (), committed);
         }
@@ -293,7 +297,7 @@ impl<F: Foreign> Index<F> {
         let left = groups.iter().filter(|group| !groups::is_among(group, kept));
         // A group is there as long as it has a row.
         for group in left.filter_map(Weak::upgrade) {
-            if group.remove(row.slot) {
+            if group.remove(row.slot, row) {
                 self.groups.remove(group.hash, &group, guard);
                 is_heavy = is_heavy || group.value.is_heavy();
             }
@@ -337,18 +341,20 @@ impl<'g, F: Foreign> Revision<'g, F> {
         mut self,
         plan: Plan<F>,
         change: impl FnOnce(Entry<'g, F>) -> (T, bool),
-        _: &Committed,
+        committed: &Committed,
     ) -> T {
         let row = self.entry.row();
-        let listed_row = self.running_row();
-        let Some(shared) = listed_row else {
+        let Some(shared) = self.running_row() else {
             let (result, is_changed) = change(self.entry);
             if is_changed {
                 for Planned { position, values } in plan {
                     self.replace(position, Places::Unlisted(values));
                 }
             }
-            self.finish();
+            // The row may have been given to a child that runs, in a call that has seen no
+            // attributes, and so does not call `settle`.
+            fence(Ordering::SeqCst);
+            self.end(|_| (), committed);
             return result;
         };
         row.is_revised.store(true, Ordering::Release);
