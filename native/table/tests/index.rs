@@ -95,12 +95,21 @@ fn start(zone: &Table, name: u64, pid: u64) {
     assert_eq!(has_run, Some(true));
 }
 
-fn end(zone: &Table, name: u64) {
+/// Ends the child of a name: in two steps as after a death, or in one as when it is unregistered.
+fn end(zone: &Table, name: u64, is_dead: bool) {
+    let guard = reclaim::enter();
+    let row = word(name);
+    if !is_dead {
+        let unregister =
+            |_: Entry<Nothing>| zone.unregister(row.borrow(), name, &guard, &COMMITTED);
+        let pid = revise(zone, name, |revision| revision.end(unregister, &COMMITTED));
+        assert!(pid.flatten().is_some());
+        return;
+    }
     let terminate = |entry: Entry<Nothing>| entry.terminate(name, &COMMITTED).is_ok();
     let has_ended = revise(zone, name, |revision| revision.end(terminate, &COMMITTED));
     assert_eq!(has_ended, Some(true));
-    let guard = reclaim::enter();
-    let remove = |_: Entry<Nothing>| zone.remove(word(name).borrow(), name, &guard, &COMMITTED);
+    let remove = |_: Entry<Nothing>| zone.remove(row.borrow(), name, &guard, &COMMITTED);
     let removed = revise(zone, name, |revision| revision.end(remove, &COMMITTED));
     assert_eq!(removed, Some(true));
 }
@@ -180,7 +189,7 @@ fn lookups_find_exactly_the_children_that_have_the_value() {
                             });
                         }
                         (_, 0) => said.change(|| {
-                            end(zone, name);
+                            end(zone, name, step % 2 == 0);
                             (VALUES, 0)
                         }),
                         _ => said.change(|| {
