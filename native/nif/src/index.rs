@@ -15,7 +15,7 @@ use crate::lookup;
 
 /// Cost of adding a row to the rows that have a value, or of removing it, in words.
 const PLACE_COST: usize = 16;
-/// Indexes of a zone at most: each takes 4 KB, and a few words of each row.
+/// Indexes of a zone at most: each takes 8 KB, and a few words of each row.
 const MAX_INDEXES: usize = 64;
 /// Cost of making an index, in words.
 const INDEX_COST: usize = 100;

@@ -46,7 +46,7 @@ use crate::row::Row;
 
 /// Shards of the groups of an index. A shard grows at once, so it has to stay small where the whole
 /// is large.
-const SHARDS: usize = 128;
+const SHARDS: usize = 256;
 
 /// The cost of freeing a group besides its value, see [`reclaim::gather`].
 const GROUP_COST: usize = 16;

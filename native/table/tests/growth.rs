@@ -12,6 +12,7 @@ use std::cell::Cell;
 use common::Nothing;
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
+use proctab_table::index::{Indexes, Planned};
 use proctab_table::processes::{Notice, Processes};
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Pid, State};
@@ -89,6 +90,41 @@ fn a_zone_grows_and_shrinks_in_small_steps() {
             &COMMITTED
         ));
     });
+    assert!(
+        growing <= MAX_STEP && shrinking <= MAX_STEP,
+        "{growing} {shrinking}"
+    );
+}
+
+/// All rows have one value of the first index, and each its own of the second.
+#[test]
+fn indexes_grow_and_shrink_in_small_steps() {
+    let zone = Zone::default();
+    let keys = [(word(0), false), (word(1), false)];
+    zone.set_indexes(Indexes::new(keys).unwrap(), &COMMITTED);
+    let indexes = zone.indexes().unwrap();
+    let set = |name, values: [Option<u64>; 2]| {
+        let guard = reclaim::enter();
+        let entry = zone.entry(word(name).borrow(), &guard).unwrap();
+        let planned = |(position, value): (usize, Option<u64>)| Planned {
+            position,
+            values: value.map(word).into_iter().collect(),
+        };
+        let plan = values.into_iter().enumerate().map(planned).collect();
+        let revision = indexes.revise(entry, None).unwrap();
+        revision.write(plan, |_| ((), true), &COMMITTED);
+    };
+    for name in 0..NAMES {
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(2 * name + 2)),
+            keeper: 2 * name + 1,
+            spec: None,
+        };
+        assert!(zone.insert(&word(name), child, &COMMITTED));
+    }
+    let growing = largest_step(NAMES, |name| set(name, [Some(NAMES), Some(name)]));
+    let shrinking = largest_step(NAMES, |name| set(name, [None, None]));
     assert!(
         growing <= MAX_STEP && shrinking <= MAX_STEP,
         "{growing} {shrinking}"
