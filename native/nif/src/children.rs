@@ -1,8 +1,8 @@
 //! Children: starting, ending, finding.
 
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Refused, State};
-use proctab_table::zone::{Launched, Zone};
+use proctab_table::row::{Child, Claimed, Refused, State};
+use proctab_table::zone::Zone;
 use proctab_terms::reading::Purpose;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
@@ -10,6 +10,7 @@ use crate::atoms::{atom, boolean};
 use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death};
 use crate::lookup::{self, with_entry, ZONE_HANDLES};
 use crate::tables;
+use crate::waiting::{deduct_birth_cost, wake_for_child};
 
 pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
@@ -28,12 +29,19 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     };
     if !is_launching {
         deduct_event_cost(call, zone)?;
+        deduct_birth_cost(call, zone, &name)?;
     }
-    let inserted = zone.insert(&name, child, &call.commit());
-    if inserted && !is_launching {
+    let committed = call.commit();
+    let inserted = zone.insert(&name, child, &committed);
+    if inserted == Claimed::Done && !is_launching {
         send_birth(call, zone, &name, call.argument(4)?);
+        wake_for_child(call, zone, &name, &committed);
     }
-    Ok(boolean(inserted))
+    Ok(match inserted {
+        Claimed::Done => boolean(true),
+        Claimed::Full => atom!(full),
+        Claimed::Held | Claimed::Stopping => boolean(false),
+    })
 }
 
 /// Returns whether a name is free. If it is, makes what its keeper needs.
@@ -67,9 +75,10 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         spec: Some(call.to_datum(call.argument(2)?)?),
     };
     Ok(match zone.content.launch(&name, child, &call.commit()) {
-        Launched::Done => boolean(true),
-        Launched::Held => atom!(held),
-        Launched::Stopping => atom!(stopping),
+        Claimed::Done => boolean(true),
+        Claimed::Held => atom!(held),
+        Claimed::Full => atom!(full),
+        Claimed::Stopping => atom!(stopping),
     })
 }
 
@@ -136,9 +145,12 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             return Ok(boolean(false));
         };
         deduct_event_cost(call, zone)?;
-        match entry.run(keeper, pid, &call.commit()) {
+        deduct_birth_cost(call, zone, &entry.name)?;
+        let committed = call.commit();
+        match entry.run(keeper, pid, &committed) {
             Ok(is_awaited) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
+                wake_for_child(call, zone, &entry.name, &committed);
                 Ok(true_or_awaited(is_awaited))
             }
             Err(Refused::Stopping) => Ok(atom!(stopping)),
@@ -246,6 +258,27 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))
+}
+
+/// Gives the name of a running child to another process, and tells of the two as of the end of one
+/// child and the beginning of another.
+pub fn hand_over(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let (keeper, new, pid) = (call.pid(2)?, call.pid(3)?, call.child_pid(4)?);
+    // One for each event.
+    deduct_event_cost(call, zone)?;
+    deduct_event_cost(call, zone)?;
+    let name = call.to_key(call.argument(1)?)?;
+    let committed = call.commit();
+    let Some(before) = zone.hand_over(name.borrow(), keeper, new, pid, &guard, &committed) else {
+        return Ok(boolean(false));
+    };
+    let before = call.make_deducted_pid(&before);
+    send_death(call, zone, before, atom!(re_registered));
+    send_birth(call, zone, &name, call.argument(4)?);
+    call.send(keeper, atom!(detached));
+    Ok(boolean(true))
 }
 
 pub fn change_keeper(call: Call<'_>) -> Answer<'_> {

@@ -3,9 +3,9 @@
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
-use proctab_terms::{Answer, Call, Copied, Fault};
+use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
-use crate::atoms::{atom, boolean};
+use crate::atoms::{self, atom, boolean};
 use crate::lookup::{self, ZONE_HANDLES};
 use crate::tables::{self, Content, Given, Table};
 
@@ -18,14 +18,32 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
         return Err(Fault::BadArgument);
     }
     let context = call.to_datum(call.argument(1)?)?;
+    let most = match call.argument(2) {
+        Ok(most) => children_limit(call, most)?,
+        Err(_) => None,
+    };
     let table = Table::<Zone<Copied>>::new(name);
     if Table::give(&table, env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
     }
-    table.content.share(context, &call.commit());
+    let committed = call.commit();
+    table.content.share(context, &committed);
+    if let Some(most) = most {
+        table.content.limit_children(most, &committed);
+    }
     let handle = ZONE_HANDLES.make(call, table.clone());
     Zone::tables().insert(name, table, &guard);
     Ok(handle)
+}
+
+/// Returns the most children that a zone may have, or `None` for any number.
+fn children_limit<'c>(call: Call<'c>, most: Term<'c>) -> Result<Option<usize>, Fault> {
+    if most.is(atoms::infinity()) {
+        return Ok(None);
+    }
+    let most = call.get_integer(most);
+    let most = most.and_then(|most| usize::try_from(most).ok());
+    most.map(Some).ok_or(Fault::BadArgument)
 }
 
 pub fn zone_stop(call: Call<'_>) -> Answer<'_> {

@@ -14,7 +14,7 @@ use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, State};
 use proctab_table::zone::Zone;
 
 const COMMITTED: Committed = Committed::new();
@@ -79,7 +79,7 @@ fn a_zone_grows_and_shrinks_in_small_steps() {
             keeper: 2 * number + 1,
             spec: None,
         };
-        assert!(zone.insert(&word(number), child, &COMMITTED));
+        assert_eq!(zone.insert(&word(number), child, &COMMITTED), Claimed::Done);
     });
     let shrinking = largest_step(NAMES, |number| {
         assert!(zone.remove(
