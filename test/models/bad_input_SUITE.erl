@@ -119,7 +119,8 @@ wrong_calls_cover_every_function(Config) ->
         gen_server:behaviour_info(callbacks) ++ gen_server:behaviour_info(optional_callbacks)
     ),
     OtherCases = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
-        [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}],
+        [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}] ++
+        [{re_register_name, 2}, {child_spec, 1}, {select, 1}],
     %% The argument may be any term.
     NeverRefused = [{init_ack, 1}],
     Covered = [

@@ -4,8 +4,9 @@ use proctab_terms::Term;
 
 rustler::atoms! {
     attributes, awaited, begun, busy, children, current, done, down, free, full, held, infinity,
-    integers, large, launching, monitor, names, ok, pending, pid, pids, processes, re_registered, registered, restarting, rows,
-    running, sizes, slowed, stopping, terminating, undefined, up, void, zone, zone_stopping,
+    integers, large, launching, monitor, names, ok, pending, pid, pids, processes,
+    re_registered, registered, restarting, rows, running, sizes, slowed, stopping, terminating,
+    undefined, up, void, zone, zone_stopping,
     cast = "$gen_cast",
     detached = "$proctab_detached",
     woken = "$proctab_woken",

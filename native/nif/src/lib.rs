@@ -33,7 +33,8 @@ mod zones;
 
 proctab_terms::export! {
     zones {
-        zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1,
+        zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1,
+        count/1,
     }
     children {
         opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,

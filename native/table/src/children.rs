@@ -2,7 +2,7 @@
 //!
 //! A row counts its child under its own lock, in the step that gives the child the name. So there
 //! are never more children than the limit allows, however many threads add some, and a thread that
-//! finds a name free has seen its last child leave the count.
+//! finds a name free sees that its last child has left the count.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
