@@ -229,6 +229,16 @@ fn for_each_pair<'c>(
     keys: Option<&Keys>,
     mut put: impl FnMut(Term<'c>, Term<'c>),
 ) -> Result<(), Fault> {
+    let only = keys.filter(|keys| keys.len() == 1);
+    if let Some(key) = only.and_then(|keys| keys.iter().next()) {
+        // One attribute is read at one moment in any case.
+        let attributes = entry.attributes();
+        if let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) {
+            call.deduct(PAIR_COST + call.cost_to_make(key))?;
+            put(call.make_deducted(key), call.make_value(value)?);
+        }
+        return Ok(());
+    }
     let least = match keys {
         Some(_) => VISIT_COST,
         None => VISIT_COST + PAIR_COST,

@@ -13,6 +13,7 @@
 //! still finds it in *names* removes it there and looks again, so that no thread waits for another.
 
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -436,6 +437,7 @@ impl<F: Foreign> Zone<F> {
         let first = (from & ((1 << INDEX_BITS) - 1)) as usize;
         let slots = slots.lock();
         let end = slots.rows.len().min(first + PAGE_SLOTS);
+        load_together(slots.rows[first.min(end)..end].iter().take(PAGE_ROWS));
         for index in first..end {
             if page.len() == PAGE_ROWS {
                 return (page, Some(shard << INDEX_BITS | index as u32));
@@ -482,6 +484,15 @@ impl<F: Foreign> Zone<F> {
     fn remove_name(&self, row: &Row<F>, guard: &Guard) {
         self.names.remove(row.hash, row, guard);
     }
+}
+
+/// Reads words of each row, none of which depends on another row. So the processor waits for the
+/// memory of all of them at the same time; to share the rows one by one, it would wait for each.
+fn load_together<'r, F: Foreign>(rows: impl Iterator<Item = &'r Option<Arc<Row<F>>>>) {
+    black_box(rows.flatten().fold(0, |sum, row| {
+        let attributes = row.attributes.load(Ordering::Relaxed);
+        sum ^ Arc::strong_count(row) ^ attributes.addr()
+    }));
 }
 
 #[inline]
