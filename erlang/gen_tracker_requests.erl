@@ -9,6 +9,8 @@
 %% A request may come from a start function or an `after_terminate' of the same zone, that is from a
 %% keeper, or from a process with a keeper at the head of its `$ancestors'. While the request waits,
 %% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
+%% A callback may also look up a name without a child: then it waits for the next keeper of that
+%% name, which the table knows when another request asks.
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
@@ -59,9 +61,11 @@
     places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
     next = 1 :: pos_integer(),
     %% The graph of waits: for each asker, the keepers that its requests wait for, with the calling
-    %% processes.
+    %% processes. A callback that looks up a name without a child waits for its next keeper.
     waits_for = #{} :: #{Asker :: pid() =>
-                             #{Number :: pos_integer() => {Keeper :: pid(), Caller :: pid()}}},
+                             #{Number :: pos_integer() => {waited(), Caller :: pid()}}},
+    %% The requests of callbacks that look up a name without a child.
+    looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
     %% The keepers that were told to stop their child.
     stopping = #{} :: #{Keeper :: pid() => told},
     %% When earlier keepers of the same row ended within the last ?PERIOD, latest first.
@@ -75,6 +79,8 @@
 -type kind() ::
     find_or_open | join | start_child | add | register | re_register | forget | look_up
     | await_child | await_start.
+
+-type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 
 -type role() ::
         %% Waits for the keeper's next answer, and is answered or handled again then.
@@ -374,9 +380,18 @@ look_up(#request{kind = Kind, name = Name} = Request, Requests) ->
         {{_, _, Keeper, _}, {_, _}} ->
             {_, Waiting} = wait(Keeper, waits, monitored(Request, Requests), Requests),
             Waiting;
-        _ ->
+        {undefined, {Asker, _}} ->
+            look_up_free(by({Asker, waiting}, monitored(Request, Requests)), Requests);
+        {_, none} ->
             Requests
     end.
+
+%% Nobody is to be waited for yet. A later request of the next keeper of that name, which would wait
+%% for this one, closes a cycle.
+look_up_free(#request{name = Name, from = From} = Request, Requests) ->
+    #requests{looking = Looking, next = Number} = Requests,
+    Added = Requests#requests{looking = Looking#{From => {Number, Request}}, next = Number + 1},
+    add_wait(Request, {{name, Name}, Number}, Added).
 
 %% The `DOWN' message is `{{Tag, looking, From}, Monitor, process, Caller, Reason}'.
 monitored(#request{from = From} = Request, #requests{context = #{tag := Tag}}) ->
@@ -386,6 +401,10 @@ monitored(#request{from = From} = Request, #requests{context = #{tag := Tag}}) -
 %% @doc Removes such a request, whose caller has stopped waiting or was killed. Only the caller and
 %% the tracker know `From'.
 -spec abandon(gen_server:from(), requests()) -> requests().
+abandon(From, #requests{looking = Looking} = Requests) when is_map_key(From, Looking) ->
+    {{Number, Request}, Others} = maps:take(From, Looking),
+    demonitor_caller(Request),
+    remove_wait(Request, Number, Requests#requests{looking = Others});
 abandon(From, #requests{places = Places} = Requests) ->
     case find_waiting(From, Requests) of
         #request{kind = Kind} = Request when ?IS_LOOK_UP(Kind) ->
@@ -502,30 +521,39 @@ asker([], _) ->
 
 closes_cycle(none, _, _) ->
     false;
-closes_cycle({Asker, _}, Keeper, #requests{waits_for = WaitsFor}) ->
-    reaches(Asker, [Keeper], WaitsFor, #{}).
+closes_cycle({Asker, _}, Keeper, Requests) ->
+    reaches(Asker, [Keeper], Requests, #{}).
 
 reaches(_, [], _, _) ->
     false;
 reaches(Asker, [Asker | _], _, _) ->
     true;
-reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen) ->
-    reaches(Asker, Keepers, WaitsFor, Seen);
-reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
+reaches(Asker, [Keeper | Keepers], Requests, Seen) when is_map_key(Keeper, Seen) ->
+    reaches(Asker, Keepers, Requests, Seen);
+reaches(Asker, [Keeper | Keepers], #requests{waits_for = WaitsFor} = Requests, Seen) ->
     %% A dead process no longer waits.
     More = [
         Other
-     || {Other, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
-        gen_tracker_keeper:is_alive(Caller)
+     || {Waited, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
+        gen_tracker_keeper:is_alive(Caller),
+        Other <- keepers(Waited, Requests)
     ],
-    reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
+    reaches(Asker, More ++ Keepers, Requests, Seen#{Keeper => seen}).
+
+keepers({name, Name}, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {_, _, Keeper, _} -> [Keeper];
+        undefined -> []
+    end;
+keepers(Keeper, _) ->
+    [Keeper].
 
 add_wait(#request{asker = none}, _, Requests) ->
     Requests;
-add_wait(#request{asker = Asker, from = {Caller, _}}, {Keeper, Number}, Requests) ->
+add_wait(#request{asker = Asker, from = {Caller, _}}, {Waited, Number}, Requests) ->
     #requests{waits_for = WaitsFor} = Requests,
     Waits = maps:get(Asker, WaitsFor, #{}),
-    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Keeper, Caller}}}}.
+    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Waited, Caller}}}}.
 
 remove_wait(#request{asker = none}, _, Requests) ->
     Requests;
@@ -770,8 +798,9 @@ take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting}) ->
+end_all(#requests{waiting = Waiting, looking = Looking}) ->
     Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(Answer, maps:values(Looking)),
     lists:foreach(
         fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
     ).

@@ -33,8 +33,11 @@ all() ->
         a_start_function_does_not_wait_for_its_own_child,
         after_terminate_does_not_wait_for_its_own_name,
         two_starts_that_wait_for_each_other_both_end,
+        a_later_start_does_not_wait_for_one_that_waits_for_it,
         a_start_function_waits_for_another_child,
         a_callback_is_refused_when_the_zone_stops,
+        a_callback_that_waits_for_a_free_name_is_refused_when_the_zone_stops,
+        a_callback_that_has_stopped_waiting_closes_no_cycle,
         waiters_find_every_child_of_a_storm
     ].
 
@@ -218,6 +221,38 @@ two_starts_that_wait_for_each_other_both_end(Config) ->
     Answers = lists:sort([answer(Each) || Each <- Asked]),
     ?assertEqual([{answer, {error, {found, Found}}} || Found <- [undefined, {ok, Child}]], Answers).
 
+%% The name is free when the first start begins to wait for it.
+a_later_start_does_not_wait_for_one_that_waits_for_it(Config) ->
+    Zone = zone(Config),
+    Waits = [fun(Name) -> find(Zone, Name, infinity) end,
+             fun(Name) -> gen_tracker:getattr(Zone, Name, key, infinity) end],
+    Asks = [{fun() -> find(Zone, ?NAME, infinity) end, undefined},
+            {fun() -> gen_tracker:getattr(Zone, ?NAME, key, infinity) end, undefined},
+            {fun() -> find_or_open(Zone, plain(?NAME)) end, {error, starting}},
+            {fun() -> supervisor:terminate_child(Zone, ?NAME) end, {error, starting}},
+            {fun() -> gen_tracker:register_name({Zone, ?NAME}, whereis(kernel_sup)) end, no}],
+    [
+        begin
+            First = scripted_child:spec(?NAME, temporary, fun() -> {error, {got, Wait(b)}} end),
+            Asked = ask(fun() -> find_or_open(Zone, First) end),
+            wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+            ok = gen_tracker:wait(Zone),
+            [
+                begin
+                    Later = scripted_child:spec(b, temporary, fun() -> {error, {got, Ask()}} end),
+                    ?assertEqual({error, {got, Answer}}, find_or_open(Zone, Later))
+                end
+             || {Ask, Answer} <- Asks
+            ],
+            Child = tracked_child:open(Zone, b),
+            ok = gen_tracker:setattr(Zone, b, key, Child),
+            ?assertEqual({answer, {error, {got, {ok, Child}}}}, answer(Asked)),
+            ok = supervisor:terminate_child(Zone, b)
+        end
+     || Wait <- Waits
+    ],
+    ?assertEqual(0, proctab_nif:waiting(Zone)).
+
 a_start_function_waits_for_another_child(Config) ->
     Zone = zone(Config),
     Start = fun() -> {error, find(Zone, other, infinity)} end,
@@ -242,6 +277,44 @@ a_callback_is_refused_when_the_zone_stops(Config) ->
     Starter ! go,
     {answer, ok} = answer(Stopped),
     {answer, {error, _}} = answer(Asked).
+
+a_callback_that_waits_for_a_free_name_is_refused_when_the_zone_stops(Config) ->
+    Zone = zone(Config),
+    Test = self(),
+    Start = fun() ->
+        Test ! {found, find(Zone, free, infinity)},
+        {error, no}
+    end,
+    _ = ask(fun() -> find_or_open(Zone, scripted_child:spec(?NAME, temporary, Start)) end),
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+    ok = gen_tracker:wait(Zone),
+    ok = gen_server:call(Zone, shutdown),
+    ?assertEqual({found, undefined}, await(found)).
+
+%% Because its time is over, or because it was killed.
+a_callback_that_has_stopped_waiting_closes_no_cycle(Config) ->
+    Zone = zone(Config),
+    Test = self(),
+    Start = fun() ->
+        undefined = find(Zone, b, 1),
+        Helper = proc_lib:spawn(fun() -> find(Zone, b, infinity) end),
+        wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+        ok = gen_tracker:wait(Zone),
+        _ = tracked_child:kill(Helper),
+        Test ! {waited, self()},
+        receive
+            go -> tracked_child:start_link(Test)
+        end
+    end,
+    Asked = ask(fun() -> find_or_open(Zone, scripted_child:spec(a, temporary, Start)) end),
+    {waited, Starter} = await(waited),
+    Later = scripted_child:spec(b, temporary, fun() -> {error, {got, find(Zone, a, infinity)}} end),
+    Waiting = ask(fun() -> find_or_open(Zone, Later) end),
+    wait:until(fun() -> proctab_nif:waiting(Zone) =:= 1 end),
+    ok = gen_tracker:wait(Zone),
+    Starter ! go,
+    {answer, {ok, Child}} = answer(Asked),
+    ?assertEqual({answer, {error, {got, {ok, Child}}}}, answer(Waiting)).
 
 %% A waiter that came too late to be woken would never end.
 waiters_find_every_child_of_a_storm(Config) ->
