@@ -341,7 +341,8 @@ impl<F: Foreign> Zone<F> {
     /// and spec stay. Returns the pid of the child that had the name, which lives on.
     ///
     /// Returns `None`, and changes nothing, if the name does not belong to `keeper`, or its child
-    /// does not run or is being stopped.
+    /// does not run or is being stopped. A keeper must not get a name back: this removes it from
+    /// the keepers a moment after the row has the new one.
     pub fn hand_over(
         &self,
         name: Borrowed<'_, F>,

@@ -577,36 +577,39 @@ fn no_thread_exceeds_the_limit_of_children() {
     assert_eq!(zone.insert(&word(9), child(9), &COMMITTED), Claimed::Full);
 }
 
-/// Two keepers hand the same name to and fro. There is always one of their children, and the
-/// attributes stay.
+/// Two threads hand the same name to and fro, each time to a new keeper. There is always a child,
+/// and the attributes stay.
 #[test]
 fn a_name_is_handed_over_with_its_attributes() {
+    const ROUNDS: u64 = 40_000;
+
     let zone = Table::default();
+    let pid = |keeper: u64| Pid::Local(1001 + keeper % 2);
     assert!(open(&zone, 1, 1));
     assert!(set(&zone, 1, [counter(0, 42)]));
+    let give = |keeper, new| {
+        let guard = reclaim::enter();
+        let name = word(1);
+        zone.hand_over(name.borrow(), keeper, new, pid(new), &guard, &COMMITTED)
+    };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (zone, done) = (&zone, &done);
-        for keeper in 1..3 {
+        for first in 1..3 {
+            let (give, done, pid) = (&give, &done, &pid);
             scope.spawn(move || {
-                let (name, other) = (word(1), 3 - keeper);
-                let mut handed = 0;
-                while handed < 20_000 {
-                    let guard = reclaim::enter();
-                    let pid = Pid::Local(1000 + other);
-                    let given =
-                        zone.hand_over(name.borrow(), keeper, other, pid, &guard, &COMMITTED);
-                    if let Some(before) = given {
-                        assert!([1000 + keeper, 1001].contains(&match before {
-                            Pid::Local(word) => word,
-                            Pid::Remote(_) => 0,
-                        }));
-                        handed += 1;
-                    }
+                for keeper in (first..=ROUNDS).step_by(2) {
+                    let before = loop {
+                        if let Some(before) = give(keeper, keeper + 1) {
+                            break before;
+                        }
+                        thread::yield_now();
+                    };
+                    assert!(before == pid(keeper) || keeper == 1);
                 }
                 done.store(true, Ordering::SeqCst);
             });
         }
+        let (zone, done) = (&zone, &done);
         scope.spawn(move || {
             while !done.load(Ordering::SeqCst) {
                 let guard = reclaim::enter();
@@ -618,20 +621,15 @@ fn a_name_is_handed_over_with_its_attributes() {
             }
         });
     });
-    let kept = |keeper| zone.kept(keeper).map(|(_, child)| child.state);
-    let kept = [kept(1), kept(2)];
-    assert!(kept.contains(&Some(State::Running)) && kept.contains(&None));
+    let last = ROUNDS + 1;
+    assert!((1..last).all(|keeper| zone.kept(keeper).is_none()));
+    assert!(zone.kept(last).is_some());
+    // Of a keeper that does not have it, to the same one, and of a child that is being stopped.
+    assert!(give(last + 1, last + 2).is_none());
+    assert!(give(last, last).is_some());
     let guard = reclaim::enter();
-    let (name, pid) = (word(1), || Pid::Local(1));
-    let give = |keeper, new| {
-        let given = zone.hand_over(name.borrow(), keeper, new, pid(), &guard, &COMMITTED);
-        given.is_some()
-    };
-    assert!(!give(3, 4));
-    let entry = zone.entry(name.borrow(), &guard).unwrap();
-    let keeper = if kept[0].is_some() { 1 } else { 2 };
-    assert!(give(keeper, keeper));
-    assert!(entry.stop(keeper, &COMMITTED).is_some());
-    assert!(!give(keeper, 3));
-    assert!(zone.kept(3).is_none() && zone.kept(keeper).is_some());
+    let entry = zone.entry(word(1).borrow(), &guard).unwrap();
+    assert!(entry.stop(last, &COMMITTED).is_some());
+    assert!(give(last, last + 1).is_none());
+    assert!(zone.kept(last + 1).is_none() && zone.kept(last).is_some());
 }
