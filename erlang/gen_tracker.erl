@@ -31,14 +31,16 @@
 -module(gen_tracker).
 -behaviour(gen_server).
 
--export([start_link/1, start_link/2, find/2, find_or_open/2, which_children/1]).
+-export([start_link/1, start_link/2, child_spec/1]).
+-export([find/2, find/3, find_or_open/2, which_children/1]).
 -export([add_existing_child/2, wait/1, init_ack/1]).
 -export([setattr/3, setattr/4, getattr/3, getattr/4, delattr/3, increment/4, increment/5]).
 -export([info/2, info/3, attrs/2, list/1, list/2]).
--export([count/1, names/1, fold/3, cas/5]).
+-export([count/1, names/1, fold/3, cas/5, update/4]).
 -export([lookup/3, count/3, values/2, publish/4]).
--export([register_name/2, unregister_name/1, whereis_name/1, send/2]).
--export([subscribe/1, unsubscribe/1]).
+-export([select/1, select/2, select/3, select_count/2, sum/2]).
+-export([register_name/2, re_register_name/2, unregister_name/1, whereis_name/1, send/2]).
+-export([subscribe/1, subscribe/2, unsubscribe/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
 -export([format_status/2]).
 -compile({inline, [add/4, add/5]}).
@@ -46,7 +48,7 @@
 -compile(nowarn_deprecated_callback).
 
 -export_type([zone/0, name/0, key/0, value/0, attributes/0, operation/0, child_spec/0, options/0]).
--export_type([via_name/0, start_result/0, event/0]).
+-export_type([via_name/0, start_result/0, event/0, continuation/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -71,7 +73,10 @@
 -type child_spec() :: {name(), mfargs(), restart()}
                     | {name(), mfargs(), restart(), shutdown(), child_type(), modules()}
                     | supervisor:child_spec().
--type options() :: #{restart => boolean(), reports => boolean(), index => [key() | {each, key()}]}.
+-type options() :: #{restart => boolean(),
+                     reports => boolean(),
+                     max_children => non_neg_integer() | infinity,
+                     index => [key() | {each, key()}]}.
 -type via_name() :: {zone(), name()}.
 %% The name of a process in `{via, gen_tracker, {Zone, Name}}'.
 -type start_result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
@@ -80,6 +85,8 @@
                                      | {down, name(), pid(), Reason :: term()}
                                      | unsubscribed}.
 %% A message to a subscriber.
+-opaque continuation() :: gen_tracker_selection:continuation().
+%% Where {@link select/1} goes on.
 
 %% How long a caller waits for a start, in milliseconds. The start itself may take longer.
 %% After how long the tracker retries what failed because the VM had no free process, in
@@ -108,23 +115,62 @@
 start_link(Zone) ->
     start_link(Zone, #{}).
 
-%% @doc Starts a zone with options. `#{restart => false}' turns automatic restarts off,
-%% `#{reports => false}' the log reports that OTP's `supervisor' also makes. `#{index => Keys}'
-%% makes indexes of the attributes of these keys, at most 64, see {@link lookup/3}. An unknown
-%% option is `badarg', and so is a key that is repeated in `index'.
+%% @doc Starts a zone with options. An unknown option is `badarg'.
+%%
+%% <ul>
+%% <li>`restart => false' turns automatic restarts off;</li>
+%% <li>`reports => false' turns off the log reports that OTP's `supervisor' also makes;</li>
+%% <li>`max_children => N' limits the number of children, in any state: one more is
+%%     `{error, max_children}', or `no' from {@link register_name/2}. Restarts never fail by
+%%     it;</li>
+%% <li>`index => Keys' makes indexes of the attributes of these keys, at most 64, see {@link
+%%     lookup/3}. A key that is repeated is `badarg'.</li>
+%% </ul>
 -spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
-    Defaults = #{restart => true, reports => true, index => []},
-    case maps:merge(Defaults, Options) of
-        #{restart := Restart, reports := Reports, index := Index} = All
-                when map_size(All) =:= 3, is_boolean(Restart), is_boolean(Reports) ->
-            _ = ?OR_BADARG(proctab_nif:check_keys(Index), [Zone, Options]),
+    case are_options(Options) of
+        true ->
+            Defaults = #{restart => true, reports => true, max_children => infinity, index => []},
+            All = maps:merge(Defaults, Options),
             gen_server:start_link({local, Zone}, ?MODULE, {Zone, All}, []);
-        _ ->
+        false ->
             ?BADARG([Zone, Options])
     end;
 start_link(Zone, Options) ->
     ?BADARG([Zone, Options]).
+
+are_options(Options) ->
+    lists:all(fun is_option/1, maps:to_list(Options)).
+
+is_option({restart, Restart}) -> is_boolean(Restart);
+is_option({reports, Reports}) -> is_boolean(Reports);
+is_option({max_children, Most}) -> Most =:= infinity orelse is_integer(Most) andalso Most >= 0;
+is_option({index, Keys}) -> are_keys(Keys);
+is_option(_) -> false.
+
+are_keys(Keys) ->
+    try proctab_nif:check_keys(Keys) of
+        ok -> true
+    catch
+        error:badarg -> false
+    end.
+
+%% @doc Returns the child spec of a zone, for a supervisor: `{gen_tracker, Zone}' is a child of an
+%% Elixir supervisor. With `{Zone, Options}' the zone starts with these options.
+-spec child_spec(zone() | {zone(), options()}) -> supervisor:child_spec().
+child_spec({Zone, Options} = ZoneOptions)
+        when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
+    case are_options(Options) of
+        true -> child_spec(Zone, [Zone, Options]);
+        false -> ?BADARG([ZoneOptions])
+    end;
+child_spec(Zone) when is_atom(Zone), Zone =/= undefined ->
+    child_spec(Zone, [Zone]);
+child_spec(Zone) ->
+    ?BADARG([Zone]).
+
+child_spec(Zone, Arguments) ->
+    #{id => Zone, start => {?MODULE, start_link, Arguments}, type => supervisor}.
 
 %% @doc Returns the running child of a name. Returns `undefined' if there is none, or the child is
 %% still starting or already terminating. A child that has just died may be returned until its
@@ -132,6 +178,16 @@ start_link(Zone, Options) ->
 -spec find(zone(), name()) -> {ok, pid()} | undefined.
 find(Zone, Name) ->
     ?OR_BADARG(proctab_nif:find(Zone, Name), [Zone, Name]).
+
+%% @doc Returns the running child of a name, after waiting for it for at most `Timeout'
+%% milliseconds. Returns `undefined' after that time, and at once if the caller is a start function
+%% or an `after_terminate' and would wait for its own end. Raises `badarg' if the zone ends
+%% meanwhile and no other zone of its name runs.
+-spec find(zone(), name(), Timeout :: timeout()) -> {ok, pid()} | undefined.
+find(Zone, Name, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
+    ?OR_BADARG(gen_tracker_waiting:await(Zone, Name, child, Timeout), [Zone, Name, Timeout]);
+find(Zone, Name, Timeout) ->
+    ?BADARG([Zone, Name, Timeout]).
 
 %% @doc Returns the running child of a name, or starts it.
 %%
@@ -152,6 +208,8 @@ find(Zone, Name) ->
 %% <li>`{error, starting}' or `{error, terminating}', if the caller is a start function or an
 %%     `after_terminate' of this zone, or a process that one of these has started, and the child
 %%     waits, directly or not, for just that start or cleanup;</li>
+%% <li>`{error, max_children}', if the zone has as many children as its option `max_children'
+%%     allows;</li>
 %% <li>`{error, system_limit}', if the VM has no free process.</li>
 %% </ul>
 %%
@@ -211,11 +269,11 @@ visible(_, _) -> launching.
 %% restarted as its restart type demands. While the last child of that name is terminating, the call
 %% waits for its cleanup.
 %%
-%% Errors: `{error, {already_started, Pid}}' if a running child has the name,
-%% `{error, already_present}' if one is being started or waits for its restart, `{error, shutdown}'
-%% if the zone is stopping or is stopped meanwhile, `{error, system_limit}' if the VM has no free
-%% process, `{error, starting}' or `{error, terminating}' as of {@link find_or_open/2}. Raises
-%% `badarg' for a process of the zone itself, such as its tracker.
+%% Errors: `{error, {already_started, Pid}}' if a running child has the name, `{error,
+%% already_present}' if one is being started or waits for its restart, `{error, shutdown}' if the
+%% zone is stopping or is stopped meanwhile, `{error, max_children}' if the zone is full, `{error,
+%% system_limit}' if the VM has no free process, `{error, starting}' or `{error, terminating}' as of
+%% {@link find_or_open/2}. Raises `badarg' for a process of the zone itself, such as its tracker.
 -spec add_existing_child(zone() | pid() | {zone(), node()}, Child) ->
           {ok, pid()} | {error, {already_started, pid()} | already_present | term()} when
       Child :: {name(), pid(), worker, Modules :: term()}
@@ -345,7 +403,8 @@ getattr(Zone, Name, Key) ->
 -spec getattr(zone(), name(), key(), Timeout :: timeout()) -> {ok, value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
     ?OR_BADARG(
-        gen_tracker_attributes:await(Zone, Name, Key, Timeout), [Zone, Name, Key, Timeout]
+        gen_tracker_waiting:await(Zone, Name, {attribute, Key}, Timeout),
+        [Zone, Name, Key, Timeout]
     );
 getattr(Zone, Name, Key, Timeout) ->
     ?BADARG([Zone, Name, Key, Timeout]).
@@ -424,6 +483,28 @@ cas(Zone, Name, Key, Old, New) ->
         void -> error({void_setting, Zone, Name, Key}, [Zone, Name, Key, Old, New])
     end.
 
+%% @doc Replaces the value of an attribute by `Fun(Value)', and returns the new value. The function
+%% runs in the caller, and again if another process has changed the attribute meanwhile. If it
+%% raises an exception, nothing changes. Returns `undefined' if there is no such attribute, or no
+%% child of that name is running or starting.
+-spec update(zone(), name(), key(), fun((value()) -> value())) -> {ok, value()} | undefined.
+update(Zone, Name, Key, Fun) when is_function(Fun, 1) ->
+    case ?OR_BADARG(proctab_nif:getattr(Zone, Name, Key), [Zone, Name, Key, Fun]) of
+        {ok, Value} -> update(Zone, Name, Key, Fun, Value, Fun(Value));
+        undefined -> undefined
+    end;
+update(Zone, Name, Key, Fun) ->
+    ?BADARG([Zone, Name, Key, Fun]).
+
+update(Zone, Name, Key, Fun, Old, New) ->
+    case ?OR_BADARG(proctab_nif:cas(Zone, Name, Key, Old, New), [Zone, Name, Key, Fun]) of
+        ok -> {ok, New};
+        %% As in `cas/5'.
+        {current, Value} when Value =:= Old -> update(Zone, Name, Key, Fun, Value, New);
+        {current, Value} -> update(Zone, Name, Key, Fun, Value, Fun(Value));
+        _ -> undefined
+    end.
+
 %% @doc Returns all attributes of a name at one moment, in any order.
 -spec info(zone(), name()) -> attributes().
 info(Zone, Name) ->
@@ -480,6 +561,48 @@ fold(Fun, Acc, Zone, From) ->
     {Page, Next} = proctab_nif:page(Zone, From, pids, []),
     Fold = fun({Name, Pid}, Before) -> Fun(Name, Pid, Before) end,
     fold(Fun, lists:foldl(Fold, Acc, Page), Zone, Next).
+
+%% @doc Returns the sum of an attribute over all running children. What is not an integer is passed
+%% over.
+-spec sum(zone(), key()) -> integer().
+sum(Zone, Key) when is_atom(Zone) ->
+    ?OR_BADARG(gen_tracker_selection:sum(Zone, Key), [Zone, Key]);
+sum(Zone, Key) ->
+    ?BADARG([Zone, Key]).
+
+%% @doc Returns the matches of a match specification, as `ets:select/2' does for a table with the
+%% row `{Name, Pid, #{Key => Value}}' for each running child, in any order.
+%%
+%% Reads the zone page by page: it may change meanwhile, and a child that lives throughout is seen
+%% exactly once. Raises `badarg' if the match specification is malformed.
+-spec select(zone(), ets:match_spec()) -> [Match :: term()].
+select(Zone, MatchSpec) when is_atom(Zone) ->
+    ?OR_BADARG(gen_tracker_selection:select(Zone, MatchSpec), [Zone, MatchSpec]);
+select(Zone, MatchSpec) ->
+    ?BADARG([Zone, MatchSpec]).
+
+%% @doc Like {@link select/2}, but returns at most `Limit' matches, and a continuation for {@link
+%% select/1}, as `ets:select/3' does. Returns `$end_of_table' if there are no more matches. A call
+%% reads no further than it has to.
+-spec select(zone(), ets:match_spec(), Limit :: pos_integer()) ->
+          {[Match :: term()], continuation()} | '$end_of_table'.
+select(Zone, MatchSpec, Limit) when is_atom(Zone), is_integer(Limit), Limit > 0 ->
+    ?OR_BADARG(gen_tracker_selection:select(Zone, MatchSpec, Limit), [Zone, MatchSpec, Limit]);
+select(Zone, MatchSpec, Limit) ->
+    ?BADARG([Zone, MatchSpec, Limit]).
+
+%% @doc Continues {@link select/3}. Raises `badarg' if the zone does not run any more.
+-spec select(continuation()) -> {[Match :: term()], continuation()} | '$end_of_table'.
+select(Continuation) ->
+    ?OR_BADARG(gen_tracker_selection:continue(Continuation), [Continuation]).
+
+%% @doc Returns for how many running children a match specification returns `true', as
+%% `ets:select_count/2' does.
+-spec select_count(zone(), ets:match_spec()) -> non_neg_integer().
+select_count(Zone, MatchSpec) when is_atom(Zone) ->
+    ?OR_BADARG(gen_tracker_selection:count(Zone, MatchSpec), [Zone, MatchSpec]);
+select_count(Zone, MatchSpec) ->
+    ?BADARG([Zone, MatchSpec]).
 
 %%% Indexes
 
@@ -595,23 +718,44 @@ sendable(Zone, Request) ->
 %% function has returned.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
-    Added = ?OR_BADARG(
-        is_being_started(Zone, Name, Pid) orelse register_child(Zone, Name, Pid),
-        [{Zone, Name}, Pid]
-    ),
-    case Added of
-        {error, badarg} -> ?BADARG([{Zone, Name}, Pid]);
-        {error, _} -> no;
-        _ -> yes
+    case ?OR_BADARG(register_child(register, Zone, Name, Pid), [{Zone, Name}, Pid]) of
+        badarg -> ?BADARG([{Zone, Name}, Pid]);
+        Answer -> Answer
     end;
 register_name(ViaName, Pid) ->
     ?BADARG([ViaName, Pid]).
 
+%% @doc Gives a registered name to another process, with its attributes, as
+%% `global:re_register_name/2' does. Subscribers are told that the first process is `down', with the
+%% reason `re_registered', and then that the other one is `up'; it is the child of that name from
+%% now on. The first process lives on. Registers a free name. Returns `yes' and changes nothing if
+%% the process has the name.
+%%
+%% Returns `no' for a dead process, if the child of that name has a start function, and for the
+%% errors of {@link register_name/2}, as which this waits for starts and cleanups.
+-spec re_register_name(via_name(), pid()) -> yes | no.
+re_register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
+    _ = ?OR_BADARG(proctab_nif:count(Zone), [{Zone, Name}, Pid]),
+    IsAlive = gen_tracker_keeper:is_alive(Pid),
+    Register = fun() -> register_child(re_register, Zone, Name, Pid) end,
+    case ?OR_BADARG(IsAlive andalso Register(), [{Zone, Name}, Pid]) of
+        false -> no;
+        badarg -> ?BADARG([{Zone, Name}, Pid]);
+        Answer -> Answer
+    end;
+re_register_name(ViaName, Pid) ->
+    ?BADARG([ViaName, Pid]).
+
 %% Unlike an addition, this waits while another child of that name is being started: OTP asks for
 %% the pid of the other process after a `no'.
-register_child(Zone, Name, Pid) ->
+register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
-    call(Zone, {register, Name, Spec, Pid, gen_tracker_requests:parent()}).
+    Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
+    case is_being_started(Zone, Name, Pid) orelse call(Zone, Request) of
+        {error, badarg} -> badarg;
+        {error, _} -> no;
+        _ -> yes
+    end.
 
 %% A child that the zone starts under this name gets the name when its start function has returned.
 is_being_started(Zone, Name, Pid) when Pid =:= self() ->
@@ -679,11 +823,11 @@ send(ViaName, Message) ->
 %% @doc Subscribes the caller to births and deaths in a zone. Returns the children that run at that
 %% moment.
 %%
-%% From then on the caller receives `{gen_tracker, Zone, {up, Name, Pid}}' when a child was
-%% started or added, and `{gen_tracker, Zone, {down, Name, Pid, Reason}}' when it has ended
-%% (before `after_terminate' is called) or was unregistered (with the reason `unregistered'). The
-%% events of each name arrive in order, none missing, none twice. Subscribing again changes
-%% nothing.
+%% From then on the caller receives `{gen_tracker, Zone, {up, Name, Pid}}' when a child was started
+%% or added, and `{gen_tracker, Zone, {down, Name, Pid, Reason}}' when it has ended (before
+%% `after_terminate' is called), was unregistered (with the reason `unregistered'), or has lost its
+%% name to another process (with the reason `re_registered'). The events of each name arrive in
+%% order, none missing, none twice. Subscribing again changes nothing.
 %%
 %% A subscription ends with the zone, after the deaths of the last children. The last message is
 %% `{gen_tracker, Zone, unsubscribed}'. A caller that subscribes to a new zone of the same name
@@ -694,15 +838,27 @@ send(ViaName, Message) ->
 %% free process.
 -spec subscribe(zone()) -> {ok, [{name(), pid()}]}.
 subscribe(Zone) ->
-    case ?OR_BADARG(call(Zone, events), [Zone]) of
+    ?OR_BADARG(subscribe_to(all, Zone, [Zone]), [Zone]).
+
+%% @doc Like {@link subscribe/1}, but subscribes the caller to one name alone, which need not have a
+%% child. A process may subscribe to several names. It receives each event once, even if it is also
+%% subscribed to the whole zone. {@link unsubscribe/1} ends all subscriptions of the caller.
+-spec subscribe(zone(), {name, name()}) -> {ok, [{name(), pid()}]}.
+subscribe(Zone, {name, Name} = Filter) ->
+    ?OR_BADARG(subscribe_to({name, sendable(Zone, Name)}, Zone, [Zone, Filter]), [Zone, Filter]);
+subscribe(Zone, Filter) ->
+    ?BADARG([Zone, Filter]).
+
+subscribe_to(What, Zone, Arguments) ->
+    case call(Zone, events) of
         Events when is_pid(Events) ->
-            case gen_tracker_events:subscribe(Events) of
+            case gen_tracker_events:subscribe(Events, What) of
                 {ok, Children} -> {ok, Children};
                 %% That events process has ended. There will be another, or no zone.
-                ended -> subscribe(Zone)
+                ended -> subscribe_to(What, Zone, Arguments)
             end;
         {error, Reason} ->
-            exit({Reason, {?MODULE, subscribe, [Zone]}})
+            exit({Reason, {?MODULE, subscribe, Arguments}})
     end.
 
 %% @doc Ends the caller's subscription. When this has returned, no event arrives any more, and
@@ -735,10 +891,11 @@ init({Zone, Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     Tag = make_ref(),
-    {Index, Others} = maps:take(index, Options),
-    Context = Others#{tracker => self(), tag => Tag, zone => Zone},
+    Own = maps:with([restart, reports], Options),
+    Context = Own#{tracker => self(), tag => Tag, zone => Zone},
     Shared = {Context, group_leader(), [Zone | get('$ancestors')]},
-    Handle = proctab_nif:zone_open(Zone, Shared, Index),
+    #{index := Keys} = Options,
+    Handle = proctab_nif:zone_open(Zone, Shared, Keys, limit(Options)),
     {ok, #tracker{
         zone = Zone,
         tag = Tag,
@@ -747,6 +904,10 @@ init({Zone, Options}) ->
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context)
     }}.
+
+%% A number that is too large for the table limits nothing.
+limit(#{max_children := Most}) when is_integer(Most), Most < 1 bsl 63 -> Most;
+limit(_) -> infinity.
 
 %% @private
 -spec handle_call(term(), From :: term(), #tracker{}) ->
@@ -770,10 +931,11 @@ route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
-route({Add, Name, Spec, Child, Caller}, From, Tracker) when Add =:= add; Add =:= register ->
+route({Add, Name, Spec, Child, Caller}, From, Tracker)
+        when Add =:= add; Add =:= register; Add =:= re_register ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
-route({look_up, Name, Caller}, From, Tracker) ->
-    handle(look_up, Name, undefined, undefined, From, [Caller], Tracker);
+route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:= await_child ->
+    handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
 route({await_start, Keeper}, From, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
     handle(await_start, undefined, undefined, Keeper, From, [], Tracker);
 route({unregister, Name}, _From, Tracker) ->
@@ -843,7 +1005,8 @@ request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
         false -> {reply, {error, badarg}, Tracker}
     end.
 
-is_child(Add, _, Child, Tracker) when Add =:= add; Add =:= register ->
+is_child(Add, _, Child, Tracker)
+        when Add =:= add; Add =:= register; Add =:= re_register ->
     is_pid(Child) andalso not is_own(Child, Tracker);
 is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.

@@ -2,8 +2,9 @@
 %% The events process of a zone: sends its subscribers the births and deaths of children.
 %%
 %% A zone has an events process from its first subscriber to its last. The native table sends it
-%% each change, and it sends the subscribers an event. One sender for all events of a zone means
-%% that every subscriber receives the events of a name in order.
+%% each change, and it sends an event to the subscribers of the zone and to those of that name. One
+%% sender for all events of a zone means that every subscriber receives the events of a name in
+%% order.
 %%
 %% The events process keeps a copy of the running children, for new subscribers. It first
 %% subscribes to changes and then reads the table, so a change at that moment may arrive twice;
@@ -18,9 +19,14 @@
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
--export([start/3, subscribe/1, unsubscribe/1, lost/2]).
+-export([start/3, subscribe/2, unsubscribe/1, lost/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
+
+%% What a process may subscribe to.
+-define(IS_FILTER(What),
+    (What =:= all orelse tuple_size(What) =:= 2 andalso element(1, What) =:= name)
+).
 
 -record(events, {
     zone :: gen_tracker:zone(),
@@ -31,6 +37,11 @@
     children = #{} :: #{gen_tracker:name() => child()},
     %% `{Subscriber, Monitor}'. The tracker inherits the table when this process is killed.
     subscribers :: ets:table(),
+    %% The subscribers of the whole zone, and of the others those of each name and the names of
+    %% each.
+    of_zone = #{} :: #{pid() => subscribed},
+    of_names = #{} :: #{gen_tracker:name() => #{pid() => subscribed}},
+    names_of = #{} :: #{pid() => #{gen_tracker:name() => subscribed}},
     has_ended = false :: boolean()
 }).
 
@@ -48,11 +59,12 @@ start(Zone, Handle, Tag) ->
     _ = monitor(process, Events, [{tag, {Tag, events}}]),
     Events.
 
-%% @doc Subscribes the caller. Returns the children that run at that moment, or `ended' if the
-%% events process is about to end.
--spec subscribe(pid()) -> {ok, [{gen_tracker:name(), pid()}]} | ended.
-subscribe(Events) ->
-    call(Events, subscribe).
+%% @doc Subscribes the caller to all names, or to one. Returns those of the children that run at
+%% that moment, or `ended' if the events process is about to end.
+-spec subscribe(pid(), all | {name, gen_tracker:name()}) ->
+          {ok, [{gen_tracker:name(), pid()}]} | ended.
+subscribe(Events, What) ->
+    call(Events, {subscribe, What}).
 
 %% @doc Ends the caller's subscription. All events that were sent are in the caller's mailbox when
 %% this returns.
@@ -71,16 +83,18 @@ call(Events, Request) ->
 %% the tracker, when the events process was killed.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
 lost(Zone, Subscribers) ->
-    tell(unsubscribed, Zone, Subscribers),
+    Send = fun({Subscriber, _}, ok) ->
+        Subscriber ! {gen_tracker, Zone, unsubscribed},
+        ok
+    end,
+    ok = ets:foldl(Send, ok, Subscribers),
     true = ets:delete(Subscribers),
     ok.
 
-tell(Event, Zone, Subscribers) ->
-    Send = fun({Subscriber, _}, ok) ->
-        Subscriber ! {gen_tracker, Zone, Event},
-        ok
-    end,
-    ets:foldl(Send, ok, Subscribers).
+tell(Event, Name, #events{zone = Zone, of_zone = OfZone, of_names = OfNames}) ->
+    Send = fun(Subscriber, subscribed) -> Subscriber ! {gen_tracker, Zone, Event} end,
+    maps:foreach(Send, OfZone),
+    maps:foreach(Send, maps:get(Name, OfNames, #{})).
 
 -spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle(), Tag :: reference()}) ->
           {ok, #events{}, {continue, listen}}.
@@ -109,16 +123,14 @@ monitored(Name, Pid) ->
 
 -spec handle_call(term(), From :: term(), #events{}) ->
           {reply, term(), #events{}} | {noreply, #events{}} | {stop, normal, ok, #events{}}.
-handle_call(subscribe, {Pid, _}, #events{has_ended = false} = Events) when is_pid(Pid) ->
-    #events{subscribers = Subscribers, children = Children} = Events,
-    _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
-    Running = [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)],
-    {reply, {ok, Running}, Events};
+handle_call({subscribe, What}, {Pid, _}, #events{has_ended = false} = Events)
+        when is_pid(Pid), ?IS_FILTER(What) ->
+    {reply, {ok, running(What, Events)}, subscribed(What, Pid, Events)};
 handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) when is_pid(Pid) ->
-    _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
+    Left = without_subscriber(Pid, Events),
     case ets:info(Subscribers, size) of
-        0 -> {stop, normal, ok, Events};
-        _ -> {reply, ok, Events}
+        0 -> {stop, normal, ok, Left};
+        _ -> {reply, ok, Left}
     end;
 handle_call(_Request, {Pid, _}, Events) when is_pid(Pid) ->
     {reply, ended, Events};
@@ -133,7 +145,7 @@ handle_cast(_Request, Events) ->
 -spec handle_info(term(), #events{}) -> {noreply, #events{}} | {stop, normal | shutdown, #events{}}.
 handle_info({Secret, {up, Name, Pid}}, #events{secret = Secret, children = Children} = Events)
         when not is_map_key(Name, Children) ->
-    tell({up, Name, Pid}, Events#events.zone, Events#events.subscribers),
+    tell({up, Name, Pid}, Name, Events),
     {noreply, Events#events{children = Children#{Name => monitored(Name, Pid)}}};
 handle_info({Secret, {down, Name, Pid, Reason}}, #events{secret = Secret} = Events)
         when element(1, map_get(Name, Events#events.children)) =:= Pid ->
@@ -148,8 +160,8 @@ handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Ch
 handle_info({'DOWN', Monitor, process, Pid, _}, #events{subscribers = Subscribers} = Events) ->
     case ets:lookup(Subscribers, Pid) of
         [{Pid, Monitor}] ->
-            true = ets:delete(Subscribers, Pid),
-            stop_unless(ets:info(Subscribers, size) > 0, Events);
+            Left = without_subscriber(Pid, Events),
+            stop_unless(ets:info(Subscribers, size) > 0, Left);
         _ ->
             {noreply, Events}
     end;
@@ -164,11 +176,53 @@ handle_info(Message, Events) ->
         false -> {noreply, Events}
     end.
 
-tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Children} = Events) ->
+subscribed(What, Pid, #events{subscribers = Subscribers} = Events) ->
+    _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
+    case {What, Events} of
+        {all, #events{of_zone = OfZone}} ->
+            Single = without_names(Pid, Events),
+            Single#events{of_zone = OfZone#{Pid => subscribed}};
+        {{name, _}, #events{of_zone = #{Pid := subscribed}}} ->
+            Events;
+        {{name, Name}, #events{of_names = OfNames, names_of = NamesOf}} ->
+            Events#events{of_names = add(Name, Pid, OfNames), names_of = add(Pid, Name, NamesOf)}
+    end.
+
+without_subscriber(Pid, #events{subscribers = Subscribers, of_zone = OfZone} = Events) ->
+    _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
+    without_names(Pid, Events#events{of_zone = maps:remove(Pid, OfZone)}).
+
+without_names(Pid, #events{of_names = OfNames, names_of = NamesOf} = Events) ->
+    Names = maps:keys(maps:get(Pid, NamesOf, #{})),
+    Remove = fun(Name, Left) -> remove(Name, Pid, Left) end,
+    Events#events{
+        of_names = lists:foldl(Remove, OfNames, Names), names_of = maps:remove(Pid, NamesOf)
+    }.
+
+%% Adds an element to, or removes it from, one of the sets in a map, which contains no empty one.
+add(Key, Element, Sets) ->
+    Set = maps:get(Key, Sets, #{}),
+    Sets#{Key => Set#{Element => subscribed}}.
+
+remove(Key, Element, Sets) ->
+    case maps:remove(Element, map_get(Key, Sets)) of
+        Left when map_size(Left) =:= 0 -> maps:remove(Key, Sets);
+        Left -> Sets#{Key := Left}
+    end.
+
+running(all, #events{children = Children}) ->
+    [{Name, element(1, Child)} || {Name, Child} <- maps:to_list(Children)];
+running({name, Name}, #events{children = Children}) ->
+    case Children of
+        #{Name := Child} -> [{Name, element(1, Child)}];
+        _ -> []
+    end.
+
+tracker_has_ended(#events{children = Children} = Events) ->
     %% The keepers of the children whose death was seen may have been killed.
     Alive = maps:filter(
         fun
-            (Name, {Pid, _, Reason}) -> tell({down, Name, Pid, Reason}, Zone, Subscribers), false;
+            (Name, {Pid, _, Reason}) -> tell({down, Name, Pid, Reason}, Name, Events), false;
             (_, _) -> true
         end,
         Children
@@ -176,7 +230,7 @@ tracker_has_ended(#events{zone = Zone, subscribers = Subscribers, children = Chi
     stop_unless(map_size(Alive) > 0, Events#events{children = Alive, has_ended = true}).
 
 down(Name, Pid, Reason, #events{children = Children} = Events) ->
-    tell({down, Name, Pid, Reason}, Events#events.zone, Events#events.subscribers),
+    tell({down, Name, Pid, Reason}, Name, Events),
     Rest = maps:remove(Name, Children),
     IsNeeded = not Events#events.has_ended orelse map_size(Rest) > 0,
     stop_unless(IsNeeded, Events#events{children = Rest}).

@@ -251,6 +251,10 @@ opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec,
             unlink(Tracker),
             Alias ! {Alias, held},
             exit(normal);
+        full ->
+            unlink(Tracker),
+            Alias ! {Alias, {result, {error, max_children}}},
+            exit(normal);
         stopping ->
             exit(shutdown)
     catch

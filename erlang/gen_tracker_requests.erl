@@ -9,6 +9,8 @@
 %% A request may come from a start function or an `after_terminate' of the same zone, that is from a
 %% keeper, or from a process with a keeper at the head of its `$ancestors'. While the request waits,
 %% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
+%% A callback may also look up a name without a child: then it waits for the next keeper of that
+%% name, which the table knows when another request asks.
 -module(gen_tracker_requests).
 
 -export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
@@ -24,6 +26,11 @@
 -define(LARGE_HEAP, 200000).
 %% How long the end of a keeper counts as a restart of its child, in milliseconds.
 -define(PERIOD, 10000).
+%% The kinds that give a name to a process that runs already, and of these the ones of names for
+%% OTP; those of callbacks that wait for an attribute or for a child.
+-define(IS_ADD(Kind), (Kind =:= add orelse ?IS_REGISTER(Kind))).
+-define(IS_REGISTER(Kind), (Kind =:= register orelse Kind =:= re_register)).
+-define(IS_LOOK_UP(Kind), (Kind =:= look_up orelse Kind =:= await_child)).
 
 -record(request, {
     kind :: kind(),
@@ -39,7 +46,7 @@
     asker = none :: pid() | none,
     %% Whether the caller gives up after ?OPEN_TIMEOUT, and the timer once the request waits.
     expires = no :: no | yes | reference(),
-    %% Of a `look_up': nothing else ends its wait if its caller is killed.
+    %% Of a `look_up' or `await_child': nothing else ends its wait if its caller is killed.
     caller_monitor :: reference() | undefined
 }).
 
@@ -54,9 +61,11 @@
     places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
     next = 1 :: pos_integer(),
     %% The graph of waits: for each asker, the keepers that its requests wait for, with the calling
-    %% processes.
+    %% processes. A callback that looks up a name without a child waits for its next keeper.
     waits_for = #{} :: #{Asker :: pid() =>
-                             #{Number :: pos_integer() => {Keeper :: pid(), Caller :: pid()}}},
+                             #{Number :: pos_integer() => {waited(), Caller :: pid()}}},
+    %% The requests of callbacks that look up a name without a child.
+    looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
     %% The keepers that were told to stop their child.
     stopping = #{} :: #{Keeper :: pid() => told},
     %% When earlier keepers of the same row ended within the last ?PERIOD, latest first.
@@ -68,7 +77,10 @@
 -opaque requests() :: #requests{}.
 -opaque request() :: #request{}.
 -type kind() ::
-    find_or_open | join | start_child | add | register | forget | look_up | await_start.
+    find_or_open | join | start_child | add | register | re_register | forget | look_up
+    | await_child | await_start.
+
+-type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 
 -type role() ::
         %% Waits for the keeper's next answer, and is answered or handled again then.
@@ -77,8 +89,8 @@
       | starts
         %% The `find_or_open' that started the child, of a caller that waits for the keeper as well.
       | joins
-        %% An `add' or `register' whose keeper attaches its child. The tracker has this monitor
-        %% meanwhile.
+        %% An `add', `register' or `re_register' whose keeper attaches its child. The tracker has
+        %% this monitor meanwhile.
       | {adds, reference()}
         %% Found this child dead before the keeper did.
       | {after_death, pid()}
@@ -151,7 +163,7 @@ local(_) -> undefined.
 -spec handle(request(), requests()) -> requests().
 handle(#request{kind = forget} = Request, Requests) ->
     forget(Request, Requests);
-handle(#request{kind = look_up} = Request, Requests) ->
+handle(#request{kind = Kind} = Request, Requests) when ?IS_LOOK_UP(Kind) ->
     look_up(Request, Requests);
 handle(#request{kind = await_start} = Request, Requests) ->
     await_start(Request, Requests);
@@ -174,9 +186,11 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
         _ when Before =/= nobody ->
             wait(Before, waits, Request, Requests);
         undefined ->
-            try_take(Request, Requests);
-        {running, Pid, Keeper, _} ->
+            try_claim(fun take/2, Request, Requests);
+        {running, Pid, Keeper, Spec} ->
             case gen_tracker_keeper:is_alive(Pid) of
+                true when Kind =:= re_register ->
+                    re_register(Pid, Keeper, Spec, Request, Requests);
                 true ->
                     reply(Request, running(Kind, Pid)),
                     {nobody, Requests};
@@ -207,9 +221,9 @@ retry(Keeper, #request{spec = Spec} = Request, #requests{stopping = Stopping} = 
             Other
     end.
 
-try_take(Request, Requests) ->
+try_claim(Claim, Request, Requests) ->
     try
-        take(Request, Requests)
+        Claim(Request, Requests)
     catch
         %% The spec is too large for the table, or the VM has no free process.
         error:Reason when Reason =:= badarg; Reason =:= system_limit ->
@@ -219,23 +233,8 @@ try_take(Request, Requests) ->
 
 %% Inserts a child under a name that was free. A keeper that a caller has spawned may have claimed
 %% the name meanwhile.
-take(#request{kind = Kind, child = Child} = Request, #requests{context = Context} = Requests)
-        when Kind =:= add; Kind =:= register ->
-    Keeper = gen_tracker_keeper:start(Context),
-    %% Before the insertion: from then on, others find the child and may end it.
-    Monitor = gen_tracker_keeper:attach(Keeper, Context, Child),
-    try insert(Keeper, Request, Child, Requests) of
-        true ->
-            gen_tracker_keeper:attached(Keeper, Context),
-            wait(Keeper, {adds, Monitor}, Request, Requests);
-        false ->
-            true = demonitor(Monitor, [flush]),
-            handle(Request, nobody, Requests)
-    catch
-        error:badarg:Stacktrace ->
-            true = demonitor(Monitor, [flush]),
-            erlang:raise(error, badarg, Stacktrace)
-    end;
+take(#request{kind = Kind, child = Child} = Request, Requests) when ?IS_ADD(Kind) ->
+    attach(fun(Keeper) -> insert(Keeper, Request, Child, Requests) end, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
     Keeper = gen_tracker_keeper:start(Context),
     case insert(Keeper, Request, launching, Requests) of
@@ -247,8 +246,81 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
                     find_or_open -> waits
                 end,
             wait(Keeper, Role, Request, Requests);
+        Refused ->
+            refused(Refused, Request, Requests)
+    end.
+
+%% Starts a keeper for a process that runs already, and claims the name for it.
+attach(Claim, #request{child = Child} = Request, #requests{context = Context} = Requests) ->
+    Keeper = gen_tracker_keeper:start(Context),
+    %% Before the claim: from then on, others find the child and may end it.
+    Monitor = gen_tracker_keeper:attach(Keeper, Context, Child),
+    try claim(Claim, Keeper, Request) of
+        true ->
+            gen_tracker_keeper:attached(Keeper, Context),
+            wait(Keeper, {adds, Monitor}, Request, Requests);
+        Refused ->
+            true = demonitor(Monitor, [flush]),
+            refused(Refused, Request, Requests)
+    catch
+        error:badarg:Stacktrace ->
+            true = demonitor(Monitor, [flush]),
+            erlang:raise(error, badarg, Stacktrace)
+    end.
+
+%% The name is not handed over to a dead process. The tracker monitors the process by now, so that
+%% the exit reason of one that is alive will be known.
+claim(Claim, Keeper, #request{kind = re_register, child = Child}) ->
+    case gen_tracker_keeper:is_alive(Child) of
+        true ->
+            Claim(Keeper);
         false ->
-            handle(Request, nobody, Requests)
+            gen_tracker_keeper:discard(Keeper),
+            dead
+    end;
+claim(Claim, Keeper, _) ->
+    Claim(Keeper).
+
+refused(false, Request, Requests) ->
+    handle(Request, nobody, Requests);
+refused(dead, Request, Requests) ->
+    reply(Request, {error, noproc}),
+    {nobody, Requests};
+refused(full, Request, Requests) ->
+    reply(Request, {error, max_children}),
+    {nobody, Requests};
+refused(stopping, Request, Requests) ->
+    reply(Request, {error, shutdown}),
+    {nobody, Requests}.
+
+%% Gives the name of a running child to another process, unless the child has a start function. The
+%% keeper of the first child is told by the table that it has lost the name, and ends.
+re_register(Pid, _, _, #request{child = Pid} = Request, Requests) ->
+    reply(Request, {ok, Pid}),
+    {nobody, Requests};
+re_register(_, Keeper, {undefined, _, _, _, _}, Request, #requests{stopping = Stopping} = Requests)
+        when is_map_key(Keeper, Stopping) ->
+    wait(Keeper, waits, Request, Requests);
+re_register(Pid, Keeper, {undefined, _, _, _, _}, Request, Requests) ->
+    HandOver = fun(New) -> hand_over(Pid, Keeper, New, Request, Requests) end,
+    try_claim(fun(Taken, Others) -> attach(HandOver, Taken, Others) end, Request, Requests);
+re_register(Pid, _, _, Request, Requests) ->
+    reply(Request, {error, {already_started, Pid}}),
+    {nobody, Requests}.
+
+%% Ends the new keeper if it does not get the name: the other one was faster to notice the death of
+%% the child, or the zone is marked as stopping.
+hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
+    Zone = zone(Requests),
+    case proctab_nif:hand_over(Zone, Name, Keeper, New, Child) of
+        true ->
+            true;
+        false ->
+            gen_tracker_keeper:discard(New),
+            case proctab_nif:child(Zone, Name) of
+                {running, Pid, Keeper, _} -> stopping;
+                _ -> false
+            end
     end.
 
 %% Ends the keeper if it does not get the name.
@@ -258,7 +330,7 @@ insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
         %% Refuses start arguments that are too large, although they are not stored.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         Inserted = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
-        _ = Inserted orelse gen_tracker_keeper:discard(Keeper),
+        _ = Inserted =:= true orelse gen_tracker_keeper:discard(Keeper),
         Inserted
     catch
         error:badarg:Stacktrace ->
@@ -298,19 +370,28 @@ limit(What, Keeper, Time, Requests) ->
 after_time(Time, Message, #requests{context = #{tag := Tag}}) ->
     erlang:send_after(Time, self(), erlang:insert_element(1, Message, Tag)).
 
-%% A start function or an `after_terminate' waits for an attribute of a name. The table wakes it;
-%% the tracker decides whether it may wait. A start function may wait for an attribute that its
-%% own child sets.
-look_up(#request{name = Name} = Request, Requests) ->
+%% A start function or an `after_terminate' waits for an attribute of a name, or for its child. The
+%% table wakes it; the tracker decides whether it may wait. A start function may wait for an
+%% attribute that its own child sets.
+look_up(#request{kind = Kind, name = Name} = Request, Requests) ->
     case {proctab_nif:child(zone(Requests), Name), asker(Request, Requests)} of
-        {{_, _, Keeper, _}, {Keeper, starting}} ->
+        {{_, _, Keeper, _}, {Keeper, starting}} when Kind =:= look_up ->
             Requests;
         {{_, _, Keeper, _}, {_, _}} ->
             {_, Waiting} = wait(Keeper, waits, monitored(Request, Requests), Requests),
             Waiting;
-        _ ->
+        {undefined, {Asker, _}} ->
+            look_up_free(by({Asker, waiting}, monitored(Request, Requests)), Requests);
+        {_, none} ->
             Requests
     end.
+
+%% Nobody is to be waited for yet. A later request of the next keeper of that name, which would wait
+%% for this one, closes a cycle.
+look_up_free(#request{name = Name, from = From} = Request, Requests) ->
+    #requests{looking = Looking, next = Number} = Requests,
+    Added = Requests#requests{looking = Looking#{From => {Number, Request}}, next = Number + 1},
+    add_wait(Request, {{name, Name}, Number}, Added).
 
 %% The `DOWN' message is `{{Tag, looking, From}, Monitor, process, Caller, Reason}'.
 monitored(#request{from = From} = Request, #requests{context = #{tag := Tag}}) ->
@@ -320,9 +401,13 @@ monitored(#request{from = From} = Request, #requests{context = #{tag := Tag}}) -
 %% @doc Removes such a request, whose caller has stopped waiting or was killed. Only the caller and
 %% the tracker know `From'.
 -spec abandon(gen_server:from(), requests()) -> requests().
+abandon(From, #requests{looking = Looking} = Requests) when is_map_key(From, Looking) ->
+    {{Number, Request}, Others} = maps:take(From, Looking),
+    demonitor_caller(Request),
+    remove_wait(Request, Number, Requests#requests{looking = Others});
 abandon(From, #requests{places = Places} = Requests) ->
     case find_waiting(From, Requests) of
-        #request{kind = look_up} = Request ->
+        #request{kind = Kind} = Request when ?IS_LOOK_UP(Kind) ->
             demonitor_caller(Request),
             remove_waiting(map_get(From, Places), Request, Requests);
         _ ->
@@ -382,7 +467,7 @@ wait(Keeper, Role, Request, Requests) ->
             {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Timed), Requests)}
     end.
 
-refusal(#request{kind = look_up}, _) -> refused;
+refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
 
 role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
@@ -406,7 +491,7 @@ add(Keeper, Role, Request, #requests{waiting = Waiting, monitors = Monitors} = R
     add_wait(Request, {Keeper, Number}, Added).
 
 add_place(#request{kind = Kind, from = From, expires = Expires}, Place, Places)
-        when Kind =:= register; Kind =:= look_up; is_reference(Expires) ->
+        when ?IS_REGISTER(Kind); ?IS_LOOK_UP(Kind); is_reference(Expires) ->
     Places#{From => Place};
 add_place(_, _, Places) ->
     Places.
@@ -436,30 +521,39 @@ asker([], _) ->
 
 closes_cycle(none, _, _) ->
     false;
-closes_cycle({Asker, _}, Keeper, #requests{waits_for = WaitsFor}) ->
-    reaches(Asker, [Keeper], WaitsFor, #{}).
+closes_cycle({Asker, _}, Keeper, Requests) ->
+    reaches(Asker, [Keeper], Requests, #{}).
 
 reaches(_, [], _, _) ->
     false;
 reaches(Asker, [Asker | _], _, _) ->
     true;
-reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) when is_map_key(Keeper, Seen) ->
-    reaches(Asker, Keepers, WaitsFor, Seen);
-reaches(Asker, [Keeper | Keepers], WaitsFor, Seen) ->
+reaches(Asker, [Keeper | Keepers], Requests, Seen) when is_map_key(Keeper, Seen) ->
+    reaches(Asker, Keepers, Requests, Seen);
+reaches(Asker, [Keeper | Keepers], #requests{waits_for = WaitsFor} = Requests, Seen) ->
     %% A dead process no longer waits.
     More = [
         Other
-     || {Other, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
-        gen_tracker_keeper:is_alive(Caller)
+     || {Waited, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
+        gen_tracker_keeper:is_alive(Caller),
+        Other <- keepers(Waited, Requests)
     ],
-    reaches(Asker, More ++ Keepers, WaitsFor, Seen#{Keeper => seen}).
+    reaches(Asker, More ++ Keepers, Requests, Seen#{Keeper => seen}).
+
+keepers({name, Name}, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {_, _, Keeper, _} -> [Keeper];
+        undefined -> []
+    end;
+keepers(Keeper, _) ->
+    [Keeper].
 
 add_wait(#request{asker = none}, _, Requests) ->
     Requests;
-add_wait(#request{asker = Asker, from = {Caller, _}}, {Keeper, Number}, Requests) ->
+add_wait(#request{asker = Asker, from = {Caller, _}}, {Waited, Number}, Requests) ->
     #requests{waits_for = WaitsFor} = Requests,
     Waits = maps:get(Asker, WaitsFor, #{}),
-    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Keeper, Caller}}}}.
+    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Waited, Caller}}}}.
 
 remove_wait(#request{asker = none}, _, Requests) ->
     Requests;
@@ -473,9 +567,10 @@ remove_from(Key, Number, Maps) ->
         Left -> Maps#{Key := Left}
     end.
 
-%% Sets the timeout of a `register': the start that it waits for may itself be waiting for the
-%% process to be registered, or for the process that starts that one.
-start_timer(Keeper, #request{kind = register, from = From} = Request, Requests) ->
+%% Sets the timeout of a `register' or `re_register': the start that it waits for may itself be
+%% waiting for the process to be registered, or for the process that starts that one.
+start_timer(Keeper, #request{kind = Kind, from = From} = Request, Requests)
+        when ?IS_REGISTER(Kind) ->
     _ = after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests),
     Request;
 start_timer(_, #request{expires = yes, from = From} = Request, Requests) ->
@@ -494,9 +589,9 @@ expire(From, #requests{places = Places} = Requests) ->
             Requests
     end.
 
-%% @doc Ends the wait of a `register' for the start of this keeper's child, if it still waits.
-%% Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will answer the
-%% caller.
+%% @doc Ends the wait of a `register' or `re_register' for the start of this keeper's child, if it
+%% still waits. Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will
+%% answer the caller.
 -spec register_timeout(Keeper :: pid(), gen_server:from(), requests()) -> requests().
 register_timeout(Keeper, From, #requests{places = Places} = Requests) ->
     case Places of
@@ -580,7 +675,7 @@ answer({adds, Monitor}, #request{child = Child}, _) ->
     {reply, {ok, Child}};
 answer(_, #request{kind = forget}, ended) ->
     {reply, ok};
-answer(_, #request{kind = look_up}, ended) ->
+answer(_, #request{kind = Kind}, ended) when ?IS_LOOK_UP(Kind) ->
     {reply, ended};
 answer(_, #request{kind = await_start}, _) ->
     {reply, ok};
@@ -594,8 +689,10 @@ answer(_, _, ended) ->
     again;
 answer(after_end, _, _) ->
     wait;
-answer(_, #request{kind = Kind}, _) when Kind =:= forget; Kind =:= look_up ->
+answer(_, #request{kind = Kind}, _) when Kind =:= forget; ?IS_LOOK_UP(Kind) ->
     wait;
+answer(_, #request{kind = re_register}, _) ->
+    again;
 answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
 answer(_, _, {killed, _}) ->
@@ -701,14 +798,15 @@ take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting}) ->
+end_all(#requests{waiting = Waiting, looking = Looking}) ->
     Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(Answer, maps:values(Looking)),
     lists:foreach(
         fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
     ).
 
 at_stop(#request{kind = await_start}) -> ok;
-at_stop(#request{kind = look_up}) -> refused;
+at_stop(#request{kind = Kind}) when ?IS_LOOK_UP(Kind) -> refused;
 at_stop(_) -> {error, shutdown}.
 
 reply(#request{from = From} = Request, Reply) ->

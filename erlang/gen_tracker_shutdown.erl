@@ -143,6 +143,7 @@ refusal({unregister, _}) -> ok;
 refusal({await_start, _}) -> ok;
 %% Any other answer would make the callback ask again until its time is over.
 refusal({look_up, _, _}) -> refused;
+refusal({await_child, _, _}) -> refused;
 refusal(_) -> {error, shutdown}.
 
 told({_, overtime, Keeper, What}, #stop{keepers = Keepers} = Stop)

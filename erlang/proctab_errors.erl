@@ -40,6 +40,21 @@ format_error(_Reason, _Stacktrace) ->
 
 %% Returns what is wrong with each argument, by position; `none' for a good one. So do all functions
 %% below that are named after an argument.
+check(gen_tracker, child_spec, [{Zone, Options}]) ->
+    [{1, hd([Text || Text <- [zone_name(Zone), options(Options)], Text =/= none] ++ [none])}];
+check(gen_tracker, child_spec, [Zone]) ->
+    [{1, zone_name(Zone)}];
+check(gen_tracker, find, [Zone, _, Timeout]) ->
+    [{1, zone(Zone)}, {3, timeout(Timeout)}];
+check(gen_tracker, update, [Zone, _, _, Fun]) ->
+    [{1, zone(Zone)}, {4, update_fun(Fun)}];
+check(gen_tracker, select, [_]) ->
+    [{1, "not a continuation of select/1,3, or its zone does not run"}];
+check(gen_tracker, Select, [Zone, MatchSpec | Limit])
+        when Select =:= select; Select =:= select_count ->
+    [{1, zone(Zone)}, {2, match_spec(Zone, MatchSpec)} | [{3, limit(Most)} || Most <- Limit]];
+check(gen_tracker, subscribe, [Zone, Filter]) ->
+    [{1, zone(Zone)}, {2, filter(Filter)}];
 check(gen_tracker, start_link, [Zone | Options]) ->
     [{1, zone_name(Zone)} | [{2, options(Map)} || Map <- Options]];
 check(gen_tracker, add_existing_child, [Zone, Child]) ->
@@ -66,7 +81,8 @@ check(gen_tracker, fold, [Fun, _, Zone]) ->
 check(gen_tracker, Function, [Zone, Key | _])
         when Function =:= lookup; Function =:= count; Function =:= values; Function =:= publish ->
     [{1, zone(Zone)}, {2, indexed_key(Zone, Key)}];
-check(gen_tracker, register_name, [Name, Pid]) ->
+check(gen_tracker, Register, [Name, Pid])
+        when Register =:= register_name; Register =:= re_register_name ->
     [{1, name_to_register(Name)}, {2, pid_to_register(Name, Pid)}];
 check(gen_tracker, Function, [Name | _])
         when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
@@ -134,25 +150,37 @@ name_to_register({Zone, _}) -> zone(Zone);
 name_to_register(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
-    case maps:to_list(maps:without([restart, reports, index], Options)) of
+    case maps:to_list(maps:without([restart, reports, max_children, index], Options)) of
         [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("unknown option ~tp", [Unknown]);
         [_ | _] -> "an option name that is not an atom";
-        [] -> boolean_options([restart, reports], Options)
+        [] -> options([restart, reports], Options)
     end;
 options(_) ->
     "not a map".
+
+options(Boolean, Options) ->
+    Texts = [boolean_options(Boolean, Options), max_children(Options), index(Options)],
+    hd([Text || Text <- Texts, Text =/= none] ++ [none]).
 
 boolean_options([Option | Rest], Options) ->
     case maps:get(Option, Options, true) of
         Boolean when is_boolean(Boolean) -> boolean_options(Rest, Options);
         _ -> io_lib:format("the option ~tp is not a boolean", [Option])
     end;
-boolean_options([], #{index := Index}) ->
+boolean_options([], _) ->
+    none.
+
+max_children(#{max_children := Most}) when Most =/= infinity, not is_integer(Most); Most < 0 ->
+    "the option max_children is neither a non-negative integer nor infinity";
+max_children(_) ->
+    none.
+
+index(#{index := Index}) ->
     case proper_list(Index) of
         none -> index_keys([indexed(Key) || Key <- Index]);
         _ -> "the option index is not a proper list"
     end;
-boolean_options([], _) ->
+index(_) ->
     none.
 
 index_keys(Keys) when length(Keys) > ?MAX_INDEXES ->
@@ -267,6 +295,31 @@ index_of(Zone, Key) ->
 
 fold_fun(Fun) when is_function(Fun, 3) -> none;
 fold_fun(_) -> "not a fun with three arguments".
+
+update_fun(Fun) when is_function(Fun, 1) -> none;
+update_fun(_) -> "not a fun with one argument".
+
+%% A match specification that is too large for a table is not compiled here, either.
+match_spec(Zone, MatchSpec) ->
+    try proctab_nif:find(Zone, MatchSpec) of
+        _ when MatchSpec =:= [] -> none;
+        _ -> compiled(MatchSpec)
+    catch
+        error:badarg -> none
+    end.
+
+compiled(MatchSpec) ->
+    try ets:match_spec_compile(MatchSpec) of
+        _ -> none
+    catch
+        error:badarg -> "not a match specification"
+    end.
+
+limit(Most) when is_integer(Most), Most > 0 -> none;
+limit(_) -> "not a positive integer".
+
+filter({name, _}) -> none;
+filter(_) -> "not {name, Name}".
 
 pid(Pid) when is_pid(Pid) -> none;
 pid(_) -> "not a pid".

@@ -37,36 +37,36 @@
 %% `cleaned/1' after each. Deaths and cleanups that are left outlive both processes.
 -module(proctab_nif).
 
--export([zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1]).
+-export([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -export([tables/0, owner/1, count/1]).
 -export([opening/3, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
--export([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
+-export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4]).
--export([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
+-export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
 -export([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
 -export([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
 -export([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
--export_type([handle/0, state/0, waits/0, secret/0]).
+-export_type([handle/0, state/0, items/0, waits/0, secret/0]).
 
 -on_load(load/0).
 
--nifs([zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1]).
+-nifs([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -nifs([tables/0, owner/1, count/1]).
 -nifs([opening/3, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
--nifs([respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3]).
+-nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4]).
--nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
+-nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
 -nifs([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
@@ -74,6 +74,9 @@
 -nifs([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
 -type handle() :: reference().
+%% What a page has of each row, see {@link page/4}.
+-type items() :: names | pids | children | attributes | sizes | rows
+               | [Key :: term()] | {rows, [Key :: term()]} | {integers, Key :: term()}.
 %% A waiter. It is removed when no process has a reference to it any more.
 -type waits() :: reference().
 -type state() :: launching | running | terminating | pending | slowed | restarting.
@@ -88,12 +91,13 @@
 -spec zone_open(Zone :: atom(), Context :: term()) -> handle().
 zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
 
-%% @doc Like {@link zone_open/2}, with indexes of the attributes of these keys: of their values, or
-%% with `{each, Key}' of the elements of their values. Raises `badarg' if a key is repeated, and for
-%% more than 64 keys.
--spec zone_open(Zone :: atom(), Context :: term(), [Key :: term() | {each, Key :: term()}]) ->
-          handle().
-zone_open(_Zone, _Context, _Keys) -> erlang:nif_error(not_loaded).
+%% @doc Like {@link zone_open/2}, with indexes of the attributes of these keys, and for at most so
+%% many children. An index is of the values of a key, or with `{each, Key}' of the elements of its
+%% values. Raises `badarg' if a key is repeated, and for more than 64 keys.
+-spec zone_open(Zone :: atom(), Context :: term(), Keys, Most) -> handle() when
+      Keys :: [Key :: term() | {each, Key :: term()}],
+      Most :: non_neg_integer() | infinity.
+zone_open(_Zone, _Context, _Keys, _Most) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns whether the owner of a zone has called {@link zone_stop/1}.
 -spec was_stopped(atom() | handle()) -> boolean().
@@ -127,10 +131,11 @@ count(_Zone) -> erlang:nif_error(not_loaded).
           held | {free, handle(), Context :: term()}.
 opening(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
 
-%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns `stopping'
+%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns `full' if
+%% the zone has as many children as it may have, in any state, and the name is free; and `stopping'
 %% if the zone stops: the child is not in any page that is read after `zone_stop/1', or it is
 %% removed again.
--spec launch(handle(), Name :: term(), Spec :: term()) -> true | held | stopping.
+-spec launch(handle(), Name :: term(), Spec :: term()) -> true | held | full | stopping.
 launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that
@@ -145,9 +150,9 @@ await_start(_Zone, _Name) -> erlang:nif_error(not_loaded).
 failed(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% @doc Inserts a child that runs, or one that is about to be started. Returns `false' if the name
-%% is taken.
+%% is taken, and `full' if it is free and the zone has as many children as it may have.
 -spec insert(Zone :: atom(), Name :: term(), Keeper :: pid(), Spec :: term(),
-             launching | (Child :: pid())) -> boolean().
+             launching | (Child :: pid())) -> true | false | full.
 insert(_Zone, _Name, _Keeper, _Spec, _Child) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the child of a name: its state, pid, keeper and spec. Returns `undefined' if there
@@ -208,6 +213,15 @@ remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec unregister_name(Zone :: atom(), Name :: term(), Keeper :: pid(), Reason :: term()) ->
           boolean().
 unregister_name(_Zone, _Name, _Keeper, _Reason) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives the name of this keeper's running child to the process `Child', whose keeper is `New'.
+%% Attributes and spec stay. The listener is told that the one child has ended with the reason
+%% `re_registered', and that the other one runs. Sends the keeper `$proctab_detached'. Returns
+%% `false', and changes nothing, if the name is not held by a running child of this keeper, or that
+%% is marked as stopping.
+-spec hand_over(Zone :: atom(), Name :: term(), Keeper :: pid(), New :: pid(), Child :: pid()) ->
+          boolean().
+hand_over(_Zone, _Name, _Keeper, _New, _Child) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the child of a keeper to another keeper, and returns the name of the child.
 -spec change_keeper(Zone :: atom(), Keeper :: pid(), New :: pid()) ->
@@ -292,16 +306,18 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
 %% <li>`attributes', or a list of keys: `{Name, [{pid, Child} | Attributes]}', of running
 %%     children;</li>
 %% <li>`sizes': `{Name, Child, Attributes, Bytes}', with the number of attributes and the memory, of
-%%     all names, also those without a child.</li>
+%%     all names, also those without a child;</li>
+%% <li>`rows': `{Name, Child, #{Key => Value}}', of running children; `{rows, Keys}': the same with
+%%     only these keys;</li>
+%% <li>`{integers, Key}': the attributes of this key that are integers, of running children.</li>
 %% </ul>
--spec page(atom() | handle(), From :: non_neg_integer(),
-           names | pids | children | attributes | sizes | [Key :: term()], Acc :: list()) ->
+-spec page(atom() | handle(), From :: non_neg_integer(), items(), Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 page(_Zone, _From, _What, _Acc) -> erlang:nif_error(not_loaded).
 
 %%% Indexes
 
-%% @doc Raises `badarg' if {@link zone_open/3} would, because of these keys.
+%% @doc Raises `badarg' if {@link zone_open/4} would, because of these keys.
 -spec check_keys([Key :: term() | {each, Key :: term()}] | term()) -> ok.
 check_keys(_Keys) -> erlang:nif_error(not_loaded).
 
@@ -354,6 +370,12 @@ unlisten(_Zone) -> erlang:nif_error(not_loaded).
 -spec wait_for(Zone :: atom(), Name :: term()) ->
           {waits(), Id :: non_neg_integer(), Owner :: pid()}.
 wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link wait_for/2}, for the running child of a name: the caller receives the message
+%% when a child of that name begins to run.
+-spec wait_for_child(Zone :: atom(), Name :: term()) ->
+          {waits(), Id :: non_neg_integer(), Owner :: pid()}.
+wait_for_child(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% @doc Removes a waiter. Returns `false' if its message has been sent, or is being sent.
 -spec stop_waiting(waits()) -> boolean().

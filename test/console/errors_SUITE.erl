@@ -100,6 +100,10 @@ the_shell_prints_why_an_argument_is_bad(Config) ->
     Says(increment, [<<"tv2">>, n, 1], "argument 2: there is no child of this name"),
     Says(increment, [?NAME, url, 1], "the attribute is not an integer"),
     Says(add_existing_child, [{added, atom, worker, []}], "not a pid"),
+    Says(update, [?NAME, n, fun() -> 1 end], "argument 4: not a fun with one argument"),
+    Says(select, [[{name, [], []}], 0], "argument 3: not a positive integer"),
+    Says(select_count, [[{'_'}]], "argument 2: not a match specification"),
+    Says(subscribe, [?NAME], "argument 2: not {name, Name}"),
     Says(
         add_existing_child,
         [{self(), {added, {m, f, []}, never, 200, worker, []}}],
@@ -133,13 +137,22 @@ a_bad_argument_of_a_via_function_is_named(Config) ->
         {register_name, [{not_running, name}, self()]}
     ],
     [[1] = named(Function, Arguments) || {Function, Arguments} <- Calls],
-    [2] = named(register_name, [{Zone, name}, name]).
+    [2] = named(register_name, [{Zone, name}, name]),
+    [1] = named(re_register_name, [name, self()]),
+    [1] = named(re_register_name, [{not_running, name}, self()]),
+    [2] = named(re_register_name, [{Zone, name}, name]),
+    [2] = named(re_register_name, [{Zone, name}, whereis(Zone)]).
 
 a_bad_argument_of_start_link_is_named(_) ->
     [1] = named(start_link, ["zone", #{}]),
     [2] = named(start_link, [not_running, []]),
     [2] = named(start_link, [not_running, #{other => 1}]),
     [2] = named(start_link, [not_running, #{restart => 1}]),
+    [2] = named(start_link, [not_running, #{max_children => -1}]),
+    [1] = named(child_spec, ["zone"]),
+    [1] = named(child_spec, [{zone, []}]),
+    [1] = named(child_spec, [{zone, #{other => 1}}]),
+    [1] = named(child_spec, [{"zone", #{}}]),
     #{2 := _} = explanation(fun() ->
         gen_tracker:start_link(not_running, #{wrong_calls:without_end() => 1})
     end).

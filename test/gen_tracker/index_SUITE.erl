@@ -333,7 +333,7 @@ a_child_whose_keeper_was_killed_is_found(_) ->
 %% The table alone: the tracker would notice that the node does not exist.
 a_child_of_another_node_is_found(_) ->
     Zone = ?FUNCTION_NAME,
-    _ = proctab_nif:zone_open(Zone, shared, [key]),
+    _ = proctab_nif:zone_open(Zone, shared, [key], infinity),
     Pid = external_pid(),
     true = proctab_nif:insert(Zone, name, self(), spec, Pid),
     ok = proctab_nif:setattr(Zone, name, key, 1),
@@ -559,7 +559,7 @@ an_index_ends_with_its_zone(_) ->
 long_changes_leave_the_scheduler(_) ->
     Zone = ?FUNCTION_NAME,
     Long = lists:seq(1, 3000),
-    _ = proctab_nif:zone_open(Zone, shared, [{each, tags}]),
+    _ = proctab_nif:zone_open(Zone, shared, [{each, tags}], infinity),
     Start = fun() -> true = proctab_nif:insert(Zone, name, self(), spec, launching) end,
     Run = fun() -> true = proctab_nif:running(Zone, name, self()) end,
     Set = fun(Tags) -> ok = proctab_nif:setattr(Zone, name, tags, Tags) end,

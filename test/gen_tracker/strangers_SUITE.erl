@@ -390,7 +390,8 @@ unknown_calls_to_the_sender_of_events_are_answered(_) ->
     Before = state(Zone),
     [
         timed_call:within(?SOON, fun() -> gen_server:call(Events, Call) end)
-     || Call <- [undefined, {}, {strange, call}, {subscribe, garbage}, unsubscribe]
+     || Call <- [undefined, {}, {strange, call}, subscribe, unsubscribe] ++
+            [{subscribe, Odd} || Odd <- [garbage, {name}, {name, a, b}, {key, a}]]
     ],
     assert_unchanged(calls, Before, Zone),
     still_works(Zone).

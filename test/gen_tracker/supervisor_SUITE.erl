@@ -43,6 +43,7 @@ all() ->
         observer_shows_the_children_of_a_zone,
         observer_shows_what_each_process_of_a_zone_is,
         a_zone_is_a_child_of_an_ordinary_supervisor,
+        child_spec_starts_zones_with_and_without_options,
         an_ordinary_supervisor_restarts_a_killed_zone
     ].
 
@@ -484,6 +485,21 @@ a_zone_is_a_child_of_an_ordinary_supervisor(_) ->
     Second = open(Zone, full(name)),
     ok = gen_server:stop(Top),
     ?assertEqual({undefined, false}, {whereis(Zone), is_process_alive(Second)}).
+
+child_spec_starts_zones_with_and_without_options(_) ->
+    Specs = [gen_tracker:child_spec(Zone) || Zone <- [first, {second, #{max_children => 0}}]],
+    ok = supervisor:check_childspecs(Specs),
+    {ok, Top} = supervisor:start_link(?MODULE, Specs),
+    ?assertEqual(
+        [{Zone, whereis(Zone), supervisor, [gen_tracker]} || Zone <- [first, second]],
+        lists:sort(supervisor:which_children(Top))
+    ),
+    {ok, _} = gen_tracker:find_or_open(first, full(name)),
+    {error, max_children} = gen_tracker:find_or_open(second, full(name)),
+    {ok, #{shutdown := infinity, restart := permanent}} = supervisor:get_childspec(Top, first),
+    ok = gen_server:stop(Top),
+    Wrong = ["zone", undefined, {zone, []}, {zone, #{other => 1}}, {undefined, #{}}, {"z", #{}}],
+    [?assertError(badarg, gen_tracker:child_spec(Zone)) || Zone <- Wrong].
 
 an_ordinary_supervisor_restarts_a_killed_zone(_) ->
     Zone = ?FUNCTION_NAME,

@@ -423,7 +423,7 @@ open(public, #{dummy := Dummy} = Fixture) ->
             error(Reason)
     end;
 open(_, #{dummy := Dummy} = Fixture) ->
-    Handle = proctab_nif:zone_open(?RAW, shared, ?INDEX),
+    Handle = proctab_nif:zone_open(?RAW, shared, ?INDEX, infinity),
     true = proctab_nif:insert(?RAW, ?NAME, self(), {spec}, Dummy),
     true = proctab_nif:insert(?RAW, other, Dummy, {spec}, Dummy),
     true = proctab_nif:insert(?RAW, starting, self(), {spec}, launching),
@@ -564,7 +564,7 @@ native() ->
 zone_functions() ->
     [
         {zone_open, [new_zone, any], [reference]},
-        {zone_open, [new_zone, any, index], [reference]},
+        {zone_open, [new_zone, any, index, most], [reference]},
         {check_keys, [index], [ok]},
         {lookup, [raw, indexed, any, from, looked_up, any], [{any, integer}, {any, done}]},
         {count, [raw, indexed, any], [integer]},
@@ -575,9 +575,9 @@ zone_functions() ->
         {was_stopped, [zone_or_handle], [true, false]},
         {owner, [raw], [pid]},
         {count, [raw], [integer]},
-        {insert, [raw, any, pid, any, pid_or_launching], [true, false]},
+        {insert, [raw, any, pid, any, pid_or_launching], [true, false, full]},
         {opening, [raw, any, any], [held, {free, reference, any}]},
-        {launch, [zone_or_handle, any, any], [true, held, stopping]},
+        {launch, [zone_or_handle, any, any], [true, held, full, stopping]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
         {await_start, [raw, any], [undefined, {any, any, pid, any}]},
         {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
@@ -595,6 +595,7 @@ zone_functions() ->
         {remove, [raw, any], [true, false]},
         {failed, [raw, any], [true, awaited, false]},
         {unregister_name, [raw, any, pid, any], [true, false]},
+        {hand_over, [raw, any, pid, pid, any_pid], [true, false]},
         {change_keeper, [raw, pid, pid], [{ok, any}, undefined]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},
@@ -613,6 +614,7 @@ zone_functions() ->
         {listen, [zone_or_handle], [integer]},
         {unlisten, [zone_or_handle], [ok]},
         {wait_for, [zone_or_handle, any], [{reference, integer, pid}]},
+        {wait_for_child, [zone_or_handle, any], [{reference, integer, pid}]},
         {stop_waiting, [waits], [true, false]},
         {waiting, [raw], [integer]}
     ].
@@ -660,7 +662,9 @@ tracker_functions() ->
     [
         {start_link, [zone_name], started()},
         {start_link, [zone_name, options], started()},
+        {child_spec, [zone_or_pair], [any]},
         {find, [zone, any], [{ok, pid}, undefined]},
+        {find, [zone, any, timeout], [{ok, pid}, undefined]},
         {find_or_open, [atom, sent], opened()},
         {which_children, [zone], [list]},
         {
@@ -694,11 +698,19 @@ tracker_functions() ->
         {publish, [zone, indexed, any, sent], [integer]},
         {fold, [folding, any, zone], [any]},
         {cas, [zone, any, any, any, any], [ok, {error, {current, any}}, {error, undefined}, Void]},
+        {update, [zone, any, any, updating], [{ok, any}, undefined]},
+        {select, [zone, match_spec], [list]},
+        {select, [zone, match_spec, positive], [{list, any}, '$end_of_table']},
+        {select, [continuation], ['$end_of_table']},
+        {select_count, [zone, match_spec], [integer]},
+        {sum, [zone, any], [integer]},
         {register_name, [registered_name, any_pid], [yes, no]},
+        {re_register_name, [registered_name, any_pid], [yes, no]},
         {unregister_name, [via_name], [ok]},
         {whereis_name, [via_name], [pid, undefined]},
         {send, [via_name, sent], [pid, {raised, exit, {badarg, any}}]},
         {subscribe, [zone], [{ok, list}]},
+        {subscribe, [zone, filter], [{ok, list}]},
         {unsubscribe, [zone], [ok]}
     ].
 
@@ -797,12 +809,18 @@ is_valid(table, Table, _) -> Table =:= ?TABLE;
 is_valid(new_zone, Zone, _) -> is_atom(Zone) andalso Zone =/= ?RAW;
 is_valid(new_table, Table, _) -> is_atom(Table);
 is_valid(zone_name, Zone, _) -> is_atom(Zone) andalso Zone =/= undefined;
-is_valid(options, #{index := Index} = Map, Fixture) when map_size(Map) =:= 1 ->
-    is_valid(index, Index, Fixture);
-is_valid(options, Map, _) -> lists:member(Map, [#{}, #{restart => true}, #{restart => false}]);
+is_valid(options, Map, _) -> are_options(Map);
 is_valid(index, Index, _) -> is_proper_list(Index) andalso are_keys(Index);
 is_valid(indexed, Key, _) -> Key =:= n orelse Key =:= url;
 is_valid(looked_up, What, _) -> What =:= children orelse What =:= pids;
+is_valid(zone_or_pair, {Zone, Map}, _) -> is_valid(zone_name, Zone, #{}) andalso are_options(Map);
+is_valid(zone_or_pair, Zone, _) -> is_valid(zone_name, Zone, #{});
+is_valid(most, Most, _) -> Most =:= infinity orelse is_valid(part, Most, #{});
+is_valid(updating, Fun, _) -> is_function(Fun, 1);
+is_valid(match_spec, Term, _) -> is_match_spec(Term);
+is_valid(positive, Integer, _) -> is_integer(Integer) andalso Integer > 0;
+is_valid(continuation, Term, _) -> Term =:= '$end_of_table';
+is_valid(filter, Filter, _) -> is_pair(Filter) andalso element(1, Filter) =:= name;
 is_valid(atom, Atom, _) -> is_atom(Atom);
 is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
@@ -815,6 +833,8 @@ is_valid(operation, Operation, _) -> is_operation(Operation);
 is_valid(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_valid(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_valid(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
+is_valid(page_of, {rows, Keys}, _) -> is_proper_list(Keys);
+is_valid(page_of, {integers, _}, _) -> true;
 is_valid(page_of, What, _) -> lists:member(What, page_contents()) orelse is_proper_list(What);
 is_valid(timeout, Time, Fixture) -> Time =:= infinity orelse is_valid(natural, Time, Fixture);
 is_valid(folding, Fun, _) -> is_function(Fun, 3);
@@ -849,11 +869,25 @@ is_operation({2, Increment, Threshold, SetValue}) ->
 is_operation(Increment) ->
     is_integer(Increment).
 
+are_options(#{index := Index} = Map) when map_size(Map) =:= 1 ->
+    is_proper_list(Index) andalso are_keys(Index);
+are_options(Map) ->
+    lists:member(Map, [#{}, #{restart => true}, #{restart => false}, #{max_children => 1}]).
+
+is_match_spec([]) ->
+    true;
+is_match_spec(Term) ->
+    try ets:match_spec_compile(Term) of
+        _ -> true
+    catch
+        error:badarg -> false
+    end.
+
 is_pair(Term) ->
     is_tuple(Term) andalso tuple_size(Term) =:= 2.
 
 page_contents() ->
-    [children, names, pids, sizes, attributes].
+    [children, names, pids, sizes, attributes, rows].
 
 %% Whether a result has a shape.
 fits(any, _) ->
@@ -923,6 +957,18 @@ random_argument(Kind) when Kind =:= proper_list; Kind =:= attributes ->
     ]);
 random_argument(timeout) ->
     one_of([-1, {bignum, -1, 1000}, 0.0, 1.5, soon, "1", <<>>, [], {tuple, [0]}, dead]);
+random_argument(match_spec) ->
+    one_of([recipe(harmless), {list, [mutated(match_clause())]}]);
+random_argument(positive) ->
+    one_of([0, -1, 1.0, recipe(harmless)]);
+random_argument(updating) ->
+    one_of([folding, shared_fun, n, 1, dead, {tuple, []}]);
+random_argument(most) ->
+    one_of([-1, 1 bsl 63, 1 bsl 64, 1.0, recipe(any)]);
+random_argument(continuation) ->
+    one_of([recipe(harmless), {tuple, [{tuple, [selection, ?ZONE]}, 0, {list, []}]}]);
+random_argument(zone_or_pair) ->
+    one_of([recipe(harmless), {tuple, [recipe(harmless), random_argument(options)]}]);
 random_argument(Kind) when Kind =:= sent; Kind =:= existing ->
     one_of([recipe(harmless), mutated(valid_argument(Kind))]);
 random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name ->
@@ -934,6 +980,7 @@ random_argument(options) ->
         recipe(harmless),
         {map, [{index, random_argument(index)}]},
         {map, [{restart, one_of([no, 0, []])}]},
+        {map, [{max_children, one_of([-1, 1.0, many])}]},
         {map, [{recipe(harmless), true}]}
     ]);
 random_argument(operation) ->
@@ -968,10 +1015,18 @@ valid_argument(new_zone) -> one_of([bad_input_new, bad_input_other, ?CLOSED]);
 valid_argument(new_table) -> one_of([bad_input_new, ?TABLE]);
 valid_argument(zone_name) -> one_of([bad_input_new, ?ZONE, ?CLOSED]);
 valid_argument(options) ->
-    one_of([{map, []}, {map, [{restart, false}]}, {map, [{index, valid_argument(index)}]}]);
+    Index = {index, valid_argument(index)},
+    {map, one_of([[], [{restart, false}], [{max_children, 1}], [Index]])};
 valid_argument(index) -> {list, one_of([[], [n], [{tuple, [each, n]}, recipe(harmless)]])};
 valid_argument(indexed) -> one_of([n, url]);
 valid_argument(looked_up) -> one_of([children, pids]);
+valid_argument(zone_or_pair) -> one_of([?ZONE, {tuple, [?ZONE, valid_argument(options)]}]);
+valid_argument(most) -> one_of([infinity, 0, 1, 1 bsl 62]);
+valid_argument(updating) -> local_fun;
+valid_argument(match_spec) -> {list, [match_clause() || _ <- lists:seq(1, rand:uniform(3) - 1)]};
+valid_argument(positive) -> one_of([1, 2, 1 bsl 64]);
+valid_argument(continuation) -> '$end_of_table';
+valid_argument(filter) -> {tuple, [name, name()]};
 valid_argument(atom) -> one_of([?ZONE, ?ZONE, ?ZONE, ?CLOSED]);
 valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);
@@ -984,7 +1039,7 @@ valid_argument(operation) -> one_of([valid_argument(integer), operation(1), oper
 valid_argument(natural) -> one_of([0, 1, 10, 1 bsl 64]);
 valid_argument(from) -> one_of([0, 0, 1, 5]);
 valid_argument(part) -> one_of([0, 0, 1, 5]);
-valid_argument(page_of) -> one_of(page_contents() ++ [{list, [n]}]);
+valid_argument(page_of) -> one_of(page_contents() ++ [{list, [n]} | page_pairs()]);
 valid_argument(timeout) -> one_of([0, 0, 1]);
 valid_argument(folding) -> folding;
 valid_argument(via_name) -> {tuple, [one_of([?ZONE, ?CLOSED]), name()]};
@@ -993,6 +1048,14 @@ valid_argument(existing) -> one_of(existing_children());
 valid_argument(sent) -> one_of(specs() ++ [name()]);
 valid_argument(server) -> one_of([?ZONE, metrics_process_tracker, stats_hero_monitor]);
 valid_argument(any) -> one_of([name(), key(), name(), key(), recipe(any)]).
+
+page_pairs() ->
+    [{tuple, [rows, {list, [n]}]}, {tuple, [integers, key()]}].
+
+match_clause() ->
+    Head = one_of(['_', '$1', {tuple, ['$1', '_', {map, [{n, '$2'}]}]}]),
+    Guards = one_of([[], [{tuple, [is_tuple, '$1']}]]),
+    {tuple, [Head, {list, Guards}, {list, [one_of([true, '$_', '$1'])]}]}.
 
 keys_and_pairs() ->
     [[], [{tuple, [n, 2]}], [n, url], [{tuple, [key(), recipe(any)]}, recipe(any)]].

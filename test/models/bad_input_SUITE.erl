@@ -121,7 +121,8 @@ wrong_calls_cover_every_function(Config) ->
     ),
     OtherCases = [{start_link, 1}, {start_link, 2}, {find_or_open, 2}, {fold, 3}] ++
         [{register_name, 2}, {unregister_name, 1}, {whereis_name, 1}, {send, 2}] ++
-        [{lookup, 3}, {count, 3}, {values, 2}, {publish, 4}],
+        [{lookup, 3}, {count, 3}, {values, 2}, {publish, 4}] ++
+        [{re_register_name, 2}, {child_spec, 1}, {select, 1}],
     %% The argument may be any term.
     NeverRefused = [{init_ack, 1}],
     Covered = [

@@ -197,7 +197,7 @@ counted(Figures) ->
     put(figures, maps:merge_with(fun(_, Before, More) -> Before + More end, get(figures), Figures)).
 
 outcome(Mode, {First, Branches}, Terms) ->
-    Run = open_run([First | Branches], Terms),
+    Run = open_run(First, Branches, Terms),
     try
         case Mode of
             alone -> alone(Run, First ++ [alive]);
@@ -216,8 +216,8 @@ figures(#run{table = Table}, Performed) ->
         asked => lists:sum([Count || {asked, Count} <- ets:lookup(Table, asked)])
     }.
 
-open_run(Branches, Terms) ->
-    Indexes = indexes(lists:append(Branches), Terms),
+open_run(First, Branches, Terms) ->
+    Indexes = indexes(lists:append([First | Branches]), Terms),
     Keys = [
         case Kind of
             whole -> Key;
@@ -225,7 +225,12 @@ open_run(Branches, Terms) ->
         end
      || {Key, Kind} <- maps:to_list(Indexes)
     ],
-    {ok, Zone} = gen_tracker:start_link(?ZONE, #{index => Keys}),
+    Options =
+        case First of
+            [{limit, Most} | _] -> #{max_children => Most};
+            _ -> #{}
+        end,
+    {ok, Zone} = gen_tracker:start_link(?ZONE, Options#{index => Keys}),
     unlink(Zone),
     #run{table = ets:new(?MODULE, [public]), terms = maps:from_list(Terms), indexes = Indexes}.
 
@@ -267,7 +272,7 @@ program_of(alone, {[Name | _], _, _} = Pool) ->
     Indexed = attribute_operations(Pool) ++ index_operations(alone, Pool),
     Attributes = resize(80, list(frequency(Indexed))),
     frequency([
-        {20, tuple([Some, exactly([])])},
+        {20, tuple([limited(Some), exactly([])])},
         {20, tuple([after_those(opened(Name), Attributes), exactly([])])},
         {1, tuple([after_those(slowed(Name, 12), resize(15, Some)), exactly([])])}
     ]);
@@ -280,7 +285,7 @@ program_of(together, {[Name | _], _, _} = Pool) ->
         {5, tuple([exactly(opened(Name)), branches(7, Indexed)])},
         {5, tuple([exactly(opened(Name)), branches(5, Children)])},
         {5, tuple([
-            resize(6, list(frequency(operations(together, Pool)))),
+            limited(resize(6, list(frequency(operations(together, Pool))))),
             branches(5, operations(together, Pool))
         ])},
         {1, tuple([exactly(slowed(Name, 11)), branches(4, Children)])}
@@ -288,6 +293,14 @@ program_of(together, {[Name | _], _, _} = Pool) ->
 
 after_those(First, Operations) ->
     bind(Operations, fun(Some) -> First ++ Some end, false).
+
+%% In some programs the zone may have few children. The first operation says so.
+limited(Operations) ->
+    Limit = fun
+        ({Some, none}) -> Some;
+        ({Some, Most}) -> [{limit, Most} | Some]
+    end,
+    bind(tuple([Operations, elements([none, none, none, 1, 2])]), Limit, false).
 
 %% Kills a child so often that its restart is delayed.
 slowed(Name, Deaths) ->
@@ -367,6 +380,7 @@ attribute_operations({Names, Keys, Values}) ->
         {4, operation(increment, [Name, Key, Integer])},
         {8, operation(increment, [Name, Key, Integer, Integer])},
         {6, operation(cas, [Name, Key, Value, Value])},
+        {3, operation(update, [Name, Key, Value])},
         {6, operation(getattr, [Name, Key])},
         {1, operation(getattr, [Name, Key, elements([0, 1])])},
         {4, operation(info, [Name])},
@@ -390,6 +404,7 @@ child_operations(Mode, {Names, Keys, _}) ->
         {2, operation(add, [Name, Tag])},
         {2, operation(add, [Name, plain_spec(added)])},
         {2, operation(register, [Name, Tag])},
+        {3, operation(re_register, [Name, Tag])},
         {3, operation(unregister, [Name])},
         {8, operation(die, [Name, elements([normal, shutdown, {shutdown, done}, boom, killed])])},
         {3, operation(terminate_child, [Name])},
@@ -403,9 +418,11 @@ tag() ->
 look_operations({Names, Keys, _}) ->
     Name = elements(Names),
     List = {list, resize(4, list(elements(Keys)))},
-    Reads = [list, which_children, names, fold, count_children, List],
+    Sum = {sum, elements(Keys)},
+    Reads = [list, which_children, names, fold, count_children, select, Sum, List],
     [
         {3, operation(find, [Name])},
+        {1, operation(find, [Name, elements([0, 1])])},
         {1, operation(whereis, [Name])},
         {1, operation(send, [Name])},
         {1, operation(restart_child, [Name])},
@@ -493,16 +510,18 @@ asks(Mode, Names, Keys, Depth) ->
     Name = oneof([elements(Names), elements(Names), exactly('$own')]),
     Spec = spec(Mode, Names, Keys, Depth),
     Opens = [operation(Open, [Name, Spec]) || Open <- [open, open, start_child]],
-    Look = operation(getattr, [Name, elements(Keys), elements([0, 1])]),
+    Time = elements([0, 1]),
+    Looks = [operation(getattr, [Name, elements(Keys), Time]), operation(find, [Name, Time])],
     Others = [
         operation(terminate_child, [Name]),
         operation(delete_child, [Name]),
         operation(register, [Name, tag()]),
+        operation(re_register, [Name, tag()]),
         operation(add, [Name, tag()]),
         operation(find, [Name]),
         operation(setattr, [exactly('$own'), elements(Keys), integer(1, 9)])
     ],
-    by(oneof(Opens ++ [Look || Mode =:= alone] ++ Others)).
+    by(oneof(Opens ++ [oneof(Looks) || Mode =:= alone] ++ Others)).
 
 %% The callback makes the call itself, or starts a process that does.
 by(Operation) ->
@@ -613,7 +632,9 @@ together(#run{table = Table} = Run, First, Branches) ->
     All = lists:append([First | Branches]),
     Names = lists:usort([
         element(2, Operation)
-     || Operation <- All, is_tuple(Operation), element(1, Operation) =/= read
+     || Operation <- All,
+        is_tuple(Operation),
+        not lists:member(element(1, Operation), [read, limit])
     ]),
     Infos = [{info, Name} || Name <- Names],
     Last = [rest | Infos] ++ [{read, list}, {read, which_children}, count, alive],
@@ -723,6 +744,8 @@ answer(Resolved, Run) ->
 
 perform({find, Name}, Run) ->
     identified(gen_tracker:find(?ZONE, Name), Run);
+perform({find, Name, Timeout}, Run) ->
+    identified(gen_tracker:find(?ZONE, Name, Timeout), Run);
 perform({whereis, Name}, Run) ->
     identified(gen_tracker:whereis_name({?ZONE, Name}), Run);
 perform({send, Name}, Run) ->
@@ -751,6 +774,10 @@ perform({increment, Name, Key, Increment, Default}, _) ->
     gen_tracker:increment(?ZONE, Name, Key, Increment, Default);
 perform({cas, Name, Key, Old, New}, _) ->
     gen_tracker:cas(?ZONE, Name, Key, Old, New);
+perform({update, Name, Key, Value}, _) ->
+    gen_tracker:update(?ZONE, Name, Key, fun(_) -> Value end);
+perform({limit, _}, _) ->
+    ok;
 perform({read, What}, Run) ->
     {read, reading(What, Run)};
 perform(count, _) ->
@@ -786,6 +813,8 @@ perform({add, Name, Tag}, Run) ->
     with_process(Tag, Add, Run);
 perform({register, Name, Tag}, Run) ->
     with_process(Tag, fun(Pid) -> gen_tracker:register_name({?ZONE, Name}, Pid) end, Run);
+perform({re_register, Name, Tag}, Run) ->
+    with_process(Tag, fun(Pid) -> gen_tracker:re_register_name({?ZONE, Name}, Pid) end, Run);
 perform({unregister, Name}, _) ->
     gen_tracker:unregister_name({?ZONE, Name});
 perform({die, Name, Reason}, #run{table = Table} = Run) ->
@@ -825,6 +854,11 @@ reading(which_children, #run{table = Table}) ->
         {Name, {identity(Pid, Table), Modules}}
      || {Name, Pid, worker, Modules} <- supervisor:which_children(?ZONE)
     ]);
+reading(select, Run) ->
+    Rows = gen_tracker:select(?ZONE, [{'_', [], ['$_']}]),
+    listed([{Name, [{pid, Pid} | maps:to_list(Map)]} || {Name, Pid, Map} <- Rows], Run);
+reading({sum, Key}, _) ->
+    gen_tracker:sum(?ZONE, Key);
 reading(list, Run) ->
     listed(gen_tracker:list(?ZONE), Run);
 reading({lookup, _, Key, Value}, #run{table = Table}) ->

@@ -44,7 +44,9 @@
     %% For each restarted child, the time since the death of the one before, in ms.
     waited = #{},
     %% The delayed restarts, `{slowed | pending, Name}`.
-    delayed = []
+    delayed = [],
+    %% The most children that the zone may have.
+    limit = infinity
 }).
 %% The states are those of the table of the library.
 -record(row, {state = vacant, child, attributes = #{}}).
@@ -109,6 +111,10 @@ values(_) -> [].
 %% Returns the next steps of an operation: `{{answer, Answer} | {stage, Stage}, NextModel}`.
 step({find, Name}, start, Model) ->
     answer(found(row(Name, Model), fun(Child) -> {ok, Child#child.id} end), Model);
+step({find, Name, _Timeout}, start, Model) ->
+    step({find, Name}, start, Model);
+step({limit, Most}, start, Model) ->
+    answer(ok, Model#model{limit = Most});
 step({whereis, Name}, start, Model) ->
     answer(alive(row(Name, Model), undefined), Model);
 step({send, Name}, start, Model) ->
@@ -143,7 +149,16 @@ step({cas, Name, Key, Old, New}, start, Model) ->
         {true, #{Key := Current}} -> answer({error, {current, Current}}, Model);
         {true, _} -> answer({error, undefined}, Model)
     end;
-step({read, What}, start, Model) when element(2, What) =:= none ->
+step({update, Name, Key, Value}, start, Model) ->
+    Row = row(Name, Model),
+    case is_settable(Row) andalso is_map_key(Key, Row#row.attributes) of
+        true ->
+            [{{answer, ok}, After}] = set(Name, #{Key => Value}, Key, Model),
+            answer({ok, Value}, After);
+        false ->
+            answer(undefined, Model)
+    end;
+step({read, What}, start, Model) when tuple_size(What) > 2, element(2, What) =:= none ->
     %% The key has no index.
     answer({error, badarg}, Model);
 step({read, What}, start, Model) ->
@@ -197,6 +212,8 @@ step({add, Name, Tag}, Stage, Model) ->
     added(Name, #spec{form = added, restart = temporary, tag = Tag}, Stage, Model);
 step({register, Name, Tag}, Stage, Model) ->
     registered(Name, #spec{form = added, restart = temporary, tag = Tag}, Stage, Model);
+step({re_register, Name, Tag}, Stage, Model) ->
+    re_registered(Name, #spec{form = added, restart = temporary, tag = Tag}, Stage, Model);
 step({unregister, Name}, start, Model) ->
     case row(Name, Model) of
         #row{state = running, child = #child{spec = #spec{form = added}} = Child} ->
@@ -264,6 +281,13 @@ incremented(Name, Key, Increment, Default, Model) ->
             answer({error, badarg}, Model)
     end.
 
+read(select, Name, Row, Read) ->
+    read(list, Name, Row, Read);
+read({sum, Key}, Name, #row{state = running, attributes = Attributes}, Read) ->
+    case Attributes of
+        #{Key := Value} when is_integer(Value) -> Read#{Name => Value};
+        _ -> Read
+    end;
 read({values, Kind, Key}, _, #row{state = running, attributes = Attributes}, Read) ->
     Add = fun(Value, Counts) -> maps:update_with(Value, fun(Count) -> Count + 1 end, 1, Counts) end,
     lists:foldl(Add, Read, indexed(Kind, Key, Attributes));
@@ -317,8 +341,14 @@ summary({publish, _, _, _}, _) ->
 summary(count_children, Read) ->
     Active = length([Id || {Id, _} <- maps:values(Read), not is_atom(Id)]),
     #{specs => map_size(Read), active => Active, supervisors => 0, workers => map_size(Read)};
+summary({sum, _}, Read) ->
+    lists:sum(maps:values(Read));
 summary(_, Read) ->
     Read.
+
+%% Whether the zone has as many children as it may have.
+is_full(#model{limit = Limit, rows = Rows}) ->
+    length([row || #row{state = State} <- maps:values(Rows), State =/= vacant]) >= Limit.
 
 modules(#spec{form = Form}) when Form =:= added; Form =:= short -> [];
 modules(_) -> [model_tracker].
@@ -393,6 +423,12 @@ once_started({started, Name, _} = Id, Model, Steps) ->
     end.
 
 launched(Name, Spec, Stage, Model) ->
+    case is_full(Model) of
+        true -> answer({error, max_children}, Model);
+        false -> claimed(Name, Spec, Stage, Model)
+    end.
+
+claimed(Name, Spec, Stage, Model) ->
     Id = next_identity(Name, Model),
     Child = #child{id = Id, keeper = Id, spec = Spec},
     Row = (row(Name, Model))#row{state = launching, child = Child},
@@ -420,6 +456,12 @@ to_supervisor({ok, _, _} = Started) -> Started;
 to_supervisor(Odd) -> {error, Odd}.
 
 add_stage(Name, Spec, Answer, Model) ->
+    case is_full(Model) of
+        true -> answer({error, max_children}, Model);
+        false -> add(Name, Spec, Answer, Model)
+    end.
+
+add(Name, Spec, Answer, Model) ->
     Id = {added, Spec#spec.tag},
     Child = #child{id = Id, keeper = Id, spec = Spec, called = true},
     Added = put_row(Name, (row(Name, Model))#row{state = running, child = Child}, Model),
@@ -444,7 +486,7 @@ added(_, _, Stage, Model) ->
 
 registered(Name, Spec, start, Model) ->
     case row(Name, Model) of
-        #row{state = vacant} -> add_stage(Name, Spec, yes, Model);
+        #row{state = vacant} -> as_registered(add_stage(Name, Spec, yes, Model));
         #row{state = pending} -> answer(no, Model);
         _ -> as_registered(name_taken(Name, Model))
     end;
@@ -453,10 +495,33 @@ registered(_, _, Stage, Model) ->
 
 as_registered(Steps) ->
     No = fun
-        ({answer, _}) -> {answer, no};
+        ({answer, Answer}) when Answer =/= yes -> {answer, no};
         (Result) -> Result
     end,
     [{No(Result), After} || {Result, After} <- Steps].
+
+%% A child without a start function gives its name away. A call that has waited for a start begins
+%% anew.
+re_registered(Name, Spec, start, Model) ->
+    case row(Name, Model) of
+        #row{state = running, child = #child{spec = #spec{form = added}} = Child}
+                when Child#child.ended =:= undefined ->
+            [Step || not Child#child.stopping, Step <- handed_over(Name, Spec, Child, Model)];
+        #row{state = State, child = #child{id = Id}} when
+            State =:= launching; State =:= restarting
+        ->
+            [{{stage, {joining, Id}}, Model}];
+        _ ->
+            registered(Name, Spec, start, Model)
+    end;
+re_registered(_, _, {joining, Id}, Model) ->
+    once_started(Id, Model, [{{stage, start}, Model}]).
+
+handed_over(Name, Spec, #child{id = Id} = Child, #model{detached = Detached} = Model) ->
+    Next = {added, Spec#spec.tag},
+    Row = (row(Name, Model))#row{child = Child#child{id = Next, keeper = Next}},
+    Given = put_row(Name, Row, Model#model{detached = [Id | Detached]}),
+    answer(yes, event(Name, {up, Next}, event(Name, {down, Id, re_registered}, Given))).
 
 %% The name is taken: by a running child, or by a starting one, for which the call waits. A call for
 %% a dead child waits, too.
@@ -684,7 +749,8 @@ name({started, Name, _}) -> Name.
 %% its child, and tags become different from those of other callbacks.
 own(Key, Name, Operation) when element(2, Operation) =:= '$own' ->
     own(Key, Name, setelement(2, Operation, Name));
-own(Key, _, {Kind, Name, {_, _} = Tag}) when Kind =:= add; Kind =:= register ->
+own(Key, _, {Kind, Name, {_, _} = Tag})
+        when Kind =:= add; Kind =:= register; Kind =:= re_register ->
     {Kind, Name, {Tag, Key}};
 own(_, _, Operation) ->
     Operation.
@@ -733,7 +799,7 @@ reaches(Keeper, Asker, Waits) ->
         _ -> false
     end.
 
-refusal({register, _, _}, _) -> no;
+refusal({Kind, _, _}, _) when Kind =:= register; Kind =:= re_register -> no;
 refusal(_, #row{state = terminating}) -> {error, terminating};
 refusal(_, _) -> {error, starting}.
 

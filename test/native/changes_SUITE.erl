@@ -24,6 +24,7 @@
     stop/3,
     remove/2,
     unregister_name/4,
+    hand_over/5,
     change_keeper/3,
     find/2,
     getattr/3,
@@ -33,6 +34,7 @@
     replace/5,
     cas/5,
     delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
+    wait_for_child/2,
     registered_names/2,
     registered_count/2,
     begin_registering/3,
@@ -163,6 +165,20 @@ of_names() ->
                 '$proctab_detached' -> ok
             end
         end)},
+        {{hand_over, 5}, opened(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, key, value),
+            Other = proc_lib:spawn_link(timer, sleep, [infinity]),
+            true = hand_over(Zone, Name, self(), Other, Other),
+            {Name, running, Other, spec} = kept(Zone, Other),
+            undefined = kept(Zone, self()),
+            false = hand_over(Zone, Name, self(), Other, Other),
+            [{key, value}] = attrs(Zone, Name),
+            receive
+                '$proctab_detached' -> ok
+            end,
+            unlink(Other),
+            exit(Other, kill)
+        end)},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->
             {Other, _} = spawn_monitor(fun() ->
                 receive
@@ -205,6 +221,16 @@ of_names() ->
             {Waits, Id, _} = wait_for(Zone, Name),
             1 = waiting(Zone),
             1 = increment(Zone, Name, key, 1, 1),
+            {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
+            0 = waiting(Zone),
+            false = stop_waiting(Waits)
+        end},
+        {{wait_for_child, 2}, fun(Zone, Name) ->
+            {Waits, Id, _} = wait_for_child(Zone, Name),
+            1 = waiting(Zone),
+            1 = increment(Zone, Name, key, 1, 1),
+            1 = waiting(Zone),
+            true = insert(Zone, Name, self(), spec, self()),
             {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
             0 = waiting(Zone),
             false = stop_waiting(Waits)
@@ -299,14 +325,23 @@ of_values() ->
             true = launch(Handle, other, Spec),
             {launching, _, _, Spec} = child(Zone, other)
         end},
-        {{zone_open, 3}, fun(_, Key) ->
-            Handle = proctab_nif:zone_open(?FUNCTION_NAME, shared, [Key, {each, each}]),
+        {{zone_open, 4}, fun(_, Key) ->
+            Handle = proctab_nif:zone_open(?FUNCTION_NAME, shared, [Key, {each, each}], infinity),
             {[], done} = proctab_nif:lookup(?FUNCTION_NAME, Key, 1, 0, pids, []),
             ok = proctab_nif:zone_close(Handle)
         end},
         {{zone_open, 2}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context),
             {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
+            ok = proctab_nif:zone_close(Handle)
+        end},
+        {{zone_open, 4}, fun(_, Context) ->
+            Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context, [], 1),
+            {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
+            true = launch(Handle, name, spec),
+            full = launch(Handle, other, spec),
+            full = insert(?FUNCTION_NAME, other, self(), spec, self()),
+            held = launch(Handle, name, spec),
             ok = proctab_nif:zone_close(Handle)
         end},
         {{setattr, 3}, fun(Zone, Value) ->
@@ -471,7 +506,7 @@ a_change_of_an_indexed_attribute_is_made_once(_) ->
         ?assert(lists:member(Function, left_in_zone([key], Check(Change, key), Value, Prepare)))
      || Value <- long() ++ long_as_key(),
         {Function, Change} <- of_values(),
-        not lists:member(Function, [{insert, 5}, {launch, 3}, {zone_open, 2}, {zone_open, 3}])
+        not lists:member(Function, [{insert, 5}, {launch, 3}, {zone_open, 2}, {zone_open, 4}])
     ].
 
 left_in_zone(Change, Term, Prepare) ->
@@ -480,7 +515,7 @@ left_in_zone(Change, Term, Prepare) ->
 left_in_zone(Keys, Change, Term, Prepare) ->
     Zone = ?MODULE,
     scheduling:left(fun() ->
-        _ = proctab_nif:zone_open(Zone, shared, Keys),
+        _ = proctab_nif:zone_open(Zone, shared, Keys, infinity),
         Prepare(Zone),
         Change(Zone, Term),
         ok = proctab_nif:zone_close(Zone)
@@ -508,6 +543,12 @@ a_change_with_an_event_is_made_once_and_sends_one_event(_) ->
             Secret = listen(Zone),
             true = unregister_name(Zone, Name, self(), Name),
             [{down, Name, _, Name}] = events(Secret)
+        end)},
+        {{hand_over, 5}, opened(fun(Zone, Name) ->
+            Secret = listen(Zone),
+            {Self, Other} = {self(), list_to_pid("<0.1.0>")},
+            true = hand_over(Zone, Name, Self, Self, Other),
+            [{down, Name, Self, re_registered}, {up, Name, Other}] = events(Secret)
         end)}
     ],
     [
@@ -564,10 +605,29 @@ a_change_among_many_waiters_is_made_once(_) ->
         {{set_missing, 4}, fun(Zone) -> true = set_missing(Zone, name, key, 1) end},
         {{increment, 5}, fun(Zone) -> 1 = increment(Zone, name, key, 1, 1) end}
     ],
+    Births = [
+        {{insert, 5}, fun(Zone) -> true = insert(Zone, name, self(), spec, self()) end},
+        {{running, 3}, fun(Zone) ->
+            true = insert(Zone, name, self(), spec, launching),
+            true = running(Zone, name, self())
+        end}
+    ],
     [
         in_zone(Function, fun woken_once/2, Change, fun(_) -> ok end)
      || {Function, Change} <- Changes
+    ],
+    [
+        in_zone(Function, fun told_once/2, Birth, fun(_) -> ok end)
+     || {Function, Birth} <- Births
     ].
+
+%% A running child wakes all who wait for it.
+told_once(Zone, Birth) ->
+    Waits = [wait_for_child(Zone, name) || _ <- lists:seq(1, 2000)],
+    Birth(Zone),
+    {messages, Messages} = process_info(self(), messages),
+    ?assertEqual([Id || {_, Id, _} <- Waits], [Id || {'$proctab_woken', Id} <- Messages]),
+    0 = waiting(Zone).
 
 woken_once(Zone, Change) ->
     true = insert(Zone, name, self(), spec, self()),

@@ -16,13 +16,14 @@
 calls(Zone, Pid) ->
     [
         {find, [Zone, ?NAME], []},
+        {find, [Zone, ?NAME, 0], [{3, no_timeouts()}]},
         {which_children, [Zone], []},
         {add_existing_child, [Zone, {added, Pid, worker, []}], [{2, no_children(Pid)}]},
         {wait, [Zone], []},
         {setattr, [Zone, ?NAME, [{n, 2}]], [{3, neither_lists_nor_maps([{n, 2}])}]},
         {setattr, [Zone, ?NAME, n, 2], []},
         {getattr, [Zone, ?NAME, n], []},
-        {getattr, [Zone, ?NAME, n, 0], [{4, [-1, -1 bsl 80, 0.0, 1.5, soon, "1", <<>>, [], {0}]}]},
+        {getattr, [Zone, ?NAME, n, 0], [{4, no_timeouts()}]},
         {delattr, [Zone, ?NAME, url], []},
         {increment, [Zone, ?NAME, n, 1], [{3, [none, url]}, {2, [?VOID]}, {4, no_integers()}]},
         {increment, [Zone, ?NAME, n, 1, 0], [{3, [url]}, {4, no_integers()}]},
@@ -37,7 +38,13 @@ calls(Zone, Pid) ->
         {count, [Zone], []},
         {names, [Zone], []},
         {cas, [Zone, ?NAME, n, 1, 2], []},
+        {update, [Zone, ?NAME, n, fun(N) -> N end], [{4, [fun() -> 1 end, n, 1, [], {}]}]},
+        {sum, [Zone, n], []},
+        {select, [Zone, [{'_', [], [true]}]], [{2, no_match_specs()}]},
+        {select, [Zone, [{'_', [], [true]}], 1], [{2, no_match_specs()}, {3, no_limits()}]},
+        {select_count, [Zone, [{'_', [], [true]}]], [{2, no_match_specs()}]},
         {subscribe, [Zone], []},
+        {subscribe, [Zone, {name, ?NAME}], [{2, [all, {name}, {key, n}, [], #{name => n}]}]},
         {unsubscribe, [Zone], []}
     ].
 
@@ -74,6 +81,15 @@ no_lists(List) ->
         List ++ improper,
         [improper | 1]
     ].
+
+no_timeouts() ->
+    [-1, -1 bsl 80, 0.0, 1.5, soon, "1", <<>>, [], {0}].
+
+no_limits() ->
+    [0, -1, 1.0, infinity, [], {1}].
+
+no_match_specs() ->
+    [all, {}, #{}, 1, self(), [all], [{}], [{'_', [], []}, x], [{'_', [], [{no_action}]}]].
 
 neither_lists_nor_maps(List) ->
     [Term || Term <- no_lists(List), not is_map(Term)].

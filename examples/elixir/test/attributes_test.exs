@@ -90,7 +90,7 @@ defmodule AttributesTest do
 
   defp until_waiting(pid) do
     case Process.info(pid, [:status, :current_function]) do
-      [status: :waiting, current_function: {:gen_tracker_attributes, _, _}] -> :ok
+      [status: :waiting, current_function: {:gen_tracker_waiting, _, _}] -> :ok
       _ -> until_waiting(pid)
     end
   end

@@ -37,12 +37,12 @@ defmodule ZoneCase do
 
   setup context do
     zone = context.test
-    start_supervised!(%{id: zone, start: {:gen_tracker, :start_link, [zone]}, type: :supervisor})
+    start_supervised!({:gen_tracker, zone})
     {:ok, zone: zone}
   end
 
   def zone_spec(zone) do
-    %{id: zone, start: {:gen_tracker, :start_link, [zone]}, type: :supervisor}
+    :gen_tracker.child_spec(zone)
   end
 
   def via(zone, name \\ "tv1"), do: {:via, :gen_tracker, {zone, name}}

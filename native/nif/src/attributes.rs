@@ -371,6 +371,41 @@ pub fn to_keys<'c>(call: Call<'c>, list: Term<'c>) -> Result<Keys, Fault> {
 
 /// Makes a list of the attributes of a row at one moment, as pairs: those of `keys`, or all.
 pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Answer<'c> {
+    let mut list = call.nil();
+    for_each_pair(call, entry, keys, |key, value| {
+        list = call.cons(call.tuple([key, value]), list);
+    })?;
+    Ok(list)
+}
+
+/// Makes a map of the attributes of a row at one moment: those of `keys`, or all.
+pub fn map<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Answer<'c> {
+    let (mut of_map, mut values) = (Vec::new(), Vec::new());
+    for_each_pair(call, entry, keys, |key, value| {
+        of_map.push(key);
+        values.push(value);
+    })?;
+    Ok(call.map(&of_map, &values))
+}
+
+/// Makes the attributes of a row at one moment, those of `keys` or all, after it has deducted the
+/// cost of all.
+fn for_each_pair<'c>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    keys: Option<&Keys>,
+    mut put: impl FnMut(Term<'c>, Term<'c>),
+) -> Result<(), Fault> {
+    let only = keys.filter(|keys| keys.len() == 1);
+    if let Some(key) = only.and_then(|keys| keys.iter().next()) {
+        // One attribute is read at one moment in any case.
+        let attributes = entry.attributes();
+        if let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) {
+            call.deduct(PAIR_COST + call.cost_to_make(key))?;
+            put(call.make_deducted(key), call.make_value(value)?);
+        }
+        return Ok(());
+    }
     let least = match keys {
         Some(_) => VISIT_COST,
         None => VISIT_COST + PAIR_COST,
@@ -378,7 +413,7 @@ pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> An
     let snapshot = entry.snapshot(call.budget() / least);
     let snapshot = snapshot.map_err(|TooMany| Fault::Reschedule)?;
     let Some((attributes, integers)) = snapshot else {
-        return Ok(call.nil());
+        return Ok(());
     };
     let is_wanted = |key| keys.is_none_or(|keys| keys.contains(key));
     let mut cost = 0;
@@ -393,18 +428,18 @@ pub fn list<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> An
         }
     });
     call.deduct(cost)?;
-    let mut list = call.nil();
-    let mut put = |key, value| list = call.cons(call.tuple([call.make_deducted(key), value]), list);
     let mut integers = integers.into_iter();
     attributes.for_each(&mut |Attribute { key, value }| match value {
         Value::Integer(counter) => {
             let integer = integers.next().unwrap_or_else(|| counter.get());
             if is_wanted(key) {
-                put(key, call.integer(integer));
+                put(call.make_deducted(key), call.integer(integer));
             }
         }
-        Value::Fixed(datum) if is_wanted(key) => put(key, call.make_deducted(datum)),
+        Value::Fixed(datum) if is_wanted(key) => {
+            put(call.make_deducted(key), call.make_deducted(datum));
+        }
         Value::Fixed(_) => (),
     });
-    Ok(list)
+    Ok(())
 }

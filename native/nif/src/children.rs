@@ -2,8 +2,8 @@
 
 use proctab_table::entry::Entry;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Refused, State};
-use proctab_table::zone::{Launched, Zone};
+use proctab_table::row::{Child, Claimed, Refused, State};
+use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
@@ -11,6 +11,7 @@ use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death
 use crate::index;
 use crate::lookup::{self, with_entry, ZONE_HANDLES};
 use crate::tables;
+use crate::waiting::{deduct_birth_cost, wake_for_child};
 
 pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
@@ -29,18 +30,24 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     };
     if !is_launching {
         deduct_event_cost(call, zone)?;
+        deduct_birth_cost(call, zone, &name)?;
     }
     let indexes = zone.indexes().filter(|_| !is_launching);
     call.deduct(indexes.map_or(0, index::cost_to_settle))?;
     let committed = call.commit();
     let inserted = zone.insert(&name, child, &committed);
-    if inserted && !is_launching {
+    if inserted == Claimed::Done && !is_launching {
         if let Some((indexes, entry)) = indexes.zip(zone.entry(name.borrow(), &guard)) {
             indexes.settle(entry, &committed);
         }
         send_birth(call, zone, &name, call.argument(4)?);
+        wake_for_child(call, zone, &name, &committed);
     }
-    Ok(boolean(inserted))
+    Ok(match inserted {
+        Claimed::Done => boolean(true),
+        Claimed::Full => atom!(full),
+        Claimed::Held | Claimed::Stopping => boolean(false),
+    })
 }
 
 /// Returns whether a name is free. If it is, makes what its keeper needs.
@@ -74,9 +81,10 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         spec: Some(call.to_datum(call.argument(2)?)?),
     };
     Ok(match zone.content.launch(&name, child, &call.commit()) {
-        Launched::Done => boolean(true),
-        Launched::Held => atom!(held),
-        Launched::Stopping => atom!(stopping),
+        Claimed::Done => boolean(true),
+        Claimed::Held => atom!(held),
+        Claimed::Full => atom!(full),
+        Claimed::Stopping => atom!(stopping),
     })
 }
 
@@ -143,10 +151,12 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             return Ok(boolean(false));
         };
         deduct_event_cost(call, zone)?;
+        deduct_birth_cost(call, zone, &entry.name)?;
         let run = |entry: Entry<Copied>, committed: &_| entry.run(keeper, pid, committed);
         match index::begin(call, zone, entry, run)? {
             Ok(is_awaited) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
+                wake_for_child(call, zone, &entry.name, &call.commit());
                 Ok(true_or_awaited(is_awaited))
             }
             Err(Refused::Stopping) => Ok(atom!(stopping)),
@@ -271,6 +281,27 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))
+}
+
+/// Gives the name of a running child to another process, and tells of the two as of the end of one
+/// child and the beginning of another.
+pub fn hand_over(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let (keeper, new, pid) = (call.pid(2)?, call.pid(3)?, call.child_pid(4)?);
+    // One for each event.
+    deduct_event_cost(call, zone)?;
+    deduct_event_cost(call, zone)?;
+    let name = call.to_key(call.argument(1)?)?;
+    let committed = call.commit();
+    let Some(before) = zone.hand_over(name.borrow(), keeper, new, pid, &guard, &committed) else {
+        return Ok(boolean(false));
+    };
+    let before = call.make_deducted_pid(&before);
+    send_death(call, zone, before, atom!(re_registered));
+    send_birth(call, zone, &name, call.argument(4)?);
+    call.send(keeper, atom!(detached));
+    Ok(boolean(true))
 }
 
 pub fn change_keeper(call: Call<'_>) -> Answer<'_> {

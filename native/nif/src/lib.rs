@@ -14,7 +14,7 @@
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
-//! | [`waiting`] | waiters for the next attribute of a name |
+//! | [`waiting`] | waiters for the next attribute of a name, or for its child |
 //! | [`events`] | the subscriber to births and deaths |
 //! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
@@ -41,13 +41,14 @@ mod zones;
 
 proctab_terms::export! {
     zones {
-        zone_open/2, zone_open/3, zone_stop/1, was_stopped/1, zone_close/1, tables/0,
-        owner/1, count/1,
+        zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1,
+        count/1,
     }
     children {
         opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
         terminating/3, pending/2, slowed/2, restarting/2,
-        respec/3, stop/3, remove/2, unregister_name/4, change_keeper/3, find/2, find_alive/2,
+        respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
+        find_alive/2,
     }
     attributes {
         getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,
@@ -63,7 +64,7 @@ proctab_terms::export! {
         listen/1, unlisten/1,
     }
     waiting {
-        wait_for/2, stop_waiting/1, waiting/1,
+        wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1,
     }
     processes {
         processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2, register/3,

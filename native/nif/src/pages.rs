@@ -1,7 +1,9 @@
 //! Paging through the rows of a zone.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use proctab_table::datum::Datum;
 use proctab_table::entry::{Entry, TooMany};
 use proctab_table::reclaim;
 use proctab_terms::{Answer, Call, Copied, Fault, Term};
@@ -27,8 +29,12 @@ enum Item {
     Name,
     Pid,
     Size,
-    /// The attributes of these keys, or all.
+    /// The attributes of these keys, or all, as a list.
     Attributes(Option<Keys>),
+    /// The attributes of these keys, or all, as a map.
+    Row(Option<Keys>),
+    /// The attribute of this key, if it is an integer.
+    Integer(Datum<Copied>),
 }
 
 /// Makes the rows from a slot on, each prepended to the accumulator, and the slot to go on from.
@@ -49,6 +55,9 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
     let (rows, next) = zone.content.page(from.ok_or(Fault::BadArgument)?);
     let mut next = next.map_or(atom!(done), |next| call.integer(i64::from(next)));
     let end = call.budget() - PAGE_BUDGET;
+    if let Item::Attributes(_) | Item::Row(_) | Item::Integer(_) = what {
+        load_together(rows.iter().map(|row| zone.content.entry_of(row, &guard)));
+    }
     for (index, row) in rows.iter().enumerate() {
         let entry = zone.content.entry_of(row, &guard);
         let item = call.deduct(ROW_COST).and_then(|()| match &what {
@@ -57,6 +66,8 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
             Item::Pid => pid_item(call, entry),
             Item::Size => size_item(call, entry),
             Item::Attributes(keys) => attributes_item(call, entry, keys.as_ref()),
+            Item::Row(keys) => row_item(call, entry, keys.as_ref()),
+            Item::Integer(key) => integer_item(call, entry, key),
         });
         match item {
             Ok(Some(item)) => items = call.cons(item, items),
@@ -78,6 +89,16 @@ pub fn page(call: Call<'_>) -> Answer<'_> {
     Ok(call.tuple([items, next]))
 }
 
+/// Reads a word of the attributes of each row, as pages of the table do of the rows: the processor
+/// waits for all of them at the same time.
+fn load_together<'g>(rows: impl Iterator<Item = Entry<'g, Copied>>) {
+    black_box(rows.fold(0, |sum, entry| {
+        sum ^ entry
+            .attributes()
+            .map_or(0, |attributes| attributes.count())
+    }));
+}
+
 fn item<'c>(call: Call<'c>, what: Term<'c>) -> Result<Item, Fault> {
     Ok(match what {
         what if what.is(atoms::children()) => Item::Child,
@@ -85,8 +106,20 @@ fn item<'c>(call: Call<'c>, what: Term<'c>) -> Result<Item, Fault> {
         what if what.is(atoms::pids()) => Item::Pid,
         what if what.is(atoms::sizes()) => Item::Size,
         what if what.is(atoms::attributes()) => Item::Attributes(None),
+        what if what.is(atoms::rows()) => Item::Row(None),
+        what if call.get_pair(what).is_some() => pair_item(call, what)?,
         keys => Item::Attributes(Some(attributes::to_keys(call, keys)?)),
     })
+}
+
+fn pair_item<'c>(call: Call<'c>, what: Term<'c>) -> Result<Item, Fault> {
+    match call.get_pair(what) {
+        Some((what, keys)) if what.is(atoms::rows()) => {
+            Ok(Item::Row(Some(attributes::to_keys(call, keys)?)))
+        }
+        Some((what, key)) if what.is(atoms::integers()) => Ok(Item::Integer(call.to_key(key)?)),
+        _ => Err(Fault::BadArgument),
+    }
 }
 
 /// Makes name, state, pid, keeper and spec of the child of a row.
@@ -140,17 +173,61 @@ fn attributes_item<'c>(
     entry: Entry<Copied>,
     keys: Option<&Keys>,
 ) -> Result<Option<Term<'c>>, Fault> {
-    let Some(pid) = entry.pid() else {
+    let made = while_running(call, entry, || attributes::list(call, entry, keys))?;
+    let Some((pid, attributes)) = made else {
         return Ok(None);
     };
-    let attributes = attributes::list(call, entry, keys)?;
-    let term = call.make_pid(&pid)?;
-    if entry.pid() != Some(pid) {
-        // The child has died meanwhile, and these may not be all of its attributes.
-        return Ok(None);
-    }
-    let pid = call.tuple([atom!(pid), term]);
+    let pid = call.tuple([atom!(pid), pid]);
     let attributes = call.cons(pid, attributes);
     let name = call.make(&entry.name)?;
     Ok(Some(call.tuple([name, attributes])))
+}
+
+/// Makes name, pid and attributes of a row that has a running child.
+fn row_item<'c>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    keys: Option<&Keys>,
+) -> Result<Option<Term<'c>>, Fault> {
+    let made = while_running(call, entry, || attributes::map(call, entry, keys))?;
+    let Some((pid, attributes)) = made else {
+        return Ok(None);
+    };
+    let name = call.make(&entry.name)?;
+    Ok(Some(call.tuple([name, pid, attributes])))
+}
+
+/// Makes an attribute of a row that has a running child, if it is an integer.
+fn integer_item<'c>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    key: &Datum<Copied>,
+) -> Result<Option<Term<'c>>, Fault> {
+    let made = while_running(call, entry, || {
+        call.deduct(ROW_COST)?;
+        let attributes = entry.attributes();
+        let value = attributes.as_ref().and_then(|map| map.get(key.borrow()));
+        value.map_or(Ok(None), |value| call.make_integer(value))
+    })?;
+    Ok(made.and_then(|(_, integer)| integer))
+}
+
+/// Makes the pid of a row's running child and something that belongs to this child. Returns `None`
+/// if the row has no running child.
+///
+/// What was made while another child got the name may not belong to either, and is made again.
+fn while_running<'c, T>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    mut make: impl FnMut() -> Result<T, Fault>,
+) -> Result<Option<(Term<'c>, T)>, Fault> {
+    let mut before = entry.pid();
+    while let Some(pid) = before {
+        let made = make()?;
+        before = entry.pid();
+        if before.as_ref() == Some(&pid) {
+            return Ok(Some((call.make_pid(&pid)?, made)));
+        }
+    }
+    Ok(None)
 }

@@ -1,7 +1,7 @@
-//! Waiters for the next attribute of a name.
+//! Waiters for the next attribute of a name, and for the running child of a name.
 //!
-//! Waiters are woken from within the call that has added an attribute, because its caller may be
-//! killed as soon as it is back in Erlang. No lock is held meanwhile.
+//! Waiters are woken from within the call that has added an attribute or a running child, because
+//! its caller may be killed as soon as it is back in Erlang. No lock is held meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use proctab_table::commit::Committed;
 use proctab_table::datum::Datum;
 use proctab_table::reclaim;
+use proctab_table::waiters::Waiters;
 use proctab_table::zone::Zone;
 use proctab_terms::call_times;
 use proctab_terms::{Answer, Call, Copied, Fault};
@@ -31,9 +32,13 @@ pub static WAIT_HANDLES: Handles<Wait> = Handles::new(c"proctab_waits");
 /// from the list.
 pub struct Wait(Option<Waiter>);
 
-/// A waiter in the wait list, until it is dropped.
+/// Returns one of the wait lists of a zone.
+type List = fn(&Zone<Copied>) -> &Waiters<Copied>;
+
+/// A waiter in a wait list, until it is dropped.
 struct Waiter {
     zone: Arc<Table<Zone<Copied>>>,
+    list: List,
     name: Datum<Copied>,
     id: u64,
     /// Whether the name is too long to be looked up on a normal scheduler.
@@ -43,8 +48,7 @@ struct Waiter {
 impl Waiter {
     /// Removes it from the wait list. Returns `false` if it was woken before.
     fn remove(&self, committed: &Committed) -> bool {
-        let waiters = self.zone.content.waiters();
-        waiters.remove(&self.name, self.id, committed)
+        (self.list)(&self.zone.content).remove(&self.name, self.id, committed)
     }
 }
 
@@ -67,16 +71,25 @@ impl Drop for Wait {
 }
 
 pub fn wait_for(call: Call<'_>) -> Answer<'_> {
+    wait_in(call, Zone::waiters)
+}
+
+pub fn wait_for_child(call: Call<'_>) -> Answer<'_> {
+    wait_in(call, Zone::child_waiters)
+}
+
+fn wait_in(call: Call<'_>, list: List) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
     let owner = zone.owner(call)?;
     let waiter = Waiter {
         zone,
+        list,
         name: call.to_key(call.argument(1)?)?,
         id: NEXT_WAITER.fetch_add(1, Ordering::Relaxed),
         is_long: call.is_dirty(),
     };
-    let waiters = waiter.zone.content.waiters();
+    let waiters = list(&waiter.zone.content);
     call.deduct_entries(waiters.moved_by_add(&waiter.name))?;
     let name = waiter.name.clone();
     waiters.add(name, waiter.id, call.caller(), &call.commit());
@@ -97,7 +110,8 @@ pub fn stop_waiting(call: Call<'_>) -> Answer<'_> {
 pub fn waiting(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
-    Ok(call.integer(zone.waiters().total() as i64))
+    let total = zone.waiters().total() + zone.child_waiters().total();
+    Ok(call.integer(total as i64))
 }
 
 /// Deducts the cost of waking the waiters of a name, before anything is changed, if the change
@@ -117,7 +131,33 @@ pub fn deduct_wake_cost(
 
 /// Wakes the waiters of a name, after an attribute was added.
 pub fn wake(call: Call<'_>, zone: &Zone<Copied>, name: &Datum<Copied>, committed: &Committed) {
-    for (id, pid) in zone.waiters().take(name, committed) {
+    wake_in(call, zone.waiters(), name, committed);
+}
+
+/// Deducts the cost of waking those who wait for the child of a name, before it begins to run.
+pub fn deduct_birth_cost(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    name: &Datum<Copied>,
+) -> Result<(), Fault> {
+    match zone.child_waiters().total() {
+        0 => Ok(()),
+        _ => call.deduct(WAKE_COST * zone.child_waiters().count(name)),
+    }
+}
+
+/// Wakes those who wait for the child of a name, after it has begun to run.
+pub fn wake_for_child(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    name: &Datum<Copied>,
+    committed: &Committed,
+) {
+    wake_in(call, zone.child_waiters(), name, committed);
+}
+
+fn wake_in(call: Call<'_>, waiters: &Waiters<Copied>, name: &Datum<Copied>, committed: &Committed) {
+    for (id, pid) in waiters.take(name, committed) {
         let message = call.tuple([atom!(woken), call.integer(id as i64)]);
         call.send(pid, message);
     }

@@ -2,9 +2,9 @@
 
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
-use proctab_terms::{Answer, Call, Copied, Fault};
+use proctab_terms::{Answer, Call, Copied, Fault, Term};
 
-use crate::atoms::{atom, boolean};
+use crate::atoms::{self, atom, boolean};
 use crate::index;
 use crate::lookup::{self, ZONE_HANDLES};
 use crate::tables::{self, Content, Given, Table};
@@ -23,6 +23,10 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
         Ok(keys) => index::to_indexes(call, keys)?,
         Err(_) => None,
     };
+    let most = match call.argument(3) {
+        Ok(most) => children_limit(call, most)?,
+        Err(_) => None,
+    };
     let table = Table::<Zone<Copied>>::new(name);
     if table.give(env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
@@ -32,9 +36,22 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     if let Some(indexes) = indexes {
         table.content.set_indexes(indexes, &committed);
     }
+    if let Some(most) = most {
+        table.content.limit_children(most, &committed);
+    }
     let handle = ZONE_HANDLES.make(call, table.clone());
     Zone::tables().insert(name, table, &guard);
     Ok(handle)
+}
+
+/// Returns the most children that a zone may have, or `None` for any number.
+fn children_limit<'c>(call: Call<'c>, most: Term<'c>) -> Result<Option<usize>, Fault> {
+    if most.is(atoms::infinity()) {
+        return Ok(None);
+    }
+    let most = call.get_integer(most);
+    let most = most.and_then(|most| usize::try_from(most).ok());
+    most.map(Some).ok_or(Fault::BadArgument)
 }
 
 pub fn zone_stop(call: Call<'_>) -> Answer<'_> {

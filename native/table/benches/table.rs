@@ -24,7 +24,7 @@ use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, State};
 use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
@@ -77,7 +77,8 @@ fn name(prefix: &str, number: u64) -> Term {
 fn zone() -> Zone<Nothing> {
     let (zone, guard) = (Zone::default(), reclaim::enter());
     for (number, name) in (1..).zip(&TERMS.names) {
-        assert!(zone.insert(name, child(number), &COMMITTED));
+        let inserted = zone.insert(name, child(number), &COMMITTED);
+        assert_eq!(inserted, Claimed::Done);
         let row = zone
             .entry(name.borrow(), &guard)
             .expect("the name was inserted");
@@ -233,7 +234,7 @@ fn insert_and_remove(bencher: Bencher, names: Names) {
     };
     bencher.with_inputs(pick).bench_values(|(number, name)| {
         let guard = reclaim::enter();
-        if ZONE.insert(&name, child(number), &COMMITTED) {
+        if ZONE.insert(&name, child(number), &COMMITTED) == Claimed::Done {
             assert!(ZONE.remove(name.borrow(), number, &guard, &COMMITTED));
         }
     });

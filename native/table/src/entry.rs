@@ -4,12 +4,13 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 use seize::Guard as _;
 
 use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::children::Children;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Foreign};
 use crate::hashing::Seed;
@@ -249,6 +250,17 @@ impl<'g, F: Foreign> Entry<'g, F> {
         is_empty
     }
 
+    /// Changes the state of a row to [`State::Removed`] if it has neither a child nor attributes.
+    /// Returns whether it does; then the caller has to remove it from its table.
+    pub(crate) fn discard(self) -> bool {
+        let mut record = self.row.record.lock();
+        let is_empty = record.state == State::Vacant && self.attributes().is_none();
+        if is_empty {
+            record.state = State::Removed;
+        }
+        is_empty
+    }
+
     /// Replaces the value of an attribute, if `is_expected` holds for the current one.
     ///
     /// `of_child`: returns [`Replaced::Void`] if no child holds the name.
@@ -332,6 +344,21 @@ impl<'g, F: Foreign> Entry<'g, F> {
         Ok(is_awaited)
     }
 
+    /// Gives the name of a running child to another process, and the row to another keeper.
+    /// Attributes and spec stay. Returns the pid of the child that had the name.
+    ///
+    /// Returns `None`, and changes nothing, if the row does not belong to `keeper`, or its child
+    /// does not run or is being stopped.
+    pub(crate) fn hand_over(self, keeper: u64, new: u64, pid: Pid<F>) -> Option<Pid<F>> {
+        let mut record = self.row.lock_of(keeper)?;
+        let is_stopping = record.is_stopping || self.shared.stopping.is_set();
+        if record.state != State::Running || is_stopping {
+            return None;
+        }
+        record.keeper = new;
+        self.row.replace_pid(&mut record, Some(pid))
+    }
+
     /// Records that the child of `keeper` is dead. Returns the pid of the child that was running,
     /// and whether it is being stopped.
     pub fn terminate(self, keeper: u64, _: &Committed) -> Result<(Option<Pid<F>>, bool), Gone> {
@@ -361,11 +388,13 @@ impl<'g, F: Foreign> Entry<'g, F> {
         self,
         condition: impl FnOnce(State) -> bool,
         keeper: u64,
-        children: &AtomicUsize,
+        children: &Children,
     ) -> Result<Cleared<F>, Gone> {
         let condition = |record: &Record<F>| {
             let is_removed = condition(record.state);
-            children.fetch_sub(usize::from(is_removed), Ordering::Relaxed);
+            if is_removed {
+                children.remove();
+            }
             is_removed
         };
         self.clear_if(condition, keeper, State::Removed)
@@ -515,7 +544,8 @@ mod tests {
         }
         assert!(row.respec(1, held(&kept, false), &COMMITTED));
         assert_eq!(Arc::strong_count(&kept), 2);
-        assert!(entry.remove(|_| true, 1, &AtomicUsize::new(1)).is_ok());
+        let children = Children::default();
+        assert!(children.add() && entry.remove(|_| true, 1, &children).is_ok());
         assert_eq!(Arc::strong_count(&kept), 1);
         assert!(!row.respec(1, word(0), &COMMITTED));
     }

@@ -493,7 +493,7 @@ impl<'g, F: Foreign> Revision<'g, F> {
 mod tests {
     use super::*;
     use crate::attributes::{Attribute, Changes};
-    use crate::row::{Child, Pid, State};
+    use crate::row::{Child, Claimed, Pid, State};
     use crate::testing::{word, Text};
     use crate::value::Value;
     use crate::zone::Zone;
@@ -517,7 +517,7 @@ mod tests {
             keeper: name,
             spec: None,
         };
-        assert!(zone.insert(&word(name), child, &COMMITTED));
+        assert_eq!(zone.insert(&word(name), child, &COMMITTED), Claimed::Done);
     }
 
     fn change(zone: &Zone<Text>, name: u64, change: impl FnOnce(Revision<Text>)) {
@@ -735,7 +735,7 @@ mod tests {
             keeper: 7,
             spec: None,
         };
-        assert!(zone.insert(&word(7), child, &COMMITTED));
+        assert_eq!(zone.insert(&word(7), child, &COMMITTED), Claimed::Done);
         zone.indexes().unwrap().settle(entry, &COMMITTED);
         assert_eq!(found(&zone, KEY, 50, 9), [7]);
     }

@@ -9,7 +9,7 @@
 //! use proctab_table::commit::Committed;
 //! use proctab_table::datum::{Datum, Foreign, Kind};
 //! use proctab_table::reclaim;
-//! use proctab_table::row::{Child, Pid, State};
+//! use proctab_table::row::{Child, Claimed, Pid, State};
 //! use proctab_table::value::{Added, Counter, Value};
 //! use proctab_table::zone::Zone;
 //!
@@ -31,7 +31,7 @@
 //!
 //! let guard = reclaim::enter();
 //! let child = Child { state: State::Running, pid: Some(Pid::Local(42)), keeper: 41, spec: None };
-//! assert!(zone.insert(&name, child, &COMMITTED));
+//! assert_eq!(zone.insert(&name, child, &COMMITTED), Claimed::Done);
 //!
 //! let entry = zone.entry(name.borrow(), &guard).unwrap();
 //! assert_eq!(entry.pid(), Some(Pid::Local(42)));
@@ -58,10 +58,11 @@
 //! | [`entry`] | a row under a guard: its attributes, and the life of its child |
 //! | [`row`] | one name: its state and its processes |
 //! | `groups` | the rows that have one value |
+//! | `children` | the number of children, and its limit |
 //! | `retirement` | freeing maps of attributes |
 //! | [`attributes`] | a persistent map of attributes |
 //! | `names` | the lock-free table of rows by the hashes of their names |
-//! | [`waiters`] | processes that wait for an attribute |
+//! | [`waiters`] | processes that wait for an attribute or for a child |
 //! | [`value`] | a value: a term, or an integer that is counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
 //! | [`reclaim`] | freeing memory that readers may still use |
@@ -91,6 +92,7 @@
 #![deny(missing_docs)]
 
 pub mod attributes;
+mod children;
 pub mod cleanups;
 pub mod commit;
 pub mod datum;

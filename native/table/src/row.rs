@@ -12,11 +12,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::attributes::Attributes;
+use crate::children::Children;
 use crate::commit::Committed;
 use crate::datum::{Datum, Foreign};
 use crate::groups::Listing;
@@ -105,6 +106,19 @@ pub struct Child<F> {
 /// The row is not what the caller found: it has left the table, or has another keeper.
 #[derive(Debug)]
 pub struct Gone;
+
+/// The result of claiming a name for a child.
+#[derive(Debug, PartialEq)]
+pub enum Claimed {
+    /// The child has the name.
+    Done,
+    /// Another child holds the name.
+    Held,
+    /// The zone has as many children as it may have.
+    Full,
+    /// The zone is stopping.
+    Stopping,
+}
 
 /// What a row had when it was cleared.
 pub struct Cleared<F> {
@@ -301,25 +315,25 @@ impl<F: Foreign> Row<F> {
         !matches!(self.record.lock().state, State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant. Returns `false` if it has one.
+    /// Gives the row to a child, if it is vacant and `children` may be one more.
     ///
     /// The child is counted in `children` under the row's lock, so that no other thread sees one
     /// without the other.
-    pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
+    pub(crate) fn occupy(&self, child: &Child<F>, children: &Children) -> Result<Claimed, Gone> {
         let mut record = self.record.lock();
         match record.state {
             State::Removed => Err(Gone),
+            State::Vacant if !children.add() => Ok(Claimed::Full),
             State::Vacant => {
                 record.state = child.state;
                 record.is_stopping = false;
                 record.is_awaited = false;
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
-                children.fetch_add(1, Ordering::Relaxed);
                 self.replace_pid(&mut record, child.pid.clone());
-                Ok(true)
+                Ok(Claimed::Done)
             }
-            _ => Ok(false),
+            _ => Ok(Claimed::Held),
         }
     }
 

@@ -1,11 +1,11 @@
 //! Terms, attributes and rows for the tests of this crate.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 
 use crate::attributes::Attribute;
+use crate::children::Children;
 use crate::datum::{Datum, Foreign, Kind};
-use crate::row::{Child, Pid, Row, State};
+use crate::row::{Child, Claimed, Pid, Row, State};
 use crate::value::Value;
 
 /// Bytes that the table cannot look into. All have the same hash.
@@ -82,6 +82,7 @@ pub fn running(spec: Option<Datum<Held>>) -> Row<Held> {
         keeper: 1,
         spec,
     };
-    assert!(row.occupy(&child, &AtomicUsize::new(0)).unwrap());
+    let occupied = row.occupy(&child, &Children::default());
+    assert_eq!(occupied.unwrap(), Claimed::Done);
     row
 }

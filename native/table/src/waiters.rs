@@ -1,9 +1,9 @@
-//! Processes that wait for an attribute of a name.
+//! Processes that wait for something of a name: for an attribute, or for a running child.
 //!
-//! Waiters are listed by name, whether a child holds the name or not. A writer that adds an
-//! attribute takes all waiters of its name at once. Both sides write before they read: a waiter
-//! adds itself and then looks for the attribute again; a writer publishes the attribute and then
-//! looks for waiters. So one of them sees the other. Without waiters, a writer reads one word.
+//! Waiters are listed by name, whether a child holds the name or not. A writer that adds what they
+//! wait for takes all waiters of its name at once. Both sides write before they read: a waiter
+//! adds itself and then looks again; a writer publishes and then looks for waiters. So one of them
+//! sees the other. Without waiters, a writer reads one word.
 
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -24,7 +24,7 @@ type ByName<F> = DashMap<Datum<F>, Waiting, Seed>;
 /// Shards of the names. A shard grows at once.
 const SHARDS: usize = 512;
 
-/// All waiters of a zone.
+/// All waiters of a zone for one thing.
 pub struct Waiters<F: Foreign> {
     /// Allocated for the first waiter; most zones never have one.
     names: OnceLock<ByName<F>>,
@@ -41,8 +41,7 @@ impl<F: Foreign> Waiters<F> {
         }
     }
 
-    /// Adds a waiter, by a number that no other one has. It has to look for the attribute again
-    /// before it waits.
+    /// Adds a waiter, by a number that no other one has. It has to look again before it waits.
     pub fn add(&self, name: Datum<F>, id: u64, pid: u64, _: &Committed) {
         let names = self
             .names
@@ -74,8 +73,8 @@ impl<F: Foreign> Waiters<F> {
         waiting.map_or(0, |waiting| read(&waiting))
     }
 
-    /// Removes and returns the waiters of a name, after an attribute was added. The caller wakes
-    /// them.
+    /// Removes and returns the waiters of a name, after what they wait for was added. The caller
+    /// wakes them.
     pub fn take(&self, name: &Datum<F>, _: &Committed) -> Waiting {
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {

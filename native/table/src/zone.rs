@@ -13,8 +13,9 @@
 //! still finds it in *names* removes it there and looks again, so that no thread waits for another.
 
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 use std::ptr;
-use std::sync::atomic::{fence, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
+use crate::children::Children;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::entry::Entry;
@@ -31,7 +33,7 @@ use crate::hashing::Seed;
 use crate::index::Indexes;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
-use crate::row::{Child, Cleared, Gone, Pid, Row, Shared, State};
+use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
 use crate::waiters::Waiters;
 
@@ -56,11 +58,14 @@ pub struct Zone<F: Foreign> {
     names: Names<Row<F>>,
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
     slots: [Mutex<Slots<F>>; SLOT_SHARDS],
-    children: AtomicUsize,
+    children: Children,
     /// The process that is told of births and deaths.
     subscriber: AtomicU64,
     secret: u64,
+    /// Those who wait for an attribute.
     waiters: Waiters<F>,
+    /// Those who wait for a running child.
+    child_waiters: Waiters<F>,
     /// What the owner of the zone shares with those who start children.
     context: OnceLock<Datum<F>>,
     /// Set before the first row, if at all.
@@ -72,17 +77,6 @@ struct Slots<F: Foreign> {
     rows: Vec<Option<Arc<Row<F>>>>,
     /// Indexes of the slots without a row.
     free: Vec<u32>,
-}
-
-/// The result of [`Zone::launch`].
-#[derive(Debug, PartialEq)]
-pub enum Launched {
-    /// The child has the name.
-    Done,
-    /// Another child holds the name.
-    Held,
-    /// The zone is stopping.
-    Stopping,
 }
 
 /// Rows in the order of their slots.
@@ -101,11 +95,12 @@ impl<F: Foreign> Default for Zone<F> {
                     free: Vec::new(),
                 })
             }),
-            children: AtomicUsize::new(0),
+            children: Children::default(),
             subscriber: AtomicU64::new(NO_SUBSCRIBER),
             // The keys of this state are random numbers of the system.
             secret: RandomState::new().hash_one(()),
             waiters: Waiters::new(seed.clone()),
+            child_waiters: Waiters::new(seed.clone()),
             context: OnceLock::new(),
             indexes: OnceLock::new(),
             shared,
@@ -135,12 +130,23 @@ impl<F: Foreign> Zone<F> {
 
     /// Returns the number of children, in any state.
     pub fn count(&self) -> usize {
-        self.children.load(Ordering::Relaxed)
+        self.children.count()
+    }
+
+    /// Sets the most children that the zone may have. A child that is started again counts as the
+    /// same one.
+    pub fn limit_children(&self, most: usize, _: &Committed) {
+        self.children.limit(most);
     }
 
     /// Returns the waiters for attributes.
     pub fn waiters(&self) -> &Waiters<F> {
         &self.waiters
+    }
+
+    /// Returns the waiters for running children.
+    pub fn child_waiters(&self) -> &Waiters<F> {
+        &self.child_waiters
     }
 
     /// Makes a process the subscriber, which is told of every birth and every death from here on.
@@ -224,24 +230,26 @@ impl<F: Foreign> Zone<F> {
         self.shared.stopping.is_set()
     }
 
-    /// Adds a child that is being started, unless a child holds the name or the zone is stopping.
+    /// Adds a child that is being started, unless a child holds the name, or the zone is full or
+    /// stopping.
     ///
     /// A thread that stops the zone finds the child in the pages that it reads then, or this
     /// finds the zone stopping and removes the child again.
-    pub fn launch(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Launched {
+    pub fn launch(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
         let keeper = child.keeper;
         if self.is_stopping() {
-            return Launched::Stopping;
+            return Claimed::Stopping;
         }
-        if !self.insert(name, child, committed) {
-            return Launched::Held;
+        match self.insert(name, child, committed) {
+            Claimed::Done => (),
+            refused => return refused,
         }
         fence(Ordering::SeqCst);
         if self.is_stopping() {
             self.remove(name.borrow(), keeper, &reclaim::enter(), committed);
-            return Launched::Stopping;
+            return Claimed::Stopping;
         }
-        Launched::Done
+        Claimed::Done
     }
 
     /// Returns the row of a keeper, and its child.
@@ -256,22 +264,34 @@ impl<F: Foreign> Zone<F> {
         self.keepers.get(&keeper).map(|row| Arc::clone(&row))
     }
 
-    /// Adds a child. Returns `false` if a child holds the name.
-    pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> bool {
+    /// Adds a child, unless a child holds the name or the zone is full.
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> Claimed {
         let guard = reclaim::enter();
         loop {
             let row = self.row_or_vacant(name, &guard);
             // Listed first: as soon as the row has the child, another thread may remove it.
             let listed = self.keepers.insert(child.keeper, row.share());
             let occupied = row.occupy(&child, &self.children);
-            if let Ok(true) = occupied {
-                return true;
+            if let Ok(Claimed::Done) = occupied {
+                return Claimed::Done;
             }
             self.remove_keeper(child.keeper, &row, listed);
             match occupied {
                 Err(Gone) => self.remove_name(&row, &guard),
-                Ok(_) => return false,
+                Ok(refused) => {
+                    self.remove_unused(Entry::new(row.get(), &self.shared, &guard));
+                    return refused;
+                }
             }
+        }
+    }
+
+    /// Removes a row that was made for a child that the zone refused, if nothing else has used it
+    /// meanwhile.
+    fn remove_unused(&self, entry: Entry<'_, F>) {
+        if entry.discard() {
+            self.remove_name(&entry, entry.guard());
+            self.free_slot(&entry);
         }
     }
 
@@ -333,6 +353,34 @@ impl<F: Foreign> Zone<F> {
             false => self.remove_keeper(new, row, listed),
         }
         changed
+    }
+
+    /// Gives the name of a running child to another process, which has another keeper. Attributes
+    /// and spec stay. Returns the pid of the child that had the name, which lives on.
+    ///
+    /// Returns `None`, and changes nothing, if the name does not belong to `keeper`, or its child
+    /// does not run or is being stopped. A keeper must not get a name back: this removes it from
+    /// the keepers a moment after the row has the new one.
+    pub fn hand_over(
+        &self,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        new: u64,
+        pid: Pid<F>,
+        guard: &Guard,
+        _: &Committed,
+    ) -> Option<Pid<F>> {
+        let row = self.find(name, guard)?;
+        let entry = Entry::new(row.get(), &self.shared, guard);
+        // Listed first, as in `change_keeper`.
+        let listed = self.keepers.insert(new, row.share());
+        let before = entry.hand_over(keeper, new, pid);
+        match before {
+            Some(_) if keeper == new => (),
+            Some(_) => self.remove_keeper(keeper, &entry, None),
+            None => self.remove_keeper(new, &entry, listed),
+        }
+        before
     }
 
     /// Removes a row from the keepers, if it is listed for this one, and puts back the row that was
@@ -436,6 +484,7 @@ impl<F: Foreign> Zone<F> {
         let first = (from & ((1 << INDEX_BITS) - 1)) as usize;
         let slots = slots.lock();
         let end = slots.rows.len().min(first + PAGE_SLOTS);
+        load_together(slots.rows[first.min(end)..end].iter().take(PAGE_ROWS));
         for index in first..end {
             if page.len() == PAGE_ROWS {
                 return (page, Some((shard << INDEX_BITS) | index as u32));
@@ -489,6 +538,15 @@ impl<F: Foreign> Zone<F> {
     fn remove_name(&self, row: &Row<F>, guard: &Guard) {
         self.names.remove(row.hash, row, guard);
     }
+}
+
+/// Reads words of each row, none of which depends on another row. So the processor waits for the
+/// memory of all of them at the same time; to share the rows one by one, it would wait for each.
+fn load_together<'r, F: Foreign>(rows: impl Iterator<Item = &'r Option<Arc<Row<F>>>>) {
+    black_box(rows.flatten().fold(0, |sum, row| {
+        let attributes = row.attributes.load(Ordering::Relaxed);
+        sum ^ Arc::strong_count(row) ^ attributes.addr()
+    }));
 }
 
 #[inline]

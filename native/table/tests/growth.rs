@@ -15,7 +15,7 @@ use proctab_table::datum::{Datum, Kind};
 use proctab_table::index::{Indexes, Planned};
 use proctab_table::processes::{Notice, Processes};
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, State};
 use proctab_table::zone::Zone;
 
 const COMMITTED: Committed = Committed::new();
@@ -80,7 +80,7 @@ fn a_zone_grows_and_shrinks_in_small_steps() {
             keeper: 2 * number + 1,
             spec: None,
         };
-        assert!(zone.insert(&word(number), child, &COMMITTED));
+        assert_eq!(zone.insert(&word(number), child, &COMMITTED), Claimed::Done);
     });
     let shrinking = largest_step(NAMES, |number| {
         assert!(zone.remove(
@@ -121,7 +121,7 @@ fn indexes_grow_and_shrink_in_small_steps() {
             keeper: 2 * name + 1,
             spec: None,
         };
-        assert!(zone.insert(&word(name), child, &COMMITTED));
+        assert_eq!(zone.insert(&word(name), child, &COMMITTED), Claimed::Done);
     }
     let growing = largest_step(NAMES, |name| set(name, [Some(NAMES), Some(name)]));
     let shrinking = largest_step(NAMES, |name| set(name, [None, None]));

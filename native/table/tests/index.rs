@@ -13,7 +13,7 @@ use proctab_table::datum::{Datum, Kind, View};
 use proctab_table::entry::Entry;
 use proctab_table::index::{Indexes, Plan, Planned, Revision};
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::row::{Child, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, State};
 use proctab_table::value::{Counter, Value};
 use proctab_table::zone::Zone;
 
@@ -89,7 +89,7 @@ fn start(zone: &Table, name: u64, pid: u64) {
         keeper: name,
         spec: None,
     };
-    assert!(zone.insert(&word(name), child, &COMMITTED));
+    assert_eq!(zone.insert(&word(name), child, &COMMITTED), Claimed::Done);
     let run = |entry: Entry<Nothing>| entry.run(name, Pid::Local(pid), &COMMITTED).is_ok();
     let has_run = revise(zone, name, |revision| revision.begin(run, &COMMITTED));
     assert_eq!(has_run, Some(true));

@@ -8,7 +8,7 @@ use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, State};
 use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 
@@ -92,7 +92,7 @@ fn open(zone: &Table, name: u64, keeper: u64) -> bool {
         keeper,
         spec: None,
     };
-    zone.insert(&word(name), child, &COMMITTED)
+    zone.insert(&word(name), child, &COMMITTED) == Claimed::Done
 }
 
 fn set(zone: &Table, name: u64, changes: impl IntoIterator<Item = Attribute<Counted>>) -> bool {
@@ -527,4 +527,109 @@ fn a_heavy_value_is_freed_as_soon_as_nobody_reads_it() {
         wait_for(&LIVE, 0);
         assert!(open(&zone, 1, KEEPER));
     }
+}
+
+/// Threads claim names of their own while others remove theirs. Refused claims leave no row.
+#[test]
+fn no_thread_exceeds_the_limit_of_children() {
+    const LIMIT: usize = 3;
+    const ROUNDS: u64 = 20_000;
+
+    let zone = Table::default();
+    zone.limit_children(LIMIT, &COMMITTED);
+    // With this child, three threads are one too many.
+    assert!(open(&zone, 0, KEEPER));
+    let running = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for thread in 1..4 {
+            let (zone, running) = (&zone, &running);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let name = word(thread * ROUNDS + round % 7);
+                    if open(zone, thread * ROUNDS + round % 7, thread) {
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < LIMIT - 1);
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        let guard = reclaim::enter();
+                        assert!(zone.remove(name.borrow(), thread, &guard, &COMMITTED));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((zone.count(), rows(&zone)), (1, 1));
+    let guard = reclaim::enter();
+    assert!((1..LIMIT as u64).all(|name| open(&zone, name, name)));
+    assert!(!open(&zone, 9, 9));
+    assert!(set(&zone, 1, [counter(0, 0)]));
+    assert_eq!(rows(&zone), LIMIT);
+    // A row with attributes stays, and a name that is held is not refused as one too many.
+    let missing = counter(0, 0);
+    zone.add_or_set(&word(9), 0, &missing, &guard, &COMMITTED);
+    assert!(!open(&zone, 9, 9));
+    assert_eq!(rows(&zone), LIMIT + 1);
+    let child = |keeper| Child {
+        state: State::Running,
+        pid: Some(Pid::Local(keeper)),
+        keeper,
+        spec: None,
+    };
+    assert_eq!(zone.insert(&word(1), child(9), &COMMITTED), Claimed::Held);
+    assert_eq!(zone.insert(&word(9), child(9), &COMMITTED), Claimed::Full);
+}
+
+/// Two threads hand the same name to and fro, each time to a new keeper. There is always a child,
+/// and the attributes stay.
+#[test]
+fn a_name_is_handed_over_with_its_attributes() {
+    const ROUNDS: u64 = 40_000;
+
+    let zone = Table::default();
+    let pid = |keeper: u64| Pid::Local(1001 + keeper % 2);
+    assert!(open(&zone, 1, 1));
+    assert!(set(&zone, 1, [counter(0, 42)]));
+    let give = |keeper, new| {
+        let guard = reclaim::enter();
+        let name = word(1);
+        zone.hand_over(name.borrow(), keeper, new, pid(new), &guard, &COMMITTED)
+    };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for first in 1..3 {
+            let (give, done, pid) = (&give, &done, &pid);
+            scope.spawn(move || {
+                for keeper in (first..=ROUNDS).step_by(2) {
+                    let before = loop {
+                        if let Some(before) = give(keeper, keeper + 1) {
+                            break before;
+                        }
+                        thread::yield_now();
+                    };
+                    assert!(before == pid(keeper) || keeper == 1);
+                }
+                done.store(true, Ordering::SeqCst);
+            });
+        }
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                let guard = reclaim::enter();
+                let entry = zone.entry(word(1).borrow(), &guard).unwrap();
+                let pid = entry.pid();
+                assert!(pid == Some(Pid::Local(1001)) || pid == Some(Pid::Local(1002)));
+                assert_eq!(integers(zone, 1), HashMap::from([(0, 42)]));
+                assert_eq!(zone.count(), 1);
+            }
+        });
+    });
+    let last = ROUNDS + 1;
+    assert!((1..last).all(|keeper| zone.kept(keeper).is_none()));
+    assert!(zone.kept(last).is_some());
+    // Of a keeper that does not have it, to the same one, and of a child that is being stopped.
+    assert!(give(last + 1, last + 2).is_none());
+    assert!(give(last, last).is_some());
+    let guard = reclaim::enter();
+    let entry = zone.entry(word(1).borrow(), &guard).unwrap();
+    assert!(entry.stop(last, &COMMITTED).is_some());
+    assert!(give(last, last + 1).is_none());
+    assert!(zone.kept(last + 1).is_none() && zone.kept(last).is_some());
 }

@@ -173,6 +173,21 @@ impl<'c> Call<'c> {
         }
     }
 
+    /// Makes the term of a value that is an integer of any size, and deducts the cost. Returns
+    /// `None` for any other value.
+    pub fn make_integer(self, value: &Value<Copied>) -> Result<Option<Term<'c>>, Fault> {
+        let Value::Fixed(datum) = value else {
+            return self.make_value(value).map(Some);
+        };
+        match datum.view() {
+            View::Word(INTEGER, _) | View::Foreign(_) => {
+                let term = self.make(datum)?;
+                Ok(self.is_integer(term).then_some(term))
+            }
+            View::Word(..) | View::Bytes(..) => Ok(None),
+        }
+    }
+
     /// Makes the term of a stored one whose cost was deducted before.
     #[inline]
     pub fn make_deducted(self, datum: &Datum<Copied>) -> Term<'c> {

@@ -4,7 +4,7 @@ defmodule Example.Application do
   @impl true
   def start(_type, _args) do
     children = [
-      %{id: :streams, start: {:gen_tracker, :start_link, [:streams]}, type: :supervisor},
+      {:gen_tracker, :streams},
       {Example.Copy, :streams}
     ]
 

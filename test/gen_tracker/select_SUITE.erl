@@ -1,0 +1,310 @@
+%% Promise: `select/1,2,3` and `select_count/2` answer as the functions of `ets` do for a table with
+%% a row for each running child, page by page; `sum/2` adds up an attribute of all of them.
+-module(select_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(gen_tracker, [select/1, select/2, select/3, select_count/2, setattr/3, setattr/4, sum/2]).
+-import(tracked_child, [loose/1, open/2]).
+-import(zone_hook, [zone/1]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [start]}]}].
+
+all() ->
+    [
+        the_rows_are_those_of_running_children,
+        the_answers_are_those_of_ets,
+        keys_that_look_alike_are_different,
+        a_row_has_all_attributes_where_the_match_specification_uses_it,
+        a_limit_returns_portions_until_the_end_of_the_table,
+        a_portion_reads_no_further_than_it_has_to,
+        a_continuation_that_was_stored_goes_on,
+        a_child_that_lives_throughout_is_selected_exactly_once,
+        a_large_row_is_selected_on_a_dirty_scheduler,
+        malformed_match_specifications_and_limits_are_badarg,
+        a_sum_passes_over_what_is_no_integer,
+        a_sum_has_no_limit,
+        a_sum_counts_running_children_only,
+        no_selection_sends_a_message
+    ].
+
+-define(ALL, [{'_', [], ['$_']}]).
+
+the_rows_are_those_of_running_children(Config) ->
+    Zone = zone(Config),
+    ?assertEqual([], select(Zone, ?ALL)),
+    Child = open(Zone, <<"tv1">>),
+    ok = setattr(Zone, <<"tv1">>, #{url => "a", n => 1, {1, 2} => -0.0}),
+    Bare = open(Zone, bare),
+    {_, Cleaner} = tracked_child:terminating(Zone, terminating),
+    {Asked, Starter} = tracked_child:gated(Zone, launching),
+    1 = gen_tracker:increment(Zone, vacant, n, 1, 0),
+    ?assertEqual(
+        lists:sort([{<<"tv1">>, Child, #{url => "a", n => 1, {1, 2} => -0.0}}, {bare, Bare, #{}}]),
+        lists:sort(select(Zone, ?ALL))
+    ),
+    ?assertEqual(2, select_count(Zone, [{'_', [], [true]}])),
+    ?assertEqual(0, select_count(Zone, [{'_', [], [yes]}])),
+    Cleaner ! done,
+    Starter ! go,
+    {answer, {ok, _}} = callers:answer(Asked),
+    tracked_child:forgotten(Zone, terminating),
+    ?assertEqual(3, select_count(Zone, [{'_', [], [true]}])).
+
+%% A table of `ets` with the same rows.
+beside(Zone) ->
+    Table = ets:new(rows, [public]),
+    true = ets:insert(Table, select(Zone, ?ALL)),
+    Table.
+
+populated(Zone, Count) ->
+    [
+        begin
+            Name = element(Number rem 3 + 1, {Number, {user, Number}, integer_to_binary(Number)}),
+            Pid = loose(start_link),
+            yes = gen_tracker:register_name({Zone, Name}, Pid),
+            ok = setattr(Zone, Name, attributes(Number)),
+            Name
+        end
+     || Number <- lists:seq(1, Count)
+    ].
+
+attributes(Number) ->
+    #{
+        n => Number,
+        state => element(Number rem 4 + 1, {idle, busy, "idle", {busy, Number}}),
+        {room, Number rem 2} => [Number, #{owner => self()}],
+        Number => float(Number)
+    }.
+
+the_answers_are_those_of_ets(Config) ->
+    Zone = zone(Config),
+    _ = populated(Zone, 300),
+    Table = beside(Zone),
+    [
+        begin
+            Expected = lists:sort(ets:select(Table, MatchSpec)),
+            ?assertEqual(Expected, lists:sort(select(Zone, MatchSpec)), MatchSpec),
+            ?assertEqual(Expected, lists:sort(in_portions(Zone, MatchSpec, 7)), MatchSpec),
+            ?assertEqual(ets:select_count(Table, MatchSpec), select_count(Zone, MatchSpec))
+        end
+     || MatchSpec <- match_specifications()
+    ].
+
+match_specifications() ->
+    [
+        [],
+        [{'_', [], [true]}],
+        [{'$1', [], ['$1']}],
+        [{{'$1', '$2', '$3'}, [], ['$$']}],
+        [{{'$1', '_', '_'}, [], ['$1']}],
+        [{{'$1', '_', '_'}, [], ['$_']}],
+        [{{'$1', '_', '_'}, [{is_integer, '$1'}], [{{'$1', {const, '$_'}}}]}],
+        [{{'_', '$1', #{state => idle}}, [], ['$1']}],
+        [{{'_', '_', #{state => idle}}, [], [{{true, '$_'}}]}],
+        [{{'$1', '_', #{n => '$2', state => '$3'}}, [{'>', '$2', 100}], [['$1', '$2', '$3']]}],
+        [{{'$1', '_', #{n => '$2'}}, [{'>', '$2', 100}], [#{'$1' => '$2'}]}],
+        [{{'$1', '_', #{{room, 1} => ['$2' | '_']}}, [], ['$2']}],
+        [{{'_', '_', #{1 => '$1'}}, [], ['$1']}, {{'_', '_', #{2 => '$1'}}, [], ['$1']}],
+        [{{1, '_', '_'}, [], [true]}],
+        [{{1.0, '_', '_'}, [], [true]}],
+        [{{{user, '$1'}, '_', '$2'}, [{'=:=', {map_get, n, '$2'}, '$1'}], ['$1']}],
+        [{{'_', '_', '$1'}, [{is_map_key, {const, 5}, '$1'}], ['$1']}],
+        [{{'_', '_'}, [], [true]}],
+        [{{'_', '_', []}, [], [true]}],
+        [{{'_', '_', #{}}, [], [true]}],
+        [{{'$1', '_', #{n => '$2'}}, [{'=:=', {'rem', '$2', 10}, 0}], [{{'$1', '$2'}}]}],
+        [{{'_', '_', '$1'}, [{'=:=', {map_size, '$1'}, 4}], [true]}]
+    ].
+
+in_portions(Zone, MatchSpec, Limit) ->
+    portions(select(Zone, MatchSpec, Limit), Limit).
+
+portions('$end_of_table', _) ->
+    [];
+portions({Matches, Continuation}, Limit) ->
+    Count = length(Matches),
+    ?assert(Count =:= Limit orelse Continuation =:= '$end_of_table' andalso Count < Limit),
+    Matches ++ portions(select(Continuation), Limit).
+
+keys_that_look_alike_are_different(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, child),
+    ok = setattr(Zone, child, [{1, integer}, {1.0, float}, {'$2x', variable}, {{a, '_'}, part}]),
+    Value = fun(Key) -> select(Zone, [{{'_', '_', #{Key => '$1'}}, [], ['$1']}]) end,
+    ?assertEqual([integer], Value(1)),
+    ?assertEqual([float], Value(1.0)),
+    Both = [{{'_', '_', #{1 => '$1', 1.0 => '$2'}}, [], [{{'$1', '$2'}}]}],
+    ?assertEqual([{integer, float}], select(Zone, Both)),
+    Table = beside(Zone),
+    [
+        begin
+            MatchSpec = [{{'_', '_', #{Key => '$1'}}, [], ['$1']}],
+            ?assertEqual(outcome(fun() -> ets:select(Table, MatchSpec) end),
+                         outcome(fun() -> select(Zone, MatchSpec) end), Key)
+        end
+     || Key <- ['$2x', '$2', '_', {a, '_'}, {a, '$3'}, none]
+    ].
+
+outcome(Fun) ->
+    try
+        Fun()
+    catch
+        error:badarg -> badarg
+    end.
+
+a_row_has_all_attributes_where_the_match_specification_uses_it(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, child),
+    All = #{a => 1, b => 2, c => 3},
+    ok = setattr(Zone, child, All),
+    [
+        ?assertEqual([All], select(Zone, [{{'_', '_', Pattern}, Guards, Body}]))
+     || {Pattern, Guards, Body} <- [
+            {'$1', [], ['$1']},
+            {#{a => 1}, [], [{element, 3, '$_'}]},
+            {#{a => '$1'}, [{'=:=', {map_get, b, {element, 3, '$_'}}, 2}], [{element, 3, '$_'}]},
+            {'$1', [{'=:=', {map_get, c, '$1'}, 3}], ['$1']}
+        ]
+    ].
+
+a_limit_returns_portions_until_the_end_of_the_table(Config) ->
+    Zone = zone(Config),
+    ?assertEqual('$end_of_table', select(Zone, ?ALL, 1)),
+    _ = populated(Zone, 100),
+    ?assertEqual('$end_of_table', select(Zone, [{{nobody, '_', '_'}, [], [true]}], 10)),
+    [
+        begin
+            Selected = in_portions(Zone, [{{'$1', '_', '_'}, [], ['$1']}], Limit),
+            ?assertEqual(100, length(Selected)),
+            ?assertEqual(lists:sort(gen_tracker:names(Zone)), lists:sort(Selected))
+        end
+     || Limit <- [1, 3, 31, 32, 33, 64, 99, 100, 101, 1 bsl 70]
+    ],
+    ?assertEqual('$end_of_table', select('$end_of_table')).
+
+%% The rest of the zone is read after the first portion was returned.
+a_portion_reads_no_further_than_it_has_to(Config) ->
+    Zone = zone(Config),
+    Names = populated(Zone, 500),
+    {First, Continuation} = select(Zone, [{{'$1', '_', '_'}, [], ['$1']}], 1),
+    [ok = gen_tracker:unregister_name({Zone, Name}) || Name <- Names -- First],
+    Rest = portions(select(Continuation), 1),
+    ?assert(length(Rest) < 64, Rest).
+
+a_continuation_that_was_stored_goes_on(Config) ->
+    Zone = zone(Config),
+    _ = populated(Zone, 100),
+    {First, Continuation} = select(Zone, [{{'$1', '_', '_'}, [], ['$1']}], 40),
+    Stored = binary_to_term(term_to_binary(Continuation)),
+    Rest = portions(select(Stored), 40),
+    ?assertEqual(lists:sort(gen_tracker:names(Zone)), lists:sort(First ++ Rest)),
+    %% It may be used again.
+    ?assertEqual(lists:sort(Rest), lists:sort(portions(select(Continuation), 40))).
+
+a_child_that_lives_throughout_is_selected_exactly_once(Config) ->
+    Zone = zone(Config),
+    Stay = lists:sort(populated(Zone, 200)),
+    Pid = loose(start_link),
+    Churn = fun(Number) ->
+        yes = gen_tracker:register_name({Zone, {churn, Number rem 50}}, Pid),
+        _ = Number > 10 andalso gen_tracker:unregister_name({Zone, {churn, (Number - 10) rem 50}})
+    end,
+    MatchSpec = [{{'$1', '_', #{n => '_'}}, [], ['$1']}],
+    Read = fun() ->
+        Stay = lists:sort(select(Zone, MatchSpec)),
+        Stay = lists:sort(in_portions(Zone, MatchSpec, 17)),
+        200 = select_count(Zone, [{{'_', '_', #{n => '_'}}, [], [true]}])
+    end,
+    [_] = callers:while_writing(Churn, 30, [Read]).
+
+a_large_row_is_selected_on_a_dirty_scheduler(Config) ->
+    Zone = zone(Config),
+    _ = [open(Zone, Name) || Name <- lists:seq(1, 40)],
+    Many = maps:from_list([{Key, Key} || Key <- lists:seq(1, 20000)]),
+    ok = setattr(Zone, 20, Many),
+    ?assertEqual([{20, Many}], select(Zone, [{{20, '_', '$1'}, [], [{{20, '$1'}}]}])),
+    ?assertEqual([7], select(Zone, [{{'_', '_', #{7 => '$1'}}, [], ['$1']}])),
+    ?assertEqual(40, length(select(Zone, ?ALL))).
+
+malformed_match_specifications_and_limits_are_badarg(Config) ->
+    Zone = zone(Config),
+    Bad = [all, [all], [{}], [{'_', [], []}, x], [{'_', [{no_guard, 1}], [true]}], [{'_', [], 1}],
+           [{'_', [], [{no_action}]} | '_'], [{'$1', [], [{message, true}]}], #{}, 1, <<>>],
+    Table = ets:new(rows, []),
+    true = ets:insert(Table, {name, self(), #{}}),
+    [
+        begin
+            ?assertError(badarg, ets:select(Table, MatchSpec)),
+            ?assertError(badarg, select(Zone, MatchSpec)),
+            ?assertError(badarg, select(Zone, MatchSpec, 1)),
+            ?assertError(badarg, select_count(Zone, MatchSpec))
+        end
+     || MatchSpec <- Bad
+    ],
+    [?assertError(badarg, select(Zone, ?ALL, Limit)) || Limit <- [0, -1, 1.0, infinity, all]],
+    [?assertError(badarg, select(Odd)) || Odd <- [next, {a, b, c}, {{selection}, 0, []}, 0]],
+    ?assertError(badarg, select(not_running, ?ALL)),
+    ?assertError(badarg, select(not_running, ?ALL, 1)),
+    ?assertError(badarg, select_count(not_running, ?ALL)),
+    ?assertError(badarg, select(whereis(Zone), ?ALL)),
+    _ = populated(Zone, 40),
+    {_, Continuation} = select(Zone, ?ALL, 1),
+    ok = gen_server:stop(Zone),
+    ?assertError(badarg, drained(Continuation)).
+
+%% Matches that were read already are returned all the same.
+drained(Continuation) ->
+    portions(select(Continuation), 1).
+
+a_sum_passes_over_what_is_no_integer(Config) ->
+    Zone = zone(Config),
+    0 = sum(Zone, n),
+    Values = [1, 20, -5, 3.5, "300", <<"4000">>, #{n => 5}, self(), undefined, {1}, 1 bsl 62],
+    [
+        begin
+            _ = open(Zone, Name),
+            ok = setattr(Zone, Name, #{n => Value, other => 1})
+        end
+     || {Name, Value} <- lists:enumerate(Values)
+    ],
+    ?assertEqual((1 bsl 62) + 16, sum(Zone, n)),
+    ?assertEqual(length(Values), sum(Zone, other)),
+    ?assertEqual(0, sum(Zone, missing)),
+    ?assertError(badarg, sum(not_running, n)),
+    ?assertError(badarg, sum(self(), n)).
+
+a_sum_has_no_limit(Config) ->
+    Zone = zone(Config),
+    Values = [1 bsl 63, -(1 bsl 200), (1 bsl 62) - 1, 1 bsl 62, (1 bsl 63) - 1, 7],
+    [
+        begin
+            _ = open(Zone, Name),
+            ok = setattr(Zone, Name, {key, 1.0}, Value)
+        end
+     || {Name, Value} <- lists:enumerate(Values)
+    ],
+    ?assertEqual(lists:sum(Values), sum(Zone, {key, 1.0})),
+    ?assertEqual(0, sum(Zone, {key, 1})).
+
+a_sum_counts_running_children_only(Config) ->
+    Zone = zone(Config),
+    {_, Cleaner} = tracked_child:terminating(Zone, terminating),
+    5 = gen_tracker:increment(Zone, terminating, n, 5, 0),
+    7 = gen_tracker:increment(Zone, vacant, n, 7, 0),
+    _ = open(Zone, running),
+    ok = setattr(Zone, running, n, 1),
+    ?assertEqual(1, sum(Zone, n)),
+    Cleaner ! done.
+
+no_selection_sends_a_message(Config) ->
+    Zone = zone(Config),
+    _ = populated(Zone, 100),
+    {{answer, _}, Sent} = callers:sent_by(fun() ->
+        {_, Continuation} = select(Zone, ?ALL, 10),
+        {select(Zone, ?ALL), select(Continuation), select_count(Zone, ?ALL), sum(Zone, n)}
+    end),
+    ?assertEqual([], Sent).
