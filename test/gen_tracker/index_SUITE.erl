@@ -30,6 +30,9 @@ all() ->
         an_attribute_without_a_child_is_found_when_there_is_one,
         a_restarted_child_is_found_by_its_own_attributes,
         an_unregistered_process_is_not_found,
+        a_name_that_is_handed_over_is_found_with_its_new_process,
+        a_name_is_always_found_while_it_is_handed_over,
+        a_child_that_a_full_zone_refuses_is_not_found,
         a_child_whose_keeper_was_killed_is_found,
         a_child_of_another_node_is_found,
         a_child_is_not_found_once_its_death_was_noticed,
@@ -317,6 +320,89 @@ an_unregistered_process_is_not_found(_) ->
     ok = gen_tracker:unregister_name({Zone, name}),
     ?assertEqual([], gen_tracker:values(Zone, key)).
 
+a_name_that_is_handed_over_is_found_with_its_new_process(_) ->
+    Zone = zone([key, {each, tags}]),
+    [One, Two, Three, Other] = [tracked_child:loose(start_link) || _ <- [1, 2, 3, 4]],
+    yes = gen_tracker:register_name({Zone, name}, One),
+    ok = gen_tracker:setattr(Zone, name, #{key => 1, tags => [a, b]}),
+    yes = gen_tracker:register_name({Zone, other}, Other),
+    ok = gen_tracker:setattr(Zone, other, key, 1),
+    [
+        begin
+            yes = gen_tracker:re_register_name({Zone, name}, Next),
+            ?assertEqual([{name, Next}, {other, Other}], lookup(Zone, key, 1)),
+            ?assertEqual([{1, 2}], gen_tracker:values(Zone, key)),
+            ?assertEqual([{name, Next}], gen_tracker:lookup(Zone, tags, b))
+        end
+     || Next <- [Two, Two, Three, One, Two]
+    ],
+    ?assertEqual(1, gen_tracker:publish(Zone, tags, a, {run, self(), fun() -> published end})),
+    {ran, Two, published} = await(ran),
+    %% The process that had the name lives on, and its death changes nothing.
+    _ = tracked_child:kill(One),
+    ?assertEqual([{name, Two}], gen_tracker:lookup(Zone, tags, b)),
+    ok = gen_tracker:setattr(Zone, name, tags, [c]),
+    ?assertEqual([{name, Two}], gen_tracker:lookup(Zone, tags, c)),
+    normal = stop(Two, normal),
+    forgotten(Zone, name),
+    ?assertEqual([], gen_tracker:values(Zone, tags)),
+    ?assertEqual([{other, Other}], gen_tracker:lookup(Zone, key, 1)),
+    %% The name is free, so the attributes are gone.
+    yes = gen_tracker:re_register_name({Zone, name}, Three),
+    ?assertEqual([], gen_tracker:values(Zone, tags)).
+
+%% A writer changes the list all the time, so that lookups read it, which takes a while.
+a_name_is_always_found_while_it_is_handed_over(_) ->
+    Zone = zone([{each, tags}]),
+    Processes = [tracked_child:loose(start_link) || _ <- [1, 2, 3]],
+    yes = gen_tracker:register_name({Zone, name}, hd(Processes)),
+    Write = fun(Number) ->
+        Tags = lists:seq(Number, Number + 1000) ++ [stays],
+        ok = gen_tracker:setattr(Zone, name, tags, Tags)
+    end,
+    Write(0),
+    Look = fun() ->
+        [{name, Found}] = gen_tracker:lookup(Zone, tags, stays),
+        true = lists:member(Found, Processes)
+    end,
+    HandOver = fun(Number) ->
+        Next = lists:nth(Number rem 3 + 1, Processes),
+        yes = gen_tracker:re_register_name({Zone, name}, Next),
+        [{name, Next}] = gen_tracker:lookup(Zone, tags, stays)
+    end,
+    while_changing(
+        fun(Number) -> Write(Number rem 7) end,
+        fun() -> callers:while_writing(HandOver, 30, [Look, Look]) end,
+        100
+    ).
+
+a_child_that_a_full_zone_refuses_is_not_found(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, _} = gen_tracker:start_link(Zone, #{index => [key], max_children => 1}),
+    First = open(Zone, first),
+    ok = gen_tracker:setattr(Zone, first, key, 1),
+    Loose = tracked_child:loose(start_link),
+    Add = fun(Name) ->
+        gen_tracker:add_existing_child(Zone, {Name, Loose, worker, []})
+    end,
+    1 = gen_tracker:increment(Zone, attributed, key, 1, 0),
+    [
+        begin
+            ?assertEqual({error, max_children}, Add(Name)),
+            ?assertEqual(
+                {error, max_children}, gen_tracker:find_or_open(Zone, plain(Name))
+            ),
+            ?assertEqual([{first, First}], gen_tracker:lookup(Zone, key, 1)),
+            ?assertEqual([{1, 1}], gen_tracker:values(Zone, key))
+        end
+     || Name <- [other, attributed]
+    ],
+    normal = stop(First, normal),
+    forgotten(Zone, first),
+    ?assertEqual([], gen_tracker:values(Zone, key)),
+    {ok, Loose} = Add(attributed),
+    ?assertEqual([{attributed, Loose}], gen_tracker:lookup(Zone, key, 1)).
+
 a_child_whose_keeper_was_killed_is_found(_) ->
     Zone = zone([key]),
     Child = tracked_child:loose(start_link),
@@ -418,11 +504,14 @@ a_list_that_changes_all_the_time_leaves_nothing_behind(_) ->
     forgotten(Zone, name),
     ?assertEqual([], gen_tracker:values(Zone, tags)).
 
-%% Calls one fun with 1, 2, and so on in another process, as long as the other fun is being called a
-%% thousand times.
+%% Calls one fun with 1, 2, and so on in another process, as long as the other fun is being called
+%% a thousand times, or so many.
 while_changing(Change, Look) ->
+    while_changing(Change, Look, 1000).
+
+while_changing(Change, Look, Times) ->
     {Changer, Monitor} = spawn_monitor(fun() -> changes(Change, 1) end),
-    [Look() || _ <- lists:seq(1, 1000)],
+    [Look() || _ <- lists:seq(1, Times)],
     exit(Changer, kill),
     receive
         {'DOWN', Monitor, process, Changer, Reason} -> ?assertEqual(killed, Reason)

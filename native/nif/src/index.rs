@@ -11,7 +11,7 @@ use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{self, atom};
-use crate::lookup;
+use crate::lookup::{self, while_running};
 
 /// Cost of adding a row to the rows that have a value, or of removing it, in words.
 const PLACE_COST: usize = 16;
@@ -271,22 +271,19 @@ fn pid_with<'c>(
     entry: Entry<Copied>,
     wanted: Wanted<'c, '_>,
 ) -> Result<Option<Term<'c>>, Fault> {
-    let Some(pid) = entry.pid() else {
-        return Ok(None);
-    };
-    let attributes = entry.attributes();
-    let value = attributes
-        .as_ref()
-        .and_then(|map| map.get(index.key().borrow()));
-    let has_value = match value {
-        Some(value) if index.is_of_lists() => call.is_list_with(value, wanted.term)?,
-        Some(value) => call.is_value(value, wanted.key, wanted.term)?,
-        None => false,
-    };
-    let term = call.make_pid(&pid)?;
-    // Otherwise another child may run by now, whose attribute was read.
-    let is_same_child = entry.pid() == Some(pid);
-    Ok((has_value && is_same_child).then_some(term))
+    let made = while_running(call, entry, || {
+        call.deduct(ITEM_COST)?;
+        let attributes = entry.attributes();
+        let value = attributes
+            .as_ref()
+            .and_then(|map| map.get(index.key().borrow()));
+        match value {
+            Some(value) if index.is_of_lists() => call.is_list_with(value, wanted.term),
+            Some(value) => call.is_value(value, wanted.key, wanted.term),
+            None => Ok(false),
+        }
+    })?;
+    Ok(made.and_then(|(pid, has_value)| has_value.then_some(pid)))
 }
 
 pub fn count(call: Call<'_>) -> Answer<'_> {

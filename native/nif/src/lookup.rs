@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proctab_table::entry::Entry;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
-use proctab_terms::{Call, Copied, Fault, Scratch};
+use proctab_terms::{Call, Copied, Fault, Scratch, Term};
 
 use crate::handles::Handles;
 use crate::tables::{self, Table};
@@ -47,4 +47,24 @@ pub fn with_entry<T>(
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     run(zone, zone.entry(name, &guard))
+}
+
+/// Makes the pid of a row's running child and something that belongs to this child. Returns `None`
+/// if the row has no running child.
+///
+/// What was made while another child got the name may not belong to either, and is made again.
+pub fn while_running<'c, T>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    mut make: impl FnMut() -> Result<T, Fault>,
+) -> Result<Option<(Term<'c>, T)>, Fault> {
+    let mut before = entry.pid();
+    while let Some(pid) = before {
+        let made = make()?;
+        before = entry.pid();
+        if before.as_ref() == Some(&pid) {
+            return Ok(Some((call.make_pid(&pid)?, made)));
+        }
+    }
+    Ok(None)
 }

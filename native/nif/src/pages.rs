@@ -11,7 +11,7 @@ use proctab_terms::{Answer, Call, Copied, Fault, Term};
 use crate::atoms::{self, atom};
 use crate::attributes::{self, Keys, VISIT_COST};
 use crate::children::child_terms;
-use crate::lookup;
+use crate::lookup::{self, while_running};
 
 /// Budget of a page, in words: a few hundred microseconds of work.
 const PAGE_BUDGET: usize = 3_000;
@@ -210,24 +210,4 @@ fn integer_item<'c>(
         value.map_or(Ok(None), |value| call.make_integer(value))
     })?;
     Ok(made.and_then(|(_, integer)| integer))
-}
-
-/// Makes the pid of a row's running child and something that belongs to this child. Returns `None`
-/// if the row has no running child.
-///
-/// What was made while another child got the name may not belong to either, and is made again.
-fn while_running<'c, T>(
-    call: Call<'c>,
-    entry: Entry<Copied>,
-    mut make: impl FnMut() -> Result<T, Fault>,
-) -> Result<Option<(Term<'c>, T)>, Fault> {
-    let mut before = entry.pid();
-    while let Some(pid) = before {
-        let made = make()?;
-        before = entry.pid();
-        if before.as_ref() == Some(&pid) {
-            return Ok(Some((call.make_pid(&pid)?, made)));
-        }
-    }
-    Ok(None)
 }

@@ -18,7 +18,12 @@
 //! So a row is always in the groups of its present values, and in others only while it is marked.
 //! [`Index::page`] reads the marks and the pids of rows while they cannot leave the group. A row
 //! without a mark has the value at that moment. The reader of a marked row reads the attribute
-//! itself, and the pid before and after that. It takes no lock of a row.
+//! itself, and the pid before and after that; if another child has the name by then, it reads both
+//! again. It takes no lock of a row.
+//!
+//! [`Zone::hand_over`](crate::zone::Zone::hand_over) needs no revision: the row has a running child
+//! and the same values before, after and in between, and the reader of a row without a mark takes
+//! the pid that the row has at that moment.
 //!
 //! Locks are taken in this order: a listing, then the row's own lock, which is released again, then
 //! that of one group or of one shard of the groups at a time.
