@@ -628,7 +628,8 @@ launching(Name, #row{child = #child{called = false} = Child} = Row, Model) ->
         child = Child#child{called = true, callback = Callback},
         attributes = (Row#row.attributes)#{?TABLE_KEY => table}
     },
-    [put_row(Name, Called, Model#model{starts = (Model#model.starts)#{Name => Number}})];
+    Calls = put_row(Name, Called, Model#model{starts = (Model#model.starts)#{Name => Number}}),
+    [Calls | [put_row(Name, #row{}, Model) || is_killed_at_once(Child)]];
 launching(Name, #row{child = #child{stopping = true} = Child} = Row, Model) ->
     %% The result is dropped. A child that was started is ended after the waiting calls were
     %% answered. The keeper may have been killed before the helper was linked.
@@ -650,6 +651,10 @@ launching(Name, #row{child = #child{spec = Spec} = Child} = Row, Model) ->
         {false, true, permanent} -> [delay(Name, pending, Child, Model)];
         {false, _, _} -> [put_row(Name, #row{}, Model)]
     end.
+
+%% A stop without a shutdown time may kill the keeper before it has called the start function.
+is_killed_at_once(#child{stopping = Stopping, spec = #spec{form = Form}}) ->
+    Stopping =:= true andalso shutdown(Form) =:= brutal_kill.
 
 %% How this call of the start function ends: the first two of a keeper have their own result.
 how(#row{state = launching, child = #child{spec = Spec}}) ->

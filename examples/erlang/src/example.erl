@@ -28,7 +28,7 @@ run() ->
     {ok, Worker} = gen_tracker:getattr(streams, <<"tv1">>, worker, 5000),
     Running = {
         gen_tracker:find(streams, <<"tv1">>) =:= {ok, Pid},
-        folsom_metrics:get_metric_value(streams),
+        metrics_process_tracker:count(streams),
         stats_hero:find_worker(<<"tv1">>) =:= {ok, Worker}
     },
     ok = supervisor:delete_child(streams, <<"tv1">>),
@@ -37,7 +37,7 @@ run() ->
     until(fun() -> stats_hero_monitor:registered_count() =:= 0 end),
     Ended = {
         gen_tracker:find(streams, <<"tv1">>),
-        folsom_metrics:get_metric_value(streams),
+        metrics_process_tracker:count(streams),
         stats_hero:find_worker(<<"tv1">>)
     },
     #{modules := Modules} = proctab:check(map),
