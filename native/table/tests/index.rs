@@ -114,6 +114,17 @@ fn end(zone: &Table, name: u64, is_dead: bool) {
     assert_eq!(removed, Some(true));
 }
 
+/// Returns the pid of the child if it has a value, read without a lock.
+fn pid_with(entry: Entry<Nothing>, value: u64) -> Option<u64> {
+    loop {
+        let pid = entry.local_pid()?;
+        let has_value = present(entry) == Some(value);
+        if entry.local_pid() == Some(pid) {
+            return has_value.then_some(pid);
+        }
+    }
+}
+
 /// Returns names and pids as a lookup does, in pages of so many rows.
 fn lookup(zone: &Table, value: u64, most: usize, guard: &Guard) -> Vec<(u64, u64)> {
     let index = zone.indexes().unwrap().get(word(KEY).borrow()).unwrap();
@@ -123,11 +134,7 @@ fn lookup(zone: &Table, value: u64, most: usize, guard: &Guard) -> Vec<(u64, u64
         from = index.page(word(value).borrow(), slot, most, &mut page, guard);
         for member in &page {
             let entry = zone.entry_of(&member.row, guard);
-            let pid = member.pid.or_else(|| {
-                let pid = entry.local_pid()?;
-                let has_value = present(entry) == Some(value);
-                (has_value && entry.local_pid() == Some(pid)).then_some(pid)
-            });
+            let pid = member.pid.or_else(|| pid_with(entry, value));
             found.extend(pid.map(|pid| (number(&member.row.name), pid)));
         }
     }
@@ -272,6 +279,44 @@ fn lookups_agree_with_attributes_that_were_read_before() {
                 if value > 0 {
                     assert_eq!(lookup(zone, value - 1, 9, &guard), []);
                 }
+            }
+        });
+    });
+}
+
+/// The name goes from process to process while its value is set again all the time. It is found
+/// once, and with the last process when the hand-over has returned.
+#[test]
+fn a_name_that_changes_hands_is_always_found() {
+    let zone = zone();
+    start(&zone, 1, 1);
+    assert!(set(&zone, 1, KEPT));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            let name = word(1);
+            for keeper in 1..40_000 {
+                let guard = reclaim::enter();
+                let (new, pid) = (keeper + 1, Pid::Local(keeper + 1));
+                let before = zone.hand_over(name.borrow(), keeper, new, pid, &guard, &COMMITTED);
+                assert_eq!(before, Some(Pid::Local(keeper)));
+                assert_eq!(lookup(zone, KEPT, 9, &guard), [(1, new)]);
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                assert!(set(zone, 1, KEPT));
+            }
+        });
+        scope.spawn(move || {
+            let mut last = 0;
+            while !done.load(Ordering::SeqCst) {
+                let found = lookup(zone, KEPT, 9, &reclaim::enter());
+                assert_eq!(found.len(), 1);
+                assert!(found[0].1 >= last);
+                last = found[0].1;
             }
         });
     });
