@@ -450,6 +450,8 @@ the_crash_report_of_a_failed_restart_is_written(_) ->
     exit(Child, kill),
     Crashed = kept_log:await(length(Fails), fun crashed/1),
     ?assertEqual(length(Fails), length(lists:usort(Crashed))),
+    %% The report is written before the start has ended, whose error the next call would get.
+    wait:until(fun() -> element(1, proctab_nif:child(Zone, child)) =/= restarting end, 10),
     {ok, _} = gen_tracker:find_or_open(Zone, scripted_child:spec(child, permanent, Script)),
     _ = taken(started),
     %% A transient child that is given up.

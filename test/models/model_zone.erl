@@ -638,7 +638,8 @@ launching(Name, #row{child = #child{stopping = true} = Child} = Row, Model) ->
             true -> Row#row{state = terminating, child = Child#child{ended = killed}};
             false -> #row{}
         end,
-    [put_row(Name, Next, After) || After <- lists:usort([Model, helped(Row, Model)])];
+    [put_row(Name, Next, After) || After <- lists:usort([Model, helped(Row, Model)])] ++
+        orphaned(Name, Row, Model);
 launching(Name, #row{state = launching} = Row, Model) ->
     case is_started(how(Row)) of
         true -> [up(Name, Row, helped(Row, Model))];
@@ -651,6 +652,14 @@ launching(Name, #row{child = #child{spec = Spec} = Child} = Row, Model) ->
         {false, true, permanent} -> [delay(Name, pending, Child, Model)];
         {false, _, _} -> [put_row(Name, #row{}, Model)]
     end.
+
+%% A keeper that is killed in a start function that unlinks everything leaves a child behind.
+orphaned(Name, #row{child = #child{id = Id} = Child} = Row, Model) ->
+    Left = Model#model{detached = [Id | Model#model.detached]},
+    [
+        put_row(Name, #row{}, Left)
+     || is_killed_at_once(Child), lists:member(how(Row), [unlink, everything])
+    ].
 
 %% A stop without a shutdown time may kill the keeper before it has called the start function.
 is_killed_at_once(#child{stopping = Stopping, spec = #spec{form = Form}}) ->

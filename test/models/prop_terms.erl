@@ -162,10 +162,16 @@ external(Term) ->
     term_to_binary(Term, [deterministic]).
 
 %% Returns terms in an order that depends on nothing but the terms: `lists:sort/1` leaves `0` and
-%% `0.0` in the order in which it finds them. They are sorted by hash and not by external format, in
-%% which `-0.0` and `0.0` differ, although they are equal before OTP 27.
+%% `0.0` in the order in which it finds them. They are sorted by hash. `-0.0` and `0.0` have one
+%% hash, and are equal before OTP 27: only since then are they sorted by external format.
 sorted(Terms) ->
-    [Term || {_, Term} <- lists:sort([{erlang:phash2(Term, 1 bsl 32), Term} || Term <- Terms])].
+    Format =
+        case list_to_float("-0.0") =:= list_to_float("0.0") of
+            true -> fun(_) -> none end;
+            false -> fun(Term) -> term_to_binary(Term, [deterministic]) end
+        end,
+    Keyed = [{erlang:phash2(Term, 1 bsl 32), Format(Term), Term} || Term <- Terms],
+    [Term || {_, _, Term} <- lists:sort(Keyed)].
 
 %% Returns an equal term that shares no memory with the first.
 copy(Term) ->
