@@ -90,6 +90,7 @@ child_operations(Zone, Name, Number) ->
         {add_existing_child, fun() -> add_remote(Zone, faults_books:node()) end},
         {register_name, fun() -> register_name(Zone, Number, keep) end},
         {register_name, fun() -> register_name(Zone, Number, unregister) end},
+        {register_name, fun() -> register_name(Zone, Number, hand_over) end},
         {send, fun() -> gen_tracker:send({Zone, Name}, hello) end},
         {wait, fun() -> true = lists:member(gen_tracker:wait(Zone), [ok, {error, shutdown}]) end}
     ].
@@ -264,24 +265,33 @@ existing_spec(full, Name, Pid) ->
     {Pid, {Name, {faults_child, existing, []}, temporary, 200, worker, []}}.
 
 %% Starts a process that registers itself, and waits until it has exited. `Then` says whether it
-%% exits registered or calls `unregister_name/1` first.
+%% exits registered, calls `unregister_name/1` first, or waits until another process has taken the
+%% name.
 register_name(Zone, Number, Then) ->
     Via = {Zone, {Zone, {via, Number}}},
-    Pid = spawn(fun() ->
-        faults_books:child_started(faults_books:new_id(), Zone, element(2, Via)),
-        try gen_tracker:register_name(Via, self()) of
-            yes ->
-                [ok = gen_tracker:unregister_name(Via) || Then =:= unregister];
-            no ->
-                ok
-        catch
-            Class:Reason:Stack ->
-                is_expected(Class, Reason, register_name, Zone) orelse
-                    demo_books:wrong('a name cannot be registered', {Via, Class, Reason, Stack})
-        end
-    end),
+    Pid = spawn(fun() -> register_self(register_name, Via, Then) end),
     _ = gen_tracker:whereis_name(Via),
     tracked_child:down(Pid).
+
+register_self(Register, {Zone, Name} = Via, Then) ->
+    faults_books:child_started(faults_books:new_id(), Zone, Name),
+    try
+        registered(gen_tracker:Register(Via, self()), Via, Then)
+    catch
+        Class:Reason:Stack ->
+            is_expected(Class, Reason, Register, Zone) orelse
+                demo_books:wrong('a name cannot be registered', {Via, Class, Reason, Stack})
+    end.
+
+registered(no, _, _) ->
+    ok;
+registered(yes, _, keep) ->
+    ok;
+registered(yes, Via, unregister) ->
+    ok = gen_tracker:unregister_name(Via);
+registered(yes, {Zone, Name} = Via, hand_over) ->
+    ok = gen_tracker:setattr(Zone, Name, tags, [1, 2]),
+    tracked_child:down(spawn(fun() -> register_self(re_register_name, Via, keep) end)).
 
 subscribe_and_unsubscribe(Zone) ->
     {ok, _} = gen_tracker:subscribe(Zone),
