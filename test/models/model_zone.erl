@@ -161,16 +161,16 @@ step({update, Name, Key, Value}, start, Model) ->
 step({read, What}, start, Model) when tuple_size(What) > 2, element(2, What) =:= none ->
     %% The key has no index.
     answer({error, badarg}, Model);
-step({read, What}, start, Model) ->
-    step({read, What}, {reading, maps:keys(Model#model.rows), #{}}, Model);
-step({read, What}, {reading, [], Read}, Model) ->
-    answer({read, summary(What, Read)}, Model);
-step({read, What}, {reading, Names, Read}, Model) ->
-    %% Each name is read at a moment of its own.
-    [
-        {{stage, {reading, Names -- [Name], read(What, Name, row(Name, Model), Read)}}, Model}
-     || Name <- Names
-    ];
+step({read, _}, start, Model) ->
+    [{{stage, {reading, maps:keys(Model#model.rows), #{}, #{}}}, Model}];
+step({read, What}, {reading, Left, Done, Read}, #model{rows = Rows} = Model) ->
+    %% Each name is read at a moment of its own. A name that is new may be seen or not.
+    [{{answer, {read, summary(What, Read)}}, Model} || Left =:= []] ++
+        [
+            {{stage, {reading, Left -- [Name], Done#{Name => done}, Next}}, Model}
+         || {Name, Row} <- maps:to_list(maps:without(maps:keys(Done), Rows)),
+            Next <- [read(What, Name, Row, Read)]
+        ];
 step(count, start, #model{rows = Rows} = Model) ->
     answer(length([row || #row{state = State} <- maps:values(Rows), State =/= vacant]), Model);
 step(wait, start, Model) ->

@@ -1,5 +1,5 @@
 %% The backend of the application metrics with the counters `a` and `b`: folsom, or this module
-%% where folsom is not installed. Debian has no package of folsom any more.
+%% where folsom is not installed. Debian 13 no longer has a package of it.
 -module(counter_backend).
 
 -export([name/0, start/0, value/1]).
