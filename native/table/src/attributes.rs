@@ -1,13 +1,12 @@
 //! The attributes of one name: a persistent map from key to value.
 //!
-//! A published map never changes: a writer makes a new one that shares what stays the same. At most
-//! 16 attributes are in one flat leaf, which is searched linearly. A larger map is a tree of 16-way
-//! branches over such leaves, with four bits of the key's hash for each level, so that a writer
-//! copies one path whatever the size.
+//! At most 16 attributes are in one flat leaf, which is searched linearly. A larger map is a tree
+//! of 16-way branches over such leaves, with four bits of the key's hash for each level.
 //!
-//! Integers are the exception: they are [counters](crate::value::Counter) in the leaf. A writer
-//! that copies a leaf freezes its counters, so that no addition is lost between copy and
-//! publication.
+//! The keys of a published map never change: a writer that adds or removes one makes a new map,
+//! which shares what stays the same, so that it copies one path whatever the size. The values are
+//! [atomic words](crate::value), which are replaced and added to in place. A writer that copies a
+//! leaf freezes its counters, so that no addition is lost between copy and publication.
 
 use std::hash::BuildHasher;
 
@@ -15,9 +14,10 @@ use papaya::Equivalent;
 use smallvec::SmallVec;
 use triomphe::ThinArc;
 
-use crate::datum::{Borrowed, Datum, Foreign};
+use crate::datum::{Borrowed, Datum, Foreign, View};
 use crate::hashing::Seed;
-use crate::value::Value;
+use crate::reclaim::Guard;
+use crate::value::{Seen, Value};
 
 /// Attributes of a leaf at most. With more it becomes a branch.
 const LEAF: usize = 16;
@@ -35,9 +35,13 @@ pub struct Attribute<F> {
 
 impl<F: Foreign> Attribute<F> {
     fn is_heavy(&self) -> bool {
-        let heavy = matches!(&self.value, Value::Fixed(datum) if datum.is_heavy());
-        heavy || self.key.is_heavy()
+        is_heavy(self.value.see()) || self.key.is_heavy()
     }
+}
+
+/// Whether a value is [heavy](Foreign::is_heavy).
+pub(crate) fn is_heavy<F: Foreign>(value: Seen<'_, F>) -> bool {
+    matches!(value, Seen::Fixed(View::Foreign(foreign)) if foreign.is_heavy())
 }
 
 enum Slot<F> {
@@ -48,7 +52,7 @@ enum Slot<F> {
 
 struct Header {
     branch: bool,
-    /// Whether a key or a value in this node or below is [heavy](Foreign::is_heavy).
+    /// Whether a key or a value in this node or below is [heavy](Foreign::is_heavy), or was.
     heavy: bool,
     /// Attributes in this node and below.
     count: u32,
@@ -60,7 +64,7 @@ pub struct Attributes<F>(ThinArc<Header, Slot<F>>);
 /// Attributes to set. Of two with the same key, the later one counts.
 pub type Changes<F> = SmallVec<[Attribute<F>; 4]>;
 
-const _: () = assert!(size_of::<Slot<String>>() == 32);
+const _: () = assert!(size_of::<Slot<String>>() == 24);
 
 impl<F> Clone for Attributes<F> {
     fn clone(&self) -> Self {
@@ -75,7 +79,7 @@ impl<F> Attributes<F> {
         self.0.header.header.count as usize
     }
 
-    /// Whether a key or a value is [heavy](Foreign::is_heavy).
+    /// Whether a key or a value is [heavy](Foreign::is_heavy), or was.
     pub(crate) fn is_heavy(&self) -> bool {
         self.0.header.header.heavy
     }
@@ -89,7 +93,7 @@ impl<F> Attributes<F> {
     }
 
     /// Calls `visit` with each attribute.
-    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Attribute<F>)) {
+    pub(crate) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Attribute<F>)) {
         for slot in self.slots() {
             match slot {
                 Slot::Attribute(attribute) => visit(attribute),
@@ -99,26 +103,21 @@ impl<F> Attributes<F> {
         }
     }
 
-    /// Returns the number of counters.
-    pub fn counters(&self) -> usize {
-        let mut count = 0;
-        self.for_each(&mut |attribute| {
-            count += usize::from(matches!(attribute.value, Value::Integer(_)));
-        });
-        count
-    }
-
     /// Returns the bytes that the map takes with all that is in it.
-    pub fn bytes(&self) -> usize
+    pub(crate) fn bytes(&self, guard: &Guard) -> usize
     where
         F: Foreign,
     {
         let slots = self.slots();
         let below = slots.iter().map(|slot| match slot {
             Slot::Attribute(Attribute { key, value }) => {
-                key.size() + value.datum().map_or(0, Datum::size)
+                key.size()
+                    + match value.see_under(guard) {
+                        Seen::Fixed(view) => view.size(),
+                        Seen::Integer(_) => 0,
+                    }
             }
-            Slot::Child(child) => child.bytes(),
+            Slot::Child(child) => child.bytes(guard),
             Slot::Empty => 0,
         });
         size_of::<Header>() + 16 + size_of_val(slots) + below.sum::<usize>()
@@ -195,18 +194,45 @@ impl<F: Foreign> Attributes<F> {
 
     /// Returns the value of a key.
     #[inline]
-    pub fn get(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Value<F>> {
+    pub(crate) fn get(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Value<F>> {
         self.attribute(key, seed).map(|attribute| &attribute.value)
     }
 
     /// Whether a key or its value is [heavy](Foreign::is_heavy); `false` if the key is missing.
-    pub(crate) fn is_heavy_at(&self, key: Borrowed<'_, F>, seed: &Seed) -> bool {
-        let attribute = self.attribute(key, seed);
-        attribute.is_some_and(Attribute::is_heavy)
+    pub(crate) fn is_heavy_at(&self, key: Borrowed<'_, F>, seed: &Seed, guard: &Guard) -> bool {
+        let attribute = self.attribute(key, seed).filter(|_| self.is_heavy());
+        attribute.is_some_and(|Attribute { key, value }| {
+            key.is_heavy() || is_heavy(value.see_under(guard))
+        })
+    }
+
+    /// Returns the value of a key, if `new` may replace it in place.
+    ///
+    /// That is not so if `new` alone would make the map [heavy](Self::is_heavy), which is said in
+    /// all nodes above it.
+    #[inline]
+    pub(crate) fn replaceable(
+        &self,
+        key: Borrowed<'_, F>,
+        new: &Value<F>,
+        seed: &Seed,
+    ) -> Option<&Value<F>> {
+        let (leaf, attribute) = self.leaf_and_attribute(key, seed)?;
+        (leaf.is_heavy() || !is_heavy(new.see())).then_some(&attribute.value)
     }
 
     #[inline]
     fn attribute(&self, key: Borrowed<'_, F>, seed: &Seed) -> Option<&Attribute<F>> {
+        let (_, attribute) = self.leaf_and_attribute(key, seed)?;
+        Some(attribute)
+    }
+
+    #[inline]
+    fn leaf_and_attribute(
+        &self,
+        key: Borrowed<'_, F>,
+        seed: &Seed,
+    ) -> Option<(&Self, &Attribute<F>)> {
         let mut node = self;
         if node.is_branch() {
             let hash = seed.hash_one(key);
@@ -217,7 +243,7 @@ impl<F: Foreign> Attributes<F> {
             }
         }
         node.slots().iter().find_map(|slot| match slot {
-            Slot::Attribute(attribute) if key.equivalent(&attribute.key) => Some(attribute),
+            Slot::Attribute(attribute) if key.equivalent(&attribute.key) => Some((node, attribute)),
             _ => None,
         })
     }
@@ -284,13 +310,10 @@ impl<F: Foreign> Attributes<F> {
     fn with_one(&self, index: Option<usize>, change: Attribute<F>) -> Self {
         let slots = self.slots();
         let changed = index.unwrap_or(slots.len());
-        let heavy = |(other, slot): (usize, &Slot<F>)| {
-            other != changed && matches!(slot, Slot::Attribute(attribute) if attribute.is_heavy())
-        };
         let count = slots.len().max(changed + 1);
         let header = Header {
             branch: false,
-            heavy: change.is_heavy() || self.is_heavy() && slots.iter().enumerate().any(heavy),
+            heavy: change.is_heavy() || self.is_heavy(),
             count: count as u32,
         };
         let mut change = Some(change);
@@ -343,22 +366,25 @@ impl<F: Foreign> Attributes<F> {
         Self::branch(children)
     }
 
-    /// Reads all counters at one moment, in the order of [`for_each`](Self::for_each). The caller
+    /// Reads all values at one moment, in the order of [`for_each`](Self::for_each). The caller
     /// holds the row's lock.
-    pub(crate) fn freeze_and_thaw(&self) -> Integers {
-        let mut integers = Integers::new();
+    pub(crate) fn values<'g>(&self, guard: &'g Guard) -> SmallVec<[Seen<'g, F>; 16]> {
+        let (mut values, mut counters) = (SmallVec::new(), 0);
         self.for_each(&mut |attribute| {
-            if let Value::Integer(counter) = &attribute.value {
-                integers.push(counter.freeze());
-            }
+            let value = attribute.value.see_under(guard);
+            counters += usize::from(value.counted().is_some());
+            values.push(value);
         });
-        self.for_each(&mut |attribute| attribute.value.thaw());
-        integers
+        if counters > 1 {
+            // One counter is read at one moment in any case.
+            self.for_each(&mut |attribute| attribute.value.freeze());
+            values.clear();
+            self.for_each(&mut |attribute| values.push(attribute.value.see_under(guard)));
+            self.for_each(&mut |attribute| attribute.value.thaw());
+        }
+        values
     }
 }
-
-/// The values of counters at one moment.
-pub type Integers = SmallVec<[i64; 16]>;
 
 fn child_index(hash: u64, shift: u32) -> usize {
     (hash >> shift) as usize % FANOUT
@@ -367,9 +393,8 @@ fn child_index(hash: u64, shift: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datum::{Kind, View};
+    use crate::datum::Kind;
     use crate::testing::Text;
-    use crate::value::Counter;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -384,8 +409,8 @@ mod tests {
             key: key(number),
             // Odd values are counters, even ones are not.
             value: match value % 2 {
-                0 => Value::Fixed(Datum::word(KIND, value as u64)),
-                _ => Value::Integer(Counter::new(value).unwrap()),
+                0 => Value::fixed(Datum::word(KIND, value as u64)),
+                _ => Value::counter(value).unwrap(),
             },
         }
     }
@@ -397,12 +422,10 @@ mod tests {
                 let View::Word(_, key) = attribute.key.view() else {
                     panic!("not a word")
                 };
-                let value = match &attribute.value {
-                    Value::Integer(counter) => counter.get(),
-                    Value::Fixed(datum) => match datum.view() {
-                        View::Word(_, word) => word as i64,
-                        _ => panic!("not a word"),
-                    },
+                let value = match attribute.value.see() {
+                    Seen::Integer(integer) => integer,
+                    Seen::Fixed(View::Word(_, word)) => word as i64,
+                    Seen::Fixed(_) => panic!("not a word"),
                 };
                 assert!(contents.insert(key as u16, value).is_none(), "{key} twice");
             });
@@ -469,7 +492,7 @@ mod tests {
         let changes = (0..100)
             .map(|number| Attribute {
                 key: Datum::foreign(Text(vec![number])),
-                value: Value::Fixed(Datum::word(KIND, u64::from(number))),
+                value: Value::fixed(Datum::word(KIND, u64::from(number))),
             })
             .collect();
         let map = Attributes::with(None, changes, &seed).unwrap();

@@ -1,6 +1,5 @@
 //! A row under a guard: reading and changing its attributes, and the steps of its child's life.
 
-use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
@@ -8,15 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::MutexGuard;
 use seize::Guard as _;
+use smallvec::SmallVec;
 
-use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::attributes::{Attribute, Attributes, Changes};
 use crate::commit::Committed;
-use crate::datum::{Borrowed, Foreign};
+use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
 use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State};
-use crate::value::{Added, Frozen, Value};
+use crate::value::{Added, Frozen, InUse, Seen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
 const INDEXED: usize = 80;
@@ -54,11 +54,11 @@ pub struct Void;
 pub struct TooMany;
 
 /// The result of replacing a value.
-pub enum Replaced<F> {
+pub enum Replaced<'g, F: Foreign> {
     /// The value was replaced.
     Done,
     /// The value is this one, not the expected one.
-    Not(Value<F>),
+    Not(InUse<'g, F>),
     /// The attribute is missing.
     Missing,
     /// No child holds the name.
@@ -78,28 +78,61 @@ pub struct Reading<'g, F: Foreign> {
     /// The row keeps the map, so this must not drop it.
     map: ManuallyDrop<Attributes<F>>,
     seed: &'g Seed,
-    guard: PhantomData<&'g Guard>,
+    guard: &'g Guard,
 }
 
-impl<F: Foreign> Deref for Reading<'_, F> {
-    type Target = Attributes<F>;
-
-    #[inline]
-    fn deref(&self) -> &Attributes<F> {
-        &self.map
-    }
-}
-
-impl<F: Foreign> Reading<'_, F> {
-    /// Returns the value of a key.
+impl<'g, F: Foreign> Reading<'g, F> {
+    /// Returns the present value of a key.
     #[inline(always)]
-    pub fn get(&self, key: Borrowed<'_, F>) -> Option<&Value<F>> {
+    pub fn get(&self, key: Borrowed<'_, F>) -> Option<InUse<'g, F>> {
+        let value = self.value(key)?;
+        loop {
+            // A value that was discarded has been replaced.
+            if let Some(used) = InUse::begin(value.see_under(self.guard)) {
+                return Some(used);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn value(&self, key: Borrowed<'_, F>) -> Option<&Value<F>> {
         self.map.get(key, self.seed)
     }
 
     /// Whether there is an attribute with this key.
     pub fn has(&self, key: Borrowed<'_, F>) -> bool {
-        self.get(key).is_some()
+        self.value(key).is_some()
+    }
+
+    /// Returns the number of attributes.
+    pub fn count(&self) -> usize {
+        self.map.count()
+    }
+}
+
+/// The attributes of a row at one moment.
+pub struct Snapshot<'g, F: Foreign> {
+    reading: Reading<'g, F>,
+    values: Values<'g, F>,
+}
+
+/// The values of a map at one moment.
+type Values<'g, F> = SmallVec<[InUse<'g, F>; 16]>;
+
+impl<'g, F: Foreign> Snapshot<'g, F> {
+    /// Calls `visit` with each key and its value, in an order that does not change.
+    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Datum<F>, Seen<'a, F>)) {
+        let mut values = self.values.iter();
+        self.reading.map.for_each(&mut |attribute| {
+            if let Some(value) = values.next() {
+                visit(&attribute.key, value.seen());
+            }
+        });
+    }
+
+    /// Returns the number of attributes.
+    pub fn count(&self) -> usize {
+        self.values.len()
     }
 }
 
@@ -134,34 +167,32 @@ impl<'g, F: Foreign> Entry<'g, F> {
             Reading {
                 map: ManuallyDrop::new(map),
                 seed: &self.shared.seed,
-                guard: PhantomData,
+                guard: self.guard,
             }
         })
     }
 
-    /// Returns all attributes, and the values of the counters at one moment, in the order of
-    /// [`Attributes::for_each`]. Fails at once if there are more than `most` attributes.
-    pub fn snapshot(self, most: usize) -> Result<Option<(Reading<'g, F>, Integers)>, TooMany> {
+    /// Returns all attributes at one moment, or `None` if there are none. Fails at once if there
+    /// are more than `most`.
+    pub fn snapshot(self, most: usize) -> Result<Option<Snapshot<'g, F>>, TooMany> {
         let at_most = |attributes: Reading<'g, F>| match attributes.count() <= most {
             true => Ok(attributes),
             false => Err(TooMany),
         };
-        let Some(attributes) = self.attributes().map(at_most).transpose()? else {
+        if self.attributes().map(at_most).transpose()?.is_none() {
             return Ok(None);
-        };
-        if attributes.counters() < 2 {
-            // One counter is read at one moment in any case.
-            let mut integers = Integers::new();
-            attributes.for_each(&mut |attribute| integers.extend(attribute.value.counted()));
-            return Ok(Some((attributes, integers)));
         }
         let _record = self.row.record.lock();
         // There may be more by now.
-        let Some(attributes) = self.attributes().map(at_most).transpose()? else {
-            return Ok(None);
-        };
-        let integers = attributes.freeze_and_thaw();
-        Ok(Some((attributes, integers)))
+        let reading = self.attributes().map(at_most).transpose()?;
+        Ok(reading.map(|reading| {
+            // Nothing in the map is discarded while the lock is held.
+            let seen = reading.map.values(self.guard).into_iter();
+            Snapshot {
+                values: seen.filter_map(InUse::begin).collect(),
+                reading,
+            }
+        }))
     }
 
     /// Returns the number of attributes, and the bytes of the row with all that is in it. Shared
@@ -172,7 +203,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let row = row + spec.map_or(0, |spec| spec.size());
         match self.attributes() {
             Some(map) if map.count() > most => Err(TooMany),
-            Some(map) => Ok((map.count(), row + map.bytes())),
+            Some(map) => Ok((map.count(), row + map.map.bytes(self.guard))),
             None => Ok((0, row)),
         }
     }
@@ -186,26 +217,36 @@ impl<'g, F: Foreign> Entry<'g, F> {
         Ok(self.set_locked(record, changes))
     }
 
-    pub(crate) fn set_locked(self, record: MutexGuard<'_, Record<F>>, changes: Changes<F>) -> bool {
+    pub(crate) fn set_locked(
+        self,
+        record: MutexGuard<'_, Record<F>>,
+        mut changes: Changes<F>,
+    ) -> bool {
         let before = self.attributes();
-        if let ([Attribute { key, value }], Some(before)) = (changes.as_slice(), &before) {
-            // An integer replaces another one in place.
-            if let (Value::Integer(new), Some(Value::Integer(old))) =
-                (value, before.get(key.borrow()))
-            {
-                old.set(new.get());
+        let seed = &self.shared.seed;
+        if let ([change], Some(map)) = (changes.as_slice(), &before) {
+            let place = map
+                .map
+                .replaceable(change.key.borrow(), &change.value, seed);
+            if let Some((place, change)) = place.and_then(|place| Some((place, changes.pop()?))) {
+                // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
+                // `Snapshot` read it under a guard.
+                let old = unsafe { place.replace(change.value, self.guard) };
                 drop(record);
+                // SAFETY: this call alone has replaced the value, and owns the old one. Readers
+                // that still have it entered their guards before.
+                unsafe { retirement::retire_value::<F>(old, self.guard) };
                 return false;
             }
         }
-        let seed = &self.shared.seed;
         let heavy = before.as_ref().is_some_and(|map| {
             let mut changes = changes.iter();
-            map.is_heavy() && changes.any(|change| map.is_heavy_at(change.key.borrow(), seed))
+            changes.any(|change| map.map.is_heavy_at(change.key.borrow(), seed, self.guard))
         });
-        let after = Attributes::with(before.as_deref(), changes, seed);
+        let map = before.as_ref().map(|before| &*before.map);
+        let after = Attributes::with(map, changes, seed);
         let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
-        let grown = count(after.as_ref()) > count(before.as_deref());
+        let grown = count(after.as_ref()) > count(map);
         self.publish(record, after, heavy);
         grown
     }
@@ -221,6 +262,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         if before.is_some_and(|map| map.has(change.key.borrow())) {
             return Ok(false);
         }
+        // The value is not shared yet, and so not frozen by another thread.
         let change = Attribute {
             key: change.key.clone(),
             value: change.value.carry_over(),
@@ -239,8 +281,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
             return false;
         };
         let seed = &self.shared.seed;
-        let heavy = before.is_heavy_at(key, seed);
-        let after = before.without(key, seed);
+        let heavy = before.map.is_heavy_at(key, seed, self.guard);
+        let after = before.map.without(key, seed);
         let is_empty = after.is_none() && record.state == State::Vacant;
         if is_empty {
             record.state = State::Removed;
@@ -251,37 +293,57 @@ impl<'g, F: Foreign> Entry<'g, F> {
 
     /// Replaces the value of an attribute, if `is_expected` holds for the current one.
     ///
-    /// `of_child`: returns [`Replaced::Void`] if no child holds the name.
+    /// `of_child`: returns [`Replaced::Void`] if no child holds the name. A value that is compared
+    /// with much is compared before the row is locked, and again if another thread has replaced it
+    /// meanwhile.
     pub fn replace(
         self,
         change: Attribute<F>,
-        is_expected: impl FnOnce(&Value<F>) -> bool,
+        is_expected: impl Fn(Seen<'_, F>) -> bool,
         of_child: bool,
         _: &Committed,
-    ) -> Replaced<F> {
-        let record = self.row.record.lock();
-        if of_child && !record.is_settable() {
-            return Replaced::Void;
+    ) -> Replaced<'g, F> {
+        let mut expected = None;
+        loop {
+            let record = self.row.record.lock();
+            if of_child && !record.is_settable() {
+                return Replaced::Void;
+            }
+            let attributes = self.attributes();
+            let value = attributes
+                .as_ref()
+                .map(|map| map.value(change.key.borrow()));
+            let Some(value) = value.flatten() else {
+                return Replaced::Missing;
+            };
+            // No addition comes between the comparison and the replacement.
+            value.freeze();
+            let word = value.load_under(self.guard);
+            if expected == Some(word) {
+                self.set_locked(record, Changes::from_iter([change]));
+                return Replaced::Done;
+            }
+            // A term may be long: it is compared without the lock.
+            let record = Some(record).filter(|_| !word.is_pointer());
+            // SAFETY: the word was read under the guard, which is held during `'g`, and whoever
+            // replaces the value retires what it points to.
+            let Some(current) = InUse::begin(unsafe { word.see() }) else {
+                // It was replaced after the row was unlocked.
+                continue;
+            };
+            match (is_expected(current.seen()), record) {
+                (true, None) => expected = Some(word),
+                (true, Some(record)) => {
+                    self.set_locked(record, Changes::from_iter([change]));
+                    return Replaced::Done;
+                }
+                (false, None) => return Replaced::Not(current),
+                (false, Some(_record)) => {
+                    value.thaw();
+                    return Replaced::Not(current);
+                }
+            }
         }
-        let attributes = self.attributes();
-        let key = change.key.borrow();
-        let Some((map, value)) = attributes
-            .as_ref()
-            .and_then(|map| Some((map, map.get(key)?)))
-        else {
-            return Replaced::Missing;
-        };
-        // This freezes a counter: no addition comes between the comparison and the replacement.
-        let current = value.carry_over();
-        if !is_expected(&current) {
-            value.thaw();
-            return Replaced::Not(current);
-        }
-        let seed = &self.shared.seed;
-        let heavy = map.is_heavy_at(key, seed);
-        let after = Attributes::with(Some(map), Changes::from_iter([change]), seed);
-        self.publish(record, after, heavy);
-        Replaced::Done
     }
 
     /// Adds to a counter in one step.
@@ -305,9 +367,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
     #[inline(always)]
     fn try_add(self, key: Borrowed<'_, F>, increment: i64) -> Result<Added, Frozen> {
         match self.attributes() {
-            Some(attributes) => match attributes.get(key) {
-                Some(Value::Integer(counter)) => counter.add(increment),
-                Some(Value::Fixed(_)) => Ok(Added::NotCounted),
+            Some(attributes) => match attributes.value(key) {
+                Some(value) => value.add(increment),
                 None => Ok(Added::Missing),
             },
             None => Ok(Added::Missing),
@@ -386,7 +447,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let spec = (state == State::Removed)
             .then(|| record.spec.take())
             .flatten();
-        let heavy = self.attributes().is_some_and(|map| map.is_heavy());
+        let heavy = self.attributes().is_some_and(|map| map.map.is_heavy());
         self.publish(record, None, heavy);
         drop(spec);
         Ok(Cleared { child, is_awaited })
@@ -427,7 +488,6 @@ mod tests {
     use crate::reclaim;
     use crate::retirement::{MANY, MAX_FREED};
     use crate::testing::{fixed, held, running, word, Held};
-    use crate::value::Counter;
 
     const COMMITTED: Committed = Committed::new();
     /// Longer than anything takes that terminates.
@@ -439,7 +499,7 @@ mod tests {
         let entry = Entry::new(&row, &shared, &guard);
         let counter = |key| Attribute {
             key: word(key),
-            value: Value::Integer(Counter::new(0).unwrap()),
+            value: Value::counter(0).unwrap(),
         };
         assert!(entry
             .set((0..100).map(counter).collect(), &COMMITTED)
@@ -450,14 +510,15 @@ mod tests {
             let (row, shared) = (&row, &shared);
             scope.spawn(move || {
                 let guard = reclaim::enter();
-                sender.send(Entry::new(row, shared, &guard).snapshot(99).is_err())
+                let refused = Entry::new(row, shared, &guard).snapshot(99).is_err();
+                sender.send(refused)
             });
             let refused = refused.recv_timeout(LONG);
             drop(record);
             assert_eq!(refused, Ok(true));
         });
-        let (attributes, integers) = entry.snapshot(100).unwrap().unwrap();
-        assert_eq!((attributes.count(), integers.len()), (100, 100));
+        let snapshot = entry.snapshot(100).unwrap().unwrap();
+        assert_eq!(snapshot.count(), 100);
     }
 
     /// A change to a light value waits until there is more to free, also if there is a heavy value

@@ -10,7 +10,7 @@
 //! use proctab_table::datum::{Datum, Foreign, Kind};
 //! use proctab_table::reclaim;
 //! use proctab_table::row::{Child, Pid, State};
-//! use proctab_table::value::{Added, Counter, Value};
+//! use proctab_table::value::{Added, Value};
 //! use proctab_table::zone::Zone;
 //!
 //! // An embedder without terms of its own.
@@ -35,7 +35,7 @@
 //!
 //! let entry = zone.entry(name.borrow(), &guard).unwrap();
 //! assert_eq!(entry.pid(), Some(Pid::Local(42)));
-//! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
+//! let zero = Attribute { key: bytes_in.clone(), value: Value::counter(0).unwrap() };
 //! assert!(entry.set(Changes::from_iter([zero]), &COMMITTED).is_ok());
 //! assert_eq!(entry.add(bytes_in.borrow(), 1000, &COMMITTED), Added::Changed(1000));
 //!
@@ -53,11 +53,11 @@
 //! | [`processes`] | a table of processes and the names they are registered under |
 //! | [`entry`] | a row under a guard: its attributes, and the life of its child |
 //! | [`row`] | one name: its state and its processes |
-//! | `retirement` | freeing maps of attributes |
+//! | `retirement` | freeing maps of attributes and values |
 //! | [`attributes`] | a persistent map of attributes |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute |
-//! | [`value`] | a value: a term, or an integer that is counted in place |
+//! | [`value`] | a value: one atomic word, which is replaced or counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
 //! | [`reclaim`] | freeing memory that readers may still use |
 //! | [`commit`] | the proof that an operation will not start again |
@@ -74,9 +74,10 @@
 //!
 //! # Costs
 //!
-//! A row takes about 250 bytes with a short name, and each attribute 32, besides the bytes of terms
-//! that do not fit in 14. Writers of one name take turns, and copy up to [16
-//! attributes](attributes) or a path in a tree of them; an integer is replaced in place.
+//! A row takes about 250 bytes with a short name, and each attribute 24, besides the bytes of keys
+//! that do not fit in 14, and of values that do not fit in [a word](value). Writers of one name
+//! take turns. A write of one attribute that is there replaces its value in place; others copy up
+//! to [16 attributes](attributes), or a path in a tree of them.
 //!
 //! # Memory
 //!

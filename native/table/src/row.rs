@@ -1,9 +1,9 @@
 //! One name: its state, the processes behind it, and its attributes.
 //!
 //! Readers take no lock: the pid of the child is one atomic word, and the attributes are a pointer
-//! to a map that never changes ([`Attributes`]). Writers take the row's lock, make a new map next
-//! to the old one, publish it by replacing the pointer, and retire the old one. Nothing is freed
-//! and no foreign code runs while the lock is held.
+//! to a map ([`Attributes`]) whose values are atomic words. Writers take the row's lock, and
+//! replace a value, or make a new map next to the old one and publish it by replacing the pointer.
+//! They retire what they replace. Nothing is freed and no foreign code runs while the lock is held.
 //!
 //! This module has the state and the processes. Reading and changing attributes takes an
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.

@@ -14,7 +14,7 @@
 
 use proctab_table::attributes::Attribute;
 use proctab_table::datum::{Borrowed, Datum, Kind, View};
-use proctab_table::value::{Counter, Value};
+use proctab_table::value::{Seen, Value};
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::{Copied, Live, ENVIRONMENT};
@@ -89,10 +89,10 @@ impl<'c> Call<'c> {
 
     /// Converts the value of an attribute to be stored.
     pub fn to_value(self, term: Term<'c>) -> Result<Value<Copied>, Fault> {
-        if let Some(counter) = self.get_integer(term).and_then(Counter::new) {
-            return Ok(Value::Integer(counter));
+        if let Some(counter) = self.get_integer(term).and_then(Value::counter) {
+            return Ok(counter);
         }
-        Ok(Value::Fixed(self.to_datum(term)?))
+        Ok(Value::fixed(self.to_datum(term)?))
     }
 
     /// Converts key and value of an attribute to be stored.
@@ -112,17 +112,38 @@ impl<'c> Call<'c> {
 
     /// Makes the term of a value, and deducts the cost.
     #[inline]
-    pub fn make_value(self, value: &Value<Copied>) -> Answer<'c> {
+    pub fn make_value(self, value: Seen<'_, Copied>) -> Answer<'c> {
+        self.deduct(self.cost_to_make_value(value))?;
+        Ok(self.make_deducted_value(value))
+    }
+
+    /// Makes the term of a value whose cost was deducted before.
+    #[inline]
+    pub fn make_deducted_value(self, value: Seen<'_, Copied>) -> Term<'c> {
         match value {
-            Value::Integer(counter) => Ok(self.integer(counter.get())),
-            Value::Fixed(datum) => self.make(datum),
+            Seen::Integer(integer) => self.integer(integer),
+            Seen::Fixed(view) => self.make_view(view),
+        }
+    }
+
+    /// Returns about how many words [`make_value`](Self::make_value) costs.
+    #[inline]
+    pub fn cost_to_make_value(self, value: Seen<'_, Copied>) -> usize {
+        match value {
+            Seen::Integer(_) => 1,
+            Seen::Fixed(view) => cost_of_view(view),
         }
     }
 
     /// Makes the term of a stored one whose cost was deducted before.
     #[inline]
     pub fn make_deducted(self, datum: &Datum<Copied>) -> Term<'c> {
-        match datum.view() {
+        self.make_view(datum.view())
+    }
+
+    #[inline]
+    fn make_view(self, view: View<'_, Copied>) -> Term<'c> {
+        match view {
             View::Word(INTEGER, word) => self.integer(word as i64),
             View::Word(FLOAT, word) => self.float(word),
             View::Word(_, word) => self.immediate(word),
@@ -135,12 +156,7 @@ impl<'c> Call<'c> {
     /// Returns about how many words [`make`](Self::make) costs.
     #[inline]
     pub fn cost_to_make(self, datum: &Datum<Copied>) -> usize {
-        match datum.view() {
-            View::Word(..) => 1,
-            View::Bytes(BINARY, bytes) => 4 + bytes.len() / COPIED_PER_WORD,
-            View::Bytes(_, bytes) => 4 + bytes.len() / 4,
-            View::Foreign(copied) => 8 + copied.words(),
-        }
+        cost_of_view(datum.view())
     }
 
     /// Converts an atom, or a binary of at most [`MAX_BINARY`] bytes.
@@ -238,5 +254,16 @@ impl<'c> Call<'c> {
         // SAFETY: the environment is a new one, which nobody else uses; the copy is made in it.
         let copied = unsafe { Copied::with(|env| self.deep_copy(env, term), cost) };
         Ok(Datum::foreign(copied))
+    }
+}
+
+/// Returns about how many words it costs to make a term.
+#[inline]
+fn cost_of_view(view: View<'_, Copied>) -> usize {
+    match view {
+        View::Word(..) => 1,
+        View::Bytes(BINARY, bytes) => 4 + bytes.len() / COPIED_PER_WORD,
+        View::Bytes(_, bytes) => 4 + bytes.len() / 4,
+        View::Foreign(copied) => 8 + copied.words(),
     }
 }
