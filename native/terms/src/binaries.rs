@@ -159,6 +159,20 @@ fn address(term: ErlNifTerm) -> usize {
 /// # Safety
 /// The term is of `env`, which is the environment of a running call.
 unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
+    // SAFETY: the caller vouches for the term.
+    unsafe { with_vector(env, term, |_, element| element) }
+}
+
+/// Calls `run` with the vector that the VM would pass to `writev` for a binary, and with its only
+/// element. Returns `None` if that is not one piece of an off-heap binary.
+///
+/// # Safety
+/// The term is of `env`, which is the environment of a running call.
+unsafe fn with_vector<T>(
+    env: *mut ErlNifEnv,
+    term: ErlNifTerm,
+    run: impl FnOnce(*mut ErlNifIOVec, Element) -> T,
+) -> Option<T> {
     let mut vector = MaybeUninit::<ErlNifIOVec>::uninit();
     let (mut pointer, mut tail) = (vector.as_mut_ptr(), ErlNifTerm::default());
     // SAFETY: the list is made of terms of `env`. The VM writes to the vector that it is given,
@@ -176,11 +190,12 @@ unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
         }
         let (element, off_heap) = (&*vector.elements, *vector.off_heap);
         let is_one = element.length == vector.size && !off_heap.is_null();
-        is_one.then_some(Element {
+        let element = Element {
             bytes: element.base,
             length: element.length,
             off_heap,
-        })
+        };
+        is_one.then(|| run(pointer, element))
     }
 }
 
@@ -194,6 +209,21 @@ impl<'c> Call<'c> {
         // SAFETY: the caller vouches for it.
         let bytes = unsafe { self.locate_bytes(term, length) };
         !matches!(bytes, Bytes::OnHeap | Bytes::Whole)
+    }
+
+    /// Calls `run` with a vector of one element that refers to all bytes of a
+    /// [whole](Bytes::Whole) binary, and with the address of these bytes.
+    ///
+    /// # Safety
+    /// The term is such a binary.
+    pub(crate) unsafe fn with_whole<T>(
+        self,
+        term: Term<'c>,
+        run: impl FnOnce(*mut ErlNifIOVec, *const u8) -> T,
+    ) -> Option<T> {
+        let run = |vector, element: Element| run(vector, element.bytes);
+        // SAFETY: the term is of this environment.
+        unsafe { with_vector(self.env(), term.raw(), run) }
     }
 
     /// Returns where the bytes of a binary are.

@@ -6,10 +6,11 @@
 //! | integer of at most 64 bits, float | a word; a zero in a key may be a copy, see [`Purpose`] |
 //! | binary of at most 4096 bytes | its bytes |
 //! | remote pid; small tuple, list or map of all these | an [encoding](crate::encoding) |
+//! | longer binary that is the value of an attribute | [shared](crate::shared) |
 //! | anything else | a copy in an environment of its own, [`Copied`] |
 //!
-//! Large binaries in a copy are [shared](crate::binaries). The form of a term depends only on the
-//! term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
+//! Large binaries in a copy are [shared](crate::binaries), too. The form of a term depends only on
+//! the term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
 //! conversion before it converts.
 
 use proctab_table::attributes::Attribute;
@@ -18,7 +19,8 @@ use proctab_table::value::{Seen, Value};
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::{Copied, Live, ENVIRONMENT};
-use crate::encoding::{Scratch, COPIED_PER_WORD};
+use crate::cost::COPIED_PER_WORD;
+use crate::encoding::Scratch;
 use crate::reading::Purpose;
 use crate::term::Term;
 use crate::vm::term_type;
@@ -92,7 +94,7 @@ impl<'c> Call<'c> {
         if let Some(counter) = self.get_integer(term).and_then(Value::counter) {
             return Ok(counter);
         }
-        Ok(Value::fixed(self.to_datum(term)?))
+        Ok(Value::fixed(self.store_as(term, Purpose::Value, true)?))
     }
 
     /// Converts key and value of an attribute to be stored.
@@ -217,6 +219,17 @@ impl<'c> Call<'c> {
     }
 
     fn store(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
+        self.store_as(term, purpose, false)
+    }
+
+    /// Converts a term to be stored. `share`: as the value of an attribute, for which a long binary
+    /// is [shared](crate::shared) without an environment.
+    fn store_as(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+        share: bool,
+    ) -> Result<Datum<Copied>, Fault> {
         // After a long binary, `atom_or_binary` would keep a copy of each unaligned one.
         if self.last_long_binary().is_some() {
             let datum = self.read_binary(term, |bytes| {
@@ -228,7 +241,7 @@ impl<'c> Call<'c> {
                     self.deduct(datum.size() / COPIED_PER_WORD)?;
                     return Ok(datum);
                 }
-                Some(None) => return self.store_copy(term, purpose),
+                Some(None) => return self.store_large(term, purpose, share),
                 None => (),
             }
         }
@@ -240,8 +253,22 @@ impl<'c> Call<'c> {
         Ok(match compact {
             Some(Borrowed::Word(kind, word)) => Datum::word(kind, word),
             Some(Borrowed::Bytes(kind, bytes)) => Datum::bytes(kind, bytes),
-            Some(Borrowed::Foreign(_)) | None => return self.store_copy(term, purpose),
+            Some(Borrowed::Foreign(_)) | None => return self.store_large(term, purpose, share),
         })
+    }
+
+    fn store_large(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+        share: bool,
+    ) -> Result<Datum<Copied>, Fault> {
+        if let Some(length) = share.then(|| self.binary_length(term)).flatten() {
+            if let Some(binary) = self.share_binary(term, length)? {
+                return Ok(Datum::foreign(binary.into()));
+            }
+        }
+        self.store_copy(term, purpose)
     }
 
     fn store_copy(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {

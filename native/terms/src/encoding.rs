@@ -11,6 +11,7 @@
 use smallvec::SmallVec;
 
 use crate::call::{Call, Fault};
+use crate::cost::COPIED_PER_WORD;
 use crate::reading::{Purpose, SHORT_BINARY};
 use crate::term::Term;
 use crate::vm::term_type;
@@ -23,8 +24,6 @@ const MAX_DEPTH: usize = 24;
 /// equal maps.
 const MAX_MAP: usize = 32;
 
-/// Bytes that are copied in the time that one word of a term takes.
-pub(crate) const COPIED_PER_WORD: usize = 64;
 /// Items that cost as much as a pid of another node, which the VM encodes.
 const EXTERNAL_ITEMS: usize = 16;
 
