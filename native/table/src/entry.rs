@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use seize::Guard as _;
 use smallvec::SmallVec;
 
-use crate::attributes::{Attribute, Attributes, Changes};
+use crate::attributes::{Attribute, Attributes, Changes, Making, FEW};
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
@@ -20,6 +20,12 @@ use crate::value::{Added, Frozen, InUse, Seen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
 const INDEXED: usize = 80;
+
+/// Leaves of a map that are merged at most while the row is locked, but in the last round.
+const MERGED: usize = 64;
+
+/// Rounds after which a change of many attributes is completed under the lock.
+const ROUNDS: usize = 8;
 
 /// A row of a zone under a guard.
 pub struct Entry<'g, F: Foreign> {
@@ -113,7 +119,8 @@ impl<'g, F: Foreign> Reading<'g, F> {
 /// The attributes of a row at one moment.
 pub struct Snapshot<'g, F: Foreign> {
     reading: Reading<'g, F>,
-    values: Values<'g, F>,
+    /// `None` if the map is shared, and so does not change.
+    values: Option<Values<'g, F>>,
 }
 
 /// The values of a map at one moment.
@@ -122,17 +129,20 @@ type Values<'g, F> = SmallVec<[InUse<'g, F>; 16]>;
 impl<'g, F: Foreign> Snapshot<'g, F> {
     /// Calls `visit` with each key and its value, in an order that does not change.
     pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Datum<F>, Seen<'a, F>)) {
-        let mut values = self.values.iter();
-        self.reading.map.for_each(&mut |attribute| {
-            if let Some(value) = values.next() {
-                visit(&attribute.key, value.seen());
-            }
+        let guard = self.reading.guard;
+        let mut values = self.values.iter().flatten();
+        self.reading.map.for_each(&mut |Attribute { key, value }| {
+            let value = match values.next() {
+                Some(value) => value.seen(),
+                None => value.see_under(guard),
+            };
+            visit(key, value);
         });
     }
 
     /// Returns the number of attributes.
     pub fn count(&self) -> usize {
-        self.values.len()
+        self.reading.count()
     }
 }
 
@@ -182,16 +192,18 @@ impl<'g, F: Foreign> Entry<'g, F> {
         if self.attributes().map(at_most).transpose()?.is_none() {
             return Ok(None);
         }
-        let _record = self.row.record.lock();
+        let mut record = self.row.record.lock();
         // There may be more by now.
         let reading = self.attributes().map(at_most).transpose()?;
         Ok(reading.map(|reading| {
-            // Nothing in the map is discarded while the lock is held.
-            let seen = reading.map.values(self.guard).into_iter();
-            Snapshot {
-                values: seen.filter_map(InUse::begin).collect(),
-                reading,
+            let is_small = reading.map.is_small();
+            if !is_small {
+                record.share_attributes();
             }
+            // Nothing in the map is discarded while the lock is held.
+            let seen = is_small.then(|| reading.map.values(self.guard));
+            let values = seen.map(|seen| seen.into_iter().filter_map(InUse::begin).collect());
+            Snapshot { reading, values }
         }))
     }
 
@@ -209,7 +221,12 @@ impl<'g, F: Foreign> Entry<'g, F> {
     }
 
     /// Sets attributes in one step. Returns whether there are more of them than before.
+    ///
+    /// Many are prepared without the lock, see [`set_many`](Self::set_many).
     pub fn set(self, changes: Changes<F>, _: &Committed) -> Result<bool, Void> {
+        if changes.len() > FEW {
+            return self.set_many(changes);
+        }
         let record = self.row.record.lock();
         if !record.is_settable() {
             return Err(Void);
@@ -223,11 +240,11 @@ impl<'g, F: Foreign> Entry<'g, F> {
         mut changes: Changes<F>,
     ) -> bool {
         let before = self.attributes();
-        let seed = &self.shared.seed;
+        let making = self.making(&record);
         if let ([change], Some(map)) = (changes.as_slice(), &before) {
             let place = map
                 .map
-                .replaceable(change.key.borrow(), &change.value, seed);
+                .replaceable(change.key.borrow(), &change.value, making);
             if let Some((place, change)) = place.and_then(|place| Some((place, changes.pop()?))) {
                 // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
                 // `Snapshot` read it under a guard.
@@ -241,14 +258,95 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
         let heavy = before.as_ref().is_some_and(|map| {
             let mut changes = changes.iter();
-            changes.any(|change| map.map.is_heavy_at(change.key.borrow(), seed, self.guard))
+            changes.any(|Attribute { key, .. }| {
+                map.map.is_heavy_at(key.borrow(), making.seed, self.guard)
+            })
         });
         let map = before.as_ref().map(|before| &*before.map);
-        let after = Attributes::with(map, changes, seed);
+        let after = Attributes::with(map, changes, making);
         let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
         let grown = count(after.as_ref()) > count(map);
         self.publish(record, after, heavy);
         grown
+    }
+
+    /// Sets many attributes in one step, of which the longer part is done without the lock.
+    ///
+    /// The changes are made a map of their own first. A small map is merged into it under the lock.
+    /// A large one is shared under the lock, and merged without it; then what other threads have
+    /// changed meanwhile is merged under the lock if it is little, else once more without it. Each
+    /// round takes less time than the one before unless there are ever more changes, so there is a
+    /// last round, which merges whatever there is.
+    fn set_many(self, changes: Changes<F>) -> Result<bool, Void> {
+        let making = self.making(&self.row.record.lock());
+        let changes = Attributes::of(changes, making);
+        let changes = changes.map(retirement::Freed::new);
+        let changes = changes.as_deref();
+        let mut prepared: Option<(Reading<'g, F>, retirement::Freed<F>)> = None;
+        let mut rounds = 0;
+        loop {
+            let mut record = self.row.record.lock();
+            if !record.is_settable() {
+                return Err(Void);
+            }
+            let making = self.making(&record);
+            let current = self.attributes();
+            let allowed = match rounds {
+                ROUNDS.. => usize::MAX,
+                _ => MERGED,
+            };
+            let after = match (&current, &prepared) {
+                (None, _) => Ok(changes.cloned()),
+                (Some(small), _) if small.map.is_small() => {
+                    Ok(changes.and_then(|changes| changes.over(&small.map, making)))
+                }
+                (Some(current), Some((before, after))) => {
+                    let nodes = [&*before.map, &*current.map, &**after].map(Some);
+                    let [before, current, after] = nodes;
+                    let nodes = [before, current, after, changes];
+                    Attributes::rebase(nodes, making, allowed)
+                }
+                (Some(current), None) => {
+                    Attributes::union(Some(&current.map), changes, making, allowed)
+                }
+            };
+            if let Ok(after) = after {
+                let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
+                let before = current.as_ref().map(|current| &*current.map);
+                let grown = count(after.as_ref()) > count(before);
+                let heavy = before.is_some_and(Attributes::is_heavy);
+                self.publish(record, after, heavy);
+                return Ok(grown);
+            }
+            let Some(current) = current else { continue };
+            record.share_attributes();
+            let making = self.making(&record);
+            drop(record);
+            let after = match &prepared {
+                Some((before, after)) => {
+                    let nodes = [
+                        Some(&*before.map),
+                        Some(&*current.map),
+                        Some(&**after),
+                        changes,
+                    ];
+                    Attributes::rebase(nodes, making, usize::MAX)
+                }
+                None => Attributes::union(Some(&current.map), changes, making, usize::MAX),
+            };
+            if let Ok(Some(after)) = after {
+                prepared = Some((current, retirement::Freed::new(after)));
+            }
+            rounds += 1;
+        }
+    }
+
+    /// Returns what is needed to make nodes of the map of this row, which is locked.
+    fn making(self, record: &Record<F>) -> Making<'g> {
+        Making {
+            seed: &self.shared.seed,
+            generation: record.generation,
+        }
     }
 
     /// Adds an attribute, whatever the state of the row. Returns `Ok(false)` if there is one of
@@ -280,9 +378,9 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let Some(before) = self.attributes().filter(|map| map.has(key)) else {
             return false;
         };
-        let seed = &self.shared.seed;
-        let heavy = before.map.is_heavy_at(key, seed, self.guard);
-        let after = before.map.without(key, seed);
+        let making = self.making(&record);
+        let heavy = before.map.is_heavy_at(key, making.seed, self.guard);
+        let after = before.map.without(key, making);
         let is_empty = after.is_none() && record.state == State::Vacant;
         if is_empty {
             record.state = State::Removed;
@@ -355,18 +453,40 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Adds to a counter that a writer has frozen, which holds the lock. Once this thread has the
-    /// lock, nothing is frozen.
+    /// Adds to a counter of a large map, or to one that a writer has frozen, which holds the lock.
+    /// Once this thread has the lock, nothing of a small map is frozen.
     #[cold]
     fn add_locked(self, key: Borrowed<'_, F>, increment: i64) -> Added {
-        let _record = self.row.record.lock();
-        let added = self.try_add(key, increment);
-        added.unwrap_or(Added::NotCounted)
+        let record = self.row.record.lock();
+        let attributes = self.attributes();
+        let attribute = attributes
+            .as_ref()
+            .and_then(|attributes| attributes.map.attribute(key, attributes.seed));
+        let Some(Attribute { key, value }) = attribute else {
+            return Added::Missing;
+        };
+        let Some(present) = value.see_under(self.guard).counted() else {
+            return Added::NotCounted;
+        };
+        let is_small = attributes.as_ref().is_some_and(|map| map.map.is_small());
+        if is_small {
+            if let Ok(added) = value.add(increment) {
+                return added;
+            }
+        }
+        let sum = present.checked_add(increment);
+        let Some((sum, value)) = sum.and_then(|sum| Some((sum, Value::counter(sum)?))) else {
+            return Added::NotCounted;
+        };
+        let key = key.clone();
+        self.set_locked(record, Changes::from_iter([Attribute { key, value }]));
+        Added::Changed(sum)
     }
 
     #[inline(always)]
     fn try_add(self, key: Borrowed<'_, F>, increment: i64) -> Result<Added, Frozen> {
         match self.attributes() {
+            Some(attributes) if !attributes.map.is_small() => Err(Frozen),
             Some(attributes) => match attributes.value(key) {
                 Some(value) => value.add(increment),
                 None => Ok(Added::Missing),

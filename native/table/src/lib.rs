@@ -65,19 +65,21 @@
 //!
 //! # What readers see
 //!
-//! Finding a name, reading an attribute and adding to a counter take no lock, and write no memory
-//! that readers of other names read. Each operation on one name takes effect at one moment between
-//! its call and its return, including setting several attributes and removing a name with all of
-//! them. [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one
-//! moment. There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns
-//! each row exactly once that stays in the table from the first page to the last.
+//! Finding a name, reading an attribute and adding to a counter take no lock (but an addition to
+//! one of more than 128 attributes), and write no memory that readers of other names read. Each
+//! operation on one name takes effect at one moment between its call and its return, including
+//! setting several attributes and removing a name with all of them.
+//! [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one moment.
+//! There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns each row
+//! exactly once that stays in the table from the first page to the last.
 //!
 //! # Costs
 //!
 //! A row takes about 250 bytes with a short name, and each attribute 24, besides the bytes of keys
 //! that do not fit in 14, and of values that do not fit in [a word](value). Writers of one name
 //! take turns. A write of one attribute that is there replaces its value in place; others copy up
-//! to [16 attributes](attributes), or a path in a tree of them.
+//! to [16 attributes](attributes), or a path in a tree of them. Changes of many attributes, and
+//! snapshots of many, do not hold up other writers of the name.
 //!
 //! # Memory
 //!

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 
 use seize::Guard as _;
 
@@ -79,6 +80,30 @@ fn free_value<F: Foreign>(value: Value<F>) {
         Some(rest) => ALLOWANCE.set(rest),
         None if attributes::is_heavy(value.see()) => reclaim::later(value),
         None => reclaim::gather(value, VALUE_COST),
+    }
+}
+
+/// A map that was not published, or is shared with one that was: frees it when it is dropped.
+pub(crate) struct Freed<F: Foreign>(ManuallyDrop<Attributes<F>>);
+
+impl<F: Foreign> Freed<F> {
+    pub fn new(attributes: Attributes<F>) -> Self {
+        Freed(ManuallyDrop::new(attributes))
+    }
+}
+
+impl<F: Foreign> Deref for Freed<F> {
+    type Target = Attributes<F>;
+
+    fn deref(&self) -> &Attributes<F> {
+        &self.0
+    }
+}
+
+impl<F: Foreign> Drop for Freed<F> {
+    fn drop(&mut self) {
+        // SAFETY: `drop` is called once, and nothing uses the map afterwards.
+        free(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
 

@@ -3,7 +3,8 @@
 //! Readers take no lock: the pid of the child is one atomic word, and the attributes are a pointer
 //! to a map ([`Attributes`]) whose values are atomic words. Writers take the row's lock, and
 //! replace a value, or make a new map next to the old one and publish it by replacing the pointer.
-//! They retire what they replace. Nothing is freed and no foreign code runs while the lock is held.
+//! They retire what they replace. No value is freed and no foreign code runs while the lock is
+//! held.
 //!
 //! This module has the state and the processes. Reading and changing attributes takes an
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.
@@ -158,6 +159,8 @@ pub(crate) struct Record<F> {
     pub is_stopping: bool,
     /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`].
     pub is_awaited: bool,
+    /// Incremented when the map of attributes is shared, see [`attributes`](crate::attributes).
+    pub generation: u32,
     pub keeper: u64,
     /// The pid of the child, if its word is [`REMOTE`].
     remote: Option<Datum<F>>,
@@ -165,6 +168,11 @@ pub(crate) struct Record<F> {
 }
 
 impl<F> Record<F> {
+    /// Shares the map of attributes: nothing in it changes from here on.
+    pub fn share_attributes(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     /// Whether there is a child whose attributes may be set.
     pub fn is_settable(&self) -> bool {
         matches!(
@@ -200,6 +208,7 @@ impl<F: Foreign> Row<F> {
                 state: State::Vacant,
                 is_stopping: false,
                 is_awaited: false,
+                generation: 0,
                 keeper: NO_KEEPER,
                 remote: None,
                 spec: None,

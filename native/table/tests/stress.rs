@@ -311,6 +311,114 @@ fn values_are_replaced_in_place_beside_snapshots_and_new_maps() {
     wait_for(&LIVE, 0);
 }
 
+/// Two threads set 300 attributes at once, which is prepared without the lock. Others replace and
+/// add to single values of the same name, and add and remove keys, so that the map is small now and
+/// large then. A snapshot is of one moment: no reader sees half of such a change. No write is lost.
+#[test]
+fn changes_of_many_attributes_lose_no_other_write_and_are_seen_whole() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: u64 = 3_000;
+    const MANY: u64 = 300;
+    let zone = Table::default();
+    let value = |key, round| fixed(key, Datum::foreign(Counted::new(&LIVE, round)));
+    let number = |value: Seen<Counted>| match value {
+        Seen::Integer(integer) => integer as u64,
+        Seen::Fixed(View::Foreign(foreign)) => {
+            assert_eq!(foreign.alive, ALIVE);
+            foreign.number
+        }
+        _ => panic!("neither a counter nor a foreign term"),
+    };
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, (1000..1003).map(|key| counter(key, 0))));
+    assert!(set(&zone, 1, (2000..2003).map(|key| value(key, 0))));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            for round in 1..=ROUNDS {
+                for key in 0..3 {
+                    assert_eq!(add(zone, 1, 1000 + key, 1), Added::Changed(round as i64));
+                    assert!(set(zone, 1, [value(2000 + key, round)]));
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+            done.store(true, Ordering::SeqCst);
+        });
+        for thread in 0..2 {
+            scope.spawn(move || {
+                for round in 0.. {
+                    if done.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let round = 2 * round + thread;
+                    assert!(set(
+                        zone,
+                        1,
+                        (0..MANY).map(|key| match key % 2 {
+                            0 => value(key, round),
+                            _ => counter(key, round as i64),
+                        })
+                    ));
+                }
+                reclaim::flush(&reclaim::enter());
+            });
+        }
+        scope.spawn(move || {
+            for round in 0.. {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                // The first 300 keys are removed in some rounds: the others are a small map then.
+                let guard = reclaim::enter();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                assert!(set(zone, 1, [value(3000 + round % 90, round)]));
+                zone.delete(row, word(3000 + (round + 45) % 90).borrow(), &COMMITTED);
+                if round % 100 == 0 {
+                    for key in 0..MANY {
+                        zone.delete(row, word(key).borrow(), &COMMITTED);
+                    }
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+        });
+        scope.spawn(move || {
+            let mut last = 0;
+            while !done.load(Ordering::SeqCst) {
+                let guard = reclaim::enter();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                let mut now = HashMap::new();
+                let snapshot = row.snapshot(usize::MAX).unwrap().unwrap();
+                snapshot.for_each(&mut |key, value| {
+                    if let View::Word(_, key) = key.view() {
+                        assert!(now.insert(key, number(value)).is_none());
+                    }
+                });
+                assert_eq!(now.len(), snapshot.count());
+                let of_many = (0..MANY).filter_map(|key| now.get(&key));
+                let distinct: std::collections::HashSet<_> = of_many.collect();
+                assert!(distinct.len() <= 1, "{distinct:?}");
+                let order = [1000, 2000, 1001, 2001, 1002, 2002].map(|key| now[&key]);
+                assert!(order.is_sorted_by(|one, next| one == next || *one == next + 1));
+                assert!(order[0] <= order[5] + 1, "{order:?}");
+                assert!(last <= order[0], "{last} {order:?}");
+                last = order[0];
+            }
+        });
+    });
+    let guard = reclaim::enter();
+    let row = zone.entry(word(1).borrow(), &guard).unwrap();
+    let attributes = row.attributes().unwrap();
+    for key in [1000, 1001, 1002, 2000, 2001, 2002] {
+        let value = attributes.get(word(key).borrow()).unwrap();
+        assert_eq!(number(value.seen()), ROUNDS);
+    }
+    drop(guard);
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&LIVE, 0);
+}
+
 /// A term whose memory is freed as soon as nobody uses it.
 struct Discarded {
     users: AtomicUsize,
