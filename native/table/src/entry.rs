@@ -596,7 +596,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::sync::Arc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -607,6 +607,7 @@ mod tests {
     use crate::datum::Datum;
     use crate::reclaim;
     use crate::retirement::{MANY, MAX_FREED};
+    use crate::row::Child;
     use crate::testing::{fixed, held, running, word, Held};
 
     const COMMITTED: Committed = Committed::new();
@@ -729,6 +730,82 @@ mod tests {
         fn drop(&mut self) {
             DROPPED.set(DROPPED.get() + 1);
         }
+    }
+
+    thread_local! {
+        static WATCHED: RefCell<Option<Arc<Row<Watched>>>> = const { RefCell::new(None) };
+        /// How often a term was hashed or used while the row was locked.
+        static UNDER_LOCK: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A term that notices whether the row of this thread is locked.
+    struct Watched(u64);
+
+    fn watch() {
+        WATCHED.with_borrow(|row| {
+            let is_locked = row.as_ref().is_some_and(|row| row.record.is_locked());
+            UNDER_LOCK.set(UNDER_LOCK.get() + usize::from(is_locked));
+        });
+    }
+
+    impl Foreign for Watched {
+        type Borrowed<'a> = u64;
+
+        fn borrow(&self) -> u64 {
+            self.0
+        }
+
+        fn hash(number: u64) -> u64 {
+            watch();
+            number
+        }
+
+        fn same(one: u64, other: u64) -> bool {
+            one == other
+        }
+
+        fn begin_use(&self) -> bool {
+            watch();
+            true
+        }
+    }
+
+    /// What a call does under the lock does not depend on the number of attributes.
+    #[test]
+    fn many_attributes_are_set_and_read_without_the_lock() {
+        const MANY: u64 = 10_000;
+        let (row, shared) = (Arc::new(Row::vacant(word(0), 0, 0)), Shared::default());
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(1)),
+            keeper: 1,
+            spec: None,
+        };
+        assert!(row.occupy(&child, &AtomicUsize::new(0)).unwrap());
+        WATCHED.set(Some(Arc::clone(&row)));
+        let guard = reclaim::enter();
+        let entry = Entry::new(&row, &shared, &guard);
+        let change = |key| Attribute {
+            key: Datum::foreign(Watched(key)),
+            value: Value::fixed(Datum::foreign(Watched(key))),
+        };
+        let set = |from| entry.set((from..from + MANY).map(change).collect(), &COMMITTED);
+        let under_lock = |run: &dyn Fn()| {
+            UNDER_LOCK.set(0);
+            run();
+            UNDER_LOCK.get()
+        };
+        let few = 500;
+        // A new map, over a small one, over a large one; and of one attribute, in a shared map.
+        assert!(under_lock(&|| assert_eq!(set(0), Ok(true))) < few);
+        assert!(under_lock(&|| assert_eq!(set(MANY / 2), Ok(true))) < few);
+        assert!(under_lock(&|| assert_eq!(set(0), Ok(false))) < few);
+        assert!(under_lock(&|| assert!(entry.snapshot(usize::MAX).is_ok())) < few);
+        let one = || Changes::from_iter([change(1)]);
+        assert!(under_lock(&|| assert_eq!(entry.set(one(), &COMMITTED), Ok(false))) < few);
+        let count = entry.attributes().map(|map| map.count());
+        assert_eq!(count, Some(MANY as usize * 3 / 2));
+        WATCHED.set(None);
     }
 
     #[test]
