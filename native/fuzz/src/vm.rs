@@ -748,6 +748,13 @@ unsafe extern "C" fn enif_ioq_enq_binary(
     1
 }
 
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_deq(queue: *mut Queue, count: size_t, _: *mut size_t) -> c_int {
+    let released = unsafe { (*queue).take() };
+    assert_eq!(released.map(|bytes| bytes.len()), Some(count));
+    1
+}
+
 /// Only vectors of [`enif_inspect_iovec`] are added.
 #[no_mangle]
 unsafe extern "C" fn enif_ioq_enqv(_: *mut Queue, _: *mut c_void, _: size_t) -> c_int {

@@ -61,7 +61,7 @@ pub(crate) unsafe fn retire_value<F: Foreign>(word: Word, guard: &Guard) {
         return;
     }
     // SAFETY: the caller vouches for the word, which is not retired yet.
-    let heavy = unsafe { attributes::is_heavy(word.see::<F>()) && !word.discard::<F>() };
+    let heavy = unsafe { !word.discard::<F>() && attributes::is_heavy(word.see::<F>()) };
     ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + VALUE_COST));
     // SAFETY: the caller vouches for the word, which the collector passes on once.
     unsafe {

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | atom, `[]`, local pid, local port | its word, which the VM never moves or frees |
 //! | integer of at most 64 bits, float | a word; a zero in a key may be a copy, see [`Purpose`] |
-//! | binary of at most 4096 bytes | its bytes |
+//! | binary of at most 4096 bytes, as a value of at most 512 | its bytes |
 //! | remote pid; small tuple, list or map of all these | an [encoding](crate::encoding) |
 //! | longer binary that is the value of an attribute | [shared](crate::shared) |
 //! | anything else | a copy in an environment of its own, [`Copied`] |
@@ -36,8 +36,11 @@ const BINARY: Kind = Kind::new(3);
 /// The encoding of a term.
 const ENCODED: Kind = Kind::new(4);
 
-/// Bytes of the longest binary that is copied into the table. Longer ones are shared.
+/// Bytes of the longest binary that is copied into the table.
 const MAX_BINARY: usize = 4096;
+/// The same of a binary that is the value of an attribute. Longer ones are shared, which takes some
+/// 300 bytes more, and no longer than to copy this many.
+const MAX_VALUE: usize = 512;
 /// How many times as much it costs to copy a term piece by piece.
 const DEEP_COPY: usize = 2;
 
@@ -230,10 +233,11 @@ impl<'c> Call<'c> {
         purpose: Purpose,
         share: bool,
     ) -> Result<Datum<Copied>, Fault> {
+        let longest = if share { MAX_VALUE } else { MAX_BINARY };
         // After a long binary, `atom_or_binary` would keep a copy of each unaligned one.
         if self.last_long_binary().is_some() {
             let datum = self.read_binary(term, |bytes| {
-                let is_short = bytes.len() <= MAX_BINARY;
+                let is_short = bytes.len() <= longest;
                 is_short.then(|| Datum::bytes(BINARY, bytes))
             });
             match datum {
@@ -252,6 +256,9 @@ impl<'c> Call<'c> {
         };
         Ok(match compact {
             Some(Borrowed::Word(kind, word)) => Datum::word(kind, word),
+            Some(Borrowed::Bytes(BINARY, bytes)) if bytes.len() > longest => {
+                return self.store_large(term, purpose, share);
+            }
             Some(Borrowed::Bytes(kind, bytes)) => Datum::bytes(kind, bytes),
             Some(Borrowed::Foreign(_)) | None => return self.store_large(term, purpose, share),
         })

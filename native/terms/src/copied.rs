@@ -173,7 +173,7 @@ impl Foreign for Copied {
     fn is_heavy(&self) -> bool {
         match &self.0 {
             Form::Copy(copy) => copy.cost.max() > reclaim::ENOUGH,
-            Form::Binary(_) => true,
+            Form::Binary(binary) => binary.length() > reclaim::ENOUGH,
         }
     }
 

@@ -11,6 +11,7 @@
 //! use it, and who replaces the value discards the binary: the last user releases it, and from then
 //! on no reader begins to use it. See [`Foreign::discard`](proctab_table::datum::Foreign::discard).
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::slice;
@@ -23,8 +24,8 @@ use crate::call::{Call, Fault};
 use crate::cost::COPIED_PER_WORD;
 use crate::term::Term;
 use crate::vm::{
-    enif_alloc_binary, enif_ioq_create, enif_ioq_destroy, enif_ioq_enq_binary, enif_ioq_enqv,
-    enif_ioq_peek_head, ErlNifTerm, IoQueue, ERL_NIF_IOQ_NORMAL,
+    enif_alloc_binary, enif_ioq_create, enif_ioq_deq, enif_ioq_destroy, enif_ioq_enq_binary,
+    enif_ioq_enqv, enif_ioq_peek_head, ErlNifTerm, IoQueue, ERL_NIF_IOQ_NORMAL,
 };
 
 /// Cost of sharing a binary, in words.
@@ -55,6 +56,25 @@ unsafe impl Sync for SharedBinary {}
 /// A queue with one binary.
 struct Queue(*mut IoQueue);
 
+/// Empty queues that a thread keeps at most: to make one takes as long as all the rest of sharing a
+/// binary.
+const EMPTY_QUEUES: usize = 32;
+
+thread_local! {
+    static EMPTY: EmptyQueues = const { EmptyQueues(RefCell::new(Vec::new())) };
+}
+
+struct EmptyQueues(RefCell<Vec<*mut IoQueue>>);
+
+impl Drop for EmptyQueues {
+    fn drop(&mut self) {
+        for queue in self.0.take() {
+            // SAFETY: `Queue::new` made the queue, which is empty, and only this thread has it.
+            unsafe { enif_ioq_destroy(queue) };
+        }
+    }
+}
+
 // SAFETY: the queue is written before it is shared, and then only read, or destroyed by the last
 // user: any thread may do either. The VM counts the references to the binary atomically.
 unsafe impl Send for Queue {}
@@ -65,30 +85,51 @@ impl Queue {
     /// Makes a queue, and has `fill` add a binary and return the address of its bytes. Returns
     /// `None` if the VM refuses.
     fn new(fill: impl FnOnce(*mut IoQueue) -> Option<*const u8>) -> Option<(Queue, *const u8)> {
-        // SAFETY: no requirements.
-        let queue = Queue(unsafe { enif_ioq_create(ERL_NIF_IOQ_NORMAL) });
-        if queue.0.is_null() {
+        // A thread that is ending keeps nothing.
+        let empty = EMPTY.try_with(|empty| empty.0.borrow_mut().pop());
+        let queue = empty.ok().flatten().unwrap_or_else(|| {
+            // SAFETY: no requirements.
+            unsafe { enif_ioq_create(ERL_NIF_IOQ_NORMAL) }
+        });
+        if queue.is_null() {
             return None;
         }
-        let filled = fill(queue.0);
+        let filled = fill(queue);
         if filled.is_none() {
-            queue.destroy();
+            // SAFETY: nobody else has the queue.
+            unsafe { enif_ioq_destroy(queue) };
         }
-        filled.map(|bytes| (queue, bytes))
+        filled.map(|bytes| (Queue(queue), bytes))
     }
 
-    fn destroy(&self) {
-        // SAFETY: `new` made the queue, and whoever owns it destroys it once.
-        unsafe { enif_ioq_destroy(self.0) };
+    /// Releases the binary, and keeps or destroys the queue.
+    ///
+    /// # Safety
+    /// The binary has so many bytes. Called once, and nobody uses the queue from then on.
+    unsafe fn destroy(&self, length: usize) {
+        let keep = |empty: &EmptyQueues| {
+            let keeps = empty.0.borrow().len() < EMPTY_QUEUES;
+            if keeps {
+                // SAFETY: the caller vouches for the queue, which is empty then.
+                unsafe { enif_ioq_deq(self.0, length, ptr::null_mut()) };
+                empty.0.borrow_mut().push(self.0);
+            }
+            keeps
+        };
+        if EMPTY.try_with(keep) != Ok(true) {
+            // SAFETY: `new` made the queue, and the caller vouches that it is not used again.
+            unsafe { enif_ioq_destroy(self.0) };
+        }
     }
 }
 
-/// Destroys its queue when it is dropped.
-struct Garbage(Queue);
+/// The queue of a binary that nobody uses any more. Destroyed when it is dropped.
+struct Garbage(Queue, usize);
 
 impl Drop for Garbage {
     fn drop(&mut self) {
-        self.0.destroy();
+        // SAFETY: `SharedBinary::release` makes one of each queue.
+        unsafe { self.0.destroy(self.1) };
     }
 }
 
@@ -102,14 +143,15 @@ impl<'c> Call<'c> {
     ) -> Result<Option<SharedBinary>, Fault> {
         self.deduct(SHARE_COST)?;
         let copy = |bytes: &[u8]| Queue::new(|queue| enqueue_copy(queue, bytes));
+        let mut shared = None;
+        let refer = |vector, bytes: *const u8| {
+            // SAFETY: nobody else has the queue, and the VM made the vector.
+            let enqueue = |queue| unsafe { enif_ioq_enqv(queue, vector, 0) != 0 };
+            shared = Queue::new(|queue| enqueue(queue).then_some(bytes));
+        };
         // SAFETY: the caller has the length from this binary.
-        let queue = match unsafe { self.locate_bytes(term, length) } {
-            // SAFETY: the binary is whole. Nobody else has the queue, and the VM made the vector.
-            Bytes::Whole => Queue::new(|queue| unsafe {
-                let enqueue =
-                    |vector, bytes| (enif_ioq_enqv(queue, vector, 0) != 0).then_some(bytes);
-                self.with_whole(term, enqueue).flatten()
-            }),
+        let queue = match unsafe { self.locate_and_refer(term, length, refer) } {
+            Bytes::Whole => shared,
             Bytes::Part(bytes) => {
                 self.deduct(length / COPIED_PER_WORD)?;
                 // SAFETY: the VM has just named the address of the first byte, no binary was
@@ -206,9 +248,9 @@ impl SharedBinary {
         }
     }
 
-    /// Releases the binary, once.
+    /// Releases the binary. Called once, when nobody uses it any more.
     fn release(&self) {
-        let garbage = Garbage(Queue(self.queue.0));
+        let garbage = Garbage(Queue(self.queue.0), self.length());
         if self.length() > MAX_FREED {
             reclaim::later(garbage);
         }

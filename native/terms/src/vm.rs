@@ -68,6 +68,12 @@ extern "C" {
     /// Nobody else uses the queue. The VM made the vector.
     pub fn enif_ioq_enqv(queue: *mut IoQueue, vector: *mut ErlNifIOVec, skip: usize) -> c_int;
 
+    /// Removes so many bytes from a queue, and releases what they were in.
+    ///
+    /// # Safety
+    /// Nobody else uses the queue. `rest` may be null.
+    pub fn enif_ioq_deq(queue: *mut IoQueue, count: usize, rest: *mut usize) -> c_int;
+
     /// Makes a term of the first binary of a queue, without copying it if it is off-heap. Returns 0
     /// if there is none.
     ///
@@ -87,7 +93,7 @@ extern "C" {
 pub struct ErlNifIOVec {
     pub count: c_int,
     pub size: size_t,
-    pub elements: *const SysIOVec,
+    pub elements: *mut SysIOVec,
     /// The off-heap binary of each element, or null.
     pub off_heap: *const *const c_void,
     flags: c_int,
