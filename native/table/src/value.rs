@@ -28,7 +28,7 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ptr;
 use std::slice;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{fence, AtomicPtr, Ordering};
 
 use seize::Guard as _;
 use triomphe::ThinArc;
@@ -218,7 +218,12 @@ impl Word {
         }
         // SAFETY: the caller owns a share of the foreign term, which is not dropped here.
         let shared = ManuallyDrop::new(unsafe { Shared::from_raw(self.foreign::<F>()) });
-        Shared::strong_count(&shared) == 1 && shared.0.discard()
+        if Shared::strong_count(&shared) > 1 {
+            return false;
+        }
+        // Whoever had another share has released it, after the last use.
+        fence(Ordering::Acquire);
+        shared.0.discard()
     }
 
     fn foreign<F>(self) -> *const Aligned<F> {
