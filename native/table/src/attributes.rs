@@ -10,8 +10,8 @@
 //!
 //! # Small and large maps
 //!
-//! A map of at most [`SMALL`] attributes is *small*. Whoever reads or copies all of it holds the
-//! row's lock meanwhile, which does not take long, and counters are added to without the lock.
+//! A map of at most 128 attributes is *small*. Whoever reads or copies all of it holds the row's
+//! lock meanwhile, which does not take long, and counters are added to without the lock.
 //!
 //! A larger map is read and copied without the lock, in one step of which the lock holder *shares*
 //! it: that increments the *generation* of the row. A node has the generation in which it was made,

@@ -15,7 +15,7 @@ use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
-use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State};
+use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State, Writing};
 use crate::value::{Added, Frozen, InUse, Seen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
@@ -192,13 +192,13 @@ impl<'g, F: Foreign> Entry<'g, F> {
         if self.attributes().map(at_most).transpose()?.is_none() {
             return Ok(None);
         }
-        let mut record = self.row.record.lock();
+        let mut writing = self.row.writing.lock();
         // There may be more by now.
         let reading = self.attributes().map(at_most).transpose()?;
         Ok(reading.map(|reading| {
             let is_small = reading.map.is_small();
             if !is_small {
-                record.share_attributes();
+                writing.share_attributes();
             }
             // Nothing in the map is discarded while the lock is held.
             let seen = is_small.then(|| reading.map.values(self.guard));
@@ -222,25 +222,25 @@ impl<'g, F: Foreign> Entry<'g, F> {
 
     /// Sets attributes in one step. Returns whether there are more of them than before.
     ///
-    /// Many are prepared without the lock, see [`set_many`](Self::set_many).
+    /// More than 64 are prepared without the lock.
     pub fn set(self, changes: Changes<F>, _: &Committed) -> Result<bool, Void> {
         if changes.len() > FEW {
             return self.set_many(changes);
         }
-        let record = self.row.record.lock();
-        if !record.is_settable() {
+        let writing = self.row.writing.lock();
+        if !self.row.is_settable() {
             return Err(Void);
         }
-        Ok(self.set_locked(record, changes))
+        Ok(self.set_locked(writing, changes))
     }
 
     pub(crate) fn set_locked(
         self,
-        record: MutexGuard<'_, Record<F>>,
+        writing: MutexGuard<'_, Writing>,
         mut changes: Changes<F>,
     ) -> bool {
         let before = self.attributes();
-        let making = self.making(&record);
+        let making = self.making(&writing);
         if let ([change], Some(map)) = (changes.as_slice(), &before) {
             let place = map
                 .map
@@ -249,7 +249,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
                 // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
                 // `Snapshot` read it under a guard.
                 let old = unsafe { place.replace(change.value, self.guard) };
-                drop(record);
+                drop(writing);
                 // SAFETY: this call alone has replaced the value, and owns the old one. Readers
                 // that still have it entered their guards before.
                 unsafe { retirement::retire_value::<F>(old, self.guard) };
@@ -266,7 +266,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let after = Attributes::with(map, changes, making);
         let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
         let grown = count(after.as_ref()) > count(map);
-        self.publish(record, after, heavy);
+        self.publish(writing, after, heavy);
         grown
     }
 
@@ -278,18 +278,18 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// round takes less time than the one before unless there are ever more changes, so there is a
     /// last round, which merges whatever there is.
     fn set_many(self, changes: Changes<F>) -> Result<bool, Void> {
-        let making = self.making(&self.row.record.lock());
+        let making = self.making(&self.row.writing.lock());
         let changes = Attributes::of(changes, making);
         let changes = changes.map(retirement::Freed::new);
         let changes = changes.as_deref();
         let mut prepared: Option<(Reading<'g, F>, retirement::Freed<F>)> = None;
         let mut rounds = 0;
         loop {
-            let mut record = self.row.record.lock();
-            if !record.is_settable() {
+            let mut writing = self.row.writing.lock();
+            if !self.row.is_settable() {
                 return Err(Void);
             }
-            let making = self.making(&record);
+            let making = self.making(&writing);
             let current = self.attributes();
             let allowed = match rounds {
                 ROUNDS.. => usize::MAX,
@@ -315,13 +315,13 @@ impl<'g, F: Foreign> Entry<'g, F> {
                 let before = current.as_ref().map(|current| &*current.map);
                 let grown = count(after.as_ref()) > count(before);
                 let heavy = before.is_some_and(Attributes::is_heavy);
-                self.publish(record, after, heavy);
+                self.publish(writing, after, heavy);
                 return Ok(grown);
             }
             let Some(current) = current else { continue };
-            record.share_attributes();
-            let making = self.making(&record);
-            drop(record);
+            writing.share_attributes();
+            let making = self.making(&writing);
+            drop(writing);
             let after = match &prepared {
                 Some((before, after)) => {
                     let nodes = [
@@ -341,19 +341,19 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Returns what is needed to make nodes of the map of this row, which is locked.
-    fn making(self, record: &Record<F>) -> Making<'g> {
+    /// Returns what is needed to make nodes of the map of this row, whose attributes are locked.
+    fn making(self, writing: &Writing) -> Making<'g> {
         Making {
             seed: &self.shared.seed,
-            generation: record.generation,
+            generation: writing.generation,
         }
     }
 
     /// Adds an attribute, whatever the state of the row. Returns `Ok(false)` if there is one of
     /// this key.
     pub(crate) fn set_missing(self, change: &Attribute<F>) -> Result<bool, Gone> {
-        let record = self.row.record.lock();
-        if record.state == State::Removed {
+        let writing = self.row.writing.lock();
+        if self.row.state() == State::Removed {
             return Err(Gone);
         }
         let before = self.attributes();
@@ -365,7 +365,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             key: change.key.clone(),
             value: change.value.carry_over(),
         };
-        self.set_locked(record, Changes::from_iter([change]));
+        self.set_locked(writing, Changes::from_iter([change]));
         Ok(true)
     }
 
@@ -374,18 +374,18 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// Returns `true` if the row is then without attributes and without a child: its state is
     /// [`State::Removed`], and the caller has to remove it from its table.
     pub(crate) fn delete(self, key: Borrowed<'_, F>) -> bool {
-        let mut record = self.row.record.lock();
+        let mut writing = self.row.writing.lock();
         let Some(before) = self.attributes().filter(|map| map.has(key)) else {
             return false;
         };
-        let making = self.making(&record);
+        let making = self.making(&writing);
         let heavy = before.map.is_heavy_at(key, making.seed, self.guard);
         let after = before.map.without(key, making);
-        let is_empty = after.is_none() && record.state == State::Vacant;
+        let is_empty = after.is_none() && self.row.state() == State::Vacant;
         if is_empty {
-            record.state = State::Removed;
+            self.row.set_state(State::Removed, &mut writing);
         }
-        self.publish(record, after, heavy);
+        self.publish(writing, after, heavy);
         is_empty
     }
 
@@ -403,8 +403,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
     ) -> Replaced<'g, F> {
         let mut expected = None;
         loop {
-            let record = self.row.record.lock();
-            if of_child && !record.is_settable() {
+            let writing = self.row.writing.lock();
+            if of_child && !self.row.is_settable() {
                 return Replaced::Void;
             }
             let attributes = self.attributes();
@@ -418,25 +418,25 @@ impl<'g, F: Foreign> Entry<'g, F> {
             value.freeze();
             let word = value.load_under(self.guard);
             if expected == Some(word) {
-                self.set_locked(record, Changes::from_iter([change]));
+                self.set_locked(writing, Changes::from_iter([change]));
                 return Replaced::Done;
             }
             // A term may be long: it is compared without the lock.
-            let record = Some(record).filter(|_| !word.is_pointer());
+            let writing = Some(writing).filter(|_| !word.is_pointer());
             // SAFETY: the word was read under the guard, which is held during `'g`, and whoever
             // replaces the value retires what it points to.
             let Some(current) = InUse::begin(unsafe { word.see() }) else {
                 // It was replaced after the row was unlocked.
                 continue;
             };
-            match (is_expected(current.seen()), record) {
+            match (is_expected(current.seen()), writing) {
                 (true, None) => expected = Some(word),
-                (true, Some(record)) => {
-                    self.set_locked(record, Changes::from_iter([change]));
+                (true, Some(writing)) => {
+                    self.set_locked(writing, Changes::from_iter([change]));
                     return Replaced::Done;
                 }
                 (false, None) => return Replaced::Not(current),
-                (false, Some(_record)) => {
+                (false, Some(_writing)) => {
                     value.thaw();
                     return Replaced::Not(current);
                 }
@@ -457,7 +457,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// Once this thread has the lock, nothing of a small map is frozen.
     #[cold]
     fn add_locked(self, key: Borrowed<'_, F>, increment: i64) -> Added {
-        let record = self.row.record.lock();
+        let writing = self.row.writing.lock();
         let attributes = self.attributes();
         let attribute = attributes
             .as_ref()
@@ -479,7 +479,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             return Added::NotCounted;
         };
         let key = key.clone();
-        self.set_locked(record, Changes::from_iter([Attribute { key, value }]));
+        self.set_locked(writing, Changes::from_iter([Attribute { key, value }]));
         Added::Changed(sum)
     }
 
@@ -505,7 +505,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
         if self.shared.stopping.is_set() {
             return Err(Refused::ZoneStopping);
         }
-        record.state = State::Running;
+        self.row
+            .set_state(State::Running, &mut self.row.writing.lock());
         let is_awaited = mem::take(&mut record.is_awaited);
         let before = self.row.replace_pid(&mut record, Some(pid));
         drop(record);
@@ -517,7 +518,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// and whether it is being stopped.
     pub fn terminate(self, keeper: u64, _: &Committed) -> Result<(Option<Pid<F>>, bool), Gone> {
         let mut record = self.row.lock_of(keeper).ok_or(Gone)?;
-        record.state = State::Terminating;
+        self.row
+            .set_state(State::Terminating, &mut self.row.writing.lock());
         let before = self.row.replace_pid(&mut record, None);
         let is_stopping = record.is_stopping || self.shared.stopping.is_set();
         Ok((before, is_stopping))
@@ -544,8 +546,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
         keeper: u64,
         children: &AtomicUsize,
     ) -> Result<Cleared<F>, Gone> {
-        let condition = |record: &Record<F>| {
-            let is_removed = condition(record.state);
+        let condition = |_: &Record<F>| {
+            let is_removed = condition(self.row.state());
             children.fetch_sub(usize::from(is_removed), Ordering::Relaxed);
             is_removed
         };
@@ -560,39 +562,55 @@ impl<'g, F: Foreign> Entry<'g, F> {
     ) -> Result<Cleared<F>, Gone> {
         let record = self.row.lock_of(keeper);
         let mut record = record.filter(|record| condition(record)).ok_or(Gone)?;
-        record.state = state;
         let is_awaited = record.is_awaited;
+        let mut writing = self.row.writing.lock();
+        self.row.set_state(state, &mut writing);
         let child = self.row.replace_pid(&mut record, None);
         // The row itself stays in memory until it is freed with others, but its spec must not.
         let spec = (state == State::Removed)
             .then(|| record.spec.take())
             .flatten();
         let heavy = self.attributes().is_some_and(|map| map.map.is_heavy());
-        self.publish(record, None, heavy);
+        let before = self.swap(None);
+        drop(writing);
+        drop(record);
+        self.retire(before, heavy);
         drop(spec);
         Ok(Cleared { child, is_awaited })
     }
 
-    /// Replaces the attributes, unlocks, and retires the old ones. They are freed as soon as
+    /// Replaces the attributes, unlocks them, and retires the old ones. They are freed as soon as
     /// nobody reads them if something `heavy` was replaced or removed.
     pub(crate) fn publish(
         self,
-        record: MutexGuard<'_, Record<F>>,
+        writing: MutexGuard<'_, Writing>,
         after: Option<Attributes<F>>,
         heavy: bool,
     ) {
+        let before = self.swap(after);
+        drop(writing);
+        self.retire(before, heavy);
+    }
+
+    /// Replaces the attributes, which are locked. Returns the old ones, to be retired.
+    fn swap(self, after: Option<Attributes<F>>) -> Replacement {
         let after = after.map_or(ptr::null_mut(), Attributes::into_raw);
-        let before = self
-            .guard
-            .swap(&self.row.attributes, after, Ordering::AcqRel);
-        drop(record);
+        let attributes = &self.row.attributes;
+        Replacement(self.guard.swap(attributes, after, Ordering::AcqRel))
+    }
+
+    /// Retires what was replaced in this row.
+    fn retire(self, Replacement(before): Replacement, heavy: bool) {
         if !before.is_null() {
-            // SAFETY: `before` came from `into_raw`. This call alone has swapped it out, and
-            // readers that still have it entered their guards before.
+            // SAFETY: `before` came from `into_raw`. The call to `swap` that returned it has
+            // swapped it out, and readers that still have it entered their guards before.
             unsafe { retirement::retire::<F>(before, heavy, self.guard) };
         }
     }
 }
+
+/// The map that [`Entry::swap`] has replaced, or null.
+struct Replacement(*mut ());
 
 #[cfg(test)]
 mod tests {
@@ -625,7 +643,7 @@ mod tests {
         assert!(entry
             .set((0..100).map(counter).collect(), &COMMITTED)
             .is_ok());
-        let record = row.record.lock();
+        let writing = row.writing.lock();
         thread::scope(|scope| {
             let (sender, refused) = bounded(1);
             let (row, shared) = (&row, &shared);
@@ -635,7 +653,7 @@ mod tests {
                 sender.send(refused)
             });
             let refused = refused.recv_timeout(LONG);
-            drop(record);
+            drop(writing);
             assert_eq!(refused, Ok(true));
         });
         let snapshot = entry.snapshot(100).unwrap().unwrap();
@@ -707,8 +725,9 @@ mod tests {
         static DROPPED: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// A value that the thread that drops it counts.
-    struct Counted;
+    /// A value that the thread that drops it counts. It is not empty, so that the tagged pointer to
+    /// it is within its memory, where LeakSanitizer finds it.
+    struct Counted(#[allow(dead_code)] u64);
 
     impl Foreign for Counted {
         type Borrowed<'a> = &'a Counted;
@@ -743,7 +762,7 @@ mod tests {
 
     fn watch() {
         WATCHED.with_borrow(|row| {
-            let is_locked = row.as_ref().is_some_and(|row| row.record.is_locked());
+            let is_locked = row.as_ref().is_some_and(|row| row.writing.is_locked());
             UNDER_LOCK.set(UNDER_LOCK.get() + usize::from(is_locked));
         });
     }
@@ -814,10 +833,10 @@ mod tests {
         let retire = |attributes: usize| {
             let (row, guard) = (Row::vacant(word(0), 0, 0), reclaim::enter());
             let entry = Entry::new(&row, &shared, &guard);
-            let counted = |key| fixed(key, Datum::foreign(Counted));
+            let counted = |key| fixed(key, Datum::foreign(Counted(key)));
             let changes = (0..attributes as u64).map(counted).collect();
-            entry.set_locked(row.record.lock(), changes);
-            entry.publish(row.record.lock(), None, false);
+            entry.set_locked(row.writing.lock(), changes);
+            entry.publish(row.writing.lock(), None, false);
         };
         let dropped = |run: &dyn Fn()| {
             let before = DROPPED.get();

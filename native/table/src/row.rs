@@ -1,10 +1,14 @@
 //! One name: its state, the processes behind it, and its attributes.
 //!
 //! Readers take no lock: the pid of the child is one atomic word, and the attributes are a pointer
-//! to a map ([`Attributes`]) whose values are atomic words. Writers take the row's lock, and
-//! replace a value, or make a new map next to the old one and publish it by replacing the pointer.
-//! They retire what they replace. No value is freed and no foreign code runs while the lock is
-//! held.
+//! to a map ([`Attributes`]) whose values are atomic words. Writers take the lock of the
+//! attributes, and replace a value, or make a new map next to the old one and publish it by
+//! replacing the pointer. They retire what they replace. No value is freed and no foreign code runs
+//! while the lock is held.
+//!
+//! The child has a lock of its own, so that those who look for it do not wait for
+//! writers of attributes. Whether attributes may be set depends on the state of the child, which
+//! therefore changes under both locks.
 //!
 //! This module has the state and the processes. Reading and changing attributes takes an
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.
@@ -13,7 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -34,6 +38,7 @@ const NO_KEEPER: u64 = 0;
 
 /// The state of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum State {
     /// No child: the row only has attributes.
     Vacant,
@@ -52,6 +57,18 @@ pub enum State {
     /// The row is no longer in its table.
     Removed,
 }
+
+/// The states, each at its number.
+const STATES: [State; 8] = [
+    State::Vacant,
+    State::Launching,
+    State::Running,
+    State::Terminating,
+    State::Pending,
+    State::Slowed,
+    State::Restarting,
+    State::Removed,
+];
 
 /// The process of a child.
 pub enum Pid<F> {
@@ -152,33 +169,28 @@ impl Stopping {
     }
 }
 
-/// What changes under the lock of a row.
+/// What changes under the lock of the child.
 pub(crate) struct Record<F> {
-    pub state: State,
     /// Whether the child is stopped for good; see [`Row::stop`].
     pub is_stopping: bool,
     /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`].
     pub is_awaited: bool,
-    /// Incremented when the map of attributes is shared, see [`attributes`](crate::attributes).
-    pub generation: u32,
     pub keeper: u64,
     /// The pid of the child, if its word is [`REMOTE`].
     remote: Option<Datum<F>>,
     pub spec: Option<Datum<F>>,
 }
 
-impl<F> Record<F> {
+/// What changes under the lock of the attributes, beside the map and the state of the row.
+pub(crate) struct Writing {
+    /// Incremented when the map of attributes is shared, see [`attributes`](crate::attributes).
+    pub generation: u32,
+}
+
+impl Writing {
     /// Shares the map of attributes: nothing in it changes from here on.
     pub fn share_attributes(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-    }
-
-    /// Whether there is a child whose attributes may be set.
-    pub fn is_settable(&self) -> bool {
-        matches!(
-            self.state,
-            State::Launching | State::Restarting | State::Running
-        )
     }
 }
 
@@ -191,6 +203,12 @@ pub struct Row<F: Foreign> {
     pub slot: u32,
     pid: AtomicU64,
     pub(crate) attributes: AtomicPtr<()>,
+    /// A number of [`STATES`]. It changes under the lock of the attributes, and under that of the
+    /// child as well unless a row ends that has none.
+    state: AtomicU8,
+    /// The lock of the attributes. Taken after that of the child.
+    pub(crate) writing: Mutex<Writing>,
+    /// The lock of the child.
     pub(crate) record: Mutex<Record<F>>,
     owns: PhantomData<Attributes<F>>,
 }
@@ -204,17 +222,35 @@ impl<F: Foreign> Row<F> {
             slot,
             pid: AtomicU64::new(NO_CHILD),
             attributes: AtomicPtr::new(ptr::null_mut()),
+            state: AtomicU8::new(State::Vacant as u8),
+            writing: Mutex::new(Writing { generation: 0 }),
             record: Mutex::new(Record {
-                state: State::Vacant,
                 is_stopping: false,
                 is_awaited: false,
-                generation: 0,
                 keeper: NO_KEEPER,
                 remote: None,
                 spec: None,
             }),
             owns: PhantomData,
         }
+    }
+
+    /// Returns the state of the row. It does not change while the lock of the attributes is held,
+    /// nor while that of the child is, unless there is no child.
+    pub(crate) fn state(&self) -> State {
+        STATES[usize::from(self.state.load(Ordering::Acquire))]
+    }
+
+    pub(crate) fn set_state(&self, state: State, _: &mut MutexGuard<'_, Writing>) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Whether there is a child whose attributes may be set.
+    pub(crate) fn is_settable(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Launching | State::Restarting | State::Running
+        )
     }
 
     /// Returns the pid of the running child.
@@ -265,7 +301,7 @@ impl<F: Foreign> Row<F> {
     }
 
     fn child_in(&self, record: &Record<F>) -> Option<Child<F>> {
-        match record.state {
+        match self.state() {
             State::Vacant | State::Removed => None,
             state => Some(Child {
                 state,
@@ -287,19 +323,19 @@ impl<F: Foreign> Row<F> {
 
     /// Whether there is a child, in any state.
     pub fn has_child(&self) -> bool {
-        !matches!(self.record.lock().state, State::Vacant | State::Removed)
+        let _record = self.record.lock();
+        !matches!(self.state(), State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant. Returns `false` if it has one.
-    ///
-    /// The child is counted in `children` under the row's lock, so that no other thread sees one
-    /// without the other.
+    /// Gives the row to a child, if it is vacant. Returns `false` if it has one. The child is
+    /// counted in `children` under its lock, so that no other thread sees one without the other.
     pub(crate) fn occupy(&self, child: &Child<F>, children: &AtomicUsize) -> Result<bool, Gone> {
         let mut record = self.record.lock();
-        match record.state {
+        let mut writing = self.writing.lock();
+        match self.state() {
             State::Removed => Err(Gone),
             State::Vacant => {
-                record.state = child.state;
+                self.set_state(child.state, &mut writing);
                 record.is_stopping = false;
                 record.is_awaited = false;
                 record.keeper = child.keeper;
@@ -317,7 +353,7 @@ impl<F: Foreign> Row<F> {
     pub fn stop(&self, keeper: u64, _: &Committed) -> Option<State> {
         let mut record = self.lock_of(keeper)?;
         record.is_stopping = true;
-        Some(record.state)
+        Some(self.state())
     }
 
     /// Gives the row to another keeper. Returns `false` if it does not belong to `keeper`.
@@ -335,10 +371,10 @@ impl<F: Foreign> Row<F> {
         old.is_some()
     }
 
-    /// Locks the row, if it belongs to this keeper.
+    /// Locks the child, if it belongs to this keeper.
     pub(crate) fn lock_of(&self, keeper: u64) -> Option<MutexGuard<'_, Record<F>>> {
         let record = self.record.lock();
-        (record.keeper == keeper && record.state != State::Removed).then_some(record)
+        (record.keeper == keeper && self.state() != State::Removed).then_some(record)
     }
 }
 
