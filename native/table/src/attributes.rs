@@ -410,18 +410,17 @@ impl<F: Foreign> Attributes<F> {
         shift: u32,
         allowed: &mut usize,
     ) -> Result<Option<Self>, TooMuch> {
-        match (before, current) {
-            (None, None) => return Ok(after.cloned()),
-            (Some(before), Some(current)) if before.is(current) => return Ok(after.cloned()),
+        match (before, current, changes) {
+            (_, _, None) => return Ok(current.cloned()),
+            (None, None, _) => return Ok(after.cloned()),
+            (Some(before), Some(current), _) if before.is(current) => return Ok(after.cloned()),
             _ => (),
         }
-        let is_branch = |node: Option<&Self>| node.is_some_and(Self::is_branch);
-        let has_branches = changes.is_none_or(Self::is_branch);
-        if !(is_branch(before) && is_branch(current) && is_branch(after) && has_branches) {
+        let nodes = [before, current, after, changes];
+        if !nodes.iter().all(|node| node.is_some_and(Self::is_branch)) {
             return Self::union_below(current, changes, making, shift, allowed);
         }
         Self::branch_of(making, |index| {
-            let nodes = [before, current, after, changes];
             let children = nodes.map(|node| node?.child(index));
             Self::rebase_below(children, making, shift + BITS, allowed)
         })
@@ -775,6 +774,36 @@ mod tests {
         // What is the same node is not looked at.
         let nodes = [&before, &before, &before, &changes].map(Option::as_ref);
         assert!(Attributes::rebase(nodes, making, 0).is_ok());
+    }
+
+    #[test]
+    fn what_no_change_belongs_to_is_taken_over_as_it_is() {
+        let seed = Seed::default();
+        let making = Making {
+            seed: &seed,
+            generation: 1,
+        };
+        let pairs = |numbers: std::ops::Range<u16>, value| -> Vec<_> {
+            numbers.map(|number| (number, value)).collect()
+        };
+        let first = |number: &u16| child_index(seed.hash_one(key(*number)), 0) == 0;
+        let changed: Vec<_> = (0..2_000).filter(first).map(|number| (number, 3)).collect();
+        let ((before, _), (current, _), (changes, _)) = (
+            map_of(&pairs(0..2_000, 1), making),
+            map_of(&pairs(1_000..3_000, 2), making),
+            map_of(&changed, making),
+        );
+        let maps = [before.as_ref(), current.as_ref(), changes.as_ref()];
+        let [before, current, changes] = maps.map(Option::unwrap);
+        let after = Attributes::union(Some(before), Some(changes), making, usize::MAX);
+        let after = after.unwrap_or_default();
+        let nodes = [Some(before), Some(current), after.as_ref(), Some(changes)];
+        let rebased = Attributes::rebase(nodes, making, usize::MAX).unwrap_or_default();
+        let rebased = rebased.unwrap();
+        for index in 1..FANOUT {
+            let (one, other) = (rebased.child(index), current.child(index));
+            assert!(one.unwrap().is(other.unwrap()), "{index}");
+        }
     }
 
     #[test]
