@@ -107,6 +107,7 @@ fn exchange<'c>(
 ) -> Answer<'c> {
     let change = call.to_attribute(call.argument(2)?, call.argument(4)?)?;
     let expected = call.to_value(call.argument(3)?)?;
+    call.deduct(call.cost_to_compare(expected.see()))?;
     let is_expected = |current: Seen<'_, Copied>| current.same(&expected.see());
     with_entry(call, |_, entry| {
         let Some(entry) = entry else {

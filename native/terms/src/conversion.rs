@@ -19,7 +19,7 @@ use proctab_table::value::{Seen, Value};
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::{Copied, Live, ENVIRONMENT};
-use crate::cost::COPIED_PER_WORD;
+use crate::cost::{COPIED_PER_WORD, HASHED_PER_WORD};
 use crate::encoding::Scratch;
 use crate::reading::Purpose;
 use crate::term::Term;
@@ -137,6 +137,15 @@ impl<'c> Call<'c> {
         match value {
             Seen::Integer(_) => 1,
             Seen::Fixed(view) => cost_of_view(view),
+        }
+    }
+
+    /// Returns about how many words it costs to compare a value with an equal one, besides what it
+    /// cost to convert the value.
+    pub fn cost_to_compare(self, value: Seen<'_, Copied>) -> usize {
+        match value {
+            Seen::Fixed(View::Foreign(copied)) => copied.shared_bytes() / HASHED_PER_WORD,
+            _ => 0,
         }
     }
 

@@ -105,6 +105,14 @@ impl Copied {
         }
     }
 
+    /// Returns the bytes of the binaries in the term, which a copy shares.
+    pub fn shared_bytes(&self) -> usize {
+        match &self.0 {
+            Form::Copy(copy) => copy.cost.bytes,
+            Form::Binary(binary) => binary.length(),
+        }
+    }
+
     /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
         match &self.0 {

@@ -13,7 +13,7 @@ const MAX_WORDS: usize = 1 << 27;
 /// Bytes that are copied in the time that one word of a term takes.
 pub(crate) const COPIED_PER_WORD: usize = 64;
 /// Bytes of a binary that are hashed or compared in the time that one word of a term takes.
-const HASHED_PER_WORD: usize = 16;
+pub(crate) const HASHED_PER_WORD: usize = 16;
 /// Cost of copying a fun, whose size the NIF API does not expose.
 const FUN: usize = 8192;
 /// Cost of hashing a bitstring that is not whole bytes, whose length the NIF API does not expose:
