@@ -556,6 +556,89 @@ fn a_discarded_value_is_freed_once_and_not_while_it_is_used() {
     wait_for(&FREED, 2 + ROUNDS + ROUNDS / 8);
 }
 
+/// The same of a large map, which snapshots and changes of many attributes share and read without
+/// beginning to use its values.
+#[test]
+fn a_discarded_value_is_not_freed_while_its_map_is_shared() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: u64 = 20_000;
+    const MANY: u64 = 200;
+    let zone: Zone<Discarded> = Zone::default();
+    let name = Datum::word(KIND, 1);
+    let change = |key| {
+        MADE.fetch_add(1, Ordering::SeqCst);
+        Attribute {
+            key: Datum::word(KIND, key),
+            value: Value::fixed(Discarded::new(&FREED)),
+        }
+    };
+    let set = |changes: Changes<Discarded>| {
+        let guard = reclaim::enter();
+        let entry = zone.entry(name.borrow(), &guard).unwrap();
+        assert!(entry.set(changes, &COMMITTED).is_ok());
+    };
+    let check = |seen: Seen<Discarded>| match seen {
+        Seen::Fixed(View::Foreign(used)) => assert!(!used.is_freed.load(Ordering::SeqCst)),
+        _ => panic!("not a foreign term"),
+    };
+    let child = Child {
+        state: State::Running,
+        pid: None,
+        keeper: KEEPER,
+        spec: None,
+    };
+    assert!(zone.insert(&name, child, &COMMITTED));
+    set((0..MANY).map(change).collect());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, name, done, set) = (&zone, &name, &done, &set);
+        scope.spawn(move || {
+            for round in 0..ROUNDS {
+                set(Changes::from_iter([change(round % MANY)]));
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                set((0..MANY).step_by(2).map(change).collect());
+                thread::yield_now();
+            }
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                let guard = reclaim::enter();
+                let entry = zone.entry(name.borrow(), &guard).unwrap();
+                let snapshot = entry.snapshot(usize::MAX).unwrap().unwrap();
+                // The writers replace values between the visits.
+                snapshot.for_each(&mut |_, value| {
+                    thread::yield_now();
+                    check(value);
+                });
+            }
+        });
+        scope.spawn(move || {
+            for key in (0..MANY).cycle() {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                let guard = reclaim::enter();
+                let entry = zone.entry(name.borrow(), &guard).unwrap();
+                let attributes = entry.attributes().unwrap();
+                check(
+                    attributes
+                        .get(Datum::word(KIND, key).borrow())
+                        .unwrap()
+                        .seen(),
+                );
+            }
+        });
+    });
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&FREED, MADE.load(Ordering::SeqCst));
+}
+
 #[test]
 fn no_row_and_no_value_is_left_after_a_storm_of_names() {
     static LIVE: AtomicUsize = AtomicUsize::new(0);
