@@ -1,6 +1,6 @@
 //! A row under a guard: reading and changing its attributes, and the steps of its child's life.
 
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
-use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State, Writing};
+use crate::row::{Cleared, Gone, Pid, Refused, Row, Shared, State, Writing};
 use crate::value::{Added, Frozen, InUse, Seen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
@@ -499,7 +499,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// nothing if the child is being stopped.
     pub fn run(self, keeper: u64, pid: Pid<F>, _: &Committed) -> Result<bool, Refused> {
         let mut record = self.row.lock_of(keeper).ok_or(Refused::Gone)?;
-        if record.is_stopping {
+        if self.row.is_stopping.load(Ordering::Relaxed) {
             return Err(Refused::Stopping);
         }
         if self.shared.stopping.is_set() {
@@ -507,7 +507,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
         self.row
             .set_state(State::Running, &mut self.row.writing.lock());
-        let is_awaited = mem::take(&mut record.is_awaited);
+        let is_awaited = self.row.is_awaited.swap(false, Ordering::Relaxed);
         let before = self.row.replace_pid(&mut record, Some(pid));
         drop(record);
         drop(before);
@@ -521,7 +521,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
         self.row
             .set_state(State::Terminating, &mut self.row.writing.lock());
         let before = self.row.replace_pid(&mut record, None);
-        let is_stopping = record.is_stopping || self.shared.stopping.is_set();
+        let is_stopping =
+            self.row.is_stopping.load(Ordering::Relaxed) || self.shared.stopping.is_set();
         Ok((before, is_stopping))
     }
 
@@ -532,7 +533,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// nothing changes.
     pub fn clear(self, keeper: u64, state: State, _: &Committed) -> bool {
         let stopping = &self.shared.stopping;
-        let may_start = |record: &Record<F>| !record.is_stopping && !stopping.is_set();
+        let may_start = || !self.row.is_stopping.load(Ordering::Relaxed) && !stopping.is_set();
         self.clear_if(may_start, keeper, state).is_ok()
     }
 
@@ -546,7 +547,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         keeper: u64,
         children: &AtomicUsize,
     ) -> Result<Cleared<F>, Gone> {
-        let condition = |_: &Record<F>| {
+        let condition = || {
             let is_removed = condition(self.row.state());
             children.fetch_sub(usize::from(is_removed), Ordering::Relaxed);
             is_removed
@@ -556,13 +557,13 @@ impl<'g, F: Foreign> Entry<'g, F> {
 
     fn clear_if(
         self,
-        condition: impl FnOnce(&Record<F>) -> bool,
+        condition: impl FnOnce() -> bool,
         keeper: u64,
         state: State,
     ) -> Result<Cleared<F>, Gone> {
         let record = self.row.lock_of(keeper);
-        let mut record = record.filter(|record| condition(record)).ok_or(Gone)?;
-        let is_awaited = record.is_awaited;
+        let mut record = record.filter(|_| condition()).ok_or(Gone)?;
+        let is_awaited = self.row.is_awaited.load(Ordering::Relaxed);
         let mut writing = self.row.writing.lock();
         self.row.set_state(state, &mut writing);
         let child = self.row.replace_pid(&mut record, None);

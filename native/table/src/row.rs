@@ -74,8 +74,8 @@ const STATES: [State; 8] = [
 pub enum Pid<F> {
     /// A process that is one word, neither 0 nor `u64::MAX`.
     Local(u64),
-    /// Any other process, which is a term of the embedder.
-    Remote(Datum<F>),
+    /// Any other process, which is a term of the embedder. Few are, hence the box.
+    Remote(Box<Datum<F>>),
 }
 
 impl<F> Clone for Pid<F> {
@@ -171,13 +171,9 @@ impl Stopping {
 
 /// What changes under the lock of the child.
 pub(crate) struct Record<F> {
-    /// Whether the child is stopped for good; see [`Row::stop`].
-    pub is_stopping: bool,
-    /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`].
-    pub is_awaited: bool,
     pub keeper: u64,
     /// The pid of the child, if its word is [`REMOTE`].
-    remote: Option<Datum<F>>,
+    remote: Option<Box<Datum<F>>>,
     pub spec: Option<Datum<F>>,
 }
 
@@ -206,6 +202,12 @@ pub struct Row<F: Foreign> {
     /// A number of [`STATES`]. It changes under the lock of the attributes, and under that of the
     /// child as well unless a row ends that has none.
     state: AtomicU8,
+    /// Whether the child is stopped for good; see [`Row::stop`]. It is read and changed under the
+    /// lock of the child, but is beside the state, where it takes no memory.
+    pub(crate) is_stopping: AtomicBool,
+    /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`]. It is
+    /// used like [`is_stopping`](Self::is_stopping).
+    pub(crate) is_awaited: AtomicBool,
     /// The lock of the attributes. Taken after that of the child.
     pub(crate) writing: Mutex<Writing>,
     /// The lock of the child.
@@ -224,9 +226,9 @@ impl<F: Foreign> Row<F> {
             attributes: AtomicPtr::new(ptr::null_mut()),
             state: AtomicU8::new(State::Vacant as u8),
             writing: Mutex::new(Writing { generation: 0 }),
+            is_stopping: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             record: Mutex::new(Record {
-                is_stopping: false,
-                is_awaited: false,
                 keeper: NO_KEEPER,
                 remote: None,
                 spec: None,
@@ -316,8 +318,8 @@ impl<F: Foreign> Row<F> {
     /// the keeper that ends this start learns that the tracker waits for that. To call this again
     /// changes nothing, so it needs no commit.
     pub fn await_start(&self) -> Option<Child<F>> {
-        let mut record = self.record.lock();
-        record.is_awaited = true;
+        let record = self.record.lock();
+        self.is_awaited.store(true, Ordering::Relaxed);
         self.child_in(&record)
     }
 
@@ -336,8 +338,8 @@ impl<F: Foreign> Row<F> {
             State::Removed => Err(Gone),
             State::Vacant => {
                 self.set_state(child.state, &mut writing);
-                record.is_stopping = false;
-                record.is_awaited = false;
+                self.is_stopping.store(false, Ordering::Relaxed);
+                self.is_awaited.store(false, Ordering::Relaxed);
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
                 children.fetch_add(1, Ordering::Relaxed);
@@ -351,8 +353,8 @@ impl<F: Foreign> Row<F> {
     /// Stops the child of `keeper` for good: from here on it does not begin to run, and is not
     /// started again. Returns its state, or `None` if the row does not belong to that keeper.
     pub fn stop(&self, keeper: u64, _: &Committed) -> Option<State> {
-        let mut record = self.lock_of(keeper)?;
-        record.is_stopping = true;
+        let _record = self.lock_of(keeper)?;
+        self.is_stopping.store(true, Ordering::Relaxed);
         Some(self.state())
     }
 
