@@ -10,14 +10,14 @@
 //!
 //! # Small and large maps
 //!
-//! A map of at most 128 attributes is *small*. Whoever reads or copies all of it holds the row's
-//! lock meanwhile, which does not take long, and counters are added to without the lock.
+//! A map of at most 128 attributes is *small*. A thread that reads or copies all of it holds the
+//! row's lock meanwhile, which does not take long, and counters are added to without the lock.
 //!
-//! A larger map is read and copied without the lock, in one step of which the lock holder *shares*
-//! it: that increments the *generation* of the row. A node has the generation in which it was made,
-//! and a value is replaced or added to in place only in a leaf of the present generation, and only
-//! by the holder of the lock. So a map that was shared never changes, and a writer copies a path of
-//! it.
+//! To read or copy a larger map, a thread *shares* it under the lock, and then works without the
+//! lock. Sharing increments the *generation* of the row. A node has the generation in which it was
+//! made, and a value is replaced or added to in place only in a leaf of the present generation, and
+//! only by the holder of the lock. So a map that was shared never changes, and a writer copies a
+//! path of it.
 //!
 //! A small map that becomes large, and a large one that becomes small, are copied whole, so that no
 //! leaf of a large map was ever part of a small one.
@@ -686,7 +686,8 @@ mod tests {
         }
     }
 
-    /// Returns the map of these pairs, of which the later ones count, and the plain map of them.
+    /// Returns the map of these pairs, and the plain map of them. Of two with the same key, the
+    /// later one counts.
     fn map_of(
         pairs: &[(u16, i64)],
         making: Making<'_>,
@@ -771,7 +772,7 @@ mod tests {
         };
         assert!(!union(64));
         assert!(union(2_000));
-        // What is the same node is not looked at.
+        // A node that both maps have is not visited.
         let nodes = [&before, &before, &before, &changes].map(Option::as_ref);
         assert!(Attributes::rebase(nodes, making, 0).is_ok());
     }

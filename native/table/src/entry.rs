@@ -270,7 +270,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
         grown
     }
 
-    /// Sets many attributes in one step, of which the longer part is done without the lock.
+    /// Sets many attributes in one step. Most of the work is done without the lock.
     ///
     /// The changes are made a map of their own first. A small map is merged into it under the lock.
     /// A large one is shared under the lock, and merged without it; then what other threads have
@@ -423,8 +423,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
             }
             // A term may be long: it is compared without the lock.
             let writing = Some(writing).filter(|_| !word.is_pointer());
-            // SAFETY: the word was read under the guard, which is held during `'g`, and whoever
-            // replaces the value retires what it points to.
+            // SAFETY: the word was read under the guard, which is held during `'g`, and the thread
+            // that replaces the value retires what it points to.
             let Some(current) = InUse::begin(unsafe { word.see() }) else {
                 // It was replaced after the row was unlocked.
                 continue;
@@ -453,8 +453,9 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Adds to a counter of a large map, or to one that a writer has frozen, which holds the lock.
-    /// Once this thread has the lock, nothing of a small map is frozen.
+    /// Adds to a counter of a large map, or to one that is frozen. Once this thread has the lock, a
+    /// counter of a small map is frozen only if a change of many attributes has left it so. It is
+    /// then replaced.
     #[cold]
     fn add_locked(self, key: Borrowed<'_, F>, increment: i64) -> Added {
         let writing = self.row.writing.lock();
@@ -659,6 +660,30 @@ mod tests {
         });
         let snapshot = entry.snapshot(100).unwrap().unwrap();
         assert_eq!(snapshot.count(), 100);
+    }
+
+    #[test]
+    fn a_counter_that_was_left_frozen_is_added_to() {
+        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let entry = Entry::new(&row, &shared, &guard);
+        let counter = Attribute {
+            key: word(0),
+            value: Value::counter(1).unwrap(),
+        };
+        assert!(entry.set(Changes::from_iter([counter]), &COMMITTED).is_ok());
+        let freeze = || {
+            let attributes = entry.attributes().unwrap();
+            attributes.value(word(0).borrow()).unwrap().freeze();
+        };
+        for sum in 2..4 {
+            freeze();
+            let added = entry.add(word(0).borrow(), 1, &COMMITTED);
+            assert_eq!(added, Added::Changed(sum));
+        }
+        freeze();
+        drop(entry.snapshot(1));
+        let added = entry.add(word(0).borrow(), 1, &COMMITTED);
+        assert_eq!(added, Added::Changed(4));
     }
 
     /// A change to a light value waits until there is more to free, also if there is a heavy value

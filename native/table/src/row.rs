@@ -6,9 +6,9 @@
 //! replacing the pointer. They retire what they replace. No value is freed and no foreign code runs
 //! while the lock is held.
 //!
-//! The child has a lock of its own, so that those who look for it do not wait for
-//! writers of attributes. Whether attributes may be set depends on the state of the child, which
-//! therefore changes under both locks.
+//! The child has a lock of its own, so that reading the child does not wait for writers of
+//! attributes. Whether attributes may be set depends on the state of the child, which therefore
+//! changes under both locks.
 //!
 //! This module has the state and the processes. Reading and changing attributes takes an
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.

@@ -18,11 +18,14 @@
 //! the copy. So a thread that finds a counter frozen takes the lock, and then finds it thawed or
 //! replaced.
 //!
+//! The counters of a large map are added to under the lock alone, so they may be frozen without it,
+//! and stay so. See [`attributes`](crate::attributes).
+//!
 //! # Orderings
 //!
-//! A word is stored with `Release` and loaded with `Acquire`, so that whoever finds a pointer finds
-//! the term behind it. For counters the orderings carry no more than the value: users rely on the
-//! total order of the changes of one counter.
+//! A word is stored with `Release` and loaded with `Acquire`, so that a thread that finds a pointer
+//! finds the term behind it. For counters the orderings carry no more than the value: users rely on
+//! the total order of the changes of one counter.
 
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
@@ -221,7 +224,7 @@ impl Word {
         if Shared::strong_count(&shared) > 1 {
             return false;
         }
-        // Whoever had another share has released it, after the last use.
+        // The thread that had another share has released it, after its last use.
         fence(Ordering::Acquire);
         shared.0.discard()
     }
@@ -287,15 +290,15 @@ impl<F> Value<F> {
     /// For values that are not in the map of a row yet: others may be replaced meanwhile.
     pub fn see(&self) -> Seen<'_, F> {
         // SAFETY: the value owns what its word points to. It is not replaced while it is borrowed:
-        // whoever calls `replace` vouches for that.
+        // the callers of `replace` vouch for that.
         unsafe { self.load().see() }
     }
 
     /// Returns what a value in the map of a row is.
     #[inline]
     pub(crate) fn see_under<'g>(&self, guard: &'g Guard) -> Seen<'g, F> {
-        // SAFETY: the word was read under the guard, and whoever replaces it retires what it
-        // points to.
+        // SAFETY: the word was read under the guard, and the thread that replaces it retires what
+        // it points to.
         unsafe { self.load_under(guard).see() }
     }
 

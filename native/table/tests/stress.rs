@@ -556,8 +556,8 @@ fn a_discarded_value_is_freed_once_and_not_while_it_is_used() {
     wait_for(&FREED, 2 + ROUNDS + ROUNDS / 8);
 }
 
-/// The same of a large map, which snapshots and changes of many attributes share and read without
-/// beginning to use its values.
+/// Snapshots and changes of many attributes share a large map, and read its values without
+/// beginning to use them. No value is freed meanwhile.
 #[test]
 fn a_discarded_value_is_not_freed_while_its_map_is_shared() {
     static FREED: AtomicUsize = AtomicUsize::new(0);

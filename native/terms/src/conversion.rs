@@ -38,8 +38,8 @@ const ENCODED: Kind = Kind::new(4);
 
 /// Bytes of the longest binary that is copied into the table.
 const MAX_BINARY: usize = 4096;
-/// The same of a binary that is the value of an attribute. Longer ones are shared, which takes some
-/// 300 bytes more, and no longer than to copy this many.
+/// Bytes of the longest binary that is copied into the table as the value of an attribute. A longer
+/// one is shared, which takes about 300 bytes more, and no more time than to copy this many.
 const MAX_VALUE: usize = 512;
 /// How many times as much it costs to copy a term piece by piece.
 const DEEP_COPY: usize = 2;

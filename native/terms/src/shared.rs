@@ -8,8 +8,9 @@
 //!
 //! A value that is replaced is freed after all readers have left their guards, together with
 //! hundreds of others. That is too late for a large binary. So readers count themselves while they
-//! use it, and who replaces the value discards the binary: the last user releases it, and from then
-//! on no reader begins to use it. See [`Foreign::discard`](proctab_table::datum::Foreign::discard).
+//! use it, and the writer that replaces the value discards the binary: the last user releases it,
+//! and from then on no reader begins to use it. See
+//! [`Foreign::discard`](proctab_table::datum::Foreign::discard).
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -108,10 +109,10 @@ impl Queue {
     /// The binary has so many bytes. Called once, and nobody uses the queue from then on.
     unsafe fn destroy(&self, length: usize) {
         let keep = |empty: &EmptyQueues| {
-            let keeps = empty.0.borrow().len() < EMPTY_QUEUES;
+            let has_room = empty.0.borrow().len() < EMPTY_QUEUES;
+            // SAFETY: the caller vouches for the queue, which is empty then.
+            let keeps = has_room && unsafe { enif_ioq_deq(self.0, length, ptr::null_mut()) } != 0;
             if keeps {
-                // SAFETY: the caller vouches for the queue, which is empty then.
-                unsafe { enif_ioq_deq(self.0, length, ptr::null_mut()) };
                 empty.0.borrow_mut().push(self.0);
             }
             keeps
