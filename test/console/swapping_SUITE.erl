@@ -11,7 +11,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
+-import(counter_backend, [value/1]).
+-import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1]).
 -import(originals, [findings/0, workers/1, workers/2]).
 -import(monitored_worker, [worker/0]).
 -import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
@@ -155,7 +156,7 @@ load_loads_the_library_where_nothing_runs(Config) ->
         assert_ours(metrics_process_tracker),
         {ok, _} = gen_tracker:start_link(streams),
         ?assertEqual([], gen_tracker:list(streams)),
-        {ok, _} = application:ensure_all_started(folsom),
+        ok = counter_backend:start(),
         ?assertEqual([], metrics_process_tracker:counts())
     end).
 
@@ -167,13 +168,13 @@ a_running_tracker_goes_on_with_the_library(Config) ->
         Tracker = whereis(metrics_process_tracker),
         Pids = [tracked([a, b]) || _ <- lists:seq(1, 1000)],
         Other = tracked([a, {some, "term"}]),
-        ?assertEqual({1001, 1000}, {folsom(a), folsom(b)}),
+        ?assertEqual({1001, 1000}, {value(a), value(b)}),
 
         ok = proctab:load(),
         assert_ours(metrics_process_tracker),
         ?assertEqual({Tracker, {1001, 1000}}, {
             whereis(metrics_process_tracker),
-            {folsom(a), folsom(b)}
+            {value(a), value(b)}
         }),
         ?assertEqual(
             [{a, 1001}, {b, 1000}, {{some, "term"}, 1}],
@@ -182,12 +183,12 @@ a_running_tracker_goes_on_with_the_library(Config) ->
         ?assertEqual([a, {some, "term"}], lists:sort(metrics_process_tracker:names(Other))),
         ?assertEqual(undefined, ets:info(metrics)),
         ok = metrics_process_tracker:track(b, Other),
-        ?assertEqual(1001, folsom(b)),
+        ?assertEqual(1001, value(b)),
 
         {Half, Rest} = lists:split(500, Pids),
         kill(Half),
         settled([{a, 501}, {b, 501}, {{some, "term"}, 1}]),
-        ?assertEqual({501, 501}, {folsom(a), folsom(b)}),
+        ?assertEqual({501, 501}, {value(a), value(b)}),
 
         %% metrics_sup restarts it with the library's code.
         Monitor = monitor(process, Tracker),
@@ -197,7 +198,7 @@ a_running_tracker_goes_on_with_the_library(Config) ->
         end,
         kill([Other | Rest]),
         settled([]),
-        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+        ?assertEqual({0, 0}, {value(a), value(b)})
     end).
 
 deaths_that_the_tracker_has_not_handled_are_counted_down(Config) ->
@@ -214,10 +215,10 @@ deaths_that_the_tracker_has_not_handled_are_counted_down(Config) ->
         end,
         ok = proctab:load(),
         settled([{a, 50}, {b, 50}]),
-        ?assertEqual({50, 50}, {folsom(a), folsom(b)}),
+        ?assertEqual({50, 50}, {value(a), value(b)}),
         kill(After),
         settled([]),
-        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+        ?assertEqual({0, 0}, {value(a), value(b)})
     end).
 
 no_count_is_lost_while_processes_come_and_go(Config) ->
@@ -246,7 +247,7 @@ no_count_is_lost_while_processes_come_and_go(Config) ->
          || Loop <- Loops
         ],
         settled([]),
-        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+        ?assertEqual({0, 0}, {value(a), value(b)})
     end).
 
 a_caller_in_the_code_of_the_original_is_counted_once(Config) ->
@@ -264,7 +265,7 @@ a_caller_in_the_code_of_the_original_is_counted_once(Config) ->
             {'DOWN', Monitor, process, _, Reason} -> ?assertEqual(normal, Reason)
         end,
         settled([]),
-        ?assertEqual(0, folsom(Slow))
+        ?assertEqual(0, value(Slow))
     end).
 
 %% A caller that tracks a pair again during the takeover finds it tracked.
@@ -284,11 +285,11 @@ a_pair_of_the_original_is_not_counted_again(Config) ->
         receive
             {round, Again} -> ok
         end,
-        ?assertEqual({1000, 1000}, {folsom(a), folsom(b)}),
+        ?assertEqual({1000, 1000}, {value(a), value(b)}),
         unlink(Again),
         kill([Again | Pids]),
         settled([]),
-        ?assertEqual({0, 0}, {folsom(a), folsom(b)})
+        ?assertEqual({0, 0}, {value(a), value(b)})
     end).
 
 a_takeover_that_fails_leaves_the_original_running(Config) ->
@@ -308,9 +309,9 @@ a_takeover_that_fails_leaves_the_original_running(Config) ->
         metrics = ets:new(metrics, [named_table, ordered_set, public]),
         true = ets:insert(metrics, Rows),
         Pid = tracked([a]),
-        ?assertEqual(1, folsom(a)),
+        ?assertEqual(1, value(a)),
         kill([Pid]),
-        eventually(fun() -> folsom(a) =:= 0 end)
+        eventually(fun() -> value(a) =:= 0 end)
     end).
 
 %% stats_hero_monitor

@@ -9,7 +9,8 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1]).
+-import(counter_backend, [value/1]).
+-import(originals, [on_node/2, start_metrics/0, start_stats_hero/0, assert_ours/1]).
 -import(originals, [findings/0, workers/1]).
 -import(monitored_worker, [worker/0]).
 -import(tracked_process, [tracked/1, kill/1, settled/1, eventually/1]).
@@ -61,7 +62,7 @@ running_servers_of_the_library_go_on_with_its_code_in_another_folder(Config) ->
         kill(New ++ Old ++ Workers),
         settled([]),
         workers(0),
-        ?assertEqual({0, 0}, {folsom(a), folsom(b)}),
+        ?assertEqual({0, 0}, {value(a), value(b)}),
         ok = proctab:load(),
         ?assertEqual([], [Advice || #{advice := Advice} <- findings(), Advice =/= ""])
     end).
@@ -95,7 +96,7 @@ two_concurrent_loads_take_over_once(Config) ->
         Caller ! stop,
         kill(Old ++ New),
         settled([]),
-        ?assertEqual([0, 0, 0], [folsom(Name) || Name <- [a, b, Slow]])
+        ?assertEqual([0, 0, 0], [value(Name) || Name <- [a, b, Slow]])
     end).
 
 %% Each poll polls at all processes. With many processes, a thousand polls a millisecond apart would
@@ -192,7 +193,7 @@ no_count_is_lost_when_the_original_is_killed_after_the_library_is_loaded(Config)
         Caller ! go,
         Caller ! stop,
         eventually(fun() -> metrics_process_tracker:count(Slow) =:= 0 end),
-        ?assertEqual(0, folsom(Slow)),
+        ?assertEqual(0, value(Slow)),
         assert_taken_over(Pids)
     end).
 
@@ -201,11 +202,11 @@ assert_taken_over(Pids) ->
     assert_ours(metrics_process_tracker),
     Count = length(Pids),
     settled([{a, Count}, {b, Count}]),
-    ?assertEqual({Count, Count}, {folsom(a), folsom(b)}),
+    ?assertEqual({Count, Count}, {value(a), value(b)}),
     ok = metrics_process_tracker:track(c, hd(Pids)),
     kill(Pids),
     settled([]),
-    ?assertEqual({0, 0}, {folsom(a), folsom(b)}),
+    ?assertEqual({0, 0}, {value(a), value(b)}),
     ?assertEqual(ok, proctab:load()).
 
 an_original_that_is_stopped_during_the_takeover_starts_as_the_librarys(Config) ->
@@ -262,7 +263,7 @@ the_library_is_loaded_although_the_caller_of_load_is_killed(Config) ->
         end),
         kill([Pid]),
         settled([]),
-        ?assertEqual(0, folsom(a))
+        ?assertEqual(0, value(a))
     end).
 
 %% Takeovers that fail
@@ -288,7 +289,7 @@ a_caller_that_waits_for_a_failing_takeover_goes_on_with_the_original(Config) ->
         receive
             {'DOWN', Monitor, process, Waiting, Answer} -> ?assertEqual(ok, Answer)
         end,
-        eventually(fun() -> folsom(a) =:= 0 end)
+        eventually(fun() -> value(a) =:= 0 end)
     end).
 
 %% A second load of the original would kill the caller.
@@ -327,10 +328,10 @@ an_original_whose_file_is_missing_cannot_be_restored(Config) ->
 assert_tracking_goes_on() ->
     assert_ours(metrics_process_tracker),
     Pid = tracked([a]),
-    ?assertEqual({1, 1}, {folsom(a), metrics_process_tracker:count(a)}),
+    ?assertEqual({1, 1}, {value(a), metrics_process_tracker:count(a)}),
     kill([Pid]),
     settled([]),
-    ?assertEqual(0, folsom(a)),
+    ?assertEqual(0, value(a)),
     ?assertEqual(ok, proctab:load()).
 
 original_table() ->

@@ -310,5 +310,5 @@ a_takeover_without_a_reaper_loses_nothing(Config) ->
         kill(Pids ++ Workers),
         tracked_process:settled([{a, 1}]),
         originals:workers(0),
-        ?assertEqual({1, 0}, {originals:folsom(a), originals:folsom(b)})
+        ?assertEqual({1, 0}, {counter_backend:value(a), counter_backend:value(b)})
     end).

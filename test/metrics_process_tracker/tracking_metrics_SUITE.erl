@@ -1,6 +1,6 @@
 %% Promise: the application metrics runs with the metrics_process_tracker of this library as with
-%% its own, and moves the counters of folsom. Each case runs in a node of its own, in which this
-%% library comes before metrics in the code path.
+%% its own, and moves the counters of its backend, `counter_backend`. Each case runs in a node of
+%% its own, in which this library comes before metrics in the code path.
 -module(tracking_metrics_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -18,8 +18,8 @@ suite() ->
 all() ->
     [
         the_child_of_metrics_sup_is_ours,
-        tracking_moves_a_folsom_counter_up_and_deaths_move_it_down,
-        a_counter_that_folsom_does_not_know_is_no_failure,
+        tracking_moves_a_counter_up_and_deaths_move_it_down,
+        a_counter_that_the_backend_does_not_know_is_no_failure,
         a_backend_set_at_run_time_is_called,
         metrics_sup_restarts_a_tracker_that_was_killed,
         a_crash_of_metrics_does_not_touch_the_tracker,
@@ -47,7 +47,7 @@ the_child_of_metrics_sup_is_ours(_) ->
         ]
     end).
 
-tracking_moves_a_folsom_counter_up_and_deaths_move_it_down(_) ->
+tracking_moves_a_counter_up_and_deaths_move_it_down(_) ->
     on_node(fun() ->
         start(),
         %% The counters return to their value before, which is not zero.
@@ -56,21 +56,21 @@ tracking_moves_a_folsom_counter_up_and_deaths_move_it_down(_) ->
         Other = idle(),
         ?assertEqual(ok, track(a, Other)),
         ?assertEqual(ok, track(a, Other)),
-        ?assertEqual({1001, 1005}, folsom()),
+        ?assertEqual({1001, 1005}, values()),
         {Half, Rest} = lists:split(500, Pids),
         kill(Half),
         settled([{a, 501}, {b, 500}]),
-        ?assertEqual({501, 505}, folsom()),
+        ?assertEqual({501, 505}, values()),
         kill([Other | Rest]),
         settled(),
-        ?assertEqual({0, 5}, folsom()),
+        ?assertEqual({0, 5}, values()),
         ok = track(a, Other),
         settled(),
-        ?assertEqual({0, 5}, folsom())
+        ?assertEqual({0, 5}, values())
     end).
 
-%% folsom returns an error for it, and does not raise.
-a_counter_that_folsom_does_not_know_is_no_failure(_) ->
+%% The backend returns an error for it, and does not raise.
+a_counter_that_the_backend_does_not_know_is_no_failure(_) ->
     on_node(fun() ->
         start(),
         {error, unknown, nonexistent_metric} = metrics:update(unknown),
@@ -78,7 +78,7 @@ a_counter_that_folsom_does_not_know_is_no_failure(_) ->
         ?assertEqual([a, unknown], lists:sort(names(Pid))),
         kill([Pid]),
         settled(),
-        ?assertEqual({0, 0}, folsom())
+        ?assertEqual({0, 0}, values())
     end).
 
 a_backend_set_at_run_time_is_called(_) ->
@@ -87,11 +87,11 @@ a_backend_set_at_run_time_is_called(_) ->
         [Before, After] = [tracked([a, b]) || _ <- [1, 2]],
         kill([Before]),
         settled([{a, 1}, {b, 1}]),
-        ?assertEqual({1, 1}, folsom()),
+        ?assertEqual({1, 1}, values()),
         ok = metrics:backend(metrics_noop),
         kill([After, tracked([a])]),
         settled(),
-        ?assertEqual({1, 1}, folsom())
+        ?assertEqual({1, 1}, values())
     end).
 
 %% metrics_sup allows four restarts within an hour.
@@ -106,7 +106,7 @@ metrics_sup_restarts_a_tracker_that_was_killed(_) ->
                 kill(lists:sublist(Pids, Round * 100 - 99, 100)),
                 Left = 500 - Round * 100,
                 settled([{a, Left}, {b, Left}]),
-                ?assertEqual({Left, Left}, folsom()),
+                ?assertEqual({Left, Left}, values()),
                 {metrics_process_tracker, Next, worker, _} = child(),
                 ?assertEqual(Next, whereis(metrics_process_tracker)),
                 ?assertNotEqual(Next, Tracker)
@@ -115,7 +115,7 @@ metrics_sup_restarts_a_tracker_that_was_killed(_) ->
         ),
         kill(Pids),
         settled(),
-        ?assertEqual({0, 0}, folsom())
+        ?assertEqual({0, 0}, values())
     end).
 
 a_crash_of_metrics_does_not_touch_the_tracker(_) ->
@@ -127,7 +127,7 @@ a_crash_of_metrics_does_not_touch_the_tracker(_) ->
         ok = track(a, idle()),
         kill([Pid]),
         settled([{a, 1}]),
-        ?assertEqual({1, 0}, folsom()),
+        ?assertEqual({1, 0}, values()),
         eventually(fun() -> is_pid(whereis(metrics)) end),
         ?assertEqual(Tracker, whereis(metrics_process_tracker))
     end).
@@ -159,7 +159,7 @@ a_tracker_killed_too_often_ends_the_application_and_its_table(_) ->
         ok = track(b, Pid),
         kill([Pid]),
         settled(),
-        ?assertEqual({1, 0}, folsom())
+        ?assertEqual({1, 0}, values())
     end).
 
 a_stopped_application_starts_again_with_nothing_tracked(_) ->
@@ -168,7 +168,7 @@ a_stopped_application_starts_again_with_nothing_tracked(_) ->
         lists:foreach(
             fun(_) ->
                 Pid = tracked([a, b]),
-                ?assertEqual({1, 1}, folsom()),
+                ?assertEqual({1, 1}, values()),
                 kill([Pid]),
                 settled(),
                 Left = tracked([b]),
@@ -182,7 +182,7 @@ a_stopped_application_starts_again_with_nothing_tracked(_) ->
                 ok = track(a, Left),
                 kill([Left]),
                 settled(),
-                ?assertEqual({0, 1}, folsom()),
+                ?assertEqual({0, 1}, values()),
                 ok = metrics:update(b, {c, -1})
             end,
             lists:seq(1, 10)
@@ -193,21 +193,21 @@ proctab_may_start_before_metrics_and_after_it(_) ->
     [
         on_node(fun() ->
             prepare(),
-            [{ok, _} = application:ensure_all_started(Application) || Application <- Order],
+            lists:foreach(fun start/1, Order),
             ?assertEqual(
                 filename:dirname(code:which(proctab)),
                 filename:dirname(code:which(metrics_process_tracker))
             ),
             counters(),
             Pid = tracked([a, b]),
-            ?assertEqual({1, 1}, folsom()),
+            ?assertEqual({1, 1}, values()),
             %% proctab is a library: it works without being started.
             ok = application:stop(proctab),
             kill([Pid]),
             settled(),
-            ?assertEqual({0, 0}, folsom())
+            ?assertEqual({0, 0}, values())
         end)
-     || Order <- [[proctab, folsom, metrics], [folsom, metrics, proctab]]
+     || Order <- [[proctab, backend, metrics], [backend, metrics, proctab]]
     ].
 
 %% The node
@@ -217,19 +217,24 @@ on_node(Case) ->
 
 start() ->
     prepare(),
-    [{ok, _} = application:ensure_all_started(Application) || Application <- [folsom, metrics]],
+    lists:foreach(fun start/1, [backend, metrics]),
     counters().
+
+start(backend) ->
+    ok = counter_backend:start();
+start(Application) ->
+    {ok, _} = application:ensure_all_started(Application).
 
 prepare() ->
     ok = application:load(metrics),
-    ok = application:set_env(metrics, metrics_mod, metrics_folsom).
+    ok = application:set_env(metrics, metrics_mod, counter_backend:name()).
 
 counters() ->
     [ok = metrics:new(counter, Name) || Name <- [a, b]],
     ok.
 
-folsom() ->
-    {folsom_metrics:get_metric_value(a), folsom_metrics:get_metric_value(b)}.
+values() ->
+    {counter_backend:value(a), counter_backend:value(b)}.
 
 child() ->
     lists:keyfind(metrics_process_tracker, 1, supervisor:which_children(metrics_sup)).

@@ -27,6 +27,8 @@ all() ->
         a_call_that_reads_thousands_of_attributes_is_rescheduled,
         a_call_with_a_bitstring_of_unknown_size_is_rescheduled,
         a_call_that_compares_a_large_value_is_rescheduled,
+        a_fun_of_ordinary_size_is_read_without_being_rescheduled,
+        a_start_with_a_fun_is_rescheduled_only_to_store_it,
         waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler,
         a_call_that_moves_ten_thousand_waiters_is_rescheduled,
         a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled,
@@ -113,6 +115,33 @@ a_call_that_compares_a_large_value_is_rescheduled(Config) ->
         end
      || Value <- [Large, fun() -> {Ref, Large()} end]
     ].
+
+%% A native function cannot ask for the size of a fun, either. It is known as soon as it is stored.
+a_fun_of_ordinary_size_is_read_without_being_rescheduled(Config) ->
+    Zone = zone(Config),
+    Small = capturing({small, Config}),
+    Large = capturing(lists:seq(1, 1000000)),
+    [
+        ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, Key, Fun) end))
+     || {Key, Fun} <- [{small, Small}, {large, Large}]
+    ],
+    ?assertEqual([], left(fun() -> {ok, Small} = getattr(Zone, ?NAME, small) end)),
+    ?assertEqual([{getattr, 3}], left(fun() -> {ok, Large} = getattr(Zone, ?NAME, large) end)).
+
+capturing(Term) ->
+    fun() -> Term end.
+
+%% The arguments of a temporary child are not stored.
+a_start_with_a_fun_is_rescheduled_only_to_store_it(Config) ->
+    Zone = zone(Config),
+    Run = scripted_child:run(),
+    Open = fun(Restart) ->
+        {ok, _} = gen_tracker:find_or_open(Zone, scripted_child:spec(Restart, Restart, Run))
+    end,
+    ?assertEqual([], left(fun() -> Open(temporary) end)),
+    ?assertEqual([], left(fun() -> Open(permanent) end)),
+    {_, _, Keeper, _} = proctab_nif:child(Zone, permanent),
+    ?assertEqual([], left(fun() -> proctab_nif:kept(Zone, Keeper) end)).
 
 waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler(Config) ->
     Zone = zone(Config),

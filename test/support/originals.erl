@@ -1,10 +1,10 @@
 %% Nodes in which the originals come before this library in the code path: the application metrics
-%% with folsom as its backend, and stand-ins for gen_tracker and stats_hero. Such nodes are what
+%% with `counter_backend`, and stand-ins for gen_tracker and stats_hero. Such nodes are what
 %% `proctab:load/0` is called in.
 -module(originals).
 
 -export([compile/1, on_node/2, on_node/3, findings/0]).
--export([start_metrics/0, start_stats_hero/0, assert_ours/1, folsom/1, workers/1, workers/2]).
+-export([start_metrics/0, start_stats_hero/0, assert_ours/1, workers/1, workers/2]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -57,8 +57,8 @@ on_node(Config, Options, Fun) ->
 %% and `b`.
 start_metrics() ->
     ok = application:load(metrics),
-    ok = application:set_env(metrics, metrics_mod, metrics_folsom),
-    {ok, _} = application:ensure_all_started(folsom),
+    ok = application:set_env(metrics, metrics_mod, counter_backend:name()),
+    ok = counter_backend:start(),
     {ok, _} = application:ensure_all_started(metrics),
     [ok = metrics:new(counter, Name) || Name <- [a, b]],
     ok.
@@ -72,10 +72,6 @@ start_stats_hero() ->
 assert_ours(Module) ->
     Library = filename:dirname(code:which(proctab)),
     ?assertEqual({Module, Library}, {Module, filename:dirname(code:which(Module))}).
-
-%% The value of a counter of folsom.
-folsom(Name) ->
-    folsom_metrics:get_metric_value(Name).
 
 %% Waits until so many workers are registered, and asserts that as many have a mapping.
 workers(Count) ->

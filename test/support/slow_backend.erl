@@ -1,6 +1,6 @@
-%% A backend of the application metrics that is folsom, but waits on the way up for names of the
-%% form `{slow, Pid}`: the process `Pid` receives `{updating, Caller}`, and the caller waits until
-%% it is sent `go`.
+%% A backend of the application metrics that is `counter_backend`, but waits on the way up for names
+%% of the form `{slow, Pid}`: the process `Pid` receives `{updating, Caller}`, and the caller waits
+%% until it is sent `go`.
 -module(slow_backend).
 
 -export([caller/0]).
@@ -25,19 +25,19 @@ caller() ->
 %% Called by metrics
 
 new(Type, Name, Config) ->
-    metrics_folsom:new(Type, Name, Config).
+    (counter_backend:name()):new(Type, Name, Config).
 
 update({slow, Pid} = Name, {c, 1} = Probe, Config) ->
     Pid ! {updating, self()},
     receive
         go -> ok
     end,
-    metrics_folsom:update(Name, Probe, Config);
+    (counter_backend:name()):update(Name, Probe, Config);
 update(Name, Probe, Config) ->
-    metrics_folsom:update(Name, Probe, Config).
+    (counter_backend:name()):update(Name, Probe, Config).
 
 update_or_create(Name, Probe, Type, Config) ->
-    metrics_folsom:update_or_create(Name, Probe, Type, Config).
+    (counter_backend:name()):update_or_create(Name, Probe, Type, Config).
 
 delete(Name, Config) ->
-    metrics_folsom:delete(Name, Config).
+    (counter_backend:name()):delete(Name, Config).

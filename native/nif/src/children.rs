@@ -3,7 +3,6 @@
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Refused, State};
 use proctab_table::zone::{Launched, Zone};
-use proctab_terms::reading::Purpose;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
@@ -41,8 +40,8 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = tables::get::<Zone<Copied>>(call.atom(0)?, &guard)?;
     let zone = &table.content;
-    // The spec will be sent to the keeper, and so must not be too large to send.
-    call.deduct_cost(call.argument(2)?, Purpose::Value)?;
+    // The spec must not be too large to be sent to the keeper.
+    call.deduct_cost_to_send(call.argument(2)?)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     match zone.entry(name, &guard) {
@@ -85,7 +84,7 @@ pub fn await_start(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-fn child_or_undefined<'c>(call: Call<'c>, child: Option<Child<Copied>>) -> Answer<'c> {
+fn child_or_undefined(call: Call<'_>, child: Option<Child<Copied>>) -> Answer<'_> {
     match child {
         Some(child) => Ok(call.tuple(child_terms(call, &child)?)),
         None => Ok(atom!(undefined)),

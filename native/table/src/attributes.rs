@@ -102,7 +102,7 @@ impl Header {
     fn new(branch: bool, heavy: bool, count: usize, making: Making<'_>) -> Self {
         let flags = if branch { BRANCH } else { 0 } | if heavy { HEAVY } else { 0 };
         Header {
-            marks: making.generation << FLAG_BITS | flags,
+            marks: (making.generation << FLAG_BITS) | flags,
             count: count as u32,
         }
     }
@@ -147,7 +147,7 @@ impl<F> Attributes<F> {
 
     /// Whether the node was made in the present generation.
     fn is_of(&self, making: Making<'_>) -> bool {
-        self.0.header.header.marks >> FLAG_BITS == making.generation << FLAG_BITS >> FLAG_BITS
+        self.0.header.header.marks >> FLAG_BITS == (making.generation << FLAG_BITS) >> FLAG_BITS
     }
 
     /// Whether two maps are the same node.

@@ -115,7 +115,7 @@ impl Short {
 
     fn new(kind: Kind, bytes: &[u8]) -> Option<Short> {
         let mut short = Short {
-            kind_and_length: kind.0 << 4 | bytes.len() as u8,
+            kind_and_length: (kind.0 << 4) | bytes.len() as u8,
             bytes: [0; Short::CAPACITY],
         };
         short.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);

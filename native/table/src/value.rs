@@ -173,7 +173,7 @@ impl Word {
 
     #[inline]
     fn with_tag(self, tag: usize) -> *mut () {
-        self.0.map_addr(|bits| bits & !TAG | tag)
+        self.0.map_addr(|bits| (bits & !TAG) | tag)
     }
 
     /// Returns what the word is.

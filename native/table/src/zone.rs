@@ -392,12 +392,12 @@ impl<F: Foreign> Zone<F> {
         let end = slots.rows.len().min(first + PAGE_SLOTS);
         for index in first..end {
             if page.len() == PAGE_ROWS {
-                return (page, Some(shard << INDEX_BITS | index as u32));
+                return (page, Some((shard << INDEX_BITS) | index as u32));
             }
             page.extend(slots.rows[index].clone());
         }
         let next = if end < slots.rows.len() {
-            Some(shard << INDEX_BITS | end as u32)
+            Some((shard << INDEX_BITS) | end as u32)
         } else if shard as usize + 1 < SLOT_SHARDS {
             Some((shard + 1) << INDEX_BITS)
         } else {
@@ -412,7 +412,7 @@ impl<F: Foreign> Zone<F> {
         let shard = slot_shard(hash);
         let mut slots = self.slots[shard].lock();
         let index = slots.free.pop().unwrap_or(slots.rows.len() as u32);
-        let slot = (shard as u32) << INDEX_BITS | index;
+        let slot = ((shard as u32) << INDEX_BITS) | index;
         let row = Arc::new(Row::vacant(name, hash, slot));
         let listed = Some(Arc::clone(&row));
         match slots.rows.get_mut(index as usize) {

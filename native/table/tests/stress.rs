@@ -651,7 +651,7 @@ fn no_row_and_no_value_is_left_after_a_storm_of_names() {
             scope.spawn(move || {
                 for round in 0..30_000 {
                     let name = (round * 7 + thread * 13) % NAMES;
-                    let keeper = (1 + thread) << 32 | round;
+                    let keeper = ((1 + thread) << 32) | round;
                     if open(zone, name, keeper) {
                         opened.fetch_add(1, Ordering::SeqCst);
                         let foreign = Datum::foreign(Counted::new(&LIVE, round));
@@ -751,7 +751,7 @@ fn a_name_without_child_and_attributes_takes_no_row() {
             let (zone, counted) = (&zone, &counted);
             scope.spawn(move || {
                 for round in 0..50_000 {
-                    let (name, keeper) = (round % NAMES, (1 + thread) << 32 | round);
+                    let (name, keeper) = (round % NAMES, ((1 + thread) << 32) | round);
                     let (text, guard) = (word(name), reclaim::enter());
                     // Each thread has an attribute that it alone removes.
                     zone.add_or_set(&text, 1, &counter(thread, 1), &guard, &COMMITTED);

@@ -267,11 +267,11 @@ impl<'c> Call<'c> {
                 return Bytes::Elsewhere;
             }
             let is_whole = |known: OffHeap| {
-                let begin = element.off_heap.addr() + known.bytes;
                 // SAFETY: the VM has named an off-heap binary, and all of them begin with these
                 // words.
-                element.bytes.addr() == begin
-                    && unsafe { read_word(element.off_heap, known.length) } == length
+                let whole_length = unsafe { read_word(element.off_heap, known.length) };
+                let begin = element.off_heap.addr() + known.bytes;
+                element.bytes.addr() == begin && whole_length == length
             };
             if !layout.off_heap.is_some_and(is_whole) {
                 return Bytes::Part(element.bytes);

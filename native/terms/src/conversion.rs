@@ -13,6 +13,8 @@
 //! the term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
 //! conversion before it converts.
 
+use std::time::Instant;
+
 use proctab_table::attributes::Attribute;
 use proctab_table::datum::{Borrowed, Datum, Kind, View};
 use proctab_table::value::{Seen, Value};
@@ -41,6 +43,8 @@ const MAX_BINARY: usize = 4096;
 /// Bytes of the longest binary that is copied into the table as the value of an attribute. A longer
 /// one is shared, which takes about 300 bytes more, and no more time than to copy this many.
 const MAX_VALUE: usize = 512;
+/// Nanoseconds of a copy that count as one word.
+const WORD_NANOSECONDS: usize = 50;
 /// How many times as much it costs to copy a term piece by piece.
 const DEEP_COPY: usize = 2;
 
@@ -288,14 +292,21 @@ impl<'c> Call<'c> {
     }
 
     fn store_copy(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
-        let (cost, has_parts) = self.deduct_cost_to_store(term, purpose)?;
+        let survey = self.deduct_cost_to_store(term, purpose)?;
+        let cost = survey.cost;
         self.deduct(ENVIRONMENT)?;
-        if !has_parts {
-            return Ok(Datum::foreign(Copied::new(term, cost)));
+        let begin = survey.has_funs.then(Instant::now);
+        let mut copied = if survey.has_parts {
+            self.deduct(DEEP_COPY * cost.words + cost.bytes / COPIED_PER_WORD)?;
+            // SAFETY: the environment is a new one, which nobody else uses; the copy is made in it.
+            unsafe { Copied::with(|env| self.deep_copy(env, term), cost) }
+        } else {
+            Copied::new(term, cost)
+        };
+        if let Some(begin) = begin {
+            // Whoever reads the copy need not move to a dirty scheduler because of a guess.
+            copied.set_words(begin.elapsed().as_nanos() as usize / WORD_NANOSECONDS);
         }
-        self.deduct(DEEP_COPY * cost.words + cost.bytes / COPIED_PER_WORD)?;
-        // SAFETY: the environment is a new one, which nobody else uses; the copy is made in it.
-        let copied = unsafe { Copied::with(|env| self.deep_copy(env, term), cost) };
         Ok(Datum::foreign(copied))
     }
 }

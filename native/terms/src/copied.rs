@@ -113,6 +113,13 @@ impl Copied {
         }
     }
 
+    /// Replaces the cost of copying the term, in words.
+    pub(crate) fn set_words(&mut self, words: usize) {
+        if let Form::Copy(copy) = &mut self.0 {
+            copy.cost.words = words;
+        }
+    }
+
     /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
         match &self.0 {

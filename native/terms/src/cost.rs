@@ -14,7 +14,8 @@ const MAX_WORDS: usize = 1 << 27;
 pub(crate) const COPIED_PER_WORD: usize = 64;
 /// Bytes of a binary that are hashed or compared in the time that one word of a term takes.
 pub(crate) const HASHED_PER_WORD: usize = 16;
-/// Cost of copying a fun, whose size the NIF API does not expose.
+/// Cost of copying a fun, whose size the NIF API does not expose: more than the budget on a normal
+/// scheduler.
 const FUN: usize = 8192;
 /// Cost of hashing a bitstring that is not whole bytes, whose length the NIF API does not expose:
 /// more than the budget on a normal scheduler.
@@ -36,6 +37,16 @@ impl Cost {
     }
 }
 
+/// What is known of a term before it is stored.
+pub struct Survey {
+    /// What a copy costs.
+    pub cost: Cost,
+    /// Whether the term refers to [parts of larger binaries](crate::binaries).
+    pub has_parts: bool,
+    /// Whether there are funs in the term, so that its cost is only a guess.
+    pub has_funs: bool,
+}
+
 /// The computation of the cost of one term.
 ///
 /// It does not recurse, because terms may be nested as deep as memory allows.
@@ -46,6 +57,9 @@ struct Computation<'c> {
     find_parts: bool,
     /// Whether a part of a larger binary was found.
     has_parts: bool,
+    /// Words that a fun counts for.
+    words_of_fun: usize,
+    has_funs: bool,
     cost: Cost,
     /// Compound terms that are still to be visited.
     open: SmallVec<[Term<'c>; 64]>,
@@ -54,39 +68,38 @@ struct Computation<'c> {
 impl<'c> Call<'c> {
     /// Returns the cost of a term that will be copied, or hashed and compared, and deducts it.
     pub fn deduct_cost(self, term: Term<'c>, purpose: Purpose) -> Result<Cost, Fault> {
-        Ok(self.compute_and_deduct(term, purpose, false)?.cost)
+        let computation = Computation::new(self, term, purpose);
+        Ok(self.compute_and_deduct(computation)?.cost)
     }
 
-    /// Returns the cost of a term that will be stored, and deducts it; and whether the term refers
-    /// to [parts of larger binaries](crate::binaries).
-    pub fn deduct_cost_to_store(
-        self,
-        term: Term<'c>,
-        purpose: Purpose,
-    ) -> Result<(Cost, bool), Fault> {
-        let computation = self.compute_and_deduct(term, purpose, true)?;
-        Ok((computation.cost, computation.has_parts))
+    /// Deducts the cost of looking at a term that the caller will send: the VM copies it then.
+    pub fn deduct_cost_to_send(self, term: Term<'c>) -> Result<(), Fault> {
+        let mut computation = Computation::new(self, term, Purpose::Value);
+        computation.words_of_fun = 4;
+        self.compute_and_deduct(computation).map(drop)
+    }
+
+    /// Surveys a term that will be stored, and deducts its cost.
+    pub fn deduct_cost_to_store(self, term: Term<'c>, purpose: Purpose) -> Result<Survey, Fault> {
+        let mut computation = Computation::new(self, term, purpose);
+        computation.find_parts = true;
+        let computation = self.compute_and_deduct(computation)?;
+        Ok(Survey {
+            cost: computation.cost,
+            has_parts: computation.has_parts,
+            has_funs: computation.has_funs,
+        })
     }
 
     fn compute_and_deduct(
         self,
-        term: Term<'c>,
-        purpose: Purpose,
-        find_parts: bool,
+        mut computation: Computation<'c>,
     ) -> Result<Computation<'c>, Fault> {
-        let mut computation = Computation {
-            call: self,
-            purpose,
-            find_parts,
-            has_parts: false,
-            cost: Cost::default(),
-            open: SmallVec::from_iter([term]),
-        };
         while let Some(term) = computation.open.pop() {
             computation.visit(term)?;
         }
         let cost = computation.cost;
-        let hashed = match purpose {
+        let hashed = match computation.purpose {
             Purpose::Key => cost.bytes / HASHED_PER_WORD,
             Purpose::Value => 0,
         };
@@ -96,6 +109,19 @@ impl<'c> Call<'c> {
 }
 
 impl<'c> Computation<'c> {
+    fn new(call: Call<'c>, term: Term<'c>, purpose: Purpose) -> Self {
+        Computation {
+            call,
+            purpose,
+            find_parts: false,
+            has_parts: false,
+            words_of_fun: FUN,
+            has_funs: false,
+            cost: Cost::default(),
+            open: SmallVec::from_iter([term]),
+        }
+    }
+
     /// Adds what is in a term, or the term itself if nothing is in it.
     fn visit(&mut self, term: Term<'c>) -> Result<(), Fault> {
         let call = self.call;
@@ -137,7 +163,10 @@ impl<'c> Computation<'c> {
                 self.open.push(term);
             }
             term_type::BITSTRING => self.add_bitstring(term)?,
-            term_type::FUN => self.cost.words += FUN,
+            term_type::FUN => {
+                self.has_funs = true;
+                self.cost.words += self.words_of_fun;
+            }
             term_type::INTEGER => {
                 self.cost.words += 4 + call.integer_bytes(term) / size_of::<u64>()
             }

@@ -58,7 +58,7 @@ impl Encoding<'_> {
     fn put(&mut self, tag: u8, number: u64) {
         let length = 8 - number.leading_zeros() as usize / 8;
         self.items += 1;
-        self.bytes.push(tag << 4 | length as u8);
+        self.bytes.push((tag << 4) | length as u8);
         // For so few bytes this is faster than to extend by a slice.
         for byte in 0..length {
             self.bytes.push((number >> (8 * byte)) as u8);
@@ -106,7 +106,7 @@ impl<'c> Call<'c> {
             term_type::ATOM => into.put(tag::IMMEDIATE, term.word()),
             term_type::INTEGER => {
                 let integer = self.get_integer(term)?;
-                into.put(tag::INTEGER, (integer << 1 ^ integer >> 63) as u64);
+                into.put(tag::INTEGER, ((integer << 1) ^ (integer >> 63)) as u64);
             }
             term_type::FLOAT => into.put(tag::FLOAT, self.get_float_bits(term, purpose)?),
             term_type::PID if self.is_local_pid(term) => into.put(tag::IMMEDIATE, term.word()),
@@ -207,7 +207,7 @@ fn take(bytes: &mut &[u8]) -> (u8, u64) {
     let number = number.iter().rev();
     (
         tag,
-        number.fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        number.fold(0, |number, byte| (number << 8) | u64::from(*byte)),
     )
 }
 

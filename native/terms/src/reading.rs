@@ -339,10 +339,10 @@ impl<'c> Call<'c> {
     /// Returns the address of the first byte of a short binary.
     pub fn address_of_bytes(self, term: Term<'c>) -> Option<usize> {
         let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+        let read = binary.as_mut_ptr();
         // SAFETY: the term is of this environment.
-        let found =
-            unsafe { enif_inspect_binary(self.env(), term.raw(), binary.as_mut_ptr()) } != 0;
+        let found = unsafe { enif_inspect_binary(self.env(), term.raw(), read) };
         // SAFETY: the VM has written it.
-        found.then(|| unsafe { binary.assume_init() }.data.addr())
+        (found != 0).then(|| unsafe { binary.assume_init() }.data.addr())
     }
 }
