@@ -8,9 +8,9 @@
 %% {@link count/1}, {@link names/1} and {@link counts/0} return the same numbers.
 %%
 %% The pairs are stored in a native table that belongs to the process that calls
-%% {@link start_link/0}, a supervisor. The table survives the tracker, but not the supervisor. The
-%% tracker monitors the processes; `proctab_reaper' counts the dead down. All other processes read
-%% and write the table directly.
+%% {@link start_link/0}, a supervisor. The table survives the tracker, but not the supervisor. It
+%% monitors the processes, except for those of other nodes, which the tracker monitors.
+%% `proctab_reaper' counts the dead down. All processes read and write the table directly.
 %%
 %% Two rules for backends:
 %% <ul>

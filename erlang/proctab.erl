@@ -62,12 +62,14 @@
     owner := pid(),
     processes := non_neg_integer(),
     names := non_neg_integer(),
-    registrations := non_neg_integer()
+    registrations := non_neg_integer(),
+    deaths := non_neg_integer()
 }.
 %% A table of processes: that of `metrics_process_tracker' or `stats_hero_monitor'. `owner' is the
 %% supervisor that the table belongs to, `processes' counts the registered processes, and
 %% `registrations' their registrations; both include dead processes that are not yet cleaned up. In
 %% the table of `metrics_process_tracker', each pair of a process and a name is one registration.
+%% `deaths' counts the processes that have died and wait for their cleanup.
 
 -type total() :: #{
     zones := non_neg_integer(),

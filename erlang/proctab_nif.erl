@@ -21,10 +21,20 @@
 %% the result of `stop/3', and in pages that are read after `zone_stop/1'.
 %%
 %% <em>Tables of processes.</em> Such a table has an atom as its name and belongs to a process of
-%% this node, its owner; it is deleted when the owner dies. Its server, the process that opened it
-%% last, monitors the processes that are registered in it, which may be of any node. A process is
-%% registered under a name in one step with `register/3', or in two with `begin_registering/3' and
-%% `end_registering/4', so that the caller can announce it in between.
+%% this node, its owner; it is deleted when the owner dies. The processes that are registered in it
+%% may be of any node. A process is registered under a name in one step with `register/3', or in two
+%% with `begin_registering/3' and `end_registering/4', so that the caller can announce it in
+%% between.
+%%
+%% The table monitors the processes of this node itself, without a message. Its server, the process
+%% that opened it last, monitors those of other nodes: a call that registers one sends the server
+%% the cast `{monitor, Pid}', the server claims the process with `claim/2', and reports its death
+%% with `died/2'.
+%%
+%% The dead are queued in the table. Its reaper, the process that has called `open_cleanups/1' last,
+%% receives the message `$proctab_dead' when the first one is queued, and then calls `reap/1' until
+%% no more are left. A cleaner makes the cleanups: it takes them with `take_cleanups/1', and calls
+%% `cleaned/1' after each. Deaths and cleanups that are left outlive both processes.
 -module(proctab_nif).
 
 -export([zone_open/2, zone_stop/1, was_stopped/1, zone_close/1, tables/0, owner/1, count/1]).
@@ -35,10 +45,11 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
--export([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
--export([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3]).
--export([abandon/3, next/2]).
--export([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
+-export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
+-export([register/3, try_register/3, unregister/3]).
+-export([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
+-export([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
+-export([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
 -export_type([handle/0, state/0, waits/0, secret/0]).
 
@@ -52,10 +63,11 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([listen/1, unlisten/1, wait_for/2, stop_waiting/1, waiting/1]).
--nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2]).
--nifs([register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3]).
--nifs([abandon/3, next/2]).
--nifs([registered_names/2, registered_count/2, processes_page/2, counts_page/2]).
+-nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
+-nifs([register/3, try_register/3, unregister/3]).
+-nifs([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
+-nifs([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
+-nifs([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
 -type handle() :: reference().
 %% A waiter. It is removed when no process has a reference to it any more.
@@ -330,14 +342,25 @@ hold(_Table) -> erlang:nif_error(not_loaded).
 -spec release(Table :: atom()) -> ok.
 release(_Table) -> erlang:nif_error(not_loaded).
 
-%% @doc Claims a process for the calling server. Returns whether the caller must monitor it: the
-%% process is registered, and the caller has not claimed it before.
+%% @doc Claims a process of another node for the calling server. Returns whether the caller must
+%% monitor it: the process is registered, and the caller has not claimed it before. Returns `false'
+%% for a process of this node.
 -spec claim(Table :: atom(), pid()) -> boolean().
 claim(_Table, _Pid) -> erlang:nif_error(not_loaded).
+
+%% @doc Queues a process that has died.
+-spec died(Table :: atom(), pid()) -> ok.
+died(_Table, _Pid) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds a registration of a process under a name, as one that has been announced.
 -spec register(Table :: atom(), pid(), Name :: term()) -> ok.
 register(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link register/3}, and returns `true', if the process is one of this node, the server
+%% of the table is alive, and no other process holds the table. Otherwise returns `false'. Sends no
+%% message.
+-spec try_register(Table :: atom(), pid(), Name :: term()) -> boolean().
+try_register(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
 
 %% @doc Removes one registration of a process under a name, if there is one.
 -spec unregister(Table :: atom(), pid(), Name :: term()) -> ok.
@@ -348,10 +371,6 @@ unregister(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
 %%
 %% Returns `registered' if the process is registered under that name, or the caller has begun this
 %% registration before, and `{busy, Other}' if another process has begun it or holds the table.
-%%
-%% This function, `end_registering/4' and `fail_registering/3' send the server the cast
-%% `{monitor, Pid}' before they return, if it has to monitor the process: it does not know the
-%% process yet, or {@link next/2} has returned `busy' because of this registration.
 -spec begin_registering(Table :: atom(), pid(), Name :: term()) ->
           begun | registered | {busy, pid()}.
 begin_registering(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
@@ -370,18 +389,6 @@ fail_registering(_Table, _Pid, _Name) -> erlang:nif_error(not_loaded).
 -spec abandon(Table :: atom(), pid(), Caller :: pid()) -> ok.
 abandon(_Table, _Pid, _Caller) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the next step of the cleanup after a dead process:
-%% <ul>
-%% <li>`{registered, Name, Announced}': a registration, to be cleaned up and then removed with
-%%     {@link unregister/3};</li>
-%% <li>`{busy, Callers}': these callers have not ended the registrations that they have begun. When
-%%     one does, the server receives the cast `{monitor, Pid}' again;</li>
-%% <li>`done': nothing is left of the process.</li>
-%% </ul>
--spec next(Table :: atom(), pid()) ->
-          {registered, Name :: term(), Announced :: boolean()} | {busy, [pid()]} | done.
-next(_Table, _Pid) -> erlang:nif_error(not_loaded).
-
 %% @doc Returns the names under which a process is registered.
 -spec registered_names(Table :: atom(), pid()) -> [Name :: term()].
 registered_names(_Table, _Pid) -> erlang:nif_error(not_loaded).
@@ -396,10 +403,56 @@ registered_count(_Table, _Name) -> erlang:nif_error(not_loaded).
           {[pid()], Next :: non_neg_integer() | done}.
 processes_page(_Table, _From) -> erlang:nif_error(not_loaded).
 
+%% @doc Like {@link processes_page/2}, for the processes of other nodes.
+-spec remote_page(Table :: atom(), From :: non_neg_integer()) ->
+          {[pid()], Next :: non_neg_integer() | done}.
+remote_page(_Table, _From) -> erlang:nif_error(not_loaded).
+
 %% @doc Like {@link processes_page/2}, for the names, each with the number of its registrations.
 -spec counts_page(Table :: atom(), From :: non_neg_integer()) ->
           {[{Name :: term(), pos_integer()}], Next :: non_neg_integer() | done}.
 counts_page(_Table, _From) -> erlang:nif_error(not_loaded).
+
+%%% Cleaning up after the dead
+
+%% @doc Makes the caller the reaper of a table. It must call {@link reap/1}, and again whenever it
+%% receives `$proctab_dead'. Any process may send that message: it only says to look.
+-spec open_cleanups(Table :: atom()) -> ok.
+open_cleanups(_Table) -> erlang:nif_error(not_loaded).
+
+%% @doc Prepares cleanups after processes that have died, if none are prepared, and returns how many
+%% there are. They must be made before this function is called again.
+%%
+%% `Waiting' names dead processes whose cleanup begins to wait for callers that have begun
+%% registrations and not ended them: the reaper must monitor the callers, and call
+%% {@link abandon/3} when one dies. Without callers, such a process does not wait any more. `More'
+%% says whether dead processes are left to look at.
+-spec reap(Table :: atom()) ->
+          {Cleanups :: non_neg_integer(), Waiting :: [{pid(), Callers :: [pid()]}],
+              More :: boolean()}.
+reap(_Table) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the cleanups that {@link reap/1} has prepared: one for each registration of a dead
+%% process. The caller becomes the cleaner, and must make them in order, and call {@link cleaned/1}
+%% after each.
+-spec take_cleanups(Table :: atom()) -> [{pid(), Name :: term(), Announced :: boolean()}].
+take_cleanups(_Table) -> erlang:nif_error(not_loaded).
+
+%% @doc Ends the current cleanup of the caller, and removes the registration. Returns whether the
+%% caller may begin another one: `false' half a millisecond after {@link take_cleanups/1}. Returns
+%% `false' and changes nothing if the caller is not the cleaner any more, or has no cleanup left, or
+%% the table is gone.
+-spec cleaned(Table :: atom()) -> boolean().
+cleaned(_Table) -> erlang:nif_error(not_loaded).
+
+%% @doc Ends the current cleanup of a cleaner as {@link cleaned/1} does, and returns the process and
+%% the name; `none' if it has none.
+-spec give_up(Table :: atom(), Cleaner :: pid()) -> {pid(), Name :: term()} | none.
+give_up(_Table, _Cleaner) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns how many dead processes are queued.
+-spec deaths(Table :: atom()) -> non_neg_integer().
+deaths(_Table) -> erlang:nif_error(not_loaded).
 
 %%% Loading
 

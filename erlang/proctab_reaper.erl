@@ -1,40 +1,40 @@
 %% @private
-%% Monitors the processes that are registered in a table of processes, and cleans up after their
-%% deaths. Shared by `metrics_process_tracker' and `stats_hero_monitor'.
+%% Cleans up after the deaths of the processes that are registered in a table of processes. Shared
+%% by `metrics_process_tracker' and `stats_hero_monitor'.
 %%
 %% Three processes work together:
 %% <ul>
-%% <li>The server, a `gen_server' whose module also names the table, monitors each registered
-%%     process and forwards its death to the reaper. It does nothing else with a death, so it
-%%     answers at once, however many deaths there are and however slow the cleanups.</li>
-%% <li>The reaper, this module's `gen_server', queues the dead and starts cleaners, one at a
-%%     time.</li>
-%% <li>A cleaner calls `Module:clean/3' for a batch of registrations of the dead, and removes each
-%%     registration after its cleanup. So a registration that is gone has been cleaned up
-%%     completely. Cleanups are foreign code: in a process of their own they cannot block this
-%%     library, nor keep it in old code. A cleanup that fails, or is killed after ten seconds, is
-%%     logged and counts as done.</li>
+%% <li>The server, a `gen_server' whose module also names the table, monitors the registered
+%%     processes of other nodes. Those of this node are monitored by the table, which queues the
+%%     dead and wakes the reaper.</li>
+%% <li>The reaper, this module's `gen_server', starts cleaners, one at a time.</li>
+%% <li>A cleaner takes a batch of registrations of the dead from the table. For each it calls
+%%     `Module:clean/3', and then has the registration removed. So a registration that is gone has
+%%     been cleaned up completely. Cleanups are foreign code: in a process of their own they cannot
+%%     block this library, nor keep it in old code. A cleanup that fails, or is killed after ten
+%%     seconds, is logged and counts as done.</li>
 %% </ul>
 %%
-%% If the server is killed, its reaper lets the running cleaner finish and then stops. The other
-%% registrations stay in the table, where the next server finds them. The next reaper waits until
-%% the earlier one has ended: reapers take a registered name.
+%% If the server is killed, its reaper lets the running cleaner finish and then stops. The dead and
+%% the other registrations stay in the table, where the next reaper finds them. It waits until the
+%% earlier one has ended: reapers take a registered name.
 %%
-%% Messages from other processes change nothing. Deaths, and messages from the server to its reaper,
-%% contain a tag, a reference that only these two know. Timers and all other monitors are known only
-%% to the process that has created them. The native functions report a new process to the server
-%% with a message that any process could send, so the server checks it against the table.
+%% Messages from other processes change nothing. The messages of monitors of the server, and those
+%% from the server to its reaper, contain a tag, a reference that only these two know. Timers and
+%% all other monitors are known only to the process that has created them. The native functions
+%% report a new process of another node to the server, and a death to the reaper, with messages that
+%% any process could send. They only say to look: server and reaper check them against the table.
 %%
 %% If the VM has no free process, whatever needs one is retried later. A server without a reaper
-%% keeps the messages for it; a reaper without a cleaner keeps the dead. The owner of the table, a
-%% supervisor, waits in {@link start_link/1}: each failed start would count as a restart and in the
-%% end stop the supervisor, and the table with it.
+%% keeps the messages for it; the dead wait in the table. The owner of the table, a supervisor,
+%% waits in {@link start_link/1}: each failed start would count as a restart and in the end stop the
+%% supervisor, and the table with it.
 -module(proctab_reaper).
 -behaviour(gen_server).
 
 -export([start_link/1, open/2, watch/2, is_server_state/1, handle_message/2, count/3, parent/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, code_change/3]).
--export([reap/1, step/1, cleaned/3]).
+-export([reap/1, clean/1, step/1]).
 
 -export_type([server_state/0]).
 
@@ -44,11 +44,9 @@
 %% `proctab_nif:end_registering/4', or `true'.
 -callback clean(pid(), Name :: term(), Announced :: boolean()) -> term().
 
-%% The most registrations that a cleaner gets, each of another process.
--define(BATCH_SIZE, 32).
-%% A cleaner starts no other cleanup after this time, in microseconds. Callers of count/3 wait for
-%% it.
--define(BATCH_TIME, 500).
+%% Words of a cleaner's first heap: enough for a batch of ordinary cleanups without a garbage
+%% collection.
+-define(CLEANER_HEAP, 8192).
 %% After how long a cleaner is killed, in milliseconds.
 -define(CLEANER_TIMEOUT, 10000).
 %% How long a reaper that ends waits for the death of its cleaner, in milliseconds.
@@ -61,8 +59,8 @@
     name :: atom(),
     owner :: pid(),
     timer :: reference() | undefined,
-    %% To be sent to it, latest first.
-    messages = [] :: [message()]
+    %% Calls of count/3 that it has to answer, latest first.
+    counts = [] :: [count()]
 }).
 
 -record(server_state, {
@@ -71,9 +69,8 @@
     reaper :: pid() | #pending_reaper{}
 }).
 
--type message() ::
-    {Tag :: reference(), dead, pid()}
-    | {Tag :: reference(), count, Name :: term(), gen_server:from()}.
+%% A call of count/3.
+-type count() :: {Name :: term(), gen_server:from()}.
 
 -opaque server_state() :: #server_state{}.
 
@@ -82,28 +79,26 @@
     pid :: pid(),
     monitor :: reference(),
     timer :: reference(),
-    registrations :: [registration()],
-    %% Counts the registrations that are cleaned up.
-    progress :: counters:counters_ref()
+    %% Its exit reason if it ends between two cleanups.
+    stopped :: reference()
 }).
 
 %% What a cleaner needs after each cleanup.
 -record(batch, {
     table :: module(),
-    %% Counts the registrations that are cleaned up.
-    progress :: counters:counters_ref(),
-    %% When to stop, in microseconds of monotonic time.
-    deadline :: integer(),
-    %% The state of the cleaner before its first cleanup.
-    initial_state :: [{atom(), term()}]
+    %% Its exit reason if it ends between two cleanups.
+    stopped :: reference(),
+    %% The only process that it is linked to.
+    reaper :: pid(),
+    group_leader :: pid()
 }).
+
+-type cleanup() :: {pid(), Name :: term(), Announced :: boolean()}.
 
 %% No cleaner could be started. The next attempt is made when the timer expires.
 -record(retry, {
     timer :: reference()
 }).
-
--type registration() :: {pid(), Name :: term(), Announced :: boolean()}.
 
 -record(reaper, {
     table :: module(),
@@ -113,14 +108,15 @@
     owner :: {pid(), Monitor :: reference()},
     %% The monitor of the earlier reaper, while that is alive.
     predecessor :: reference() | gone,
+    %% Whether it has told the table that it is the reaper.
+    is_open = false :: boolean(),
     cleaner = none :: #cleaner{} | #retry{} | none,
     %% Whether it is logged that there is no free process for a cleaner.
     is_limit_logged = false :: boolean(),
-    dead = queue:new() :: queue:queue(pid()),
     %% The dead processes that callers are still registering, with the monitors of these callers.
     registering = #{} :: #{pid() => [reference()]},
     %% Calls of count/3 that are not answered yet.
-    counts = [] :: [{Name :: term(), gen_server:from()}]
+    counts = [] :: [count()]
 }).
 
 -type arguments() ::
@@ -192,23 +188,25 @@ log(Report) ->
     end.
 
 %% @doc Makes the caller the server of its table, which belongs to `Owner', starts a reaper under
-%% the name `Name', and monitors all processes in the table.
+%% the name `Name', and monitors the processes of other nodes in the table.
 -spec open({Table :: module(), Name :: atom()}, Owner :: pid()) -> server_state().
 open({Table, Name}, Owner) ->
     ok = proctab_nif:processes_open(Table, Owner),
     Pending = #pending_reaper{name = Name, owner = Owner},
     State = start_reaper(#server_state{table = Table, tag = make_ref(), reaper = Pending}),
-    watch_page(proctab_nif:processes_page(Table, 0), State),
+    watch_page(proctab_nif:remote_page(Table, 0), State),
     State.
 
-%% Starts the reaper and sends it the messages that were kept for it, or retries later.
+%% Starts the reaper and sends it the calls that were kept for it, or retries later.
 start_reaper(#server_state{reaper = #pending_reaper{} = Pending} = State) ->
     #server_state{table = Table, tag = Tag} = State,
-    #pending_reaper{name = Name, owner = Owner, messages = Messages} = Pending,
+    #pending_reaper{name = Name, owner = Owner, counts = Counts} = Pending,
     Arguments = {Table, Name, Tag, self(), Owner},
     case unless_full(fun() -> proc_lib:start(?MODULE, reap, [Arguments]) end) of
         {ok, Reaper} ->
-            [ok = gen_server:cast(Reaper, Message) || Message <- lists:reverse(Messages)],
+            lists:foreach(
+                fun(Count) -> send_count(Count, Tag, Reaper) end, lists:reverse(Counts)
+            ),
             State#server_state{reaper = Reaper};
         _FullOrKilled ->
             %% Without a reaper, no other process would notice the death of the owner.
@@ -227,20 +225,20 @@ retry_reaper(Table, #pending_reaper{name = Name, timer = Before} = Pending) ->
     end.
 
 %% Answers the calls of count/3 that were kept for the reaper. No cleanup runs.
-reply_counts(Table, #pending_reaper{messages = Messages} = Pending) ->
-    {Counts, Dead} = lists:partition(fun(Message) -> element(2, Message) =:= count end, Messages),
-    lists:foreach(fun({_Tag, count, Name, From}) -> reply_count(Table, Name, From) end, Counts),
-    Pending#pending_reaper{messages = Dead}.
+reply_counts(Table, #pending_reaper{counts = Counts} = Pending) ->
+    lists:foreach(fun({Name, From}) -> reply_count(Table, Name, From) end, Counts),
+    Pending#pending_reaper{counts = []}.
 
 reply_count(Table, Name, From) ->
     gen_server:reply(From, proctab_nif:registered_count(Table, Name)).
 
 watch_page({Pids, Next}, #server_state{table = Table} = State) ->
     lists:foreach(fun(Pid) -> watch(Pid, State) end, Pids),
-    Next =:= done orelse watch_page(proctab_nif:processes_page(Table, Next), State),
+    Next =:= done orelse watch_page(proctab_nif:remote_page(Table, Next), State),
     ok.
 
-%% @doc Monitors a process for the server, if it is registered and not yet monitored.
+%% @doc Monitors a process of another node for the server, if it is registered and not yet
+%% monitored.
 -spec watch(pid(), server_state()) -> ok.
 watch(Pid, #server_state{table = Table, tag = Tag}) ->
     _ = proctab_nif:claim(Table, Pid) andalso monitor(process, Pid, [{tag, Tag}]),
@@ -251,11 +249,17 @@ watch(Pid, #server_state{table = Table, tag = Tag}) ->
 is_server_state(State) ->
     is_record(State, server_state).
 
-%% @doc Handles a message to the server: forwards the death of a process to the reaper, and ignores
+%% @doc Handles a message to the server: queues a process of another node that has died, and ignores
 %% unknown messages.
 -spec handle_message(term(), server_state()) -> server_state().
 handle_message({Tag, _Monitor, process, Pid, _Reason}, #server_state{tag = Tag} = State) ->
-    send_to_reaper({Tag, dead, Pid}, State);
+    try
+        ok = proctab_nif:died(State#server_state.table, Pid)
+    catch
+        %% The owner of the table has died. The reaper will end the server.
+        error:badarg -> ok
+    end,
+    State;
 handle_message(
     {timeout, Timer, _}, #server_state{reaper = #pending_reaper{timer = Timer}} = State
 ) ->
@@ -266,15 +270,15 @@ handle_message(_Message, State) ->
 %% @doc Makes the reaper reply to `From' with the number of registrations of a name. It replies
 %% between cleanups.
 -spec count(Name :: term(), gen_server:from(), server_state()) -> server_state().
-count(Name, From, #server_state{tag = Tag} = State) ->
-    send_to_reaper({Tag, count, Name, From}, State).
-
-send_to_reaper(Message, #server_state{reaper = #pending_reaper{} = Pending} = State) ->
-    Messages = [Message | Pending#pending_reaper.messages],
-    State#server_state{reaper = Pending#pending_reaper{messages = Messages}};
-send_to_reaper(Message, #server_state{reaper = Reaper} = State) ->
-    gen_server:cast(Reaper, Message),
+count(Name, From, #server_state{reaper = #pending_reaper{} = Pending} = State) ->
+    Counts = [{Name, From} | Pending#pending_reaper.counts],
+    State#server_state{reaper = Pending#pending_reaper{counts = Counts}};
+count(Name, From, #server_state{reaper = Reaper, tag = Tag} = State) ->
+    send_count({Name, From}, Tag, Reaper),
     State.
+
+send_count({Name, From}, Tag, Reaper) ->
+    ok = gen_server:cast(Reaper, {Tag, count, Name, From}).
 
 %% @doc Returns the process that has started the calling one, if that is known.
 -spec parent() -> pid() | undefined.
@@ -310,6 +314,8 @@ unguessable_pid() ->
 init({Table, Name, Tag, Server, Owner}) ->
     process_flag(trap_exit, true),
     link(Server),
+    %% To look into the table.
+    self() ! '$proctab_dead',
     {ok, #reaper{
         table = Table,
         name = Name,
@@ -335,14 +341,14 @@ handle_call(_Request, _From, Reaper) ->
     {noreply, Reaper}.
 
 -spec handle_cast(term(), #reaper{}) -> result().
-handle_cast({Tag, dead, Pid}, #reaper{tag = Tag} = Reaper) ->
-    continue(enqueue(Pid, Reaper));
 handle_cast({Tag, count, Name, From}, #reaper{tag = Tag, counts = Counts} = Reaper) ->
     continue(Reaper#reaper{counts = [{Name, From} | Counts]});
 handle_cast(_Request, Reaper) ->
     {noreply, Reaper}.
 
 -spec handle_info(term(), #reaper{}) -> result().
+handle_info('$proctab_dead', Reaper) ->
+    continue(Reaper);
 handle_info(
     {'DOWN', Monitor, process, _, Reason}, #reaper{cleaner = #cleaner{monitor = Monitor}} = Reaper
 ) ->
@@ -402,18 +408,16 @@ stop_cleaner(_NoCleaner) ->
 code_change(_OldVersion, Reaper, _Extra) ->
     {ok, Reaper}.
 
-%% Takes back what a caller had begun to register for a dead process when it was killed.
+%% Takes back what a caller had begun to register for a dead process when it was killed. Its cleanup
+%% need not wait for the caller any more.
 abandon(Pid, Caller, #reaper{table = Table} = Reaper) ->
     with_table(
         fun() ->
             ok = proctab_nif:abandon(Table, Pid, Caller),
-            continue(enqueue(Pid, Reaper))
+            continue(Reaper)
         end,
         Reaper
     ).
-
-enqueue(Pid, #reaper{dead = Dead} = Reaper) ->
-    Reaper#reaper{dead = queue:in(Pid, Dead)}.
 
 %% Decides what to do next: nothing while a cleaner runs, or while the earlier reaper is alive.
 continue(#reaper{cleaner = #cleaner{}} = Reaper) ->
@@ -423,8 +427,9 @@ continue(#reaper{server = gone} = Reaper) ->
 continue(#reaper{predecessor = gone, table = Table, counts = Counts} = Reaper) ->
     with_table(
         fun() ->
+            Reaper#reaper.is_open orelse proctab_nif:open_cleanups(Table),
             lists:foreach(fun({Name, From}) -> reply_count(Table, Name, From) end, Counts),
-            {noreply, clean_up(Reaper#reaper{counts = []})}
+            {noreply, clean_up(Reaper#reaper{is_open = true, counts = []})}
         end,
         Reaper
     );
@@ -434,95 +439,65 @@ continue(Reaper) ->
 %% Starts a cleaner for the next batch, if there is one.
 clean_up(#reaper{cleaner = #retry{}} = Reaper) ->
     Reaper;
-clean_up(Reaper) ->
-    case next_batch(?BATCH_SIZE, [], Reaper) of
-        {[], Next} -> Next;
-        {Registrations, Next} -> start_cleaner(Registrations, Next)
+clean_up(#reaper{table = Table} = Reaper) ->
+    {Cleanups, Waiting, More} = proctab_nif:reap(Table),
+    Next = lists:foldl(fun await_callers/2, Reaper, Waiting),
+    if
+        Cleanups > 0 -> start_cleaner(Next);
+        More -> clean_up(Next);
+        true -> Next
     end.
 
-%% Takes dead processes from the queue, and returns at most `Count' registrations, one of each
-%% process. A process without registrations leaves the table and the queue.
-next_batch(0, Batch, Reaper) ->
-    {Batch, Reaper};
-next_batch(Count, Batch, #reaper{table = Table, dead = Dead} = Reaper) ->
-    case queue:out(Dead) of
-        {empty, _} ->
-            {Batch, Reaper};
-        {{value, Pid}, Rest} ->
-            Next = forget_callers(Pid, Reaper#reaper{dead = Rest}),
-            %% A process may be in the queue twice.
-            case lists:keymember(Pid, 1, Batch) orelse proctab_nif:next(Table, Pid) of
-                {registered, Name, Announced} ->
-                    next_batch(Count - 1, [{Pid, Name, Announced} | Batch], Next);
-                {busy, Callers} ->
-                    next_batch(Count, Batch, await_callers(Pid, Callers, Next));
-                _DoneOrInBatch ->
-                    next_batch(Count, Batch, Next)
-            end
-    end.
-
-%% Monitors the callers that are still registering a dead process. A caller that finishes makes the
-%% native function tell the server; a caller that is killed does not.
-await_callers(Pid, Callers, #reaper{registering = Registering} = Reaper) ->
-    Monitors = [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers],
-    Reaper#reaper{registering = Registering#{Pid => Monitors}}.
-
-forget_callers(Pid, #reaper{registering = Registering} = Reaper) ->
+%% Monitors the callers that are still registering a dead process, and no longer those for which its
+%% cleanup has waited before. A caller that finishes makes the native function queue the process
+%% again; a caller that is killed does not.
+await_callers({Pid, Callers}, #reaper{registering = Registering} = Reaper) ->
     lists:foreach(fun(Monitor) -> demonitor(Monitor) end, maps:get(Pid, Registering, [])),
-    Reaper#reaper{registering = maps:remove(Pid, Registering)}.
+    case [monitor(process, Caller, [{tag, {busy, Pid}}]) || Caller <- Callers] of
+        [] -> Reaper#reaper{registering = maps:remove(Pid, Registering)};
+        Monitors -> Reaper#reaper{registering = Registering#{Pid => Monitors}}
+    end.
 
-start_cleaner(Registrations, #reaper{table = Table} = Reaper) ->
-    Progress = counters:new(1, []),
+start_cleaner(#reaper{table = Table} = Reaper) ->
+    Stopped = make_ref(),
     Batch = #batch{
-        table = Table,
-        progress = Progress,
-        deadline = erlang:monotonic_time(microsecond) + ?BATCH_TIME,
-        initial_state = initial_state(self())
+        table = Table, stopped = Stopped, reaper = self(), group_leader = group_leader()
     },
-    Steps = lists:append([steps(Registration, Batch) || Registration <- Registrations]),
-    Start = fun() -> spawn_opt(lists, foreach, [fun ?MODULE:step/1, Steps], [link, monitor]) end,
-    case unless_full(Start) of
+    Options = [link, monitor, {min_heap_size, ?CLEANER_HEAP}],
+    case unless_full(fun() -> spawn_opt(?MODULE, clean, [Batch], Options) end) of
         {Pid, Monitor} ->
             Cleaner = #cleaner{
                 pid = Pid,
                 monitor = Monitor,
                 timer = erlang:start_timer(?CLEANER_TIMEOUT, self(), cleaner_timeout),
-                registrations = Registrations,
-                progress = Progress
+                stopped = Stopped
             },
             Reaper#reaper{cleaner = Cleaner, is_limit_logged = false};
         full ->
-            retry_cleaner(requeue(Registrations, Reaper))
+            retry_cleaner(Reaper)
     end.
-
-steps({Pid, Name, Announced}, #batch{table = Table} = Batch) ->
-    [{Table, clean, [Pid, Name, Announced]}, {?MODULE, cleaned, [Pid, Name, Batch]}].
 
 retry_cleaner(#reaper{table = Table, is_limit_logged = IsLogged} = Reaper) ->
     IsLogged orelse log_limit(Table),
     Timer = erlang:start_timer(?RETRY_INTERVAL, self(), retry),
     Reaper#reaper{cleaner = #retry{timer = Timer}, is_limit_logged = true}.
 
-%% A cleaner has ended. The processes in its batch may have more registrations.
-cleaner_ended(Reason, #reaper{cleaner = Cleaner} = Reaper) ->
-    #cleaner{timer = Timer, registrations = Registrations, progress = Progress} = Cleaner,
+%% A cleaner has ended. If it has done so in the middle of a cleanup, this counts as done.
+cleaner_ended(Reason, #reaper{table = Table, cleaner = Cleaner} = Reaper) ->
+    #cleaner{pid = Pid, timer = Timer, stopped = Stopped} = Cleaner,
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
-    case lists:nthtail(counters:get(Progress, 1), Registrations) of
-        [Failed | _] when Reason =/= Progress -> cleanup_failed(Failed, Reason, Reaper);
-        _ -> ok
-    end,
-    requeue(Registrations, Reaper#reaper{cleaner = none}).
+    Reason =:= Stopped orelse
+        case proctab_nif:give_up(Table, Pid) of
+            {Process, Name} -> log_failure(Process, Name, Reason, Table);
+            none -> ok
+        end,
+    Reaper#reaper{cleaner = none}.
 
-requeue(Registrations, #reaper{dead = Dead} = Reaper) ->
-    First = fun({Pid, _Name, _Announced}, Queue) -> queue:in_r(Pid, Queue) end,
-    Reaper#reaper{dead = lists:foldl(First, Dead, Registrations)}.
-
-cleanup_failed({Pid, Name, _Announced}, Reason, #reaper{table = Table}) ->
-    ok = proctab_nif:unregister(Table, Pid, Name),
+log_failure(Process, Name, Reason, Table) ->
     log(#{
         label => {Table, clean},
         what => "the cleanup after a dead process failed",
-        process => Pid,
+        process => Process,
         name => Name,
         reason => Reason
     }).
@@ -538,35 +513,44 @@ with_table(Run, Reaper) ->
 
 %%% The cleaner
 
-%% Runs one step of a cleaner, as a tail call: while a cleanup runs, the cleaner has no frame of
+%% Makes the cleanups of a batch, as a tail call: while a cleanup runs, the cleaner has no frame of
 %% this module on its stack, which may then be replaced.
--spec step({module(), atom(), [term()]}) -> term().
-step({Module, Function, Arguments}) ->
-    apply(Module, Function, Arguments).
-
-%% Ends a cleanup: removes its registration and counts it. Exits with `Progress' if the cleaner must
-%% not start another cleanup.
--spec cleaned(pid(), Name :: term(), #batch{}) -> true.
-cleaned(Pid, Name, #batch{table = Table, progress = Progress} = Batch) ->
-    try
-        ok = proctab_nif:unregister(Table, Pid, Name)
+-spec clean(#batch{}) -> ok.
+clean(#batch{table = Table, stopped = Stopped} = Batch) ->
+    try proctab_nif:take_cleanups(Table) of
+        Cleanups -> lists:foreach(fun ?MODULE:step/1, steps(Cleanups, first, Batch))
     catch
         %% The owner of the table has died.
-        error:badarg -> exit(Progress)
-    end,
-    counters:add(Progress, 1, 1),
-    may_continue(Batch) orelse exit(Progress).
+        error:badarg -> exit(Stopped)
+    end.
 
-%% Returns whether there is time for another cleanup, and the last one has left nothing behind that
-%% could harm the next, such as a link to a process that crashes.
-may_continue(#batch{deadline = Deadline, initial_state = InitialState}) ->
-    erlang:monotonic_time(microsecond) < Deadline andalso
-        process_info(self(), state_items()) =:= InitialState.
+%% Returns the steps of a cleaner. Each ends the cleanup before it, if there is one, and makes the
+%% next.
+steps([Cleanup | Cleanups], Before, Batch) ->
+    [{Before, Cleanup, Batch} | steps(Cleanups, next, Batch)];
+steps([], _Before, Batch) ->
+    [{last, none, Batch}].
 
-state_items() ->
-    [links, monitors, trap_exit, message_queue_len, priority, group_leader].
+%% Runs one step of a cleaner. The cleanup is a tail call as well.
+-spec step({first | next, cleanup(), #batch{}} | {last, none, #batch{}}) -> term().
+step({first, {Pid, Name, Announced}, #batch{table = Table}}) ->
+    Table:clean(Pid, Name, Announced);
+step({next, {Pid, Name, Announced}, #batch{table = Table} = Batch}) ->
+    cleaned(Batch),
+    Table:clean(Pid, Name, Announced);
+step({last, none, Batch}) ->
+    cleaned(Batch).
 
-%% Returns what `process_info/2' returns in a cleaner that has not run a cleanup yet.
-initial_state(Reaper) ->
-    Values = [[Reaper], [], false, 0, normal, group_leader()],
-    lists:zip(state_items(), Values).
+%% Ends a cleanup: has its registration removed. Exits if the cleaner must not make another one: its
+%% time is over, or the cleanup has left something behind that could harm the next one, such as a
+%% link to a process that crashes, or the table is gone.
+cleaned(#batch{table = Table, stopped = Stopped, reaper = Reaper, group_leader = Leader}) ->
+    proctab_nif:cleaned(Table) andalso
+        %% By far the fastest way to look.
+        process_flag(trap_exit, false) =:= false andalso
+        process_flag(priority, normal) =:= normal andalso
+        group_leader() =:= Leader andalso
+        process_info(self(), message_queue_len) =:= {message_queue_len, 0} andalso
+        process_info(self(), monitors) =:= {monitors, []} andalso
+        process_info(self(), links) =:= {links, [Reaper]} orelse
+        exit(Stopped).

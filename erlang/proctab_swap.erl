@@ -189,9 +189,17 @@ load_or_take_over(Module, Original) ->
         Server =:= undefined orelse
             proctab_reaper:is_server_state(sys:get_state(Server, infinity))
     of
-        false -> take_over(Module, Server, Original);
+        false -> end_if_stranded(Server, take_over(Module, Server, Original));
         true -> load_ours(Module)
     end.
+
+%% Ends a server that is left with the state of the original and the code of this library. Its
+%% supervisor starts one of this library.
+end_if_stranded(Server, {error, {_Reason, {original_not_put_back, _Why}}} = Error) ->
+    exit(Server, kill),
+    Error;
+end_if_stranded(_Server, Result) ->
+    Result.
 
 await_server(Module, Deadline) ->
     case is_pid(whereis(Module)) orelse is_over(Deadline) of

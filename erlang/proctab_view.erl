@@ -116,7 +116,8 @@ table_info(Table, Owner) ->
             owner => Owner,
             processes => Processes,
             names => Names,
-            registrations => Registrations
+            registrations => Registrations,
+            deaths => proctab_nif:deaths(Table)
         }
     end,
     case read_table(Owner, Read) of

@@ -5,9 +5,10 @@
 %% for each of its registrations. A call that fails is logged and affects no other cleanup.
 %%
 %% Registrations are stored in a native table that belongs to the process that calls
-%% {@link start_link/0}, a supervisor, so they survive a crash of the monitor. A restarted monitor
-%% monitors all registered processes again. `proctab_reaper' runs the cleanups, which continue while
-%% a killed monitor is restarted.
+%% {@link start_link/0}, a supervisor, so they survive a crash of the monitor. The table monitors
+%% the processes, and {@link register/1} sends no message; the monitor itself monitors only
+%% processes of other nodes. `proctab_reaper' runs the cleanups, which continue while a killed
+%% monitor is restarted.
 -module(stats_hero_monitor).
 -behaviour(gen_server).
 -behaviour(proctab_reaper).
@@ -39,7 +40,11 @@ start_link() ->
 %% does not run.
 -spec register(pid()) -> ok.
 register(Pid) when is_pid(Pid) ->
-    gen_server:call(?MODULE, {register, Pid});
+    case proctab_nif:try_register(?MODULE, Pid, ?NAME) of
+        true -> ok;
+        %% A process of another node, or there is no monitor, or `proctab:load/0' holds the table.
+        false -> gen_server:call(?MODULE, {register, Pid})
+    end;
 register(Pid) ->
     ?BADARG([Pid]).
 

@@ -31,6 +31,7 @@ all() ->
         waiting_requests_are_counted,
         processes_and_names_of_a_tracker_are_counted,
         registrations_of_a_monitor_are_counted,
+        deaths_that_wait_for_their_cleanup_are_counted,
         zones_that_end_meanwhile_are_left_out,
         info_top_and_i_send_nothing_and_wait_for_no_process,
         names_that_are_not_shown_take_no_memory_of_the_caller,
@@ -217,7 +218,8 @@ processes_and_names_of_a_tracker_are_counted(_) ->
         owner => self(),
         processes => 3,
         names => 3,
-        registrations => 6
+        registrations => 6,
+        deaths => 0
     },
     ?assertMatch(
         #{processes := [Table], total := #{processes := 3, names := 3, registrations := 6}},
@@ -238,6 +240,20 @@ registrations_of_a_monitor_are_counted(_) ->
         #{processes := [#{name := stats_hero_monitor, processes := 2, registrations := 3}]},
         proctab:info()
     ).
+
+deaths_that_wait_for_their_cleanup_are_counted(_) ->
+    {ok, _} = stats_hero_monitor:start_link(),
+    Pids = [monitored_worker:idle() || _ <- lists:seq(1, 100)],
+    [ok = stats_hero_monitor:register(Pid) || Pid <- Pids],
+    true = erlang:suspend_process(whereis(stats_hero_monitor_reaper)),
+    tracked_process:kill(Pids),
+    tracked_process:eventually(fun() ->
+        #{processes := [#{deaths := Deaths}]} = proctab:info(),
+        Deaths =:= 100
+    end),
+    true = erlang:resume_process(whereis(stats_hero_monitor_reaper)),
+    monitored_worker:settled(),
+    ?assertMatch(#{processes := [#{deaths := 0, processes := 0}]}, proctab:info()).
 
 %% "Zones that end meanwhile are left out". With many pages, most of them end in the middle of a
 %% call.

@@ -323,8 +323,8 @@ an_original_whose_file_is_missing_cannot_be_restored(Config) ->
         assert_tracking_goes_on()
     end).
 
-%% Asserts that the library's module is loaded, and counts: its first process crashes the original's
-%% server, and the next server, which is the library's, counts it down.
+%% Asserts that the library's module is loaded, and counts: the original's server is ended, and the
+%% next server, which is the library's, counts down.
 assert_tracking_goes_on() ->
     assert_ours(metrics_process_tracker),
     Pid = tracked([a]),

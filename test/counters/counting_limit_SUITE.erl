@@ -82,7 +82,7 @@ cleanups_are_made_when_a_process_is_free_again(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         Processes = [whereis(server(Kind)), whereis(reaper(Kind))],
         fill(),
-        while_stopped(whereis(server(Kind)), fun() -> kill(Dying) end),
+        while_stopped(whereis(reaper(Kind)), fun() -> kill(Dying) end),
         handled(Kind),
         ?assertEqual(100, count(Kind)),
         assert_books(Kind, [], Dying ++ Living),
@@ -100,7 +100,7 @@ cleanups_are_made_when_a_process_is_free_again(Config) ->
 one_free_process_is_enough_for_all_cleanups(Config) ->
     with_counted(Config, 0, fun(Kind, _Supervisor, {Dying, Living}) ->
         fill(),
-        while_stopped(whereis(server(Kind)), fun() -> kill(Dying) end),
+        while_stopped(whereis(reaper(Kind)), fun() -> kill(Dying) end),
         handled(Kind),
         free(1),
         settled(Kind, 50),
@@ -115,7 +115,7 @@ the_lack_of_processes_is_logged_once(Config) ->
         ok = logger:set_primary_config(level, error),
         ok = log_text:listen(),
         fill(),
-        [while_stopped(whereis(server(Kind)), fun() -> kill([Pid]) end) || Pid <- Dying],
+        [while_stopped(whereis(reaper(Kind)), fun() -> kill([Pid]) end) || Pid <- Dying],
         handled(Kind),
         Ours = log_text:logged(atom_to_list(server(Kind))),
         ?assertMatch({match, _}, re:run(Ours, "system_limit")),

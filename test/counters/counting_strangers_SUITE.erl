@@ -134,8 +134,7 @@ a_forged_timeout_is_ignored(Config) ->
 a_forged_message_of_the_server_to_its_reaper_is_ignored(Config) ->
     forged(Config, fun(Others, _Living) ->
         Tags = [none, undefined | references()],
-        [{'$gen_cast', {Tag, dead, Pid}} || Tag <- Tags, Pid <- [none | Others]] ++
-            [{'$gen_cast', {dead, Pid}} || Pid <- Others] ++
+        ['$proctab_dead' | [{'$gen_cast', {Tag, dead, Pid}} || Tag <- Tags, Pid <- Others]] ++
             [
                 {'$gen_cast', {Tag, count, worker, From}}
              || Tag <- Tags, From <- [none, {self(), make_ref()}]
@@ -235,7 +234,8 @@ every_shape_of_message_that_a_process_receives_is_tried(Config) ->
         {'DOWN', '_', process, '_', '_'},
         {{busy, '_'}, '_', process, '_', '_'},
         {timeout, '_', cleaner_timeout},
-        {'$gen_cast', {'_', dead, '_'}},
+        '$proctab_dead',
+        {'$gen_cast', {'_', count, '_', '_'}},
         {'_', '_', process, '_', '_'}
     ],
     Own =

@@ -32,6 +32,8 @@ all() ->
         a_name_is_any_term,
         counts_and_names_are_those_of_live_processes,
         a_process_is_monitored_once_however_many_names_it_has,
+        track_sends_no_message,
+        a_suspended_tracker_delays_neither_track_nor_the_count_down,
         each_name_of_a_dead_process_is_counted_down_once,
         nothing_is_left_of_a_dead_process,
         a_process_is_counted_down_whatever_its_exit_reason,
@@ -245,16 +247,28 @@ counts_and_names_are_those_of_live_processes(_) ->
     ?assertEqual([2, 1, 0], [count(Name) || Name <- [a, b, c]]),
     ?assertEqual([], names(One)).
 
-%% The tracker handles earlier requests of the caller before it answers.
 a_process_is_monitored_once_however_many_names_it_has(_) ->
-    Tracker = tracker(),
+    tracker(),
     Pid = idle(),
     [ok = track({name, Number}, Pid) || Number <- lists:seq(1, 100)],
-    bad_call = gen_server:call(Tracker, anything),
-    ?assertMatch({monitored_by, [_]}, process_info(Pid, monitored_by)),
-    ok = track({name, 101}, Pid),
-    bad_call = gen_server:call(Tracker, anything),
     ?assertMatch({monitored_by, [_]}, process_info(Pid, monitored_by)).
+
+track_sends_no_message(_) ->
+    tracker(),
+    Pid = idle(),
+    Track = fun() -> [track(a), track(b), track(a, Pid), track(a, Pid)] end,
+    ?assertEqual({{answer, [ok, ok, ok, ok]}, []}, callers:sent_by(Track)),
+    kill([Pid]),
+    settled().
+
+%% Nor does it need the tracker: it is alive, and has no turn.
+a_suspended_tracker_delays_neither_track_nor_the_count_down(_) ->
+    Tracker = tracker(),
+    true = erlang:suspend_process(Tracker),
+    kill([tracked([a, b]) || _ <- lists:seq(1, 100)]),
+    settled(),
+    true = erlang:resume_process(Tracker),
+    ?assertEqual([{100, 100}, {100, 100}], [moves(Name) || Name <- [a, b]]).
 
 %% Down
 

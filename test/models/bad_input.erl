@@ -333,6 +333,11 @@ judge({gen_tracker, info, [_, _, Keys]}, {false, true, _}, [], true) when
     Keys =:= {list, []}; Keys =:= []
 ->
     answered;
+%% These functions return `false' if there is no such table.
+judge({proctab_nif, Function, _}, {false, true, _}, [], true) when
+    Function =:= try_register; Function =:= cleaned
+->
+    refused;
 judge(_, {false, _, badarg}, Messages, Unchanged) ->
     {wrong, {refused_but, {messages, Messages}, {unchanged, Unchanged}}};
 %% A pid of an unreachable node in place of the zone causes this exit instead of `badarg`.
@@ -353,7 +358,8 @@ tag(Message) -> Message.
 
 %% The first elements of the messages that successful calls make the library send to the caller.
 allowed_tags() ->
-    [up, down, '$proctab_woken', '$proctab_detached', '$gen_cast', 'EXIT', gen_tracker].
+    [up, down, '$proctab_woken', '$proctab_detached', '$proctab_dead'] ++
+        ['$gen_cast', 'EXIT', gen_tracker].
 
 %% Takes the messages of the caller, without those that any call may cause.
 received_messages(#{mode := Mode}) ->
@@ -610,17 +616,25 @@ table_functions() ->
         {hold, [table], [ok]},
         {release, [table], [ok]},
         {claim, [table, any_pid], [true, false]},
+        {died, [table, any_pid], [ok]},
         {register, [table, any_pid, any], [ok]},
+        {try_register, [table, any_pid, any], [true, false]},
         {unregister, [table, any_pid, any], [ok]},
         {begin_registering, [table, any_pid, any], [begun, registered, {busy, pid}]},
         %% `badarg` if the registration was not begun.
         {end_registering, [table, any_pid, any, any], [ok, badarg]},
         {fail_registering, [table, any_pid, any], [ok]},
         {abandon, [table, any_pid, pid], [ok]},
-        {next, [table, any_pid], [{registered, any, any}, {busy, list}, done]},
+        {open_cleanups, [table], [ok]},
+        {reap, [table], [{integer, list, any}]},
+        {take_cleanups, [table], [list]},
+        {cleaned, [table], [true, false]},
+        {give_up, [table, pid], [{pid, any}, none]},
+        {deaths, [table], [integer]},
         {registered_names, [table, any_pid], [list]},
         {registered_count, [table, any], [integer]},
         {processes_page, [table, part], [{list, integer}, {list, done}]},
+        {remote_page, [table, part], [{list, integer}, {list, done}]},
         {counts_page, [table, part], [{list, integer}, {list, done}]}
     ].
 

@@ -295,7 +295,7 @@ tracked() ->
         {dead_in_table, [], [Pid || Pid <- Table, not is_process_alive(Pid)]},
         {counts, lists:sort(Counts), lists:sort(metrics_process_tracker:counts())},
         {missing, [], faults_books:living_tracked() -- Pairs},
-        {monitors, lists:sort(Table), monitored(metrics_process_tracker)},
+        {unmonitored, [], unmonitored(Table)},
         {count, [], WrongCount}
     ]).
 
@@ -309,7 +309,7 @@ workers() ->
     differences([
         {missing, [], Missing},
         {dead_in_table, [], [Pid || Pid <- Table, not is_process_alive(Pid)]},
-        {monitors, lists:sort(Table), monitored(stats_hero_monitor)}
+        {unmonitored, [], unmonitored(Table)}
     ]).
 
 in_table(_, done) ->
@@ -318,9 +318,14 @@ in_table(Table, From) ->
     {Pids, Next} = proctab_nif:processes_page(Table, From),
     Pids ++ in_table(Table, Next).
 
-monitored(Server) ->
-    {monitors, Monitors} = process_info(whereis(Server), monitors),
-    lists:sort([Pid || {process, Pid} <- Monitors]).
+%% Returns the processes that the table does not monitor. A monitor of the table is a reference.
+unmonitored(Pids) ->
+    [
+        Pid
+     || Pid <- Pids,
+        {monitored_by, By} <- [process_info(Pid, monitored_by)],
+        not lists:any(fun is_reference/1, By)
+    ].
 
 %% Returns the names that were not counted down as often as up, if there are more such differences
 %% than disturbed cleanups. Names of earlier epochs may lack counts down, but never have too many.

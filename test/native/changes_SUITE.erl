@@ -38,8 +38,7 @@
     begin_registering/3,
     end_registering/4,
     fail_registering/3,
-    abandon/3,
-    next/2
+    abandon/3
 ]).
 
 suite() ->
@@ -73,7 +72,8 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
-        [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}].
+        [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
+        [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
 
 reading() ->
     [
@@ -96,7 +96,9 @@ reading() ->
             {registered_names, 2},
             {registered_count, 2},
             {processes_page, 2},
-            {counts_page, 2}
+            {remote_page, 2},
+            {counts_page, 2},
+            {deaths, 1}
         ].
 
 %% Each fun gets a zone in which no child has the name. The calling process is the keeper.
@@ -333,37 +335,43 @@ of_registrations() ->
             ok = proctab_nif:register(Table, Pid, Name),
             ok = proctab_nif:unregister(Table, Pid, Name)
         end)},
+        {{try_register, 3}, registered(fun(Table, Pid, Name) ->
+            ok = proctab_nif:unregister(Table, Pid, Name),
+            true = proctab_nif:try_register(Table, Pid, Name)
+        end)},
         {{begin_registering, 3}, fun(Table, Pid, Name) ->
             begun = begin_registering(Table, Pid, Name),
-            told(Pid),
             registered = begin_registering(Table, Pid, Name),
-            {busy, [Self]} = next(Table, Pid),
-            Self = self()
+            waits(Table, Pid)
         end},
         {{end_registering, 4}, registered(fun(Table, Pid, Name) ->
             ok = proctab_nif:unregister(Table, Pid, Name),
             begun = begin_registering(Table, Pid, Name),
-            told(Pid),
-            true = proctab_nif:claim(Table, Pid),
             ok = end_registering(Table, Pid, Name, true),
             {messages, []} = process_info(self(), messages)
         end)},
         {{fail_registering, 3}, fun(Table, Pid, Name) ->
             begun = begin_registering(Table, Pid, Name),
-            told(Pid),
-            {busy, [_]} = next(Table, Pid),
+            waits(Table, Pid),
             ok = fail_registering(Table, Pid, Name),
-            told(Pid),
-            done = next(Table, Pid)
+            woken(),
+            {0, [{Pid, []}], false} = proctab_nif:reap(Table)
         end},
         {{abandon, 3}, fun(Table, Pid, _) ->
             [begun = begin_registering(Table, Pid, N) || N <- lists:seq(1, 10000)],
             ok = abandon(Table, Pid, self()),
-            done = next(Table, Pid)
+            ok = proctab_nif:died(Table, Pid),
+            {0, [], false} = proctab_nif:reap(Table)
         end},
-        {{next, 2}, registered(fun(Table, Pid, Name) ->
-            {registered, Name, true} = next(Table, Pid),
-            {registered, Name, true} = next(Table, Pid)
+        {{take_cleanups, 1}, registered(fun(Table, Pid, Name) ->
+            due(Table, Pid, 1),
+            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table)
+        end)},
+        {{give_up, 2}, registered(fun(Table, Pid, Name) ->
+            ok = proctab_nif:register(Table, Pid, Name),
+            due(Table, Pid, 2),
+            [_, _] = proctab_nif:take_cleanups(Table),
+            {Pid, Name} = proctab_nif:give_up(Table, self())
         end)}
     ].
 
@@ -373,16 +381,29 @@ registered(Then) ->
         Then(Table, Pid, Name),
         1 = registered_count(Table, Name),
         [Name] = registered_names(Table, Pid),
-        {registered, Name, true} = next(Table, Pid),
-        ok = proctab_nif:unregister(Table, Pid, Name),
-        done = next(Table, Pid),
+        due(Table, Pid, 1),
+        [{Pid, Name, true}] = proctab_nif:take_cleanups(Table),
+        _ = proctab_nif:cleaned(Table),
         0 = registered_count(Table, Name)
     end.
 
-told(Pid) ->
+%% Asserts that there are so many cleanups if this process is dead.
+due(Table, Pid, Count) ->
+    ok = proctab_nif:open_cleanups(Table),
+    ok = proctab_nif:died(Table, Pid),
+    {Count, [], _} = proctab_nif:reap(Table).
+
+%% Asserts that the cleanup after this process waits for the calling one.
+waits(Table, Pid) ->
+    Self = self(),
+    ok = proctab_nif:open_cleanups(Table),
+    ok = proctab_nif:died(Table, Pid),
+    {0, [{Pid, [Self]}], false} = proctab_nif:reap(Table).
+
+woken() ->
     receive
-        {'$gen_cast', {monitor, Pid}} -> ok
-    after 0 -> error(not_told)
+        '$proctab_dead' -> ok
+    after 0 -> error(not_woken)
     end,
     {messages, []} = process_info(self(), messages).
 
@@ -401,8 +422,7 @@ with_names(Changes) ->
             {Name, Change}
          || Name <- long_as_key(),
             {Function, _} = Change <- Changes,
-            Function =/= {change_keeper, 3},
-            Function =/= {next, 2}
+            not lists:member(Function, [{change_keeper, 3}, {take_cleanups, 1}, {give_up, 2}])
         ].
 
 a_change_of_a_long_key_or_value_is_made_once(_) ->

@@ -348,13 +348,27 @@ a_table_of_processes_takes_pids_of_other_nodes(_) ->
     [ok = proctab_nif:register(Table, Pid, {name, Pid}) || Pid <- strangers()],
     [[{name, Pid}] = proctab_nif:registered_names(Table, Pid) || Pid <- strangers()],
     ?assertEqual(lists:sort(strangers()), lists:sort(processes(Table, 0))),
-    [{registered, {name, Pid}, true} = proctab_nif:next(Table, Pid) || Pid <- strangers()],
+    ?assertEqual(lists:sort(strangers()), lists:sort(remote_processes(Table, 0))),
+    [true = proctab_nif:claim(Table, Pid) || Pid <- strangers()],
+    [ok = proctab_nif:died(Table, Pid) || Pid <- strangers()],
+    ?assertEqual({length(strangers()), [], false}, proctab_nif:reap(Table)),
+    ?assertEqual(
+        [{Pid, {name, Pid}, true} || Pid <- strangers()], proctab_nif:take_cleanups(Table)
+    ),
+    [proctab_nif:cleaned(Table) || _ <- strangers()],
+    ?assertEqual([], processes(Table, 0)),
     ok = proctab_nif:processes_close(Table).
 
 processes(Table, From) ->
     case proctab_nif:processes_page(Table, From) of
         {Pids, done} -> Pids;
         {Pids, Next} -> Pids ++ processes(Table, Next)
+    end.
+
+remote_processes(Table, From) ->
+    case proctab_nif:remote_page(Table, From) of
+        {Pids, done} -> Pids;
+        {Pids, Next} -> Pids ++ remote_processes(Table, Next)
     end.
 
 %% Names without a child

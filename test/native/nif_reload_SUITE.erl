@@ -18,6 +18,7 @@ all() ->
         handles_are_valid_after_a_reload,
         waiters_are_woken_after_a_reload,
         tables_are_removed_with_their_owners_after_a_reload,
+        deaths_are_noticed_after_a_reload,
         a_zone_goes_on_and_stops_in_order,
         the_library_stays_in_memory
     ].
@@ -33,6 +34,9 @@ waiters_are_woken_after_a_reload(_) ->
 
 tables_are_removed_with_their_owners_after_a_reload(_) ->
     ok = tracked_process:on_node(#{}, fun owners/0).
+
+deaths_are_noticed_after_a_reload(_) ->
+    ok = tracked_process:on_node(#{}, fun deaths/0).
 
 a_zone_goes_on_and_stops_in_order(_) ->
     ok = tracked_process:on_node(#{}, fun children/0).
@@ -84,7 +88,6 @@ names_and_keys() ->
     [true = proctab_nif:remove(zone, Name) || Name <- Names],
     [ok = proctab_nif:unregister(table, self(), Name) || Name <- Names],
     0 = proctab_nif:count(zone),
-    done = proctab_nif:next(table, self()),
     ok.
 
 handles() ->
@@ -210,6 +213,47 @@ owners() ->
     _ = proctab_nif:zone_open(zone, shared),
     ok = proctab_nif:processes_open(table, self()),
     ok.
+
+%% Those that were monitored before, and those that the same and a new table monitor after it.
+deaths() ->
+    ok = proctab_nif:processes_open(table, self()),
+    ok = proctab_nif:open_cleanups(table),
+    Before = registered(table),
+    reload(),
+    died(table, Before),
+    died(table, registered(table)),
+    %% The resources of the closed table belong to the module before.
+    Left = registered(table),
+    ok = proctab_nif:processes_close(table),
+    ok = proctab_nif:processes_open(table, self()),
+    ok = proctab_nif:open_cleanups(table),
+    New = registered(table),
+    tracked_process:kill(Left),
+    died(table, New),
+    ok.
+
+registered(Table) ->
+    Pids = [monitored_worker:idle() || _ <- lists:seq(1, 100)],
+    [ok = proctab_nif:register(Table, Pid, name) || Pid <- Pids],
+    Pids.
+
+%% Kills the processes, and asserts that the table notices.
+died(Table, Pids) ->
+    {0, [], false} = proctab_nif:reap(Table),
+    tracked_process:kill(Pids),
+    receive
+        '$proctab_dead' -> ok
+    after 5000 -> error(not_woken)
+    end,
+    tracked_process:eventually(fun() -> proctab_nif:deaths(Table) =:= length(Pids) end),
+    Before = proctab_nif:registered_count(Table, name),
+    {100, [], _} = proctab_nif:reap(Table),
+    Cleanups = proctab_nif:take_cleanups(Table),
+    100 = length(Cleanups),
+    [] = [Pid || {Pid, name, true} <- Cleanups] -- Pids,
+    [proctab_nif:cleaned(Table) || _ <- Cleanups],
+    100 = Before - proctab_nif:registered_count(Table, name),
+    {0, [], false} = proctab_nif:reap(Table).
 
 %% The collector's thread still runs.
 library() ->

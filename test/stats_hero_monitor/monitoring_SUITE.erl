@@ -10,12 +10,12 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(stats_hero_monitor, [register/1, registered_count/0]).
--import(monitored_worker, [monitors/2]).
+-import(monitored_worker, [is_monitored/1]).
 -import(monitored_worker, [monitor/0, kill_monitor/0, idle/0, worker/0, settled/0]).
 -import(monitored_worker, [count_calls/0, calls/1]).
 -import(tracked_process, [kill/1, eventually/1]).
 -import(tracked_child, [down/1]).
--import(callers, [together/1]).
+-import(callers, [together/1, sent_by/1]).
 
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, monitor}]}].
@@ -25,6 +25,8 @@ all() ->
         start_link_registers_the_monitor_under_its_name,
         every_function_of_the_original_is_there,
         register_returns_once_the_pid_is_monitored,
+        register_sends_no_message,
+        a_suspended_monitor_delays_no_registration_and_no_cleanup,
         register_is_badarg_for_a_term_that_is_no_pid,
         every_function_exits_with_noproc_when_the_monitor_does_not_run,
         the_registrations_of_live_processes_are_counted,
@@ -64,15 +66,36 @@ every_function_of_the_original_is_there(_) ->
 %% Registering
 
 register_returns_once_the_pid_is_monitored(_) ->
-    Monitor = monitor(),
+    monitor(),
     [
         begin
             Pid = idle(),
+            ?assertNot(is_monitored(Pid)),
             ?assertEqual(ok, register(Pid)),
-            ?assert(monitors(Monitor, Pid))
+            ?assert(is_monitored(Pid))
         end
      || _ <- lists:seq(1, 100)
     ].
+
+register_sends_no_message(_) ->
+    monitor(),
+    Pid = idle(),
+    ?assertEqual({{answer, [ok, ok]}, []}, sent_by(fun() -> [register(Pid), register(self())] end)),
+    eventually(fun() -> registered_count() =:= 1 end),
+    kill([Pid]),
+    settled().
+
+%% Nor does it need the monitor: it is alive, and has no turn.
+a_suspended_monitor_delays_no_registration_and_no_cleanup(_) ->
+    Monitor = monitor(),
+    true = erlang:suspend_process(Monitor),
+    Calls = count_calls(),
+    Pids = [worker() || _ <- lists:seq(1, 100)],
+    kill(Pids),
+    eventually(fun() -> stats_hero:mapped() =:= 0 end),
+    true = erlang:resume_process(Monitor),
+    settled(),
+    ?assertEqual(maps:from_keys(Pids, 1), calls(Calls)).
 
 %% The caller fails, and a wrong request does not end the monitor.
 register_is_badarg_for_a_term_that_is_no_pid(_) ->

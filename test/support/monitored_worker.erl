@@ -5,7 +5,7 @@
 
 -export([load_stats_hero/1, unload_stats_hero/0, monitor/0, supervised_monitor/0, kill_monitor/0]).
 -export([close/0, init/1]).
--export([monitors/2]).
+-export([is_monitored/1]).
 -export([idle/0, worker/0, worker/1, settled/0, count_calls/0, calls/1]).
 
 -define(MODULES, [stats_hero, stats_hero_sup, stats_hero_app]).
@@ -66,10 +66,11 @@ close() ->
     ],
     ok.
 
-%% Whether a monitor monitors a process.
-monitors(Monitor, Pid) ->
-    {monitors, Monitored} = process_info(Monitor, monitors),
-    lists:member({process, Pid}, Monitored).
+%% Whether a table of processes monitors a process of this node: the VM shows its monitors as
+%% references.
+is_monitored(Pid) ->
+    {monitored_by, By} = process_info(Pid, monitored_by),
+    lists:any(fun is_reference/1, By).
 
 %% Starts a process that waits to be killed.
 idle() ->

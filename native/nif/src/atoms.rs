@@ -4,9 +4,10 @@ use proctab_terms::Term;
 
 rustler::atoms! {
     attributes, awaited, begun, busy, children, current, done, down, free, held, large, launching,
-    monitor, names, ok, pending, pid, pids, processes, registered, restarting, running, sizes,
+    monitor, names, none, ok, pending, pid, pids, processes, registered, restarting, running, sizes,
     slowed, stopping, terminating, undefined, up, void, zone, zone_stopping,
     cast = "$gen_cast",
+    dead = "$proctab_dead",
     detached = "$proctab_detached",
     woken = "$proctab_woken",
     true_ = "true",

@@ -11,24 +11,30 @@
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
+//! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
 //! | [`waiting`] | waiters for the next attribute of a name |
 //! | [`events`] | the subscriber to births and deaths |
 //! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
+//! | [`watching`] | tables of processes, and the deaths of their processes |
+//! | [`monitors`] | monitors of local processes |
 //! | [`handles`] | references to Rust values |
 //! | [`atoms`] | atoms |
 
 mod atoms;
 mod attributes;
 mod children;
+mod cleanups;
 mod events;
 mod handles;
 mod lookup;
+mod monitors;
 mod pages;
 mod processes;
 mod tables;
 mod waiting;
+mod watching;
 mod zones;
 
 proctab_terms::export! {
@@ -54,9 +60,13 @@ proctab_terms::export! {
         wait_for/2, stop_waiting/1, waiting/1,
     }
     processes {
-        processes_open/2, processes_close/1, hold/1, release/1, claim/2, register/3, unregister/3,
-        begin_registering/3, end_registering/4, fail_registering/3, abandon/3, next/2,
-        registered_names/2, registered_count/2, processes_page/2, counts_page/2,
+        processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2, register/3,
+        try_register/3, unregister/3, begin_registering/3, end_registering/4, fail_registering/3,
+        abandon/3, registered_names/2, registered_count/2, processes_page/2, remote_page/2,
+        counts_page/2,
+    }
+    cleanups {
+        open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1,
     }
 }
 

@@ -1,19 +1,18 @@
 //! The tables and entries that the arguments of a call name.
 
-use rustler::ResourceArc;
+use std::sync::Arc;
 
 use proctab_table::entry::Entry;
-use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
 use proctab_terms::{Call, Copied, Fault, Scratch};
 
 use crate::handles::Handles;
 use crate::tables::{self, Table};
+use crate::watching::WatchedProcesses;
 
 /// The handles of zones.
-pub static ZONE_HANDLES: Handles<ResourceArc<Table<Zone<Copied>>>> =
-    Handles::new(c"proctab_handle");
+pub static ZONE_HANDLES: Handles<Arc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
 
 /// Returns the zone that the first argument names. Fails if it does not run.
 #[inline]
@@ -24,10 +23,7 @@ pub fn zone<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Zone<Copied>, Fa
 /// Returns the zone that the first argument names, or is the handle of.
 ///
 /// A handle reaches the table of a zone that was closed.
-pub fn zone_by_handle(
-    call: Call<'_>,
-    guard: &Guard,
-) -> Result<ResourceArc<Table<Zone<Copied>>>, Fault> {
+pub fn zone_by_handle(call: Call<'_>, guard: &Guard) -> Result<Arc<Table<Zone<Copied>>>, Fault> {
     match call.atom(0) {
         Ok(name) => tables::get(name, guard).cloned(),
         Err(_) => ZONE_HANDLES.get(call, call.argument(0)?).cloned(),
@@ -35,7 +31,7 @@ pub fn zone_by_handle(
 }
 
 /// Returns the table of processes that the first argument names. Fails if there is none.
-pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Processes<Copied>, Fault> {
+pub fn processes<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g WatchedProcesses, Fault> {
     Ok(&tables::get(call.atom(0)?, guard)?.content)
 }
 

@@ -1,34 +1,33 @@
 //! Tables, and the processes that own them.
 //!
-//! A table is found by the word of its atom, in one lock-free map for each kind of table. It is in
-//! a VM resource that monitors the owner: when the owner dies, the table is removed from the map,
-//! and its memory is freed in the background once nobody reads it any more.
+//! A table is found by the word of its atom, in one lock-free map for each kind of table. It
+//! monitors its owner: when the owner dies, the table is removed from the map, and its memory is
+//! freed in the background once nobody reads it any more.
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 use lazy_static::lazy_static;
 use papaya::HashMap;
 use parking_lot::Mutex;
-use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
+use rustler::{Env, LocalPid, Monitor};
 
-use proctab_table::processes::Processes;
 use proctab_table::reclaim::{self, Deferred, Guard};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
-use proctab_terms::call_times;
 use proctab_terms::{Answer, Call, Copied, Fault, Term};
+
+use crate::monitors::{Monitors, Observer};
+use crate::watching::WatchedProcesses;
 
 /// Cost of listing a table, in words.
 const LISTED_COST: usize = 8;
 
 /// All tables of a kind, by the words of their atoms.
-pub type Tables<T> = HashMap<u64, ResourceArc<Table<T>>, Seed>;
+pub type Tables<T> = HashMap<u64, Arc<Table<T>>, Seed>;
 
 /// A kind of table.
-pub trait Content: Default + Send + Sync + 'static
-where
-    Table<Self>: Resource,
-{
+pub trait Content: Default + Send + Sync + 'static {
     /// All tables of this kind.
     fn tables() -> &'static Tables<Self>;
 }
@@ -37,8 +36,15 @@ where
 pub struct Table<T: Send + 'static> {
     name: u64,
     owner: Mutex<Option<(LocalPid, Monitor)>>,
+    monitors: Monitors,
     /// The content.
     pub content: Deferred<T>,
+}
+
+/// Closes the table of this name if its owner dies.
+struct OwnerObserver<T> {
+    name: u64,
+    content: PhantomData<fn() -> T>,
 }
 
 /// The result of giving a table to an owner.
@@ -52,24 +58,16 @@ pub enum Given {
     Dead,
 }
 
-fn no_tables<T: Content>() -> Tables<T>
-where
-    Table<T>: Resource,
-{
+fn no_tables<T: Content>() -> Tables<T> {
     HashMap::builder()
         .hasher(Seed::default())
         .shared_collector(reclaim::collector())
         .build()
 }
 
-/// Runs a callback of the VM. A panic in it would end the node: rustler does not catch it.
-fn contain(callback: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(callback));
-}
-
-/// Defines the kinds of tables, each of which is a resource type of its own.
+/// Defines the kinds of tables.
 macro_rules! kinds {
-    ($($content:ty: $name:literal, $tables:ident);* $(;)?) => {$(
+    ($($content:ty: $tables:ident);* $(;)?) => {$(
         lazy_static! {
             static ref $tables: Tables<$content> = no_tables();
         }
@@ -79,53 +77,56 @@ macro_rules! kinds {
                 &$tables
             }
         }
-
-        #[rustler::resource_impl(name = $name)]
-        impl Resource for Table<$content> {
-            const IMPLEMENTS_DESTRUCTOR: bool = true;
-            const IMPLEMENTS_DOWN: bool = true;
-
-            fn destructor(self, _: Env<'_>) {
-                contain(|| drop(self));
-            }
-
-            fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-                contain(|| call_times::measure(c"down", || self.owner_is_down(monitor)));
-            }
-        }
     )*};
 }
 
 kinds! {
-    Zone<Copied>: "proctab_zone", ZONES;
-    Processes<Copied>: "proctab_processes", PROCESSES;
+    Zone<Copied>: ZONES;
+    WatchedProcesses: PROCESSES;
 }
 
-impl<T: Content> Table<T>
-where
-    Table<T>: Resource,
-{
+impl<T: Content> Observer for OwnerObserver<T> {
+    fn down(&self, _: Env<'_>, _: LocalPid, monitor: Monitor) {
+        let guard = reclaim::enter();
+        // An error means that the table was closed before.
+        if let Ok(table) = get::<T>(self.name, &guard) {
+            table.owner_is_down(monitor);
+        }
+    }
+}
+
+impl<T: Content> Table<T> {
     /// Returns an empty table without an owner.
-    pub fn new(name: u64) -> ResourceArc<Self> {
-        ResourceArc::new(Table {
+    pub fn new(name: u64) -> Arc<Self> {
+        let observer = OwnerObserver {
+            name,
+            content: PhantomData::<fn() -> T>,
+        };
+        Arc::new(Table {
             name,
             owner: Mutex::new(None),
+            monitors: Monitors::new(Arc::new(observer)),
             content: Deferred::default(),
         })
     }
 
-    /// Gives a table to an owner, which replaces the previous one.
-    pub fn give(this: &ResourceArc<Self>, new: LocalPid, env: Env) -> Given {
+    /// Gives the table to an owner, which replaces the previous one.
+    pub fn give(&self, new: LocalPid, env: Env) -> Given {
         // `down` waits for the lock, so it finds the monitor that it is called for.
-        let mut owner = this.owner.lock();
-        if owner.is_some_and(|(old, _)| old != new && !env.is_process_alive(old)) {
-            return Given::Abandoned;
+        let mut owner = self.owner.lock();
+        if let Some((old, _)) = *owner {
+            match (old == new, env.is_process_alive(old)) {
+                (true, true) => return Given::Done,
+                (true, false) => return Given::Dead,
+                (false, false) => return Given::Abandoned,
+                (false, true) => (),
+            }
         }
-        let Some(monitor) = env.monitor(this, &new) else {
+        let Some(monitor) = self.monitors.monitor(env, new) else {
             return Given::Dead;
         };
-        if let Some((_, old)) = owner.replace((new, monitor)) {
-            env.demonitor(this, &old);
+        if let Some((old, _)) = owner.replace((new, monitor)) {
+            self.monitors.demonitor(env, old);
         }
         Given::Done
     }
@@ -166,7 +167,7 @@ where
         let owner = self.owner.lock();
         let closing = condition(*owner);
         if closing {
-            let is_this = |_: &u64, table: &ResourceArc<Self>| std::ptr::eq(&**table, self);
+            let is_this = |_: &u64, table: &Arc<Self>| std::ptr::eq(&**table, self);
             // An error means that the table was closed before.
             let _ = T::tables().remove_if(&self.name, is_this, &guard);
         }
@@ -179,18 +180,12 @@ where
 
 /// Returns the table of this name. Fails if there is none.
 #[inline]
-pub fn get<T: Content>(name: u64, guard: &Guard) -> Result<&ResourceArc<Table<T>>, Fault>
-where
-    Table<T>: Resource,
-{
+pub fn get<T: Content>(name: u64, guard: &Guard) -> Result<&Arc<Table<T>>, Fault> {
     T::tables().get(&name, guard).ok_or(Fault::BadArgument)
 }
 
 /// Prepends `{kind, Name, Owner}` of each table of a kind to a list.
-pub fn list<'c, T: Content>(call: Call<'c>, kind: Term<'c>, mut list: Term<'c>) -> Answer<'c>
-where
-    Table<T>: Resource,
-{
+pub fn list<'c, T: Content>(call: Call<'c>, kind: Term<'c>, mut list: Term<'c>) -> Answer<'c> {
     let guard = reclaim::enter();
     for (name, table) in T::tables().iter(&guard) {
         call.deduct(LISTED_COST)?;

@@ -4,8 +4,7 @@
 //! killed as soon as it is back in Erlang. No lock is held meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustler::ResourceArc;
+use std::sync::Arc;
 
 use proctab_table::commit::Committed;
 use proctab_table::datum::Datum;
@@ -34,7 +33,7 @@ pub struct Wait(Option<Waiter>);
 
 /// A waiter in the wait list, until it is dropped.
 struct Waiter {
-    zone: ResourceArc<Table<Zone<Copied>>>,
+    zone: Arc<Table<Zone<Copied>>>,
     name: Datum<Copied>,
     id: u64,
     /// Whether the name is too long to be looked up on a normal scheduler.

@@ -1,6 +1,5 @@
 //! Opening, stopping and closing zones; listing tables.
 
-use proctab_table::processes::Processes;
 use proctab_table::reclaim;
 use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault};
@@ -8,6 +7,7 @@ use proctab_terms::{Answer, Call, Copied, Fault};
 use crate::atoms::{atom, boolean};
 use crate::lookup::{self, ZONE_HANDLES};
 use crate::tables::{self, Content, Given, Table};
+use crate::watching::WatchedProcesses;
 
 pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     let name = call.atom(0)?;
@@ -19,7 +19,7 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     }
     let context = call.to_datum(call.argument(1)?)?;
     let table = Table::<Zone<Copied>>::new(name);
-    if Table::give(&table, env.pid(), env) != Given::Done {
+    if table.give(env.pid(), env) != Given::Done {
         return Err(Fault::BadArgument);
     }
     table.content.share(context, &call.commit());
@@ -54,7 +54,7 @@ pub fn zone_close(call: Call<'_>) -> Answer<'_> {
 
 pub fn tables(call: Call<'_>) -> Answer<'_> {
     let zones = tables::list::<Zone<Copied>>(call, atom!(zone), call.nil())?;
-    tables::list::<Processes<Copied>>(call, atom!(processes), zones)
+    tables::list::<WatchedProcesses>(call, atom!(processes), zones)
 }
 
 pub fn owner(call: Call<'_>) -> Answer<'_> {

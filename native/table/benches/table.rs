@@ -14,6 +14,7 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use common::Nothing;
 use divan::{Bencher, Divan};
@@ -249,15 +250,32 @@ fn page(bencher: Bencher) {
     bencher.bench(|| ZONE.page(0));
 }
 
-/// Registers a process under a name, and cleans up after its death.
+/// Begins to register a process under a name, and fails.
 #[divan::bench(args = [Different, Same], threads = THREADS)]
-fn register(bencher: Bencher, names: Names) {
+fn begin_and_fail(bencher: Bencher, names: Names) {
+    let processes: Processes<Nothing> = Processes::default();
+    // A process that nobody monitors is removed at once.
+    let pick = || (Datum::bytes(KIND, &next().to_ne_bytes()), pick(names));
+    bencher.with_inputs(pick).bench_values(|(pid, name)| {
+        let begun = processes.begin(&pid, name, 1, |_| Ok::<_, ()>(COMMITTED));
+        (begun, processes.fail(&pid, name, 1, &COMMITTED))
+    });
+}
+
+/// Registers a process under a name, and cleans up after its death.
+#[divan::bench(args = [Different, Same])]
+fn register_and_clean_up(bencher: Bencher, names: Names) {
+    const CLEANER: u64 = 1;
+    const HOUR: Duration = Duration::from_secs(3600);
     let processes: Processes<Nothing> = Processes::default();
     let pick = || (Datum::word(KIND, next()), pick(names));
     bencher.with_inputs(pick).bench_values(|(pid, name)| {
-        processes.register(&pid, name, &COMMITTED);
-        processes.unregister(&pid, name, &COMMITTED);
-        processes.next(&pid, &COMMITTED)
+        let registered = processes.register(&pid, name, |_| Ok::<_, ()>(COMMITTED));
+        let wakes = processes.deaths().add(pid, &COMMITTED);
+        let reaped = processes.reap(1, |_| true, &COMMITTED);
+        processes.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        assert!(processes.cleaned(CLEANER, &COMMITTED));
+        (registered, wakes, reaped)
     });
 }
 

@@ -50,7 +50,10 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`zone`] | the table of a zone: rows by name, by keeper, in pages |
+//! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | a table of processes and the names they are registered under |
+//! | `registrations` | the registrations of one process |
+//! | [`deaths`] | the dead processes that wait for their cleanup |
 //! | [`entry`] | a row under a guard: its attributes, and the life of its child |
 //! | [`row`] | one name: its state and its processes |
 //! | `retirement` | freeing maps of attributes and values |
@@ -89,13 +92,16 @@
 #![deny(missing_docs)]
 
 pub mod attributes;
+pub mod cleanups;
 pub mod commit;
 pub mod datum;
+pub mod deaths;
 pub mod entry;
 mod hashing;
 mod names;
 pub mod processes;
 pub mod reclaim;
+mod registrations;
 mod retirement;
 pub mod row;
 #[cfg(test)]

@@ -7,27 +7,39 @@
 //! both after it.
 //!
 //! A registration is made in one step ([`Processes::register`]), or begun and ended by a *caller*
-//! that does something in between which may fail ([`Processes::begin`]). Until it ends, only
-//! [`Processes::next`] sees it. The table does not notice if the caller dies meanwhile: a thread
-//! that finds such a registration learns who began it, and calls [`Processes::abandon`] if that
-//! process is dead.
+//! that does something in between which may fail ([`Processes::begin`]). Until it ends, only the
+//! [`cleanups`](crate::cleanups) see it. The table does not notice if the caller dies meanwhile: a
+//! thread that finds such a registration learns who began it, and calls [`Processes::abandon`] if
+//! that process is dead.
 //!
-//! The server must monitor every registered process. The caller that adds the first registration
-//! may be killed at any time, so `begin` and `end` return the server to notify, and the embedder
-//! notifies it before the caller can be killed. A new server pages through all processes and claims
+//! # Noticing deaths
+//!
+//! Every registered process is watched. A process of this node is a word, and the embedder monitors
+//! it; a process of another node is any other term, and the server monitors it. The call that adds
+//! a process does not watch it itself: it inserts the process, returns a [`Notice`], and the
+//! embedder acts on that before the caller can be killed. Whoever learns of a death adds the
+//! process to the [`Deaths`]. A process of this node that is dead already when the embedder wants
+//! to monitor it is added by that call. So a process in the table is alive, or about to be added to
+//! the deaths, or in them, or being cleaned up.
+//!
+//! A new server pages through the processes of other nodes ([`Processes::remote_page`]) and claims
 //! each. It finds a process that was added before its page was read; a process that was added later
 //! was added by a caller that already saw the new server.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use dashmap::mapref::entry::Entry;
+use dashmap::mapref::one::RefMut;
 use dashmap::DashMap;
-use indexmap::map::Entry as Slot;
-use indexmap::IndexMap;
+use parking_lot::Mutex;
 
 use crate::commit::Committed;
-use crate::datum::{Datum, Foreign};
-use crate::hashing::{moved_by_add, Seed};
+use crate::datum::{Datum, Foreign, View};
+use crate::deaths::{Deaths, Hand};
+use crate::hashing::Seed;
+use crate::registrations::{Registration, Registrations};
 
 /// Shards of the processes, and of the names. A shard grows at once and is listed at once, so it
 /// has to stay small where the whole is large.
@@ -36,35 +48,61 @@ const SHARDS: usize = 1024;
 /// The word of no process.
 const NOBODY: u64 = 0;
 
-/// The watcher of a dead process with registrations that have not ended. Their end must be told to
-/// the server.
-const WAITING: u64 = u64::MAX;
+/// The watcher of processes that the embedder monitors.
+const EMBEDDER: u64 = u64::MAX;
 
 /// A table of processes and the names they are registered under.
 pub struct Processes<F: Foreign> {
-    processes: DashMap<Datum<F>, Process<F>, Seed>,
+    pub(crate) processes: DashMap<Datum<F>, Process<F>, Seed>,
     /// The number of registrations of each name.
     names: DashMap<Datum<F>, i64, Seed>,
     server: AtomicU64,
     holder: AtomicU64,
+    pub(crate) deaths: Arc<Deaths<F>>,
+    /// The dead processes whose cleanup waits for callers.
+    pub(crate) waiting: Mutex<HashSet<Datum<F>, Seed>>,
+    pub(crate) hand: Mutex<Hand<F>>,
 }
 
-struct Process<F: Foreign> {
-    /// The server that monitors the process.
+pub(crate) struct Process<F: Foreign> {
+    /// The process that notices its death: nobody yet, the embedder, or a server.
     watcher: u64,
-    registrations: IndexMap<Datum<F>, Registration, Seed>,
+    pub(crate) state: State,
+    pub(crate) registrations: Registrations<F>,
 }
 
-enum Registration {
-    Begun { caller: u64 },
-    Made { times: u64, announced: bool },
+/// How far the cleanup after a process is.
+#[derive(PartialEq)]
+pub(crate) enum State {
+    /// It has not begun, or has to be looked at again: the process is alive or in the deaths.
+    Due,
+    /// The registrations that are left are in the [`Hand`], or some of them.
+    InHand,
+    /// It waits for callers that have begun registrations.
+    Waiting,
+    /// It has waited, and the process is in the deaths again.
+    Resumed,
+}
+
+/// What the embedder has to do after a change, before the calling process can be killed.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub enum Notice {
+    /// Nothing.
+    Nothing,
+    /// To monitor the process, or to add it to the deaths if it is dead.
+    Monitor,
+    /// To tell this server to monitor the process.
+    Tell(u64),
+    /// To wake the reaper.
+    Wake,
 }
 
 /// The result of [`Processes::begin`].
 #[derive(Debug, PartialEq)]
 pub enum Begun {
-    /// The caller has to end it. The server, if it has to be told of the process.
-    New(Option<u64>),
+    /// The caller has to end it.
+    New(Notice),
     /// There is one, or the caller began it before.
     Registered,
     /// This other caller has begun one and not ended it, or holds the table.
@@ -75,34 +113,36 @@ pub enum Begun {
 #[derive(Debug, PartialEq)]
 pub struct NotBegun;
 
-/// The next step of the cleanup of a dead process.
-#[derive(Debug, PartialEq)]
-pub enum Next<F: Foreign> {
-    /// To undo its registration under this name, which was announced or not.
-    Registered(Datum<F>, bool),
-    /// To wait for these callers, whose registrations have not ended. When one ends, the server is
-    /// told, and has to monitor the process again.
-    Busy(Vec<u64>),
-    /// Nothing is left to do.
-    Done,
-}
-
 impl<F: Foreign> Default for Processes<F> {
     fn default() -> Self {
         let seed = Seed::default();
         Processes {
             processes: DashMap::with_hasher_and_shard_amount(seed.clone(), SHARDS),
-            names: DashMap::with_hasher_and_shard_amount(seed, SHARDS),
+            names: DashMap::with_hasher_and_shard_amount(seed.clone(), SHARDS),
             server: AtomicU64::new(NOBODY),
             holder: AtomicU64::new(NOBODY),
+            deaths: Arc::default(),
+            waiting: Mutex::new(HashSet::with_hasher(seed)),
+            hand: Mutex::default(),
         }
     }
 }
 
 impl<F: Foreign> Processes<F> {
-    /// Makes this process the server. It has to claim the processes that are in the table.
+    /// Makes this process the server. It has to claim the processes of other nodes that are in the
+    /// table.
     pub fn serve(&self, server: u64, _: &Committed) {
         self.server.store(server, Ordering::SeqCst);
+    }
+
+    /// Returns the server, unless there never was one.
+    pub fn server(&self) -> Option<u64> {
+        Some(self.server.load(Ordering::SeqCst)).filter(|server| *server != NOBODY)
+    }
+
+    /// Returns the dead processes that wait for their cleanup.
+    pub fn deaths(&self) -> &Arc<Deaths<F>> {
+        &self.deaths
     }
 
     /// Lets only `holder` begin registrations, until the table is released.
@@ -118,51 +158,73 @@ impl<F: Foreign> Processes<F> {
             .compare_exchange(holder, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Records that the server `watcher` monitors a process. Returns whether it did not before.
-    pub fn claim(&self, pid: &Datum<F>, watcher: u64, _: &Committed) -> bool {
+    /// Returns the process other than `caller` that holds the table.
+    pub fn holder(&self, caller: u64) -> Option<u64> {
+        let holder = self.holder.load(Ordering::SeqCst);
+        (holder != NOBODY && holder != caller).then_some(holder)
+    }
+
+    /// Records that `server` monitors a process of another node. Returns whether it did not before.
+    pub fn claim(&self, pid: &Datum<F>, server: u64, _: &Committed) -> bool {
         let Some(mut process) = self.processes.get_mut(pid) else {
             return false;
         };
-        let changed = process.watcher != watcher;
-        process.watcher = watcher;
+        if is_local(pid) {
+            return false;
+        }
+        let changed = process.watcher != server;
+        process.watcher = server;
         changed
     }
 
     /// Registers a process under a name, once more if it is registered.
-    pub fn register(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
-        let mut process = self.processes.entry(pid.clone()).or_default();
-        match process.registrations.entry(name.clone()) {
-            Slot::Occupied(mut slot) => match slot.get_mut() {
-                Registration::Made { times, .. } => *times += 1,
-                begun => *begun = Registration::made(true),
-            },
-            Slot::Vacant(slot) => {
-                slot.insert(Registration::made(true));
+    ///
+    /// `permit` gets the number of entries that are moved, and returns the proof that the change
+    /// may be made. If it fails, nothing changes.
+    pub fn register<E>(
+        &self,
+        pid: &Datum<F>,
+        name: &Datum<F>,
+        permit: impl FnOnce(usize) -> Result<Committed, E>,
+    ) -> Result<Notice, E> {
+        let mut process = self.enter(pid, permit)?;
+        match process.registrations.get_mut(name) {
+            Some(Registration::Made { times, .. }) => *times += 1,
+            Some(begun) => *begun = Registration::made(true),
+            None => {
+                let made = Registration::made(true);
+                process.registrations.insert(name.clone(), made);
             }
         }
         self.add(name, 1);
+        Ok(self.notice(pid, &mut process))
     }
 
-    /// Begins to register a process under a name.
-    pub fn begin(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Begun {
-        let holder = self.holder.load(Ordering::SeqCst);
-        if holder != NOBODY && holder != caller {
-            return Begun::Busy(holder);
+    /// Begins to register a process under a name. `permit` is that of [`register`](Self::register).
+    pub fn begin<E>(
+        &self,
+        pid: &Datum<F>,
+        name: &Datum<F>,
+        caller: u64,
+        permit: impl FnOnce(usize) -> Result<Committed, E>,
+    ) -> Result<Begun, E> {
+        if let Some(holder) = self.holder(caller) {
+            return Ok(Begun::Busy(holder));
         }
-        let mut process = self.processes.entry(pid.clone()).or_default();
-        match process.registrations.get(name) {
+        let mut process = self.enter(pid, permit)?;
+        Ok(match process.registrations.get_mut(name) {
             Some(Registration::Begun { caller: other }) if *other != caller => Begun::Busy(*other),
             Some(_) => Begun::Registered,
             None => {
                 let begun = Registration::Begun { caller };
                 process.registrations.insert(name.clone(), begun);
-                Begun::New(self.server_to_tell(&process))
+                Begun::New(self.watch(pid, &mut process))
             }
-        }
+        })
     }
 
     /// Ends a registration that the caller began: the process is registered, and was announced or
-    /// not. Returns the server, if it has to be told of the process.
+    /// not.
     pub fn end(
         &self,
         pid: &Datum<F>,
@@ -170,94 +232,74 @@ impl<F: Foreign> Processes<F> {
         caller: u64,
         announced: bool,
         _: &Committed,
-    ) -> Result<Option<u64>, NotBegun> {
+    ) -> Result<Notice, NotBegun> {
         let mut process = self.processes.get_mut(pid).ok_or(NotBegun)?;
         match process.registrations.get_mut(name) {
             Some(begun) if begun.is_begun_by(caller) => *begun = Registration::made(announced),
-            Some(Registration::Made { .. }) => return Ok(None),
+            Some(Registration::Made { .. }) => return Ok(Notice::Nothing),
             _ => return Err(NotBegun),
         }
         self.add(name, 1);
-        Ok(self.server_to_tell(&process))
+        Ok(self.notice(pid, &mut process))
     }
 
-    /// Removes a registration that the caller began. Returns the server, if it waits for that.
-    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Option<u64> {
+    /// Removes a registration that the caller began.
+    pub fn fail(&self, pid: &Datum<F>, name: &Datum<F>, caller: u64, _: &Committed) -> Notice {
         self.remove_begun(pid, |begun, registration| {
             begun == name && registration.is_begun_by(caller)
         })
     }
 
     /// Removes all registrations of a process that a dead caller began, and releases the table if
-    /// it holds it. A server that waits for the caller has to monitor it.
-    pub fn abandon(&self, pid: &Datum<F>, caller: u64, committed: &Committed) {
+    /// it holds it.
+    pub fn abandon(&self, pid: &Datum<F>, caller: u64, committed: &Committed) -> Notice {
         self.release(caller, committed);
-        self.remove_begun(pid, |_, registration| registration.is_begun_by(caller));
+        self.remove_begun(pid, |_, registration| registration.is_begun_by(caller))
     }
 
     fn remove_begun(
         &self,
         pid: &Datum<F>,
         is_taken: impl Fn(&Datum<F>, &Registration) -> bool,
-    ) -> Option<u64> {
+    ) -> Notice {
         let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
-            return None;
+            return Notice::Nothing;
         };
         let process = entry.get_mut();
-        let taken: Vec<_> = process
-            .registrations
-            .extract_if(.., |name, registration| is_taken(name, registration))
-            .collect();
-        let awaited = (process.watcher == WAITING).then(|| self.server_to_tell(process));
-        // A process that is monitored is removed when it dies.
+        let taken = process.registrations.extract(is_taken);
+        let notice = self.resume(pid, process);
+        // A process that is watched is removed when it dies.
         let removed = (process.registrations.is_empty() && process.watcher == NOBODY)
             .then(|| entry.remove_entry());
         drop((taken, removed));
-        awaited.flatten()
-    }
-
-    /// Returns the next step of the cleanup of a dead process, and removes the process if nothing
-    /// is left to do.
-    pub fn next(&self, pid: &Datum<F>, _: &Committed) -> Next<F> {
-        let Entry::Occupied(mut entry) = self.processes.entry(pid.clone()) else {
-            return Next::Done;
-        };
-        let process = entry.get_mut();
-        let mut callers = Vec::new();
-        for (name, registration) in process.registrations.iter().rev() {
-            match registration {
-                Registration::Made { announced, .. } => {
-                    return Next::Registered(name.clone(), *announced)
-                }
-                Registration::Begun { caller } => callers.push(*caller),
-            }
-        }
-        if callers.is_empty() {
-            drop(entry.remove_entry());
-            return Next::Done;
-        }
-        process.watcher = WAITING;
-        Next::Busy(callers)
+        notice
     }
 
     /// Removes one registration of a process under a name, if there is one.
     pub fn unregister(&self, pid: &Datum<F>, name: &Datum<F>, _: &Committed) {
-        let Some(mut process) = self.processes.get_mut(pid) else {
-            return;
-        };
-        let removed = match process.registrations.get_mut(name) {
-            Some(Registration::Made { times: 1, .. }) => {
-                process.registrations.swap_remove_entry(name)
-            }
-            Some(Registration::Made { times, .. }) => {
+        if let Some(mut process) = self.processes.get_mut(pid) {
+            let removed = self.remove_made(&mut process, name);
+            drop(process);
+            drop(removed);
+        }
+    }
+
+    /// Removes one registration of a process under a name. What this returns is to be dropped after
+    /// the process was unlocked.
+    pub(crate) fn remove_made(
+        &self,
+        process: &mut Process<F>,
+        name: &Datum<F>,
+    ) -> Option<[Option<Datum<F>>; 2]> {
+        let removed = match process.registrations.get_mut(name)? {
+            Registration::Made { times: 1, .. } => process.registrations.remove(name),
+            Registration::Made { times, .. } => {
                 *times -= 1;
                 None
             }
-            _ => return,
+            Registration::Begun { .. } => return None,
         };
-        let uncounted = self.add(name, -1);
-        drop(process);
-        drop((removed, uncounted));
+        Some([removed, self.add(name, -1)])
     }
 
     /// Returns the names that a process is registered under.
@@ -265,10 +307,8 @@ impl<F: Foreign> Processes<F> {
         let Some(process) = self.processes.get(pid) else {
             return Vec::new();
         };
-        let made = process
-            .registrations
-            .iter()
-            .filter(|(_, made)| made.is_made());
+        let registrations = process.registrations.iter_reversed();
+        let made = registrations.filter(|(_, registration)| registration.is_made());
         made.map(|(name, _)| name.clone()).collect()
     }
 
@@ -278,22 +318,6 @@ impl<F: Foreign> Processes<F> {
         process.map_or(0, |process| process.registrations.len())
     }
 
-    /// Returns the number of callers that [`next`](Self::next) would return for a dead process, or
-    /// visit before it finds a registration.
-    pub fn begun(&self, pid: &Datum<F>) -> usize {
-        let process = self.processes.get(pid);
-        process.map_or(0, |process| {
-            let registrations = process.registrations.values().rev();
-            registrations.take_while(|made| !made.is_made()).count()
-        })
-    }
-
-    /// Returns the number of entries that are moved when a registration is added.
-    pub fn moved_by_add(&self, pid: &Datum<F>) -> usize {
-        let process = self.processes.get(pid);
-        process.map_or(0, |process| moved_by_add(&process.registrations))
-    }
-
     /// Returns the number of registrations of a name.
     pub fn count(&self, name: &Datum<F>) -> i64 {
         self.names.get(name).map_or(0, |count| *count)
@@ -301,32 +325,91 @@ impl<F: Foreign> Processes<F> {
 
     /// Returns the processes of at least one shard, and the shard to go on from.
     pub fn page(&self, shard: usize) -> (Vec<Datum<F>>, Option<usize>) {
-        page(&self.processes, shard, |_| (), |pid, ()| pid)
+        page(&self.processes, shard, |pid, _| Some(pid.clone()))
+    }
+
+    /// Like [`page`](Self::page), for the processes of other nodes.
+    pub fn remote_page(&self, shard: usize) -> (Vec<Datum<F>>, Option<usize>) {
+        page(&self.processes, shard, |pid, _| {
+            (!is_local(pid)).then(|| pid.clone())
+        })
     }
 
     /// Returns the names of at least one shard with the number of their registrations, and the
     /// shard to go on from.
     pub fn counts(&self, shard: usize) -> (Vec<(Datum<F>, i64)>, Option<usize>) {
-        page(
-            &self.names,
-            shard,
-            |count| *count,
-            |name, count| (name, count),
-        )
+        page(&self.names, shard, |name, count| {
+            Some((name.clone(), *count))
+        })
     }
 
-    fn server_to_tell(&self, process: &Process<F>) -> Option<u64> {
-        let server = self.server.load(Ordering::SeqCst);
-        (server != NOBODY && server != process.watcher).then_some(server)
+    /// Locks a process, and adds it if it is not in the table.
+    fn enter<E>(
+        &self,
+        pid: &Datum<F>,
+        permit: impl FnOnce(usize) -> Result<Committed, E>,
+    ) -> Result<RefMut<'_, Datum<F>, Process<F>>, E> {
+        match self.processes.entry(pid.clone()) {
+            Entry::Occupied(entry) => {
+                permit(entry.get().registrations.moved_by_add())?;
+                Ok(entry.into_ref())
+            }
+            Entry::Vacant(entry) => {
+                permit(0)?;
+                Ok(entry.insert(Process::default()))
+            }
+        }
+    }
+
+    /// Returns what has to be done after a registration was made: if the process is dead, it is
+    /// cleaned up.
+    fn notice(&self, pid: &Datum<F>, process: &mut Process<F>) -> Notice {
+        match self.resume(pid, process) {
+            Notice::Nothing => self.watch(pid, process),
+            notice => notice,
+        }
+    }
+
+    fn watch(&self, pid: &Datum<F>, process: &mut Process<F>) -> Notice {
+        if !is_local(pid) {
+            return match self.server() {
+                Some(server) if process.watcher != server => Notice::Tell(server),
+                _ => Notice::Nothing,
+            };
+        }
+        if process.watcher == EMBEDDER {
+            return Notice::Nothing;
+        }
+        process.watcher = EMBEDDER;
+        Notice::Monitor
+    }
+
+    /// Adds a process to the deaths again if its cleanup waits for callers.
+    pub(crate) fn resume(&self, pid: &Datum<F>, process: &mut Process<F>) -> Notice {
+        if process.state != State::Waiting {
+            return Notice::Nothing;
+        }
+        process.state = State::Resumed;
+        self.waiting.lock().remove(pid);
+        match self.deaths.put(pid.clone()) {
+            true => Notice::Wake,
+            false => Notice::Nothing,
+        }
     }
 
     /// Changes the number of registrations of a name. Returns the name if that is 0 now: to be
     /// dropped after the process was unlocked.
-    fn add(&self, name: &Datum<F>, change: i64) -> Option<(Datum<F>, i64)> {
+    fn add(&self, name: &Datum<F>, change: i64) -> Option<Datum<F>> {
+        if let Some(mut count) = self.names.get_mut(name) {
+            if *count + change != 0 {
+                *count += change;
+                return None;
+            }
+        }
         match self.names.entry(name.clone()) {
             Entry::Occupied(mut entry) => {
                 *entry.get_mut() += change;
-                (*entry.get() == 0).then(|| entry.remove_entry())
+                (*entry.get() == 0).then(|| entry.remove_entry().0)
             }
             Entry::Vacant(entry) => {
                 entry.insert(change);
@@ -336,29 +419,37 @@ impl<F: Foreign> Processes<F> {
     }
 }
 
-/// Returns the entries of at least one shard of a map, and the shard to go on from.
-fn page<K, V, T, P>(
+/// Whether a process is one of this node.
+fn is_local<F>(pid: &Datum<F>) -> bool {
+    matches!(pid.view(), View::Word(..))
+}
+
+/// Returns the items that `pick` takes of the entries of at least one shard of a map, and the shard
+/// to go on from.
+fn page<K, V, T>(
     map: &DashMap<K, V, Seed>,
     shard: usize,
-    pick: impl Fn(&V) -> P,
-    make: impl Fn(K, P) -> T,
+    pick: impl Fn(&K, &V) -> Option<T>,
 ) -> (Vec<T>, Option<usize>)
 where
-    K: Clone + Eq + std::hash::Hash,
+    K: Eq + std::hash::Hash,
 {
+    /// Items of a page, and entries that are visited for it.
     const ENOUGH: usize = 128;
-    let mut items = Vec::new();
+    const VISITED: usize = 4096;
+    let (mut items, mut visited) = (Vec::new(), 0);
     for (index, shard) in map.shards().iter().enumerate().skip(shard) {
-        if items.len() >= ENOUGH {
+        if items.len() >= ENOUGH || visited >= VISITED {
             return (items, Some(index));
         }
         let shard = shard.read();
-        // SAFETY: the shard is locked for reading, and the lock outlives the buckets. `pick` and
-        // the clones do not use the map.
+        visited += shard.len();
+        // SAFETY: the shard is locked for reading, and the lock outlives the buckets. `pick` does
+        // not use the map.
         for bucket in unsafe { shard.iter() } {
             // SAFETY: as above.
             let (key, value) = unsafe { bucket.as_ref() };
-            items.push(make(key.clone(), pick(value.get())));
+            items.extend(pick(key, value.get()));
         }
     }
     (items, None)
@@ -368,25 +459,9 @@ impl<F: Foreign> Default for Process<F> {
     fn default() -> Self {
         Process {
             watcher: NOBODY,
-            registrations: IndexMap::default(),
+            state: State::Due,
+            registrations: Registrations::default(),
         }
-    }
-}
-
-impl Registration {
-    fn made(announced: bool) -> Self {
-        Registration::Made {
-            times: 1,
-            announced,
-        }
-    }
-
-    fn is_made(&self) -> bool {
-        matches!(self, Registration::Made { .. })
-    }
-
-    fn is_begun_by(&self, caller: u64) -> bool {
-        matches!(self, Registration::Begun { caller: by } if *by == caller)
     }
 }
 
@@ -395,25 +470,71 @@ mod tests {
     use super::*;
     use crate::datum::Kind;
     use crate::testing::Text;
+    use std::time::Duration;
 
     const COMMITTED: Committed = Committed::new();
     const KIND: Kind = Kind::new(1);
     const SERVER: u64 = 100;
     const CALLER: u64 = 200;
     const OTHER: u64 = 201;
+    const CLEANER: u64 = 300;
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn pid(number: u64) -> Datum<Text> {
         Datum::word(KIND, number)
+    }
+
+    /// Returns a process of another node.
+    fn remote(number: u8) -> Datum<Text> {
+        Datum::bytes(KIND, &[number])
     }
 
     fn name(name: &str) -> Datum<Text> {
         Datum::bytes(KIND, name.as_bytes())
     }
 
+    fn permit(_moved: usize) -> Result<Committed, NotBegun> {
+        Ok(COMMITTED)
+    }
+
+    /// A table with a server, and a reaper that sleeps.
     fn served() -> Processes<Text> {
         let processes = Processes::default();
         processes.serve(SERVER, &COMMITTED);
+        assert_eq!(reap(&processes), (0, vec![]));
         processes
+    }
+
+    fn register(table: &Processes<Text>, pid: &Datum<Text>, name: &Datum<Text>) -> Notice {
+        table.register(pid, name, permit).unwrap()
+    }
+
+    fn begin(table: &Processes<Text>, pid: &Datum<Text>, name: &Datum<Text>, by: u64) -> Begun {
+        table.begin(pid, name, by, permit).unwrap()
+    }
+
+    type Reaped = (usize, Vec<(Datum<Text>, Vec<u64>)>);
+
+    fn reap(table: &Processes<Text>) -> Reaped {
+        let reaped = table.reap(10, |_| true, &COMMITTED).unwrap();
+        (reaped.cleanups, reaped.waiting)
+    }
+
+    fn die(table: &Processes<Text>, pid: &Datum<Text>) -> bool {
+        table.deaths().add(pid.clone(), &COMMITTED)
+    }
+
+    /// Makes all cleanups that are due, and returns their processes and names.
+    fn clean(table: &Processes<Text>) -> Vec<(Datum<Text>, Datum<Text>, bool)> {
+        let mut made = Vec::new();
+        while reap(table).0 > 0 {
+            table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+            for cleanup in table.cleanups() {
+                assert!(table.cleaned(CLEANER, &COMMITTED));
+                made.push((cleanup.pid, cleanup.name, cleanup.announced));
+            }
+        }
+        made
     }
 
     /// Returns the items of all pages.
@@ -431,211 +552,291 @@ mod tests {
     #[test]
     fn a_registration_counts_once_it_has_ended() {
         let table = served();
+        let (pid, name) = (pid(1), name("a"));
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::New(Some(SERVER))
+            begin(&table, &pid, &name, CALLER),
+            Begun::New(Notice::Monitor)
         );
-        assert_eq!((table.count(&name("a")), table.names(&pid(1))), (0, vec![]));
+        assert_eq!((table.count(&name), table.names(&pid)), (0, vec![]));
         assert_eq!(
-            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
-            Ok(Some(SERVER))
-        );
-        assert_eq!(
-            (table.count(&name("a")), table.names(&pid(1))),
-            (1, vec![name("a")])
+            table.end(&pid, &name, CALLER, true, &COMMITTED),
+            Ok(Notice::Nothing)
         );
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::Registered
+            (table.count(&name), table.names(&pid)),
+            (1, vec![name.clone()])
         );
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
-            Begun::Registered
-        );
+        for caller in [CALLER, OTHER] {
+            assert_eq!(begin(&table, &pid, &name, caller), Begun::Registered);
+        }
+    }
+
+    #[test]
+    fn nothing_changes_without_a_permit() {
+        let table = served();
+        let refuse = |_| Err(NotBegun);
+        let (pid, name) = (pid(1), name("a"));
+        assert_eq!(table.register(&pid, &name, refuse), Err(NotBegun));
+        assert_eq!(table.begin(&pid, &name, CALLER, refuse), Err(NotBegun));
+        assert!(all(|shard| table.page(shard)).is_empty());
+        assert_eq!(register(&table, &pid, &name), Notice::Monitor);
+        assert_eq!(table.register(&pid, &name, refuse), Err(NotBegun));
+        assert_eq!(table.count(&name), 1);
     }
 
     #[test]
     fn no_caller_ends_or_removes_the_registration_of_another() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::Registered
-        );
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
-            Begun::Busy(CALLER)
-        );
-        assert_eq!(
-            table.end(&pid(1), &name("a"), OTHER, true, &COMMITTED),
-            Err(NotBegun)
-        );
-        table.fail(&pid(1), &name("a"), OTHER, &COMMITTED);
-        table.abandon(&pid(1), OTHER, &COMMITTED);
-        table.fail(&pid(1), &name("b"), CALLER, &COMMITTED);
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
-            Begun::Busy(CALLER)
-        );
-        table.abandon(&pid(1), CALLER, &COMMITTED);
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), OTHER, &COMMITTED),
-            Begun::New(Some(SERVER))
-        );
+        let (pid, a) = (pid(1), name("a"));
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::New(Notice::Monitor));
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::Registered);
+        assert_eq!(begin(&table, &pid, &a, OTHER), Begun::Busy(CALLER));
+        assert_eq!(table.end(&pid, &a, OTHER, true, &COMMITTED), Err(NotBegun));
+        let others = [
+            table.fail(&pid, &a, OTHER, &COMMITTED),
+            table.abandon(&pid, OTHER, &COMMITTED),
+            table.fail(&pid, &name("b"), CALLER, &COMMITTED),
+        ];
+        assert_eq!(others, [const { Notice::Nothing }; 3]);
+        assert_eq!(begin(&table, &pid, &a, OTHER), Begun::Busy(CALLER));
+        assert_eq!(table.abandon(&pid, CALLER, &COMMITTED), Notice::Nothing);
+        assert_eq!(begin(&table, &pid, &a, OTHER), Begun::New(Notice::Nothing));
     }
 
     #[test]
-    fn a_failed_registration_leaves_only_a_monitored_process() {
+    fn a_process_is_monitored_once_until_it_is_removed() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert!(all(|shard| table.page(shard)).is_empty());
-        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
-
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
-        table.fail(&pid(1), &name("a"), CALLER, &COMMITTED);
-        // Still watched: no second monitor.
+        let (pid, a) = (pid(1), name("a"));
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::New(Notice::Monitor));
+        assert_eq!(table.fail(&pid, &a, CALLER, &COMMITTED), Notice::Nothing);
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::New(Notice::Nothing));
+        assert_eq!(register(&table, &pid, &name("b")), Notice::Nothing);
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::New(None)
+            table.end(&pid, &a, CALLER, true, &COMMITTED),
+            Ok(Notice::Nothing)
         );
+        // A new server monitors no process of this node.
+        table.serve(SERVER + 1, &COMMITTED);
+        assert!(!table.claim(&pid, SERVER + 1, &COMMITTED));
+        assert_eq!(register(&table, &pid, &name("c")), Notice::Nothing);
+        assert!(die(&table, &pid));
+        assert_eq!(clean(&table).len(), 3);
+        assert_eq!(register(&table, &pid, &a), Notice::Monitor);
     }
 
     #[test]
-    fn a_process_is_claimed_once_by_each_server() {
+    fn a_process_of_another_node_is_claimed_once_by_each_server() {
         let table = served();
-        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
-        table.register(&pid(1), &name("a"), &COMMITTED);
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
-        assert!(!table.claim(&pid(1), SERVER, &COMMITTED));
+        let pid = remote(1);
+        assert!(!table.claim(&pid, SERVER, &COMMITTED));
+        assert_eq!(register(&table, &pid, &name("a")), Notice::Tell(SERVER));
+        assert!(table.claim(&pid, SERVER, &COMMITTED));
+        assert!(!table.claim(&pid, SERVER, &COMMITTED));
         assert_eq!(
-            table.begin(&pid(1), &name("b"), CALLER, &COMMITTED),
-            Begun::New(None)
+            begin(&table, &pid, &name("b"), CALLER),
+            Begun::New(Notice::Nothing)
         );
         table.serve(SERVER + 1, &COMMITTED);
         assert_eq!(
-            table.end(&pid(1), &name("b"), CALLER, true, &COMMITTED),
-            Ok(Some(SERVER + 1))
+            table.end(&pid, &name("b"), CALLER, true, &COMMITTED),
+            Ok(Notice::Tell(SERVER + 1))
         );
-        assert!(table.claim(&pid(1), SERVER + 1, &COMMITTED));
+        assert!(table.claim(&pid, SERVER + 1, &COMMITTED));
+        // One that nobody monitors yet leaves with its last registration.
+        let other = remote(2);
+        begin(&table, &other, &name("a"), CALLER);
+        assert_eq!(all(|shard| table.remote_page(shard)).len(), 2);
+        assert_eq!(
+            table.fail(&other, &name("a"), CALLER, &COMMITTED),
+            Notice::Nothing
+        );
+        assert_eq!(all(|shard| table.page(shard)), [pid]);
     }
 
     #[test]
     fn a_made_registration_needs_no_end_and_a_missing_one_has_none() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        table.register(&pid(1), &name("a"), &COMMITTED);
+        let (a, b) = (name("a"), name("b"));
+        begin(&table, &pid(1), &a, CALLER);
+        assert_eq!(register(&table, &pid(1), &a), Notice::Nothing);
         assert_eq!(
-            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
-            Ok(None)
+            table.end(&pid(1), &a, CALLER, true, &COMMITTED),
+            Ok(Notice::Nothing)
         );
-        assert_eq!(table.count(&name("a")), 1);
-        assert_eq!(
-            table.end(&pid(1), &name("b"), CALLER, true, &COMMITTED),
-            Err(NotBegun)
-        );
-        assert_eq!(
-            table.end(&pid(2), &name("a"), CALLER, true, &COMMITTED),
-            Err(NotBegun)
-        );
+        assert_eq!(table.count(&a), 1);
+        for (pid, name) in [(pid(1), b), (pid(2), a)] {
+            assert_eq!(
+                table.end(&pid, &name, CALLER, true, &COMMITTED),
+                Err(NotBegun)
+            );
+        }
     }
 
     #[test]
     fn the_registrations_of_a_dead_process_are_undone_one_by_one() {
         let table = served();
-        table.register(&pid(1), &name("a"), &COMMITTED);
-        table.register(&pid(1), &name("a"), &COMMITTED);
-        table.begin(&pid(1), &name("b"), CALLER, &COMMITTED);
-        assert!(table
-            .end(&pid(1), &name("b"), CALLER, false, &COMMITTED)
-            .is_ok());
-        table.register(&pid(2), &name("a"), &COMMITTED);
-        assert_eq!(table.count(&name("a")), 3);
-
-        assert_eq!(
-            table.next(&pid(1), &COMMITTED),
-            Next::Registered(name("b"), false)
-        );
-        table.unregister(&pid(1), &name("b"), &COMMITTED);
-        for left in [2, 1] {
-            assert_eq!(
-                table.next(&pid(1), &COMMITTED),
-                Next::Registered(name("a"), true)
-            );
-            table.unregister(&pid(1), &name("a"), &COMMITTED);
-            assert_eq!(table.count(&name("a")), left);
+        let (a, b) = (name("a"), name("b"));
+        for number in [1, 1, 2] {
+            let _: Notice = register(&table, &pid(number), &a);
         }
-        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
-        table.unregister(&pid(1), &name("a"), &COMMITTED);
+        begin(&table, &pid(1), &b, CALLER);
+        assert!(table.end(&pid(1), &b, CALLER, false, &COMMITTED).is_ok());
+        assert_eq!(table.count(&a), 3);
+
+        assert!(die(&table, &pid(1)));
+        assert_eq!(reap(&table), (3, vec![]));
+        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        let names: Vec<_> = table.cleanups().into_iter().map(|made| made.name).collect();
+        assert_eq!(names, [b.clone(), a.clone(), a.clone()]);
+        for (left_of_a, left_of_b) in [(3, 0), (2, 0), (1, 0)] {
+            assert_eq!(table.count(&b), i64::from(left_of_a == 3));
+            assert!(table.cleaned(CLEANER, &COMMITTED));
+            assert_eq!((table.count(&a), table.count(&b)), (left_of_a, left_of_b));
+        }
+        assert!(!table.cleaned(CLEANER, &COMMITTED));
+        assert_eq!(reap(&table), (0, vec![]));
         assert_eq!(all(|shard| table.page(shard)), [pid(2)]);
-        assert_eq!(all(|shard| table.counts(shard)), [(name("a"), 1)]);
+        assert_eq!(all(|shard| table.counts(shard)), [(a, 1)]);
+    }
+
+    #[test]
+    fn a_registration_that_is_made_during_a_cleanup_is_cleaned_up_too() {
+        let table = served();
+        let (a, b) = (name("a"), name("b"));
+        let _: Notice = register(&table, &pid(1), &a);
+        for _ in [1, 2] {
+            // A process may be in the deaths twice.
+            let _: bool = die(&table, &pid(1));
+        }
+        assert_eq!(reap(&table), (1, vec![]));
+        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        assert_eq!(register(&table, &pid(1), &b), Notice::Nothing);
+        assert_eq!(register(&table, &pid(1), &a), Notice::Nothing);
+        assert!(table.cleaned(CLEANER, &COMMITTED));
+        assert_eq!(table.count(&a), 1);
+        let again = [(pid(1), b, true), (pid(1), a, true)];
+        assert_eq!(clean(&table), again);
+        assert!(all(|shard| table.page(shard)).is_empty());
+    }
+
+    #[test]
+    fn the_hand_is_bounded_and_outlives_reaper_and_cleaner() {
+        let table = served();
+        for number in 0..100 {
+            let _: Notice = register(&table, &pid(1), &name(&number.to_string()));
+        }
+        let _: Notice = register(&table, &pid(2), &name("a"));
+        let _: bool = die(&table, &pid(1));
+        let _: bool = die(&table, &pid(2));
+        assert_eq!(reap(&table), (10, vec![]));
+        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        assert!(table.cleaned(CLEANER, &COMMITTED));
+        assert!(!table.cleaned(CLEANER + 1, &COMMITTED));
+        let current = table.current_cleanup(CLEANER).unwrap();
+        assert_eq!((current.pid, current.name), (pid(1), name("98")));
+        assert!(table.current_cleanup(CLEANER + 1).is_none());
+        // The next reaper, and its cleaner.
+        table.open_cleanups(&COMMITTED);
+        assert_eq!(reap(&table), (9, vec![]));
+        assert!(table.current_cleanup(CLEANER).is_none());
+        assert!(!table.cleaned(CLEANER, &COMMITTED));
+        assert_eq!(table.count(&name("98")), 1);
+        assert_eq!(clean(&table).len(), 100);
+        assert!(all(|shard| table.page(shard)).is_empty());
+    }
+
+    #[test]
+    fn a_cleaner_whose_time_is_over_stops_after_its_cleanup() {
+        let table = served();
+        for number in 1..=3 {
+            let _: Notice = register(&table, &pid(number), &name("a"));
+            let _: bool = die(&table, &pid(number));
+        }
+        assert_eq!(reap(&table).0, 3);
+        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        assert!(table.cleaned(CLEANER, &COMMITTED));
+        table.take_cleanups(CLEANER, Duration::ZERO, &COMMITTED);
+        assert!(!table.cleaned(CLEANER, &COMMITTED));
+        assert_eq!(table.count(&name("a")), 1);
+    }
+
+    #[test]
+    fn a_process_for_which_there_is_no_time_is_kept_for_the_next_call() {
+        let table = served();
+        for number in 1..=2 {
+            let _: Notice = register(&table, &pid(number), &name("a"));
+            let _: bool = die(&table, &pid(number));
+        }
+        assert_eq!(table.reap(10, |_| false, &COMMITTED), None);
+        let mut calls = 0;
+        let once = |_| {
+            calls += 1;
+            calls == 1
+        };
+        let reaped = table.reap(10, once, &COMMITTED).unwrap();
+        assert_eq!((reaped.cleanups, reaped.more), (1, true));
+        assert_eq!(clean(&table).len(), 2);
     }
 
     #[test]
     fn the_cleanup_of_a_dead_process_waits_for_its_callers() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        table.begin(&pid(1), &name("b"), OTHER, &COMMITTED);
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
+        let (a, b) = (name("a"), name("b"));
+        begin(&table, &pid(1), &a, CALLER);
+        begin(&table, &pid(1), &b, OTHER);
+        assert!(die(&table, &pid(1)));
+        let waits = (0, vec![(pid(1), vec![OTHER, CALLER])]);
+        assert_eq!((reap(&table), table.waiting()), (waits.clone(), 1));
+        // The next reaper is told again.
+        table.open_cleanups(&COMMITTED);
+        assert_eq!((reap(&table), table.waiting()), (waits, 1));
+        assert_eq!(table.abandon(&pid(1), OTHER, &COMMITTED), Notice::Wake);
+        assert_eq!(reap(&table), (0, vec![(pid(1), vec![CALLER])]));
         assert_eq!(
-            table.next(&pid(1), &COMMITTED),
-            Next::Busy(vec![OTHER, CALLER])
+            table.end(&pid(1), &a, CALLER, true, &COMMITTED),
+            Ok(Notice::Wake)
         );
-        table.abandon(&pid(1), OTHER, &COMMITTED);
-        // It ends after all: the server has to look again, and has no monitor any more.
-        assert_eq!(
-            table.end(&pid(1), &name("a"), CALLER, true, &COMMITTED),
-            Ok(Some(SERVER))
-        );
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
-        assert_eq!(
-            table.next(&pid(1), &COMMITTED),
-            Next::Registered(name("a"), true)
-        );
-        table.unregister(&pid(1), &name("a"), &COMMITTED);
-        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
+        assert_eq!(table.waiting(), 0);
+        assert_eq!(reap(&table), (1, vec![(pid(1), vec![])]));
+        assert_eq!(clean(&table), [(pid(1), a, true)]);
         assert!(all(|shard| table.page(shard)).is_empty());
     }
 
     #[test]
-    fn the_server_is_told_when_a_caller_fails_after_the_process_died() {
+    fn a_dead_process_leaves_when_its_last_caller_fails() {
         let table = served();
-        table.begin(&pid(1), &name("a"), CALLER, &COMMITTED);
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
-        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Busy(vec![CALLER]));
+        begin(&table, &pid(1), &name("a"), CALLER);
+        let _: bool = die(&table, &pid(1));
+        assert_eq!(reap(&table), (0, vec![(pid(1), vec![CALLER])]));
         assert_eq!(
             table.fail(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Some(SERVER)
+            Notice::Wake
         );
-        assert!(table.claim(&pid(1), SERVER, &COMMITTED));
-        assert_eq!(table.next(&pid(1), &COMMITTED), Next::Done);
+        assert_eq!(reap(&table), (0, vec![(pid(1), vec![])]));
+        assert!(all(|shard| table.page(shard)).is_empty());
+        assert_eq!(reap(&table), (0, vec![]));
     }
 
     #[test]
     fn only_the_holder_of_a_table_begins_registrations() {
         let table = served();
+        let (pid, a) = (pid(1), name("a"));
         table.hold(OTHER, &COMMITTED);
         assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::Busy(OTHER)
+            (table.holder(CALLER), table.holder(OTHER)),
+            (Some(OTHER), None)
         );
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::Busy(OTHER));
         table.release(CALLER, &COMMITTED);
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::Busy(OTHER)
-        );
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::Busy(OTHER));
         table.release(OTHER, &COMMITTED);
-        assert_eq!(
-            table.begin(&pid(1), &name("a"), CALLER, &COMMITTED),
-            Begun::New(Some(SERVER))
-        );
+        assert_eq!(begin(&table, &pid, &a, CALLER), Begun::New(Notice::Monitor));
 
         table.hold(OTHER, &COMMITTED);
-        table.abandon(&pid(1), OTHER, &COMMITTED);
+        assert_eq!(table.abandon(&pid, OTHER, &COMMITTED), Notice::Nothing);
         assert_eq!(
-            table.begin(&pid(1), &name("b"), CALLER, &COMMITTED),
-            Begun::New(Some(SERVER))
+            begin(&table, &pid, &name("b"), CALLER),
+            Begun::New(Notice::Nothing)
         );
     }
 
@@ -643,7 +844,10 @@ mod tests {
     fn the_pages_list_each_process_and_name_once() {
         let table = served();
         for number in 0..5_000 {
-            table.register(&pid(number), &name(&number.to_string()), &COMMITTED);
+            let _: Notice = register(&table, &pid(number), &name(&number.to_string()));
+        }
+        for number in 0..100 {
+            let _: Notice = register(&table, &remote(number), &name("remote"));
         }
         let mut pids: Vec<_> = all(|shard| table.page(shard))
             .iter()
@@ -651,9 +855,12 @@ mod tests {
             .collect();
         pids.sort();
         pids.dedup();
-        assert_eq!(pids.len(), 5_000);
+        assert_eq!(pids.len(), 5_100);
+        let remote = all(|shard| table.remote_page(shard));
+        assert_eq!(remote.len(), 100);
+        assert!(!remote.iter().any(is_local));
         let counts = all(|shard| table.counts(shard));
-        assert_eq!(counts.len(), 5_000);
-        assert!(counts.iter().all(|(_, count)| *count == 1));
+        assert_eq!(counts.len(), 5_001);
+        assert_eq!(counts.iter().map(|(_, count)| count).sum::<i64>(), 5_100);
     }
 }

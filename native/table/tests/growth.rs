@@ -12,7 +12,7 @@ use std::cell::Cell;
 use common::Nothing;
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
-use proctab_table::processes::Processes;
+use proctab_table::processes::{Notice, Processes};
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Pid, State};
 use proctab_table::zone::Zone;
@@ -108,7 +108,8 @@ fn the_waiters_for_many_names_are_added_in_small_steps() {
 fn a_table_of_processes_grows_in_small_steps() {
     let table = Processes::default();
     let processes = largest_step(NAMES, |number| {
-        table.register(&word(number), &word(number), &COMMITTED)
+        let registered = table.register(&word(number), &word(number), |_| Ok::<_, ()>(COMMITTED));
+        assert_eq!(registered, Ok(Notice::Monitor));
     });
     assert!(processes <= MAX_STEP, "{processes}");
 }

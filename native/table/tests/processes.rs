@@ -1,31 +1,36 @@
-//! Tests a table of processes with many callers and a server that is replaced: no registration is
-//! counted twice, and none is left.
+//! Tests a table of processes with many callers, and with reapers and cleaners that end at any
+//! moment: no registration is counted twice, no cleanup is lost or repeated, and nothing is left.
 
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use common::Nothing;
-use crossbeam_channel::{unbounded, Sender};
+use crossbeam_channel::{unbounded, Receiver, Sender};
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Kind};
-use proctab_table::processes::{Begun, Next, Processes};
+use proctab_table::processes::{Begun, Notice, Processes};
 
 const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(2);
 const PIDS: u64 = 50;
 const NAMES: u64 = 3;
 const CALLERS: u64 = 4;
-const ROUNDS: u64 = 100_000;
-/// Processes that die under one server.
-const TURNS: u64 = 2_000;
+const ROUNDS: u64 = 50_000;
+const HOUR: Duration = Duration::from_secs(3600);
+/// Cleanups in one hand.
+const HAND: usize = 8;
 
 struct World {
     table: Processes<Nothing>,
     ledger: [AtomicI64; NAMES as usize],
-    server: AtomicU64,
-    told: Sender<(u64, u64)>,
+    /// The lives of each process: how often it was monitored, and how often it died.
+    monitored: [AtomicU64; PIDS as usize],
+    died: [AtomicU64; PIDS as usize],
+    wake: Sender<()>,
+    woken: Receiver<()>,
 }
 
 fn pid(number: u64) -> Datum<Nothing> {
@@ -36,6 +41,10 @@ fn name(number: u64) -> Datum<Nothing> {
     Datum::word(KIND, number)
 }
 
+fn permit(_moved: usize) -> Result<Committed, ()> {
+    Ok(COMMITTED)
+}
+
 impl World {
     /// Registers a process as a caller does. Every eighth call fails between begin and end, and
     /// every ninth is killed there.
@@ -43,92 +52,99 @@ impl World {
         let random = (round * CALLERS + caller).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
         let (process, named) = (random % PIDS, random / PIDS % NAMES);
         let (pid, name) = (pid(process), name(named));
-        match self.table.begin(&pid, &name, caller, &COMMITTED) {
-            Begun::New(server) => {
-                self.tell(server, process);
+        match self.table.begin(&pid, &name, caller, permit).unwrap() {
+            Begun::New(notice) => {
+                self.heed(notice, process);
                 thread::yield_now();
                 if round % 8 == 0 {
-                    let server = self.table.fail(&pid, &name, caller, &COMMITTED);
-                    self.tell(server, process);
+                    let notice = self.table.fail(&pid, &name, caller, &COMMITTED);
+                    self.heed(notice, process);
                 } else if round % 9 == 0 {
-                    self.table.abandon(&pid, caller, &COMMITTED);
-                    // A server that waits for this caller monitors it.
-                    self.tell(Some(self.server.load(Ordering::SeqCst)), process);
+                    let notice = self.table.abandon(&pid, caller, &COMMITTED);
+                    self.heed(notice, process);
                 } else {
                     self.ledger[named as usize].fetch_add(1, Ordering::SeqCst);
-                    let server = self
-                        .table
-                        .end(&pid, &name, caller, true, &COMMITTED)
-                        .unwrap();
-                    self.tell(server, process);
+                    let notice = self.table.end(&pid, &name, caller, true, &COMMITTED);
+                    self.heed(notice.unwrap(), process);
                 }
             }
             Begun::Registered => (),
             Begun::Busy(other) => assert_ne!(other, caller),
         }
-    }
-
-    fn tell(&self, server: Option<u64>, process: u64) {
-        if let Some(server) = server {
-            self.told.send((server, process)).unwrap();
+        if round % 3 == 0 {
+            self.die(random / NAMES % PIDS);
         }
     }
 
-    /// Starts a server, which claims all processes.
-    fn begin_to_serve(&self, server: u64) {
-        self.table.serve(server, &COMMITTED);
-        self.server.store(server, Ordering::SeqCst);
-        let mut next = Some(0);
-        while let Some(shard) = next {
-            let (pids, after) = self.table.page(shard);
-            for pid in pids {
-                self.table.claim(&pid, server, &COMMITTED);
+    fn heed(&self, notice: Notice, process: u64) {
+        match notice {
+            Notice::Nothing => (),
+            Notice::Monitor => {
+                self.monitored[process as usize].fetch_add(1, Ordering::SeqCst);
             }
-            next = after;
+            Notice::Wake => self.wake.send(()).unwrap(),
+            Notice::Tell(_) => unreachable!("there is no server"),
         }
     }
 
-    /// Cleans up after a dead process.
-    fn bury(&self, process: u64) {
-        let pid = pid(process);
-        while let Next::Registered(name, true) = self.table.next(&pid, &COMMITTED) {
-            let named = (0..NAMES).find(|&number| self::name(number) == name);
-            self.ledger[named.unwrap() as usize].fetch_sub(1, Ordering::SeqCst);
-            self.table.unregister(&pid, &name, &COMMITTED);
+    /// Ends a process if it is monitored. Each monitor fires once.
+    fn die(&self, process: u64) {
+        let died = &self.died[process as usize];
+        let before = died.load(Ordering::SeqCst);
+        let is_monitored = before < self.monitored[process as usize].load(Ordering::SeqCst);
+        let dies = || died.compare_exchange(before, before + 1, Ordering::SeqCst, Ordering::SeqCst);
+        if is_monitored && dies().is_ok() && self.table.deaths().add(pid(process), &COMMITTED) {
+            self.wake.send(()).unwrap();
+        }
+    }
+
+    /// Makes cleanups as reaper and cleaner until the table is empty. Both are replaced again and
+    /// again. Sleeps until it is woken whenever there is nothing to do.
+    fn clean(&self, calling: &AtomicBool) {
+        for cleaner in 1.. {
+            if cleaner % 5 == 0 {
+                self.table.open_cleanups(&COMMITTED);
+            }
+            let reaped = self.table.reap(HAND, |_| true, &COMMITTED).unwrap();
+            if reaped.cleanups > 0 {
+                self.table.take_cleanups(cleaner, HOUR, &COMMITTED);
+                // Some cleaners end early.
+                let limit = cleaner as usize % (HAND + 1);
+                for cleanup in self.table.cleanups().iter().take(limit) {
+                    let named = (0..NAMES).find(|&number| name(number) == cleanup.name);
+                    self.ledger[named.unwrap() as usize].fetch_sub(1, Ordering::SeqCst);
+                    assert!(self.table.cleaned(cleaner, &COMMITTED));
+                    assert!(!self.table.cleaned(cleaner + 1, &COMMITTED));
+                }
+            } else if !reaped.more {
+                if calling.load(Ordering::SeqCst) {
+                    // Perhaps no process dies any more.
+                    let _ = self.woken.recv_timeout(Duration::from_millis(100));
+                } else if self.table.page(0) == (vec![], None) {
+                    return;
+                } else {
+                    (0..PIDS).for_each(|process| self.die(process));
+                    self.woken.recv_timeout(Duration::from_secs(10)).unwrap();
+                }
+            }
         }
     }
 }
 
 #[test]
-fn registrations_are_counted_once_whatever_callers_and_servers_do() {
-    let (told, heard) = unbounded();
+fn registrations_are_counted_and_cleaned_up_once_whoever_ends() {
+    let (wake, woken) = unbounded();
     let world = World {
         table: Processes::default(),
         ledger: Default::default(),
-        server: AtomicU64::new(0),
-        told,
+        monitored: std::array::from_fn(|_| AtomicU64::new(0)),
+        died: std::array::from_fn(|_| AtomicU64::new(0)),
+        wake,
+        woken,
     };
-    world.begin_to_serve(1);
     let calling = AtomicBool::new(true);
     thread::scope(|scope| {
-        // Starts one server after the other. Messages to a server that was replaced are lost.
-        scope.spawn(|| {
-            for server in 1.. {
-                world.begin_to_serve(server);
-                for turn in 0..TURNS {
-                    if !calling.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    for (to, process) in heard.try_iter().take(10) {
-                        if to == server && world.table.claim(&pid(process), server, &COMMITTED) {
-                            world.bury(process);
-                        }
-                    }
-                    world.bury((server + turn) % PIDS);
-                    thread::yield_now();
-                }
-            }
-        });
+        scope.spawn(|| world.clean(&calling));
         let callers: Vec<_> = (1..=CALLERS)
             .map(|caller| {
                 let world = &world;
@@ -141,20 +157,9 @@ fn registrations_are_counted_once_whatever_callers_and_servers_do() {
         calling.store(false, Ordering::SeqCst);
     });
 
-    // The last server knows each registered process, or was told.
-    let last = world.server.load(Ordering::SeqCst);
-    let told: Vec<_> = heard.try_iter().filter(|(to, _)| *to == last).collect();
-    for process in 0..PIDS {
-        let known = !world.table.claim(&pid(process), last, &COMMITTED);
-        assert!(known || told.contains(&(last, process)));
-    }
-    for named in 0..NAMES {
-        let balance = world.ledger[named as usize].load(Ordering::SeqCst);
-        assert_eq!(world.table.count(&name(named)), balance);
-    }
-    (0..PIDS).for_each(|process| world.bury(process));
     assert_eq!(world.table.page(0), (vec![], None));
     assert_eq!(world.table.counts(0), (vec![], None));
+    assert_eq!(world.table.waiting(), 0);
     assert!(world
         .ledger
         .iter()
@@ -172,7 +177,7 @@ fn a_reader_that_finds_a_registration_finds_it_counted() {
         scope.spawn(|| {
             for _ in 0..ROUNDS * 5 {
                 change.fetch_add(1, Ordering::SeqCst);
-                table.register(&pid, &name, &COMMITTED);
+                assert!(table.register(&pid, &name, permit).is_ok());
                 change.fetch_add(1, Ordering::SeqCst);
                 table.unregister(&pid, &name, &COMMITTED);
             }
@@ -201,18 +206,17 @@ fn a_process_that_stays_is_on_exactly_one_page() {
     const CHURN: u64 = 2_000;
     let table = Processes::<Nothing>::default();
     let (staying, name) = (long(0), name(1));
-    table.register(&staying, &name, &COMMITTED);
+    assert!(table.register(&staying, &name, permit).is_ok());
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..20 {
                 let pids: Vec<_> = (1..CHURN).map(long).collect();
                 for pid in &pids {
-                    table.register(pid, &name, &COMMITTED);
+                    assert!(table.begin(pid, &name, 1, permit).is_ok());
                 }
                 for pid in &pids {
-                    table.unregister(pid, &name, &COMMITTED);
-                    assert!(matches!(table.next(pid, &COMMITTED), Next::Done));
+                    assert_eq!(table.fail(pid, &name, 1, &COMMITTED), Notice::Nothing);
                 }
             }
             done.store(true, Ordering::SeqCst);

@@ -24,8 +24,8 @@ use crate::copied::{Copied, Live, ENVIRONMENT};
 use crate::cost::{COPIED_PER_WORD, HASHED_PER_WORD};
 use crate::encoding::Scratch;
 use crate::reading::Purpose;
-use crate::term::Term;
-use crate::vm::term_type;
+use crate::term::{to_word, Term};
+use crate::vm::{term_type, ErlNifTerm};
 
 /// The word of a term that means the same in every environment.
 const IMMEDIATE: Kind = Kind::new(0);
@@ -47,6 +47,11 @@ const MAX_VALUE: usize = 512;
 const WORD_NANOSECONDS: usize = 50;
 /// How many times as much it costs to copy a term piece by piece.
 const DEEP_COPY: usize = 2;
+
+/// Converts a term that means the same in every environment to be stored.
+pub(crate) fn immediate(term: ErlNifTerm) -> Datum<Copied> {
+    Datum::word(IMMEDIATE, to_word(term))
+}
 
 impl<'c> Call<'c> {
     /// Converts a name or a key for a lookup.

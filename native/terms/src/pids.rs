@@ -2,19 +2,30 @@
 
 use std::mem::MaybeUninit;
 
-use rustler::LocalPid;
+use rustler::{Encoder, Env, LocalPid};
 
 use proctab_table::datum::Datum;
 use proctab_table::row::Pid;
 
 use crate::call::{Answer, Call, Fault};
+use crate::conversion::immediate;
 use crate::copied::Copied;
 use crate::encoding::Scratch;
-use crate::term::Term;
+use crate::term::{to_word, Term};
 use crate::vm::{
     enif_get_local_pid, enif_is_current_process_alive, enif_is_process_alive, enif_make_pid,
     enif_self, term_type, ErlNifPid,
 };
+
+/// Converts a local pid to be stored.
+pub fn to_datum(env: Env<'_>, pid: LocalPid) -> Datum<Copied> {
+    immediate(pid.encode(env).as_c_arg())
+}
+
+/// Returns the word of a local pid.
+pub fn word(env: Env<'_>, pid: LocalPid) -> u64 {
+    to_word(pid.encode(env).as_c_arg())
+}
 
 impl<'c> Call<'c> {
     /// Returns the word of an argument that has to be a local pid.
@@ -78,6 +89,13 @@ impl<'c> Call<'c> {
         unsafe { enif_is_current_process_alive(self.env()) != 0 }
     }
 
+    /// Whether the local process of this word is alive.
+    pub fn is_alive(self, word: u64) -> bool {
+        let pid = self.get_local_pid(self.immediate(word));
+        // SAFETY: `env` is the environment of the calling process.
+        pid.is_some_and(|pid| unsafe { enif_is_process_alive(self.env(), &pid) != 0 })
+    }
+
     /// Whether a child may be alive: a local one that is, or one of another node.
     ///
     /// A pid of an earlier start of this node is not that of another node.
@@ -86,12 +104,6 @@ impl<'c> Call<'c> {
             Pid::Local(word) => self.is_alive(*word),
             Pid::Remote(datum) => !self.is_of_earlier_start(self.make(datum)?),
         })
-    }
-
-    fn is_alive(self, word: u64) -> bool {
-        let pid = self.get_local_pid(self.immediate(word));
-        // SAFETY: `env` is the environment of the calling process.
-        pid.is_some_and(|pid| unsafe { enif_is_process_alive(self.env(), &pid) != 0 })
     }
 
     /// Whether a pid that is not local has the name of this node: it is of an earlier start.

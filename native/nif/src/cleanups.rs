@@ -1,0 +1,106 @@
+//! Cleaning up after the dead of a table of processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proctab_table::cleanups::Reaped;
+use proctab_table::datum::Datum;
+use proctab_table::reclaim;
+use proctab_terms::{Answer, Call, Copied, Fault, Term};
+
+use crate::atoms::{atom, boolean};
+use crate::processes::{list, with_table};
+use crate::tables::{self, Table};
+use crate::watching::WatchedProcesses;
+
+/// The most cleanups that a cleaner takes.
+const MAX_CLEANUPS: usize = 256;
+/// How long a cleaner begins cleanups: callers of `registered_count` wait for it.
+const CLEANER_TIME: Duration = Duration::from_micros(500);
+/// Cost of making the term of a cleanup, besides those of its process and its name, in words.
+const CLEANUP_COST: usize = 2;
+
+pub fn open_cleanups(call: Call<'_>) -> Answer<'_> {
+    with_table(call, |processes| {
+        call.deduct_entries(processes.table.waiting())?;
+        processes.set_reaper(call)?;
+        processes.table.open_cleanups(&call.commit());
+        Ok(atom!(ok))
+    })
+}
+
+pub fn reap(call: Call<'_>) -> Answer<'_> {
+    with_table(call, |processes| {
+        let mut budget = call.budget();
+        let allow = |cost| {
+            let rest = budget.checked_sub(cost);
+            budget = rest.unwrap_or(budget);
+            rest.is_some()
+        };
+        let committed = call.commit();
+        let Some(reaped) = processes.table.reap(MAX_CLEANUPS, allow, &committed) else {
+            call.take_back(committed);
+            return Err(Fault::Reschedule);
+        };
+        call.deduct(call.budget().saturating_sub(budget))?;
+        let Reaped {
+            cleanups,
+            waiting,
+            more,
+        } = reaped;
+        let waiting = list(call, &waiting, |(pid, callers)| {
+            let callers = list(call, callers, |caller| call.immediate(*caller));
+            call.tuple([call.make_deducted(pid), callers])
+        });
+        let cleanups = call.integer(cleanups as i64);
+        Ok(call.tuple([cleanups, waiting, boolean(more)]))
+    })
+}
+
+pub fn take_cleanups(call: Call<'_>) -> Answer<'_> {
+    with_table(call, |processes| {
+        let cleanups = processes.table.cleanups();
+        let cost = |pid, name| CLEANUP_COST + call.cost_to_make(pid) + call.cost_to_make(name);
+        call.deduct(cleanups.iter().map(|one| cost(&one.pid, &one.name)).sum())?;
+        processes
+            .table
+            .take_cleanups(call.caller(), CLEANER_TIME, &call.commit());
+        Ok(list(call, &cleanups, |one| {
+            let [pid, name] = make(call, &one.pid, &one.name);
+            call.tuple([pid, name, boolean(one.announced)])
+        }))
+    })
+}
+
+pub fn cleaned(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let name = call.atom(0)?;
+    Ok(boolean(tables::get(name, &guard).is_ok_and(
+        |processes: &Arc<Table<WatchedProcesses>>| {
+            let table = &processes.content.table;
+            table.cleaned(call.caller(), &call.commit())
+        },
+    )))
+}
+
+pub fn give_up(call: Call<'_>) -> Answer<'_> {
+    let cleaner = call.pid(1)?;
+    with_table(call, |processes| {
+        let Some(current) = processes.table.current_cleanup(cleaner) else {
+            return Ok(atom!(none));
+        };
+        call.deduct(call.cost_to_make(&current.pid) + call.cost_to_make(&current.name))?;
+        processes.table.cleaned(cleaner, &call.commit());
+        Ok(call.tuple(make(call, &current.pid, &current.name)))
+    })
+}
+
+pub fn deaths(call: Call<'_>) -> Answer<'_> {
+    with_table(call, |processes| {
+        Ok(call.integer(processes.table.deaths().len() as i64))
+    })
+}
+
+fn make<'c>(call: Call<'c>, pid: &Datum<Copied>, name: &Datum<Copied>) -> [Term<'c>; 2] {
+    [call.make_deducted(pid), call.make_deducted(name)]
+}
