@@ -9,7 +9,7 @@
 %% meanwhile; otherwise tries again. `Default' takes the place of a missing attribute, if it is an
 %% integer. Raises `badarg' if there is no integer to operate on, or the operation is malformed.
 %%
-%% The table itself adds integers of up to 63 bits.
+%% The table itself adds integers of up to 62 bits.
 -spec update(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), Operation,
              Default :: term()) -> integer() when
       Operation :: {2, Increment :: integer()}

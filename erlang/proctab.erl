@@ -54,8 +54,8 @@
 %%
 %% `memory' is in bytes: an estimate of what the table holds for the names, with child specs and
 %% attributes, but not of the memory of the processes. Memory that several names share, such as a
-%% large binary, counts in full for each. A term that is stored as a copy takes about 2.6 KB besides
-%% itself (OTP 25), of which 256 bytes are counted.
+%% large binary, counts in full for each. For a term that is stored as a copy, 2.6 KB
+%% are added, which it takes besides itself (OTP 25).
 
 -type table_info() :: #{
     name := atom(),

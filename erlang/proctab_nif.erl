@@ -276,7 +276,7 @@ cas(_Zone, _Name, _Key, _Expected, _Value) -> erlang:nif_error(not_loaded).
 delattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds to an integer attribute, and returns the sum. Returns `large', and changes nothing, if
-%% the value, the increment or the sum is not an integer of 63 bits. Raises `badarg' if the
+%% the value, the increment or the sum is not an integer of 62 bits. Raises `badarg' if the
 %% attribute is missing.
 -spec increment(Zone :: atom(), Name :: term(), Key :: term(), integer()) -> integer() | large.
 increment(_Zone, _Name, _Key, _Increment) -> erlang:nif_error(not_loaded).

@@ -13,7 +13,7 @@
 -import(zone_hook, [zone/1]).
 -import(callers, [apart/1]).
 -import(tracked_child, [open/2]).
--import(gen_tracker, [find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
+-import(gen_tracker, [cas/5, find/2, getattr/3, info/2, info/3, setattr/3, setattr/4]).
 
 -define(NAME, <<"tv1">>).
 
@@ -26,6 +26,7 @@ all() ->
         a_call_is_rescheduled_when_its_terms_together_cost_much,
         a_call_that_reads_thousands_of_attributes_is_rescheduled,
         a_call_with_a_bitstring_of_unknown_size_is_rescheduled,
+        a_call_that_compares_a_large_value_is_rescheduled,
         a_fun_of_ordinary_size_is_read_without_being_rescheduled,
         a_start_with_a_fun_is_rescheduled_only_to_store_it,
         waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler,
@@ -102,6 +103,19 @@ a_call_with_a_bitstring_of_unknown_size_is_rescheduled(Config) ->
     ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, {key, <<1:3>>}, value) end)),
     ?assertEqual([{setattr, 4}], left(fun() -> setattr(Zone, ?NAME, key, <<1:3>>) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, key) end)).
+
+a_call_that_compares_a_large_value_is_rescheduled(Config) ->
+    Zone = zone(Config),
+    Ref = make_ref(),
+    Large = fun() -> binary:copy(<<"value">>, 1 bsl 18) end,
+    [
+        begin
+            ok = setattr(Zone, ?NAME, key, Value()),
+            Expected = Value(),
+            ?assertEqual([{cas, 5}], left(fun() -> ok = cas(Zone, ?NAME, key, Expected, new) end))
+        end
+     || Value <- [Large, fun() -> {Ref, Large()} end]
+    ].
 
 %% A native function cannot ask for the size of a fun, either. It is known as soon as it is stored.
 a_fun_of_ordinary_size_is_read_without_being_rescheduled(Config) ->

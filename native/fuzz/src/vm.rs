@@ -712,6 +712,70 @@ unsafe extern "C" fn enif_inspect_iovec(
 }
 
 #[no_mangle]
+unsafe extern "C" fn enif_alloc_binary(size: size_t, binary: *mut ErlNifBinary) -> c_int {
+    let bytes = Box::leak(vec![0; size].into_boxed_slice());
+    unsafe {
+        binary.write_bytes(0, 1);
+        (*binary).size = size;
+        (*binary).data = bytes.as_mut_ptr();
+    }
+    1
+}
+
+/// The content of a queue: at most one binary.
+type Queue = Option<Box<[u8]>>;
+
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_create(_: c_int) -> *mut Queue {
+    Box::into_raw(Box::default())
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_destroy(queue: *mut Queue) {
+    drop(unsafe { Box::from_raw(queue) });
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_enq_binary(
+    queue: *mut Queue,
+    binary: *mut ErlNifBinary,
+    _: size_t,
+) -> c_int {
+    unsafe {
+        let bytes = ptr::slice_from_raw_parts_mut((*binary).data, (*binary).size);
+        *queue = Some(Box::from_raw(bytes));
+    }
+    1
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_deq(queue: *mut Queue, count: size_t, _: *mut size_t) -> c_int {
+    let released = unsafe { (*queue).take() };
+    assert_eq!(released.map(|bytes| bytes.len()), Some(count));
+    1
+}
+
+/// Only vectors of [`enif_inspect_iovec`] are added.
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_enqv(_: *mut Queue, _: *mut c_void, _: size_t) -> c_int {
+    unreachable!("there is no vector")
+}
+
+#[no_mangle]
+unsafe extern "C" fn enif_ioq_peek_head(
+    env: *mut ErlNifEnv,
+    queue: *mut Queue,
+    _: *mut size_t,
+    term: *mut ErlNifTerm,
+) -> c_int {
+    let Some(bytes) = (unsafe { &*queue }) else {
+        return 0;
+    };
+    unsafe { term.write(environment(env).add(Binary(bytes.clone()))) };
+    1
+}
+
+#[no_mangle]
 unsafe extern "C" fn enif_release_binary(binary: *mut ErlNifBinary) {
     let written = unsafe { ptr::slice_from_raw_parts_mut((*binary).data, (*binary).size) };
     drop(unsafe { Box::from_raw(written) });

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::attributes::Changes;
 use proctab_table::datum::Datum;
 use proctab_table::entry::{Entry, Replaced, TooMany, Void};
 use proctab_table::index::{Index, Indexes, Plan, Planned};
 use proctab_table::reclaim;
-use proctab_table::value::{Added, Counter, Value};
+use proctab_table::value::{Added, Seen, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
@@ -31,7 +31,7 @@ pub fn getattr(call: Call<'_>) -> Answer<'_> {
         let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
         let attributes = entry.and_then(|entry| entry.attributes());
         match attributes.as_ref().and_then(|map| map.get(key)) {
-            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value)?])),
+            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value.seen())?])),
             None => Ok(atom!(undefined)),
         }
     })
@@ -143,32 +143,36 @@ pub fn set_missing(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn replace(call: Call<'_>) -> Answer<'_> {
-    let replaced = exchange(call, false)?;
-    Ok(boolean(matches!(replaced, Replaced::Done)))
-}
-
-pub fn cas(call: Call<'_>) -> Answer<'_> {
-    Ok(match exchange(call, true)? {
-        Replaced::Done => atom!(ok),
-        Replaced::Not(value) => call.tuple([atom!(current), call.make_value(&value)?]),
-        Replaced::Missing => atom!(undefined),
-        Replaced::Void => atom!(void),
+    exchange(call, false, |replaced| {
+        Ok(boolean(matches!(replaced, Replaced::Done)))
     })
 }
 
-/// Replaces the value of an attribute if it is the expected one. `of_child`: and if a child holds
-/// the name.
-fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
+pub fn cas(call: Call<'_>) -> Answer<'_> {
+    exchange(call, true, |replaced| {
+        Ok(match replaced {
+            Replaced::Done => atom!(ok),
+            Replaced::Not(value) => call.tuple([atom!(current), call.make_value(value.seen())?]),
+            Replaced::Missing => atom!(undefined),
+            Replaced::Void => atom!(void),
+        })
+    })
+}
+
+/// Replaces the value of an attribute if it is the expected one, and returns what `answer` makes of
+/// the result. `of_child`: and if a child holds the name.
+fn exchange<'c>(
+    call: Call<'c>,
+    of_child: bool,
+    answer: impl FnOnce(Replaced<'_, Copied>) -> Answer<'c>,
+) -> Answer<'c> {
     let change = call.to_attribute(call.argument(2)?, call.argument(4)?)?;
     let expected = call.to_value(call.argument(3)?)?;
-    let is_expected = |current: &Value<Copied>| match (current, &expected) {
-        (Value::Integer(current), Value::Integer(expected)) => current.get() == expected.get(),
-        (Value::Fixed(current), Value::Fixed(expected)) => current == expected,
-        _ => false,
-    };
+    call.deduct(call.cost_to_compare(expected.see()))?;
+    let is_expected = |current: Seen<'_, Copied>| current.same(&expected.see());
     with_entry(call, |zone, entry| {
         let Some(entry) = entry else {
-            return Ok(match of_child {
+            return answer(match of_child {
                 true => Replaced::Void,
                 false => Replaced::Missing,
             });
@@ -176,11 +180,13 @@ fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
         let replaced = match index::of(zone, change.key.borrow()) {
             None => entry.replace(change, is_expected, of_child, &call.commit()),
             Some((indexes, index)) => {
+                // Compared once more, for the plan.
+                call.deduct(call.cost_to_compare(expected.see()))?;
                 let planned = index::planned(call, index, call.argument(4)?)?;
                 let is_expected_now = |entry: Entry<Copied>| {
                     let attributes = entry.attributes();
                     let current = attributes.as_ref()?.get(index.key().borrow())?;
-                    is_expected(current).then_some(planned)
+                    is_expected(current.seen()).then_some(planned)
                 };
                 let plan = |entry| Plan::from_iter(is_expected_now(entry));
                 index::write(call, indexes, entry, plan, |entry, committed| {
@@ -193,7 +199,7 @@ fn exchange(call: Call<'_>, of_child: bool) -> Result<Replaced<Copied>, Fault> {
         if !matches!(replaced, Replaced::Done) {
             call.take_back(call.commit());
         }
-        Ok(replaced)
+        answer(replaced)
     })
 }
 
@@ -304,9 +310,10 @@ fn plan_sum(
         None => missing,
         Some(value) => {
             let sum = value
+                .seen()
                 .counted()
                 .and_then(|current| current.checked_add(increment));
-            let sum = sum.filter(|sum| Counter::new(*sum).is_some());
+            let sum = sum.filter(|sum| Value::<Copied>::counter(*sum).is_some());
             sum.map(|sum| index::planned_integer(call, index, sum))
         }
     })
@@ -402,7 +409,7 @@ fn for_each_pair<'c>(
         let attributes = entry.attributes();
         if let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) {
             call.deduct(PAIR_COST + call.cost_to_make(key))?;
-            put(call.make_deducted(key), call.make_value(value)?);
+            put(call.make_deducted(key), call.make_value(value.seen())?);
         }
         return Ok(());
     }
@@ -412,34 +419,22 @@ fn for_each_pair<'c>(
     };
     let snapshot = entry.snapshot(call.budget() / least);
     let snapshot = snapshot.map_err(|TooMany| Fault::Reschedule)?;
-    let Some((attributes, integers)) = snapshot else {
+    let Some(attributes) = snapshot else {
         return Ok(());
     };
     let is_wanted = |key| keys.is_none_or(|keys| keys.contains(key));
     let mut cost = 0;
-    attributes.for_each(&mut |Attribute { key, value }| {
+    attributes.for_each(&mut |key, value| {
         cost += VISIT_COST;
         if is_wanted(key) {
-            cost += PAIR_COST + call.cost_to_make(key);
-            cost += match value {
-                Value::Fixed(datum) => call.cost_to_make(datum),
-                Value::Integer(_) => 1,
-            };
+            cost += PAIR_COST + call.cost_to_make(key) + call.cost_to_make_value(value);
         }
     });
     call.deduct(cost)?;
-    let mut integers = integers.into_iter();
-    attributes.for_each(&mut |Attribute { key, value }| match value {
-        Value::Integer(counter) => {
-            let integer = integers.next().unwrap_or_else(|| counter.get());
-            if is_wanted(key) {
-                put(call.make_deducted(key), call.integer(integer));
-            }
+    attributes.for_each(&mut |key, value| {
+        if is_wanted(key) {
+            put(call.make_deducted(key), call.make_deducted_value(value));
         }
-        Value::Fixed(datum) if is_wanted(key) => {
-            put(call.make_deducted(key), call.make_deducted(datum));
-        }
-        Value::Fixed(_) => (),
     });
     Ok(())
 }

@@ -278,8 +278,8 @@ fn pid_with<'c>(
             .as_ref()
             .and_then(|map| map.get(index.key().borrow()));
         match value {
-            Some(value) if index.is_of_lists() => call.is_list_with(value, wanted.term),
-            Some(value) => call.is_value(value, wanted.key, wanted.term),
+            Some(value) if index.is_of_lists() => call.is_list_with(value.seen(), wanted.term),
+            Some(value) => call.is_value(value.seen(), wanted.key, wanted.term),
             None => Ok(false),
         }
     })?;

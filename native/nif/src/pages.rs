@@ -207,7 +207,7 @@ fn integer_item<'c>(
         call.deduct(ROW_COST)?;
         let attributes = entry.attributes();
         let value = attributes.as_ref().and_then(|map| map.get(key.borrow()));
-        value.map_or(Ok(None), |value| call.make_integer(value))
+        value.map_or(Ok(None), |value| call.make_integer(value.seen()))
     })?;
     Ok(made.and_then(|(_, integer)| integer))
 }

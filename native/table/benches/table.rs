@@ -21,11 +21,11 @@ use divan::{Bencher, Divan};
 use papaya::HashMap;
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::commit::Committed;
-use proctab_table::datum::{Datum, Kind};
+use proctab_table::datum::{Datum, Kind, View};
 use proctab_table::processes::Processes;
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Claimed, Pid, State};
-use proctab_table::value::{Added, Counter, Value};
+use proctab_table::value::{Added, Seen, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use Names::{Different, Same};
@@ -105,14 +105,14 @@ fn child(number: u64) -> Child<Nothing> {
 fn fixed(key: Term, value: Term) -> Attribute<Nothing> {
     Attribute {
         key,
-        value: Value::Fixed(value),
+        value: Value::fixed(value),
     }
 }
 
 fn integer(integer: i64) -> Attribute<Nothing> {
     Attribute {
         key: TERMS.integer.clone(),
-        value: Value::Integer(Counter::new(integer).expect("the integer is small")),
+        value: Value::counter(integer).expect("the integer is small"),
     }
 }
 
@@ -179,7 +179,8 @@ fn getattr_integer(bencher: Bencher, names: Names) {
     on_names(bencher, names, |name| {
         let guard = reclaim::enter();
         let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
-        attributes.get(TERMS.integer.borrow())?.counted()
+        let value = attributes.get(TERMS.integer.borrow())?;
+        value.seen().counted()
     });
 }
 
@@ -189,7 +190,10 @@ fn getattr_binary(bencher: Bencher, names: Names) {
         let guard = reclaim::enter();
         let attributes = ZONE.entry(name.borrow(), &guard)?.attributes()?;
         let value = attributes.get(TERMS.binary.borrow())?;
-        value.datum().cloned()
+        match value.seen() {
+            Seen::Fixed(View::Bytes(_, bytes)) => Some(bytes.len()),
+            _ => None,
+        }
     });
 }
 

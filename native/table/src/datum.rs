@@ -12,6 +12,8 @@ use papaya::Equivalent;
 use triomphe::ThinArc;
 
 /// What a word or a string of bytes means to the embedder, in four bits.
+///
+/// Words of kind 0 whose two lowest bits are set take the least memory as values of attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Kind(u8);
 
@@ -49,22 +51,61 @@ pub trait Foreign: Send + Sync + 'static {
     fn bytes(&self) -> usize {
         0
     }
+
+    /// Begins to use a term that other threads may [discard](Self::discard). Returns `false` if it
+    /// was discarded.
+    #[inline]
+    fn begin_use(&self) -> bool {
+        true
+    }
+
+    /// Ends a use that [`begin_use`](Self::begin_use) has begun.
+    #[inline]
+    fn end_use(&self) {}
+
+    /// Frees what takes much memory, as soon as nobody uses it. Returns `false` if there is nothing
+    /// to be freed before the term itself is dropped.
+    ///
+    /// Called at most once: when the term has been replaced, and nobody stores it any more. Readers
+    /// may still find it.
+    fn discard(&self) -> bool {
+        false
+    }
 }
 
 /// A stored term. A clone shares everything that is longer than a few words.
-pub struct Datum<F>(Shape<F>);
+pub struct Datum<F>(pub(crate) Shape<F>);
 
-enum Shape<F> {
+pub(crate) enum Shape<F> {
     Word(Kind, u64),
     Short(Short),
-    Long(ThinArc<Kind, u8>),
-    Foreign(Arc<F>),
+    Long(Long),
+    Foreign(Shared<F>),
 }
+
+/// Bytes that are shared, and the header of their kind.
+pub(crate) type Long = ThinArc<Header, u8>;
+
+/// A foreign term that is shared.
+pub(crate) type Shared<F> = Arc<Aligned<F>>;
+
+/// What the bytes mean. Aligned, so that the lowest three bits of a pointer to it are zero.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+pub(crate) struct Header {
+    pub kind: Kind,
+    /// Whether the bytes are those of a word.
+    pub is_word: bool,
+}
+
+/// A foreign term, so aligned that the lowest three bits of a pointer to it are zero.
+#[repr(align(8))]
+pub(crate) struct Aligned<F>(pub F);
 
 /// At most [`Short::CAPACITY`] bytes. The first byte has the kind in its upper half, and the length
 /// in its lower half.
 #[derive(Clone, Copy)]
-struct Short {
+pub(crate) struct Short {
     kind_and_length: u8,
     bytes: [u8; Short::CAPACITY],
 }
@@ -82,12 +123,12 @@ impl Short {
     }
 
     #[inline]
-    fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         Kind(self.kind_and_length >> 4)
     }
 
     #[inline]
-    fn as_slice(&self) -> &[u8] {
+    pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..(self.kind_and_length & 0xF) as usize]
     }
 }
@@ -103,13 +144,13 @@ impl<F> Datum<F> {
     pub fn bytes(kind: Kind, bytes: &[u8]) -> Self {
         Datum(match Short::new(kind, bytes) {
             Some(short) => Shape::Short(short),
-            None => Shape::Long(ThinArc::from_header_and_slice(kind, bytes)),
+            None => Shape::Long(long(kind, bytes)),
         })
     }
 
     /// Returns a term that only the embedder can hold.
     pub fn foreign(foreign: F) -> Self {
-        Datum(Shape::Foreign(Arc::new(foreign)))
+        Datum(Shape::Foreign(Arc::new(Aligned(foreign))))
     }
 
     /// Returns what the term holds.
@@ -118,8 +159,8 @@ impl<F> Datum<F> {
         match &self.0 {
             Shape::Word(kind, word) => View::Word(*kind, *word),
             Shape::Short(short) => View::Bytes(short.kind(), short.as_slice()),
-            Shape::Long(long) => View::Bytes(long.header.header, &long.slice),
-            Shape::Foreign(foreign) => View::Foreign(foreign),
+            Shape::Long(long) => View::Bytes(long.header.header.kind, &long.slice),
+            Shape::Foreign(foreign) => View::Foreign(&foreign.0),
         }
     }
 
@@ -128,7 +169,7 @@ impl<F> Datum<F> {
     where
         F: Foreign,
     {
-        matches!(&self.0, Shape::Foreign(foreign) if foreign.is_heavy())
+        matches!(&self.0, Shape::Foreign(foreign) if foreign.0.is_heavy())
     }
 
     /// Returns the bytes of memory that the term takes besides the sixteen.
@@ -138,8 +179,8 @@ impl<F> Datum<F> {
     {
         match &self.0 {
             Shape::Word(..) | Shape::Short(_) => 0,
-            Shape::Long(long) => 24 + long.slice.len(),
-            Shape::Foreign(foreign) => 16 + size_of::<F>() + foreign.bytes(),
+            Shape::Long(long) => LONG + long.slice.len(),
+            Shape::Foreign(foreign) => SHARED + size_of::<F>() + foreign.0.bytes(),
         }
     }
 
@@ -149,13 +190,25 @@ impl<F> Datum<F> {
     where
         F: Foreign,
     {
-        match self.view() {
-            View::Word(kind, word) => Borrowed::Word(kind, word),
-            View::Bytes(kind, bytes) => Borrowed::Bytes(kind, bytes),
-            View::Foreign(foreign) => Borrowed::Foreign(foreign.borrow()),
-        }
+        self.view().borrow()
     }
 }
+
+/// Returns shared bytes of this kind.
+pub(crate) fn long(kind: Kind, bytes: &[u8]) -> Long {
+    let is_word = false;
+    ThinArc::from_header_and_slice(Header { kind, is_word }, bytes)
+}
+
+/// Returns the shared bytes of a word.
+pub(crate) fn long_word(kind: Kind, word: u64) -> Long {
+    let is_word = true;
+    ThinArc::from_header_and_slice(Header { kind, is_word }, &word.to_ne_bytes())
+}
+
+/// Bytes of [`Long`] besides its content, and of [`Shared`].
+const LONG: usize = 24;
+const SHARED: usize = 16;
 
 impl<F> Clone for Datum<F> {
     fn clone(&self) -> Self {
@@ -176,6 +229,41 @@ pub enum View<'a, F> {
     Bytes(Kind, &'a [u8]),
     /// A term that only the embedder can hold.
     Foreign(&'a F),
+}
+
+impl<F> Clone for View<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for View<'_, F> {}
+
+impl<'a, F> View<'a, F> {
+    /// Returns the term as one for a lookup.
+    #[inline]
+    pub fn borrow(self) -> Borrowed<'a, F>
+    where
+        F: Foreign,
+    {
+        match self {
+            View::Word(kind, word) => Borrowed::Word(kind, word),
+            View::Bytes(kind, bytes) => Borrowed::Bytes(kind, bytes),
+            View::Foreign(foreign) => Borrowed::Foreign(foreign.borrow()),
+        }
+    }
+
+    /// Returns the bytes of memory that the term takes where it is not stored in a [`Datum`].
+    pub(crate) fn size(self) -> usize
+    where
+        F: Foreign,
+    {
+        match self {
+            View::Word(..) => 0,
+            View::Bytes(_, bytes) => LONG + bytes.len(),
+            View::Foreign(foreign) => SHARED + size_of::<F>() + foreign.bytes(),
+        }
+    }
 }
 
 /// A term that is not stored, for a lookup.

@@ -1,26 +1,32 @@
 //! A row under a guard: reading and changing its attributes, and the steps of its child's life.
 
-use std::marker::PhantomData;
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 use seize::Guard as _;
+use smallvec::SmallVec;
 
-use crate::attributes::{Attribute, Attributes, Changes, Integers};
+use crate::attributes::{Attribute, Attributes, Changes, Making, FEW};
 use crate::children::Children;
 use crate::commit::Committed;
-use crate::datum::{Borrowed, Foreign};
+use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
 use crate::reclaim::Guard;
 use crate::retirement;
-use crate::row::{Cleared, Gone, Pid, Record, Refused, Row, Shared, State};
-use crate::value::{Added, Frozen, Value};
+use crate::row::{Cleared, Gone, Pid, Refused, Row, Shared, State, Writing};
+use crate::value::{Added, Frozen, InUse, Seen, Value};
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
 const INDEXED: usize = 80;
+
+/// Leaves of a map that are merged at most while the row is locked, but in the last round.
+const MERGED: usize = 64;
+
+/// Rounds after which a change of many attributes is completed under the lock.
+const ROUNDS: usize = 8;
 
 /// A row of a zone under a guard.
 pub struct Entry<'g, F: Foreign> {
@@ -55,11 +61,11 @@ pub struct Void;
 pub struct TooMany;
 
 /// The result of replacing a value.
-pub enum Replaced<F> {
+pub enum Replaced<'g, F: Foreign> {
     /// The value was replaced.
     Done,
     /// The value is this one, not the expected one.
-    Not(Value<F>),
+    Not(InUse<'g, F>),
     /// The attribute is missing.
     Missing,
     /// No child holds the name.
@@ -79,28 +85,65 @@ pub struct Reading<'g, F: Foreign> {
     /// The row keeps the map, so this must not drop it.
     map: ManuallyDrop<Attributes<F>>,
     seed: &'g Seed,
-    guard: PhantomData<&'g Guard>,
+    guard: &'g Guard,
 }
 
-impl<F: Foreign> Deref for Reading<'_, F> {
-    type Target = Attributes<F>;
-
-    #[inline]
-    fn deref(&self) -> &Attributes<F> {
-        &self.map
-    }
-}
-
-impl<F: Foreign> Reading<'_, F> {
-    /// Returns the value of a key.
+impl<'g, F: Foreign> Reading<'g, F> {
+    /// Returns the present value of a key.
     #[inline(always)]
-    pub fn get(&self, key: Borrowed<'_, F>) -> Option<&Value<F>> {
+    pub fn get(&self, key: Borrowed<'_, F>) -> Option<InUse<'g, F>> {
+        let value = self.value(key)?;
+        loop {
+            // A value that was discarded has been replaced.
+            if let Some(used) = InUse::begin(value.see_under(self.guard)) {
+                return Some(used);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn value(&self, key: Borrowed<'_, F>) -> Option<&Value<F>> {
         self.map.get(key, self.seed)
     }
 
     /// Whether there is an attribute with this key.
     pub fn has(&self, key: Borrowed<'_, F>) -> bool {
-        self.get(key).is_some()
+        self.value(key).is_some()
+    }
+
+    /// Returns the number of attributes.
+    pub fn count(&self) -> usize {
+        self.map.count()
+    }
+}
+
+/// The attributes of a row at one moment.
+pub struct Snapshot<'g, F: Foreign> {
+    reading: Reading<'g, F>,
+    /// `None` if the map is shared, and so does not change.
+    values: Option<Values<'g, F>>,
+}
+
+/// The values of a map at one moment.
+type Values<'g, F> = SmallVec<[InUse<'g, F>; 16]>;
+
+impl<'g, F: Foreign> Snapshot<'g, F> {
+    /// Calls `visit` with each key and its value, in an order that does not change.
+    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Datum<F>, Seen<'a, F>)) {
+        let guard = self.reading.guard;
+        let mut values = self.values.iter().flatten();
+        self.reading.map.for_each(&mut |Attribute { key, value }| {
+            let value = match values.next() {
+                Some(value) => value.seen(),
+                None => value.see_under(guard),
+            };
+            visit(key, value);
+        });
+    }
+
+    /// Returns the number of attributes.
+    pub fn count(&self) -> usize {
+        self.reading.count()
     }
 }
 
@@ -135,34 +178,34 @@ impl<'g, F: Foreign> Entry<'g, F> {
             Reading {
                 map: ManuallyDrop::new(map),
                 seed: &self.shared.seed,
-                guard: PhantomData,
+                guard: self.guard,
             }
         })
     }
 
-    /// Returns all attributes, and the values of the counters at one moment, in the order of
-    /// [`Attributes::for_each`]. Fails at once if there are more than `most` attributes.
-    pub fn snapshot(self, most: usize) -> Result<Option<(Reading<'g, F>, Integers)>, TooMany> {
+    /// Returns all attributes at one moment, or `None` if there are none. Fails at once if there
+    /// are more than `most`.
+    pub fn snapshot(self, most: usize) -> Result<Option<Snapshot<'g, F>>, TooMany> {
         let at_most = |attributes: Reading<'g, F>| match attributes.count() <= most {
             true => Ok(attributes),
             false => Err(TooMany),
         };
-        let Some(attributes) = self.attributes().map(at_most).transpose()? else {
+        if self.attributes().map(at_most).transpose()?.is_none() {
             return Ok(None);
-        };
-        if attributes.counters() < 2 {
-            // One counter is read at one moment in any case.
-            let mut integers = Integers::new();
-            attributes.for_each(&mut |attribute| integers.extend(attribute.value.counted()));
-            return Ok(Some((attributes, integers)));
         }
-        let _record = self.row.record.lock();
+        let mut writing = self.row.writing.lock();
         // There may be more by now.
-        let Some(attributes) = self.attributes().map(at_most).transpose()? else {
-            return Ok(None);
-        };
-        let integers = attributes.freeze_and_thaw();
-        Ok(Some((attributes, integers)))
+        let reading = self.attributes().map(at_most).transpose()?;
+        Ok(reading.map(|reading| {
+            let is_small = reading.map.is_small();
+            if !is_small {
+                writing.share_attributes();
+            }
+            // Nothing in the map is discarded while the lock is held.
+            let seen = is_small.then(|| reading.map.values(self.guard));
+            let values = seen.map(|seen| seen.into_iter().filter_map(InUse::begin).collect());
+            Snapshot { reading, values }
+        }))
     }
 
     /// Returns the number of attributes, and the bytes of the row with all that is in it. Shared
@@ -173,60 +216,157 @@ impl<'g, F: Foreign> Entry<'g, F> {
         let row = row + spec.map_or(0, |spec| spec.size());
         match self.attributes() {
             Some(map) if map.count() > most => Err(TooMany),
-            Some(map) => Ok((map.count(), row + map.bytes())),
+            Some(map) => Ok((map.count(), row + map.map.bytes(self.guard))),
             None => Ok((0, row)),
         }
     }
 
     /// Sets attributes in one step. Returns whether there are more of them than before.
+    ///
+    /// More than 64 are prepared without the lock.
     pub fn set(self, changes: Changes<F>, _: &Committed) -> Result<bool, Void> {
-        let record = self.row.record.lock();
-        if !record.is_settable() {
+        if changes.len() > FEW {
+            return self.set_many(changes);
+        }
+        let writing = self.row.writing.lock();
+        if !self.row.is_settable() {
             return Err(Void);
         }
-        Ok(self.set_locked(record, changes))
+        Ok(self.set_locked(writing, changes))
     }
 
-    pub(crate) fn set_locked(self, record: MutexGuard<'_, Record<F>>, changes: Changes<F>) -> bool {
+    pub(crate) fn set_locked(
+        self,
+        writing: MutexGuard<'_, Writing>,
+        mut changes: Changes<F>,
+    ) -> bool {
         let before = self.attributes();
-        if let ([Attribute { key, value }], Some(before)) = (changes.as_slice(), &before) {
-            // An integer replaces another one in place.
-            if let (Value::Integer(new), Some(Value::Integer(old))) =
-                (value, before.get(key.borrow()))
-            {
-                old.set(new.get());
-                drop(record);
+        let making = self.making(&writing);
+        if let ([change], Some(map)) = (changes.as_slice(), &before) {
+            let place = map
+                .map
+                .replaceable(change.key.borrow(), &change.value, making);
+            if let Some((place, change)) = place.and_then(|place| Some((place, changes.pop()?))) {
+                // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
+                // `Snapshot` read it under a guard.
+                let old = unsafe { place.replace(change.value, self.guard) };
+                drop(writing);
+                // SAFETY: this call alone has replaced the value, and owns the old one. Readers
+                // that still have it entered their guards before.
+                unsafe { retirement::retire_value::<F>(old, self.guard) };
                 return false;
             }
         }
-        let seed = &self.shared.seed;
         let heavy = before.as_ref().is_some_and(|map| {
             let mut changes = changes.iter();
-            map.is_heavy() && changes.any(|change| map.is_heavy_at(change.key.borrow(), seed))
+            changes.any(|Attribute { key, .. }| {
+                map.map.is_heavy_at(key.borrow(), making.seed, self.guard)
+            })
         });
-        let after = Attributes::with(before.as_deref(), changes, seed);
+        let map = before.as_ref().map(|before| &*before.map);
+        let after = Attributes::with(map, changes, making);
         let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
-        let grown = count(after.as_ref()) > count(before.as_deref());
-        self.publish(record, after, heavy);
+        let grown = count(after.as_ref()) > count(map);
+        self.publish(writing, after, heavy);
         grown
+    }
+
+    /// Sets many attributes in one step. Most of the work is done without the lock.
+    ///
+    /// The changes are made a map of their own first. A small map is merged into it under the lock.
+    /// A large one is shared under the lock, and merged without it; then what other threads have
+    /// changed meanwhile is merged under the lock if it is little, else once more without it. Each
+    /// round takes less time than the one before unless there are ever more changes, so there is a
+    /// last round, which merges whatever there is.
+    fn set_many(self, changes: Changes<F>) -> Result<bool, Void> {
+        let making = self.making(&self.row.writing.lock());
+        let changes = Attributes::of(changes, making);
+        let changes = changes.map(retirement::Freed::new);
+        let changes = changes.as_deref();
+        let mut prepared: Option<(Reading<'g, F>, retirement::Freed<F>)> = None;
+        let mut rounds = 0;
+        loop {
+            let mut writing = self.row.writing.lock();
+            if !self.row.is_settable() {
+                return Err(Void);
+            }
+            let making = self.making(&writing);
+            let current = self.attributes();
+            let allowed = match rounds {
+                ROUNDS.. => usize::MAX,
+                _ => MERGED,
+            };
+            let after = match (&current, &prepared) {
+                (None, _) => Ok(changes.cloned()),
+                (Some(small), _) if small.map.is_small() => {
+                    Ok(changes.and_then(|changes| changes.over(&small.map, making)))
+                }
+                (Some(current), Some((before, after))) => {
+                    let nodes = [&*before.map, &*current.map, &**after].map(Some);
+                    let [before, current, after] = nodes;
+                    let nodes = [before, current, after, changes];
+                    Attributes::rebase(nodes, making, allowed)
+                }
+                (Some(current), None) => {
+                    Attributes::union(Some(&current.map), changes, making, allowed)
+                }
+            };
+            if let Ok(after) = after {
+                let count = |map: Option<&Attributes<F>>| map.map_or(0, Attributes::count);
+                let before = current.as_ref().map(|current| &*current.map);
+                let grown = count(after.as_ref()) > count(before);
+                let heavy = before.is_some_and(Attributes::is_heavy);
+                self.publish(writing, after, heavy);
+                return Ok(grown);
+            }
+            let Some(current) = current else { continue };
+            writing.share_attributes();
+            let making = self.making(&writing);
+            drop(writing);
+            let after = match &prepared {
+                Some((before, after)) => {
+                    let nodes = [
+                        Some(&*before.map),
+                        Some(&*current.map),
+                        Some(&**after),
+                        changes,
+                    ];
+                    Attributes::rebase(nodes, making, usize::MAX)
+                }
+                None => Attributes::union(Some(&current.map), changes, making, usize::MAX),
+            };
+            if let Ok(Some(after)) = after {
+                prepared = Some((current, retirement::Freed::new(after)));
+            }
+            rounds += 1;
+        }
+    }
+
+    /// Returns what is needed to make nodes of the map of this row, whose attributes are locked.
+    fn making(self, writing: &Writing) -> Making<'g> {
+        Making {
+            seed: &self.shared.seed,
+            generation: writing.generation,
+        }
     }
 
     /// Adds an attribute, whatever the state of the row. Returns `Ok(false)` if there is one of
     /// this key.
     pub(crate) fn set_missing(self, change: &Attribute<F>) -> Result<bool, Gone> {
-        let record = self.row.record.lock();
-        if record.state == State::Removed {
+        let writing = self.row.writing.lock();
+        if self.row.state() == State::Removed {
             return Err(Gone);
         }
         let before = self.attributes();
         if before.is_some_and(|map| map.has(change.key.borrow())) {
             return Ok(false);
         }
+        // The value is not shared yet, and so not frozen by another thread.
         let change = Attribute {
             key: change.key.clone(),
             value: change.value.carry_over(),
         };
-        self.set_locked(record, Changes::from_iter([change]));
+        self.set_locked(writing, Changes::from_iter([change]));
         Ok(true)
     }
 
@@ -235,65 +375,85 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// Returns `true` if the row is then without attributes and without a child: its state is
     /// [`State::Removed`], and the caller has to remove it from its table.
     pub(crate) fn delete(self, key: Borrowed<'_, F>) -> bool {
-        let mut record = self.row.record.lock();
+        let mut writing = self.row.writing.lock();
         let Some(before) = self.attributes().filter(|map| map.has(key)) else {
             return false;
         };
-        let seed = &self.shared.seed;
-        let heavy = before.is_heavy_at(key, seed);
-        let after = before.without(key, seed);
-        let is_empty = after.is_none() && record.state == State::Vacant;
+        let making = self.making(&writing);
+        let heavy = before.map.is_heavy_at(key, making.seed, self.guard);
+        let after = before.map.without(key, making);
+        let is_empty = after.is_none() && self.row.state() == State::Vacant;
         if is_empty {
-            record.state = State::Removed;
+            self.row.set_state(State::Removed, &mut writing);
         }
-        self.publish(record, after, heavy);
+        self.publish(writing, after, heavy);
         is_empty
     }
 
     /// Changes the state of a row to [`State::Removed`] if it has neither a child nor attributes.
     /// Returns whether it does; then the caller has to remove it from its table.
     pub(crate) fn discard(self) -> bool {
-        let mut record = self.row.record.lock();
-        let is_empty = record.state == State::Vacant && self.attributes().is_none();
+        let mut writing = self.row.writing.lock();
+        let is_empty = self.row.state() == State::Vacant && self.attributes().is_none();
         if is_empty {
-            record.state = State::Removed;
+            self.row.set_state(State::Removed, &mut writing);
         }
         is_empty
     }
 
     /// Replaces the value of an attribute, if `is_expected` holds for the current one.
     ///
-    /// `of_child`: returns [`Replaced::Void`] if no child holds the name.
+    /// `of_child`: returns [`Replaced::Void`] if no child holds the name. A value that is compared
+    /// with much is compared before the row is locked, and again if another thread has replaced it
+    /// meanwhile.
     pub fn replace(
         self,
         change: Attribute<F>,
-        is_expected: impl FnOnce(&Value<F>) -> bool,
+        is_expected: impl Fn(Seen<'_, F>) -> bool,
         of_child: bool,
         _: &Committed,
-    ) -> Replaced<F> {
-        let record = self.row.record.lock();
-        if of_child && !record.is_settable() {
-            return Replaced::Void;
+    ) -> Replaced<'g, F> {
+        let mut expected = None;
+        loop {
+            let writing = self.row.writing.lock();
+            if of_child && !self.row.is_settable() {
+                return Replaced::Void;
+            }
+            let attributes = self.attributes();
+            let value = attributes
+                .as_ref()
+                .map(|map| map.value(change.key.borrow()));
+            let Some(value) = value.flatten() else {
+                return Replaced::Missing;
+            };
+            // No addition comes between the comparison and the replacement.
+            value.freeze();
+            let word = value.load_under(self.guard);
+            if expected == Some(word) {
+                self.set_locked(writing, Changes::from_iter([change]));
+                return Replaced::Done;
+            }
+            // A term may be long: it is compared without the lock.
+            let writing = Some(writing).filter(|_| !word.is_pointer());
+            // SAFETY: the word was read under the guard, which is held during `'g`, and the thread
+            // that replaces the value retires what it points to.
+            let Some(current) = InUse::begin(unsafe { word.see() }) else {
+                // It was replaced after the row was unlocked.
+                continue;
+            };
+            match (is_expected(current.seen()), writing) {
+                (true, None) => expected = Some(word),
+                (true, Some(writing)) => {
+                    self.set_locked(writing, Changes::from_iter([change]));
+                    return Replaced::Done;
+                }
+                (false, None) => return Replaced::Not(current),
+                (false, Some(_writing)) => {
+                    value.thaw();
+                    return Replaced::Not(current);
+                }
+            }
         }
-        let attributes = self.attributes();
-        let key = change.key.borrow();
-        let Some((map, value)) = attributes
-            .as_ref()
-            .and_then(|map| Some((map, map.get(key)?)))
-        else {
-            return Replaced::Missing;
-        };
-        // This freezes a counter: no addition comes between the comparison and the replacement.
-        let current = value.carry_over();
-        if !is_expected(&current) {
-            value.thaw();
-            return Replaced::Not(current);
-        }
-        let seed = &self.shared.seed;
-        let heavy = map.is_heavy_at(key, seed);
-        let after = Attributes::with(Some(map), Changes::from_iter([change]), seed);
-        self.publish(record, after, heavy);
-        Replaced::Done
     }
 
     /// Adds to a counter in one step.
@@ -305,21 +465,43 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Adds to a counter that a writer has frozen, which holds the lock. Once this thread has the
-    /// lock, nothing is frozen.
+    /// Adds to a counter of a large map, or to one that is frozen. Once this thread has the lock, a
+    /// counter of a small map is frozen only if a change of many attributes has left it so. It is
+    /// then replaced.
     #[cold]
     fn add_locked(self, key: Borrowed<'_, F>, increment: i64) -> Added {
-        let _record = self.row.record.lock();
-        let added = self.try_add(key, increment);
-        added.unwrap_or(Added::NotCounted)
+        let writing = self.row.writing.lock();
+        let attributes = self.attributes();
+        let attribute = attributes
+            .as_ref()
+            .and_then(|attributes| attributes.map.attribute(key, attributes.seed));
+        let Some(Attribute { key, value }) = attribute else {
+            return Added::Missing;
+        };
+        let Some(present) = value.see_under(self.guard).counted() else {
+            return Added::NotCounted;
+        };
+        let is_small = attributes.as_ref().is_some_and(|map| map.map.is_small());
+        if is_small {
+            if let Ok(added) = value.add(increment) {
+                return added;
+            }
+        }
+        let sum = present.checked_add(increment);
+        let Some((sum, value)) = sum.and_then(|sum| Some((sum, Value::counter(sum)?))) else {
+            return Added::NotCounted;
+        };
+        let key = key.clone();
+        self.set_locked(writing, Changes::from_iter([Attribute { key, value }]));
+        Added::Changed(sum)
     }
 
     #[inline(always)]
     fn try_add(self, key: Borrowed<'_, F>, increment: i64) -> Result<Added, Frozen> {
         match self.attributes() {
-            Some(attributes) => match attributes.get(key) {
-                Some(Value::Integer(counter)) => counter.add(increment),
-                Some(Value::Fixed(_)) => Ok(Added::NotCounted),
+            Some(attributes) if !attributes.map.is_small() => Err(Frozen),
+            Some(attributes) => match attributes.value(key) {
+                Some(value) => value.add(increment),
                 None => Ok(Added::Missing),
             },
             None => Ok(Added::Missing),
@@ -330,14 +512,15 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// nothing if the child is being stopped.
     pub fn run(self, keeper: u64, pid: Pid<F>, _: &Committed) -> Result<bool, Refused> {
         let mut record = self.row.lock_of(keeper).ok_or(Refused::Gone)?;
-        if record.is_stopping {
+        if self.row.is_stopping.load(Ordering::Relaxed) {
             return Err(Refused::Stopping);
         }
         if self.shared.stopping.is_set() {
             return Err(Refused::ZoneStopping);
         }
-        record.state = State::Running;
-        let is_awaited = mem::take(&mut record.is_awaited);
+        self.row
+            .set_state(State::Running, &mut self.row.writing.lock());
+        let is_awaited = self.row.is_awaited.swap(false, Ordering::Relaxed);
         let before = self.row.replace_pid(&mut record, Some(pid));
         drop(record);
         drop(before);
@@ -351,8 +534,9 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// does not run or is being stopped.
     pub(crate) fn hand_over(self, keeper: u64, new: u64, pid: Pid<F>) -> Option<Pid<F>> {
         let mut record = self.row.lock_of(keeper)?;
-        let is_stopping = record.is_stopping || self.shared.stopping.is_set();
-        if record.state != State::Running || is_stopping {
+        let is_stopping =
+            self.row.is_stopping.load(Ordering::Relaxed) || self.shared.stopping.is_set();
+        if self.row.state() != State::Running || is_stopping {
             return None;
         }
         record.keeper = new;
@@ -363,9 +547,11 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// and whether it is being stopped.
     pub fn terminate(self, keeper: u64, _: &Committed) -> Result<(Option<Pid<F>>, bool), Gone> {
         let mut record = self.row.lock_of(keeper).ok_or(Gone)?;
-        record.state = State::Terminating;
+        self.row
+            .set_state(State::Terminating, &mut self.row.writing.lock());
         let before = self.row.replace_pid(&mut record, None);
-        let is_stopping = record.is_stopping || self.shared.stopping.is_set();
+        let is_stopping =
+            self.row.is_stopping.load(Ordering::Relaxed) || self.shared.stopping.is_set();
         Ok((before, is_stopping))
     }
 
@@ -376,7 +562,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// nothing changes.
     pub fn clear(self, keeper: u64, state: State, _: &Committed) -> bool {
         let stopping = &self.shared.stopping;
-        let may_start = |record: &Record<F>| !record.is_stopping && !stopping.is_set();
+        let may_start = || !self.row.is_stopping.load(Ordering::Relaxed) && !stopping.is_set();
         self.clear_if(may_start, keeper, state).is_ok()
     }
 
@@ -390,8 +576,8 @@ impl<'g, F: Foreign> Entry<'g, F> {
         keeper: u64,
         children: &Children,
     ) -> Result<Cleared<F>, Gone> {
-        let condition = |record: &Record<F>| {
-            let is_removed = condition(record.state);
+        let condition = || {
+            let is_removed = condition(self.row.state());
             if is_removed {
                 children.remove();
             }
@@ -402,49 +588,65 @@ impl<'g, F: Foreign> Entry<'g, F> {
 
     fn clear_if(
         self,
-        condition: impl FnOnce(&Record<F>) -> bool,
+        condition: impl FnOnce() -> bool,
         keeper: u64,
         state: State,
     ) -> Result<Cleared<F>, Gone> {
         let record = self.row.lock_of(keeper);
-        let mut record = record.filter(|record| condition(record)).ok_or(Gone)?;
-        record.state = state;
-        let is_awaited = record.is_awaited;
+        let mut record = record.filter(|_| condition()).ok_or(Gone)?;
+        let is_awaited = self.row.is_awaited.load(Ordering::Relaxed);
+        let mut writing = self.row.writing.lock();
+        self.row.set_state(state, &mut writing);
         let child = self.row.replace_pid(&mut record, None);
         // The row itself stays in memory until it is freed with others, but its spec must not.
         let spec = (state == State::Removed)
             .then(|| record.spec.take())
             .flatten();
-        let heavy = self.attributes().is_some_and(|map| map.is_heavy());
-        self.publish(record, None, heavy);
+        let heavy = self.attributes().is_some_and(|map| map.map.is_heavy());
+        let before = self.swap(None);
+        drop(writing);
+        drop(record);
+        self.retire(before, heavy);
         drop(spec);
         Ok(Cleared { child, is_awaited })
     }
 
-    /// Replaces the attributes, unlocks, and retires the old ones. They are freed as soon as
+    /// Replaces the attributes, unlocks them, and retires the old ones. They are freed as soon as
     /// nobody reads them if something `heavy` was replaced or removed.
     pub(crate) fn publish(
         self,
-        record: MutexGuard<'_, Record<F>>,
+        writing: MutexGuard<'_, Writing>,
         after: Option<Attributes<F>>,
         heavy: bool,
     ) {
+        let before = self.swap(after);
+        drop(writing);
+        self.retire(before, heavy);
+    }
+
+    /// Replaces the attributes, which are locked. Returns the old ones, to be retired.
+    fn swap(self, after: Option<Attributes<F>>) -> Replacement {
         let after = after.map_or(ptr::null_mut(), Attributes::into_raw);
-        let before = self
-            .guard
-            .swap(&self.row.attributes, after, Ordering::AcqRel);
-        drop(record);
+        let attributes = &self.row.attributes;
+        Replacement(self.guard.swap(attributes, after, Ordering::AcqRel))
+    }
+
+    /// Retires what was replaced in this row.
+    fn retire(self, Replacement(before): Replacement, heavy: bool) {
         if !before.is_null() {
-            // SAFETY: `before` came from `into_raw`. This call alone has swapped it out, and
-            // readers that still have it entered their guards before.
+            // SAFETY: `before` came from `into_raw`. The call to `swap` that returned it has
+            // swapped it out, and readers that still have it entered their guards before.
             unsafe { retirement::retire::<F>(before, heavy, self.guard) };
         }
     }
 }
 
+/// The map that [`Entry::swap`] has replaced, or null.
+struct Replacement(*mut ());
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::sync::Arc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -455,8 +657,8 @@ mod tests {
     use crate::datum::Datum;
     use crate::reclaim;
     use crate::retirement::{MANY, MAX_FREED};
+    use crate::row::{Child, Claimed};
     use crate::testing::{fixed, held, running, word, Held};
-    use crate::value::Counter;
 
     const COMMITTED: Committed = Committed::new();
     /// Longer than anything takes that terminates.
@@ -468,25 +670,50 @@ mod tests {
         let entry = Entry::new(&row, &shared, &guard);
         let counter = |key| Attribute {
             key: word(key),
-            value: Value::Integer(Counter::new(0).unwrap()),
+            value: Value::counter(0).unwrap(),
         };
         assert!(entry
             .set((0..100).map(counter).collect(), &COMMITTED)
             .is_ok());
-        let record = row.record.lock();
+        let writing = row.writing.lock();
         thread::scope(|scope| {
             let (sender, refused) = bounded(1);
             let (row, shared) = (&row, &shared);
             scope.spawn(move || {
                 let guard = reclaim::enter();
-                sender.send(Entry::new(row, shared, &guard).snapshot(99).is_err())
+                let refused = Entry::new(row, shared, &guard).snapshot(99).is_err();
+                sender.send(refused)
             });
             let refused = refused.recv_timeout(LONG);
-            drop(record);
+            drop(writing);
             assert_eq!(refused, Ok(true));
         });
-        let (attributes, integers) = entry.snapshot(100).unwrap().unwrap();
-        assert_eq!((attributes.count(), integers.len()), (100, 100));
+        let snapshot = entry.snapshot(100).unwrap().unwrap();
+        assert_eq!(snapshot.count(), 100);
+    }
+
+    #[test]
+    fn a_counter_that_was_left_frozen_is_added_to() {
+        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let entry = Entry::new(&row, &shared, &guard);
+        let counter = Attribute {
+            key: word(0),
+            value: Value::counter(1).unwrap(),
+        };
+        assert!(entry.set(Changes::from_iter([counter]), &COMMITTED).is_ok());
+        let freeze = || {
+            let attributes = entry.attributes().unwrap();
+            attributes.value(word(0).borrow()).unwrap().freeze();
+        };
+        for sum in 2..4 {
+            freeze();
+            let added = entry.add(word(0).borrow(), 1, &COMMITTED);
+            assert_eq!(added, Added::Changed(sum));
+        }
+        freeze();
+        drop(entry.snapshot(1));
+        let added = entry.add(word(0).borrow(), 1, &COMMITTED);
+        assert_eq!(added, Added::Changed(4));
     }
 
     /// A change to a light value waits until there is more to free, also if there is a heavy value
@@ -555,8 +782,9 @@ mod tests {
         static DROPPED: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// A value that the thread that drops it counts.
-    struct Counted;
+    /// A value that the thread that drops it counts. It is not empty, so that the tagged pointer to
+    /// it is within its memory, where LeakSanitizer finds it.
+    struct Counted(#[allow(dead_code)] u64);
 
     impl Foreign for Counted {
         type Borrowed<'a> = &'a Counted;
@@ -580,16 +808,93 @@ mod tests {
         }
     }
 
+    thread_local! {
+        static WATCHED: RefCell<Option<Arc<Row<Watched>>>> = const { RefCell::new(None) };
+        /// How often a term was hashed or used while the row was locked.
+        static UNDER_LOCK: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A term that notices whether the row of this thread is locked.
+    struct Watched(u64);
+
+    fn watch() {
+        WATCHED.with_borrow(|row| {
+            let is_locked = row.as_ref().is_some_and(|row| row.writing.is_locked());
+            UNDER_LOCK.set(UNDER_LOCK.get() + usize::from(is_locked));
+        });
+    }
+
+    impl Foreign for Watched {
+        type Borrowed<'a> = u64;
+
+        fn borrow(&self) -> u64 {
+            self.0
+        }
+
+        fn hash(number: u64) -> u64 {
+            watch();
+            number
+        }
+
+        fn same(one: u64, other: u64) -> bool {
+            one == other
+        }
+
+        fn begin_use(&self) -> bool {
+            watch();
+            true
+        }
+    }
+
+    /// What a call does under the lock does not depend on the number of attributes.
+    #[test]
+    fn many_attributes_are_set_and_read_without_the_lock() {
+        const MANY: u64 = 10_000;
+        let (row, shared) = (Arc::new(Row::vacant(word(0), 0, 0)), Shared::default());
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(1)),
+            keeper: 1,
+            spec: None,
+        };
+        let occupied = row.occupy(&child, &Children::default());
+        assert_eq!(occupied.unwrap(), Claimed::Done);
+        WATCHED.set(Some(Arc::clone(&row)));
+        let guard = reclaim::enter();
+        let entry = Entry::new(&row, &shared, &guard);
+        let change = |key| Attribute {
+            key: Datum::foreign(Watched(key)),
+            value: Value::fixed(Datum::foreign(Watched(key))),
+        };
+        let set = |from| entry.set((from..from + MANY).map(change).collect(), &COMMITTED);
+        let under_lock = |run: &dyn Fn()| {
+            UNDER_LOCK.set(0);
+            run();
+            UNDER_LOCK.get()
+        };
+        let few = 500;
+        // A new map, over a small one, over a large one; and of one attribute, in a shared map.
+        assert!(under_lock(&|| assert_eq!(set(0), Ok(true))) < few);
+        assert!(under_lock(&|| assert_eq!(set(MANY / 2), Ok(true))) < few);
+        assert!(under_lock(&|| assert_eq!(set(0), Ok(false))) < few);
+        assert!(under_lock(&|| assert!(entry.snapshot(usize::MAX).is_ok())) < few);
+        let one = || Changes::from_iter([change(1)]);
+        assert!(under_lock(&|| assert_eq!(entry.set(one(), &COMMITTED), Ok(false))) < few);
+        let count = entry.attributes().map(|map| map.count());
+        assert_eq!(count, Some(MANY as usize * 3 / 2));
+        WATCHED.set(None);
+    }
+
     #[test]
     fn a_thread_frees_a_few_of_many_maps_retired_at_once() {
         let shared = Shared::default();
         let retire = |attributes: usize| {
             let (row, guard) = (Row::vacant(word(0), 0, 0), reclaim::enter());
             let entry = Entry::new(&row, &shared, &guard);
-            let counted = |key| fixed(key, Datum::foreign(Counted));
+            let counted = |key| fixed(key, Datum::foreign(Counted(key)));
             let changes = (0..attributes as u64).map(counted).collect();
-            entry.set_locked(row.record.lock(), changes);
-            entry.publish(row.record.lock(), None, false);
+            entry.set_locked(row.writing.lock(), changes);
+            entry.publish(row.writing.lock(), None, false);
         };
         let dropped = |run: &dyn Fn()| {
             let before = DROPPED.get();

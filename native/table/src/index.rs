@@ -550,7 +550,7 @@ mod tests {
         change(zone, name, |revision| {
             let plan = plan(key, values);
             let set = |entry: Entry<Text>| {
-                let value = Value::Fixed(word(values.iter().sum()));
+                let value = Value::fixed(word(values.iter().sum()));
                 let key = word(key);
                 let set = entry.set(Changes::from_iter([Attribute { key, value }]), &COMMITTED);
                 (set, true)
@@ -729,7 +729,7 @@ mod tests {
         let entry = zone.entry_or_vacant(&word(7), &guard, &COMMITTED);
         let missing = Attribute {
             key: word(KEY),
-            value: Value::Fixed(word(50)),
+            value: Value::fixed(word(50)),
         };
         let revision = zone.indexes().unwrap().revise(entry, None).unwrap();
         let set = |entry| (zone.try_add_or_set(entry, 1, &missing, &COMMITTED), true);

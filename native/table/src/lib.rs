@@ -10,7 +10,7 @@
 //! use proctab_table::datum::{Datum, Foreign, Kind};
 //! use proctab_table::reclaim;
 //! use proctab_table::row::{Child, Claimed, Pid, State};
-//! use proctab_table::value::{Added, Counter, Value};
+//! use proctab_table::value::{Added, Value};
 //! use proctab_table::zone::Zone;
 //!
 //! // An embedder without terms of its own.
@@ -35,7 +35,7 @@
 //!
 //! let entry = zone.entry(name.borrow(), &guard).unwrap();
 //! assert_eq!(entry.pid(), Some(Pid::Local(42)));
-//! let zero = Attribute { key: bytes_in.clone(), value: Value::Integer(Counter::new(0).unwrap()) };
+//! let zero = Attribute { key: bytes_in.clone(), value: Value::counter(0).unwrap() };
 //! assert!(entry.set(Changes::from_iter([zero]), &COMMITTED).is_ok());
 //! assert_eq!(entry.add(bytes_in.borrow(), 1000, &COMMITTED), Added::Changed(1000));
 //!
@@ -59,11 +59,11 @@
 //! | [`row`] | one name: its state and its processes |
 //! | `groups` | the rows that have one value |
 //! | `children` | the number of children, and its limit |
-//! | `retirement` | freeing maps of attributes |
+//! | `retirement` | freeing maps of attributes and values |
 //! | [`attributes`] | a persistent map of attributes |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
-//! | [`value`] | a value: a term, or an integer that is counted in place |
+//! | [`value`] | a value: one atomic word, which is replaced or counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
 //! | [`reclaim`] | freeing memory that readers may still use |
 //! | [`commit`] | the proof that an operation will not start again |
@@ -71,18 +71,21 @@
 //!
 //! # What readers see
 //!
-//! Finding a name, reading an attribute and adding to a counter take no lock, and write no memory
-//! that readers of other names read. Each operation on one name takes effect at one moment between
-//! its call and its return, including setting several attributes and removing a name with all of
-//! them. [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one
-//! moment. There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns
-//! each row exactly once that stays in the table from the first page to the last.
+//! Finding a name, reading an attribute and adding to a counter take no lock (but an addition to
+//! one of more than 128 attributes), and write no memory that readers of other names read. Each
+//! operation on one name takes effect at one moment between its call and its return, including
+//! setting several attributes and removing a name with all of them.
+//! [`Entry::snapshot`](entry::Entry::snapshot) reads all attributes of one name at one moment.
+//! There is no such guarantee across names, but [`Zone::page`](zone::Zone::page) returns each row
+//! exactly once that stays in the table from the first page to the last.
 //!
 //! # Costs
 //!
-//! A row takes about 250 bytes with a short name, and each attribute 32, besides the bytes of terms
-//! that do not fit in 14. Writers of one name take turns, and copy up to [16
-//! attributes](attributes) or a path in a tree of them; an integer is replaced in place.
+//! A row takes about 250 bytes with a short name, and each attribute 24, besides the bytes of keys
+//! that do not fit in 14, and of values that do not fit in [a word](value). Writers of one name
+//! take turns. A write of one attribute that is there replaces its value in place; others copy up
+//! to [16 attributes](attributes), or a path in a tree of them. Changes of many attributes, and
+//! snapshots of many, do not hold up other writers of the name.
 //!
 //! # Memory
 //!

@@ -1,9 +1,14 @@
 //! One name: its state, the processes behind it, and its attributes.
 //!
 //! Readers take no lock: the pid of the child is one atomic word, and the attributes are a pointer
-//! to a map that never changes ([`Attributes`]). Writers take the row's lock, make a new map next
-//! to the old one, publish it by replacing the pointer, and retire the old one. Nothing is freed
-//! and no foreign code runs while the lock is held.
+//! to a map ([`Attributes`]) whose values are atomic words. Writers take the lock of the
+//! attributes, and replace a value, or make a new map next to the old one and publish it by
+//! replacing the pointer. They retire what they replace. No value is freed and no foreign code runs
+//! while the lock is held.
+//!
+//! The child has a lock of its own, so that reading the child does not wait for writers of
+//! attributes. Whether attributes may be set depends on the state of the child, which therefore
+//! changes under both locks.
 //!
 //! This module has the state and the processes. Reading and changing attributes takes an
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.
@@ -12,7 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -36,6 +41,7 @@ const NO_KEEPER: u64 = 0;
 
 /// The state of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum State {
     /// No child: the row only has attributes.
     Vacant,
@@ -55,12 +61,24 @@ pub enum State {
     Removed,
 }
 
+/// The states, each at its number.
+const STATES: [State; 8] = [
+    State::Vacant,
+    State::Launching,
+    State::Running,
+    State::Terminating,
+    State::Pending,
+    State::Slowed,
+    State::Restarting,
+    State::Removed,
+];
+
 /// The process of a child.
 pub enum Pid<F> {
     /// A process that is one word, neither 0 nor `u64::MAX`.
     Local(u64),
-    /// Any other process, which is a term of the embedder.
-    Remote(Datum<F>),
+    /// Any other process, which is a term of the embedder. Few are, hence the box.
+    Remote(Box<Datum<F>>),
 }
 
 impl<F> Clone for Pid<F> {
@@ -167,26 +185,24 @@ impl Stopping {
     }
 }
 
-/// What changes under the lock of a row.
+/// What changes under the lock of the child.
 pub(crate) struct Record<F> {
-    pub state: State,
-    /// Whether the child is stopped for good; see [`Row::stop`].
-    pub is_stopping: bool,
-    /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`].
-    pub is_awaited: bool,
     pub keeper: u64,
     /// The pid of the child, if its word is [`REMOTE`].
-    remote: Option<Datum<F>>,
+    remote: Option<Box<Datum<F>>>,
     pub spec: Option<Datum<F>>,
 }
 
-impl<F> Record<F> {
-    /// Whether there is a child whose attributes may be set.
-    pub fn is_settable(&self) -> bool {
-        matches!(
-            self.state,
-            State::Launching | State::Restarting | State::Running
-        )
+/// What changes under the lock of the attributes, beside the map and the state of the row.
+pub(crate) struct Writing {
+    /// Incremented when the map of attributes is shared, see [`attributes`](crate::attributes).
+    pub generation: u32,
+}
+
+impl Writing {
+    /// Shares the map of attributes: nothing in it changes from here on.
+    pub fn share_attributes(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
 }
 
@@ -202,6 +218,18 @@ pub struct Row<F: Foreign> {
     pub(crate) is_revised: AtomicBool,
     pid: AtomicU64,
     pub(crate) attributes: AtomicPtr<()>,
+    /// A number of [`STATES`]. It changes under the lock of the attributes, and under that of the
+    /// child as well unless a row ends that has none.
+    state: AtomicU8,
+    /// Whether the child is stopped for good; see [`Row::stop`]. It is read and changed under the
+    /// lock of the child, but is beside the state, where it takes no memory.
+    pub(crate) is_stopping: AtomicBool,
+    /// Whether the tracker waits for the end of the child's start; see [`Row::await_start`]. It is
+    /// used like [`is_stopping`](Self::is_stopping).
+    pub(crate) is_awaited: AtomicBool,
+    /// The lock of the attributes. Taken after that of the child.
+    pub(crate) writing: Mutex<Writing>,
+    /// The lock of the child.
     pub(crate) record: Mutex<Record<F>>,
     /// The groups of the row, if its zone has indexes.
     pub(crate) listing: Option<Box<Listing<F, Row<F>>>>,
@@ -218,10 +246,11 @@ impl<F: Foreign> Row<F> {
             is_revised: AtomicBool::new(false),
             pid: AtomicU64::new(NO_CHILD),
             attributes: AtomicPtr::new(ptr::null_mut()),
+            state: AtomicU8::new(State::Vacant as u8),
+            writing: Mutex::new(Writing { generation: 0 }),
+            is_stopping: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             record: Mutex::new(Record {
-                state: State::Vacant,
-                is_stopping: false,
-                is_awaited: false,
                 keeper: NO_KEEPER,
                 remote: None,
                 spec: None,
@@ -229,6 +258,24 @@ impl<F: Foreign> Row<F> {
             listing: None,
             owns: PhantomData,
         }
+    }
+
+    /// Returns the state of the row. It does not change while the lock of the attributes is held,
+    /// nor while that of the child is, unless there is no child.
+    pub(crate) fn state(&self) -> State {
+        STATES[usize::from(self.state.load(Ordering::Acquire))]
+    }
+
+    pub(crate) fn set_state(&self, state: State, _: &mut MutexGuard<'_, Writing>) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Whether there is a child whose attributes may be set.
+    pub(crate) fn is_settable(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Launching | State::Restarting | State::Running
+        )
     }
 
     /// Returns the pid of the running child.
@@ -290,7 +337,7 @@ impl<F: Foreign> Row<F> {
     }
 
     fn child_in(&self, record: &Record<F>) -> Option<Child<F>> {
-        match record.state {
+        match self.state() {
             State::Vacant | State::Removed => None,
             state => Some(Child {
                 state,
@@ -305,14 +352,15 @@ impl<F: Foreign> Row<F> {
     /// the keeper that ends this start learns that the tracker waits for that. To call this again
     /// changes nothing, so it needs no commit.
     pub fn await_start(&self) -> Option<Child<F>> {
-        let mut record = self.record.lock();
-        record.is_awaited = true;
+        let record = self.record.lock();
+        self.is_awaited.store(true, Ordering::Relaxed);
         self.child_in(&record)
     }
 
     /// Whether there is a child, in any state.
     pub fn has_child(&self) -> bool {
-        !matches!(self.record.lock().state, State::Vacant | State::Removed)
+        let _record = self.record.lock();
+        !matches!(self.state(), State::Vacant | State::Removed)
     }
 
     /// Gives the row to a child, if it is vacant and `children` may be one more.
@@ -321,13 +369,14 @@ impl<F: Foreign> Row<F> {
     /// without the other.
     pub(crate) fn occupy(&self, child: &Child<F>, children: &Children) -> Result<Claimed, Gone> {
         let mut record = self.record.lock();
-        match record.state {
+        let mut writing = self.writing.lock();
+        match self.state() {
             State::Removed => Err(Gone),
             State::Vacant if !children.add() => Ok(Claimed::Full),
             State::Vacant => {
-                record.state = child.state;
-                record.is_stopping = false;
-                record.is_awaited = false;
+                self.set_state(child.state, &mut writing);
+                self.is_stopping.store(false, Ordering::Relaxed);
+                self.is_awaited.store(false, Ordering::Relaxed);
                 record.keeper = child.keeper;
                 record.spec = child.spec.clone();
                 self.replace_pid(&mut record, child.pid.clone());
@@ -340,9 +389,9 @@ impl<F: Foreign> Row<F> {
     /// Stops the child of `keeper` for good: from here on it does not begin to run, and is not
     /// started again. Returns its state, or `None` if the row does not belong to that keeper.
     pub fn stop(&self, keeper: u64, _: &Committed) -> Option<State> {
-        let mut record = self.lock_of(keeper)?;
-        record.is_stopping = true;
-        Some(record.state)
+        let _record = self.lock_of(keeper)?;
+        self.is_stopping.store(true, Ordering::Relaxed);
+        Some(self.state())
     }
 
     /// Gives the row to another keeper. Returns `false` if it does not belong to `keeper`.
@@ -360,10 +409,10 @@ impl<F: Foreign> Row<F> {
         old.is_some()
     }
 
-    /// Locks the row, if it belongs to this keeper.
+    /// Locks the child, if it belongs to this keeper.
     pub(crate) fn lock_of(&self, keeper: u64) -> Option<MutexGuard<'_, Record<F>>> {
         let record = self.record.lock();
-        (record.keeper == keeper && record.state != State::Removed).then_some(record)
+        (record.keeper == keeper && self.state() != State::Removed).then_some(record)
     }
 }
 

@@ -69,7 +69,7 @@ pub fn word<F>(word: u64) -> Datum<F> {
 pub fn fixed<F>(key: u64, datum: Datum<F>) -> Attribute<F> {
     Attribute {
         key: word(key),
-        value: Value::Fixed(datum),
+        value: Value::fixed(datum),
     }
 }
 

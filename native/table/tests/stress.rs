@@ -9,7 +9,7 @@ use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
 use proctab_table::row::{Child, Claimed, Pid, State};
-use proctab_table::value::{Added, Counter, Value};
+use proctab_table::value::{Added, InUse, Seen, Value};
 use proctab_table::zone::Zone;
 
 const COMMITTED: Committed = Committed::new();
@@ -74,14 +74,14 @@ fn word(word: u64) -> Datum<Counted> {
 fn counter(key: u64, integer: i64) -> Attribute<Counted> {
     Attribute {
         key: word(key),
-        value: Value::Integer(Counter::new(integer).unwrap()),
+        value: Value::counter(integer).unwrap(),
     }
 }
 
 fn fixed(key: u64, value: Datum<Counted>) -> Attribute<Counted> {
     Attribute {
         key: word(key),
-        value: Value::Fixed(value),
+        value: Value::fixed(value),
     }
 }
 
@@ -115,16 +115,10 @@ fn integers(zone: &Table, name: u64) -> HashMap<u64, i64> {
     let guard = reclaim::enter();
     let mut found = HashMap::new();
     let row = zone.entry(word(name).borrow(), &guard);
-    if let Some((attributes, integers)) = row.and_then(|row| row.snapshot(usize::MAX).unwrap()) {
-        let mut integers = integers.into_iter();
-        attributes.for_each(&mut |attribute| {
-            if let Value::Integer(_) = attribute.value {
-                for key in 0..64 {
-                    if attribute.key == word(key) {
-                        found.insert(key, integers.next().unwrap());
-                        return;
-                    }
-                }
+    if let Some(snapshot) = row.and_then(|row| row.snapshot(usize::MAX).unwrap()) {
+        snapshot.for_each(&mut |key, value| {
+            if let (View::Word(_, key), Seen::Integer(integer)) = (key.view(), value) {
+                assert!(found.insert(key, integer).is_none());
             }
         });
     }
@@ -228,6 +222,421 @@ fn several_attributes_are_set_in_one_step() {
             }
         });
     });
+}
+
+/// One thread replaces three values in place, one after the other. Others change the map of the
+/// same name: they copy its leaf, split it, and set the three values in one step. No write is lost,
+/// every value that is read is alive, and a snapshot is of one moment.
+#[test]
+fn values_are_replaced_in_place_beside_snapshots_and_new_maps() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: u64 = 30_000;
+    let zone = Table::default();
+    let value = |key, round| fixed(key, Datum::foreign(Counted::new(&LIVE, round)));
+    let number = |value: Seen<Counted>| match value {
+        Seen::Fixed(View::Foreign(foreign)) => {
+            assert_eq!(foreign.alive, ALIVE);
+            foreign.number
+        }
+        _ => panic!("not a foreign term"),
+    };
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, (0..3).map(|key| value(key, 0))));
+    assert!(set(&zone, 1, (3..6).map(|key| value(key, 0))));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            for round in 1..=ROUNDS {
+                for key in 0..3 {
+                    assert!(set(zone, 1, [value(key, round)]));
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            for round in 1.. {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                assert!(set(zone, 1, (3..6).map(|key| value(key, round))));
+                assert!(set(zone, 1, (6..40).map(|key| value(key, round))));
+                let guard = reclaim::enter();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                for key in 6..40 {
+                    zone.delete(row, word(key).borrow(), &COMMITTED);
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+        });
+        for _ in 0..2 {
+            scope.spawn(move || {
+                let mut last = 0;
+                while !done.load(Ordering::SeqCst) {
+                    let guard = reclaim::enter();
+                    let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                    let mut now = HashMap::new();
+                    let snapshot = row.snapshot(usize::MAX).unwrap().unwrap();
+                    snapshot.for_each(&mut |key, value| {
+                        if let View::Word(_, key) = key.view() {
+                            now.insert(key, number(value));
+                        }
+                    });
+                    let order = [now[&0], now[&1], now[&2]];
+                    assert!(order.is_sorted_by(|one, next| one == next || *one == next + 1));
+                    assert!(order[0] <= order[2] + 1, "{order:?}");
+                    assert!((3..6).all(|key| now[&key] == now[&3]), "{now:?}");
+                    let first = row.attributes().unwrap();
+                    let first = number(first.get(word(0).borrow()).unwrap().seen());
+                    assert!(
+                        last <= order[0] && order[0] <= first,
+                        "{last} {order:?} {first}"
+                    );
+                    last = first;
+                }
+            });
+        }
+    });
+    let guard = reclaim::enter();
+    let row = zone.entry(word(1).borrow(), &guard).unwrap();
+    let attributes = row.attributes().unwrap();
+    for key in 0..3 {
+        let value = attributes.get(word(key).borrow()).unwrap();
+        assert_eq!(number(value.seen()), ROUNDS);
+    }
+    drop(guard);
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&LIVE, 0);
+}
+
+/// Two threads set 300 attributes at once, which is prepared without the lock. Others replace and
+/// add to single values of the same name, and add and remove keys, so that the map is small now and
+/// large then. A snapshot is of one moment: no reader sees half of such a change. No write is lost.
+#[test]
+fn changes_of_many_attributes_lose_no_other_write_and_are_seen_whole() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: u64 = 3_000;
+    const MANY: u64 = 300;
+    let zone = Table::default();
+    let value = |key, round| fixed(key, Datum::foreign(Counted::new(&LIVE, round)));
+    let number = |value: Seen<Counted>| match value {
+        Seen::Integer(integer) => integer as u64,
+        Seen::Fixed(View::Foreign(foreign)) => {
+            assert_eq!(foreign.alive, ALIVE);
+            foreign.number
+        }
+        _ => panic!("neither a counter nor a foreign term"),
+    };
+    assert!(open(&zone, 1, KEEPER));
+    assert!(set(&zone, 1, (1000..1003).map(|key| counter(key, 0))));
+    assert!(set(&zone, 1, (2000..2003).map(|key| value(key, 0))));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, done) = (&zone, &done);
+        scope.spawn(move || {
+            for round in 1..=ROUNDS {
+                for key in 0..3 {
+                    assert_eq!(add(zone, 1, 1000 + key, 1), Added::Changed(round as i64));
+                    assert!(set(zone, 1, [value(2000 + key, round)]));
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+            done.store(true, Ordering::SeqCst);
+        });
+        for thread in 0..2 {
+            scope.spawn(move || {
+                for round in 0.. {
+                    if done.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let round = 2 * round + thread;
+                    assert!(set(
+                        zone,
+                        1,
+                        (0..MANY).map(|key| match key % 2 {
+                            0 => value(key, round),
+                            _ => counter(key, round as i64),
+                        })
+                    ));
+                }
+                reclaim::flush(&reclaim::enter());
+            });
+        }
+        scope.spawn(move || {
+            for round in 0.. {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                // The first 300 keys are removed in some rounds: the others are a small map then.
+                let guard = reclaim::enter();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                assert!(set(zone, 1, [value(3000 + round % 90, round)]));
+                zone.delete(row, word(3000 + (round + 45) % 90).borrow(), &COMMITTED);
+                if round % 100 == 0 {
+                    for key in 0..MANY {
+                        zone.delete(row, word(key).borrow(), &COMMITTED);
+                    }
+                }
+            }
+            reclaim::flush(&reclaim::enter());
+        });
+        scope.spawn(move || {
+            let mut last = 0;
+            while !done.load(Ordering::SeqCst) {
+                let guard = reclaim::enter();
+                let row = zone.entry(word(1).borrow(), &guard).unwrap();
+                let mut now = HashMap::new();
+                let snapshot = row.snapshot(usize::MAX).unwrap().unwrap();
+                snapshot.for_each(&mut |key, value| {
+                    if let View::Word(_, key) = key.view() {
+                        assert!(now.insert(key, number(value)).is_none());
+                    }
+                });
+                assert_eq!(now.len(), snapshot.count());
+                let of_many = (0..MANY).filter_map(|key| now.get(&key));
+                let distinct: std::collections::HashSet<_> = of_many.collect();
+                assert!(distinct.len() <= 1, "{distinct:?}");
+                let order = [1000, 2000, 1001, 2001, 1002, 2002].map(|key| now[&key]);
+                assert!(order.is_sorted_by(|one, next| one == next || *one == next + 1));
+                assert!(order[0] <= order[5] + 1, "{order:?}");
+                assert!(last <= order[0], "{last} {order:?}");
+                last = order[0];
+            }
+        });
+    });
+    let guard = reclaim::enter();
+    let row = zone.entry(word(1).borrow(), &guard).unwrap();
+    let attributes = row.attributes().unwrap();
+    for key in [1000, 1001, 1002, 2000, 2001, 2002] {
+        let value = attributes.get(word(key).borrow()).unwrap();
+        assert_eq!(number(value.seen()), ROUNDS);
+    }
+    drop(guard);
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&LIVE, 0);
+}
+
+/// A term whose memory is freed as soon as nobody uses it.
+struct Discarded {
+    users: AtomicUsize,
+    freed: &'static AtomicUsize,
+    is_freed: AtomicBool,
+}
+
+const DISCARDED: usize = 1 << 32;
+
+impl Discarded {
+    fn new(freed: &'static AtomicUsize) -> Datum<Discarded> {
+        Datum::foreign(Discarded {
+            users: AtomicUsize::new(0),
+            freed,
+            is_freed: AtomicBool::new(false),
+        })
+    }
+
+    fn free(&self) {
+        assert!(!self.is_freed.swap(true, Ordering::SeqCst));
+        self.freed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Foreign for Discarded {
+    type Borrowed<'a> = &'a Discarded;
+
+    fn borrow(&self) -> &Discarded {
+        self
+    }
+
+    fn hash(_: &Discarded) -> u64 {
+        42
+    }
+
+    fn same(one: &Discarded, other: &Discarded) -> bool {
+        std::ptr::eq(one, other)
+    }
+
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
+    fn begin_use(&self) -> bool {
+        let begin = |users| (users & DISCARDED == 0).then_some(users + 1);
+        let users = &self.users;
+        users
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, begin)
+            .is_ok()
+    }
+
+    fn end_use(&self) {
+        if self.users.fetch_sub(1, Ordering::AcqRel) == DISCARDED | 1 {
+            self.free();
+        }
+    }
+
+    fn discard(&self) -> bool {
+        if self.users.fetch_or(DISCARDED, Ordering::AcqRel) == 0 {
+            self.free();
+        }
+        true
+    }
+}
+
+impl Drop for Discarded {
+    fn drop(&mut self) {
+        if *self.users.get_mut() & DISCARDED == 0 {
+            self.free();
+        }
+    }
+}
+
+/// No reader uses the memory of a value that was discarded, and all of it is freed once. What was
+/// replaced in place is freed while there are guards.
+#[test]
+fn a_discarded_value_is_freed_once_and_not_while_it_is_used() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: usize = 20_000;
+    let zone: Zone<Discarded> = Zone::default();
+    let name = Datum::word(KIND, 1);
+    let change = |key| Attribute {
+        key: Datum::word(KIND, key),
+        value: Value::fixed(Discarded::new(&FREED)),
+    };
+    let set = |changes: Changes<Discarded>| {
+        let guard = reclaim::enter();
+        let entry = zone.entry(name.borrow(), &guard).unwrap();
+        assert!(entry.set(changes, &COMMITTED).is_ok());
+    };
+    let child = Child {
+        state: State::Running,
+        pid: None,
+        keeper: KEEPER,
+        spec: None,
+    };
+    assert_eq!(zone.insert(&name, child, &COMMITTED), Claimed::Done);
+    set(Changes::from_iter([change(0)]));
+    let before = reclaim::enter();
+    set(Changes::from_iter([change(0)]));
+    assert_eq!(FREED.load(Ordering::SeqCst), 1);
+    drop(before);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, name, done) = (&zone, &name, &done);
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    let guard = reclaim::enter();
+                    let entry = zone.entry(name.borrow(), &guard).unwrap();
+                    let value = entry.attributes().unwrap();
+                    let value = value.get(Datum::word(KIND, 0).borrow()).unwrap();
+                    let snapshot = entry.snapshot(usize::MAX).unwrap().unwrap();
+                    let check = |seen: Seen<Discarded>| match seen {
+                        Seen::Fixed(View::Foreign(used)) => {
+                            assert!(!used.is_freed.load(Ordering::SeqCst))
+                        }
+                        _ => panic!("not a foreign term"),
+                    };
+                    check(value.seen());
+                    snapshot.for_each(&mut |_, value| check(value));
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            match round % 8 {
+                0 => set(Changes::from_iter([change(0), change(1)])),
+                key => set(Changes::from_iter([change(key as u64 % 2)])),
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&FREED, 2 + ROUNDS + ROUNDS / 8);
+}
+
+/// Snapshots and changes of many attributes share a large map, and read its values without
+/// beginning to use them. No value is freed meanwhile.
+#[test]
+fn a_discarded_value_is_not_freed_while_its_map_is_shared() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: u64 = 20_000;
+    const MANY: u64 = 200;
+    let zone: Zone<Discarded> = Zone::default();
+    let name = Datum::word(KIND, 1);
+    let change = |key| {
+        MADE.fetch_add(1, Ordering::SeqCst);
+        Attribute {
+            key: Datum::word(KIND, key),
+            value: Value::fixed(Discarded::new(&FREED)),
+        }
+    };
+    let set = |changes: Changes<Discarded>| {
+        let guard = reclaim::enter();
+        let entry = zone.entry(name.borrow(), &guard).unwrap();
+        assert!(entry.set(changes, &COMMITTED).is_ok());
+    };
+    let check = |seen: Seen<Discarded>| match seen {
+        Seen::Fixed(View::Foreign(used)) => assert!(!used.is_freed.load(Ordering::SeqCst)),
+        _ => panic!("not a foreign term"),
+    };
+    let child = Child {
+        state: State::Running,
+        pid: None,
+        keeper: KEEPER,
+        spec: None,
+    };
+    assert_eq!(zone.insert(&name, child, &COMMITTED), Claimed::Done);
+    set((0..MANY).map(change).collect());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (zone, name, done, set) = (&zone, &name, &done, &set);
+        scope.spawn(move || {
+            for round in 0..ROUNDS {
+                set(Changes::from_iter([change(round % MANY)]));
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                set((0..MANY).step_by(2).map(change).collect());
+                thread::yield_now();
+            }
+        });
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                let guard = reclaim::enter();
+                let entry = zone.entry(name.borrow(), &guard).unwrap();
+                let snapshot = entry.snapshot(usize::MAX).unwrap().unwrap();
+                // The writers replace values between the visits.
+                snapshot.for_each(&mut |_, value| {
+                    thread::yield_now();
+                    check(value);
+                });
+            }
+        });
+        scope.spawn(move || {
+            for key in (0..MANY).cycle() {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                let guard = reclaim::enter();
+                let entry = zone.entry(name.borrow(), &guard).unwrap();
+                let attributes = entry.attributes().unwrap();
+                check(
+                    attributes
+                        .get(Datum::word(KIND, key).borrow())
+                        .unwrap()
+                        .seen(),
+                );
+            }
+        });
+    });
+    drop(zone);
+    reclaim::flush(&reclaim::enter());
+    wait_for(&FREED, MADE.load(Ordering::SeqCst));
 }
 
 #[test]
@@ -488,14 +897,12 @@ fn dropping_a_zone_frees_nothing_that_readers_of_another_use() {
                 for name in 0..64 {
                     let guard = reclaim::enter();
                     let row = zone.entry(word(name).borrow(), &guard);
-                    if let Some(map) = row.and_then(|row| row.attributes()) {
-                        map.for_each(&mut |attribute| {
-                            if let Value::Fixed(datum) = &attribute.value {
-                                if let View::Foreign(foreign) = datum.view() {
-                                    assert_eq!(foreign.alive, ALIVE);
-                                }
-                            }
-                        });
+                    let map = row.and_then(|row| row.attributes());
+                    let value = map.and_then(|map| map.get(word(0).borrow()));
+                    if let Some(Seen::Fixed(View::Foreign(foreign))) =
+                        value.as_ref().map(InUse::seen)
+                    {
+                        assert_eq!(foreign.alive, ALIVE);
                     }
                 }
             }

@@ -153,12 +153,40 @@ fn address(term: ErlNifTerm) -> usize {
     to_word(term) as usize & !(size_of::<usize>() - 1)
 }
 
+/// Makes the only element of a vector refer to more of the bytes of its off-heap binary.
+///
+/// # Safety
+/// The VM has written the vector, which nobody else uses, and the binary has so many bytes from the
+/// address of the element on.
+unsafe fn extend(vector: *mut ErlNifIOVec, length: usize) {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        let vector = &mut *vector;
+        vector.size = length;
+        (*vector.elements).length = length;
+    }
+}
+
 /// Returns what the VM would pass to `writev` for a binary, or `None` if that is not one piece of
 /// an off-heap binary.
 ///
 /// # Safety
 /// The term is of `env`, which is the environment of a running call.
 unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
+    // SAFETY: the caller vouches for the term.
+    unsafe { with_vector(env, term, |_, element| element) }
+}
+
+/// Calls `run` with the vector that the VM would pass to `writev` for a binary, and with its only
+/// element. Returns `None` if that is not one piece of an off-heap binary.
+///
+/// # Safety
+/// The term is of `env`, which is the environment of a running call.
+unsafe fn with_vector<T>(
+    env: *mut ErlNifEnv,
+    term: ErlNifTerm,
+    run: impl FnOnce(*mut ErlNifIOVec, Element) -> T,
+) -> Option<T> {
     let mut vector = MaybeUninit::<ErlNifIOVec>::uninit();
     let (mut pointer, mut tail) = (vector.as_mut_ptr(), ErlNifTerm::default());
     // SAFETY: the list is made of terms of `env`. The VM writes to the vector that it is given,
@@ -176,11 +204,12 @@ unsafe fn element(env: *mut ErlNifEnv, term: ErlNifTerm) -> Option<Element> {
         }
         let (element, off_heap) = (&*vector.elements, *vector.off_heap);
         let is_one = element.length == vector.size && !off_heap.is_null();
-        is_one.then_some(Element {
+        let element = Element {
             bytes: element.base,
             length: element.length,
             off_heap,
-        })
+        };
+        is_one.then(|| run(pointer, element))
     }
 }
 
@@ -201,6 +230,21 @@ impl<'c> Call<'c> {
     /// # Safety
     /// The term is a binary of this length.
     pub(crate) unsafe fn locate_bytes(self, term: Term<'c>, length: usize) -> Bytes {
+        // SAFETY: the caller vouches for the term.
+        unsafe { self.locate_and_refer(term, length, |_, _| ()) }
+    }
+
+    /// Returns where the bytes of a binary are. If it is [whole](Bytes::Whole), calls `refer` with
+    /// a vector of one element that refers to all of its bytes, and with their address.
+    ///
+    /// # Safety
+    /// The term is a binary of this length.
+    pub(crate) unsafe fn locate_and_refer(
+        self,
+        term: Term<'c>,
+        length: usize,
+        refer: impl FnOnce(*mut ErlNifIOVec, *const u8),
+    ) -> Bytes {
         let layout = LAYOUT.get().copied().unwrap_or_default();
         if length <= ON_HEAP {
             let begin = layout
@@ -218,24 +262,30 @@ impl<'c> Call<'c> {
             let first = enif_make_sub_binary(env, term.raw(), 0, length.min(FIRST));
             Term::from_raw(first)
         };
+        let locate = |vector: *mut ErlNifIOVec, element: Element| {
+            if self.address_of_bytes(first) != Some(element.bytes.addr()) {
+                return Bytes::Elsewhere;
+            }
+            let is_whole = |known: OffHeap| {
+                // SAFETY: the VM has named an off-heap binary, and all of them begin with these
+                // words.
+                let whole_length = unsafe { read_word(element.off_heap, known.length) };
+                let begin = element.off_heap.addr() + known.bytes;
+                element.bytes.addr() == begin && whole_length == length
+            };
+            if !layout.off_heap.is_some_and(is_whole) {
+                return Bytes::Part(element.bytes);
+            }
+            // SAFETY: the VM has written the vector, which is ours until it is dropped. The
+            // off-heap binary has `length` bytes at this address.
+            unsafe { extend(vector, length) };
+            refer(vector, element.bytes);
+            Bytes::Whole
+        };
         // SAFETY: the term is of this environment.
         // The vector may refer to bytes that were moved just now: the VM ends the growth of a
         // binary when it is inspected in this way.
-        let Some(element) = (unsafe { element(env, first.raw()) }) else {
-            return Bytes::Unknown;
-        };
-        if self.address_of_bytes(first) != Some(element.bytes.addr()) {
-            return Bytes::Elsewhere;
-        }
-        let is_whole = |known: OffHeap| {
-            // SAFETY: the VM has named an off-heap binary, and all of them begin with these words.
-            let whole_length = unsafe { read_word(element.off_heap, known.length) };
-            let begin = element.off_heap.addr() + known.bytes;
-            element.bytes.addr() == begin && whole_length == length
-        };
-        match layout.off_heap.is_some_and(is_whole) {
-            true => Bytes::Whole,
-            false => Bytes::Part(element.bytes),
-        }
+        let located = unsafe { with_vector(env, first.raw(), locate) };
+        located.unwrap_or(Bytes::Unknown)
     }
 }

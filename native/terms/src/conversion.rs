@@ -4,23 +4,25 @@
 //! | --- | --- |
 //! | atom, `[]`, local pid, local port | its word, which the VM never moves or frees |
 //! | integer of at most 64 bits, float | a word; a zero in a key may be a copy, see [`Purpose`] |
-//! | binary of at most 4096 bytes | its bytes |
+//! | binary of at most 4096 bytes, as a value of at most 512 | its bytes |
 //! | remote pid; small tuple, list or map of all these | an [encoding](crate::encoding) |
+//! | longer binary that is the value of an attribute | [shared](crate::shared) |
 //! | anything else | a copy in an environment of its own, [`Copied`] |
 //!
-//! Large binaries in a copy are [shared](crate::binaries). The form of a term depends only on the
-//! term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
+//! Large binaries in a copy are [shared](crate::binaries), too. The form of a term depends only on
+//! the term, so that equal terms have equal forms. A call [deducts](Call::deduct) the cost of a
 //! conversion before it converts.
 
 use std::time::Instant;
 
 use proctab_table::attributes::Attribute;
 use proctab_table::datum::{Borrowed, Datum, Foreign, Kind, View};
-use proctab_table::value::{Counter, Value};
+use proctab_table::value::{Seen, Value};
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::{Copied, Live, ENVIRONMENT};
-use crate::encoding::{Scratch, COPIED_PER_WORD};
+use crate::cost::{COPIED_PER_WORD, HASHED_PER_WORD};
+use crate::encoding::Scratch;
 use crate::reading::Purpose;
 use crate::term::{to_word, Term};
 use crate::vm::{term_type, ErlNifTerm};
@@ -36,8 +38,11 @@ const BINARY: Kind = Kind::new(3);
 /// The encoding of a term.
 const ENCODED: Kind = Kind::new(4);
 
-/// Bytes of the longest binary that is copied into the table. Longer ones are shared.
+/// Bytes of the longest binary that is copied into the table.
 const MAX_BINARY: usize = 4096;
+/// Bytes of the longest binary that is copied into the table as the value of an attribute. A longer
+/// one is shared, which takes about 300 bytes more, and no more time than to copy this many.
+const MAX_VALUE: usize = 512;
 /// Nanoseconds of a copy that count as one word.
 const WORD_NANOSECONDS: usize = 50;
 /// How many times as much it costs to copy a term piece by piece.
@@ -101,34 +106,38 @@ impl<'c> Call<'c> {
     /// May be called although it makes terms: it does not read the bytes of binaries.
     pub fn is_value(
         self,
-        value: &Value<Copied>,
+        value: Seen<'_, Copied>,
         key: Borrowed<'_, Copied>,
         term: Term<'c>,
     ) -> Result<bool, Fault> {
         let stored = match (value, key) {
-            (Value::Integer(counter), Borrowed::Word(INTEGER, word)) => {
-                return Ok(counter.get() == word as i64)
+            (Seen::Integer(integer), Borrowed::Word(INTEGER, word)) => {
+                return Ok(integer == word as i64)
             }
-            (Value::Integer(_), _) => return Ok(false),
-            (Value::Fixed(stored), _) => stored,
+            (Seen::Integer(_), _) => return Ok(false),
+            (Seen::Fixed(stored), _) => stored,
         };
-        match (stored.view(), key) {
+        let needs_term = match (stored, key) {
             // A key with a zero in it may be a copy where the value is not.
-            (View::Word(FLOAT, _) | View::Bytes(ENCODED, _), Borrowed::Foreign(_)) => {
-                let made = self.make(stored)?;
-                Ok(Copied::same(Live::from(made), Live::from(term)))
+            (View::Word(FLOAT, _) | View::Bytes(ENCODED, _), Borrowed::Foreign(_)) => true,
+            // A long binary is shared as a value, and copied as a key.
+            (View::Foreign(copied), Borrowed::Foreign(_) | Borrowed::Bytes(BINARY, _)) => {
+                copied.is_shared_binary()
             }
-            _ => Ok(key.same(stored.borrow())),
+            _ => false,
+        };
+        if !needs_term {
+            return Ok(key.same(stored.borrow()));
         }
+        self.deduct(self.cost_to_compare(value))?;
+        let made = self.make_value(value)?;
+        Ok(Copied::same(Live::from(made), Live::from(term)))
     }
 
     /// Whether the value of an attribute is a proper list with an element equal to `term`.
-    pub fn is_list_with(self, value: &Value<Copied>, term: Term<'c>) -> Result<bool, Fault> {
-        let Some(stored) = value.datum() else {
-            return Ok(false);
-        };
+    pub fn is_list_with(self, value: Seen<'_, Copied>, term: Term<'c>) -> Result<bool, Fault> {
         let mut is_found = false;
-        let mut list = self.make(stored)?;
+        let mut list = self.make_value(value)?;
         while let Some((element, tail)) = self.get_cell(list) {
             is_found = is_found || Copied::same(Live::from(element), Live::from(term));
             list = tail;
@@ -143,10 +152,10 @@ impl<'c> Call<'c> {
 
     /// Converts the value of an attribute to be stored.
     pub fn to_value(self, term: Term<'c>) -> Result<Value<Copied>, Fault> {
-        if let Some(counter) = self.get_integer(term).and_then(Counter::new) {
-            return Ok(Value::Integer(counter));
+        if let Some(counter) = self.get_integer(term).and_then(Value::counter) {
+            return Ok(counter);
         }
-        Ok(Value::Fixed(self.to_datum(term)?))
+        Ok(Value::fixed(self.store_as(term, Purpose::Value, true)?))
     }
 
     /// Converts key and value of an attribute to be stored.
@@ -166,32 +175,59 @@ impl<'c> Call<'c> {
 
     /// Makes the term of a value, and deducts the cost.
     #[inline]
-    pub fn make_value(self, value: &Value<Copied>) -> Answer<'c> {
+    pub fn make_value(self, value: Seen<'_, Copied>) -> Answer<'c> {
+        self.deduct(self.cost_to_make_value(value))?;
+        Ok(self.make_deducted_value(value))
+    }
+
+    /// Makes the term of a value whose cost was deducted before.
+    #[inline]
+    pub fn make_deducted_value(self, value: Seen<'_, Copied>) -> Term<'c> {
         match value {
-            Value::Integer(counter) => Ok(self.integer(counter.get())),
-            Value::Fixed(datum) => self.make(datum),
+            Seen::Integer(integer) => self.integer(integer),
+            Seen::Fixed(view) => self.make_view(view),
+        }
+    }
+
+    /// Returns about how many words [`make_value`](Self::make_value) costs.
+    #[inline]
+    pub fn cost_to_make_value(self, value: Seen<'_, Copied>) -> usize {
+        match value {
+            Seen::Integer(_) => 1,
+            Seen::Fixed(view) => cost_of_view(view),
+        }
+    }
+
+    /// Returns about how many words it costs to compare a value with an equal one, besides what it
+    /// cost to convert the value.
+    pub fn cost_to_compare(self, value: Seen<'_, Copied>) -> usize {
+        match value {
+            Seen::Fixed(View::Foreign(copied)) => copied.shared_bytes() / HASHED_PER_WORD,
+            _ => 0,
         }
     }
 
     /// Makes the term of a value that is an integer of any size, and deducts the cost. Returns
     /// `None` for any other value.
-    pub fn make_integer(self, value: &Value<Copied>) -> Result<Option<Term<'c>>, Fault> {
-        let Value::Fixed(datum) = value else {
-            return self.make_value(value).map(Some);
-        };
-        match datum.view() {
-            View::Word(INTEGER, _) | View::Foreign(_) => {
-                let term = self.make(datum)?;
+    pub fn make_integer(self, value: Seen<'_, Copied>) -> Result<Option<Term<'c>>, Fault> {
+        match value {
+            Seen::Integer(_) | Seen::Fixed(View::Word(INTEGER, _) | View::Foreign(_)) => {
+                let term = self.make_value(value)?;
                 Ok(self.is_integer(term).then_some(term))
             }
-            View::Word(..) | View::Bytes(..) => Ok(None),
+            Seen::Fixed(View::Word(..) | View::Bytes(..)) => Ok(None),
         }
     }
 
     /// Makes the term of a stored one whose cost was deducted before.
     #[inline]
     pub fn make_deducted(self, datum: &Datum<Copied>) -> Term<'c> {
-        match datum.view() {
+        self.make_view(datum.view())
+    }
+
+    #[inline]
+    fn make_view(self, view: View<'_, Copied>) -> Term<'c> {
+        match view {
             View::Word(INTEGER, word) => self.integer(word as i64),
             View::Word(FLOAT, word) => self.float(word),
             View::Word(_, word) => self.immediate(word),
@@ -204,12 +240,7 @@ impl<'c> Call<'c> {
     /// Returns about how many words [`make`](Self::make) costs.
     #[inline]
     pub fn cost_to_make(self, datum: &Datum<Copied>) -> usize {
-        match datum.view() {
-            View::Word(..) => 1,
-            View::Bytes(BINARY, bytes) => 4 + bytes.len() / COPIED_PER_WORD,
-            View::Bytes(_, bytes) => 4 + bytes.len() / 4,
-            View::Foreign(copied) => 8 + copied.words(),
-        }
+        cost_of_view(datum.view())
     }
 
     /// Converts an atom, or a binary of at most [`MAX_BINARY`] bytes.
@@ -270,10 +301,22 @@ impl<'c> Call<'c> {
     }
 
     fn store(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
+        self.store_as(term, purpose, false)
+    }
+
+    /// Converts a term to be stored. `share`: as the value of an attribute, for which a long binary
+    /// is [shared](crate::shared) without an environment.
+    fn store_as(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+        share: bool,
+    ) -> Result<Datum<Copied>, Fault> {
+        let longest = if share { MAX_VALUE } else { MAX_BINARY };
         // After a long binary, `atom_or_binary` would keep a copy of each unaligned one.
         if self.last_long_binary().is_some() {
             let datum = self.read_binary(term, |bytes| {
-                let is_short = bytes.len() <= MAX_BINARY;
+                let is_short = bytes.len() <= longest;
                 is_short.then(|| Datum::bytes(BINARY, bytes))
             });
             match datum {
@@ -281,7 +324,7 @@ impl<'c> Call<'c> {
                     self.deduct(datum.size() / COPIED_PER_WORD)?;
                     return Ok(datum);
                 }
-                Some(None) => return self.store_copy(term, purpose),
+                Some(None) => return self.store_large(term, purpose, share),
                 None => (),
             }
         }
@@ -292,9 +335,26 @@ impl<'c> Call<'c> {
         };
         Ok(match compact {
             Some(Borrowed::Word(kind, word)) => Datum::word(kind, word),
+            Some(Borrowed::Bytes(BINARY, bytes)) if bytes.len() > longest => {
+                return self.store_large(term, purpose, share);
+            }
             Some(Borrowed::Bytes(kind, bytes)) => Datum::bytes(kind, bytes),
-            Some(Borrowed::Foreign(_)) | None => return self.store_copy(term, purpose),
+            Some(Borrowed::Foreign(_)) | None => return self.store_large(term, purpose, share),
         })
+    }
+
+    fn store_large(
+        self,
+        term: Term<'c>,
+        purpose: Purpose,
+        share: bool,
+    ) -> Result<Datum<Copied>, Fault> {
+        if let Some(length) = share.then(|| self.binary_length(term)).flatten() {
+            if let Some(binary) = self.share_binary(term, length)? {
+                return Ok(Datum::foreign(binary.into()));
+            }
+        }
+        self.store_copy(term, purpose)
     }
 
     fn store_copy(self, term: Term<'c>, purpose: Purpose) -> Result<Datum<Copied>, Fault> {
@@ -314,5 +374,16 @@ impl<'c> Call<'c> {
             copied.set_words(begin.elapsed().as_nanos() as usize / WORD_NANOSECONDS);
         }
         Ok(Datum::foreign(copied))
+    }
+}
+
+/// Returns about how many words it costs to make a term.
+#[inline]
+fn cost_of_view(view: View<'_, Copied>) -> usize {
+    match view {
+        View::Word(..) => 1,
+        View::Bytes(BINARY, bytes) => 4 + bytes.len() / COPIED_PER_WORD,
+        View::Bytes(_, bytes) => 4 + bytes.len() / 4,
+        View::Foreign(copied) => 8 + copied.words(),
     }
 }

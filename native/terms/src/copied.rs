@@ -1,9 +1,8 @@
-//! Terms that only the VM can hold: copies in process-independent environments.
+//! Terms that only the VM can hold: copies in process-independent environments, and large binaries.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Once;
 
@@ -12,6 +11,7 @@ use proctab_table::reclaim;
 
 use crate::call::Call;
 use crate::cost::Cost;
+use crate::shared::SharedBinary;
 use crate::term::Term;
 use crate::vm::{
     enif_alloc_env, enif_free_env, enif_hash, enif_is_identical, enif_make_copy, ErlNifEnv,
@@ -44,8 +44,16 @@ pub(crate) fn draw_salt() {
     DRAWN.call_once(|| SALT.store(RandomState::new().hash_one(()), Ordering::Relaxed));
 }
 
+/// A term that only the VM can hold.
+pub struct Copied(Form);
+
+enum Form {
+    Copy(Environment),
+    Binary(SharedBinary),
+}
+
 /// A term in an environment of its own.
-pub struct Copied {
+struct Environment {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
     cost: Cost,
@@ -55,9 +63,9 @@ pub struct Copied {
 // written before it is shared, and only read from then on: to copy from it changes nothing but
 // atomic counters of shared binaries, and the VM made writable binaries read-only when it copied
 // them in.
-unsafe impl Send for Copied {}
+unsafe impl Send for Environment {}
 // SAFETY: as above.
-unsafe impl Sync for Copied {}
+unsafe impl Sync for Environment {}
 
 impl Copied {
     /// Copies a term of this cost.
@@ -75,42 +83,78 @@ impl Copied {
         cost: Cost,
     ) -> Copied {
         ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + ENVIRONMENT + cost.max()));
-        // SAFETY: no requirements. `Copied` owns the environment, also if `make` panics.
+        // SAFETY: no requirements. `Environment` owns the environment, also if `make` panics.
         let env = unsafe { enif_alloc_env() };
-        let mut copied = Copied {
+        let mut copy = Environment {
             env,
             term: ErlNifTerm::default(),
             cost,
         };
-        copied.term = make(env);
-        copied
+        copy.term = make(env);
+        Copied(Form::Copy(copy))
     }
 
-    /// Copies the term into the environment of a call.
+    /// Makes the term in the environment of a call. The caller uses the term, see
+    /// [`Foreign::begin_use`].
     pub fn copy_to<'c>(&self, call: Call<'c>) -> Term<'c> {
-        // SAFETY: the stored term is alive and never changes; the copy is made in this environment.
-        unsafe { Term::from_raw(enif_make_copy(call.env(), self.term)) }
+        match &self.0 {
+            // SAFETY: the stored term is alive and never changes; the copy is made in this
+            // environment.
+            Form::Copy(copy) => unsafe { Term::from_raw(enif_make_copy(call.env(), copy.term)) },
+            Form::Binary(binary) => binary.make(call),
+        }
+    }
+
+    /// Whether this is a long binary that is a value by itself.
+    pub fn is_shared_binary(&self) -> bool {
+        matches!(self.0, Form::Binary(_))
+    }
+
+    /// Returns the bytes of the binaries in the term, which a copy shares.
+    pub fn shared_bytes(&self) -> usize {
+        match &self.0 {
+            Form::Copy(copy) => copy.cost.bytes,
+            Form::Binary(binary) => binary.length(),
+        }
     }
 
     /// Replaces the cost of copying the term, in words.
     pub(crate) fn set_words(&mut self, words: usize) {
-        self.cost.words = words;
+        if let Form::Copy(copy) = &mut self.0 {
+            copy.cost.words = words;
+        }
     }
 
     /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
-        self.cost.words
+        match &self.0 {
+            Form::Copy(copy) => copy.cost.words,
+            Form::Binary(_) => 0,
+        }
+    }
+}
+
+impl From<SharedBinary> for Copied {
+    fn from(binary: SharedBinary) -> Copied {
+        Copied(Form::Binary(binary))
     }
 }
 
 /// A term that is alive for `'a`, in any environment: it can be hashed and compared.
 #[derive(Clone, Copy)]
-pub struct Live<'a>(ErlNifTerm, PhantomData<&'a ()>);
+pub struct Live<'a>(Borrowed<'a>);
+
+#[derive(Clone, Copy)]
+enum Borrowed<'a> {
+    Term(ErlNifTerm),
+    /// A value, which is never equal to a term of the other form.
+    Binary(&'a SharedBinary),
+}
 
 impl<'c> From<Term<'c>> for Live<'c> {
     #[inline]
     fn from(term: Term<'c>) -> Self {
-        Live(term.raw(), PhantomData)
+        Live(Borrowed::Term(term.raw()))
     }
 }
 
@@ -118,45 +162,92 @@ impl Foreign for Copied {
     type Borrowed<'a> = Live<'a>;
 
     fn borrow(&self) -> Live<'_> {
-        Live(self.term, PhantomData)
+        Live(match &self.0 {
+            Form::Copy(copy) => Borrowed::Term(copy.term),
+            Form::Binary(binary) => Borrowed::Binary(binary),
+        })
     }
 
     fn hash(borrowed: Live<'_>) -> u64 {
         let salt = SALT.load(Ordering::Relaxed);
-        // SAFETY: the term is alive for as long as `borrowed`.
-        unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, borrowed.0, salt) }
+        match borrowed.0 {
+            // SAFETY: the term is alive for as long as `borrowed`.
+            Borrowed::Term(term) => unsafe {
+                enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term, salt)
+            },
+            Borrowed::Binary(binary) => salt ^ binary.length() as u64,
+        }
     }
 
     fn same(one: Live<'_>, other: Live<'_>) -> bool {
-        // SAFETY: both terms are alive for as long as their `Live`.
-        unsafe { enif_is_identical(one.0, other.0) != 0 }
+        match (one.0, other.0) {
+            // SAFETY: both terms are alive for as long as their `Live`.
+            (Borrowed::Term(one), Borrowed::Term(other)) => unsafe {
+                enif_is_identical(one, other) != 0
+            },
+            (Borrowed::Binary(one), Borrowed::Binary(other)) => one.has_bytes_of(other),
+            _ => false,
+        }
     }
 
     fn is_heavy(&self) -> bool {
-        self.cost.max() > reclaim::ENOUGH
+        match &self.0 {
+            Form::Copy(copy) => copy.cost.max() > reclaim::ENOUGH,
+            Form::Binary(binary) => binary.length() > reclaim::ENOUGH,
+        }
     }
 
     fn bytes(&self) -> usize {
-        ENVIRONMENT_BYTES + self.cost.words * size_of::<ErlNifTerm>() + self.cost.bytes
+        match &self.0 {
+            Form::Copy(Environment { cost, .. }) => {
+                ENVIRONMENT_BYTES + cost.words * size_of::<ErlNifTerm>() + cost.bytes
+            }
+            Form::Binary(binary) => binary.size(),
+        }
+    }
+
+    #[inline]
+    fn begin_use(&self) -> bool {
+        match &self.0 {
+            Form::Copy(_) => true,
+            Form::Binary(binary) => binary.begin_use(),
+        }
+    }
+
+    #[inline]
+    fn end_use(&self) {
+        if let Form::Binary(binary) = &self.0 {
+            binary.end_use();
+        }
+    }
+
+    fn discard(&self) -> bool {
+        match &self.0 {
+            Form::Copy(_) => false,
+            Form::Binary(binary) => {
+                binary.discard();
+                true
+            }
+        }
     }
 }
 
-impl Drop for Copied {
+impl Drop for Environment {
     fn drop(&mut self) {
-        struct Environment(*mut ErlNifEnv);
+        struct Garbage(*mut ErlNifEnv);
 
         // SAFETY: any thread may free an environment that belongs to no process, and only this
         // value has the pointer.
-        unsafe impl Send for Environment {}
+        unsafe impl Send for Garbage {}
 
-        impl Drop for Environment {
+        impl Drop for Garbage {
             fn drop(&mut self) {
-                // SAFETY: `Copied::with` allocated it, and `Copied::drop` makes one `Environment`.
+                // SAFETY: `Copied::with` allocated it, and `Environment::drop` makes one `Garbage`.
                 unsafe { enif_free_env(self.0) };
             }
         }
 
-        let environment = Environment(self.env);
+        let environment = Garbage(self.env);
         let cost = ENVIRONMENT + self.cost.max();
         match ALLOWANCE.get().checked_sub(cost) {
             Some(rest) => ALLOWANCE.set(rest),

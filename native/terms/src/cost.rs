@@ -10,8 +10,10 @@ use crate::vm::term_type;
 /// Words of the largest term that is accepted: a gigabyte. A term with shared parts counts as if
 /// each occurrence were a copy.
 const MAX_WORDS: usize = 1 << 27;
+/// Bytes that are copied in the time that one word of a term takes.
+pub(crate) const COPIED_PER_WORD: usize = 64;
 /// Bytes of a binary that are hashed or compared in the time that one word of a term takes.
-const HASHED_PER_WORD: usize = 16;
+pub(crate) const HASHED_PER_WORD: usize = 16;
 /// Cost of copying a fun, whose size the NIF API does not expose: more than the budget on a normal
 /// scheduler.
 const FUN: usize = 8192;

@@ -11,6 +11,7 @@
 use smallvec::SmallVec;
 
 use crate::call::{Call, Fault};
+use crate::cost::COPIED_PER_WORD;
 use crate::reading::{Purpose, SHORT_BINARY};
 use crate::term::Term;
 use crate::vm::term_type;
@@ -23,8 +24,6 @@ const MAX_DEPTH: usize = 24;
 /// equal maps.
 const MAX_MAP: usize = 32;
 
-/// Bytes that are copied in the time that one word of a term takes.
-pub(crate) const COPIED_PER_WORD: usize = 64;
 /// Items that cost as much as a pid of another node, which the VM encodes.
 const EXTERNAL_ITEMS: usize = 16;
 
@@ -55,12 +54,15 @@ mod tag {
 
 impl Encoding<'_> {
     /// Writes the first byte of an item, and its number.
+    #[inline]
     fn put(&mut self, tag: u8, number: u64) {
         let length = 8 - number.leading_zeros() as usize / 8;
         self.items += 1;
         self.bytes.push((tag << 4) | length as u8);
-        self.bytes
-            .extend_from_slice(&number.to_le_bytes()[..length]);
+        // For so few bytes this is faster than to extend by a slice.
+        for byte in 0..length {
+            self.bytes.push((number >> (8 * byte)) as u8);
+        }
     }
 
     /// Writes an item whose number is the length of the bytes that follow.
@@ -199,12 +201,14 @@ impl<'c> Call<'c> {
 
 /// Reads what [`Encoding::put`] wrote, and advances `bytes` past it.
 fn take(bytes: &mut &[u8]) -> (u8, u64) {
-    let length = (bytes[0] & 0xF) as usize;
-    let mut number = [0; 8];
-    number[..length].copy_from_slice(&bytes[1..=length]);
-    let tag = bytes[0] >> 4;
-    *bytes = &bytes[1 + length..];
-    (tag, u64::from_le_bytes(number))
+    let (tag, length) = (bytes[0] >> 4, (bytes[0] & 0xF) as usize);
+    let (number, rest) = bytes[1..].split_at(length);
+    *bytes = rest;
+    let number = number.iter().rev();
+    (
+        tag,
+        number.fold(0, |number, byte| (number << 8) | u64::from(*byte)),
+    )
 }
 
 /// Returns the first `count` bytes, and advances `bytes` past them.

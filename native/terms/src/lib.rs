@@ -24,7 +24,8 @@
 //! | [`pids`] | pids as arguments and answers |
 //! | [`conversion`] | terms to stored values and back |
 //! | [`encoding`] | the encoding of small tuples, lists and maps |
-//! | [`copied`] | terms in process-independent environments |
+//! | [`copied`] | terms that only the VM can hold |
+//! | [`shared`] | large binaries that are shared with the VM |
 //! | [`deep_copy`] | copies of terms without references to larger binaries |
 //! | [`cost`] | the cost of a term, computed before it is converted |
 //! | [`binaries`] | where the VM keeps the bytes of a binary |
@@ -62,6 +63,7 @@ pub mod making;
 pub mod messages;
 pub mod pids;
 pub mod reading;
+pub mod shared;
 pub mod term;
 pub mod vm;
 

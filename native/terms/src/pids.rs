@@ -50,7 +50,7 @@ impl<'c> Call<'c> {
     pub fn child_pid(self, position: usize) -> Result<Pid<Copied>, Fault> {
         match self.pid(position) {
             Ok(word) => Ok(Pid::Local(word)),
-            Err(_) => Ok(Pid::Remote(self.any_pid(position)?)),
+            Err(_) => Ok(Pid::Remote(Box::new(self.any_pid(position)?))),
         }
     }
 

@@ -40,6 +40,51 @@ extern "C" {
         tail: *mut ErlNifTerm,
         vector: *mut *mut ErlNifIOVec,
     ) -> c_int;
+
+    /// Makes an empty I/O queue.
+    ///
+    /// rustler does not declare the functions of queues.
+    pub fn enif_ioq_create(options: c_int) -> *mut IoQueue;
+
+    /// Releases what is in a queue, and the queue.
+    ///
+    /// # Safety
+    /// [`enif_ioq_create`] made the queue, which is not used afterwards.
+    pub fn enif_ioq_destroy(queue: *mut IoQueue);
+
+    /// Adds a binary to a queue, which owns it from then on. Returns 0 if it is refused.
+    ///
+    /// # Safety
+    /// Nobody else uses the queue. The binary is the caller's.
+    pub fn enif_ioq_enq_binary(
+        queue: *mut IoQueue,
+        binary: *mut ErlNifBinary,
+        skip: usize,
+    ) -> c_int;
+
+    /// Adds a reference to each binary of a vector to a queue. Returns 0 if it is refused.
+    ///
+    /// # Safety
+    /// Nobody else uses the queue. The VM made the vector.
+    pub fn enif_ioq_enqv(queue: *mut IoQueue, vector: *mut ErlNifIOVec, skip: usize) -> c_int;
+
+    /// Removes so many bytes from a queue, and releases what they were in.
+    ///
+    /// # Safety
+    /// Nobody else uses the queue. `rest` may be null.
+    pub fn enif_ioq_deq(queue: *mut IoQueue, count: usize, rest: *mut usize) -> c_int;
+
+    /// Makes a term of the first binary of a queue, without copying it if it is off-heap. Returns 0
+    /// if there is none.
+    ///
+    /// # Safety
+    /// `env` is alive, and nobody changes the queue meanwhile. `size` may be null.
+    pub fn enif_ioq_peek_head(
+        env: *mut ErlNifEnv,
+        queue: *mut IoQueue,
+        size: *mut usize,
+        term: *mut ErlNifTerm,
+    ) -> c_int;
 }
 
 /// Where the bytes of a list of binaries are.
@@ -48,7 +93,7 @@ extern "C" {
 pub struct ErlNifIOVec {
     pub count: c_int,
     pub size: size_t,
-    pub elements: *const SysIOVec,
+    pub elements: *mut SysIOVec,
     /// The off-heap binary of each element, or null.
     pub off_heap: *const *const c_void,
     flags: c_int,
@@ -66,6 +111,15 @@ pub struct SysIOVec {
 
 /// How many elements an [`ErlNifIOVec`] has room for.
 const SMALL: usize = 16;
+
+/// An I/O queue of the VM.
+#[repr(C)]
+pub struct IoQueue {
+    opaque: [u8; 0],
+}
+
+/// The only option of [`enif_ioq_create`].
+pub const ERL_NIF_IOQ_NORMAL: c_int = 1;
 
 /// The results of [`enif_term_type`].
 #[allow(missing_docs)]
