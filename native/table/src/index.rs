@@ -459,12 +459,19 @@ impl<'g, F: Foreign> Revision<'g, F> {
         }
     }
 
-    /// Removes the row from all groups, and forgets the values if the attributes are gone.
+    /// Removes the row from all groups, and forgets the values of attributes that are gone.
+    ///
+    /// No other thread sets an indexed attribute meanwhile, but one may set others.
     fn unlist(&mut self) {
-        let is_empty = self.entry.attributes().is_none();
+        let attributes = self.entry.attributes();
         for position in 0..self.listed.len() {
+            let is_gone = || {
+                let present = attributes.as_ref().zip(self.index(position));
+                !present.is_some_and(|(map, index)| map.has(index.key.borrow()))
+            };
             let values = match &self.listed[position] {
-                Places::Listed(_) | Places::Unlisted(_) if is_empty => Values::new(),
+                Places::Unlisted(values) if values.is_empty() => continue,
+                Places::Listed(_) | Places::Unlisted(_) if is_gone() => Values::new(),
                 Places::Unlisted(_) => continue,
                 Places::Listed(groups) => {
                     let groups = groups.iter().filter_map(Weak::upgrade);
@@ -499,7 +506,7 @@ mod tests {
     use super::*;
     use crate::attributes::{Attribute, Changes};
     use crate::row::{Child, Claimed, Pid, State};
-    use crate::testing::{word, Text};
+    use crate::testing::{fixed, word, Text};
     use crate::value::Value;
     use crate::zone::Zone;
 
@@ -629,6 +636,28 @@ mod tests {
         assert_eq!(found(&zone, KEY, 50, 9), []);
         set(&zone, 7, KEY, &[50]);
         assert_eq!(found(&zone, KEY, 50, 9), [7]);
+    }
+
+    #[test]
+    fn a_cleared_row_is_not_found_by_its_old_values_although_it_has_other_attributes() {
+        let zone = zone();
+        launch(&zone, 7);
+        run(&zone, 7);
+        set(&zone, 7, KEY, &[50]);
+        set(&zone, 7, LISTS, &[60]);
+        terminate(&zone, 7);
+        change(&zone, 7, |revision| {
+            let clear = |entry: Entry<Text>| {
+                assert!(entry.clear(7, State::Restarting, &COMMITTED));
+                // By another thread, which does not change what is indexed.
+                let other = Changes::from_iter([fixed(9, word(1))]);
+                assert_eq!(entry.set(other, &COMMITTED), Ok(true));
+            };
+            revision.end(clear, &COMMITTED);
+        });
+        run(&zone, 7);
+        assert_eq!(found(&zone, KEY, 50, 9), []);
+        assert_eq!(found(&zone, LISTS, 60, 9), []);
     }
 
     #[test]
