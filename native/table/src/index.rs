@@ -16,17 +16,19 @@
 //! 5. removes the mark.
 //!
 //! So a row is always in the groups of its present values, and in others only while it is marked.
-//! [`Index::page`] reads the marks and the pids of rows while they cannot leave the group. A row
-//! without a mark has the value at that moment. The reader of a marked row reads the attribute
-//! itself, and the pid before and after that; if another child has the name by then, it reads both
-//! again. It takes no lock of a row.
+//! [`Index::page`] reads the marks and the pids of rows while they cannot leave the group: the mark,
+//! the pid, and the mark again. A row without a mark has the value from the one to the other. The
+//! reader of a marked row reads the attribute itself, and the pid before and after that; if another
+//! child has the name by then, it reads both again. It takes no lock of a row.
 //!
 //! [`Zone::hand_over`](crate::zone::Zone::hand_over) needs no revision: the row has a running child
-//! and the same values before, after and in between, and the reader of a row without a mark takes
-//! the pid that the row has at that moment.
+//! and the same values before, after and in between. If the value has changed before the name gets
+//! a new pid, the reader of that pid finds the mark.
 //!
-//! Locks are taken in this order: a listing, then the row's own lock, which is released again, then
-//! that of one group or of one shard of the groups at a time.
+//! Locks are taken in this order: a listing, then the row's own locks, which are released again,
+//! then that of one group or of one shard of the groups at a time. The lock of the listing alone
+//! orders the changes of indexed attributes and those of the child: the row has a lock for each of
+//! the two. Other attributes change meanwhile.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{fence, Ordering};
@@ -224,9 +226,11 @@ impl<F: Foreign> Index<F> {
     ) -> Option<u32> {
         let group = self.group(value, guard)?;
         group.page(from, most, |row| {
-            // The mark first: without it, the row has the value, and its child is the one that has.
-            let is_revised = row.is_revised.load(Ordering::Acquire);
-            let pid = row.local_pid().filter(|_| !is_revised);
+            // A row that has no mark before and after its pid is read has the value all the while:
+            // it cannot leave the group.
+            let is_unmarked = || !row.is_revised.load(Ordering::Acquire);
+            let pid = is_unmarked().then(|| row.local_pid()).flatten();
+            let pid = pid.filter(|_| is_unmarked());
             let row = Arc::clone(row);
             page.push(Member { row, pid });
         })
