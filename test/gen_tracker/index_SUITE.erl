@@ -37,6 +37,7 @@ all() ->
         a_child_of_another_node_is_found,
         a_child_is_not_found_once_its_death_was_noticed,
         a_child_that_changes_its_value_is_found_at_most_once,
+        a_value_that_is_set_again_is_always_found,
         an_element_that_stays_is_always_found,
         a_list_that_changes_all_the_time_leaves_nothing_behind,
         a_value_that_all_children_have_is_found_in_pages,
@@ -471,6 +472,26 @@ a_child_that_changes_its_value_is_found_at_most_once(_) ->
     ),
     [ok = gen_tracker:setattr(Zone, Name, key, 1) || Name <- Half],
     ?assertEqual([{1, length(Names)}], gen_tracker:values(Zone, key)).
+
+%% While it is being set, a lookup reads the value itself. Binaries of different lengths are stored
+%% in different ways.
+a_value_that_is_set_again_is_always_found(_) ->
+    Zone = zone([key]),
+    Child = open(Zone, name),
+    Binaries = [binary:copy(<<"b">>, Length) || Length <- [10, 400, 600, 4096, 5000, 100000]],
+    [
+        begin
+            ok = gen_tracker:setattr(Zone, name, key, Value),
+            while_changing(
+                fun(_) -> ok = gen_tracker:setattr(Zone, name, key, Value) end,
+                fun() ->
+                    ?assertEqual([{name, Child}], gen_tracker:lookup(Zone, key, Value)),
+                    ?assertEqual([], gen_tracker:lookup(Zone, key, {Value}))
+                end
+            )
+        end
+     || Value <- [1, word, -0.0, {1, 2.0}, fun() -> Zone end | Binaries]
+    ].
 
 an_element_that_stays_is_always_found(_) ->
     Zone = zone([{each, tags}]),
