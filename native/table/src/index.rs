@@ -16,10 +16,10 @@
 //! 5. removes the mark.
 //!
 //! So a row is always in the groups of its present values, and in others only while it is marked.
-//! [`Index::page`] reads the marks and the pids of rows while they cannot leave the group: the mark,
-//! the pid, and the mark again. A row without a mark has the value from the one to the other. The
-//! reader of a marked row reads the attribute itself, and the pid before and after that; if another
-//! child has the name by then, it reads both again. It takes no lock of a row.
+//! [`Index::page`] reads the marks and the pids of rows while they cannot leave the group: the
+//! mark, the pid, and the mark again. A row without a mark has the value from the one to the other.
+//! The reader of a marked row reads the attribute itself, and the pid before and after that; if
+//! another child has the name by then, it reads both again. It takes no lock of a row.
 //!
 //! [`Zone::hand_over`](crate::zone::Zone::hand_over) needs no revision: the row has a running child
 //! and the same values before, after and in between. If the value has changed before the name gets
