@@ -75,9 +75,16 @@ selection(Zone, MatchSpec, Limit) ->
         limit = Limit
     }.
 
-%% `ets:select/2' takes a match specification without clauses, which matches nothing.
-compile([]) -> compile([{'_', [false], [true]}]);
-compile(MatchSpec) -> ets:match_spec_compile(MatchSpec).
+%% `ets:select/2' takes a match specification without clauses, which matches nothing. One that is
+%% nested too deeply is malformed.
+compile([]) ->
+    compile([{'_', [false], [true]}]);
+compile(MatchSpec) ->
+    try
+        ets:match_spec_compile(MatchSpec)
+    catch
+        error:system_limit -> error(badarg)
+    end.
 
 %% A continuation that was sent to another node or stored outside of the VM has lost its compiled
 %% form.

@@ -312,7 +312,8 @@ compiled(MatchSpec) ->
     try ets:match_spec_compile(MatchSpec) of
         _ -> none
     catch
-        error:badarg -> "not a match specification"
+        error:badarg -> "not a match specification";
+        error:system_limit -> "a match specification that is nested too deeply"
     end.
 
 limit(Most) when is_integer(Most), Most > 0 -> none;

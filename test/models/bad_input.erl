@@ -880,7 +880,9 @@ is_match_spec(Term) ->
     try ets:match_spec_compile(Term) of
         _ -> true
     catch
-        error:badarg -> false
+        error:badarg -> false;
+        %% Nested too deeply.
+        error:system_limit -> false
     end.
 
 is_pair(Term) ->
