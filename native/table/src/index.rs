@@ -45,7 +45,7 @@ use crate::entry::Entry;
 pub use crate::groups::Values;
 use crate::groups::{self, Gone, Group, Groups, Listed, Places};
 use crate::hashing::Seed;
-use crate::names::{Named, Names};
+use crate::names::{Named, Names, Removed};
 use crate::reclaim::{self, Guard};
 use crate::row::Row;
 
@@ -299,11 +299,12 @@ impl<F: Foreign> Index<F> {
     /// nobody has any more is [heavy](Foreign::is_heavy).
     fn leave(&self, groups: &GroupsOf<F>, kept: &GroupsOf<F>, row: &Row<F>, guard: &Guard) -> bool {
         let mut is_heavy = false;
+        let mut removed = Removed::new(guard);
         let left = groups.iter().filter(|group| !groups::is_among(group, kept));
         // A group is there as long as it has a row.
         for group in left.filter_map(Weak::upgrade) {
             if group.remove(row.slot, row) {
-                self.groups.remove(group.hash, &group, guard);
+                self.groups.remove_into(group.hash, &group, &mut removed);
                 is_heavy = is_heavy || group.value.is_heavy();
             }
         }
