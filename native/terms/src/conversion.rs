@@ -20,6 +20,7 @@ use proctab_table::value::{Counter, Value};
 
 use crate::call::{Answer, Call, Fault};
 use crate::copied::{Copied, Live, ENVIRONMENT};
+use crate::cost::{Cost, HASHED_PER_WORD};
 use crate::encoding::{Scratch, COPIED_PER_WORD};
 use crate::reading::Purpose;
 use crate::term::{to_word, Term};
@@ -209,6 +210,19 @@ impl<'c> Call<'c> {
             View::Bytes(BINARY, bytes) => 4 + bytes.len() / COPIED_PER_WORD,
             View::Bytes(_, bytes) => 4 + bytes.len() / 4,
             View::Foreign(copied) => 8 + copied.words(),
+        }
+    }
+
+    /// Returns about how many words it costs to hash a stored term and to compare it with another.
+    #[inline]
+    pub fn cost_to_look_up(self, datum: &Datum<Copied>) -> usize {
+        match datum.view() {
+            View::Word(..) => 1,
+            View::Bytes(_, bytes) => 1 + bytes.len() / HASHED_PER_WORD,
+            View::Foreign(copied) => {
+                let Cost { words, bytes } = copied.cost();
+                words + bytes / HASHED_PER_WORD
+            }
         }
     }
 

@@ -97,6 +97,11 @@ impl Copied {
         self.cost.words = words;
     }
 
+    /// Returns what the term costs.
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+
     /// Returns the cost of copying the term, in words.
     pub fn words(&self) -> usize {
         self.cost.words

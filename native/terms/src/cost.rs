@@ -11,7 +11,7 @@ use crate::vm::term_type;
 /// each occurrence were a copy.
 const MAX_WORDS: usize = 1 << 27;
 /// Bytes of a binary that are hashed or compared in the time that one word of a term takes.
-const HASHED_PER_WORD: usize = 16;
+pub(crate) const HASHED_PER_WORD: usize = 16;
 /// Cost of copying a fun, whose size the NIF API does not expose: more than the budget on a normal
 /// scheduler.
 const FUN: usize = 8192;
