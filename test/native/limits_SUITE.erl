@@ -32,6 +32,7 @@ all() ->
         waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler,
         a_call_that_moves_ten_thousand_waiters_is_rescheduled,
         a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled,
+        a_cleanup_of_a_long_name_ends_on_a_dirty_scheduler,
         ordinary_calls_are_not_rescheduled,
         what_was_set_on_a_dirty_scheduler_is_all_there,
         a_call_that_converts_much_is_charged_many_reductions,
@@ -190,6 +191,29 @@ a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled(_) ->
     ?assertEqual([{registered_names, 2}], Left(registered_names, [])),
     ?assertEqual([], Left(unregister, [1])),
     ok = proctab_nif:processes_close(?FUNCTION_NAME).
+
+%% The end of a cleanup looks up its name, which may be of any size.
+a_cleanup_of_a_long_name_ends_on_a_dirty_scheduler(_) ->
+    Table = ?FUNCTION_NAME,
+    {Pid, Monitor} = spawn_monitor(fun() -> ok end),
+    receive
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    end,
+    ok = proctab_nif:processes_open(Table, self()),
+    Cleaned = fun(Name) ->
+        ok = proctab_nif:register(Table, Pid, Name),
+        {1, [], _} = proctab_nif:reap(Table),
+        Left = left(fun() ->
+            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table),
+            _ = proctab_nif:cleaned(Table)
+        end),
+        ?assertEqual([], proctab_nif:registered_names(Table, Pid)),
+        Left
+    end,
+    ?assertEqual([], Cleaned(name)),
+    ?assertEqual([{cleaned, 1}, {take_cleanups, 1}], Cleaned(lists:seq(1, 10000))),
+    ?assertEqual([{cleaned, 1}], Cleaned(binary:copy(<<"long name">>, 1000000))),
+    ok = proctab_nif:processes_close(Table).
 
 ordinary_calls_are_not_rescheduled(Config) ->
     Zone = zone(Config),

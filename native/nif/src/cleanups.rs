@@ -74,13 +74,17 @@ pub fn take_cleanups(call: Call<'_>) -> Answer<'_> {
 
 pub fn cleaned(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let name = call.atom(0)?;
-    Ok(boolean(tables::get(name, &guard).is_ok_and(
-        |processes: &Arc<Table<WatchedProcesses>>| {
-            let table = &processes.content.table;
-            table.cleaned(call.caller(), &call.commit())
-        },
-    )))
+    let Ok(processes): Result<&Arc<Table<WatchedProcesses>>, _> =
+        tables::get(call.atom(0)?, &guard)
+    else {
+        return Ok(boolean(false));
+    };
+    let table = &processes.content.table;
+    let Some(current) = table.current_cleanup(call.caller()) else {
+        return Ok(boolean(false));
+    };
+    call.deduct(cost_to_end(call, &current.name))?;
+    Ok(boolean(table.cleaned(call.caller(), &call.commit())))
 }
 
 pub fn give_up(call: Call<'_>) -> Answer<'_> {
@@ -89,7 +93,8 @@ pub fn give_up(call: Call<'_>) -> Answer<'_> {
         let Some(current) = processes.table.current_cleanup(cleaner) else {
             return Ok(atom!(none));
         };
-        call.deduct(call.cost_to_make(&current.pid) + call.cost_to_make(&current.name))?;
+        let cost = call.cost_to_make(&current.pid) + call.cost_to_make(&current.name);
+        call.deduct(cost + cost_to_end(call, &current.name))?;
         processes.table.cleaned(cleaner, &call.commit());
         Ok(call.tuple(make(call, &current.pid, &current.name)))
     })
@@ -99,6 +104,12 @@ pub fn deaths(call: Call<'_>) -> Answer<'_> {
     with_table(call, |processes| {
         Ok(call.integer(processes.table.deaths().len() as i64))
     })
+}
+
+/// Returns the cost of removing the registration under a name. The name is looked up among those of
+/// its process, removed there, and looked up among all names.
+fn cost_to_end(call: Call<'_>, name: &Datum<Copied>) -> usize {
+    3 * call.cost_to_look_up(name)
 }
 
 fn make<'c>(call: Call<'c>, pid: &Datum<Copied>, name: &Datum<Copied>) -> [Term<'c>; 2] {

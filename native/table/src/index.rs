@@ -47,7 +47,7 @@ use crate::entry::Entry;
 pub use crate::groups::Values;
 use crate::groups::{self, Gone, Group, Groups, Listed, Places};
 use crate::hashing::Seed;
-use crate::names::{Named, Names};
+use crate::names::{Named, Names, Removed};
 use crate::reclaim::{self, Guard};
 use crate::row::Row;
 
@@ -303,11 +303,12 @@ impl<F: Foreign> Index<F> {
     /// nobody has any more is [heavy](Foreign::is_heavy).
     fn leave(&self, groups: &GroupsOf<F>, kept: &GroupsOf<F>, row: &Row<F>, guard: &Guard) -> bool {
         let mut is_heavy = false;
+        let mut removed = Removed::new(guard);
         let left = groups.iter().filter(|group| !groups::is_among(group, kept));
         // A group is there as long as it has a row.
         for group in left.filter_map(Weak::upgrade) {
             if group.remove(row.slot, row) {
-                self.groups.remove(group.hash, &group, guard);
+                self.groups.remove_into(group.hash, &group, &mut removed);
                 is_heavy = is_heavy || group.value.is_heavy();
             }
         }
@@ -357,7 +358,8 @@ impl<'g, F: Foreign> Revision<'g, F> {
             let (result, is_changed) = change(self.entry);
             if is_changed {
                 for Planned { position, values } in plan {
-                    self.replace(position, Places::Unlisted(values));
+                    let before = self.replace(position, Places::Unlisted(values));
+                    self.left.push(before);
                 }
             }
             // The row may have been given to a child that runs, in a call that has seen no
@@ -507,6 +509,9 @@ impl<'g, F: Foreign> Revision<'g, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::attributes::{Attribute, Changes};
     use crate::row::{Child, Claimed, Pid, State};
@@ -526,7 +531,7 @@ mod tests {
         zone
     }
 
-    fn launch(zone: &Zone<Text>, name: u64) {
+    fn launch<F: Foreign>(zone: &Zone<F>, name: u64) {
         let child = Child {
             state: State::Launching,
             pid: None,
@@ -536,7 +541,7 @@ mod tests {
         assert_eq!(zone.insert(&word(name), child, &COMMITTED), Claimed::Done);
     }
 
-    fn change(zone: &Zone<Text>, name: u64, change: impl FnOnce(Revision<Text>)) {
+    fn change<F: Foreign>(zone: &Zone<F>, name: u64, change: impl FnOnce(Revision<F>)) {
         let guard = reclaim::enter();
         let entry = zone.entry(word(name).borrow(), &guard).unwrap();
         change(zone.indexes().unwrap().revise(entry, None).unwrap());
@@ -776,6 +781,65 @@ mod tests {
         assert_eq!(zone.insert(&word(7), child, &COMMITTED), Claimed::Done);
         zone.indexes().unwrap().settle(entry, &COMMITTED);
         assert_eq!(found(&zone, KEY, 50, 9), [7]);
+    }
+
+    /// Calls a function when it is freed.
+    struct Probe(fn());
+
+    impl Drop for Probe {
+        fn drop(&mut self) {
+            self.0();
+        }
+    }
+
+    impl Foreign for Probe {
+        type Borrowed<'a> = ();
+
+        fn borrow(&self) {}
+
+        fn hash((): ()) -> u64 {
+            42
+        }
+
+        fn same((): (), (): ()) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_value_that_was_replaced_before_the_start_is_freed_without_the_lock() {
+        static ZONE: LazyLock<Zone<Probe>> = LazyLock::new(|| {
+            let zone = Zone::default();
+            zone.set_indexes(Indexes::new([(word(KEY), false)]).unwrap(), &COMMITTED);
+            launch(&zone, 7);
+            zone
+        });
+        static CHANGES: AtomicUsize = AtomicUsize::new(0);
+        let set = |value| {
+            let values = Values::from_iter([value]);
+            let plan = Plan::from_iter([Planned {
+                position: 0,
+                values,
+            }]);
+            let replace = |revision: Revision<Probe>| {
+                let key = word(KEY);
+                let value = Value::fixed(word(0));
+                let changes = Changes::from_iter([Attribute { key, value }]);
+                let set = |entry: Entry<Probe>| (entry.set(changes, &COMMITTED), true);
+                assert!(revision.write(plan, set, &COMMITTED).is_ok());
+                CHANGES.fetch_add(1, Ordering::SeqCst);
+            };
+            change(&ZONE, 7, replace);
+        };
+        set(Datum::foreign(Probe(|| {
+            let guard = reclaim::enter();
+            let entry = ZONE.entry(word(7).borrow(), &guard).unwrap();
+            let patience = Some(Duration::from_millis(1));
+            let revision = ZONE.indexes().unwrap().revise(entry, patience);
+            CHANGES.fetch_add(usize::from(revision.is_some()), Ordering::SeqCst);
+        })));
+        set(word(50));
+        assert_eq!(CHANGES.load(Ordering::SeqCst), 3);
     }
 
     #[test]

@@ -31,9 +31,10 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
-use std::slice;
+use std::{mem, slice};
 
 use seize::Guard as _;
+use smallvec::SmallVec;
 
 use crate::reclaim::{self, Guard};
 use crate::sync::{Arc, AtomicPtr, AtomicU32, Mutex, Ordering};
@@ -48,6 +49,9 @@ const SLOTS: usize = 5;
 
 /// Lines of a table that is too large to be freed on the thread of a caller, or to wait in a batch.
 const LARGE: usize = 256;
+
+/// Removed rows that are too many to be retired one by one.
+const MANY: usize = 64;
 
 /// The cost of freeing a row.
 const FREE_COST: usize = 16;
@@ -134,6 +138,53 @@ impl<'g, T> Found<'g, T> {
     }
 }
 
+/// Rows that were removed from a table. They are retired when this is dropped.
+///
+/// The last reader frees what hundreds of calls have retired meanwhile. One call may remove very
+/// many rows: that reader only passes these on to the background thread, in one step.
+pub(crate) struct Removed<'g, T: Named> {
+    /// The shares that the table had. Readers may still use the rows.
+    rows: SmallVec<[Arc<T>; 1]>,
+    guard: &'g Guard,
+}
+
+impl<'g, T: Named> Removed<'g, T> {
+    /// Returns no rows, to be retired under this guard.
+    pub fn new(guard: &'g Guard) -> Self {
+        Removed {
+            rows: SmallVec::new(),
+            guard,
+        }
+    }
+}
+
+impl<T: Named> Drop for Removed<'_, T> {
+    fn drop(&mut self) {
+        let rows = mem::take(&mut self.rows);
+        if rows.len() > MANY {
+            let rows = Box::into_raw(Box::new(rows));
+            // SAFETY: the rows were removed before, so that no reader that enters a guard from now
+            // on can find one. They are retired once.
+            unsafe {
+                self.guard
+                    .defer_retire(rows, |rows, _| reclaim::later(Box::from_raw(rows)));
+            }
+            return;
+        }
+        for row in rows {
+            // SAFETY: as above.
+            unsafe {
+                self.guard
+                    .defer_retire(Arc::into_raw(row).cast_mut(), |row, _| {
+                        let row = Arc::from_raw(row.cast_const());
+                        let cost = row.cost();
+                        reclaim::gather(row, cost)
+                    });
+            }
+        }
+    }
+}
+
 impl<T, const SHARDS: usize> Default for Names<T, SHARDS> {
     fn default() -> Self {
         Names {
@@ -200,24 +251,30 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
 
     /// Removes a row with this hash, if it is there.
     pub fn remove(&self, hash: u64, row: &T, guard: &Guard) {
+        self.remove_into(hash, row, &mut Removed::new(guard));
+    }
+
+    /// Like [`remove`](Self::remove), for one of several rows that are retired together.
+    pub fn remove_into(&self, hash: u64, row: &T, removed: &mut Removed<'_, T>) {
+        let guard = removed.guard;
         let shard = shard::<SHARDS>(hash);
         let mut fill = self.writers[shard].lock();
         let Some(lines) = self.table(shard) else {
             return;
         };
         let tag = tag(hash);
-        let removed = search(lines, tag, |slot_tag, slot_row| {
+        let found = search(lines, tag, |slot_tag, slot_row| {
             match slot_tag.load(Ordering::Relaxed) {
                 EMPTY => Some(None),
                 found if found == tag && ptr::eq(slot_row.load(Ordering::Relaxed), row) => {
-                    let removed = guard.swap(slot_row, ptr::null_mut(), Ordering::AcqRel);
+                    let found = guard.swap(slot_row, ptr::null_mut(), Ordering::AcqRel);
                     slot_tag.store(REMOVED, Ordering::Release);
-                    Some(Some(removed))
+                    Some(Some(found))
                 }
                 _ => None,
             }
         });
-        let Some(removed) = removed else {
+        let Some(found) = found else {
             return;
         };
         fill.rows -= 1;
@@ -229,14 +286,10 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
         };
         drop(fill);
         // SAFETY: the pointer came from `Arc::into_raw`, and this call alone has removed it from
-        // the table, under the lock of the shard. It is retired once.
-        unsafe {
-            guard.defer_retire(removed, |removed, _| {
-                let removed = Arc::from_raw(removed.cast_const());
-                let cost = removed.cost();
-                reclaim::gather(removed, cost)
-            });
-        }
+        // the table, under the lock of the shard. So this is the table's share.
+        removed
+            .rows
+            .push(unsafe { Arc::from_raw(found.cast_const()) });
         retire_table(replaced, guard);
     }
 

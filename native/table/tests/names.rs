@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread;
 
-use names::Names;
+use names::{Names, Removed};
 use proctab_table::reclaim;
 use sync::{Arc, Mutex, Ordering};
 
@@ -197,6 +197,28 @@ fn writers_agree_with_a_plain_map_behind_a_lock() {
         done.store(true, Ordering::SeqCst);
     });
     drop((table, models));
+    wait_for(&LIVE, 0);
+}
+
+/// Few enough that a thread would gather them and keep them, if each were retired by itself.
+#[test]
+fn rows_that_are_removed_together_are_freed_in_the_background() {
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    let table = Table::default();
+    let rows: Vec<_> = (0..100).map(|name| Row::new(name, 0, &LIVE)).collect();
+    assert!(rows.iter().all(|row| insert(&table, row)));
+    let guard = reclaim::enter();
+    let found = table.get(hash(7), |row| row.name == 7, &guard).unwrap();
+    let mut removed = Removed::new(&guard);
+    for row in rows {
+        table.remove_into(hash(row.name), &row, &mut removed);
+        assert_eq!(version(&table, row.name), None);
+    }
+    drop(removed);
+    reclaim::flush(&guard);
+    // A reader may use a row until it leaves its guard.
+    assert_eq!(found.name, 7);
+    drop(guard);
     wait_for(&LIVE, 0);
 }
 

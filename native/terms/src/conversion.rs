@@ -243,6 +243,16 @@ impl<'c> Call<'c> {
         cost_of_view(datum.view())
     }
 
+    /// Returns about how many words it costs to hash a stored term and to compare it with another.
+    #[inline]
+    pub fn cost_to_look_up(self, datum: &Datum<Copied>) -> usize {
+        match datum.view() {
+            View::Word(..) => 1,
+            View::Bytes(_, bytes) => 1 + bytes.len() / HASHED_PER_WORD,
+            View::Foreign(copied) => copied.words() + copied.shared_bytes() / HASHED_PER_WORD,
+        }
+    }
+
     /// Converts an atom, or a binary of at most [`MAX_BINARY`] bytes.
     ///
     /// Most keys are atoms and most names binaries, and it is faster to ask for these than for the
