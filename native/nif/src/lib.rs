@@ -22,7 +22,9 @@
 //! | [`monitors`] | monitors of local processes |
 //! | [`handles`] | references to Rust values |
 //! | [`atoms`] | atoms |
+//! | [`allocator`] | the allocator of the library |
 
+mod allocator;
 mod atoms;
 mod attributes;
 mod children;
