@@ -52,6 +52,7 @@ all() ->
         a_change_of_a_long_name_is_made_once,
         a_change_of_a_long_key_or_value_is_made_once,
         a_change_of_an_indexed_attribute_is_made_once,
+        a_child_with_long_indexed_values_begins_to_run_once,
         a_change_with_an_event_is_made_once_and_sends_one_event,
         a_reason_that_is_too_large_is_an_atom_in_the_event,
         a_change_among_many_waiters_is_made_once,
@@ -507,6 +508,18 @@ a_change_of_an_indexed_attribute_is_made_once(_) ->
      || Value <- long() ++ long_as_key(),
         {Function, Change} <- of_values(),
         not lists:member(Function, [{insert, 5}, {launch, 3}, {zone_open, 2}, {zone_open, 4}])
+    ].
+
+%% The index hashes the values of a child when it begins to run.
+a_child_with_long_indexed_values_begins_to_run_once(_) ->
+    Prepare = fun(Value) ->
+        Launched = launched(fun(Zone, Name) -> ok = setattr(Zone, Name, [{key, Value}]) end),
+        fun(Zone) -> Launched(Zone, name) end
+    end,
+    Change = fun(Zone, _) -> true = running(Zone, name, self()) end,
+    [
+        ?assert(lists:member({running, 3}, left_in_zone([key], Change, Value, Prepare(Value))))
+     || Value <- [hd(long()), hd(long_as_key())]
     ].
 
 left_in_zone(Change, Term, Prepare) ->

@@ -148,6 +148,8 @@ pub fn begin<'g, T>(
     let Some(revision) = revise_all(call, zone, entry)? else {
         return Ok(change(entry, &call.commit()));
     };
+    let cost = |value| call.cost_to_look_up(value);
+    call.deduct(revision.unlisted().map(cost).sum())?;
     let committed = call.commit();
     Ok(revision.begin(|entry| change(entry, &committed), &committed))
 }

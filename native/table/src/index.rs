@@ -344,6 +344,16 @@ impl<'g, F: Foreign> Revision<'g, F> {
         self.listed.iter().map(Places::count).sum()
     }
 
+    /// Returns the values that the row will be listed under when its child begins to run. Each is
+    /// hashed and compared then.
+    pub fn unlisted(&self) -> impl Iterator<Item = &Datum<F>> {
+        let places = self.listed.iter().filter_map(|places| match places {
+            Places::Unlisted(values) => Some(values),
+            Places::Listed(_) => None,
+        });
+        places.flatten()
+    }
+
     /// Makes a change that sets the attributes of a plan, if `change` returns `true` as well.
     ///
     /// The plan has at most one item for each index.
