@@ -75,8 +75,13 @@
 
 -type handle() :: reference().
 %% What a page has of each row, see {@link page/4}.
--type items() :: names | pids | children | attributes | sizes | rows
-               | [Key :: term()] | {rows, [Key :: term()]} | {integers, Key :: term()}.
+-type items() :: names | pids | children | attributes | sizes | [Key :: term()]
+               | {rows, all | [Key :: term()], [condition()]}
+               | {fields, [Key :: term()], [condition()]}
+               | {integers, Key :: term()}.
+%% What the attribute of a key is: not missing, or such that it compares so with a constant.
+-type condition() :: {Key :: term(), '<' | '=<' | '>' | '>=' | '=:=' | '=/=', Constant :: term()}
+                   | {Key :: term(), '_', term()}.
 %% A waiter. It is removed when no process has a reference to it any more.
 -type waits() :: reference().
 -type state() :: launching | running | terminating | pending | slowed | restarting.
@@ -307,8 +312,11 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
 %%     children;</li>
 %% <li>`sizes': `{Name, Child, Attributes, Bytes}', with the number of attributes and the memory, of
 %%     all names, also those without a child;</li>
-%% <li>`rows': `{Name, Child, #{Key => Value}}', of running children; `{rows, Keys}': the same with
-%%     only these keys;</li>
+%% <li>`{rows, Keys, Conditions}': `{Name, Child, #{Key => Value}}', with only these keys or `all',
+%%     of running children that may meet all conditions; the others are left out as far as that can
+%%     be told without making the values;</li>
+%% <li>`{fields, Keys, Conditions}': `{Name, Child, Value, ...}', likewise, of children that have
+%%     all of these attributes;</li>
 %% <li>`{integers, Key}': the attributes of this key that are integers, of running children.</li>
 %% </ul>
 -spec page(atom() | handle(), From :: non_neg_integer(), items(), Acc :: list()) ->

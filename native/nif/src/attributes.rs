@@ -11,6 +11,7 @@ use proctab_table::value::{Added, Counter, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
+use smallvec::SmallVec;
 
 use crate::atoms::{atom, boolean};
 use crate::index;
@@ -24,6 +25,8 @@ const PAIR_COST: usize = 5;
 
 /// The keys of the attributes that a caller asks for.
 pub type Keys = HashSet<Datum<Copied>, Seed>;
+/// Elements of a tuple that is being made.
+pub type Fields<'c> = SmallVec<[Term<'c>; 8]>;
 
 pub fn getattr(call: Call<'_>) -> Answer<'_> {
     with_entry(call, |_, entry| {
@@ -386,6 +389,57 @@ pub fn map<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Ans
         values.push(value);
     })?;
     Ok(call.map(&of_map, &values))
+}
+
+/// Appends the values of the attributes of these keys, at one moment. Returns `false` if one is
+/// missing.
+pub fn values<'c>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    keys: &[Datum<Copied>],
+    fields: &mut Fields<'c>,
+) -> Result<bool, Fault> {
+    if keys.is_empty() {
+        return Ok(true);
+    }
+    call.deduct(keys.len() * VISIT_COST)?;
+    let Some(attributes) = entry.attributes() else {
+        return Ok(false);
+    };
+    let mut counters = 0;
+    for key in keys {
+        let Some(value) = attributes.get(key.borrow()) else {
+            return Ok(false);
+        };
+        counters += usize::from(value.counted().is_some());
+        fields.push(call.make_value(value)?);
+    }
+    if counters < 2 {
+        return Ok(true);
+    }
+    // They have to be read at one moment.
+    let snapshot = entry.snapshot(call.budget() / VISIT_COST);
+    let Some((attributes, integers)) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
+        return Ok(false);
+    };
+    call.deduct(attributes.count() * VISIT_COST)?;
+    let first = fields.len() - keys.len();
+    let (mut integers, mut found, mut result) = (integers.into_iter(), 0, Ok(()));
+    attributes.for_each(&mut |Attribute { key, value }| {
+        let integer = value.counted().map(|now| integers.next().unwrap_or(now));
+        if let Some(index) = keys.iter().position(|wanted| wanted == key) {
+            found += 1;
+            let made = match integer {
+                Some(integer) => Ok(call.integer(integer)),
+                None => call.make_value(value),
+            };
+            match made {
+                Ok(term) => fields[first + index] = term,
+                Err(fault) => result = Err(fault),
+            }
+        }
+    });
+    result.map(|()| found == keys.len())
 }
 
 /// Makes the attributes of a row at one moment, those of `keys` or all, after it has deducted the

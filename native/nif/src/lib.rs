@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`zones`] | opening, stopping and closing zones; listing tables |
 //! | [`pages`] | paging through the rows of a zone |
+//! | [`conditions`] | conditions that rows of a page must meet |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
 //! | [`index`] | changes of indexed attributes, and lookups |
@@ -27,6 +28,7 @@ mod atoms;
 mod attributes;
 mod children;
 mod cleanups;
+mod conditions;
 mod events;
 mod handles;
 mod index;
