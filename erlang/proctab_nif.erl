@@ -45,7 +45,7 @@
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
--export([check_keys/1, lookup/6, count/3, values_page/4]).
+-export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -65,7 +65,7 @@
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
--nifs([check_keys/1, lookup/6, count/3, values_page/4]).
+-nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -352,6 +352,20 @@ count(_Zone, _Key, _Value) -> erlang:nif_error(not_loaded).
 -spec values_page(Zone :: atom(), Key :: term(), From :: non_neg_integer(), Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the keys of all indexes of a zone, as {@link zone_open/4} takes them, last first.
+-spec indexes(Zone :: atom()) -> [Key :: term() | {each, Key :: term()}].
+indexes(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns figures of a part of an indexed attribute: how many values running children have,
+%% how many places those have under them, and the bytes of both; and where the next part begins. The
+%% first part begins at 0.
+-spec index_page(Zone :: atom(), Key :: term(), From :: non_neg_integer()) ->
+          {Values, Places, Bytes, Next :: non_neg_integer() | done} when
+      Values :: non_neg_integer(),
+      Places :: non_neg_integer(),
+      Bytes :: non_neg_integer().
+index_page(_Zone, _Key, _From) -> erlang:nif_error(not_loaded).
 
 %%% Events and waiters
 

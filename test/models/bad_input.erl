@@ -569,6 +569,8 @@ zone_functions() ->
         {lookup, [raw, indexed, any, from, looked_up, any], [{any, integer}, {any, done}]},
         {count, [raw, indexed, any], [integer]},
         {values_page, [raw, indexed, part, any], [{any, integer}, {any, done}]},
+        {indexes, [raw], [list]},
+        {index_page, [raw, indexed, part], [any]},
         {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
@@ -739,6 +741,7 @@ console_functions() ->
         {info, [zone], [any]},
         {top, [zone, any], [list]},
         {top, [zone, any, natural], [list]},
+        {without_child, [zone], [list]},
         {check, [], [ok]},
         {check, [any], [badarg]}
     ].

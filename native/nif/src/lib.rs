@@ -57,7 +57,7 @@ proctab_terms::export! {
         increment/5, attrs/2, attrs/3,
     }
     index {
-        check_keys/1, lookup/6, count/3, values_page/4,
+        check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3,
     }
     pages {
         page/4,
