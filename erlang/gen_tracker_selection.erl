@@ -80,8 +80,15 @@ selection(Zone, MatchSpec, Limit) ->
     }.
 
 %% `ets:select/2' takes a match specification without clauses, which matches nothing.
-compile([]) -> compile([{'_', [false], [true]}]);
-compile(MatchSpec) -> ets:match_spec_compile(MatchSpec).
+compile([]) ->
+    compile([{'_', [false], [true]}]);
+compile(MatchSpec) ->
+    try
+        ets:match_spec_compile(MatchSpec)
+    catch
+        %% Its terms are nested too deeply.
+        error:system_limit -> error(badarg)
+    end.
 
 %% A continuation that was sent to another node or stored outside of the VM has lost its compiled
 %% form.

@@ -58,9 +58,9 @@
 %% of one.
 %%
 %% `memory' is in bytes: an estimate of what the table holds for the names, with child specs,
-%% attributes and indexes, but not of the memory of the processes. Memory that several names share, such as a
-%% large binary, counts in full for each. A term that is stored as a copy takes about 2.6 KB besides
-%% itself (OTP 25), of which 256 bytes are counted.
+%% attributes and indexes, but not of the memory of the processes. Memory that several names share,
+%% such as a large binary, counts in full for each. A term that is stored as a copy takes about
+%% 2.6 KB besides itself (OTP 25), which are counted.
 
 -type index_info() :: #{
     index := gen_tracker:key() | {each, gen_tracker:key()},
@@ -135,9 +135,9 @@ i() ->
 
 %% @doc Prints a zone: the figures of {@link info/1}; its indexes, each with the five values that
 %% most children have; the ten subscribers of this node with the longest message queues; and the ten
-%% running children whose processes have executed the most reductions. The columns for each of these are the reductions, message
-%% queue length and memory in bytes of the process, and the number of attributes and the bytes of
-%% the name. Calls `process_info/2' for each child of this node.
+%% running children whose processes have executed the most reductions. The columns for each of these
+%% are the reductions, message queue length and memory in bytes of the process, and the number of
+%% attributes and the bytes of the name. Calls `process_info/2' for each child of this node.
 %%
 %% Raises `badarg' if the zone does not run.
 -spec i(gen_tracker:zone()) -> ok.

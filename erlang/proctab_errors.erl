@@ -312,7 +312,7 @@ compiled(MatchSpec) ->
     try ets:match_spec_compile(MatchSpec) of
         _ -> none
     catch
-        error:badarg -> "not a match specification"
+        error:_ -> "not a match specification"
     end.
 
 limit(Most) when is_integer(Most), Most > 0 -> none;

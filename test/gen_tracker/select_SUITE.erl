@@ -351,6 +351,8 @@ malformed_match_specifications_and_limits_are_badarg(Config) ->
         end
      || MatchSpec <- Bad
     ],
+    Deep = lists:foldl(fun(_, Term) -> [Term] end, true, lists:seq(1, 100000)),
+    ?assertError(badarg, select(Zone, [{'_', [Deep], [true]}])),
     [?assertError(badarg, select(Zone, ?ALL, Limit)) || Limit <- [0, -1, 1.0, infinity, all]],
     [?assertError(badarg, select(Odd)) || Odd <- [next, {a, b, c}, {{selection}, 0, []}, 0]],
     ?assertError(badarg, select(not_running, ?ALL)),

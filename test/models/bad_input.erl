@@ -895,7 +895,7 @@ is_match_spec(Term) ->
     try ets:match_spec_compile(Term) of
         _ -> true
     catch
-        error:badarg -> false
+        error:_ -> false
     end.
 
 is_pair(Term) ->
