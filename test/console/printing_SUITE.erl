@@ -134,7 +134,7 @@ i_of_a_zone_prints_its_indexes_and_their_most_common_values(_) ->
     {ok, _} = gen_tracker:start_link(Zone, #{index => [room, {each, tags}]}),
     [
         ok = gen_tracker:setattr(Zone, N, #{room => {room, round(math:sqrt(N))}, tags => [all, N]})
-     || N <- lists:seq(1, 50), is_pid(added(Zone, N))
+     || N <- lists:seq(1, 49), is_pid(added(Zone, N))
     ],
     {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
     #{indexes := [#{memory := OfRooms}, #{memory := OfTags}]} = proctab:info(Zone),
@@ -143,21 +143,20 @@ i_of_a_zone_prints_its_indexes_and_their_most_common_values(_) ->
     ?assertEqual(
         [
             ["index", "values", "places", "bytes"],
-            ["room" | numbers([7, 50, OfRooms])],
-            ["{each,tags}" | numbers([51, 100, OfTags])]
+            ["room" | numbers([7, 49, OfRooms])],
+            ["{each,tags}" | numbers([50, 98, OfTags])]
         ],
         [texts(Line) || Line <- Indexes]
     ),
-    %% Each room has more children than the one before, but for the last one.
     ?assertMatch(
         [
             ["index", "most common values", "children"],
             ["room", "{room,6}", "12"],
             ["room", "{room,5}", "10"],
             ["room", "{room,4}", "8"],
-            ["room", _, _],
-            ["room", _, _],
-            ["{each,tags}", "all", "50"]
+            ["room", "{room,7}", "7"],
+            ["room", "{room,3}", "6"],
+            ["{each,tags}", "all", "49"]
             | _
         ],
         [texts(Line) || Line <- Values]
