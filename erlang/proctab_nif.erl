@@ -46,7 +46,7 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4]).
--export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
+-export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
 -export([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
@@ -66,7 +66,7 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4]).
--nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
+-nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
 -nifs([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
@@ -361,17 +361,18 @@ listen(_Zone) -> erlang:nif_error(not_loaded).
 -spec unlisten(Zone :: atom() | handle()) -> ok.
 unlisten(_Zone) -> erlang:nif_error(not_loaded).
 
-%% @doc Adds the caller to the waiters of a name. Returns the waiter, its id, and the owner of the
-%% zone.
+%% @doc Adds the caller to the waiters for an attribute. Returns the waiter, its id, and the owner
+%% of the zone.
 %%
-%% The caller receives `{'$proctab_woken', Id}' when an attribute is added to the name, at most
-%% once, and not if the zone ends. It must read the attribute after this call, which may have come
-%% too late, and call {@link stop_waiting/1} if it has a value.
--spec wait_for(Zone :: atom(), Name :: term()) ->
+%% The caller receives `{'$proctab_woken', Id}' when the attribute is added, or another one whose
+%% name and key have the same hash; at most once, and not if the zone ends. It must read the
+%% attribute after this call, which may have come too late, and call {@link stop_waiting/1} if it
+%% has a value.
+-spec wait_for(Zone :: atom(), Name :: term(), Key :: term()) ->
           {waits(), Id :: non_neg_integer(), Owner :: pid()}.
-wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
+wait_for(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
-%% @doc Like {@link wait_for/2}, for the running child of a name: the caller receives the message
+%% @doc Like {@link wait_for/3}, for the running child of a name: the caller receives the message
 %% when a child of that name begins to run.
 -spec wait_for_child(Zone :: atom(), Name :: term()) ->
           {waits(), Id :: non_neg_integer(), Owner :: pid()}.

@@ -429,7 +429,7 @@ open(_, #{dummy := Dummy} = Fixture) ->
     true = proctab_nif:insert(?RAW, starting, self(), {spec}, launching),
     ok = proctab_nif:setattr(?RAW, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
     true = proctab_nif:set_missing(?RAW, orphan, n, 1),
-    {Waits, _, _} = proctab_nif:wait_for(?RAW, ?NAME),
+    {Waits, _, _} = proctab_nif:wait_for(?RAW, ?NAME, late),
     ok = proctab_nif:processes_open(?TABLE, self()),
     ok = proctab_nif:register(?TABLE, Dummy, ?NAME),
     begun = proctab_nif:begin_registering(?TABLE, Dummy, begun),
@@ -613,7 +613,7 @@ zone_functions() ->
         {page, [zone_or_handle, from, page_of, any], [{any, integer}, {any, done}]},
         {listen, [zone_or_handle], [integer]},
         {unlisten, [zone_or_handle], [ok]},
-        {wait_for, [zone_or_handle, any], [{reference, integer, pid}]},
+        {wait_for, [zone_or_handle, any, any], [{reference, integer, pid}]},
         {wait_for_child, [zone_or_handle, any], [{reference, integer, pid}]},
         {stop_waiting, [waits], [true, false]},
         {waiting, [raw], [integer]}

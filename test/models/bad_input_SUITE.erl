@@ -310,7 +310,7 @@ native(Zone, Pid) ->
         },
         {listen, [Zone], []},
         {unlisten, [Zone], []},
-        {wait_for, [Zone, ?NAME], []},
+        {wait_for, [Zone, ?NAME, n], []},
         {waiting, [Zone], []}
     ].
 

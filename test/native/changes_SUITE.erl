@@ -33,7 +33,7 @@
     set_missing/4,
     replace/5,
     cas/5,
-    delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
+    delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/3, stop_waiting/1, waiting/1,
     wait_for_child/2,
     registered_names/2,
     registered_count/2,
@@ -55,6 +55,7 @@ all() ->
         a_change_with_an_event_is_made_once_and_sends_one_event,
         a_reason_that_is_too_large_is_an_atom_in_the_event,
         a_change_among_many_waiters_is_made_once,
+        a_new_attribute_wakes_only_the_waiters_for_it,
         a_registration_of_a_long_name_is_made_once,
         a_call_that_changes_nothing_may_still_be_rescheduled
     ].
@@ -74,7 +75,7 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
-    [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
+    [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
         [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
 
@@ -217,8 +218,8 @@ of_names() ->
             ok = delattr(Zone, Name, key),
             [{other, 1}] = attrs(Zone, Name)
         end)},
-        {{wait_for, 2}, fun(Zone, Name) ->
-            {Waits, Id, _} = wait_for(Zone, Name),
+        {{wait_for, 3}, fun(Zone, Name) ->
+            {Waits, Id, _} = wait_for(Zone, Name, key),
             1 = waiting(Zone),
             1 = increment(Zone, Name, key, 1, 1),
             {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
@@ -234,12 +235,6 @@ of_names() ->
             {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
             0 = waiting(Zone),
             false = stop_waiting(Waits)
-        end},
-        {{stop_waiting, 1}, fun(Zone, Name) ->
-            {Waits, _, _} = wait_for(Zone, Name),
-            true = stop_waiting(Waits),
-            false = stop_waiting(Waits),
-            0 = waiting(Zone)
         end}
     ].
 
@@ -621,6 +616,28 @@ a_change_among_many_waiters_is_made_once(_) ->
      || {Function, Birth} <- Births
     ].
 
+a_new_attribute_wakes_only_the_waiters_for_it(_) ->
+    Zone = ?FUNCTION_NAME,
+    Handle = proctab_nif:zone_open(Zone, shared, [], infinity),
+    true = insert(Zone, name, self(), spec, self()),
+    Waits = [wait_for(Zone, Name, Key) || Name <- [name, other], Key <- [key, another, 1, 1.0]],
+    [{_, First, _}, _, {_, Integer, _} | _] = Waits,
+    Woken = fun() ->
+        {messages, Messages} = process_info(self(), messages),
+        ok = messages:flush(),
+        [Id || {'$proctab_woken', Id} <- Messages]
+    end,
+    ok = setattr(Zone, name, key, 1),
+    ?assertEqual([First], Woken()),
+    ok = setattr(Zone, name, [{key, 2}, {1, 1}, {third, 1}]),
+    ?assertEqual([Integer], Woken()),
+    6 = waiting(Zone),
+    [_, Other | _] = [Waiter || {Waiter, _, _} <- Waits],
+    true = stop_waiting(Other),
+    false = stop_waiting(Other),
+    5 = waiting(Zone),
+    ok = proctab_nif:zone_close(Handle).
+
 %% A running child wakes all who wait for it.
 told_once(Zone, Birth) ->
     Waits = [wait_for_child(Zone, name) || _ <- lists:seq(1, 2000)],
@@ -631,7 +648,7 @@ told_once(Zone, Birth) ->
 
 woken_once(Zone, Change) ->
     true = insert(Zone, name, self(), spec, self()),
-    Waits = [wait_for(Zone, name) || _ <- lists:seq(1, 2000)],
+    Waits = [wait_for(Zone, name, key) || _ <- lists:seq(1, 2000)],
     Change(Zone),
     {messages, Messages} = process_info(self(), messages),
     ?assertEqual([Id || {_, Id, _} <- Waits], [Id || {'$proctab_woken', Id} <- Messages]),

@@ -14,7 +14,7 @@
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
-//! | [`waiting`] | waiters for the next attribute of a name, or for its child |
+//! | [`waiting`] | waiters for an attribute of a name, or for its child |
 //! | [`events`] | the subscriber to births and deaths |
 //! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
@@ -64,7 +64,7 @@ proctab_terms::export! {
         listen/1, unlisten/1,
     }
     waiting {
-        wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1,
+        wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1,
     }
     processes {
         processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2, register/3,

@@ -35,7 +35,7 @@ use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
-use crate::waiters::Waiters;
+use crate::waiters::{Sought, Waiters};
 
 /// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
 /// the whole is large.
@@ -63,9 +63,9 @@ pub struct Zone<F: Foreign> {
     subscriber: AtomicU64,
     secret: u64,
     /// Those who wait for an attribute.
-    waiters: Waiters<F>,
+    waiters: Waiters,
     /// Those who wait for a running child.
-    child_waiters: Waiters<F>,
+    child_waiters: Waiters,
     /// What the owner of the zone shares with those who start children.
     context: OnceLock<Datum<F>>,
     /// Set before the first row, if at all.
@@ -140,12 +140,22 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Returns the waiters for attributes.
-    pub fn waiters(&self) -> &Waiters<F> {
+    pub fn waiters(&self) -> &Waiters {
         &self.waiters
     }
 
+    /// Returns what a waiter for the running child of a name seeks.
+    pub fn child_of(&self, name: Borrowed<'_, F>) -> Sought {
+        Sought(self.shared.seed.hash_one(name))
+    }
+
+    /// Returns what a waiter for an attribute seeks.
+    pub fn attribute_of(&self, name: Borrowed<'_, F>, key: Borrowed<'_, F>) -> Sought {
+        self.shared.attribute(self.shared.seed.hash_one(name), key)
+    }
+
     /// Returns the waiters for running children.
-    pub fn child_waiters(&self) -> &Waiters<F> {
+    pub fn child_waiters(&self) -> &Waiters {
         &self.child_waiters
     }
 
