@@ -13,7 +13,7 @@
 %% appear for at most `Timeout' milliseconds.
 %%
 %% The caller is a waiter of the table, which wakes it with one message when the name gets a running
-%% child, or another attribute. Then it looks again. The look between `wait_for/2' and the `receive'
+%% child, or the attribute. Then it looks again. The look between `wait_for/3' and the `receive'
 %% finds what appeared before the caller was a waiter.
 -spec await(gen_tracker:zone(), gen_tracker:name(), what(), timeout()) ->
           {ok, pid() | gen_tracker:value()} | undefined.
@@ -27,7 +27,7 @@ look(Zone, Name, child) -> proctab_nif:find(Zone, Name);
 look(Zone, Name, {attribute, Key}) -> proctab_nif:getattr(Zone, Name, Key).
 
 wait_for(Zone, Name, child) -> proctab_nif:wait_for_child(Zone, Name);
-wait_for(Zone, Name, {attribute, _}) -> proctab_nif:wait_for(Zone, Name).
+wait_for(Zone, Name, {attribute, Key}) -> proctab_nif:wait_for(Zone, Name, Key).
 
 wait(Zone, Name, What, Deadline) ->
     %% The zone may be replaced by one of the same name at any moment. Waiter and monitor belong to

@@ -42,11 +42,13 @@
 -export([opening/3, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
+-export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
+-export([register_name/5, change_keeper/4]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
--export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
+-export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
 -export([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
@@ -62,11 +64,13 @@
 -nifs([opening/3, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
+-nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
+-nifs([register_name/5, change_keeper/4]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
--nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
+-nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
 -nifs([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
@@ -218,6 +222,47 @@ remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec unregister_name(Zone :: atom(), Name :: term(), Keeper :: pid(), Reason :: term()) ->
           boolean().
 unregister_name(_Zone, _Name, _Keeper, _Reason) -> erlang:nif_error(not_loaded).
+
+%% @doc Sets the watchdog of a zone. The owner is its tracker.
+-spec watchdog(handle(), pid()) -> ok.
+watchdog(_Zone, _Watchdog) -> erlang:nif_error(not_loaded).
+
+%% @doc Replaces the registrar at a position, 0 to 7. The new one is closed.
+-spec appoint(handle(), Position :: 0..7, pid()) -> ok.
+appoint(_Zone, _Position, _Registrar) -> erlang:nif_error(not_loaded).
+
+%% @doc Opens a registrar, which is the caller. From now on it may receive
+%% `{Secret, {registered, Name, Pid, Alias}}'. Raises `badarg' if it has been replaced.
+-spec open_registrar(handle(), Position :: 0..7) -> secret().
+open_registrar(_Zone, _Position) -> erlang:nif_error(not_loaded).
+
+%% @doc Closes the registrar at a position. Returns `false' if registrations are being made just
+%% now. After it has returned `true', all of them are in the table, and their messages have been
+%% sent.
+-spec close_registrar(handle(), Position :: 0..7) -> boolean().
+close_registrar(_Zone, _Position) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the registrars of a zone.
+-spec registrars(Zone :: atom() | handle()) -> [pid()].
+registrars(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns whether a process is one of the zone itself: its tracker, its watchdog, its events
+%% process, a registrar or a keeper.
+-spec is_own(Zone :: atom() | handle(), pid()) -> boolean().
+is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives a free name to a running process, and tells a registrar, which answers `{Alias, ok}'.
+%% Returns the registrar. Changes nothing and returns `held' if a child has the name, `full' if
+%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, and
+%% `{closed, Position}' if no registrar is open at that position.
+-spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
+          Registrar :: pid() | held | full | stopping | own | {closed, Position :: 0..7}.
+register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives the row of a name to another keeper. Returns `false' if it does not belong to this
+%% one, which must be a registrar, or have been one.
+-spec change_keeper(Zone :: atom(), Name :: term(), Keeper :: pid(), New :: pid()) -> boolean().
+change_keeper(_Zone, _Name, _Keeper, _New) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the name of this keeper's running child to the process `Child', whose keeper is `New'.
 %% Attributes and spec stay. The listener is told that the one child has ended with the reason
@@ -383,17 +428,18 @@ listen(_Zone) -> erlang:nif_error(not_loaded).
 -spec unlisten(Zone :: atom() | handle()) -> ok.
 unlisten(_Zone) -> erlang:nif_error(not_loaded).
 
-%% @doc Adds the caller to the waiters of a name. Returns the waiter, its id, and the owner of the
-%% zone.
+%% @doc Adds the caller to the waiters for an attribute. Returns the waiter, its id, and the owner
+%% of the zone.
 %%
-%% The caller receives `{'$proctab_woken', Id}' when an attribute is added to the name, at most
-%% once, and not if the zone ends. It must read the attribute after this call, which may have come
-%% too late, and call {@link stop_waiting/1} if it has a value.
--spec wait_for(Zone :: atom(), Name :: term()) ->
+%% The caller receives `{'$proctab_woken', Id}' when the attribute is added, or another one whose
+%% name and key have the same hash; at most once, and not if the zone ends. It must read the
+%% attribute after this call, which may have come too late, and call {@link stop_waiting/1} if it
+%% has a value.
+-spec wait_for(Zone :: atom(), Name :: term(), Key :: term()) ->
           {waits(), Id :: non_neg_integer(), Owner :: pid()}.
-wait_for(_Zone, _Name) -> erlang:nif_error(not_loaded).
+wait_for(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
-%% @doc Like {@link wait_for/2}, for the running child of a name: the caller receives the message
+%% @doc Like {@link wait_for/3}, for the running child of a name: the caller receives the message
 %% when a child of that name begins to run.
 -spec wait_for_child(Zone :: atom(), Name :: term()) ->
           {waits(), Id :: non_neg_integer(), Owner :: pid()}.

@@ -290,6 +290,11 @@ native(Zone, Pid) ->
         {remove, [Zone, ?NAME], []},
         {unregister_name, [Zone, ?NAME, self(), normal], [{3, NoLocal}]},
         {change_keeper, [Zone, self(), self()], [{2, NoLocal}, {3, NoLocal}]},
+        {change_keeper, [Zone, ?NAME, self(), self()], [{3, NoLocal}, {4, NoLocal}]},
+        {registrars, [Zone], []},
+        {close_registrar, [Zone, 7], [{2, [-1, 8, 1 bsl 80 | no_integers()]}]},
+        {is_own, [Zone, Pid], [{2, NoPids}]},
+        {register_name, [Zone, ?NAME, spec, Pid, alias], [{4, NoPids}]},
         {find, [Zone, ?NAME], []},
         {find_alive, [Zone, ?NAME], []},
         {getattr, [Zone, ?NAME, n], []},
@@ -311,7 +316,7 @@ native(Zone, Pid) ->
         },
         {listen, [Zone], []},
         {unlisten, [Zone], []},
-        {wait_for, [Zone, ?NAME], []},
+        {wait_for, [Zone, ?NAME, n], []},
         {waiting, [Zone], []}
     ].
 

@@ -251,7 +251,7 @@ pages(Operations, From) ->
 
 %% Once a minute, adds and removes many waiters on one name, and many names of one process.
 crowds(Operations) ->
-    Waiting = [proctab_nif:wait_for(?ZONE, crowd) || _ <- lists:seq(1, ?CROWD)],
+    Waiting = [proctab_nif:wait_for(?ZONE, crowd, key) || _ <- lists:seq(1, ?CROWD)],
     1 = proctab_nif:increment(?ZONE, crowd, key, 1, 1),
     [
         receive

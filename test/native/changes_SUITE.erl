@@ -26,6 +26,8 @@
     unregister_name/4,
     hand_over/5,
     change_keeper/3,
+    change_keeper/4,
+    register_name/5,
     find/2,
     getattr/3,
     setattr/3,
@@ -33,7 +35,7 @@
     set_missing/4,
     replace/5,
     cas/5,
-    delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/2, stop_waiting/1, waiting/1,
+    delattr/3, increment/4, increment/5, attrs/2, listen/1, wait_for/3, stop_waiting/1, waiting/1,
     wait_for_child/2,
     registered_names/2,
     registered_count/2,
@@ -56,6 +58,7 @@ all() ->
         a_change_with_an_event_is_made_once_and_sends_one_event,
         a_reason_that_is_too_large_is_an_atom_in_the_event,
         a_change_among_many_waiters_is_made_once,
+        a_new_attribute_wakes_only_the_waiters_for_it,
         a_registration_of_a_long_name_is_made_once,
         a_call_that_changes_nothing_may_still_be_rescheduled
     ].
@@ -75,7 +78,8 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
-    [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
+    [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
+        [{watchdog, 2}, {appoint, 3}, {open_registrar, 2}, {close_registrar, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
         [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
 
@@ -83,6 +87,8 @@ reading() ->
     [
         {tables, 0},
         {was_stopped, 1},
+        {registrars, 1},
+        {is_own, 2},
         {opening, 3},
         {owner, 1},
         {count, 1},
@@ -195,6 +201,38 @@ of_names() ->
             {Name, running, _, spec} = kept(Zone, self()),
             Other ! stop
         end)},
+        {{change_keeper, 4}, opened(fun(Zone, Name) ->
+            Other = spawn(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
+            true = change_keeper(Zone, Name, self(), Other),
+            {Name, running, _, spec} = kept(Zone, Other),
+            false = change_keeper(Zone, Name, self(), Other),
+            undefined = kept(Zone, self()),
+            Other ! stop
+        end)},
+        {{register_name, 5}, fun(Zone, Name) ->
+            Registrar = self(),
+            [ok = proctab_nif:appoint(Zone, Position, Registrar) || Position <- lists:seq(0, 7)],
+            Secrets = [proctab_nif:open_registrar(Zone, Position) || Position <- lists:seq(0, 7)],
+            [Secret] = lists:usort(Secrets),
+            Pid = spawn(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
+            Registrar = register_name(Zone, Name, spec, Pid, alias),
+            {running, Pid, Registrar, spec} = child(Zone, Name),
+            {Secret, {registered, Name, Pid, alias}} =
+                receive
+                    Message -> Message
+                end,
+            {messages, []} = process_info(self(), messages),
+            undefined = kept(Zone, Registrar),
+            Pid ! stop
+        end},
         {{setattr, 3}, opened(fun(Zone, Name) ->
             ok = setattr(Zone, Name, [{key, value}]),
             [{key, value}] = attrs(Zone, Name)
@@ -220,8 +258,8 @@ of_names() ->
             ok = delattr(Zone, Name, key),
             [{other, 1}] = attrs(Zone, Name)
         end)},
-        {{wait_for, 2}, fun(Zone, Name) ->
-            {Waits, Id, _} = wait_for(Zone, Name),
+        {{wait_for, 3}, fun(Zone, Name) ->
+            {Waits, Id, _} = wait_for(Zone, Name, key),
             1 = waiting(Zone),
             1 = increment(Zone, Name, key, 1, 1),
             {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
@@ -237,12 +275,6 @@ of_names() ->
             {messages, [{'$proctab_woken', Id}]} = process_info(self(), messages),
             0 = waiting(Zone),
             false = stop_waiting(Waits)
-        end},
-        {{stop_waiting, 1}, fun(Zone, Name) ->
-            {Waits, _, _} = wait_for(Zone, Name),
-            true = stop_waiting(Waits),
-            false = stop_waiting(Waits),
-            0 = waiting(Zone)
         end}
     ].
 
@@ -636,6 +668,28 @@ a_change_among_many_waiters_is_made_once(_) ->
      || {Function, Birth} <- Births
     ].
 
+a_new_attribute_wakes_only_the_waiters_for_it(_) ->
+    Zone = ?FUNCTION_NAME,
+    Handle = proctab_nif:zone_open(Zone, shared, [], infinity),
+    true = insert(Zone, name, self(), spec, self()),
+    Waits = [wait_for(Zone, Name, Key) || Name <- [name, other], Key <- [key, another, 1, 1.0]],
+    [{_, First, _}, _, {_, Integer, _} | _] = Waits,
+    Woken = fun() ->
+        {messages, Messages} = process_info(self(), messages),
+        ok = messages:flush(),
+        [Id || {'$proctab_woken', Id} <- Messages]
+    end,
+    ok = setattr(Zone, name, key, 1),
+    ?assertEqual([First], Woken()),
+    ok = setattr(Zone, name, [{key, 2}, {1, 1}, {third, 1}]),
+    ?assertEqual([Integer], Woken()),
+    6 = waiting(Zone),
+    [_, Other | _] = [Waiter || {Waiter, _, _} <- Waits],
+    true = stop_waiting(Other),
+    false = stop_waiting(Other),
+    5 = waiting(Zone),
+    ok = proctab_nif:zone_close(Handle).
+
 %% A running child wakes all who wait for it.
 told_once(Zone, Birth) ->
     Waits = [wait_for_child(Zone, name) || _ <- lists:seq(1, 2000)],
@@ -646,7 +700,7 @@ told_once(Zone, Birth) ->
 
 woken_once(Zone, Change) ->
     true = insert(Zone, name, self(), spec, self()),
-    Waits = [wait_for(Zone, name) || _ <- lists:seq(1, 2000)],
+    Waits = [wait_for(Zone, name, key) || _ <- lists:seq(1, 2000)],
     Change(Zone),
     {messages, Messages} = process_info(self(), messages),
     ?assertEqual([Id || {_, Id, _} <- Waits], [Id || {'$proctab_woken', Id} <- Messages]),

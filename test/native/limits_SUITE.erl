@@ -29,7 +29,7 @@ all() ->
         a_call_that_compares_a_large_value_is_rescheduled,
         a_fun_of_ordinary_size_is_read_without_being_rescheduled,
         a_start_with_a_fun_is_rescheduled_only_to_store_it,
-        waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler,
+        waiting_for_a_long_name_begins_on_a_dirty_scheduler,
         a_call_that_moves_ten_thousand_waiters_is_rescheduled,
         a_call_that_moves_or_reads_ten_thousand_names_is_rescheduled,
         a_cleanup_of_a_long_name_ends_on_a_dirty_scheduler,
@@ -145,23 +145,23 @@ a_start_with_a_fun_is_rescheduled_only_to_store_it(Config) ->
     {_, _, Keeper, _} = proctab_nif:child(Zone, permanent),
     ?assertEqual([], left(fun() -> proctab_nif:kept(Zone, Keeper) end)).
 
-waiting_for_a_long_name_begins_and_stops_on_a_dirty_scheduler(Config) ->
+waiting_for_a_long_name_begins_on_a_dirty_scheduler(Config) ->
     Zone = zone(Config),
     Wait = fun(Name) ->
-        {Waits, _, _} = proctab_nif:wait_for(Zone, Name),
+        {Waits, _, _} = proctab_nif:wait_for(Zone, Name, key),
         true = proctab_nif:stop_waiting(Waits)
     end,
-    ?assertEqual([{stop_waiting, 1}, {wait_for, 2}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
+    ?assertEqual([{wait_for, 3}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
     ?assertEqual([], left(fun() -> Wait(?NAME) end)).
 
-%% The waiters of a name are in a map that moves all of them when it grows. Between 10,000 and
-%% 20,000 this happens once.
+%% The waiters for an attribute are in a map that moves all of them when it grows. Between 10,000
+%% and 20,000 this happens once.
 a_call_that_moves_ten_thousand_waiters_is_rescheduled(Config) ->
     Zone = zone(Config),
     Self = self(),
-    Wait = fun() -> Self ! {kept, proctab_nif:wait_for(Zone, crowd)} end,
-    Waiting = [proctab_nif:wait_for(Zone, crowd) || _ <- lists:seq(1, 10000)],
-    ?assertEqual([[{wait_for, 2}]], [
+    Wait = fun() -> Self ! {kept, proctab_nif:wait_for(Zone, crowd, key)} end,
+    Waiting = [proctab_nif:wait_for(Zone, crowd, key) || _ <- lists:seq(1, 10000)],
+    ?assertEqual([[{wait_for, 3}]], [
         Left
      || _ <- lists:seq(1, 10000), Left <- [left(Wait)], Left =/= []
     ]),

@@ -129,7 +129,7 @@ handles() ->
             1,
             begin
                 _ = proctab_nif:zone_open(first, shared),
-                proctab_nif:wait_for(first, name)
+                proctab_nif:wait_for(first, name, key)
             end
         )
     ],
@@ -154,7 +154,7 @@ waiters() ->
     _ = proctab_nif:zone_open(zone, shared),
     Waits = [
         begin
-            Wait = proctab_nif:wait_for(zone, [make_ref_of(N), name]),
+            Wait = proctab_nif:wait_for(zone, [make_ref_of(N), name], key),
             reload(),
             {N, Wait}
         end
@@ -172,7 +172,7 @@ waiters() ->
     1 = proctab_nif:waiting(zone),
     %% The waiter is removed with its process, which has the last handle.
     {Pid, Monitor} = spawn_monitor(fun() ->
-        _ = proctab_nif:wait_for(zone, other),
+        _ = proctab_nif:wait_for(zone, other, key),
         2 = proctab_nif:waiting(zone),
         reload()
     end),

@@ -3,9 +3,9 @@
 use proctab_terms::Term;
 
 rustler::atoms! {
-    all, attributes, awaited, begun, busy, children, current, done, down, each, fields, free, full,
-    held, infinity, integers, large, launching, monitor, names, none, ok, pending, pid, pids,
-    processes, re_registered, registered, restarting, rows, running, sizes, slowed, stopping,
+    all, attributes, awaited, begun, busy, children, closed, current, done, down, each, fields, free,
+    full, held, infinity, integers, large, launching, monitor, names, none, ok, own, pending, pid,
+    pids, processes, re_registered, registered, restarting, rows, running, sizes, slowed, stopping,
     terminating, undefined, up, void, zone, zone_stopping,
     any = "_",
     at_least = ">=",

@@ -56,11 +56,12 @@ pub fn setattr(call: Call<'_>) -> Answer<'_> {
                     .any(|change| !current.has(change.key.borrow()))
             })
         };
-        deduct_wake_cost(call, zone, &entry.name, adds)?;
+        let sought = entry.sought(changes.iter().map(|change| change.key.borrow()));
+        deduct_wake_cost(call, zone, &sought, adds)?;
         match set(call, zone, entry, changes)? {
             Ok(grown) => {
                 if grown {
-                    wake(call, zone, &entry.name, &call.commit());
+                    wake(call, zone, &sought, &call.commit());
                 }
                 Ok(atom!(ok))
             }
@@ -328,7 +329,8 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let missing = call.to_attribute(call.argument(2)?, value)?;
-    deduct_wake_cost(call, zone, &name, || true)?;
+    let sought = [zone.attribute_of(name.borrow(), missing.key.borrow())];
+    deduct_wake_cost(call, zone, &sought, || true)?;
     let added = match index::of(zone, missing.key.borrow()) {
         None => zone.add_or_set(&name, increment, &missing, &guard, &call.commit()),
         Some((indexes, index)) => {
@@ -353,7 +355,7 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     };
     let committed = call.commit();
     if added == Added::Missing {
-        wake(call, zone, &name, &committed);
+        wake(call, zone, &sought, &committed);
     }
     Ok(added)
 }

@@ -30,7 +30,7 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     };
     if !is_launching {
         deduct_event_cost(call, zone)?;
-        deduct_birth_cost(call, zone, &name)?;
+        deduct_birth_cost(call, zone, name.borrow())?;
     }
     let indexes = zone.indexes().filter(|_| !is_launching);
     call.deduct(indexes.map_or(0, index::cost_to_settle))?;
@@ -41,7 +41,7 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
             indexes.settle(entry, &committed);
         }
         send_birth(call, zone, &name, call.argument(4)?);
-        wake_for_child(call, zone, &name, &committed);
+        wake_for_child(call, zone, name.borrow(), &committed);
     }
     Ok(match inserted {
         Claimed::Done => boolean(true),
@@ -151,12 +151,12 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             return Ok(boolean(false));
         };
         deduct_event_cost(call, zone)?;
-        deduct_birth_cost(call, zone, &entry.name)?;
+        deduct_birth_cost(call, zone, entry.name.borrow())?;
         let run = |entry: Entry<Copied>, committed: &_| entry.run(keeper, pid, committed);
         match index::begin(call, zone, entry, run)? {
             Ok(is_awaited) => {
                 send_birth(call, zone, &entry.name, call.argument(2)?);
-                wake_for_child(call, zone, &entry.name, &call.commit());
+                wake_for_child(call, zone, entry.name.borrow(), &call.commit());
                 Ok(true_or_awaited(is_awaited))
             }
             Err(Refused::Stopping) => Ok(atom!(stopping)),

@@ -11,11 +11,12 @@
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`conditions`] | conditions that rows of a page must meet |
 //! | [`children`] | children: starting, ending, finding |
+//! | [`registrars`] | registered processes, and the registrars that watch them |
 //! | [`attributes`] | reading and changing attributes |
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
-//! | [`waiting`] | waiters for the next attribute of a name, or for its child |
+//! | [`waiting`] | waiters for an attribute of a name, or for its child |
 //! | [`events`] | the subscriber to births and deaths |
 //! | [`lookup`] | the tables and entries that arguments name |
 //! | [`tables`] | tables, and the processes that own them |
@@ -38,6 +39,7 @@ mod lookup;
 mod monitors;
 mod pages;
 mod processes;
+mod registrars;
 mod tables;
 mod waiting;
 mod watching;
@@ -54,6 +56,10 @@ proctab_terms::export! {
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
         find_alive/2,
     }
+    registrars {
+        watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2,
+        register_name/5, change_keeper/4,
+    }
     attributes {
         getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,
         increment/5, attrs/2, attrs/3,
@@ -68,7 +74,7 @@ proctab_terms::export! {
         listen/1, unlisten/1,
     }
     waiting {
-        wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1,
+        wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1,
     }
     processes {
         processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2, register/3,

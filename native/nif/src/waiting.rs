@@ -1,4 +1,4 @@
-//! Waiters for the next attribute of a name, and for the running child of a name.
+//! Waiters for an attribute of a name, and for the running child of a name.
 //!
 //! Waiters are woken from within the call that has added an attribute or a running child, because
 //! its caller may be killed as soon as it is back in Erlang. No lock is held meanwhile.
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use proctab_table::commit::Committed;
-use proctab_table::datum::Datum;
+use proctab_table::datum::Borrowed;
 use proctab_table::reclaim;
-use proctab_table::waiters::Waiters;
+use proctab_table::waiters::{Sought, Waiters};
 use proctab_table::zone::Zone;
 use proctab_terms::call_times;
-use proctab_terms::{Answer, Call, Copied, Fault};
+use proctab_terms::{Answer, Call, Copied, Fault, Scratch};
 
 use crate::atoms::{atom, boolean};
 use crate::handles::Handles;
@@ -21,6 +21,8 @@ use crate::tables::Table;
 
 /// Cost of waking a waiter, in words.
 const WAKE_COST: usize = 16;
+/// Cost of looking for the waiters for one thing, in words.
+const LOOK_COST: usize = 4;
 
 /// The number of the next waiter.
 static NEXT_WAITER: AtomicU64 = AtomicU64::new(0);
@@ -33,22 +35,20 @@ pub static WAIT_HANDLES: Handles<Wait> = Handles::new(c"proctab_waits");
 pub struct Wait(Option<Waiter>);
 
 /// Returns one of the wait lists of a zone.
-type List = fn(&Zone<Copied>) -> &Waiters<Copied>;
+type List = fn(&Zone<Copied>) -> &Waiters;
 
 /// A waiter in a wait list, until it is dropped.
 struct Waiter {
     zone: Arc<Table<Zone<Copied>>>,
     list: List,
-    name: Datum<Copied>,
+    sought: Sought,
     id: u64,
-    /// Whether the name is too long to be looked up on a normal scheduler.
-    is_long: bool,
 }
 
 impl Waiter {
     /// Removes it from the wait list. Returns `false` if it was woken before.
     fn remove(&self, committed: &Committed) -> bool {
-        (self.list)(&self.zone.content).remove(&self.name, self.id, committed)
+        (self.list)(&self.zone.content).remove(self.sought, self.id, committed)
     }
 }
 
@@ -63,36 +63,42 @@ impl Drop for Waiter {
 impl Drop for Wait {
     fn drop(&mut self) {
         let waiter = self.0.take();
-        call_times::measure(c"end_of_waiting", || match waiter {
-            Some(waiter) if waiter.is_long => reclaim::later(waiter),
-            waiter => drop(waiter),
-        });
+        call_times::measure(c"end_of_waiting", || drop(waiter));
     }
 }
 
 pub fn wait_for(call: Call<'_>) -> Answer<'_> {
-    wait_in(call, Zone::waiters)
+    let mut scratch = Scratch::new();
+    let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+    wait_in(call, Zone::waiters, |zone, name| {
+        zone.attribute_of(name, key)
+    })
 }
 
 pub fn wait_for_child(call: Call<'_>) -> Answer<'_> {
-    wait_in(call, Zone::child_waiters)
+    wait_in(call, Zone::child_waiters, Zone::child_of)
 }
 
-fn wait_in(call: Call<'_>, list: List) -> Answer<'_> {
+fn wait_in<'c>(
+    call: Call<'c>,
+    list: List,
+    seek: impl FnOnce(&Zone<Copied>, Borrowed<'_, Copied>) -> Sought,
+) -> Answer<'c> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
     let owner = zone.owner(call)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    let sought = seek(&zone.content, name);
     let waiter = Waiter {
         zone,
         list,
-        name: call.to_key(call.argument(1)?)?,
+        sought,
         id: NEXT_WAITER.fetch_add(1, Ordering::Relaxed),
-        is_long: call.is_dirty(),
     };
     let waiters = list(&waiter.zone.content);
-    call.deduct_entries(waiters.moved_by_add(&waiter.name))?;
-    let name = waiter.name.clone();
-    waiters.add(name, waiter.id, call.caller(), &call.commit());
+    call.deduct_entries(waiters.moved_by_add(sought))?;
+    waiters.add(sought, waiter.id, call.caller(), &call.commit());
     let id = call.integer(waiter.id as i64);
     let handle = WAIT_HANDLES.make(call, Wait(Some(waiter)));
     Ok(call.tuple([handle, id, owner]))
@@ -101,9 +107,6 @@ fn wait_in(call: Call<'_>, list: List) -> Answer<'_> {
 pub fn stop_waiting(call: Call<'_>) -> Answer<'_> {
     let wait = WAIT_HANDLES.get(call, call.argument(0)?)?;
     let waiter = wait.0.as_ref().ok_or(Fault::BadArgument)?;
-    if waiter.is_long && !call.is_dirty() {
-        return Err(Fault::Reschedule);
-    }
     Ok(boolean(waiter.remove(&call.commit())))
 }
 
@@ -114,50 +117,58 @@ pub fn waiting(call: Call<'_>) -> Answer<'_> {
     Ok(call.integer(total as i64))
 }
 
-/// Deducts the cost of waking the waiters of a name, before anything is changed, if the change
-/// `adds` an attribute.
+/// Deducts the cost of waking the waiters for attributes, before anything is changed, if the change
+/// `adds` an attribute. The caller makes `sought` before the change as well, because nothing that
+/// may be rescheduled comes after it.
 pub fn deduct_wake_cost(
     call: Call<'_>,
     zone: &Zone<Copied>,
-    name: &Datum<Copied>,
+    sought: &[Sought],
     adds: impl FnOnce() -> bool,
 ) -> Result<(), Fault> {
-    match zone.waiters().total() {
+    let waiters = zone.waiters();
+    match waiters.total() {
         0 => Ok(()),
-        _ if adds() => call.deduct(WAKE_COST * zone.waiters().count(name)),
+        _ if adds() => sought.iter().try_for_each(|sought| {
+            call.deduct(LOOK_COST)?;
+            call.deduct(WAKE_COST * waiters.count(*sought))
+        }),
         _ => Ok(()),
     }
 }
 
-/// Wakes the waiters of a name, after an attribute was added.
-pub fn wake(call: Call<'_>, zone: &Zone<Copied>, name: &Datum<Copied>, committed: &Committed) {
-    wake_in(call, zone.waiters(), name, committed);
-}
-
-/// Deducts the cost of waking those who wait for the child of a name, before it begins to run.
-pub fn deduct_birth_cost(
-    call: Call<'_>,
-    zone: &Zone<Copied>,
-    name: &Datum<Copied>,
-) -> Result<(), Fault> {
-    match zone.child_waiters().total() {
-        0 => Ok(()),
-        _ => call.deduct(WAKE_COST * zone.child_waiters().count(name)),
+/// Wakes the waiters for attributes that were added.
+pub fn wake(call: Call<'_>, zone: &Zone<Copied>, sought: &[Sought], committed: &Committed) {
+    for sought in sought {
+        wake_in(call, zone.waiters(), *sought, committed);
     }
 }
 
-/// Wakes those who wait for the child of a name, after it has begun to run.
+/// Deducts the cost of waking the waiters for the child of a name, before it begins to run.
+pub fn deduct_birth_cost(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    name: Borrowed<'_, Copied>,
+) -> Result<(), Fault> {
+    let waiters = zone.child_waiters();
+    match waiters.total() {
+        0 => Ok(()),
+        _ => call.deduct(WAKE_COST * waiters.count(zone.child_of(name))),
+    }
+}
+
+/// Wakes the waiters for the child of a name, after it has begun to run.
 pub fn wake_for_child(
     call: Call<'_>,
     zone: &Zone<Copied>,
-    name: &Datum<Copied>,
+    name: Borrowed<'_, Copied>,
     committed: &Committed,
 ) {
-    wake_in(call, zone.child_waiters(), name, committed);
+    wake_in(call, zone.child_waiters(), zone.child_of(name), committed);
 }
 
-fn wake_in(call: Call<'_>, waiters: &Waiters<Copied>, name: &Datum<Copied>, committed: &Committed) {
-    for (id, pid) in waiters.take(name, committed) {
+fn wake_in(call: Call<'_>, waiters: &Waiters, sought: Sought, committed: &Committed) {
+    for (id, pid) in waiters.take(sought, committed) {
         let message = call.tuple([atom!(woken), call.integer(id as i64)]);
         call.send(pid, message);
     }

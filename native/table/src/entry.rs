@@ -18,6 +18,7 @@ use crate::reclaim::Guard;
 use crate::retirement;
 use crate::row::{Cleared, Gone, Pid, Refused, Row, Shared, State, Writing};
 use crate::value::{Added, Frozen, InUse, Seen, Value};
+use crate::waiters::SoughtAll;
 
 /// Bytes that the indexes of a zone and the reference count take for a row.
 const INDEXED: usize = 80;
@@ -49,6 +50,18 @@ impl<F: Foreign> Deref for Entry<'_, F> {
     #[inline]
     fn deref(&self) -> &Row<F> {
         self.row
+    }
+}
+
+impl<F: Foreign> Entry<'_, F> {
+    /// Returns what the waiters for the attributes of `keys` seek.
+    #[inline]
+    pub fn sought<'k>(self, keys: impl Iterator<Item = Borrowed<'k, F>>) -> SoughtAll
+    where
+        F: 'k,
+    {
+        keys.map(|key| self.shared.attribute(self.row.hash, key))
+            .collect()
     }
 }
 

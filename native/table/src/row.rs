@@ -14,6 +14,7 @@
 //! [`Entry`](crate::entry::Entry), which is a row under a guard.
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
@@ -24,11 +25,12 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::attributes::Attributes;
 use crate::children::Children;
 use crate::commit::Committed;
-use crate::datum::{Datum, Foreign, View};
+use crate::datum::{Borrowed, Datum, Foreign, View};
 use crate::groups::Listing;
 use crate::hashing::Seed;
 use crate::names::Named;
 use crate::retirement;
+use crate::waiters::Sought;
 
 /// The word of the pid of a row without a running child. No process has it.
 const NO_CHILD: u64 = 0;
@@ -165,6 +167,14 @@ pub(crate) struct Shared {
     pub stopping: Stopping,
     /// Whether the owner of the zone has stopped it.
     pub was_stopped: AtomicBool,
+}
+
+impl Shared {
+    /// Returns what a waiter for an attribute of the name with this hash seeks.
+    #[inline]
+    pub fn attribute<F: Foreign>(&self, name: u64, key: Borrowed<'_, F>) -> Sought {
+        Sought(self.seed.hash_one((name, key)))
+    }
 }
 
 /// Whether a zone is being stopped.

@@ -35,7 +35,8 @@ use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
-use crate::waiters::Waiters;
+use crate::waiters::{Sought, Waiters};
+use crate::zone_processes::ZoneProcesses;
 
 /// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
 /// the whole is large.
@@ -59,13 +60,14 @@ pub struct Zone<F: Foreign> {
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
     slots: [Mutex<Slots<F>>; SLOT_SHARDS],
     children: Children,
+    processes: ZoneProcesses,
     /// The process that is told of births and deaths.
     subscriber: AtomicU64,
     secret: u64,
     /// Those who wait for an attribute.
-    waiters: Waiters<F>,
+    waiters: Waiters,
     /// Those who wait for a running child.
-    child_waiters: Waiters<F>,
+    child_waiters: Waiters,
     /// What the owner of the zone shares with those who start children.
     context: OnceLock<Datum<F>>,
     /// Set before the first row, if at all.
@@ -96,6 +98,7 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: Children::default(),
+            processes: ZoneProcesses::default(),
             subscriber: AtomicU64::new(NO_SUBSCRIBER),
             // The keys of this state are random numbers of the system.
             secret: RandomState::new().hash_one(()),
@@ -139,13 +142,28 @@ impl<F: Foreign> Zone<F> {
         self.children.limit(most);
     }
 
+    /// Returns the processes of the zone itself.
+    pub fn processes(&self) -> &ZoneProcesses {
+        &self.processes
+    }
+
     /// Returns the waiters for attributes.
-    pub fn waiters(&self) -> &Waiters<F> {
+    pub fn waiters(&self) -> &Waiters {
         &self.waiters
     }
 
+    /// Returns what a waiter for the running child of a name seeks.
+    pub fn child_of(&self, name: Borrowed<'_, F>) -> Sought {
+        Sought(self.shared.seed.hash_one(name))
+    }
+
+    /// Returns what a waiter for an attribute seeks.
+    pub fn attribute_of(&self, name: Borrowed<'_, F>, key: Borrowed<'_, F>) -> Sought {
+        self.shared.attribute(self.shared.seed.hash_one(name), key)
+    }
+
     /// Returns the waiters for running children.
-    pub fn child_waiters(&self) -> &Waiters<F> {
+    pub fn child_waiters(&self) -> &Waiters {
         &self.child_waiters
     }
 
@@ -265,17 +283,39 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child, unless a child holds the name or the zone is full.
-    pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> Claimed {
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+        self.insert_if_free(name, child, true, committed)
+    }
+
+    /// Like [`insert`](Self::insert), for a keeper of many rows. [`row_of`](Self::row_of) does not
+    /// find them.
+    pub fn register(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+        self.insert_if_free(name, child, false, committed)
+    }
+
+    /// `is_listed`: the row is the only one of its keeper.
+    fn insert_if_free(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        is_listed: bool,
+        _: &Committed,
+    ) -> Claimed {
         let guard = reclaim::enter();
         loop {
             let row = self.row_or_vacant(name, &guard);
             // Listed first: as soon as the row has the child, another thread may remove it.
-            let listed = self.keepers.insert(child.keeper, row.share());
+            let listed = match is_listed {
+                true => self.keepers.insert(child.keeper, row.share()),
+                false => None,
+            };
             let occupied = row.occupy(&child, &self.children);
             if let Ok(Claimed::Done) = occupied {
                 return Claimed::Done;
             }
-            self.remove_keeper(child.keeper, &row, listed);
+            if is_listed {
+                self.remove_keeper(child.keeper, &row, listed);
+            }
             match occupied {
                 Err(Gone) => self.remove_name(&row, &guard),
                 Ok(refused) => {
@@ -353,6 +393,27 @@ impl<F: Foreign> Zone<F> {
             false => self.remove_keeper(new, row, listed),
         }
         changed
+    }
+
+    /// Gives the row of a name to another keeper. `is_listed`: it is to be the only one of that
+    /// keeper. Returns `false` if the row does not belong to `keeper`, which must be one of many
+    /// rows.
+    pub fn give(
+        &self,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        new: u64,
+        is_listed: bool,
+        guard: &Guard,
+        committed: &Committed,
+    ) -> bool {
+        let Some(row) = self.find(name, guard) else {
+            return false;
+        };
+        match is_listed {
+            true => self.change_keeper(&row.share(), keeper, new, committed),
+            false => row.get().change_keeper(keeper, new),
+        }
     }
 
     /// Gives the name of a running child to another process, which has another keeper. Attributes

@@ -135,7 +135,8 @@ fn indexes_grow_and_shrink_in_small_steps() {
 fn the_waiters_for_many_names_are_added_in_small_steps() {
     let zone = Zone::default();
     let waiting = largest_step(PROCESSES, |number| {
-        zone.waiters().add(word(number), number, number, &COMMITTED)
+        let sought = zone.child_of(word(number).borrow());
+        zone.waiters().add(sought, number, number, &COMMITTED)
     });
     assert!(waiting <= MAX_STEP, "{waiting}");
 }
