@@ -220,7 +220,8 @@ current(Registrar, #registrars{current = Current, positions = Positions}) ->
 
 %% @doc Tells a registrar, or its successor, to give a row to a keeper. The keeper is told to take
 %% over, whether it has the row or not.
--spec give({gen_tracker:name(), pid()}, Registrar :: pid(), Keeper :: pid(), registrars()) -> ok.
+-spec give({gen_tracker:name(), pid() | undefined}, Registrar :: pid(), Keeper :: pid(),
+           registrars()) -> ok.
 give({Name, Pid}, Registrar, Keeper, #registrars{context = #{tag := Tag}} = Registrars) ->
     current(Registrar, Registrars) ! {Tag, give, Name, Pid, Keeper},
     ok.
@@ -228,8 +229,8 @@ give({Name, Pid}, Registrar, Keeper, #registrars{context = #{tag := Tag}} = Regi
 %% @doc Tells a registrar, or its successor, to end a child as the shutdown of registered processes
 %% demands. It sends the calling tracker `{Tag, child_ended, From, ok}' after that, or `again' in
 %% place of `ok' if it does not have the row.
--spec end_child({gen_tracker:name(), pid()}, Registrar :: pid(), gen_server:from(), registrars()) ->
-          ok.
+-spec end_child({gen_tracker:name(), pid() | undefined}, Registrar :: pid(), gen_server:from(),
+                registrars()) -> ok.
 end_child({Name, Pid}, Registrar, From, #registrars{context = #{tag := Tag}} = Registrars) ->
     current(Registrar, Registrars) ! {Tag, end_child, Name, Pid, From},
     ok.
@@ -317,8 +318,13 @@ loop(#registrar{context = #{tracker := Tracker, tag := Tag}, secret = Secret} = 
 
 registered(Name, Pid, Alias, #registrar{context = Context} = Registrar) ->
     _ = watch(Name, Pid, Registrar),
+<<<<<<< ours
     Alias ! {Alias, ok},
     gen_tracker_telemetry:child(Context, up, Name, Pid).
+=======
+    _ = is_reference(Alias) andalso (Alias ! {Alias, ok}),
+    ok.
+>>>>>>> theirs
 
 watch(Name, Pid, #registrar{context = #{tag := Tag}, watched = Watched} = Registrar) ->
     Monitor = gen_tracker_keeper:monitor_now(Pid, [{tag, {Tag, registered, Name}}]),

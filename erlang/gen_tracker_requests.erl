@@ -78,9 +78,10 @@
     %% whether they have it; and whose registrar that was.
     taking = #{} :: #{gen_tracker:name() => Keeper :: pid()},
     taken = #{} :: #{Keeper :: pid() =>
-                         {gen_tracker:name(), Child :: pid(), Registrar :: pid()}},
+                         {gen_tracker:name(), Child :: pid() | undefined, Registrar :: pid()}},
     %% The requests for the end of a child that a registrar carries out.
-    ending = #{} :: #{gen_server:from() => {Child :: pid(), Registrar :: pid(), #request{}}}
+    ending = #{} :: #{gen_server:from() =>
+                          {Child :: pid() | undefined, Registrar :: pid(), #request{}}}
 }).
 
 -opaque requests() :: #requests{}.
@@ -215,8 +216,9 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             {nobody, Requests};
         {pending, _, Keeper, _} ->
             retry(Keeper, Request, Requests);
-        {_, _, Keeper, _} ->
-            wait(Keeper, waits, Request, Requests)
+        {_, Pid, Keeper, _} ->
+            {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
+            wait(Own, waits, Request, Taking)
     end.
 
 running(find_or_open, Pid) -> {ok, Pid};

@@ -39,6 +39,7 @@ all() ->
         unregistering_leaves_no_monitor,
         registered_processes_are_told_to_stop_all_at_once,
         registered_processes_stop_when_registrars_and_tracker_are_killed,
+        messages_of_strangers_change_nothing,
         the_processes_of_a_zone_cannot_be_registered,
         a_registration_that_comes_with_the_stop_is_ended_or_refused
     ].
@@ -391,6 +392,41 @@ registered_processes_stop_when_registrars_and_tracker_are_killed(Config) ->
         end
      || Monitor <- Monitors
     ].
+
+messages_of_strangers_change_nothing(Config) ->
+    Zone = zone(Config),
+    Pid = registered(Zone, ?NAME),
+    Registrar = zones:keeper(Zone, ?NAME),
+    State = fun() ->
+        {
+            zones:keeper(Zone, ?NAME),
+            gen_tracker:which_children(Zone),
+            process_info(Registrar, [monitors, trap_exit]),
+            registrars(Zone)
+        }
+    end,
+    Before = State(),
+    Forged = make_ref(),
+    [
+        Registrar ! Message
+     || Message <- [
+            {Forged, stop_zone, self()},
+            {Forged, give, ?NAME, Pid, self()},
+            {Forged, forget, ?NAME, Pid},
+            {Forged, end_child, ?NAME, Pid, {self(), Forged}},
+            {Forged, kill, ?NAME, Pid},
+            {1, {registered, ?NAME, Pid, Forged}},
+            {none, {registered, other, self(), Forged}},
+            {{Forged, registered, ?NAME}, Forged, process, Pid, normal},
+            {'DOWN', Forged, process, Pid, normal},
+            {'EXIT', whereis(Zone), shutdown},
+            {'$gen_call', nobody, {unregister, ?NAME, Pid}},
+            {'$gen_call', {self(), [alias | nobody]}, {unregister, other, not_a_pid}},
+            '$proctab_detached'
+        ]
+    ],
+    again = gen_tracker_registrar:unregister(Registrar, other, Pid),
+    ?assertEqual(Before, State()).
 
 the_processes_of_a_zone_cannot_be_registered(Config) ->
     Zone = zone(Config),

@@ -354,19 +354,6 @@ impl<F: Foreign> Zone<F> {
         Ok(cleared.is_awaited)
     }
 
-    /// Like [`remove`](Self::remove), if the child runs. Returns its pid: the process lives on.
-    pub fn unregister(
-        &self,
-        name: Borrowed<'_, F>,
-        keeper: u64,
-        guard: &Guard,
-        _: &Committed,
-    ) -> Option<Pid<F>> {
-        let is_running = |state| state == State::Running;
-        let cleared = self.remove_if(is_running, name, keeper, guard).ok()?;
-        cleared.child
-    }
-
     fn remove_if(
         &self,
         condition: impl FnOnce(State) -> bool,
