@@ -46,9 +46,9 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4]).
--export([cluster_open/1, cluster_process/1, add_member/4, change_claims/3, begin_snapshot/2]).
--export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2, best_claim/2]).
--export([claims_page/4, claims_count/1]).
+-export([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
+-export([best_claim/2, claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -69,9 +69,9 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4]).
--nifs([cluster_open/1, cluster_process/1, add_member/4, change_claims/3, begin_snapshot/2]).
--nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2, best_claim/2]).
--nifs([claims_page/4, claims_count/1]).
+-nifs([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
+-nifs([best_claim/2, claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -360,14 +360,14 @@ values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
 %% @doc Makes a zone one of several nodes, and the caller its cluster process. Members that there
 %% were end. Returns the secret of its messages: those of {@link listen/1}, and `{Secret, {held,
 %% Name}}' when a name gets a child that does not run yet, and `{Secret, {free, Name}}' when it has
-%% lost its child, and may have another one.
--spec cluster_open(Zone :: atom()) -> secret().
-cluster_open(_Zone) -> erlang:nif_error(not_loaded).
+%% lost its child, and may have another one. `cluster_shared/1' returns the term `Shared'.
+-spec cluster_open(Zone :: atom(), Shared :: term()) -> secret().
+cluster_open(_Zone, _Shared) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the cluster process. This and all functions below raise `badarg' if the zone is one
-%% of this node alone.
--spec cluster_process(Zone :: atom()) -> pid() | undefined.
-cluster_process(_Zone) -> erlang:nif_error(not_loaded).
+%% @doc Returns what the cluster process shares with other processes. This and all functions below
+%% raise `badarg' if the zone is one of this node alone.
+-spec cluster_shared(Zone :: atom()) -> Shared :: term().
+cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds a member without claims: the cluster process `Process' of a node. `NodeName' is the
 %% name of the node. The member of the caller is the zone itself.
@@ -396,9 +396,10 @@ end_snapshot(_Zone, _Member) -> erlang:nif_error(not_loaded).
 -spec end_member(Zone :: atom(), member()) -> ok.
 end_member(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
-%% @doc Removes some of the claims of a member that no reader finds any more. Returns those of
-%% running children, and whether there are more.
--spec sweep_claims(Zone :: atom(), member()) -> {[{Name :: term(), pid()}], More :: boolean()}.
+%% @doc Removes some of the claims that no reader finds any more, of a member or of one that has
+%% ended. Returns those of running children, and whether there are more.
+-spec sweep_claims(Zone :: atom(), member() | ended) ->
+          {[{Name :: term(), pid()}], More :: boolean()}.
 sweep_claims(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the running child of a name, or else that of the claim of highest rank.

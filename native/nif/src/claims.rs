@@ -32,16 +32,17 @@ struct Converted {
 pub fn cluster_open(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
+    let shared = call.to_datum(call.argument(1)?)?;
     let committed = call.commit();
     let directory = zone.open_directory(&committed);
-    directory.open(call.caller(), &committed);
+    directory.open(call.caller(), shared, &committed);
     Ok(secret(call, zone))
 }
 
-pub fn cluster_process(call: Call<'_>) -> Answer<'_> {
+pub fn cluster_shared(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let listener = directory(lookup::zone(call, &guard)?)?.listener();
-    Ok(listener.map_or(atom!(undefined), |listener| call.immediate(listener)))
+    let shared = directory(lookup::zone(call, &guard)?)?.shared();
+    call.make(&shared.ok_or(Fault::BadArgument)?)
 }
 
 pub fn add_member(call: Call<'_>) -> Answer<'_> {
@@ -158,15 +159,20 @@ pub fn end_member(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Removes some invisible claims of a member. Returns those of running children, and whether there
-/// are more.
+/// Removes some invisible claims of a member, or of any that has ended. Returns those of running
+/// children, and whether there are more.
 pub fn sweep_claims(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let directory = directory(lookup::zone(call, &guard)?)?;
-    let Ok(member) = member(call, directory) else {
+    let member = match call.argument(1)?.is(atoms::ended()) {
+        true => directory.ended(),
+        false => member(call, directory).ok(),
+    };
+    let Some(member) = member else {
         return Ok(call.tuple([call.nil(), boolean(false)]));
     };
     let (page, more) = directory.sweep(&member, &guard, &call.commit());
+    let more = more || directory.ended().is_some() && call.argument(1)?.is(atoms::ended());
     let mut removed = call.nil();
     for claim in &page {
         if let Some(pid) = &claim.pid {

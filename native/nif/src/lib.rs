@@ -60,9 +60,9 @@ proctab_terms::export! {
         check_keys/1, lookup/6, count/3, values_page/4,
     }
     claims {
-        cluster_open/1, cluster_process/1, add_member/4, change_claims/3, begin_snapshot/2,
-        end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2, best_claim/2,
-        claims_page/4, claims_count/1,
+        cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
+        end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
+        best_claim/2, claims_page/4, claims_count/1,
     }
     pages {
         page/4,

@@ -1,9 +1,9 @@
 //! The directory of a zone on several nodes: which member claims which name.
 //!
 //! A *member* is one session of one node. It has *claims*: names, each with the pid of its running
-//! child or *held*, without one. Several members may claim a name; the claim with the highest *rank*
-//! is the one that readers find. Claims are found by name without a lock, and each is listed in a
-//! slot of its member, for pages and for the end of the member.
+//! child or *held*, without one. Several members may claim a name; the claim with the highest
+//! *rank* is the one that readers find. Claims are found by name without a lock, and each is listed
+//! in a slot of its member, for pages and for the end of the member.
 //!
 //! # What readers see
 //!
@@ -11,9 +11,9 @@
 //! of a member that has ended, or those that a new snapshot does not repeat, become invisible in
 //! one step, and [`Directory::sweep`] removes them later, a few at a time.
 //!
-//! A claim never changes, but for its epoch. A change of the pid adds another claim and then removes
-//! the first one, so that a reader finds one or the other. (A reader that passes the place of the
-//! second before it is added, and that of the first after it is removed, finds neither.)
+//! A claim never changes, but for its epoch. A change of the pid adds another claim and then
+//! removes the first one, so that a reader finds one or the other. (A reader that passes the place
+//! of the second before it is added, and that of the first after it is removed, finds neither.)
 
 use std::cmp::Ordering as Order;
 use std::hash::BuildHasher;
@@ -52,6 +52,8 @@ pub struct Directory<F: Foreign> {
     next: AtomicU32,
     /// The process that is told of each change of a row.
     listener: AtomicU64,
+    /// What the listener shares with readers.
+    shared: Mutex<Option<Datum<F>>>,
 }
 
 /// One session of one node.
@@ -109,8 +111,8 @@ pub enum Change<F> {
     Held,
     /// The child runs.
     Up(Datum<F>),
-    /// The child of this pid has ended, and the name is still held. Changes nothing if the claim has
-    /// another pid.
+    /// The child of this pid has ended, and the name is still held. Changes nothing if the claim
+    /// has another pid.
     Down(Datum<F>),
     /// The name has no child.
     Free,
@@ -155,6 +157,7 @@ impl<F: Foreign> Default for Directory<F> {
             members: RwLock::new(BTreeMap::new()),
             next: AtomicU32::new(0),
             listener: AtomicU64::new(NO_LISTENER),
+            shared: Mutex::new(None),
         }
     }
 }
@@ -169,8 +172,12 @@ impl<F: Foreign> Drop for Directory<F> {
 }
 
 impl<F: Foreign> Directory<F> {
-    /// Makes a process the listener, and ends all members that there were.
-    pub fn open(&self, listener: u64, committed: &Committed) {
+    /// Makes a process the listener, and ends all members that there were. `shared` is what it
+    /// shares with readers.
+    pub fn open(&self, listener: u64, shared: Datum<F>, committed: &Committed) {
+        // The one before is dropped after the lock was released.
+        let before = self.shared.lock().replace(shared);
+        drop(before);
         for member in self.members.read().values() {
             self.end(member, committed);
         }
@@ -184,6 +191,11 @@ impl<F: Foreign> Directory<F> {
         fence(Ordering::SeqCst);
         let listener = self.listener.load(Ordering::SeqCst);
         (listener != NO_LISTENER).then_some(listener)
+    }
+
+    /// Returns what the listener shares with readers.
+    pub fn shared(&self) -> Option<Datum<F>> {
+        self.shared.lock().clone()
     }
 
     /// Adds a member without claims. `order` decides between claims of equal rank.
@@ -218,6 +230,13 @@ impl<F: Foreign> Directory<F> {
     /// Returns a member, also one that has ended and has claims left.
     pub fn member(&self, id: u32) -> Option<Arc<Member<F>>> {
         self.members.read().get(&id).cloned()
+    }
+
+    /// Returns a member that has ended and has claims left, if there is one.
+    pub fn ended(&self) -> Option<Arc<Member<F>>> {
+        let members = self.members.read();
+        let mut ended = members.values().filter(|member| !member.is_live());
+        ended.next().cloned()
     }
 
     /// Returns the first member from this id on.
