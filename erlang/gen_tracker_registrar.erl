@@ -318,13 +318,8 @@ loop(#registrar{context = #{tracker := Tracker, tag := Tag}, secret = Secret} = 
 
 registered(Name, Pid, Alias, #registrar{context = Context} = Registrar) ->
     _ = watch(Name, Pid, Registrar),
-<<<<<<< ours
-    Alias ! {Alias, ok},
-    gen_tracker_telemetry:child(Context, up, Name, Pid).
-=======
     _ = is_reference(Alias) andalso (Alias ! {Alias, ok}),
-    ok.
->>>>>>> theirs
+    gen_tracker_telemetry:child(Context, up, Name, Pid).
 
 watch(Name, Pid, #registrar{context = #{tag := Tag}, watched = Watched} = Registrar) ->
     Monitor = gen_tracker_keeper:monitor_now(Pid, [{tag, {Tag, registered, Name}}]),

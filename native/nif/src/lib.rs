@@ -12,7 +12,9 @@
 //! | [`conditions`] | conditions that rows of a page must meet |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`registrars`] | registered processes, and the registrars that watch them |
+//! | [`copies`] | changes of attributes that other nodes have copies of |
 //! | [`attributes`] | reading and changing attributes |
+//! | [`claims`] | the directory of a zone on several nodes |
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
@@ -30,8 +32,10 @@ mod allocator;
 mod atoms;
 mod attributes;
 mod children;
+mod claims;
 mod cleanups;
 mod conditions;
+mod copies;
 mod events;
 mod handles;
 mod index;
@@ -61,11 +65,18 @@ proctab_terms::export! {
         register_name/5, change_keeper/4,
     }
     attributes {
-        getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,
-        increment/5, attrs/2, attrs/3,
+        getattr/3, attrs/2, attrs/3,
+    }
+    copies {
+        setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     }
     index {
         check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3,
+    }
+    claims {
+        cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
+        end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
+        best_claim/2, claims_page/4, claims_count/1,
     }
     pages {
         page/4,

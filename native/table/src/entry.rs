@@ -582,10 +582,11 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// process lives on.
     pub fn unregister(self, keeper: u64, _: &Committed) -> Option<Pid<F>> {
         let mut record = self.row.lock_of(keeper)?;
-        if record.state != State::Running {
+        if self.row.state() != State::Running {
             return None;
         }
-        record.state = State::Terminating;
+        self.row
+            .set_state(State::Terminating, &mut self.row.writing.lock());
         self.row.replace_pid(&mut record, None)
     }
 

@@ -62,6 +62,7 @@
 //! | [`zone_processes`] | the processes of a zone itself |
 //! | `retirement` | freeing maps of attributes and values |
 //! | [`attributes`] | a persistent map of attributes |
+//! | [`claims`] | the names that the members of a zone on several nodes claim |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
 //! | [`value`] | a value: one atomic word, which is replaced or counted in place |
@@ -97,6 +98,7 @@
 
 pub mod attributes;
 mod children;
+pub mod claims;
 pub mod cleanups;
 pub mod commit;
 pub mod datum;

@@ -604,10 +604,12 @@ fn change(zone: &Table, name: u64, step: u64, pids: &AtomicU64, deaths: &Deaths)
         }
         3 => {
             let keeper = keeper();
-            let unregister =
-                |_: Entry<Nothing>| zone.unregister(row.borrow(), keeper, &guard, &COMMITTED);
-            let pid = revise(zone, name, |revision| revision.end(unregister, &COMMITTED));
-            deaths.has_died(pid.flatten());
+            let unregister = |entry: Entry<Nothing>| entry.unregister(keeper, &COMMITTED);
+            let pid = revise(zone, name, |revision| revision.end(unregister, &COMMITTED)).flatten();
+            if pid.is_some() {
+                zone.remove(row.borrow(), keeper, &guard, &COMMITTED);
+            }
+            deaths.has_died(pid);
         }
         4 => {
             let (keeper, new) = (keeper(), deaths.next(pids));
