@@ -284,7 +284,7 @@ add_existing_child(Zone, Child) ->
             Parent = gen_tracker_requests:parent(),
             Adding =
                 case local_zone(Zone) of
-                    {ok, Local} -> fun() -> call(Local, {add, Name, Spec, Pid, Parent}) end;
+                    {ok, Local} -> fun() -> add(Local, {add, Name, Spec, Pid, Parent}) end;
                     %% Trackers of all versions understand this call.
                     remote -> fun() -> answered(Zone, {add_existing_child, Child}) end
                 end,
@@ -295,6 +295,16 @@ add_existing_child(Zone, Child) ->
         malformed ->
             ?BADARG([Zone, Child])
     end.
+
+%% A process without a start function needs no keeper, and so no tracker if the name is free.
+add(Zone, {_, Name, {undefined, _, _, _, _} = Spec, Pid, _} = Request) when is_atom(Zone) ->
+    case gen_tracker_registrar:register(Zone, Name, Spec, Pid) of
+        registered -> {ok, Pid};
+        ask -> call(Zone, Request);
+        {error, Reason} -> {error, Reason}
+    end;
+add(Zone, Request) ->
+    call(Zone, Request).
 
 to_add({Name, Pid, worker, Mods}) when is_pid(Pid) ->
     {Name, {undefined, temporary, 200, worker, Mods}, Pid};
@@ -751,7 +761,7 @@ re_register_name(ViaName, Pid) ->
 register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
     Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
-    case is_being_started(Zone, Name, Pid) orelse call(Zone, Request) of
+    case is_being_started(Zone, Name, Pid) orelse add(Zone, Request) of
         {error, badarg} -> badarg;
         {error, _} -> no;
         _ -> yes
@@ -772,22 +782,39 @@ is_being_started(_, _, _) ->
 %% start function. The process lives on. Does nothing if there is no such process, if the zone does
 %% not run, or if the child has a start function: its entry is removed when it ends.
 -spec unregister_name(via_name()) -> ok.
-unregister_name({Zone, Name}) when is_atom(Zone) ->
+unregister_name({Zone, Name} = ViaName) when is_atom(Zone) ->
     try proctab_nif:child(Zone, Name) of
-        {_, _, _, {undefined, _, _, _, _}} -> unregister_child(Zone, Name);
-        _ -> ok
+        {_, Pid, Keeper, {undefined, _, _, _, _}} ->
+            case unregister_child(Zone, Name, Pid, Keeper) of
+                ok -> ok;
+                again -> unregister_name(ViaName)
+            end;
+        _ ->
+            ok
     catch
         error:badarg -> ok
     end;
 unregister_name(ViaName) ->
     ?BADARG([ViaName]).
 
-%% The tracker does this, as it does additions, so that subscribers receive the events in order. The
-%% keeper cannot do it: it may be waiting for the end of the calling process.
-unregister_child(Zone, Name) ->
+%% A registrar does this, or else the tracker, as it does other additions, so that subscribers
+%% receive the events in order. A keeper cannot do it: it may be waiting for the end of the calling
+%% process.
+unregister_child(Zone, Name, Pid, Keeper) ->
     try
-        gen_server:call(Zone, {unregister, Name}, infinity)
+        case lists:member(Keeper, proctab_nif:registrars(Zone)) andalso
+             gen_tracker_registrar:unregister(Keeper, Name, Pid)
+        of
+            ok ->
+                ok;
+            _ ->
+                case gen_server:call(Zone, {unregister, Name}, infinity) of
+                    {ask, Other} -> gen_tracker_registrar:unregister(Other, Name, Pid);
+                    ok -> ok
+                end
+        end
     catch
+        error:badarg -> ok;
         %% The zone has ended, and with it all its names.
         exit:_ -> ok
     end.
@@ -902,7 +929,7 @@ init({Zone, Options}) ->
         context = Context,
         handle = Handle,
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
-        requests = gen_tracker_requests:new(Context)
+        requests = gen_tracker_requests:new(Context, Handle)
     }}.
 
 %% A number that is too large for the table limits nothing.
@@ -938,8 +965,12 @@ route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:=
     handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
 route({await_start, Keeper}, From, Tracker) when is_pid(Keeper), node(Keeper) =:= node() ->
     handle(await_start, undefined, undefined, Keeper, From, [], Tracker);
-route({unregister, Name}, _From, Tracker) ->
-    {reply, unregister(Name, Tracker), Tracker};
+route({unregister, Name}, _From, #tracker{requests = Requests} = Tracker) ->
+    {reply, gen_tracker_requests:unregister(Name, Requests), Tracker};
+route({registrar, Position}, From, #tracker{requests = Requests} = Tracker)
+        when is_integer(Position), Position >= 0, Position < 8 ->
+    Started = gen_tracker_requests:start_registrar(Position, From, Requests),
+    {noreply, Tracker#tracker{requests = Started}};
 route({start_child, Spec}, From, Tracker) ->
     case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} ->
@@ -1013,30 +1044,13 @@ is_child(_, {Start, _, _, _, _}, undefined, _) ->
 
 %% The zone's own processes cannot be its children.
 is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone}) ->
-    lists:member(Pid, [self(), Watchdog, Events]) orelse is_keeper(Zone, Pid).
-
-is_keeper(Zone, Pid) ->
-    try
-        proctab_nif:kept(Zone, Pid) =/= undefined
-    catch
-        %% A process of another node, or of an earlier incarnation of this one.
-        error:badarg -> false
-    end.
+    lists:member(Pid, [self(), Watchdog, Events]) orelse proctab_nif:is_own(Zone, Pid).
 
 handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, Tracker) ->
     #tracker{requests = Requests} = Tracker,
     Local = [Caller || Caller <- [Pid | Callers], is_pid(Caller), node(Caller) =:= node()],
     Request = gen_tracker_requests:request(Kind, Name, Spec, Child, From, Local),
     {noreply, Tracker#tracker{requests = gen_tracker_requests:handle(Request, Requests)}}.
-
-unregister(Name, #tracker{zone = Zone}) ->
-    case proctab_nif:child(Zone, Name) of
-        {running, _, Keeper, {undefined, _, _, _, _}} ->
-            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered),
-            ok;
-        _ ->
-            ok
-    end.
 
 %% @private
 -spec handle_cast(term(), #tracker{}) -> {noreply, #tracker{}}.
@@ -1064,6 +1078,10 @@ received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Request
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
+received({Tag, adopted, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:registrars_adopted(Before, Requests)};
+received({Tag, child_ended, From, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:registered_ended(From, Result, Requests)};
 received({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
     Tracker#tracker{inherited = gen_tracker_shutdown:inherit(Keeper, Tag, Pids, Inherited)};
 received({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} = Tracker) ->

@@ -16,6 +16,7 @@
 %%      |                                         |  start function, running/3 in the table
 %%      | -- {Tag, died, Child, Reason} --------> |  the exit reason of an attached child
 %%      | <- {Tag, launched, Keeper, Result} ---- |
+%%      |              a registrar -- {Tag, take_over, Registrar} --> |  a running child
 %%      | -- {Tag, stop} -----------------------> |  stop the child and remove its row
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
 %%      | -- {Tag, retry, Spec} ----------------> |  retry a failed restart now, with this spec
@@ -50,7 +51,8 @@
 
 -export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
 -export([stop/2, stop_zone/2, retry/3]).
--export([inherited/2, discard/1, is_alive/1, started_by/1]).
+-export([take_over/2, inherited/2, discard/1, is_alive/1, started_by/1]).
+-export([monitor_now/2, is_abnormal/1]).
 -export([init/1, opened/5, loop/1, delayed/2]).
 
 -export_type([result/0, context/0, shared/0]).
@@ -91,6 +93,8 @@
     spec :: gen_tracker_spec:spec(),
     pid :: pid() | undefined,
     monitor :: reference() | undefined,
+    %% The registrar that had the row before, and monitors the child as well.
+    registrar :: pid() | undefined,
     %% The caller that waits for the first start, if it has spawned this keeper.
     opener :: reference() | undefined,
     %% The reason in its exit signal, if there was a link: the monitor may have come too late.
@@ -166,6 +170,12 @@ died(Keeper, #{tag := Tag}, Child, Reason) ->
 -spec adopt(pid(), context(), Reason :: term(), Times :: [integer()], IsSettled :: boolean()) -> ok.
 adopt(Keeper, Context, Reason, Times, IsSettled) ->
     tell(Keeper, Context, adopt, {Reason, Times, IsSettled}).
+
+%% @doc Tells a keeper that the calling registrar has given it a row, or does not have that row.
+%% The registrar sends the child's exit reason with {@link died/4}.
+-spec take_over(pid(), context()) -> ok.
+take_over(Keeper, Context) ->
+    tell(Keeper, Context, take_over, self()).
 
 %% @doc Tells a keeper to stop its child and remove its row, which is marked already.
 -spec stop(pid(), context()) -> ok.
@@ -273,6 +283,10 @@ await_task(#{tag := Tag, tracker := Tracker} = Context) ->
             with_own_row(Context, fun(State, Pid, Child) ->
                 adopted(IsSettled, State, Pid, after_keepers(Times, Child), Reason)
             end);
+        {Tag, take_over, Registrar} ->
+            with_own_row(Context, fun(State, Pid, Child) ->
+                adopted(State, Pid, Child#child{registrar = Registrar}, shutdown)
+            end);
         {Tag, stop_zone} ->
             exit(shutdown);
         {'EXIT', Tracker, _} ->
@@ -327,19 +341,21 @@ check_attached(#child{pid = Pid} = Child) ->
             attached_dead(Child, death(Child))
     end.
 
-death(#child{pid = Pid, monitor = Monitor, context = #{tag := Tag, tracker := Tracker}}) ->
+death(#child{pid = Pid, monitor = Monitor, context = #{tracker := Tracker}} = Child) ->
     receive
-        {'DOWN', Monitor, process, Pid, noproc} ->
-            TrackerEnds = monitor(process, Tracker),
-            receive
-                {Tag, died, Pid, Reason} ->
-                    demonitor(TrackerEnds, [flush]),
-                    Reason;
-                {'DOWN', TrackerEnds, process, _, _} ->
-                    noproc
-            end;
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            Reason
+        {'DOWN', Monitor, process, Pid, noproc} -> await_reason(Tracker, Child);
+        {'DOWN', Monitor, process, Pid, Reason} -> Reason
+    end.
+
+%% Returns the exit reason from a process that has monitored the child earlier.
+await_reason(Other, #child{pid = Pid, context = #{tag := Tag}}) ->
+    OtherEnds = monitor(process, Other),
+    receive
+        {Tag, died, Pid, Reason} ->
+            demonitor(OtherEnds, [flush]),
+            Reason;
+        {'DOWN', OtherEnds, process, _, _} ->
+            noproc
     end.
 
 attached_dead(#child{pid = Pid} = Child, Reason) ->
@@ -472,8 +488,11 @@ tell_launched(#child{context = #{tracker := Tracker, tag := Tag}}, Result) ->
     Tracker ! {Tag, launched, self(), Result},
     ok.
 
+%% @doc Monitors a process. The signal has been sent when this returns.
+%%
 %% The VM may delay the latest monitor signal of a process while the process runs. The second
 %% monitor forces the first one out, and its `demonitor' forces out the second one.
+-spec monitor_now(pid(), [erlang:monitor_option()]) -> reference().
 monitor_now(Pid, Options) ->
     Monitor = monitor(process, Pid, Options),
     true = demonitor(monitor(process, Pid), [flush]),
@@ -537,6 +556,9 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
             terminated(Child, exit_reason(Child, Reason));
         {'EXIT', Pid, Reason} ->
             wait(Child#child{exited = {exited, Reason}});
+        {Tag, died, Pid, Reason} ->
+            %% The registrar was told before this process, whose monitor may have come too late.
+            wait(Child#child{exited = {exited, Reason}});
         {Tag, stop} ->
             forget(Child),
             end_keeper(Child);
@@ -562,6 +584,8 @@ is_detached(Child) ->
 
 exit_reason(#child{exited = {exited, Reason}}, noproc) ->
     Reason;
+exit_reason(#child{registrar = Registrar} = Child, noproc) when is_pid(Registrar) ->
+    await_reason(Registrar, Child);
 exit_reason(#child{pid = Pid}, noproc) ->
     %% As long as there is a link, the exit signal is still to come.
     {links, Links} = process_info(self(), links),
@@ -629,6 +653,8 @@ settle(#child{context = Context, spec = {_, transient, _, _, _}}, Reason) ->
 settle(_, _) ->
     ok.
 
+%% @doc Returns whether a transient child with this exit reason is restarted.
+-spec is_abnormal(Reason :: term()) -> boolean().
 is_abnormal(normal) -> false;
 is_abnormal(shutdown) -> false;
 is_abnormal({shutdown, _}) -> false;

@@ -13,8 +13,9 @@
 %% name, which the table knows when another request asks.
 -module(gen_tracker_requests).
 
--export([new/1, request/6, parent/0, parent/1, handle/2, end_all/1]).
+-export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
 -export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
+-export([start_registrar/3, registrars_adopted/2, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -71,7 +72,16 @@
     %% When earlier keepers of the same row ended within the last ?PERIOD, latest first.
     adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
     %% The keepers whose transient child ended normally.
-    settled = #{} :: #{Keeper :: pid() => settled}
+    settled = #{} :: #{Keeper :: pid() => settled},
+    registrars :: gen_tracker_registrar:registrars(),
+    %% The keepers that have been started to take over the row of a registrar, and have not said yet
+    %% whether they have it; and whose registrar that was.
+    taking = #{} :: #{gen_tracker:name() => Keeper :: pid()},
+    taken = #{} :: #{Keeper :: pid() =>
+                         {gen_tracker:name(), Child :: pid() | undefined, Registrar :: pid()}},
+    %% The requests for the end of a child that a registrar carries out.
+    ending = #{} :: #{gen_server:from() =>
+                          {Child :: pid() | undefined, Registrar :: pid(), #request{}}}
 }).
 
 -opaque requests() :: #requests{}.
@@ -98,9 +108,9 @@
       | after_end.
 
 %% @doc Returns a set of requests without any.
--spec new(gen_tracker_keeper:context()) -> requests().
-new(Context) ->
-    #requests{context = Context}.
+-spec new(gen_tracker_keeper:context(), proctab_nif:handle()) -> requests().
+new(Context, Handle) ->
+    #requests{context = Context, registrars = gen_tracker_registrar:new(Context, Handle)}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
 %% of them that are processes of this node. An `open' is a `find_or_open' whose caller gives up.
@@ -197,7 +207,8 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
                 false ->
                     %% The keeper has not received the DOWN message yet. A caller that replaces a
                     %% process as soon as it dies comes at just this moment.
-                    wait(Keeper, {after_death, Pid}, Request, Requests)
+                    {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
+                    wait(Own, {after_death, Pid}, Request, Taking)
             end;
         {pending, _, _, _} when Kind =/= find_or_open ->
             %% OTP's answer for a child that could not be restarted.
@@ -205,8 +216,9 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             {nobody, Requests};
         {pending, _, Keeper, _} ->
             retry(Keeper, Request, Requests);
-        {_, _, Keeper, _} ->
-            wait(Keeper, waits, Request, Requests)
+        {_, Pid, Keeper, _} ->
+            {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
+            wait(Own, waits, Request, Taking)
     end.
 
 running(find_or_open, Pid) -> {ok, Pid};
@@ -302,11 +314,17 @@ re_register(_, Keeper, {undefined, _, _, _, _}, Request, #requests{stopping = St
         when is_map_key(Keeper, Stopping) ->
     wait(Keeper, waits, Request, Requests);
 re_register(Pid, Keeper, {undefined, _, _, _, _}, Request, Requests) ->
-    HandOver = fun(New) -> hand_over(Pid, Keeper, New, Request, Requests) end,
-    try_claim(fun(Taken, Others) -> attach(HandOver, Taken, Others) end, Request, Requests);
+    case own_keeper(Request#request.name, Pid, Keeper, Requests) of
+        {Keeper, _} -> take_name(Pid, Keeper, Request, Requests);
+        {Own, Taking} -> wait(Own, waits, Request, Taking)
+    end;
 re_register(Pid, _, _, Request, Requests) ->
     reply(Request, {error, {already_started, Pid}}),
     {nobody, Requests}.
+
+take_name(Pid, Keeper, Request, Requests) ->
+    HandOver = fun(New) -> hand_over(Pid, Keeper, New, Request, Requests) end,
+    try_claim(fun(Taken, Others) -> attach(HandOver, Taken, Others) end, Request, Requests).
 
 %% Ends the new keeper if it does not get the name: the other one was faster to notice the death of
 %% the child, or the zone is marked as stopping.
@@ -314,6 +332,7 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     Zone = zone(Requests),
     case proctab_nif:hand_over(Zone, Name, Keeper, New, Child) of
         true ->
+            forget_registered(Name, Pid, Requests),
             true;
         false ->
             gen_tracker_keeper:discard(New),
@@ -344,11 +363,18 @@ forget(#request{name = Name} = Request, Requests) ->
         undefined ->
             reply(Request, {error, no_child}),
             Requests;
-        {_, _, Keeper, {_, _, Shutdown, _, _}} ->
-            case wait(Keeper, waits, Request, Requests) of
-                {nobody, Refused} -> Refused;
-                {Keeper, Waiting} -> stop(Keeper, Name, Shutdown, Waiting)
+        {_, Pid, Kept, Spec} ->
+            try own_keeper(Name, Pid, Kept, Requests) of
+                {Keeper, Taking} -> forget(Keeper, Spec, Request, Taking)
+            catch
+                error:system_limit -> end_registered(Pid, Kept, Request, Requests)
             end
+    end.
+
+forget(Keeper, {_, _, Shutdown, _, _}, #request{name = Name} = Request, Requests) ->
+    case wait(Keeper, waits, Request, Requests) of
+        {nobody, Refused} -> Refused;
+        {Keeper, Waiting} -> stop(Keeper, Name, Shutdown, Waiting)
     end.
 
 %% The mark in the table counts: a start function may flush the keeper's messages.
@@ -377,8 +403,9 @@ look_up(#request{kind = Kind, name = Name} = Request, Requests) ->
     case {proctab_nif:child(zone(Requests), Name), asker(Request, Requests)} of
         {{_, _, Keeper, _}, {Keeper, starting}} when Kind =:= look_up ->
             Requests;
-        {{_, _, Keeper, _}, {_, _}} ->
-            {_, Waiting} = wait(Keeper, waits, monitored(Request, Requests), Requests),
+        {{_, Pid, Kept, _}, {_, _}} ->
+            {Keeper, Taking} = own_keeper(Name, Pid, Kept, Requests),
+            {_, Waiting} = wait(Keeper, waits, monitored(Request, Taking), Taking),
             Waiting;
         {undefined, {Asker, _}} ->
             look_up_free(by({Asker, waiting}, monitored(Request, Requests)), Requests);
@@ -451,6 +478,106 @@ is_starting(Keeper, Requests) ->
         undefined ->
             false
     end.
+
+%%% Registered processes
+
+%% Returns the keeper that a request for this child waits for. A child of a registrar gets a keeper
+%% of its own.
+own_keeper(Name, Pid, Keeper, #requests{registrars = Registrars} = Requests) ->
+    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
+        true -> take_over(Name, Pid, Keeper, Requests);
+        false -> {Keeper, Requests}
+    end.
+
+take_over(Name, _, _, #requests{taking = Taking} = Requests) when is_map_key(Name, Taking) ->
+    {map_get(Name, Taking), Requests};
+take_over(Name, Pid, Registrar, #requests{context = Context, taking = Taking} = Requests) ->
+    #requests{registrars = Registrars, taken = Taken} = Requests,
+    Keeper = gen_tracker_keeper:start(Context),
+    ok = gen_tracker_registrar:give({Name, Pid}, Registrar, Keeper, Registrars),
+    {Keeper, Requests#requests{
+        taking = Taking#{Name => Keeper},
+        taken = Taken#{Keeper => {Name, Pid, Registrar}}
+    }}.
+
+%% The VM has no free process for a keeper.
+end_registered(Pid, Registrar, #request{name = Name, from = From} = Request, Requests) ->
+    #requests{registrars = Registrars, ending = Ending} = Requests,
+    ok = gen_tracker_registrar:end_child({Name, Pid}, Registrar, From, Registrars),
+    Requests#requests{ending = Ending#{From => {Pid, Registrar, Request}}}.
+
+%% @doc Notes that a registrar has ended a child, or that the request has to be handled again.
+-spec registered_ended(gen_server:from(), ok | again, requests()) -> requests().
+registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
+    case {maps:take(From, Ending), Result} of
+        {{{_, _, Request}, Others}, ok} ->
+            reply(Request, ok),
+            Requests#requests{ending = Others};
+        {{{_, _, Request}, Others}, again} ->
+            handle(Request, Requests#requests{ending = Others});
+        {error, _} ->
+            Requests
+    end.
+
+%% A keeper has taken its row over, or has ended.
+took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
+    case maps:take(Keeper, Taken) of
+        {{Name, _, _}, Others} ->
+            Requests#requests{taking = maps:remove(Name, Taking), taken = Others};
+        error ->
+            Requests
+    end.
+
+%% @doc Starts the registrar at a position, if there is none. It answers the caller.
+-spec start_registrar(0..7, gen_server:from(), requests()) -> requests().
+start_registrar(Position, From, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrar:start(Position, From, Registrars)}.
+
+%% @doc Notes that the rows of registrars that were killed have been adopted.
+-spec registrars_adopted([pid()], requests()) -> requests().
+registrars_adopted(Before, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrar:adopted(Before, Registrars)}.
+
+%% The new registrar is asked again for all rows that the killed one has not given away. Requests
+%% that it does not know are answered all the same.
+replace_registrar(Registrar, #requests{registrars = Registrars, taken = Taken} = Requests) ->
+    #requests{ending = Ending} = Requests,
+    Replaced = gen_tracker_registrar:replace(Registrar, Registrars),
+    maps:foreach(
+        fun(Keeper, {Name, Pid, From}) ->
+            gen_tracker_registrar:is_registrar(From, Replaced) andalso
+                gen_tracker_registrar:give({Name, Pid}, From, Keeper, Replaced)
+        end,
+        Taken
+    ),
+    maps:foreach(
+        fun(Asking, {Pid, From, #request{name = Name}}) ->
+            gen_tracker_registrar:is_registrar(From, Replaced) andalso
+                gen_tracker_registrar:end_child({Name, Pid}, From, Asking, Replaced)
+        end,
+        Ending
+    ),
+    Requests#requests{registrars = Replaced}.
+
+%% @doc Unregisters a child without a start function. Returns the registrar that has to do it, if
+%% one has.
+-spec unregister(gen_tracker:name(), requests()) -> ok | {ask, Registrar :: pid()}.
+unregister(Name, #requests{registrars = Registrars} = Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {running, Pid, Keeper, {undefined, _, _, _, _}} ->
+            case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
+                true ->
+                    {ask, gen_tracker_registrar:current(Keeper, Registrars)};
+                false ->
+                    _ = proctab_nif:unregister_name(zone(Requests), Name, Keeper, unregistered),
+                    forget_registered(Name, Pid, Requests)
+            end;
+        _ ->
+            ok
+    end.
+
+forget_registered(Name, Pid, #requests{registrars = Registrars}) ->
+    gen_tracker_registrar:forget(Name, Pid, Registrars).
 
 %%% The queues
 
@@ -614,7 +741,8 @@ register_timeout(Keeper, From, #requests{places = Places} = Requests) ->
 %% @doc Handles the result of a keeper's start. If a request has asked for the end of the child
 %% meanwhile, the answer is `killed' whatever the result is.
 -spec launched(Keeper :: pid(), gen_tracker_keeper:result(), requests()) -> requests().
-launched(Keeper, Result, #requests{stopping = Stopping} = Requests) ->
+launched(Keeper, Result, #requests{stopping = Stopping} = Before) ->
+    Requests = took_over(Keeper, Before),
     Outcome =
         case is_map_key(Keeper, Stopping) of
             true -> {killed, Result};
@@ -641,7 +769,9 @@ settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
 %% Handles the end of a keeper that has removed its row.
-ended(Keeper, #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests) ->
+ended(Keeper, Before) ->
+    Requests = took_over(Keeper, Before),
+    #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests,
     Left = Requests#requests{
         stopping = maps:remove(Keeper, Stopping),
         settled = maps:remove(Keeper, Settled),
@@ -720,9 +850,15 @@ to_supervisor(Result) ->
         _ -> Result
     end.
 
-%% @doc Handles the end of a keeper. If it left a row, a new keeper adopts that.
+%% @doc Handles the end of a keeper or registrar. If a keeper left a row, a new keeper adopts that.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
-lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = Requests) ->
+lost(Keeper, Reason, #requests{registrars = Registrars} = Requests) ->
+    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
+        true -> replace_registrar(Keeper, Requests);
+        false -> keeper_lost(Keeper, Reason, Requests)
+    end.
+
+keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = Requests) ->
     case proctab_nif:kept(zone(Requests), Keeper) of
         undefined ->
             ended(Keeper, Requests);
@@ -798,9 +934,11 @@ take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting, looking = Looking}) ->
+end_all(#requests{waiting = Waiting, looking = Looking, ending = Ending}) ->
     Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
     lists:foreach(Answer, maps:values(Looking)),
+    AnswerEnding = fun({_, _, Request}) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(AnswerEnding, maps:values(Ending)),
     lists:foreach(
         fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
     ).

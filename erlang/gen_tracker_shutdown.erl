@@ -36,7 +36,8 @@
 
 -type context() :: #{tag := reference(), zone := gen_tracker:zone(), _ => _}.
 -type inherited() :: #{pid() => Keeper :: pid()}.
--type keeper() :: {Monitor :: reference(), Child :: pid() | undefined, gen_tracker:shutdown(),
+-type keeper() :: {Monitor :: reference(), Child :: pid() | registrar | undefined,
+                   gen_tracker:shutdown(),
                    %% When the watchdog first saw the child dead, in milliseconds.
                    Ended :: integer() | undefined}.
 
@@ -50,6 +51,7 @@ start_watchdog(Handle, #{tag := Tag, zone := Zone}) ->
     Options = [link, {monitor, [{tag, {Tag, watchdog}}]}],
     Args = [self(), Handle, #{tag => Tag, zone => Zone}],
     {Watchdog, _} = proc_lib:spawn_opt(?MODULE, init_watchdog, Args, Options),
+    ok = proctab_nif:watchdog(Handle, Watchdog),
     Watchdog.
 
 %% @private
@@ -79,7 +81,7 @@ watch(Monitor, Handle, #{tag := Tag} = Context) ->
 -spec stop(proctab_nif:handle(), context(), inherited()) -> ok.
 stop(Handle, Context, Inherited) ->
     ok = proctab_nif:zone_stop(Handle),
-    Stop = #stop{context = Context, handle = Handle, inherited = Inherited},
+    Stop = stop_registrars(#stop{context = Context, handle = Handle, inherited = Inherited}),
     #stop{inherited = Left} = await(lists:foldl(fun stop_child/2, Stop, children(Handle))),
     maps:foreach(fun end_inherited/2, Left),
     proctab_nif:zone_close(Handle).
@@ -93,6 +95,41 @@ children(Handle, From, Children) ->
     {More, Next} = proctab_nif:page(Handle, From, children, Children),
     children(Handle, Next, More).
 
+%% Tells the registrars to stop their children, and waits until none of them gives a row to a keeper
+%% any more. Otherwise the keeper could get the row after it was read here.
+stop_registrars(#stop{context = #{tag := Tag}, handle = Handle} = Stop) ->
+    Registrars = [{Pid, monitor(process, Pid)} || Pid <- proctab_nif:registrars(Handle)],
+    lists:foreach(fun({Pid, _}) -> gen_tracker_registrar:stop_zone(Pid, Tag) end, Registrars),
+    lists:foldl(fun await_registrar/2, Stop, Registrars).
+
+await_registrar({Pid, Monitor}, #stop{context = #{tag := Tag}, keepers = Keepers} = Stop) ->
+    receive
+        {Tag, gives_nothing, Pid} ->
+            Stop#stop{keepers = Keepers#{Pid => {Monitor, registrar, 0, undefined}}};
+        {'DOWN', Monitor, process, Pid, shutdown} ->
+            Stop;
+        {'DOWN', Monitor, process, Pid, _} ->
+            end_registered(Pid, Stop)
+    end.
+
+%% Stops the children of a registrar that was killed.
+end_registered(Registrar, #stop{handle = Handle} = Stop) ->
+    lists:foldl(
+        fun
+            ({_, running, Child, Keeper, {_, _, Shutdown, _, _}}, Before)
+                    when Keeper =:= Registrar ->
+                end_child(Child, Shutdown, Before);
+            (_, Before) ->
+                Before
+        end,
+        Stop,
+        children(Handle)
+    ).
+
+stop_child({_, _, _, Keeper, _}, #stop{keepers = Keepers} = Stop)
+        when is_map_key(Keeper, Keepers) ->
+    %% It is the child of a registrar.
+    Stop;
 stop_child({_Name, State, Child, Keeper, {_, _, Shutdown, _, _}}, Stop) ->
     #stop{context = #{tag := Tag}, keepers = Keepers} = Stop,
     Monitor = monitor(process, Keeper),
@@ -165,8 +202,10 @@ down(Pid, Monitor, Reason, #stop{keepers = Keepers, others = Others} = Stop) ->
     case Keepers of
         #{Pid := {Monitor, Child, Shutdown, _}} ->
             Left = Stop#stop{keepers = maps:remove(Pid, Keepers)},
-            case Reason of
-                shutdown -> Left;
+            case {Reason, Child} of
+                {shutdown, _} -> Left;
+                {_, undefined} -> Left;
+                {_, registrar} -> end_registered(Pid, Left);
                 _ -> end_child(Child, Shutdown, Left)
             end;
         _ ->
@@ -174,8 +213,6 @@ down(Pid, Monitor, Reason, #stop{keepers = Keepers, others = Others} = Stop) ->
     end.
 
 %% Stops the child of a keeper that was killed.
-end_child(undefined, _, Stop) ->
-    Stop;
 end_child(Child, Shutdown, #stop{others = Others} = Stop) ->
     Monitor = monitor(process, Child),
     case Shutdown of
@@ -224,10 +261,15 @@ zones() ->
 is_kept_by(Keeper, Zone) ->
     try proctab_nif:kept(Zone, Keeper) of
         {_, _, Child, _} -> Child =:= self();
-        undefined -> false
+        undefined -> lists:member(Keeper, proctab_nif:registrars(Zone)) andalso is_watched(Keeper)
     catch
         error:badarg -> false
     end.
+
+%% A registrar monitors its children.
+is_watched(Registrar) ->
+    {monitored_by, Watching} = process_info(self(), monitored_by),
+    lists:member(Registrar, Watching).
 
 %% Another zone waits for the end of this one. Children of this zone that are trackers may,
 %% directly or not, wait for that zone. They were told to stop, and this zone does not wait for

@@ -42,6 +42,8 @@
 -export([opening/3, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
+-export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
+-export([register_name/5, change_keeper/4]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
@@ -62,6 +64,8 @@
 -nifs([opening/3, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
+-nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
+-nifs([register_name/5, change_keeper/4]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
@@ -213,6 +217,47 @@ remove(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec unregister_name(Zone :: atom(), Name :: term(), Keeper :: pid(), Reason :: term()) ->
           boolean().
 unregister_name(_Zone, _Name, _Keeper, _Reason) -> erlang:nif_error(not_loaded).
+
+%% @doc Sets the watchdog of a zone. The owner is its tracker.
+-spec watchdog(handle(), pid()) -> ok.
+watchdog(_Zone, _Watchdog) -> erlang:nif_error(not_loaded).
+
+%% @doc Replaces the registrar at a position, 0 to 7. The new one is closed.
+-spec appoint(handle(), Position :: 0..7, pid()) -> ok.
+appoint(_Zone, _Position, _Registrar) -> erlang:nif_error(not_loaded).
+
+%% @doc Opens a registrar, which is the caller. From now on it may receive
+%% `{Secret, {registered, Name, Pid, Alias}}'. Raises `badarg' if it has been replaced.
+-spec open_registrar(handle(), Position :: 0..7) -> secret().
+open_registrar(_Zone, _Position) -> erlang:nif_error(not_loaded).
+
+%% @doc Closes the registrar at a position. Returns `false' if registrations are being made just
+%% now. After it has returned `true', all of them are in the table, and their messages have been
+%% sent.
+-spec close_registrar(handle(), Position :: 0..7) -> boolean().
+close_registrar(_Zone, _Position) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the registrars of a zone.
+-spec registrars(Zone :: atom() | handle()) -> [pid()].
+registrars(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns whether a process is one of the zone itself: its tracker, its watchdog, its events
+%% process, a registrar or a keeper.
+-spec is_own(Zone :: atom() | handle(), pid()) -> boolean().
+is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives a free name to a running process, and tells a registrar, which answers `{Alias, ok}'.
+%% Returns the registrar. Changes nothing and returns `held' if a child has the name, `full' if
+%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, and
+%% `{closed, Position}' if no registrar is open at that position.
+-spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
+          Registrar :: pid() | held | full | stopping | own | {closed, Position :: 0..7}.
+register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives the row of a name to another keeper. Returns `false' if it does not belong to this
+%% one, which must be a registrar, or have been one.
+-spec change_keeper(Zone :: atom(), Name :: term(), Keeper :: pid(), New :: pid()) -> boolean().
+change_keeper(_Zone, _Name, _Keeper, _New) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the name of this keeper's running child to the process `Child', whose keeper is `New'.
 %% Attributes and spec stay. The listener is told that the one child has ended with the reason

@@ -421,7 +421,12 @@ nothing_is_lost_when_the_erlang_modules_are_reloaded(_) ->
     Tracker = whereis(Zone),
     Children = [{Name, start(Zone, spec(Name, permanent))} || Name <- lists:seq(1, 100)],
     [ok = gen_tracker:setattr(Zone, Name, color, Name) || {Name, _} <- Children],
-    Modules = [gen_tracker, gen_tracker_requests, gen_tracker_keeper],
+    Modules = [
+        gen_tracker,
+        gen_tracker_requests,
+        gen_tracker_keeper,
+        gen_tracker_registrar
+    ],
     [
         begin
             wait:until(fun() -> code:soft_purge(Module) end),

@@ -91,15 +91,23 @@ subscribers_are_told_down_and_up_in_order(Config) ->
     ?assertEqual({up, ?NAME, Two}, next(Zone)),
     ?assertEqual({down, ?NAME, Two, normal}, next(Zone)).
 
+%% The process of this name has no registrar any more, but a keeper of its own.
+with_keeper(Zone) ->
+    First = registered(Zone),
+    Pid = loose(start_link),
+    yes = re_register_name({Zone, ?NAME}, Pid),
+    exit(First, kill),
+    Pid.
+
 the_new_process_is_monitored_and_the_old_one_no_more(Config) ->
     Zone = zone(Config),
-    One = registered(Zone),
+    One = with_keeper(Zone),
     Two = loose(start_link),
     Keeper = zones:keeper(Zone, ?NAME),
     Ended = monitor(process, Keeper),
     yes = re_register_name({Zone, ?NAME}, Two),
     {'DOWN', Ended, process, Keeper, shutdown} = await('DOWN'),
-    {monitored_by, []} = process_info(One, monitored_by),
+    wait:until(fun() -> process_info(One, monitored_by) =:= {monitored_by, []} end),
     New = zones:keeper(Zone, ?NAME),
     ?assertNotEqual(Keeper, New),
     kill(One),
@@ -243,7 +251,7 @@ a_name_of_which_the_process_is_dead_is_registered_anew(Config) ->
 %% Of both keepers, each at once after the hand-over.
 a_keeper_that_is_killed_is_replaced(Config) ->
     Zone = zone(Config),
-    One = registered(Zone),
+    One = with_keeper(Zone),
     {ok, _} = gen_tracker:subscribe(Zone),
     Last = lists:foldl(
         fun(Round, Before) ->

@@ -390,8 +390,9 @@ a_start_after_the_end_of_a_child_that_was_added_dead_succeeds(_) ->
             Dead = spawn(fun() -> ok end),
             _ = tracked_child:down(Dead),
             ok = sys:suspend(Zone),
-            Add = fun() -> gen_tracker:add_existing_child(Zone, {child, Dead, worker, []}) end,
-            Adding = calling(Add),
+            Adding = calling(fun() ->
+                gen_server:call(Zone, {add_existing_child, {child, Dead, worker, []}})
+            end),
             Ending = calling(fun() -> supervisor:terminate_child(Zone, child) end),
             Starting = calling(Start),
             ok = sys:resume(Zone),

@@ -39,6 +39,7 @@
     gen_tracker,
     gen_tracker_requests,
     gen_tracker_keeper,
+    gen_tracker_registrar,
     gen_tracker_events,
     gen_tracker_shutdown,
     gen_tracker_reports,
@@ -597,6 +598,16 @@ zone_functions() ->
         {unregister_name, [raw, any, pid, any], [true, false]},
         {hand_over, [raw, any, pid, pid, any_pid], [true, false]},
         {change_keeper, [raw, pid, pid], [{ok, any}, undefined]},
+        {change_keeper, [raw, any, pid, pid], [true, false]},
+        {watchdog, [zone_or_handle, pid], [ok]},
+        {appoint, [zone_or_handle, position, pid], [ok]},
+        {open_registrar, [zone_or_handle, position], [integer, badarg]},
+        {close_registrar, [zone_or_handle, position], [true, false]},
+        {registrars, [zone_or_handle], [list]},
+        {is_own, [zone_or_handle, any_pid], [true, false]},
+        {register_name, [raw, any, any, any_pid, any], [
+            pid, held, full, stopping, own, {closed, integer}
+        ]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},
         {getattr, [raw, any, any], [{ok, any}, undefined]},
@@ -825,6 +836,7 @@ is_valid(atom, Atom, _) -> is_atom(Atom);
 is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
 is_valid(any_pid, Pid, _) -> is_pid(Pid);
+is_valid(position, Position, _) -> lists:member(Position, lists:seq(0, 7));
 is_valid(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
 is_valid(attributes, Term, _) -> is_map(Term) orelse is_proper_list(Term);
 is_valid(proper_list, Term, _) -> is_proper_list(Term);
@@ -1031,6 +1043,7 @@ valid_argument(atom) -> one_of([?ZONE, ?ZONE, ?ZONE, ?CLOSED]);
 valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);
 valid_argument(any_pid) -> one_of([dummy, dead, remote_pid]);
+valid_argument(position) -> one_of(lists:seq(0, 7));
 valid_argument(pid_or_launching) -> one_of([launching, dummy, dead, remote_pid]);
 valid_argument(proper_list) -> {list, one_of(keys_and_pairs())};
 valid_argument(attributes) -> one_of([{list, one_of(keys_and_pairs())}, one_pair()]);

@@ -146,6 +146,7 @@ modules() ->
         gen_tracker,
         gen_tracker_requests,
         gen_tracker_keeper,
+        gen_tracker_registrar,
         gen_tracker_shutdown,
         gen_tracker_reports,
         gen_tracker_events,
@@ -774,7 +775,13 @@ must_be_obeyed(_, _) ->
 shapes() ->
     case get(shapes) of
         undefined ->
-            Modules = [gen_tracker, gen_tracker_keeper, gen_tracker_shutdown, gen_tracker_events],
+            Modules = [
+                gen_tracker,
+                gen_tracker_keeper,
+                gen_tracker_registrar,
+                gen_tracker_shutdown,
+                gen_tracker_events
+            ],
             Shapes = lists:flatmap(fun prop_strangers:shapes/1, Modules),
             put(shapes, Shapes),
             Shapes;

@@ -178,31 +178,59 @@ process_checks(Zone, Children) ->
     Tracker = whereis(Zone),
     Helpers = faults_books:helpers(Zone),
     Beside = zones:beside(Zone) -- Helpers,
-    Watchdogs = [Pid || Pid <- Beside, not is_keeper(Pid), not is_event_process(Pid)],
-    Unmonitored = [
-        Child
-     || {_, _, Pid, Keeper, _} = Child <- Children,
-        process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}
+    Registrars = proctab_nif:registrars(Zone),
+    Watchdogs = [
+        Pid
+     || Pid <- Beside -- Registrars, not is_keeper(Pid), not is_event_process(Pid)
     ],
+    {Registered, Kept} = lists:partition(
+        fun({_, _, _, Keeper, _}) -> lists:member(Keeper, Registrars) end, Children
+    ),
+    Unmonitored =
+        [
+            Child
+         || {_, _, Pid, Keeper, _} = Child <- Kept,
+            process_info(Keeper, monitors) =/= {monitors, [{process, Pid}]}
+        ] ++
+            [
+                Child
+             || {_, _, Pid, Keeper, _} = Child <- Registered,
+                not lists:member({process, Pid}, monitors(Keeper))
+            ],
+    Pids = maps:from_keys([Pid || {_, _, Pid, _, _} <- Children], child),
     {monitors, Monitors} = process_info(Tracker, monitors),
     [
         {
             keepers,
-            bag([Keeper || {_, _, _, Keeper, _} <- Children]),
+            bag([Keeper || {_, _, _, Keeper, _} <- Kept]),
             bag([Pid || Pid <- Beside, is_keeper(Pid)])
         },
         {helpers, [], [Pid || Pid <- Helpers, not is_linked(Pid, [Tracker | Beside])]},
         {watchdogs, 1, length(Watchdogs)},
         {unmonitored_children, [], Unmonitored},
+        {processes_that_registrars_monitor_and_should_not, [], [
+            Pid
+         || Registrar <- Registrars,
+            {process, Pid} <- monitors(Registrar),
+            not is_map_key(Pid, Pids)
+        ]},
         {waiting_for_attributes, 0, proctab_nif:waiting(Zone)},
         {waiting_for_keepers, #{}, tracker_state:waiting(Zone)},
         {other_monitors_of_the_tracker, [], Monitors -- [{process, Pid} || Pid <- Beside]},
         %% The keepers that callers have spawned are only linked.
         {unmonitored_processes, [], [
             Pid
-         || Pid <- Beside, not is_keeper(Pid), not lists:member({process, Pid}, Monitors)
+         || Pid <- Beside -- Registrars,
+            not is_keeper(Pid),
+            not lists:member({process, Pid}, Monitors)
         ]}
     ].
+
+monitors(Pid) ->
+    case process_info(Pid, monitors) of
+        {monitors, Monitors} -> Monitors;
+        undefined -> []
+    end.
 
 attribute_checks(Zone, Children) ->
     Names = names(Children),

@@ -128,7 +128,7 @@ replay({Mode, Seed, Program, _}) ->
 
 %% Runs a fun while crashes of start functions are not logged.
 without_logging(Fun) ->
-    Modules = [gen_tracker_keeper, gen_tracker_reports],
+    Modules = [gen_tracker_keeper, gen_tracker_registrar, gen_tracker_reports],
     Levels = logger:get_module_level(Modules),
     ok = logger:set_module_level(Modules, none),
     put(figures, #{}),

@@ -26,6 +26,8 @@
     unregister_name/4,
     hand_over/5,
     change_keeper/3,
+    change_keeper/4,
+    register_name/5,
     find/2,
     getattr/3,
     setattr/3,
@@ -76,6 +78,7 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
+        [{watchdog, 2}, {appoint, 3}, {open_registrar, 2}, {close_registrar, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
         [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
 
@@ -83,6 +86,8 @@ reading() ->
     [
         {tables, 0},
         {was_stopped, 1},
+        {registrars, 1},
+        {is_own, 2},
         {opening, 3},
         {owner, 1},
         {count, 1},
@@ -193,6 +198,38 @@ of_names() ->
             {Name, running, _, spec} = kept(Zone, self()),
             Other ! stop
         end)},
+        {{change_keeper, 4}, opened(fun(Zone, Name) ->
+            Other = spawn(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
+            true = change_keeper(Zone, Name, self(), Other),
+            {Name, running, _, spec} = kept(Zone, Other),
+            false = change_keeper(Zone, Name, self(), Other),
+            undefined = kept(Zone, self()),
+            Other ! stop
+        end)},
+        {{register_name, 5}, fun(Zone, Name) ->
+            Registrar = self(),
+            [ok = proctab_nif:appoint(Zone, Position, Registrar) || Position <- lists:seq(0, 7)],
+            Secrets = [proctab_nif:open_registrar(Zone, Position) || Position <- lists:seq(0, 7)],
+            [Secret] = lists:usort(Secrets),
+            Pid = spawn(fun() ->
+                receive
+                    stop -> ok
+                end
+            end),
+            Registrar = register_name(Zone, Name, spec, Pid, alias),
+            {running, Pid, Registrar, spec} = child(Zone, Name),
+            {Secret, {registered, Name, Pid, alias}} =
+                receive
+                    Message -> Message
+                end,
+            {messages, []} = process_info(self(), messages),
+            undefined = kept(Zone, Registrar),
+            Pid ! stop
+        end},
         {{setattr, 3}, opened(fun(Zone, Name) ->
             ok = setattr(Zone, Name, [{key, value}]),
             [{key, value}] = attrs(Zone, Name)

@@ -139,8 +139,8 @@ waiting_for_a_long_name_begins_on_a_dirty_scheduler(Config) ->
     ?assertEqual([{wait_for, 3}], left(fun() -> Wait(lists:seq(1, 10000)) end)),
     ?assertEqual([], left(fun() -> Wait(?NAME) end)).
 
-%% The waiters for an attribute are in a map that moves all of them when it grows. Between 10,000 and
-%% 20,000 this happens once.
+%% The waiters for an attribute are in a map that moves all of them when it grows. Between 10,000
+%% and 20,000 this happens once.
 a_call_that_moves_ten_thousand_waiters_is_rescheduled(Config) ->
     Zone = zone(Config),
     Self = self(),

@@ -274,10 +274,12 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
     let Some(entry) = zone.entry(name, &guard) else {
         return Ok(boolean(false));
     };
-    let unregister = |_, committed: &_| zone.unregister(name, keeper, &guard, committed);
+    let unregister = |entry: Entry<Copied>, committed: &_| entry.unregister(keeper, committed);
     let child = index::end(call, zone, entry, unregister)?;
     if let Some(child) = &child {
         send_death(call, zone, call.make_deducted_pid(child), reason);
+        // Only now is the name free, so that the next birth comes after this death.
+        zone.remove(name, keeper, &guard, &call.commit());
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))

@@ -27,7 +27,7 @@ pub fn unlisten(call: Call<'_>) -> Answer<'_> {
 }
 
 /// Returns the first element of all events of a zone: a small integer that nobody can guess.
-fn secret<'c>(call: Call<'c>, zone: &Zone<Copied>) -> Term<'c> {
+pub fn secret<'c>(call: Call<'c>, zone: &Zone<Copied>) -> Term<'c> {
     const SMALL: u64 = (1 << 59) - 1;
     call.integer((zone.secret() & SMALL) as i64)
 }

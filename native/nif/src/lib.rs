@@ -10,6 +10,7 @@
 //! | [`zones`] | opening, stopping and closing zones; listing tables |
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
+//! | [`registrars`] | registered processes, and the registrars that watch them |
 //! | [`attributes`] | reading and changing attributes |
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
@@ -34,6 +35,7 @@ mod lookup;
 mod monitors;
 mod pages;
 mod processes;
+mod registrars;
 mod tables;
 mod waiting;
 mod watching;
@@ -49,6 +51,10 @@ proctab_terms::export! {
         terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
         find_alive/2,
+    }
+    registrars {
+        watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2,
+        register_name/5, change_keeper/4,
     }
     attributes {
         getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,

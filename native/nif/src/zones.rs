@@ -33,6 +33,8 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
     }
     let committed = call.commit();
     table.content.share(context, &committed);
+    let processes = table.content.processes();
+    processes.set_tracker(call.caller(), &committed);
     if let Some(indexes) = indexes {
         table.content.set_indexes(indexes, &committed);
     }

@@ -382,6 +382,17 @@ impl<'g, F: Foreign> Entry<'g, F> {
         Ok((before, is_stopping))
     }
 
+    /// Records that the child of `keeper` is to be removed, if it runs. Returns its pid: the
+    /// process lives on.
+    pub fn unregister(self, keeper: u64, _: &Committed) -> Option<Pid<F>> {
+        let mut record = self.row.lock_of(keeper)?;
+        if record.state != State::Running {
+            return None;
+        }
+        record.state = State::Terminating;
+        self.row.replace_pid(&mut record, None)
+    }
+
     /// Removes all attributes and changes the state, from which the child will be started again,
     /// in one step.
     ///

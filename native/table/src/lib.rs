@@ -59,6 +59,7 @@
 //! | [`row`] | one name: its state and its processes |
 //! | `groups` | the rows that have one value |
 //! | `children` | the number of children, and its limit |
+//! | [`zone_processes`] | the processes of a zone itself |
 //! | `retirement` | freeing maps of attributes |
 //! | [`attributes`] | a persistent map of attributes |
 //! | `names` | the lock-free table of rows by the hashes of their names |
@@ -112,6 +113,7 @@ mod testing;
 pub mod value;
 pub mod waiters;
 pub mod zone;
+pub mod zone_processes;
 
 pub use hashing::Seed;
 

@@ -1,10 +1,10 @@
 //! Processes that wait for something of a name: for an attribute, or for a running child.
 //!
 //! Waiters are listed by a hash of what they wait for: of a name, or of a name and a key, see
-//! [`Sought`]. Two of these may have one hash, because a waiter that was woken looks again. A writer
-//! that adds what they wait for takes all waiters of its hash at once. Both sides write before they
-//! read: a waiter adds itself and then looks again; a writer publishes and then looks for waiters.
-//! So one of them sees the other. Without waiters, a writer reads one word.
+//! [`Sought`]. Two of these may have one hash, because a waiter that was woken looks again. A
+//! writer that adds what they wait for takes all waiters of its hash at once. Both sides write
+//! before they read: a waiter adds itself and then looks again; a writer publishes and then looks
+//! for waiters. So one of them sees the other. Without waiters, a writer reads one word.
 
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -81,8 +81,8 @@ impl Waiters {
         waiting.map_or(0, |waiting| read(&waiting))
     }
 
-    /// Removes and returns the waiters for one thing, after what they wait for was added. The caller
-    /// wakes them.
+    /// Removes and returns the waiters for one thing, after what they wait for was added. The
+    /// caller wakes them.
     pub fn take(&self, sought: Sought, _: &Committed) -> Waiting {
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) == 0 {

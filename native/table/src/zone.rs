@@ -36,6 +36,7 @@ use crate::reclaim::{self, Guard};
 use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
 use crate::value::Added;
 use crate::waiters::{Sought, Waiters};
+use crate::zone_processes::ZoneProcesses;
 
 /// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
 /// the whole is large.
@@ -59,6 +60,7 @@ pub struct Zone<F: Foreign> {
     keepers: DashMap<u64, Arc<Row<F>>, Seed>,
     slots: [Mutex<Slots<F>>; SLOT_SHARDS],
     children: Children,
+    processes: ZoneProcesses,
     /// The process that is told of births and deaths.
     subscriber: AtomicU64,
     secret: u64,
@@ -96,6 +98,7 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: Children::default(),
+            processes: ZoneProcesses::default(),
             subscriber: AtomicU64::new(NO_SUBSCRIBER),
             // The keys of this state are random numbers of the system.
             secret: RandomState::new().hash_one(()),
@@ -137,6 +140,11 @@ impl<F: Foreign> Zone<F> {
     /// same one.
     pub fn limit_children(&self, most: usize, _: &Committed) {
         self.children.limit(most);
+    }
+
+    /// Returns the processes of the zone itself.
+    pub fn processes(&self) -> &ZoneProcesses {
+        &self.processes
     }
 
     /// Returns the waiters for attributes.
@@ -275,17 +283,39 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child, unless a child holds the name or the zone is full.
-    pub fn insert(&self, name: &Datum<F>, child: Child<F>, _: &Committed) -> Claimed {
+    pub fn insert(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+        self.insert_if_free(name, child, true, committed)
+    }
+
+    /// Like [`insert`](Self::insert), for a keeper of many rows. [`row_of`](Self::row_of) does not
+    /// find them.
+    pub fn register(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+        self.insert_if_free(name, child, false, committed)
+    }
+
+    /// `is_listed`: the row is the only one of its keeper.
+    fn insert_if_free(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        is_listed: bool,
+        _: &Committed,
+    ) -> Claimed {
         let guard = reclaim::enter();
         loop {
             let row = self.row_or_vacant(name, &guard);
             // Listed first: as soon as the row has the child, another thread may remove it.
-            let listed = self.keepers.insert(child.keeper, row.share());
+            let listed = match is_listed {
+                true => self.keepers.insert(child.keeper, row.share()),
+                false => None,
+            };
             let occupied = row.occupy(&child, &self.children);
             if let Ok(Claimed::Done) = occupied {
                 return Claimed::Done;
             }
-            self.remove_keeper(child.keeper, &row, listed);
+            if is_listed {
+                self.remove_keeper(child.keeper, &row, listed);
+            }
             match occupied {
                 Err(Gone) => self.remove_name(&row, &guard),
                 Ok(refused) => {
@@ -324,19 +354,6 @@ impl<F: Foreign> Zone<F> {
         Ok(cleared.is_awaited)
     }
 
-    /// Like [`remove`](Self::remove), if the child runs. Returns its pid: the process lives on.
-    pub fn unregister(
-        &self,
-        name: Borrowed<'_, F>,
-        keeper: u64,
-        guard: &Guard,
-        _: &Committed,
-    ) -> Option<Pid<F>> {
-        let is_running = |state| state == State::Running;
-        let cleared = self.remove_if(is_running, name, keeper, guard).ok()?;
-        cleared.child
-    }
-
     fn remove_if(
         &self,
         condition: impl FnOnce(State) -> bool,
@@ -363,6 +380,27 @@ impl<F: Foreign> Zone<F> {
             false => self.remove_keeper(new, row, listed),
         }
         changed
+    }
+
+    /// Gives the row of a name to another keeper. `is_listed`: it is to be the only one of that
+    /// keeper. Returns `false` if the row does not belong to `keeper`, which must be one of many
+    /// rows.
+    pub fn give(
+        &self,
+        name: Borrowed<'_, F>,
+        keeper: u64,
+        new: u64,
+        is_listed: bool,
+        guard: &Guard,
+        committed: &Committed,
+    ) -> bool {
+        let Some(row) = self.find(name, guard) else {
+            return false;
+        };
+        match is_listed {
+            true => self.change_keeper(&row.share(), keeper, new, committed),
+            false => row.get().change_keeper(keeper, new),
+        }
     }
 
     /// Gives the name of a running child to another process, which has another keeper. Attributes

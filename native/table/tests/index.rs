@@ -95,15 +95,16 @@ fn start(zone: &Table, name: u64, pid: u64) {
     assert_eq!(has_run, Some(true));
 }
 
-/// Ends the child of a name: in two steps as after a death, or in one as when it is unregistered.
+/// Ends the child of a name: as after a death, or as when it is unregistered, where the row is
+/// removed without a revision of its own.
 fn end(zone: &Table, name: u64, is_dead: bool) {
     let guard = reclaim::enter();
     let row = word(name);
     if !is_dead {
-        let unregister =
-            |_: Entry<Nothing>| zone.unregister(row.borrow(), name, &guard, &COMMITTED);
+        let unregister = |entry: Entry<Nothing>| entry.unregister(name, &COMMITTED);
         let pid = revise(zone, name, |revision| revision.end(unregister, &COMMITTED));
         assert!(pid.flatten().is_some());
+        assert!(zone.remove(row.borrow(), name, &guard, &COMMITTED));
         return;
     }
     let terminate = |entry: Entry<Nothing>| entry.terminate(name, &COMMITTED).is_ok();
