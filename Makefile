@@ -6,7 +6,8 @@ SHELL := /bin/bash
 # The Debian packages for building, for the gate, and for the benchmarks.
 TO_BUILD := erlang-base erlang-dev rebar3 cargo gcc libc6-dev
 TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-runtime-tools \
-           erlang-observer erlang-edoc erlang-proper erlang-metrics elixir git rustfmt rust-clippy
+           erlang-observer erlang-edoc erlang-proper erlang-metrics elixir git rustfmt rust-clippy \
+           spin
 # Debian 13 no longer has it. A module of the tests stands in for it.
 OPTIONAL := erlang-folsom
 TO_BENCH := elixir gnuplot-nox

@@ -1,17 +1,19 @@
-/* The protocol of a cluster zone's directory, for Spin. test/models/cluster/check runs it.
- *
- * Each node has children of its own, and the claims of the other nodes. The cluster process of
- * node I monitors that of node J and subscribes to it. The monitor's reference is the tag of the
- * stream. J sends its claims in pages, one for each credit, and each later change in order.
+/* The protocol of a cluster zone (doc/internals/cluster.md), for Spin. test/models/cluster/check
+ * runs it.
  *
  * What the model takes from Erlang:
- * - Signals from one process to another arrive in order. A broken connection loses the last ones.
- * - Each side gets its DOWN at its own time, after the signals that were not lost; with LATE_DOWN
- *   possibly after the first signals of the next connection, too.
+ * - Signals from one process to another arrive in order. A broken connection loses the last ones,
+ *   and sends DOWN to each side, which handles it at its own time.
+ * - There is no new connection before all DOWNs of the last one have been sent: in OTP 25 and
+ *   later, erts/emulator/beam/dist.c suspends it (`pending_nodedown`). LATE_DOWN takes that away.
  * - Requests of find_or_open come from processes of their own. So they arrive in no order with the
- *   streams, and any of them can be lost.
+ *   signals of the cluster processes.
  *
- * What it leaves out: attributes, specs, answers to callers, and time.
+ * Each name is a page of a snapshot. The first page stands for `welcome` and `snapshot` as well,
+ * the last one for `complete`. An asked node decides and claims the name in one step.
+ *
+ * What the model leaves out: attributes, the contents of specs, answers to callers, the decisions
+ * of a callback, versions, and time.
  *
  * The first part of the file are its settings. FAULT plants a fault that a check must find.
  */
@@ -40,11 +42,14 @@
 #ifndef DRAINS
 #define DRAINS 0        /* nodes that are drained */
 #endif
+#ifndef LAGS
+#define LAGS 0          /* times that a receiver is too slow and gets a new snapshot */
+#endif
 #ifndef JOINED
 #define JOINED 0        /* the nodes begin as members that know each other */
 #endif
 #ifndef LATE_DOWN
-#define LATE_DOWN 1
+#define LATE_DOWN 0
 #endif
 #ifndef FAULT
 #define FAULT none
@@ -61,21 +66,21 @@
 #define restart_loser 5     /* a loser is restarted */
 #define starts_unseen 6     /* a start that is being made is no claim */
 #define restarts_unseen 7   /* a child that waits for its restart is no claim */
-#define late_drop 8         /* a DOWN removes a subscription that is newer than its monitor */
+#define start_after_wait 8  /* who has waited for a cleanup starts, whatever the home is by then */
 #define skip_events 9       /* changes during a snapshot are not sent */
 #define blind_home 10       /* a node that is asked for a start does not check its own view */
 #define own_unchecked 11    /* a new claim is not compared with claims that were there before */
 #define view_winner 12      /* the home wins a conflict, in each node's own view of the members */
 #define early_ready 13      /* a node accepts starts before it has all snapshots */
 #define lost_credit 14      /* a page is not answered by a credit */
+#define one_epoch 15        /* a new snapshot does not remove what it does not contain */
 
-/* The states of a name at its own node; the first three are claims at other nodes, too. HELD: it
- * is being started or restarted. ENDING: after_terminate of a loser runs. */
+/* The states of a name at its own node. HELD: its child is being started or restarted. ENDING: it
+ * is being cleaned up. Others see HELD for both. */
 #define FREE 0
 #define HELD 1
 #define RUNS 2
 #define ENDING 3
-#define CLAIMED(S) ((S) == HELD || (S) == RUNS)
 
 /* The states of a node. */
 #define JOINING 0
@@ -88,12 +93,15 @@
 #define TOLD(I, Name) told[(I) * M + (Name)]
 #define CLAIM(I, J, Name) claim[P(I, J) * M + (Name)]
 #define THERE(I, J, Name) there[P(I, J) * M + (Name)]
+#define LOST(I, Name) lost[(I) * M + (Name)]
+#define WAITS(I, Name) waits[(I) * M + (Name)]
+#define STALE(I, J, Name) stale[P(I, J) * M + (Name)]
 #define REQUEST(I, Name, Hops) request[((I) * M + (Name)) * 2 + (Hops)]
 
 /* Whether the hash of the name and node J is higher than that of the name and node I. */
 #define BEATS(J, I, Name) (((J) + (Name)) % N > ((I) + (Name)) % N)
 
-mtype = { subscribe, page, credit, event, state };
+mtype = { hello, page, credit, event, status };
 
 /* The signals to I from J are link[P(I, J)]: kind, tag, name, claim or state of the node. */
 chan link[N * N] = [ROOM] of { mtype, byte, byte, byte };
@@ -102,21 +110,24 @@ byte old[N * N];            /* how many of the signals are of a connection that 
 
 byte own[N * M];
 bool told[N * M];           /* the keeper has been told that its child has lost */
+bool lost[N * M];           /* the child that is cleaned up has lost */
+bool waits[N * M];          /* somebody waits until the name is free */
 byte accepts[N];
 byte claim[N * N * M];
+bool stale[N * N * M];      /* the claim is of an earlier snapshot */
 
-/* What I has about the stream from J: its tag, or 0; whether a DOWN is on its way; whether the
- * snapshot is complete; the state of J. */
+/* What I has about J: the session in which it receives, or 0 for no entry; whether a DOWN is on its
+ * way; whether the first snapshot is complete; the status of J. */
 byte tag[N * N];
-byte tags[N * N];           /* the last tag that was used */
+byte tags[N * N];           /* the last session */
 bool down[N * N];
 bool complete[N * N];
 byte view[N * N];
 
-/* What I has about its stream to J: the tag, or 0; whether a DOWN is on its way; the next page. */
+/* And the session in which it sends, or 0; the next page; whether J is lagging. */
 byte to[N * N];
-bool to_down[N * N];
 byte next[N * N];
+bool lag[N * N];
 
 /* Requests on their way to a node, by how often they may still be sent on. */
 byte request[N * M * 2];
@@ -137,6 +148,7 @@ byte deaths = DEATHS;
 byte breaks = BREAKS;
 byte crashes = CRASHES;
 byte drains = DRAINS;
+byte lags = LAGS;
 
 hidden byte x, y, z, home, count;
 
@@ -150,13 +162,13 @@ inline send(To, From, Kind, Tag, What, Value) {
 }
 
 /* The claim that other nodes see. */
-#define SHOWN(S) (S == ENDING || (S == HELD && FAULT == starts_unseen) -> FREE : S)
+#define SHOWN(S) (S == ENDING -> HELD : (S == HELD && FAULT == starts_unseen -> FREE : S))
 
-/* Sends a claim of node Teller to those who have subscribed. */
+/* Sends a claim of node Teller to the others. */
 inline tell(Teller, Changed) {
     for (x : 0 .. N - 1) {
         if
-        :: x == Teller || to[P(Teller, x)] == 0
+        :: x == Teller || to[P(Teller, x)] == 0 || lag[P(Teller, x)]
         :: FAULT == skip_events && x != Teller && next[P(Teller, x)] < M
         :: else ->
             send(x, Teller, event, to[P(Teller, x)], Changed, SHOWN(OWN(Teller, Changed)))
@@ -168,14 +180,14 @@ inline tell_state(Stating) {
     for (x : 0 .. N - 1) {
         if
         :: x == Stating || to[P(Stating, x)] == 0
-        :: else -> send(x, Stating, state, to[P(Stating, x)], 0, accepts[Stating])
+        :: else -> send(x, Stating, status, to[P(Stating, x)], 0, accepts[Stating])
         fi
     }
 }
 
 /* Sets `home` to the home of a name in the view of node Finder, or to N if there is none. */
 #define SEEN(I, X) \
-    (X == I -> accepts[X] == ACCEPTS : complete[P(I, X)] && view[P(I, X)] == ACCEPTS)
+    (X == I -> accepts[X] == ACCEPTS : view[P(I, X)] == ACCEPTS)
 
 inline find_home(Finder, Homeless) {
     home = N;
@@ -187,13 +199,13 @@ inline find_home(Finder, Homeless) {
     }
 }
 
-/* Tells the keeper of node Judge's child if another node's claim wins. */
+/* Tells the keeper of node Judge's child if a child of another node wins. */
 inline resolve(Judge, Fought) {
-    count = CLAIMED(OWN(Judge, Fought)) || (FAULT == act_twice && OWN(Judge, Fought) == ENDING);
     find_home(Judge, Fought);
     for (x : 0 .. N - 1) {
         if
-        :: !count || x == Judge || !CLAIMED(CLAIM(Judge, x, Fought))
+        :: OWN(Judge, Fought) != RUNS && !(OWN(Judge, Fought) == ENDING && FAULT == act_twice)
+        :: x == Judge || CLAIM(Judge, x, Fought) != RUNS
         :: else ->
             if
             :: FAULT == both_act -> TOLD(Judge, Fought) = true
@@ -219,91 +231,136 @@ inline free_name(Freeing, Freed) {
     for (x : 0 .. N - 1) {
         THERE(x, Freeing, Freed) = false
     }
+    LOST(Freeing, Freed) = false;
     TOLD(Freeing, Freed) = false;
     OWN(Freeing, Freed) = FREE;
     tell(Freeing, Freed)
 }
 
-/* find_or_open at node Opener. Hops is how often the request may still be sent on. */
+/* find_or_open at node Opener. Hops is how often the request may still be sent on. Sets `home` to
+ * the node that is asked: one with a claim, or else the home. */
 inline open(Opener, Opened, Hops) {
-    count = OWN(Opener, Opened) != FREE;
-    for (x : 0 .. N - 1) {
-        count = count || (x != Opener && CLAIMED(CLAIM(Opener, x, Opened)))
-    }
     find_home(Opener, Opened);
     home = (FAULT == blind_home && Hops < 2 -> Opener : home);
+    for (x : 0 .. N - 1) {
+        home = (x != Opener && CLAIM(Opener, x, Opened) != FREE -> x : home)
+    }
+    home = (OWN(Opener, Opened) != FREE -> Opener : home);
     if
-    :: count || home == N
-    :: !count && home == Opener ->
-        for (x : 0 .. N - 1) {
-            assert(!stable || x == Opener || !CLAIMED(OWN(x, Opened)));
-            assert(!THERE(Opener, x, Opened))
-        }
-        starts++;
-        claim_name(Opener, Opened, HELD)
+    :: home == N
+    :: home == Opener && OWN(Opener, Opened) != FREE ->
+        WAITS(Opener, Opened) = WAITS(Opener, Opened) || OWN(Opener, Opened) == ENDING
+    :: home == Opener && OWN(Opener, Opened) == FREE -> start(Opener, Opened)
     :: else ->
         if
-        :: Hops == 0 || cut[P(home, Opener)]
+        :: Hops == 0 || cut[P(home, Opener)] || CLAIM(Opener, home, Opened) == RUNS
         :: else -> REQUEST(home, Opened, Hops - 1)++
         fi
     fi
 }
 
-/* Drops what node Reader has of the stream from node Writer. */
+inline start(Starter, Started) {
+    for (x : 0 .. N - 1) {
+        assert(!stable || x == Starter || OWN(x, Started) == FREE || OWN(x, Started) == ENDING);
+        assert(!THERE(Starter, x, Started))
+    }
+    starts++;
+    claim_name(Starter, Started, HELD)
+}
+
+/* Drops what node Reader has about node Writer. */
 inline end_stream(Reader, Writer) {
     tag[P(Reader, Writer)] = 0;
     down[P(Reader, Writer)] = false;
     complete[P(Reader, Writer)] = false;
     view[P(Reader, Writer)] = JOINING;
+    to[P(Reader, Writer)] = 0;
+    next[P(Reader, Writer)] = 0;
+    lag[P(Reader, Writer)] = false;
     for (x : 0 .. M - 1) {
-        CLAIM(Reader, Writer, x) = (FAULT == keep_claims -> CLAIM(Reader, Writer, x) : FREE)
+        CLAIM(Reader, Writer, x) = (FAULT == keep_claims -> CLAIM(Reader, Writer, x) : FREE);
+        STALE(Reader, Writer, x) = false
     }
 }
 
-/* Sends the next page of the snapshot, with the state of the node. */
+/* Monitors a node and sends it a new session. Without a connection the DOWN comes at once. */
+inline greet(Greeter, Greeted) {
+    tags[P(Greeter, Greeted)]++;
+    tag[P(Greeter, Greeted)] = tags[P(Greeter, Greeted)];
+    down[P(Greeter, Greeted)] = cut[P(Greeter, Greeted)];
+    send(Greeted, Greeter, hello, tag[P(Greeter, Greeted)], 0, 0)
+}
+
+/* Sends the next page of a snapshot, with the status of the node. */
 inline send_page(Pager, Paged) {
     send(Paged, Pager, page, to[P(Pager, Paged)], next[P(Pager, Paged)],
         accepts[Pager] * 4 + SHOWN(OWN(Pager, next[P(Pager, Paged)])));
     next[P(Pager, Paged)]++
 }
 
+/* The last page of a snapshot has come: claims of earlier ones end. */
+inline complete_snapshot(Done, From) {
+    complete[P(Done, From)] = true;
+    for (x : 0 .. M - 1) {
+        CLAIM(Done, From, x) =
+            (STALE(Done, From, x) && FAULT != one_epoch -> FREE : CLAIM(Done, From, x));
+        STALE(Done, From, x) = false
+    }
+}
+
+/* A page has only claims: it says nothing of a name that is free. */
+inline take_page(Taker, Source, Page, State) {
+    for (x : 0 .. M - 1) {
+        STALE(Taker, Source, x) = STALE(Taker, Source, x) ||
+            (Page == 0 && CLAIM(Taker, Source, x) != FREE)
+    }
+    STALE(Taker, Source, Page) = STALE(Taker, Source, Page) && State == FREE;
+    CLAIM(Taker, Source, Page) = (State == FREE -> CLAIM(Taker, Source, Page) : State);
+    resolve(Taker, Page);
+    if
+    :: Page + 1 == M -> complete_snapshot(Taker, Source)
+    :: else
+    fi
+}
+
 /* What the cluster process of node I does with the signals of node J, and with the end of J's
  * cluster process or of the connection. */
-proctype stream(byte i, j) {
+proctype session(byte i, j) {
     mtype kind;
     byte t, what, value;
     do
-    /* pg has told I of J. */
+    /* The watcher has reported J, and I has no entry for it. */
     :: d_step { tag[P(i, j)] == 0 && !cut[P(i, j)] ->
-        tags[P(i, j)]++;
-        tag[P(i, j)] = tags[P(i, j)];
-        send(j, i, subscribe, tag[P(i, j)], 0, 0);
+        greet(i, j);
         x = 0 }
     :: d_step { len(link[P(i, j)]) > 0 && (LATE_DOWN || old[P(i, j)] > 0 || !down[P(i, j)]) ->
         link[P(i, j)] ? kind(t, what, value);
         old[P(i, j)] = (old[P(i, j)] > 0 -> old[P(i, j)] - 1 : 0);
         if
-        :: kind == subscribe ->
+        :: kind == hello ->
+            if
+            :: tag[P(i, j)] != 0
+            :: else -> greet(i, j)
+            fi;
             to[P(i, j)] = t;
-            to_down[P(i, j)] = (FAULT == late_drop -> to_down[P(i, j)] : false);
             next[P(i, j)] = 0;
+            lag[P(i, j)] = false;
             send_page(i, j)
-        :: kind == credit && t == to[P(i, j)] && next[P(i, j)] < M ->
+        :: kind == credit && t == to[P(i, j)] && next[P(i, j)] < M && !lag[P(i, j)] ->
             send_page(i, j)
         :: kind == page && t == tag[P(i, j)] ->
-            CLAIM(i, j, what) = value % 4;
             view[P(i, j)] = value / 4;
-            complete[P(i, j)] = what + 1 == M;
-            resolve(i, what);
+            take_page(i, j, what, value % 4);
             if
             :: what + 1 == M || FAULT == lost_credit
             :: else -> send(j, i, credit, t, 0, 0)
             fi
         :: kind == event && (t == tag[P(i, j)] || FAULT == old_stream) ->
             CLAIM(i, j, what) = value;
+            STALE(i, j, what) = false;
             assert(value == FREE || tag[P(i, j)] != 0);
             resolve(i, what)
-        :: kind == state && t == tag[P(i, j)] ->
+        :: kind == status && t == tag[P(i, j)] ->
             view[P(i, j)] = value
         :: else
         fi;
@@ -311,10 +368,15 @@ proctype stream(byte i, j) {
     :: d_step { down[P(i, j)] && old[P(i, j)] == 0 ->
         end_stream(i, j);
         x = 0 }
-    :: d_step { to_down[P(i, j)] && old[P(i, j)] == 0 ->
-        to_down[P(i, j)] = false;
-        to[P(i, j)] = 0;
-        next[P(i, j)] = 0 }
+    /* J is slow: it is sent no claims, and later a new snapshot. */
+    :: d_step { lags > 0 && to[P(i, j)] != 0 && !lag[P(i, j)] ->
+        lags--;
+        lag[P(i, j)] = true }
+    :: d_step { lag[P(i, j)] ->
+        lag[P(i, j)] = false;
+        next[P(i, j)] = 0;
+        send_page(i, j);
+        x = 0 }
     od
 }
 
@@ -322,7 +384,6 @@ proctype stream(byte i, j) {
 inline lose(Watcher, Watched) {
     old[P(Watcher, Watched)] = len(link[P(Watcher, Watched)]);
     down[P(Watcher, Watched)] = tag[P(Watcher, Watched)] != 0;
-    to_down[P(Watcher, Watched)] = to[P(Watcher, Watched)] != 0;
     for (z : 0 .. M - 1) {
         THERE(Watcher, Watched, z) = false
     }
@@ -357,11 +418,8 @@ inline crash(Ended, WithZone) {
             end_stream(Ended, y);
             for (x : 0 .. M - 1) {
                 CLAIM(Ended, y, x) = FREE;
-                THERE(Ended, y, x) = !cut[P(Ended, y)] && CLAIMED(OWN(y, x))
+                THERE(Ended, y, x) = !cut[P(Ended, y)] && OWN(y, x) != FREE
             }
-            to[P(Ended, y)] = 0;
-            to_down[P(Ended, y)] = false;
-            next[P(Ended, y)] = 0
         fi
     }
     accepts[Ended] = JOINING;
@@ -370,7 +428,9 @@ inline crash(Ended, WithZone) {
         :: !WithZone
         :: else ->
             disturbed[x] = true;
-            cleanups = cleanups + (OWN(Ended, x) == ENDING);
+            cleanups = cleanups + LOST(Ended, x);
+            LOST(Ended, x) = false;
+            WAITS(Ended, x) = false;
             OWN(Ended, x) = FREE;
             TOLD(Ended, x) = false;
             REQUEST(Ended, x, 0) = 0;
@@ -379,7 +439,7 @@ inline crash(Ended, WithZone) {
     }
 }
 
-/* A node accepts starts when it has the snapshots of all nodes that it is connected to. */
+/* A node is synced when it has the snapshots of all nodes that it is connected to. */
 #define KNOWN(I, X) (X == I || cut[P(I, X)] || complete[P(I, X)] || FAULT == early_ready)
 
 proctype node(byte i) {
@@ -415,28 +475,35 @@ proctype keeper(byte i, name) {
     :: d_step { OWN(i, name) == HELD ->
         claim_name(i, name, RUNS);
         x = 0 }
-    /* A start that loses is killed. */
-    :: d_step { OWN(i, name) == HELD && TOLD(i, name) ->
-        conflicts[name]++;
-        free_name(i, name);
-        x = 0 }
     /* A child that loses is stopped. */
     :: d_step { OWN(i, name) == RUNS && TOLD(i, name) ->
+        TOLD(i, name) = false;
+        LOST(i, name) = true;
+        OWN(i, name) = ENDING;
         conflicts[name]++;
         losers++;
         assert(losers <= starts);
-        free_name(i, name);
-        OWN(i, name) = ENDING;
+        tell(i, name);
         x = 0 }
-    :: d_step { OWN(i, name) == ENDING ->
-        cleanups++;
-        OWN(i, name) = FREE;
-        TOLD(i, name) = false;
+    /* The cleanup is done. */
+    :: d_step { OWN(i, name) == ENDING && (!LOST(i, name) || FAULT != restart_loser) ->
+        cleanups = cleanups + LOST(i, name);
+        free_name(i, name);
         if
-        :: FAULT == restart_loser -> claim_name(i, name, HELD)
+        :: WAITS(i, name) && FAULT == start_after_wait -> start(i, name)
+        :: WAITS(i, name) && FAULT != start_after_wait -> open(i, name, 2)
         :: else
         fi;
+        WAITS(i, name) = false;
         x = 0 }
+    /* The child is restarted. */
+    :: d_step { OWN(i, name) == ENDING && (!LOST(i, name) || FAULT == restart_loser) ->
+        cleanups = cleanups + LOST(i, name);
+        LOST(i, name) = false;
+        TOLD(i, name) = false;
+        OWN(i, name) = (FAULT == restarts_unseen -> FREE : HELD);
+        tell(i, name);
+        OWN(i, name) = HELD }
     /* Only with a fault. */
     :: d_step { OWN(i, name) == ENDING && TOLD(i, name) ->
         TOLD(i, name) = false;
@@ -460,19 +527,19 @@ proctype keeper(byte i, name) {
         starts++;
         claim_name(i, name, HELD);
         x = 0 }
-    /* A child dies or a start fails, and nothing is left. */
-    :: d_step { deaths > 0 && CLAIMED(OWN(i, name)) ->
+    :: d_step { deaths > 0 && OWN(i, name) == RUNS ->
+        deaths--;
+        disturbed[name] = true;
+        TOLD(i, name) = false;
+        OWN(i, name) = ENDING;
+        tell(i, name);
+        x = 0 }
+    /* A start fails. */
+    :: d_step { deaths > 0 && OWN(i, name) == HELD ->
         deaths--;
         disturbed[name] = true;
         free_name(i, name);
         x = 0 }
-    /* A child dies, and is going to be restarted. */
-    :: d_step { deaths > 0 && OWN(i, name) == RUNS ->
-        deaths--;
-        disturbed[name] = true;
-        OWN(i, name) = (FAULT == restarts_unseen -> FREE : HELD);
-        tell(i, name);
-        OWN(i, name) = HELD }
     od
 }
 
@@ -528,7 +595,7 @@ proctype connection(byte i, j) {
 }
 
 /* Nothing more happens by itself. */
-#define IDLE(I, J) (I == J || (len(link[P(I, J)]) == 0 && !down[P(I, J)] && !to_down[P(I, J)] && \
+#define IDLE(I, J) (I == J || (len(link[P(I, J)]) == 0 && !down[P(I, J)] && !lag[P(I, J)] && \
     (cut[P(I, J)] || tag[P(I, J)] != 0)))
 #define RESTS(I, Name) ((OWN(I, Name) == FREE || OWN(I, Name) == RUNS) && !TOLD(I, Name) && \
     REQUEST(I, Name, 0) == 0 && REQUEST(I, Name, 1) == 0)
@@ -560,7 +627,7 @@ init {
             for (b : 0 .. N - 1) {
                 if
                 :: a == b -> run node(a)
-                :: else -> run stream(a, b)
+                :: else -> run session(a, b)
                 fi;
                 if
                 :: a < b && BREAKS > 0 -> run connection(a, b)
