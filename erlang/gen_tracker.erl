@@ -48,7 +48,7 @@
 -compile(nowarn_deprecated_callback).
 
 -export_type([zone/0, name/0, key/0, value/0, attributes/0, operation/0, child_spec/0, options/0]).
--export_type([via_name/0, start_result/0, event/0, continuation/0]).
+-export_type([cluster_options/0, via_name/0, start_result/0, event/0, continuation/0]).
 -export_type([mfargs/0, restart/0, shutdown/0, child_type/0, modules/0]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -76,7 +76,12 @@
 -type options() :: #{restart => boolean(),
                      reports => boolean(),
                      max_children => non_neg_integer() | infinity,
-                     index => [key() | {each, key()}]}.
+                     index => [key() | {each, key()}],
+                     cluster => boolean() | cluster_options()}.
+-type cluster_options() :: #{copied => [key()],
+                             conflict => {module(), Function :: atom()},
+                             unique => home | lock}.
+%% See {@link gen_tracker_cluster}.
 -type via_name() :: {zone(), name()}.
 %% The name of a process in `{via, gen_tracker, {Zone, Name}}'.
 -type start_result() :: {ok, pid()} | {ok, pid(), Info :: term()} | ignore | {error, term()}.
@@ -102,6 +107,8 @@
     watchdog :: pid(),
     %% As long as there are subscribers.
     events :: pid() | undefined,
+    %% If the zone is one of several nodes: its cluster process, and the options of that.
+    cluster :: {pid(), map()} | undefined,
     requests :: gen_tracker_requests:requests(),
     %% Processes that start functions left linked to their keepers, which have ended.
     inherited = #{} :: #{pid() => Keeper :: pid()}
@@ -124,13 +131,16 @@ start_link(Zone) ->
 %%     `{error, max_children}', or `no' from {@link register_name/2}. Restarts never fail by
 %%     it;</li>
 %% <li>`index => Keys' makes indexes of the attributes of these keys, at most 64, see {@link
-%%     lookup/3}. A key that is repeated is `badarg'.</li>
+%%     lookup/3}. A key that is repeated is `badarg';</li>
+%% <li>`cluster => true', or a map of options, makes zones of this name on several nodes one zone,
+%%     see {@link gen_tracker_cluster}.</li>
 %% </ul>
 -spec start_link(zone(), options()) -> {ok, pid()} | {error, {already_started, pid()} | term()}.
 start_link(Zone, Options) when is_atom(Zone), Zone =/= undefined, is_map(Options) ->
     case are_options(Options) of
         true ->
-            Defaults = #{restart => true, reports => true, max_children => infinity, index => []},
+            Defaults = #{restart => true, reports => true, max_children => infinity, index => [],
+                         cluster => false},
             All = maps:merge(Defaults, Options),
             gen_server:start_link({local, Zone}, ?MODULE, {Zone, All}, []);
         false ->
@@ -146,7 +156,18 @@ is_option({restart, Restart}) -> is_boolean(Restart);
 is_option({reports, Reports}) -> is_boolean(Reports);
 is_option({max_children, Most}) -> Most =:= infinity orelse is_integer(Most) andalso Most >= 0;
 is_option({index, Keys}) -> are_keys(Keys);
+is_option({cluster, Cluster}) -> is_boolean(Cluster) orelse is_cluster(Cluster);
 is_option(_) -> false.
+
+is_cluster(Options) when is_map(Options) ->
+    lists:all(fun is_cluster_option/1, maps:to_list(Options));
+is_cluster(_) ->
+    false.
+
+is_cluster_option({copied, Keys}) -> are_keys(Keys);
+is_cluster_option({conflict, {Module, Function}}) -> is_atom(Module) andalso is_atom(Function);
+is_cluster_option({unique, Unique}) -> Unique =:= home orelse Unique =:= lock;
+is_cluster_option(_) -> false.
 
 are_keys(Keys) ->
     try proctab_nif:check_keys(Keys) of
@@ -901,9 +922,18 @@ init({Zone, Options}) ->
         tag = Tag,
         context = Context,
         handle = Handle,
+        cluster = start_cluster(Zone, Tag, cluster_options(Options)),
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context)
     }}.
+
+cluster_options(#{cluster := false}) -> none;
+cluster_options(#{cluster := true, index := Index}) -> #{index => Index};
+cluster_options(#{cluster := Cluster, index := Index}) -> Cluster#{index => Index}.
+
+start_cluster(_, _, none) -> undefined;
+start_cluster(Zone, Tag, Cluster) ->
+    {gen_tracker_cluster_member:start_link(Zone, Tag, Cluster), Cluster}.
 
 %% A number that is too large for the table limits nothing.
 limit(#{max_children := Most}) when is_integer(Most), Most < 1 bsl 63 -> Most;
@@ -1012,8 +1042,9 @@ is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.
 
 %% The zone's own processes cannot be its children.
-is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone}) ->
-    lists:member(Pid, [self(), Watchdog, Events]) orelse is_keeper(Zone, Pid).
+is_own(Pid, #tracker{watchdog = Watchdog, events = Events, cluster = Cluster, zone = Zone}) ->
+    Own = [self(), Watchdog, Events | [Process || {Process, _} <- [Cluster]]],
+    lists:member(Pid, Own) orelse is_keeper(Zone, Pid).
 
 is_keeper(Zone, Pid) ->
     try
@@ -1086,6 +1117,9 @@ received({{Tag, looking, From}, _, process, _, _}, #tracker{tag = Tag} = Tracker
 received({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{handle = Handle, context = Context} = Tracker,
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};
+received({{Tag, cluster}, _, process, _, _}, #tracker{tag = Tag, zone = Zone} = Tracker) ->
+    {_, Cluster} = Tracker#tracker.cluster,
+    Tracker#tracker{cluster = start_cluster(Zone, Tag, Cluster)};
 received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->
     Tracker#tracker{events = undefined};
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->

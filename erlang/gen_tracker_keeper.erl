@@ -18,6 +18,8 @@
 %%      | <- {Tag, launched, Keeper, Result} ---- |
 %%      | -- {Tag, stop} -----------------------> |  stop the child and remove its row
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
+%%      | -- {Tag, conflict, ...} ------------> |  from the cluster process: the child has lost
+%%      |                                         |  a conflict
 %%      | -- {Tag, retry, Spec} ----------------> |  retry a failed restart now, with this spec
 %%      | <- {Tag, settled, Keeper} ------------- |  the child will not be restarted
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  the time limit of after_terminate is over
@@ -49,7 +51,7 @@
 -module(gen_tracker_keeper).
 
 -export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
--export([stop/2, stop_zone/2, retry/3]).
+-export([stop/2, stop_zone/2, retry/3, lose/5]).
 -export([inherited/2, discard/1, is_alive/1, started_by/1]).
 -export([init/1, opened/5, loop/1, delayed/2]).
 
@@ -176,6 +178,14 @@ stop(Keeper, Context) ->
 -spec stop_zone(pid(), Tag :: reference()) -> ok.
 stop_zone(Keeper, Tag) ->
     Keeper ! {Tag, stop_zone},
+    ok.
+
+%% @doc Tells a keeper that its child has lost a conflict, and what to do. Another child of that
+%% keeper is not affected.
+-spec lose(pid(), Tag :: reference(), Loser :: pid(), Winner :: pid(),
+           stop | {hand_over, term()}) -> ok.
+lose(Keeper, Tag, Loser, Winner, Decision) ->
+    Keeper ! {Tag, conflict, Loser, Winner, Decision},
     ok.
 
 %% @doc Tells a keeper to retry a failed restart now, with another spec.
@@ -543,6 +553,8 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
         {Tag, stop_zone} ->
             forget(Child),
             exit(shutdown);
+        {Tag, conflict, Pid, Winner, Decision} ->
+            lost(Child, Winner, Decision);
         {'EXIT', Tracker, _} ->
             is_process_alive(Tracker) andalso wait(Child),
             forget(Child),
@@ -581,6 +593,35 @@ forget(Child) ->
     Reason = stop_child(Child),
     after_terminate(Child, Reason),
     remove(Child).
+
+%% The child has lost a conflict with another member's child. The mark in the row prevents that any
+%% keeper starts it again.
+lost(Child, Winner, Decision) ->
+    case change_row(fun proctab_nif:stop/3, [self()], Child) of
+        false ->
+            wait(Child);
+        _ ->
+            hand_over_to(Winner, Decision, Child),
+            _ = stop_child(Child),
+            after_terminate(Child, {conflict, Winner}),
+            finish(Child)
+    end.
+
+%% Gives the child its shutdown time to hand over, unless the keeper is told to stop meanwhile.
+hand_over_to(_, stop, _) ->
+    ok;
+hand_over_to(Winner, {hand_over, Term}, #child{context = Context, pid = Pid} = Child) ->
+    #{tracker := Tracker, tag := Tag} = Context,
+    #child{monitor = Monitor, spec = {_, _, Shutdown, _, _}} = Child,
+    Pid ! {gen_tracker_cluster, hand_over, Winner, Term},
+    receive
+        {'DOWN', Monitor, process, Pid, _} = Down -> self() ! Down;
+        {Tag, stop} -> ok;
+        {Tag, stop_zone} -> ok;
+        {'EXIT', Tracker, _} -> ok
+    after gen_tracker_spec:start_timeout(Shutdown) -> ok
+    end,
+    ok.
 
 -spec end_keeper(#child{}) -> no_return().
 end_keeper(Child) ->

@@ -87,6 +87,24 @@ check(gen_tracker, Register, [Name, Pid])
 check(gen_tracker, Function, [Name | _])
         when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
     [{1, via_name(Name)}];
+check(gen_tracker_cluster, fold, [Fun, _, Zone]) ->
+    [{1, fold_fun(Fun)}, {3, cluster_zone(Zone)}];
+check(gen_tracker_cluster, Function, [Zone, Key | _])
+        when Function =:= lookup; Function =:= publish ->
+    [{1, cluster_zone(Zone)}, {2, indexed_key(Zone, Key)}];
+check(gen_tracker_cluster, register_name, [Name, Pid]) ->
+    [{1, cluster_name_to_register(Name)}, {2, pid(Pid)}];
+check(gen_tracker_cluster, Function, [Name | _])
+        when Function =:= unregister_name; Function =:= whereis_name; Function =:= send ->
+    [{1, via_name(Name)}];
+check(gen_tracker_cluster, Function, [Zone, Name | Arguments]) ->
+    %% The rest is that of the function of `gen_tracker'.
+    case cluster_zone(Zone) of
+        none -> check(gen_tracker, Function, [Zone, Name | Arguments]);
+        Text -> [{1, Text}]
+    end;
+check(gen_tracker_cluster, _, [Zone | _]) ->
+    [{1, cluster_zone(Zone)}];
 check(gen_tracker, _, [Zone | _]) ->
     [{1, zone(Zone)}];
 check(proctab, top, [Zone, _, N]) ->
@@ -128,6 +146,22 @@ running_zone(Zone) ->
         error:badarg -> "no zone of this name is running"
     end.
 
+cluster_zone(Zone) ->
+    case zone(Zone) of
+        none -> directory(Zone);
+        Text -> Text
+    end.
+
+directory(Zone) ->
+    try proctab_nif:claims_count(Zone) of
+        _ -> none
+    catch
+        error:badarg -> "the zone was started without the option cluster"
+    end.
+
+cluster_name_to_register({Zone, _}) -> cluster_zone(Zone);
+cluster_name_to_register(Name) -> via_name(Name).
+
 %% The server of a zone: its name, its tracker, or its name and node.
 server(Tracker) when is_pid(Tracker), node(Tracker) =:= node() ->
     case [Owner || {zone, _, Owner} <- proctab_nif:tables(), Owner =:= Tracker] of
@@ -150,7 +184,7 @@ name_to_register({Zone, _}) -> zone(Zone);
 name_to_register(Name) -> via_name(Name).
 
 options(Options) when is_map(Options) ->
-    case maps:to_list(maps:without([restart, reports, max_children, index], Options)) of
+    case maps:to_list(maps:without([restart, reports, max_children, index, cluster], Options)) of
         [{Unknown, _} | _] when is_atom(Unknown) -> io_lib:format("unknown option ~tp", [Unknown]);
         [_ | _] -> "an option name that is not an atom";
         [] -> options([restart, reports], Options)
@@ -159,7 +193,9 @@ options(_) ->
     "not a map".
 
 options(Boolean, Options) ->
-    Texts = [boolean_options(Boolean, Options), max_children(Options), index(Options)],
+    Texts = [
+        boolean_options(Boolean, Options), max_children(Options), index(Options), cluster(Options)
+    ],
     hd([Text || Text <- Texts, Text =/= none] ++ [none]).
 
 boolean_options([Option | Rest], Options) ->
@@ -181,6 +217,31 @@ index(#{index := Index}) ->
         _ -> "the option index is not a proper list"
     end;
 index(_) ->
+    none.
+
+cluster(#{cluster := Cluster}) when is_map(Cluster) ->
+    case maps:to_list(maps:without([copied, conflict, unique], Cluster)) of
+        [{Unknown, _} | _] when is_atom(Unknown) ->
+            io_lib:format("unknown option ~tp in the option cluster", [Unknown]);
+        [_ | _] ->
+            "an option name in the option cluster that is not an atom";
+        [] ->
+            cluster_option(Cluster)
+    end;
+cluster(#{cluster := Cluster}) when not is_boolean(Cluster) ->
+    "the option cluster is neither a boolean nor a map";
+cluster(_) ->
+    none.
+
+cluster_option(#{copied := Copied}) when not is_list(Copied) ->
+    "the option copied is not a list";
+cluster_option(#{conflict := Conflict})
+        when not is_tuple(Conflict); tuple_size(Conflict) =/= 2;
+             not is_atom(element(1, Conflict)); not is_atom(element(2, Conflict)) ->
+    "the option conflict is not {Module, Function}";
+cluster_option(#{unique := Unique}) when Unique =/= home, Unique =/= lock ->
+    "the option unique is neither home nor lock";
+cluster_option(_) ->
     none.
 
 index_keys(Keys) when length(Keys) > ?MAX_INDEXES ->

@@ -46,6 +46,9 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4]).
+-export([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
+-export([best_claim/2, claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -53,7 +56,7 @@
 -export([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
 -export([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
--export_type([handle/0, state/0, items/0, waits/0, secret/0]).
+-export_type([handle/0, state/0, items/0, waits/0, secret/0, member/0, change/0]).
 
 -on_load(load/0).
 
@@ -66,6 +69,9 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4]).
+-nifs([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
+-nifs([best_claim/2, claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -82,6 +88,10 @@
 -type state() :: launching | running | terminating | pending | slowed | restarting.
 %% The first element of a zone's messages to its listener. It cannot be guessed.
 -type secret() :: non_neg_integer().
+%% One session of one node, in the directory of a zone on several nodes.
+-type member() :: non_neg_integer().
+%% A change of a claim, see {@link change_claims/3}.
+-type change() :: held | free | {up | down, pid()}.
 
 %%% Zones
 
@@ -344,6 +354,79 @@ count(_Zone, _Key, _Value) -> erlang:nif_error(not_loaded).
 -spec values_page(Zone :: atom(), Key :: term(), From :: non_neg_integer(), Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
+
+%%% The directory of a zone on several nodes
+
+%% @doc Makes a zone one of several nodes, and the caller its cluster process. Members that there
+%% were end. Returns the secret of its messages: those of {@link listen/1}, and `{Secret, {held,
+%% Name}}' when a name gets a child that does not run yet, and `{Secret, {free, Name}}' when it has
+%% lost its child, and may have another one. `cluster_shared/1' returns the term `Shared'.
+-spec cluster_open(Zone :: atom(), Shared :: term()) -> secret().
+cluster_open(_Zone, _Shared) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns what the cluster process shares with other processes. This and all functions below
+%% raise `badarg' if the zone is one of this node alone.
+-spec cluster_shared(Zone :: atom()) -> Shared :: term().
+cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Adds a member without claims: the cluster process `Process' of a node. `NodeName' is the
+%% name of the node. The member of the caller is the zone itself.
+-spec add_member(Zone :: atom(), node(), NodeName :: binary(), Process :: pid()) -> member().
+add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
+
+%% @doc Makes changes of the claims of a member, in order. Returns the conflicts: for each claim
+%% that has got another pid, the nodes and pids of other claims of that name.
+%%
+%% `down' changes nothing if the claim has another pid, and `free' nothing if the name has a child
+%% in the table of the zone itself, whose claim this is. Does nothing if the member has ended.
+-spec change_claims(Zone :: atom(), member(), [{Name :: term(), Rank, change()}]) ->
+          [{Name :: term(), node(), pid()}] when
+      Rank :: 0..16#ffffffff.
+change_claims(_Zone, _Member, _Changes) -> erlang:nif_error(not_loaded).
+
+%% @doc Begins a snapshot of the claims of a member.
+-spec begin_snapshot(Zone :: atom(), member()) -> ok.
+begin_snapshot(_Zone, _Member) -> erlang:nif_error(not_loaded).
+
+%% @doc Ends a snapshot: no reader finds the claims that were not in it any more.
+-spec end_snapshot(Zone :: atom(), member()) -> ok.
+end_snapshot(_Zone, _Member) -> erlang:nif_error(not_loaded).
+
+%% @doc Ends a member: no reader finds its claims any more.
+-spec end_member(Zone :: atom(), member()) -> ok.
+end_member(_Zone, _Member) -> erlang:nif_error(not_loaded).
+
+%% @doc Removes some of the claims that no reader finds any more, of a member or of one that has
+%% ended. Returns those of running children, and whether there are more.
+-spec sweep_claims(Zone :: atom(), member() | ended) ->
+          {[{Name :: term(), pid()}], More :: boolean()}.
+sweep_claims(_Zone, _Member) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the running child of a name, or else that of the claim of highest rank.
+-spec find_claim(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
+find_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link find_claim/2}, but returns `undefined' for a child of this zone that is dead.
+-spec find_claim_alive(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
+find_claim_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the claim of highest rank of another member, one with a running child if there is
+%% one.
+-spec best_claim(Zone :: atom(), Name :: term()) -> {node(), pid() | held} | undefined.
+best_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns a page of the claims of a member, or of all other members, prepended to `Acc', and
+%% where the next page begins. The first page begins at 0.
+%%
+%% The items of the page are `{Name, Child}', or with `others' `{Name, Node, Child}', where `Child'
+%% is a pid or `held'. A claim that stays meanwhile is returned exactly once.
+-spec claims_page(Zone :: atom(), member() | others, From :: non_neg_integer(), Acc :: list()) ->
+          {list(), Next :: non_neg_integer() | done}.
+claims_page(_Zone, _Member, _From, _Acc) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the number of claims with a running child, of other members.
+-spec claims_count(Zone :: atom()) -> non_neg_integer().
+claims_count(_Zone) -> erlang:nif_error(not_loaded).
 
 %%% Events and waiters
 

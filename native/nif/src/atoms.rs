@@ -3,10 +3,10 @@
 use proctab_terms::Term;
 
 rustler::atoms! {
-    attributes, awaited, begun, busy, children, current, done, down, each, free, full, held,
+    attributes, awaited, begun, busy, children, current, done, down, each, ended, free, full, held,
     infinity, integers, large, launching, monitor, names, none, ok, pending, pid, pids, processes,
-    re_registered, registered, restarting, rows, running, sizes, slowed, stopping, terminating,
-    undefined, up, void, zone, zone_stopping,
+    others, re_registered, registered, restarting, rows, running, sizes, slowed, stopping,
+    terminating, undefined, up, void, zone, zone_stopping,
     cast = "$gen_cast",
     dead = "$proctab_dead",
     detached = "$proctab_detached",

@@ -7,7 +7,10 @@ use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{atom, boolean};
-use crate::events::{deduct_death_cost, deduct_event_cost, send_birth, send_death};
+use crate::events::{
+    deduct_claim_cost, deduct_death_cost, deduct_event_cost, send_birth, send_death, send_free,
+    send_held,
+};
 use crate::index;
 use crate::lookup::{self, with_entry, ZONE_HANDLES};
 use crate::tables;
@@ -28,7 +31,9 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
         keeper: call.pid(2)?,
         spec: Some(call.to_datum(call.argument(3)?)?),
     };
-    if !is_launching {
+    if is_launching {
+        deduct_claim_cost(call, zone)?;
+    } else {
         deduct_event_cost(call, zone)?;
         deduct_birth_cost(call, zone, &name)?;
     }
@@ -42,6 +47,8 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
         }
         send_birth(call, zone, &name, call.argument(4)?);
         wake_for_child(call, zone, &name, &committed);
+    } else if inserted == Claimed::Done {
+        send_held(call, zone);
     }
     Ok(match inserted {
         Claimed::Done => boolean(true),
@@ -80,8 +87,12 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         keeper: call.caller(),
         spec: Some(call.to_datum(call.argument(2)?)?),
     };
+    deduct_claim_cost(call, &zone.content)?;
     Ok(match zone.content.launch(&name, child, &call.commit()) {
-        Claimed::Done => boolean(true),
+        Claimed::Done => {
+            send_held(call, &zone.content);
+            boolean(true)
+        }
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),
         Claimed::Stopping => atom!(stopping),
@@ -241,6 +252,7 @@ pub fn stop(call: Call<'_>) -> Answer<'_> {
 pub fn remove(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
+    deduct_claim_cost(call, zone)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let keeper = call.caller();
@@ -248,12 +260,17 @@ pub fn remove(call: Call<'_>) -> Answer<'_> {
         return Ok(boolean(false));
     };
     let remove = |_, committed: &_| zone.remove(name, keeper, &guard, committed);
-    Ok(boolean(index::end(call, zone, entry, remove)?))
+    let removed = index::end(call, zone, entry, remove)?;
+    if removed {
+        send_free(call, zone);
+    }
+    Ok(boolean(removed))
 }
 
 pub fn failed(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
+    deduct_claim_cost(call, zone)?;
     let mut scratch = Scratch::new();
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     let Some(entry) = zone.entry(name, &guard) else {
@@ -261,6 +278,9 @@ pub fn failed(call: Call<'_>) -> Answer<'_> {
     };
     let fail = |_, committed: &_| zone.fail(name, call.caller(), &guard, committed);
     let removed = index::end(call, zone, entry, fail)?;
+    if removed.is_ok() {
+        send_free(call, zone);
+    }
     Ok(removed.map_or(boolean(false), true_or_awaited))
 }
 
@@ -278,6 +298,7 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
     let child = index::end(call, zone, entry, unregister)?;
     if let Some(child) = &child {
         send_death(call, zone, call.make_deducted_pid(child), reason);
+        send_free(call, zone);
         call.send(keeper, atom!(detached));
     }
     Ok(boolean(child.is_some()))

@@ -11,6 +11,7 @@
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
+//! | [`claims`] | the directory of a zone on several nodes |
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
 //! | [`processes`] | tables of processes and their registrations |
@@ -26,6 +27,7 @@
 mod atoms;
 mod attributes;
 mod children;
+mod claims;
 mod cleanups;
 mod events;
 mod handles;
@@ -56,6 +58,11 @@ proctab_terms::export! {
     }
     index {
         check_keys/1, lookup/6, count/3, values_page/4,
+    }
+    claims {
+        cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
+        end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
+        best_claim/2, claims_page/4, claims_count/1,
     }
     pages {
         page/4,

@@ -61,6 +61,7 @@
 //! | `children` | the number of children, and its limit |
 //! | `retirement` | freeing maps of attributes |
 //! | [`attributes`] | a persistent map of attributes |
+//! | [`claims`] | the names that the members of a zone on several nodes claim |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
 //! | [`value`] | a value: a term, or an integer that is counted in place |
@@ -93,6 +94,7 @@
 
 pub mod attributes;
 mod children;
+pub mod claims;
 pub mod cleanups;
 pub mod commit;
 pub mod datum;

@@ -117,7 +117,7 @@ impl<'g, T> Found<'g, T> {
     /// Returns the row.
     #[inline]
     pub fn get(self) -> &'g T {
-        // SAFETY: only `get` and `rows_of` of `Names` make a `Found`, of a row whose share the
+        // SAFETY: only `find_map` and `rows_of` of `Names` make a `Found`, of a row whose share the
         // table had when the pointer was read under the guard. That share is retired when the row
         // is removed, and dropped with the names; the lifetime `'g` borrows guard and names.
         unsafe { self.0.as_ref() }
@@ -153,6 +153,17 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
         matches: impl Fn(&T) -> bool,
         guard: &'g Guard,
     ) -> Option<Found<'g, T>> {
+        self.find_map(hash, guard, |row| matches(row.get()).then_some(row))
+    }
+
+    /// Visits the rows with this hash, and maybe others, until `visit` returns `Some`.
+    #[inline(always)]
+    pub fn find_map<'g, R>(
+        &'g self,
+        hash: u64,
+        guard: &'g Guard,
+        mut visit: impl FnMut(Found<'g, T>) -> Option<R>,
+    ) -> Option<R> {
         let table = guard.protect(&self.tables[shard::<SHARDS>(hash)], Ordering::Acquire);
         // SAFETY: it was read under the guard, and a table that is replaced is retired.
         let lines = unsafe { lines(table)? };
@@ -163,7 +174,7 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
                 found if found == tag => {
                     let row = guard.protect(slot_row, Ordering::Acquire);
                     let row = Found(NonNull::new(row)?, PhantomData);
-                    matches(row.get()).then_some(Some(row))
+                    visit(row).map(Some)
                 }
                 _ => None,
             }

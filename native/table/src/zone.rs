@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
 use crate::children::Children;
+use crate::claims::Directory;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::entry::Entry;
@@ -70,6 +71,8 @@ pub struct Zone<F: Foreign> {
     context: OnceLock<Datum<F>>,
     /// Set before the first row, if at all.
     indexes: OnceLock<Indexes<F>>,
+    /// Set if the zone is one of several nodes.
+    directory: OnceLock<Box<Directory<F>>>,
 }
 
 /// A shard of the slots.
@@ -103,6 +106,7 @@ impl<F: Foreign> Default for Zone<F> {
             child_waiters: Waiters::new(seed.clone()),
             context: OnceLock::new(),
             indexes: OnceLock::new(),
+            directory: OnceLock::new(),
             shared,
         }
     }
@@ -223,6 +227,17 @@ impl<F: Foreign> Zone<F> {
     #[inline]
     pub fn indexes(&self) -> Option<&Indexes<F>> {
         self.indexes.get()
+    }
+
+    /// Returns the directory of a zone on several nodes.
+    #[inline]
+    pub fn directory(&self) -> Option<&Directory<F>> {
+        self.directory.get().map(|directory| &**directory)
+    }
+
+    /// Returns the directory, which is made if there is none.
+    pub fn open_directory(&self, _: &Committed) -> &Directory<F> {
+        self.directory.get_or_init(Box::default)
     }
 
     /// Whether the zone is being stopped, or has been.

@@ -1,0 +1,742 @@
+%% @private
+%% The cluster process of a zone: tells the members of other nodes which names this one has, and
+%% keeps what they tell in the native directory.
+%%
+%% The document `doc/internals/cluster.md' describes the protocol: processes, state, messages,
+%% invariants. In short: each two members have two sessions, one in each direction. In a session,
+%% the receiver says `hello', the sender sends a snapshot of its claims, page by page, and every
+%% change, in order. The receiver gives credit for what it has handled. The monitor of the sender
+%% ends the session, and with it all claims of the sender at once.
+%%
+%% The native table tells this process of each change of a row. This process applies the change to
+%% its own claims in the directory and sends it to all peers in one step, and it makes snapshots
+%% from its own claims. So a page contains exactly the changes that were sent before it.
+-module(gen_tracker_cluster_member).
+-behaviour(gen_server).
+
+-export([start_link/3, subscribe/1, unsubscribe/1, drain/1, rank/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+-export([terminate/2, code_change/3]).
+
+-export_type([shared/0, options/0]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-define(VERSION, 1).
+%% Claims of a message.
+-define(PAGE, 1000).
+%% Claims that one native call changes.
+-define(CHUNK, 100).
+%% Messages without credit while another page is sent, and at most.
+-define(PAGES, 4).
+-define(OUTSTANDING, 64).
+%% How long a receiver whose connection is busy is left alone, in milliseconds.
+-define(BUSY, 1000).
+%% How long a callback for conflicts may take, in milliseconds.
+-define(DECISION, 5000).
+%% After how long a conflict is looked at again whose keeper was killed, in milliseconds.
+-define(AGAIN, 50).
+
+-type options() :: #{copied := [gen_tracker:key()],
+                     conflict := {module(), Function :: atom()} | undefined,
+                     unique := home | lock,
+                     tag := reference()}.
+%% What the cluster process shares with all processes: itself, a table with the rows `{members,
+%% [Node]}', `{homes, [Node]}' (members that accept starts) and the copies of attributes
+%% (gen_tracker_cluster_copies), and whether a start takes a lock.
+-type shared() :: {pid(), ets:table(), home | lock, Copied :: [gen_tracker:key()]}.
+
+%% A session in which this process sends.
+-record(sending, {
+    session :: reference(),
+    %% Messages without credit.
+    outstanding = 0 :: non_neg_integer(),
+    %% Where the next page begins.
+    next = 0 :: non_neg_integer() | done,
+    epoch = 0 :: non_neg_integer(),
+    is_lagging = false :: boolean()
+}).
+
+-record(peer, {
+    node :: node(),
+    monitor :: reference(),
+    %% The session in which this process receives.
+    session :: reference(),
+    %% The peer in the directory.
+    id :: proctab_nif:member(),
+    %% Whether `welcome' has arrived.
+    is_member = false :: boolean(),
+    %% Whether a whole snapshot has arrived.
+    is_complete = false :: boolean(),
+    accepting = false :: boolean(),
+    synced = false :: boolean(),
+    sending :: #sending{} | undefined,
+    %% Whether it has joined the group again before its end was noticed.
+    has_rejoined = false :: boolean()
+}).
+
+-record(conflict, {
+    loser :: pid(),
+    winner :: pid(),
+    %% What the callback says, or the process that runs it.
+    decision :: decision() | {asking, pid(), reference()},
+    %% The keeper that was told.
+    keeper :: {pid(), Monitor :: reference()} | undefined
+}).
+
+-type decision() :: stop | {hand_over, term()}.
+
+-record(member, {
+    zone :: gen_tracker:zone(),
+    options :: options(),
+    secret :: proctab_nif:secret(),
+    table :: ets:table(),
+    %% This member in the directory.
+    own :: proctab_nif:member(),
+    scope :: reference() | undefined,
+    watcher :: pid() | undefined,
+    accepting = true :: boolean(),
+    %% The status that the peers were told of.
+    told = {true, false} :: {Accepting :: boolean(), Synced :: boolean()},
+    %% The peers whose first snapshots are missing; `unknown' until the watcher has reported. This
+    %% member is synced when there are none.
+    missing = unknown :: unknown | [pid()],
+    peers = #{} :: #{pid() => #peer{}},
+    %% The peers of receiving and sending sessions.
+    sessions = #{} :: #{reference() => {receiving | sending, pid()}},
+    subscribers = #{} :: #{pid() => Monitor :: reference()},
+    conflicts = #{} :: #{gen_tracker:name() => #conflict{}},
+    drains = [] :: [gen_server:from()]
+}).
+
+%% @doc Starts the cluster process of a zone, linked to the calling tracker, and monitored with the
+%% tag `{Tag, cluster}'.
+-spec start_link(gen_tracker:zone(), Tag :: reference(), map()) -> pid().
+start_link(Zone, Tag, Options) ->
+    Defaults = #{copied => [], conflict => undefined, unique => home},
+    All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
+    {ok, Process} = gen_server:start_link(?MODULE, {Zone, All}, []),
+    _ = monitor(process, Process, [{tag, {Tag, cluster}}]),
+    Process.
+
+%% @doc Subscribes the caller to births and deaths on all members. Returns the running children.
+-spec subscribe(pid()) -> {ok, [{gen_tracker:name(), pid()}]}.
+subscribe(Process) ->
+    gen_server:call(Process, subscribe, infinity).
+
+%% @doc Ends the caller's subscription.
+-spec unsubscribe(pid()) -> ok.
+unsubscribe(Process) ->
+    gen_server:call(Process, unsubscribe, infinity).
+
+%% @doc Makes the member accept no more starts, and returns when it has no children.
+-spec drain(pid()) -> ok.
+drain(Process) ->
+    gen_server:call(Process, drain, infinity).
+
+%% @doc Returns the rank of a member for a name, the same on all nodes.
+-spec rank(gen_tracker:name(), node()) -> 0..16#ffffffff.
+rank(Name, Node) ->
+    erlang:phash2({Name, Node}, 1 bsl 32).
+
+%% @private
+-spec init({gen_tracker:zone(), options()}) -> {ok, #member{}, {continue, join}}.
+init({Zone, #{unique := Unique, copied := Copied} = Options}) ->
+    process_flag(trap_exit, true),
+    gen_tracker_reports:set_label({?MODULE, Zone}),
+    Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
+    true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
+    Secret = proctab_nif:cluster_open(Zone, {self(), Table, Unique, Copied}),
+    %% Those of an earlier cluster process.
+    self() ! {sweep, ended, lost},
+    Own = proctab_nif:add_member(Zone, node(), atom_to_binary(node()), self()),
+    Member = #member{zone = Zone, options = Options, secret = Secret, table = Table, own = Own},
+    {ok, Member, {continue, join}}.
+
+%% @private
+-spec handle_continue(join, #member{}) -> {noreply, #member{}}.
+handle_continue(join, Member) ->
+    {noreply, joined(read_rows(0, Member))}.
+
+%% Rows that are older than this process.
+read_rows(done, Member) ->
+    Member;
+read_rows(From, #member{zone = Zone} = Member) ->
+    {Rows, Next} = proctab_nif:page(Zone, From, children, []),
+    Events = [row_event(Name, State, Pid) || {Name, State, Pid, _, _} <- Rows],
+    read_rows(Next, own_events(Events, Member)).
+
+row_event(Name, running, Pid) -> {up, Name, Pid};
+row_event(Name, _, _) -> {held, Name}.
+
+joined(#member{zone = Zone} = Member) ->
+    Scope = gen_tracker_cluster_scope:join(Zone),
+    Member#member{scope = Scope, watcher = gen_tracker_cluster_scope:watch(Zone)}.
+
+%% @private
+-spec handle_call(term(), gen_server:from(), #member{}) ->
+          {reply, term(), #member{}} | {noreply, #member{}}.
+handle_call(subscribe, {Pid, _}, #member{subscribers = Subscribers} = Member) when is_pid(Pid) ->
+    Monitor =
+        case Subscribers of
+            #{Pid := Known} -> Known;
+            _ -> monitor(process, Pid)
+        end,
+    {reply, {ok, running(Member)}, Member#member{subscribers = Subscribers#{Pid => Monitor}}};
+handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
+    {reply, ok, without_subscriber(Pid, Member)};
+handle_call(drain, {Pid, _} = From, #member{drains = Drains} = Member) when is_pid(Pid) ->
+    Draining = Member#member{accepting = false, drains = [From | Drains]},
+    {noreply, drained(status_changed(Draining))};
+handle_call(_Request, {Pid, _}, Member) when is_pid(Pid) ->
+    {reply, {error, unknown_call}, Member};
+%% A sender that is no process cannot be answered: `gen_server' would crash.
+handle_call(_Request, _From, Member) ->
+    {noreply, Member}.
+
+%% @private
+-spec handle_cast(term(), #member{}) -> {noreply, #member{}}.
+handle_cast(_Request, Member) ->
+    {noreply, Member}.
+
+%% @private
+-spec handle_info(term(), #member{}) -> {noreply, #member{}}.
+handle_info(Message, Member) ->
+    {noreply, received(Message, Member)}.
+
+received({Secret, Event}, #member{secret = Secret} = Member) ->
+    own_events(more_events(Secret, ?PAGE, [Event]), Member);
+received({gen_tracker_cluster, Session, Message}, #member{sessions = Sessions} = Member) ->
+    case Sessions of
+        #{Session := {receiving, Peer}} -> from_sender(Message, Peer, Member);
+        #{Session := {sending, Peer}} -> from_receiver(Message, Peer, Member);
+        %% The session has ended.
+        _ -> Member
+    end;
+received({gen_tracker_cluster, hello, Version, Zone, Session, From} = Hello, Member) ->
+    case is_reference(Session) andalso is_pid(From) andalso node(From) =/= node() of
+        true -> hello(Version, Zone, Session, From, Member);
+        false -> malformed(Hello, unknown, Member)
+    end;
+received({watched, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
+    watched(Pids, Member);
+received({joined, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
+    lists:foldl(fun peer_joined/2, Member, Pids);
+received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watcher} = Member) ->
+    unlink(Watcher),
+    exit(Watcher, kill),
+    joined(Member);
+received({'DOWN', Monitor, process, Pid, Reason}, #member{peers = Peers} = Member) ->
+    case Peers of
+        #{Pid := #peer{monitor = Monitor}} -> peer_ended(Pid, Reason, Member);
+        _ -> without_subscriber(Pid, Member)
+    end;
+received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
+    %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts both.
+    Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
+received({resume, Pid, Session}, Member) ->
+    resume(Pid, Session, Member);
+received({sweep, Id, Reason}, Member) ->
+    sweep(Id, Reason, Member);
+received({{decision, Name}, _, process, Process, Decision}, Member) ->
+    decided(Name, Process, Decision, Member);
+received({{conflict, Name}, Monitor, process, _, _}, Member) ->
+    keeper_ended(Name, Monitor, Member);
+received({conflict_again, Name}, Member) ->
+    tell_keeper(Name, Member);
+received({late_decision, Process}, Member) ->
+    exit(Process, kill),
+    Member;
+received(_, Member) ->
+    Member.
+
+more_events(_, 0, Events) ->
+    lists:reverse(Events);
+more_events(Secret, Most, Events) ->
+    receive
+        {Secret, Event} -> more_events(Secret, Most - 1, [Event | Events])
+    after 0 -> lists:reverse(Events)
+    end.
+
+%% @private
+-spec terminate(term(), #member{}) -> ok.
+terminate(_Reason, #member{zone = Zone, subscribers = Subscribers}) ->
+    Send = fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end,
+    maps:foreach(Send, Subscribers).
+
+%% @private
+-spec code_change(term(), #member{}, term()) -> {ok, #member{}}.
+code_change(_OldVsn, Member, _Extra) ->
+    {ok, Member}.
+
+%%% The own claims
+
+%% Applies what the native table says to the own claims, and sends it to all peers.
+own_events(Events, #member{own = Own} = Member) ->
+    Sent = [with_attributes(Event, Member) || Event <- Events],
+    Changes = [to_change(Event, node()) || Event <- Sent],
+    Conflicts = change(Own, Changes, Member),
+    Told = tell_all(Sent, broadcast(Sent, Member)),
+    conflicts(Conflicts, node(), Sent, lists:foldl(fun own_event/2, Told, Sent)).
+
+with_attributes({up, Name, Pid}, #member{zone = Zone, options = #{copied := Copied}}) ->
+    Attributes =
+        case Copied of
+            [] -> [];
+            _ -> proctab_nif:attrs(Zone, Name, Copied)
+        end,
+    {up, Name, Pid, Attributes};
+with_attributes(Event, _) ->
+    Event.
+
+own_event({down, Name, Pid, _}, Member) -> end_conflict(Name, Pid, Member);
+own_event({free, _}, #member{drains = [_ | _]} = Member) -> drained(Member);
+own_event(_, Member) -> Member.
+
+drained(#member{zone = Zone, drains = Drains} = Member) ->
+    case proctab_nif:count(Zone) of
+        0 ->
+            lists:foreach(fun(From) -> gen_server:reply(From, ok) end, Drains),
+            Member#member{drains = []};
+        _ ->
+            Member
+    end.
+
+to_change({up, Name, Pid, _}, Node) -> {Name, rank(Name, Node), {up, Pid}};
+to_change({down, Name, Pid, _}, Node) -> {Name, rank(Name, Node), {down, Pid}};
+to_change({held, Name}, Node) -> {Name, rank(Name, Node), held};
+to_change({free, Name}, Node) -> {Name, rank(Name, Node), free};
+to_change({Name, held}, Node) -> {Name, rank(Name, Node), held};
+to_change({Name, Pid, _}, Node) -> {Name, rank(Name, Node), {up, Pid}}.
+
+%% Changes claims in the directory, a few in each native call. Returns the conflicts.
+change(Id, Changes, Member) ->
+    change(Id, Changes, Member, []).
+
+change(_, [], _, Conflicts) ->
+    lists:append(lists:reverse(Conflicts));
+change(Id, Changes, #member{zone = Zone} = Member, Conflicts) ->
+    {First, Rest} = split(?CHUNK, Changes),
+    change(Id, Rest, Member, [proctab_nif:change_claims(Zone, Id, First) | Conflicts]).
+
+split(Most, List) ->
+    try
+        lists:split(Most, List)
+    catch
+        error:badarg -> {List, []}
+    end.
+
+%%% Peers
+
+watched(Pids, #member{missing = Missing} = Member) ->
+    Others = [Pid || Pid <- Pids, node(Pid) =/= node()],
+    First =
+        case Missing of
+            unknown -> Member#member{missing = [Pid || Pid <- Others, is_missing(Pid, Member)]};
+            _ -> Member
+        end,
+    status_changed(lists:foldl(fun peer_joined/2, First, Others)).
+
+is_missing(Pid, #member{peers = Peers}) ->
+    case Peers of
+        #{Pid := #peer{is_complete = true}} -> false;
+        _ -> true
+    end.
+
+peer_joined(Pid, Member) when node(Pid) =:= node() ->
+    Member;
+peer_joined(Pid, #member{peers = Peers} = Member) ->
+    case Peers of
+        #{Pid := Peer} -> set_peer(Pid, Peer#peer{has_rejoined = true}, Member);
+        _ -> add_peer(Pid, Member)
+    end.
+
+%% The monitor comes first: whatever ends the session is noticed.
+add_peer(Pid, #member{zone = Zone, sessions = Sessions} = Member) ->
+    Node = node(Pid),
+    Monitor = monitor(process, Pid),
+    Session = make_ref(),
+    Id = proctab_nif:add_member(Zone, Node, atom_to_binary(Node), Pid),
+    _ = send(Pid, {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self()}),
+    Added = Member#member{sessions = Sessions#{Session => {receiving, Pid}}},
+    set_peer(Pid, #peer{node = Node, monitor = Monitor, session = Session, id = Id}, Added).
+
+set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
+    Member#member{peers = Peers#{Pid => Peer}}.
+
+peer_ended(Pid, _Reason, #member{zone = Zone, peers = Peers, sessions = Sessions} = Member) ->
+    {#peer{node = Node, id = Id} = Peer, Left} = maps:take(Pid, Peers),
+    ok = proctab_nif:end_member(Zone, Id),
+    Ended = maps:remove(Peer#peer.session, without_sending(Peer, Sessions)),
+    Swept = sweep(Id, {nodedown, Node}, Member#member{peers = Left, sessions = Ended}),
+    Changed = status_changed(without_missing(Pid, Swept)),
+    case Peer#peer.has_rejoined of
+        true -> add_peer(Pid, Changed);
+        false -> Changed
+    end.
+
+without_sending(#peer{sending = #sending{session = Session}}, Sessions) ->
+    maps:remove(Session, Sessions);
+without_sending(_, Sessions) ->
+    Sessions.
+
+without_missing(Pid, #member{missing = [_ | _] = Missing} = Member) ->
+    Member#member{missing = lists:delete(Pid, Missing)};
+without_missing(_, Member) ->
+    Member.
+
+%% Removes claims that are invisible already. Subscribers are told at once: the member may come back
+%% with other claims.
+sweep(Id, Reason, #member{zone = Zone, subscribers = Subscribers} = Member) ->
+    {Removed, More} = proctab_nif:sweep_claims(Zone, Id),
+    Told = tell_all([{down, Name, Pid, Reason} || {Name, Pid} <- Removed], Member),
+    case More of
+        true when map_size(Subscribers) > 0 -> sweep(Id, Reason, Told);
+        true -> self() ! {sweep, Id, Reason}, Told;
+        false -> Told
+    end.
+
+%% Publishes members and homes, and tells the peers of the own status if that has changed.
+status_changed(#member{table = Table, peers = Peers} = Member) ->
+    Known = [Peer || #peer{is_member = true} = Peer <- maps:values(Peers)],
+    Members = lists:usort([node() | [Peer#peer.node || Peer <- Known]]),
+    OwnHome = [node() || status(Member) =:= {true, true}],
+    Homes = [Node || #peer{node = Node, accepting = true, synced = true} <- Known],
+    Changed =
+        case ets:lookup_element(Table, members, 2) of
+            Members -> Member;
+            _ -> tell({members, Members}, Member)
+        end,
+    true = ets:insert(Table, [{members, Members}, {homes, OwnHome ++ Homes}]),
+    case status(Member) of
+        Told when Told =:= Member#member.told ->
+            Changed;
+        Status ->
+            maps:foreach(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
+            Changed#member{told = Status}
+    end.
+
+status(#member{accepting = Accepting, missing = Missing}) ->
+    {Accepting, Missing =:= []}.
+
+send_status(Pid, #peer{sending = #sending{session = Session}}, Status) ->
+    _ = send(Pid, {gen_tracker_cluster, Session, {status, Status}}),
+    ok;
+send_status(_, _, _) ->
+    ok.
+
+send(Pid, Message) ->
+    erlang:send(Pid, Message, [noconnect, nosuspend]).
+
+%%% As a sender
+
+hello(?VERSION, Zone, Session, From, #member{zone = Zone} = Member) ->
+    Known =
+        case Member of
+            #member{peers = #{From := _}} -> Member;
+            _ -> add_peer(From, Member)
+        end,
+    #member{peers = #{From := Peer}, sessions = Sessions} = Known,
+    Opened = maps:put(Session, {sending, From}, without_sending(Peer, Sessions)),
+    _ = send(From, {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}}),
+    Sending = snapshot(From, #sending{session = Session}, Known),
+    set_peer(From, Peer#peer{sending = Sending}, Known#member{sessions = Opened});
+hello(Version, Zone, Session, From, #member{zone = Own} = Member) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
+                 version => Version, its_zone => Zone}),
+    _ = send(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
+    Member.
+
+%% Begins a snapshot.
+snapshot(Pid, #sending{session = Session, epoch = Before} = Sending, Member) ->
+    Epoch = Before + 1,
+    _ = send(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}),
+    Begun = Sending#sending{next = 0, epoch = Epoch, outstanding = 0, is_lagging = false},
+    pages(Pid, Begun, Member).
+
+pages(Pid, #sending{outstanding = Outstanding, next = Next, is_lagging = false} = Sending, Member)
+        when Outstanding < ?PAGES, Next =/= done ->
+    {Claims, After} = page(Next, ?PAGE, [], Member),
+    Sent = send_counted(Pid, {page, Claims}, Sending#sending{next = After}),
+    _ = After =:= done andalso
+        send(Pid, {gen_tracker_cluster, Sending#sending.session, complete}),
+    pages(Pid, Sent, Member);
+pages(_, Sending, _) ->
+    Sending.
+
+page(done, _, Claims, _) ->
+    {Claims, done};
+page(From, Most, Claims, _) when length(Claims) >= Most ->
+    {Claims, From};
+page(From, Most, Claims, #member{zone = Zone, own = Own} = Member) ->
+    {Page, Next} = proctab_nif:claims_page(Zone, Own, From, []),
+    page(Next, Most, [attributed(Claim, Member) || Claim <- Page] ++ Claims, Member).
+
+attributed({_, held} = Claim, _) ->
+    Claim;
+attributed({Name, Pid}, Member) ->
+    {up, Name, Pid, Attributes} = with_attributes({up, Name, Pid}, Member),
+    {Name, Pid, Attributes}.
+
+send_counted(Pid, Message, #sending{session = Session, outstanding = Before} = Sending) ->
+    case send(Pid, {gen_tracker_cluster, Session, Message}) of
+        nosuspend ->
+            _ = erlang:send_after(?BUSY, self(), {resume, Pid, Session}),
+            Sending#sending{is_lagging = true};
+        _ ->
+            Outstanding = Before + 1,
+            IsLagging = Outstanding >= ?OUTSTANDING,
+            Sending#sending{outstanding = Outstanding, is_lagging = IsLagging}
+    end.
+
+broadcast([], Member) ->
+    Member;
+broadcast(Events, #member{peers = Peers} = Member) ->
+    Send = fun
+        (Pid, #peer{sending = #sending{is_lagging = false} = Sending} = Peer) ->
+            Peer#peer{sending = send_counted(Pid, {events, Events}, Sending)};
+        (_, Peer) ->
+            Peer
+    end,
+    Member#member{peers = maps:map(Send, Peers)}.
+
+from_receiver({credit, Number}, Pid, #member{peers = Peers} = Member)
+        when is_integer(Number), Number > 0 ->
+    #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer} = Peers,
+    Credited = Sending#sending{outstanding = max(0, Before - Number)},
+    Sent =
+        case Credited of
+            #sending{is_lagging = true, outstanding = 0} -> snapshot(Pid, Credited, Member);
+            _ -> pages(Pid, Credited, Member)
+        end,
+    set_peer(Pid, Peer#peer{sending = Sent}, Member);
+from_receiver(Message, Pid, Member) ->
+    malformed(Message, Pid, Member).
+
+%% The VM has refused a message, which will get no credit.
+resume(Pid, Session, #member{peers = Peers} = Member) ->
+    case Peers of
+        #{Pid := #peer{sending = #sending{session = Session, is_lagging = true}} = Peer} ->
+            Sent = snapshot(Pid, Peer#peer.sending, Member),
+            set_peer(Pid, Peer#peer{sending = Sent}, Member);
+        _ ->
+            Member
+    end.
+
+%%% As a receiver
+
+from_sender(Message, Pid, #member{peers = Peers} = Member) ->
+    #{Pid := Peer} = Peers,
+    try
+        heard(Message, Pid, Peer, Member)
+    catch
+        throw:malformed -> malformed(Message, Pid, Member);
+        %% A name is too large for the table.
+        error:badarg -> malformed(Message, Pid, Member)
+    end.
+
+heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, Peer, Member)
+        when is_boolean(Accepting), is_boolean(Synced) ->
+    Welcomed = Peer#peer{is_member = true, accepting = Accepting, synced = Synced},
+    status_changed(set_peer(Pid, Welcomed, Member));
+heard({status, {Accepting, Synced}}, Pid, Peer, Member)
+        when is_boolean(Accepting), is_boolean(Synced) ->
+    Changed = Peer#peer{accepting = Accepting, synced = Synced},
+    status_changed(set_peer(Pid, Changed, Member));
+heard({snapshot, Epoch}, _Pid, #peer{id = Id}, #member{zone = Zone} = Member)
+        when is_integer(Epoch) ->
+    ok = proctab_nif:begin_snapshot(Zone, Id),
+    Member;
+heard({page, Claims}, Pid, Peer, Member) ->
+    Checked = checked(Claims, fun is_claim/1),
+    claimed([claim_event(Claim) || Claim <- Checked], Pid, Peer, Member);
+heard({events, Events}, Pid, Peer, Member) ->
+    claimed(checked(Events, fun is_event/1), Pid, Peer, Member);
+heard(complete, Pid, #peer{id = Id} = Peer, #member{zone = Zone} = Member) ->
+    ok = proctab_nif:end_snapshot(Zone, Id),
+    Swept = sweep(Id, lost, set_peer(Pid, Peer#peer{is_complete = true}, Member)),
+    status_changed(without_missing(Pid, Swept));
+heard({bye, _} = Message, Pid, #peer{node = Node}, #member{zone = Zone} = Member) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Zone, node => Node,
+                 message => Message}),
+    status_changed(without_missing(Pid, Member));
+heard(_, _, _, _) ->
+    throw(malformed).
+
+%% Returns a list whose elements are all good.
+checked(List, IsGood) ->
+    case is_list(List) andalso is_proper(List) andalso lists:all(IsGood, List) of
+        true -> List;
+        false -> throw(malformed)
+    end.
+
+is_proper([_ | Rest]) -> is_proper(Rest);
+is_proper(Rest) -> Rest =:= [].
+
+is_claim({_, held}) -> true;
+is_claim({_, Pid, Attributes}) -> is_pid(Pid) andalso are_attributes(Attributes);
+is_claim(_) -> false.
+
+claim_event({Name, held}) -> {held, Name};
+claim_event({Name, Pid, Attributes}) -> {up, Name, Pid, Attributes}.
+
+is_event({held, _}) -> true;
+is_event({free, _}) -> true;
+is_event({up, _, Pid, Attributes}) -> is_pid(Pid) andalso are_attributes(Attributes);
+is_event({down, _, Pid, _}) -> is_pid(Pid);
+is_event(_) -> false.
+
+are_attributes([{_, _} | Rest]) -> are_attributes(Rest);
+are_attributes(Rest) -> Rest =:= [].
+
+claimed(Events, Pid, #peer{id = Id, node = Node, session = Session}, Member) ->
+    Conflicts = change(Id, [to_change(Event, Node) || Event <- Events], Member),
+    _ = send(Pid, {gen_tracker_cluster, Session, {credit, 1}}),
+    conflicts(Conflicts, Node, Events, tell_all(Events, Member)).
+
+malformed(Message, From, #member{zone = Zone} = Member) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, malformed_message}, zone => Zone, from => From,
+                 message => Message}),
+    Member.
+
+%%% Conflicts
+
+%% Each conflict has a name, and node and pid of a claim that was there. The other claim is one of
+%% those that have just been made.
+conflicts([], _, _, Member) ->
+    Member;
+conflicts(Conflicts, Node, Events, Member) ->
+    Pids = maps:from_list([NameAndPid || Event <- Events, NameAndPid <- name_and_pid(Event)]),
+    lists:foldl(
+        fun({Name, OtherNode, Other}, Before) ->
+            New = {rank(Name, Node), Node, map_get(Name, Pids)},
+            Old = {rank(Name, OtherNode), OtherNode, Other},
+            conflict(Name, max(New, Old), min(New, Old), Before)
+        end,
+        Member,
+        Conflicts
+    ).
+
+name_and_pid({up, Name, Pid, _}) -> [{Name, Pid}];
+name_and_pid(_) -> [].
+
+conflict(Name, {_, _, Winner}, {_, Node, Loser}, Member) ->
+    Told = tell({conflict, Name, Winner, Loser}, Member),
+    case Node =:= node() of
+        true -> lose(Name, Loser, Winner, Told);
+        false -> Told
+    end.
+
+%% The child of this member loses.
+lose(Name, Loser, Winner, #member{conflicts = Conflicts} = Member) ->
+    case Conflicts of
+        #{Name := #conflict{loser = Loser}} ->
+            Member;
+        _ ->
+            Decision = decide(Name, Loser, Winner, Member),
+            Conflict = #conflict{loser = Loser, winner = Winner, decision = Decision},
+            tell_keeper(Name, Member#member{conflicts = Conflicts#{Name => Conflict}})
+    end.
+
+decide(_, _, _, #member{options = #{conflict := undefined}}) ->
+    stop;
+decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := {Module, Function}}}) ->
+    Ask = fun() -> exit({decided, apply(Module, Function, [Zone, Name, Loser, Winner])}) end,
+    {Process, Monitor} = spawn_opt(Ask, [{monitor, [{tag, {decision, Name}}]}]),
+    _ = erlang:send_after(?DECISION, self(), {late_decision, Process}),
+    {asking, Process, Monitor}.
+
+decided(Name, Process, Reason, #member{zone = Zone, conflicts = Conflicts} = Member) ->
+    case Conflicts of
+        #{Name := #conflict{decision = {asking, Process, _}} = Conflict} ->
+            case Reason of
+                {decided, keep} ->
+                    Member#member{conflicts = maps:remove(Name, Conflicts)};
+                {decided, {hand_over, _} = HandOver} ->
+                    decided(Name, Conflict#conflict{decision = HandOver}, Member);
+                {decided, stop} ->
+                    decided(Name, Conflict#conflict{decision = stop}, Member);
+                _ ->
+                    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone,
+                                 name => Name, reason => Reason}),
+                    decided(Name, Conflict#conflict{decision = stop}, Member)
+            end;
+        _ ->
+            Member
+    end.
+
+decided(Name, Conflict, #member{conflicts = Conflicts} = Member) ->
+    tell_keeper(Name, Member#member{conflicts = Conflicts#{Name := Conflict}}).
+
+%% Tells the keeper of the loser, and the next one if that is killed before it has acted.
+tell_keeper(Name, #member{zone = Zone, conflicts = Conflicts, options = Options} = Member) ->
+    case Conflicts of
+        #{Name := #conflict{decision = {asking, _, _}}} ->
+            Member;
+        #{Name := #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict} ->
+            case proctab_nif:child(Zone, Name) of
+                {running, Loser, Keeper, _} ->
+                    Monitor = monitor(process, Keeper, [{tag, {conflict, Name}}]),
+                    #{tag := Tag} = Options,
+                    ok = gen_tracker_keeper:lose(Keeper, Tag, Loser, Winner, Decision),
+                    Told = Conflict#conflict{keeper = {Keeper, Monitor}},
+                    Member#member{conflicts = Conflicts#{Name := Told}};
+                _ ->
+                    Member#member{conflicts = maps:remove(Name, Conflicts)}
+            end;
+        _ ->
+            Member
+    end.
+
+keeper_ended(Name, Monitor, #member{conflicts = Conflicts} = Member) ->
+    case Conflicts of
+        #{Name := #conflict{keeper = {_, Monitor}}} ->
+            %% If the tracker has to find another keeper, that takes a moment.
+            _ = erlang:send_after(?AGAIN, self(), {conflict_again, Name});
+        _ ->
+            ok
+    end,
+    Member.
+
+end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
+    case Conflicts of
+        #{Name := #conflict{loser = Pid} = Conflict} ->
+            _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- [Conflict#conflict.keeper]],
+            Member#member{conflicts = maps:remove(Name, Conflicts)};
+        _ ->
+            Member
+    end.
+
+%%% Subscribers
+
+running(#member{zone = Zone, own = Own}) ->
+    Others = [{Name, Pid} || {Name, _, Pid} <- all(Zone, others, 0, []), is_pid(Pid)],
+    [{Name, Pid} || {Name, Pid} <- all(Zone, Own, 0, []), is_pid(Pid)] ++ Others.
+
+all(_, _, done, Claims) ->
+    Claims;
+all(Zone, Whose, From, Before) ->
+    {Claims, Next} = proctab_nif:claims_page(Zone, Whose, From, Before),
+    all(Zone, Whose, Next, Claims).
+
+tell_all(_, #member{subscribers = Subscribers} = Member) when map_size(Subscribers) =:= 0 ->
+    Member;
+tell_all(Events, Member) ->
+    lists:foldl(fun tell_of/2, Member, Events).
+
+tell_of({up, Name, Pid, _}, Member) -> tell({up, Name, Pid}, Member);
+tell_of({down, _, _, _} = Event, Member) -> tell(Event, Member);
+tell_of(_, Member) -> Member.
+
+tell(Event, #member{zone = Zone, subscribers = Subscribers} = Member) ->
+    maps:foreach(fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, Event} end, Subscribers),
+    Member.
+
+without_subscriber(Pid, #member{subscribers = Subscribers} = Member) ->
+    case maps:take(Pid, Subscribers) of
+        {Monitor, Left} ->
+            true = demonitor(Monitor, [flush]),
+            Member#member{subscribers = Left};
+        error ->
+            Member
+    end.

@@ -1,0 +1,59 @@
+%% @private
+%% The scope of `pg' in which the members of cluster zones find each other: one group for each zone.
+-module(gen_tracker_cluster_scope).
+
+-export([join/1, watch/1, members/1]).
+-export([init_watcher/2]).
+
+-define(SCOPE, gen_tracker_cluster).
+
+%% @doc Adds the caller to the group of a zone, and returns a monitor of the scope. Starts the scope
+%% if it does not run.
+-spec join(gen_tracker:zone()) -> Monitor :: reference().
+join(Zone) ->
+    %% Not linked: it belongs to no zone.
+    _ = pg:start(?SCOPE),
+    Monitor = monitor(process, ?SCOPE),
+    try
+        ok = pg:join(?SCOPE, Zone, self()),
+        Monitor
+    catch
+        exit:_ ->
+            %% It has just ended.
+            true = demonitor(Monitor, [flush]),
+            join(Zone)
+    end.
+
+%% @doc Returns the processes in the group of a zone.
+-spec members(gen_tracker:zone()) -> [pid()].
+members(Zone) ->
+    pg:get_members(?SCOPE, Zone).
+
+%% @doc Starts a process, linked to the caller, that sends it `{watched, Watcher, Pids}' with the
+%% group of a zone, and then `{joined, Watcher, Pids}' when processes join it. It ends with the
+%% scope.
+%%
+%% The caller is in the group, and the scope of OTP 25 ends if a process that monitors a group is in
+%% it.
+-spec watch(gen_tracker:zone()) -> Watcher :: pid().
+watch(Zone) ->
+    spawn_link(?MODULE, init_watcher, [Zone, self()]).
+
+%% @private
+-spec init_watcher(gen_tracker:zone(), Caller :: pid()) -> no_return().
+init_watcher(Zone, Caller) ->
+    Scope = monitor(process, ?SCOPE),
+    {Group, Pids} = pg:monitor(?SCOPE, Zone),
+    Caller ! {watched, self(), Pids},
+    watcher(Scope, Group, Caller).
+
+watcher(Scope, Group, Caller) ->
+    receive
+        {Group, join, _, Pids} ->
+            Caller ! {joined, self(), Pids},
+            watcher(Scope, Group, Caller);
+        {'DOWN', Scope, process, _, _} ->
+            exit(normal);
+        _ ->
+            watcher(Scope, Group, Caller)
+    end.

@@ -1,0 +1,215 @@
+%% Promise: of two children of one name, all members let the same one go on. The member of the loser
+%% stops it once, never restarts it, and its cleanup sees the winner.
+-module(cluster_conflict_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(clusters, [on/4, settle/2]).
+-import(cluster_child, [spec/2]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        two_sides_of_a_partition_agree,
+        four_members_agree,
+        a_loser_is_told_of_the_winner,
+        a_loser_hands_over,
+        both_are_kept,
+        a_callback_that_crashes_stops_the_loser,
+        a_callback_that_hangs_stops_the_loser,
+        a_killed_keeper_does_not_save_the_loser,
+        a_keeper_that_is_killed_while_its_child_hands_over_is_replaced,
+        subscribers_are_told_of_conflicts,
+        processes_that_were_added_have_conflicts
+    ].
+
+%% Opens a name on both sides of a partition, and returns winner and loser, with their members.
+parted([One, Other] = Members, Name, Restart) ->
+    clusters:cut([One], [Other]),
+    Pids = [element(2, on(M, gen_tracker, find_or_open, [z, spec(Name, Restart)])) || M <- Members],
+    Ranked = lists:sort([{rank(Name, Node), Node, M, Pid} ||
+        {{_, Node} = M, Pid} <- lists:zip(Members, Pids)]),
+    [{_, _, LosersMember, Loser}, {_, _, WinnersMember, Winner}] = Ranked,
+    {Winner, WinnersMember, Loser, LosersMember}.
+
+rank(Name, Node) ->
+    erlang:phash2({Name, Node}, 1 bsl 32).
+
+ends(Member, Name) ->
+    [Reason || {ended, N, Reason} <- on(Member, clusters, books, []), N =:= Name].
+
+starts(Member, Name) ->
+    [Pid || {started, N, Pid} <- on(Member, clusters, books, []), N =:= Name].
+
+two_sides_of_a_partition_agree(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Names = lists:seq(1, 20),
+        clusters:cut([One], [Other]),
+        [{ok, _} = on(M, gen_tracker_cluster, find_or_open, [z, spec(N, permanent)]) ||
+            M <- Members, N <- Names],
+        clusters:join(Members),
+        settle(Members, z),
+        lists:foreach(
+            fun(Name) ->
+                [{_, Loses}, {_, Wins}] =
+                    lists:sort([{rank(Name, Node), M} || {_, Node} = M <- Members]),
+                [Winner] = starts(Wins, Name),
+                ?assertEqual({ok, Winner}, on(Loses, gen_tracker_cluster, find, [z, Name])),
+                ?assertEqual(undefined, on(Loses, gen_tracker, find, [z, Name])),
+                ?assertEqual([{conflict, Winner}], ends(Loses, Name)),
+                ?assertEqual(1, length(starts(Loses, Name))),
+                ?assertEqual([], ends(Wins, Name))
+            end,
+            Names
+        )
+    end).
+
+four_members_agree(_) ->
+    clusters:with(4, z, fun([A, B, C, D] = Members) ->
+        Names = lists:seq(1, 10),
+        clusters:cut([A], [B, C, D]),
+        clusters:cut([B], [C, D]),
+        clusters:cut([C], [D]),
+        wait:until(fun() ->
+            lists:all(fun(M) -> length(on(M, gen_tracker_cluster, members, [z])) =:= 1 end, Members)
+        end),
+        [{ok, _} = on(M, gen_tracker_cluster, find_or_open, [z, spec(N, transient)]) ||
+            M <- Members, N <- Names],
+        clusters:join(Members),
+        settle(Members, z),
+        lists:foreach(
+            fun(Name) ->
+                [{_, Wins} | Rest] =
+                    lists:reverse(lists:sort([{rank(Name, Node), M} || {_, Node} = M <- Members])),
+                [Winner] = starts(Wins, Name),
+                [?assertMatch([{conflict, _}], ends(M, Name)) || {_, M} <- Rest],
+                [?assertEqual(1, length(starts(M, Name))) || {_, M} <- Rest],
+                ?assertEqual([], ends(Wins, Name)),
+                [
+                    ?assertEqual({ok, Winner}, on(M, gen_tracker_cluster, find, [z, Name]))
+                 || M <- Members
+                ]
+            end,
+            Names
+        )
+    end).
+
+a_loser_is_told_of_the_winner(_) ->
+    with_callback(stop, fun(Members) ->
+        {Winner, _, Loser, Loses} = parted(Members, a, permanent),
+        clusters:join(Members),
+        settle(Members, z),
+        ?assertEqual([{conflict, Winner}], ends(Loses, a)),
+        ?assert(lists:member({asked, a, Loser, Winner}, on(Loses, clusters, books, [])))
+    end).
+
+with_callback(Function, Fun) ->
+    clusters:with(2, z, #{cluster => #{conflict => {cluster_child, Function}}}, Fun).
+
+a_loser_hands_over(_) ->
+    with_callback(hand_over, fun(Members) ->
+        {Winner, _, _, Loses} = parted(Members, a, permanent),
+        clusters:join(Members),
+        settle(Members, z),
+        ?assertEqual([{conflict, Winner}], ends(Loses, a)),
+        ?assert(lists:member({handed_over, a, Winner, state}, on(Loses, clusters, books, [])))
+    end).
+
+both_are_kept(_) ->
+    with_callback(keep, fun(Members) ->
+        {Winner, Wins, Loser, Loses} = parted(Members, a, permanent),
+        Third = element(2, on(Wins, gen_tracker, find_or_open, [z, spec(b, temporary)])),
+        clusters:join(Members),
+        wait:until(fun() -> on(Loses, gen_tracker_cluster, find, [z, b]) =:= {ok, Third} end),
+        ?assertEqual({ok, Loser}, on(Loses, gen_tracker_cluster, find, [z, a])),
+        ?assertEqual({ok, Winner}, on(Wins, gen_tracker_cluster, find, [z, a])),
+        ?assertEqual([], ends(Loses, a))
+    end).
+
+a_callback_that_crashes_stops_the_loser(_) ->
+    with_callback(crash, fun stopped/1).
+
+a_callback_that_hangs_stops_the_loser(_) ->
+    with_callback(slow_stop, fun stopped/1).
+
+stopped(Members) ->
+    {Winner, _, _, Loses} = parted(Members, a, permanent),
+    clusters:join(Members),
+    settle(Members, z),
+    ?assertEqual([{conflict, Winner}], ends(Loses, a)).
+
+a_killed_keeper_does_not_save_the_loser(_) ->
+    with_callback(slow_stop, fun(Members) ->
+        %% Before the decision.
+        a_keeper_is_killed(Members, fun(_, _) -> ok end)
+    end).
+
+a_keeper_that_is_killed_while_its_child_hands_over_is_replaced(_) ->
+    with_callback(hand_over, fun(Members) ->
+        a_keeper_is_killed(Members, fun(Member, Loser) ->
+            wait:until(fun() ->
+                {messages, Messages} = on(Member, erlang, process_info, [Loser, messages]),
+                Messages =/= []
+            end)
+        end)
+    end).
+
+a_keeper_is_killed([One, Other] = Members, Await) ->
+    clusters:cut([One], [Other]),
+    %% Unlike a child that its keeper has started, it lives on without the keeper.
+    [First, Second] = [
+        begin
+            Pid = on(M, erlang, spawn, [timer, sleep, [infinity]]),
+            {ok, Pid} = on(M, gen_tracker, add_existing_child, [z, {Pid, spec(a, permanent)}]),
+            {rank(a, element(2, M)), M, Pid}
+        end
+     || M <- Members
+    ],
+    {{_, Loses, Loser}, {_, _, Winner}} = {min(First, Second), max(First, Second)},
+    clusters:join(Members),
+    wait:until(fun() ->
+        on(Loses, proctab_nif, best_claim, [z, a]) =:= {node(Winner), Winner}
+    end),
+    Await(Loses, Loser),
+    {running, Loser, Keeper, _} = on(Loses, proctab_nif, child, [z, a]),
+    clusters:dies(Loses, Keeper),
+    settle(Members, z),
+    ?assertEqual([{conflict, Winner}], ends(Loses, a)),
+    ?assertEqual([], starts(Loses, a)).
+
+subscribers_are_told_of_conflicts(_) ->
+    clusters:with(2, z, fun(Members) ->
+        {Winner, _, Loser, Loses} = parted(Members, a, permanent),
+        Subscribers = [{M, element(1, cluster_directory_SUITE:subscriber(M))} || M <- Members],
+        clusters:join(Members),
+        settle(Members, z),
+        lists:foreach(
+            fun({M, Subscriber}) ->
+                Events = cluster_directory_SUITE:events(M, Subscriber),
+                ?assertEqual(
+                    [{conflict, a, Winner, Loser}], [E || {conflict, _, _, _} = E <- Events]
+                ),
+                ?assertEqual(
+                    [{down, a, Loser, {conflict, Winner}}], [E || {down, _, _, _} = E <- Events]
+                )
+            end,
+            Subscribers
+        ),
+        ?assertEqual(1, length(starts(Loses, a)))
+    end).
+
+processes_that_were_added_have_conflicts(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        clusters:cut([One], [Other]),
+        Pids = [on(M, erlang, spawn, [timer, sleep, [infinity]]) || M <- Members],
+        [{ok, Pid} = on(M, gen_tracker, add_existing_child, [z, {a, Pid, worker, []}]) ||
+            {M, Pid} <- lists:zip(Members, Pids)],
+        clusters:join(Members),
+        settle(Members, z),
+        ?assertEqual(1, length([M || {M, Pid} <- lists:zip(Members, Pids),
+            on(M, erlang, is_process_alive, [Pid])]))
+    end).

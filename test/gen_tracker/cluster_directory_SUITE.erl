@@ -1,0 +1,309 @@
+%% Promise: every member of a cluster zone finds the names of all members in its own table, from
+%% their start to their death, whatever happens to members, their processes, and their connections.
+-module(cluster_directory_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(clusters, [on/4, settle/2]).
+-import(cluster_child, [spec/1, spec/2]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        a_name_is_found_on_all_members,
+        a_dead_child_is_found_nowhere,
+        a_member_that_joins_finds_all_names,
+        names_of_a_node_that_has_gone_are_found_nowhere,
+        a_broken_connection_hides_names_until_it_is_made_again,
+        a_cluster_process_that_is_killed_is_replaced,
+        a_scope_that_is_killed_is_replaced,
+        a_tracker_that_is_killed_takes_its_names,
+        a_zone_that_is_stopped_takes_its_names,
+        functions_for_all_members_see_all_names,
+        subscribers_see_births_and_deaths_of_all_members,
+        malformed_messages_change_nothing,
+        a_zone_of_one_node_alone_is_no_cluster_zone,
+        wrong_options_are_refused
+    ].
+
+open(Member, Zone, Spec) ->
+    {ok, Pid} = on(Member, gen_tracker, find_or_open, [Zone, Spec]),
+    Pid.
+
+found(Member, Zone, Name) ->
+    on(Member, gen_tracker_cluster, find, [Zone, Name]).
+
+until_found(Members, Zone, Name, Found) ->
+    wait:until(fun() ->
+        lists:all(fun(Member) -> found(Member, Zone, Name) =:= Found end, Members)
+    end).
+
+a_name_is_found_on_all_members(_) ->
+    clusters:with(3, z, fun([One | _] = Members) ->
+        Names = [a, <<"b">>, {c, 1}, 1.0, #{d => []}, "e", 1 bsl 70],
+        Children = [{Name, open(One, z, spec(Name))} || Name <- Names],
+        settle(Members, z),
+        [until_found(Members, z, Name, {ok, Pid}) || {Name, Pid} <- Children],
+        [?assertEqual(undefined, found(Member, z, 1)) || Member <- Members],
+        [
+            ?assertEqual(Pid, on(Member, gen_tracker_cluster, whereis_name, [{z, Name}]))
+         || Member <- Members, {Name, Pid} <- Children
+        ]
+    end).
+
+a_dead_child_is_found_nowhere(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(One, z, spec(a)),
+        until_found(Members, z, a, {ok, Pid}),
+        clusters:dies(One, Pid),
+        until_found(Members, z, a, undefined),
+        Permanent = open(One, z, spec(b, permanent)),
+        until_found(Members, z, b, {ok, Permanent}),
+        clusters:dies(One, Permanent),
+        wait:until(fun() ->
+            case found(Other, z, b) of
+                {ok, Next} -> Next =/= Permanent;
+                undefined -> false
+            end
+        end),
+        settle(Members, z)
+    end).
+
+a_member_that_joins_finds_all_names(_) ->
+    clusters:with(3, z, fun([One, Other, Last] = Members) ->
+        ok = on(Last, clusters, stop_zone, [z]),
+        [open(Member, z, spec({Node, I})) || {_, Node} = Member <- [One, Other],
+            I <- lists:seq(1, 1500)],
+        ok = on(Last, clusters, start_zone, [z, #{cluster => true}]),
+        settle(Members, z),
+        ?assertEqual(3000, on(Last, gen_tracker_cluster, count, [z]))
+    end).
+
+names_of_a_node_that_has_gone_are_found_nowhere(_) ->
+    clusters:with(3, z, fun([One, Other, {Peer, Node} = Last]) ->
+        _ = open(Last, z, spec(a)),
+        Kept = open(One, z, spec(b)),
+        settle([One, Other, Last], z),
+        ok = peer:stop(Peer),
+        until_found([One, Other], z, a, undefined),
+        until_found([One, Other], z, b, {ok, Kept}),
+        wait:until(fun() ->
+            not lists:member(Node, on(One, gen_tracker_cluster, members, [z]))
+        end)
+    end).
+
+a_broken_connection_hides_names_until_it_is_made_again(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(One, z, spec(a)),
+        until_found(Members, z, a, {ok, Pid}),
+        clusters:cut([One], [Other]),
+        until_found([Other], z, a, undefined),
+        Second = open(One, z, spec(b)),
+        clusters:join(Members),
+        settle(Members, z),
+        until_found(Members, z, a, {ok, Pid}),
+        until_found(Members, z, b, {ok, Second})
+    end).
+
+a_cluster_process_that_is_killed_is_replaced(_) ->
+    clusters:with(3, z, fun([One, Other, _] = Members) ->
+        [open(Member, z, spec({Node, I})) || {_, Node} = Member <- Members, I <- lists:seq(1, 100)],
+        settle(Members, z),
+        ok = on(One, clusters, kill_cluster_process, [z]),
+        _ = open(One, z, spec(later)),
+        settle(Members, z),
+        ?assertEqual(301, on(One, gen_tracker_cluster, count, [z])),
+        ?assertEqual(301, on(Other, gen_tracker_cluster, count, [z]))
+    end).
+
+a_scope_that_is_killed_is_replaced(_) ->
+    clusters:with(3, z, fun([One, _, Last] = Members) ->
+        Pid = open(One, z, spec(a)),
+        settle(Members, z),
+        Scope = on(One, erlang, whereis, [gen_tracker_cluster]),
+        clusters:dies(One, Scope),
+        until_found(Members, z, a, {ok, Pid}),
+        %% It is found by a member that joins later.
+        ok = on(Last, clusters, stop_zone, [z]),
+        ok = on(Last, clusters, start_zone, [z, #{cluster => true}]),
+        settle(Members, z),
+        until_found(Members, z, a, {ok, Pid})
+    end).
+
+a_tracker_that_is_killed_takes_its_names(_) ->
+    clusters:with(2, z, fun([One | _] = Members) ->
+        _ = open(One, z, spec(a)),
+        settle(Members, z),
+        clusters:dies(One, on(One, erlang, whereis, [z])),
+        until_found(tl(Members), z, a, undefined),
+        wait:until(fun() -> is_pid(on(One, erlang, whereis, [z])) end),
+        settle(Members, z),
+        Pid = open(One, z, spec(a)),
+        until_found(Members, z, a, {ok, Pid})
+    end).
+
+a_zone_that_is_stopped_takes_its_names(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other]) ->
+        _ = open(One, z, spec(a)),
+        settle([One, Other], z),
+        ok = on(One, clusters, stop_zone, [z]),
+        until_found([Other], z, a, undefined),
+        wait:until(fun() -> on(Other, gen_tracker_cluster, members, [z]) =:= [Node] end)
+    end).
+
+functions_for_all_members_see_all_names(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Children = lists:sort([{N, open(M, z, spec(N))} || {M, N} <- [{One, a}, {Other, b}]]),
+        settle(Members, z),
+        lists:foreach(
+            fun(Member) ->
+                ?assertEqual(2, on(Member, gen_tracker_cluster, count, [z])),
+                ?assertEqual([a, b], lists:sort(on(Member, gen_tracker_cluster, names, [z]))),
+                ?assertEqual(Children, clusters:directory(Member, z)),
+                ok = on(Member, gen_tracker_cluster, setattr, [z, a, key, 1]),
+                ok = on(Member, gen_tracker_cluster, setattr, [z, b, [{key, 5}, {other, 6}]]),
+                ?assertEqual({ok, 1}, on(Member, gen_tracker_cluster, getattr, [z, a, key])),
+                ?assertEqual(6, on(Member, gen_tracker_cluster, increment, [z, b, key, 1])),
+                ?assertEqual(9, on(Member, gen_tracker_cluster, increment, [z, b, key, 3, 0])),
+                ?assertEqual(ok, on(Member, gen_tracker_cluster, cas, [z, b, key, 9, 10])),
+                ?assertEqual(
+                    [{key, 10}, {other, 6}],
+                    lists:sort(on(Member, gen_tracker_cluster, info, [z, b]))
+                ),
+                ok = on(Member, gen_tracker_cluster, delattr, [z, b, key]),
+                ?assertEqual(undefined, on(Member, gen_tracker_cluster, getattr, [z, b, key])),
+                ?assertEqual(undefined, on(Member, gen_tracker_cluster, getattr, [z, b, key, 5])),
+                ?assertError(
+                    {void_setting, z, c, key},
+                    on(Member, gen_tracker_cluster, setattr, [z, c, key, 1])
+                ),
+                Echo = fun() ->
+                    Pid = gen_tracker_cluster:send({z, b}, {echo, self()}),
+                    receive
+                        {echo, Pid} -> Pid
+                    end
+                end,
+                {b, Echoing} = lists:keyfind(b, 1, Children),
+                ?assertEqual(Echoing, on(Member, erlang, apply, [Echo, []])),
+                ?assertExit(
+                    {badarg, {{z, c}, hello}},
+                    on(Member, gen_tracker_cluster, send, [{z, c}, hello])
+                )
+            end,
+            Members
+        )
+    end).
+
+subscribers_see_births_and_deaths_of_all_members(_) ->
+    clusters:with(2, z, fun([{_, Here} = One, {Peer, Node} = Other] = Members) ->
+        First = open(Other, z, spec(first)),
+        settle(Members, z),
+        {Subscriber, Events} = subscriber(One),
+        ?assertEqual([{first, First}], Events),
+        Pid = open(Other, z, spec(a)),
+        Own = open(One, z, spec(b)),
+        wait:until(fun() ->
+            lists:sort(events(One, Subscriber)) =:= [{up, a, Pid}, {up, b, Own}]
+        end),
+        clusters:dies(Other, Pid),
+        clusters:dies(One, Own),
+        wait:until(fun() -> length(events(One, Subscriber)) =:= 4 end),
+        ?assertEqual(
+            [{down, a, Pid, killed}, {down, b, Own, killed}],
+            lists:sort(lists:nthtail(2, events(One, Subscriber)))
+        ),
+        ok = peer:stop(Peer),
+        wait:until(fun() -> length(events(One, Subscriber)) =:= 6 end),
+        ?assertEqual(
+            [{down, first, First, {nodedown, Node}}, {members, [Here]}],
+            lists:nthtail(4, events(One, Subscriber))
+        )
+    end).
+
+%% Starts a subscriber on a member.
+subscriber(Member) ->
+    Start = fun() ->
+        Caller = self(),
+        Pid = spawn(fun() ->
+            {ok, Children} = gen_tracker_cluster:subscribe(z),
+            Caller ! {self(), Children},
+            receive
+            after infinity -> ok
+            end
+        end),
+        receive
+            {Pid, Children} -> {Pid, Children}
+        end
+    end,
+    on(Member, erlang, apply, [Start, []]).
+
+events(Member, Subscriber) ->
+    {messages, Messages} = on(Member, erlang, process_info, [Subscriber, messages]),
+    [Event || {gen_tracker_cluster, z, Event} <- Messages].
+
+malformed_messages_change_nothing(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(Other, z, spec(a)),
+        settle(Members, z),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        %% In the session in which this member receives.
+        {Sessions, Sender} = sessions(One, Process),
+        Bodies = [
+            hello, {page, a}, {page, [a | b]}, {page, [{a, b, []}]}, {page, [{a, Pid}]},
+            {page, [{a, Pid, [1]}]}, {page, [{a, Pid, [{k, 1} | 2]}]}, {events, [{up, a}]},
+            {events, [{up, a, b, []}]}, {events, [{down, a, b, c}]}, {events, [{free, a} | b]},
+            {events, [{free, a}, wrong]}, {status, a}, {status, {a, b}}, {welcome, 1, a},
+            {welcome, 2, {true, true}}, {snapshot, a}, {credit, a}, {credit, -1}, {credit, 1.0}, 1
+        ],
+        Messages =
+            [{gen_tracker_cluster, Session, Body} || Session <- Sessions, Body <- Bodies] ++
+                [
+                    {gen_tracker_cluster, make_ref(), {events, [{free, a}]}},
+                    {gen_tracker_cluster, hello, 1, z, no_reference, Sender},
+                    {gen_tracker_cluster, hello, 1, z, make_ref(), no_pid},
+                    {gen_tracker_cluster, hello, 1, z, make_ref(), Process},
+                    {gen_tracker_cluster, hello, 7, z, make_ref(), Sender},
+                    {gen_tracker_cluster, hello, 1, y, make_ref(), Sender},
+                    {gen_tracker_cluster}, {gen_tracker_cluster, 1}, hello
+                ],
+        Send = fun() -> [Process ! Message || Message <- Messages] end,
+        _ = on(One, erlang, apply, [Send, []]),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        settle(Members, z),
+        ?assertEqual({ok, Pid}, found(One, z, a)),
+        Second = open(Other, z, spec(b)),
+        until_found(Members, z, b, {ok, Second}),
+        ?assert(on(One, erlang, is_process_alive, [Process]))
+    end).
+
+%% Returns the sessions of the only peer of a cluster process, and the peer.
+sessions(Member, Process) ->
+    State = on(Member, sys, get_state, [Process]),
+    [Sessions] = [Map || Map <- tuple_to_list(State), is_map(Map),
+        lists:any(fun is_reference/1, maps:keys(Map))],
+    [{_, {_, Peer}} | _] = maps:to_list(Sessions),
+    {maps:keys(Sessions), Peer}.
+
+a_zone_of_one_node_alone_is_no_cluster_zone(_) ->
+    process_flag(trap_exit, true),
+    {ok, _} = gen_tracker:start_link(?FUNCTION_NAME),
+    ?assertError(badarg, gen_tracker_cluster:find(?FUNCTION_NAME, a)),
+    ?assertError(badarg, gen_tracker_cluster:members(?FUNCTION_NAME)),
+    ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, spec(a))),
+    ?assertError(badarg, gen_tracker_cluster:find(no_zone, a)),
+    ?assertEqual(undefined, gen_tracker_cluster:whereis_name({?FUNCTION_NAME, a})),
+    gen_server:stop(?FUNCTION_NAME).
+
+wrong_options_are_refused(_) ->
+    [
+        ?assertError(badarg, gen_tracker:start_link(?FUNCTION_NAME, #{cluster => Wrong}))
+     || Wrong <- [
+            1, [], #{unknown => 1}, #{1 => 2}, #{copied => a}, #{copied => [a, a]},
+            #{conflict => stop}, #{conflict => {m, f, a}}, #{conflict => {"m", f}},
+            #{unique => global}
+        ]
+    ].

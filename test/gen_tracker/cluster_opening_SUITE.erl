@@ -1,0 +1,261 @@
+%% Promise: a name is started once among all members, on its home, however many processes ask on
+%% however many nodes; a member that is drained starts nothing.
+-module(cluster_opening_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(clusters, [on/4, settle/2]).
+-import(cluster_child, [spec/1, slow/2]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        a_name_is_started_on_its_home,
+        many_callers_on_all_members_get_one_child,
+        many_callers_get_one_child_with_the_lock,
+        a_name_that_is_held_is_asked_of_its_holder,
+        errors_of_a_start_reach_the_caller_on_another_member,
+        the_end_of_the_home_is_an_error,
+        a_zone_that_stops_during_a_start_is_an_error,
+        a_member_that_joins_moves_nothing,
+        members_that_never_agree_have_no_home,
+        a_drained_member_is_nobodys_home,
+        drain_returns_when_the_children_have_gone,
+        a_name_is_registered_once,
+        a_registered_name_is_not_started,
+        via_names_work_with_gen_server,
+        a_name_is_unregistered_from_any_member
+    ].
+
+find_or_open(Member, Zone, Spec) ->
+    on(Member, gen_tracker_cluster, find_or_open, [Zone, Spec]).
+
+home(Member, Zone, Name) ->
+    on(Member, gen_tracker_cluster, home, [Zone, Name]).
+
+%% Returns a name whose home is this member.
+name_of({_, Node} = Member, Zone) ->
+    hd([Name || Name <- lists:seq(1, 1000), home(Member, Zone, Name) =:= Node]).
+
+starts(Members) ->
+    lists:append([on(Member, clusters, books, []) || Member <- Members]).
+
+a_name_is_started_on_its_home(_) ->
+    clusters:with(3, z, fun([One | _] = Members) ->
+        Homes = [
+            begin
+                {ok, Pid} = find_or_open(One, z, spec(Name)),
+                [Home] = lists:usort([home(Member, z, Name) || Member <- Members]),
+                ?assertEqual(Home, node(Pid)),
+                ?assertEqual({ok, Pid}, find_or_open(One, z, spec(Name))),
+                Home
+            end
+         || Name <- lists:seq(1, 50)
+        ],
+        ?assertEqual(3, length(lists:usort(Homes))),
+        settle(Members, z)
+    end).
+
+many_callers_on_all_members_get_one_child(_) ->
+    clusters:with(3, z, fun many_callers/1).
+
+many_callers_get_one_child_with_the_lock(_) ->
+    clusters:with(3, z, #{cluster => #{unique => lock}}, fun many_callers/1).
+
+many_callers(Members) ->
+    [
+        begin
+            Calls = [
+                erpc_call(Member, gen_tracker_cluster, find_or_open, [z, slow({n, N}, 20)])
+             || Member <- Members, _ <- lists:seq(1, 5)
+            ],
+            [{ok, Pid}] = lists:usort([answer(Call) || Call <- Calls]),
+            ?assertEqual([{started, {n, N}, Pid}], [Row || {_, {n, M}, _} = Row <- starts(Members),
+                M =:= N])
+        end
+     || N <- lists:seq(1, 10)
+    ],
+    settle(Members, z).
+
+%% Calls a function on a node, in a process of its own.
+erpc_call(Member, Module, Function, Arguments) ->
+    Test = self(),
+    spawn_link(fun() -> Test ! {self(), on(Member, Module, Function, Arguments)} end).
+
+answer(Call) ->
+    receive
+        {Call, Answer} -> Answer
+    after 30000 -> ct:fail(no_answer)
+    end.
+
+a_name_that_is_held_is_asked_of_its_holder(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = name_of(Other, z),
+        %% It is started where it is not at home.
+        Call = erpc_call(One, gen_tracker, find_or_open, [z, slow(Name, 500)]),
+        wait:until(fun() ->
+            on(Other, proctab_nif, best_claim, [z, Name]) =:= {element(2, One), held}
+        end),
+        {ok, Pid} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual({ok, Pid}, answer(Call)),
+        ?assertEqual([{started, Name, Pid}], starts(Members))
+    end).
+
+errors_of_a_start_reach_the_caller_on_another_member(_) ->
+    clusters:with(2, z, fun([One, Other]) ->
+        Name = name_of(Other, z),
+        Spec = fun(F, Args) -> {Name, {erlang, F, Args}, temporary} end,
+        ?assertEqual({error, oops}, find_or_open(One, z, Spec(error, [oops]))),
+        ?assertEqual({error, no}, find_or_open(One, z, Spec(hd, [[{error, no}]]))),
+        ?assertEqual(ignore, find_or_open(One, z, Spec(hd, [[ignore]]))),
+        ?assertEqual({error, 404, no}, find_or_open(One, z, Spec(hd, [[{error, 404, no}]]))),
+        ?assertEqual({error, {invalid_mfa, wrong}}, find_or_open(One, z, {Name, wrong, temporary})),
+        ?assertMatch({error, _}, find_or_open(One, z, wrong)),
+        ?assertEqual(undefined, on(One, gen_tracker_cluster, find, [z, Name]))
+    end).
+
+the_end_of_the_home_is_an_error(_) ->
+    clusters:with(2, z, fun([One, {Peer, Node} = Other]) ->
+        Name = name_of(Other, z),
+        Call = erpc_call(One, gen_tracker_cluster, find_or_open, [z, slow(Name, 20000)]),
+        wait:until(fun() -> on(One, proctab_nif, best_claim, [z, Name]) =:= {Node, held} end),
+        ok = peer:stop(Peer),
+        ?assertEqual({error, {nodedown, Node}}, answer(Call)),
+        {ok, Pid} = find_or_open(One, z, spec(Name)),
+        ?assertEqual(element(2, One), node(Pid))
+    end).
+
+a_zone_that_stops_during_a_start_is_an_error(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other]) ->
+        Name = name_of(Other, z),
+        Call = erpc_call(One, gen_tracker_cluster, find_or_open, [z, slow(Name, 20000)]),
+        wait:until(fun() -> on(One, proctab_nif, best_claim, [z, Name]) =:= {Node, held} end),
+        ok = on(Other, clusters, stop_zone, [z]),
+        ?assertEqual({error, {nodedown, Node}}, answer(Call)),
+        {ok, Pid} = find_or_open(One, z, spec(Name)),
+        ?assertEqual(element(2, One), node(Pid))
+    end).
+
+a_member_that_joins_moves_nothing(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        ok = on(Other, clusters, stop_zone, [z]),
+        wait:until(fun() -> length(on(One, gen_tracker_cluster, members, [z])) =:= 1 end),
+        Pids = [{N, find_or_open(One, z, spec(N))} || N <- lists:seq(1, 20)],
+        ok = on(Other, clusters, start_zone, [z, #{cluster => true}]),
+        settle(Members, z),
+        [?assertEqual(Pid, find_or_open(Other, z, spec(N))) || {N, Pid} <- Pids],
+        ?assertEqual([], on(Other, clusters, books, []))
+    end).
+
+members_that_never_agree_have_no_home(_) ->
+    clusters:with(2, z, fun([One, Other]) ->
+        %% Neither accepts starts any more.
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        ok = on(Other, gen_tracker_cluster, drain, [z]),
+        wait:until(fun() -> home(One, z, a) =:= undefined end),
+        ?assertEqual({error, no_home}, find_or_open(One, z, spec(a)))
+    end).
+
+a_drained_member_is_nobodys_home(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other] = Members) ->
+        Name = name_of(Other, z),
+        ok = on(Other, gen_tracker_cluster, drain, [z]),
+        {ok, Pid} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual(element(2, One), node(Pid)),
+        wait:until(fun() -> home(One, z, Name) =:= element(2, One) end),
+        ?assert(lists:member(Node, on(One, gen_tracker_cluster, members, [z]))),
+        wait:until(fun() ->
+            lists:all(fun(M) -> clusters:directory(M, z) =:= [{Name, Pid}] end, Members)
+        end)
+    end).
+
+drain_returns_when_the_children_have_gone(_) ->
+    clusters:with(2, z, fun([One, Other]) ->
+        Name = name_of(One, z),
+        {ok, Pid} = find_or_open(One, z, spec(Name)),
+        Call = erpc_call(One, gen_tracker_cluster, drain, [z]),
+        wait:until(fun() -> home(Other, z, Name) =:= element(2, Other) end),
+        receive
+            {Call, _} -> ct:fail(too_early)
+        after 100 -> ok
+        end,
+        Pid2 = find_or_open(Other, z, spec(Name)),
+        ?assertEqual({ok, Pid}, Pid2),
+        clusters:dies(One, Pid),
+        ?assertEqual(ok, answer(Call))
+    end).
+
+%% Starts a process on a member.
+process(Member) ->
+    on(Member, erlang, spawn, [timer, sleep, [infinity]]).
+
+a_name_is_registered_once(_) ->
+    clusters:with(3, z, fun(Members) ->
+        [
+            begin
+                Calls = [
+                    {Pid, erpc_call(M, gen_tracker_cluster, register_name, [{z, {n, N}}, Pid])}
+                 || M <- Members, Pid <- [process(M), process(M)]
+                ],
+                [Winner] = [Pid || {Pid, Call} <- Calls, answer(Call) =:= yes],
+                wait:until(fun() ->
+                    lists:all(
+                        fun(M) ->
+                            on(M, gen_tracker_cluster, whereis_name, [{z, {n, N}}]) =:= Winner
+                        end,
+                        Members
+                    )
+                end)
+            end
+         || N <- lists:seq(1, 10)
+        ],
+        settle(Members, z)
+    end).
+
+a_registered_name_is_not_started(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        lists:foreach(
+            fun(N) ->
+                Pid = process(One),
+                Register = erpc_call(One, gen_tracker_cluster, register_name, [{z, N}, Pid]),
+                Open = erpc_call(Other, gen_tracker_cluster, find_or_open, [z, spec(N)]),
+                case {answer(Register), answer(Open)} of
+                    {yes, Opened} -> ?assertEqual({ok, Pid}, Opened);
+                    {no, {ok, Started}} -> ?assertNotEqual(Pid, Started)
+                end
+            end,
+            lists:seq(1, 20)
+        ),
+        settle(Members, z)
+    end).
+
+via_names_work_with_gen_server(_) ->
+    clusters:with(2, z, fun([One, Other]) ->
+        Via = {via, gen_tracker_cluster, {z, server}},
+        Start = fun() -> gen_server:start(Via, init_server, fun() -> {ok, state} end, []) end,
+        case on(One, erlang, apply, [Start, []]) of
+            {ok, Pid} ->
+                wait:until(fun() ->
+                    on(Other, gen_tracker_cluster, whereis_name, [{z, server}]) =:= Pid
+                end),
+                ?assertEqual(
+                    {error, {already_started, Pid}}, on(Other, erlang, apply, [Start, []])
+                ),
+                ?assertEqual(state, on(Other, sys, get_state, [Via]))
+        end
+    end).
+
+a_name_is_unregistered_from_any_member(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = process(One),
+        yes = on(One, gen_tracker_cluster, register_name, [{z, a}, Pid]),
+        settle(Members, z),
+        ok = on(Other, gen_tracker_cluster, unregister_name, [{z, a}]),
+        settle(Members, z),
+        ?assertEqual(undefined, on(Other, gen_tracker_cluster, whereis_name, [{z, a}])),
+        ?assert(on(One, erlang, is_process_alive, [Pid]))
+    end).

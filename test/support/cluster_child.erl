@@ -1,0 +1,73 @@
+%% Children of cluster zones, which record their starts and ends in a table of their node.
+-module(cluster_child).
+
+-export([open_books/0, spec/1, spec/2, slow/2, start_link/1, start_slowly/2, after_terminate/3]).
+-export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4]).
+
+%% Makes the table, which outlives the caller.
+open_books() ->
+    Caller = self(),
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        cluster_child = ets:new(cluster_child, [named_table, public]),
+        Caller ! {self(), open},
+        receive
+        after infinity -> ok
+        end
+    end),
+    receive
+        {Pid, open} -> demonitor(Monitor, [flush])
+    end.
+
+record(Row) ->
+    ets:insert(cluster_child, {make_ref(), Row}).
+
+spec(Name) ->
+    spec(Name, temporary).
+
+spec(Name, Restart) ->
+    {Name, {?MODULE, start_link, [Name]}, Restart, 1000, worker, [?MODULE]}.
+
+%% A child whose start takes so many milliseconds.
+slow(Name, Milliseconds) ->
+    {Name, {?MODULE, start_slowly, [Name, Milliseconds]}, temporary}.
+
+start_slowly(Name, Milliseconds) ->
+    receive
+    after Milliseconds -> start_link(Name)
+    end.
+
+start_link(Name) ->
+    Pid = spawn_link(fun() -> loop(Name) end),
+    record({started, Name, Pid}),
+    {ok, Pid}.
+
+%% Records what it is handed over, and ends then.
+loop(Name) ->
+    receive
+        {gen_tracker_cluster, hand_over, Winner, Term} -> record({handed_over, Name, Winner, Term});
+        {echo, From} -> From ! {echo, self()}, loop(Name);
+        stop -> ok
+    end.
+
+after_terminate(Name, _Attributes, Reason) ->
+    record({ended, Name, Reason}).
+
+%% Callbacks for conflicts
+
+stop(_Zone, Name, Loser, Winner) ->
+    record({asked, Name, Loser, Winner}),
+    stop.
+
+hand_over(_Zone, _Name, _Loser, _Winner) ->
+    {hand_over, state}.
+
+keep(_Zone, _Name, _Loser, _Winner) ->
+    keep.
+
+crash(_Zone, _Name, _Loser, _Winner) ->
+    error(crash).
+
+slow_stop(_Zone, _Name, _Loser, _Winner) ->
+    receive
+    after infinity -> stop
+    end.

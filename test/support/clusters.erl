@@ -1,0 +1,158 @@
+%% Cluster zones on nodes of this machine, which tests cut apart and join again.
+%%
+%% The nodes do not connect by themselves, and do not cut connections to be consistent, so that a
+%% test decides who sees whom. A member is `{Peer, Node}`. On each node a supervising process starts
+%% the zone again when its tracker has ended.
+-module(clusters).
+
+-export([with/3, with/4, on/4, on/5, cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
+-export([start_zone/2, stop_zone/1, supervise/3, books/0, running/1, kill_cluster_process/1]).
+
+%% Starts so many nodes with a zone of this name, connects them, waits until all are members, and
+%% calls `Fun` with them.
+with(Number, Zone, Fun) ->
+    with(Number, Zone, #{cluster => true}, Fun).
+
+with(Number, Zone, Options, Fun) ->
+    Members = [start_node() || _ <- lists:seq(1, Number)],
+    try
+        join(Members),
+        [ok = on(Member, ?MODULE, start_zone, [Zone, Options]) || Member <- Members],
+        settle(Members, Zone),
+        Fun(Members)
+    after
+        [stop(Peer) || {Peer, _} <- Members]
+    end.
+
+%% The test may have stopped it already.
+stop(Peer) ->
+    try
+        peer:stop(Peer)
+    catch
+        exit:_ -> stopped
+    end.
+
+start_node() ->
+    {ok, Peer, Node} = peer:start_link(#{
+        name => peer:random_name(),
+        connection => standard_io,
+        args => ["-kernel", "dist_auto_connect", "never",
+                 "-kernel", "prevent_overlapping_partitions", "false",
+                 "-kernel", "logger_level", "critical",
+                 "-pa" | source_tree:code_paths()]
+    }),
+    {Peer, Node}.
+
+%% Calls a function on a node.
+on(Member, Module, Function, Arguments) ->
+    on(Member, Module, Function, Arguments, 60000).
+
+on({Peer, _}, Module, Function, Arguments, Timeout) ->
+    peer:call(Peer, Module, Function, Arguments, Timeout).
+
+%% Connects all nodes with each other.
+join(Members) ->
+    [join(One, Other) || One <- Members, Other <- Members, One < Other],
+    ok.
+
+join(One, {_, Node}) ->
+    wait:until(fun() -> on(One, net_kernel, connect_node, [Node]) end).
+
+%% Cuts the connections between two groups of nodes.
+cut(Some, Others) ->
+    [true = on(One, erlang, disconnect_node, [Node]) || One <- Some, {_, Node} <- Others],
+    ok.
+
+%% Waits until all nodes have each other as members that accept starts, and the same directory.
+settle(Members, Zone) ->
+    Nodes = lists:sort([Node || {_, Node} <- Members]),
+    wait:until(fun() ->
+        lists:all(
+            fun(Member) ->
+                on(Member, gen_tracker_cluster, members, [Zone]) =:= Nodes andalso
+                    length(homes(Member, Zone)) =:= length(Nodes)
+            end,
+            Members
+        )
+    end),
+    wait:until(fun() ->
+        Running = [on(Member, ?MODULE, running, [Zone]) || Member <- Members],
+        Live = lists:sort(lists:append(Running)),
+        lists:all(fun(Member) -> directory(Member, Zone) =:= Live end, Members)
+    end, 30).
+
+homes(Member, Zone) ->
+    {_, Table, _, _} = on(Member, proctab_nif, cluster_shared, [Zone]),
+    on(Member, ets, lookup_element, [Table, homes, 2]).
+
+%% Returns what a member finds: all names with their children.
+directory(Member, Zone) ->
+    Collect = fun(Name, Pid, Children) -> [{Name, Pid} | Children] end,
+    lists:sort(on(Member, gen_tracker_cluster, fold, [Collect, [], Zone])).
+
+%% Kills a process, and waits until its node has noticed.
+dies(Member, Pid) ->
+    Monitor = fun() ->
+        {Killer, Ended} = spawn_monitor(fun() ->
+            Its = monitor(process, Pid),
+            exit(Pid, kill),
+            receive
+                {'DOWN', Its, process, Pid, _} -> ok
+            end
+        end),
+        receive
+            {'DOWN', Ended, process, Killer, _} -> ok
+        end
+    end,
+    on(Member, erlang, apply, [Monitor, []]).
+
+%%% On the nodes
+
+%% Starts a zone below a process that starts it again.
+start_zone(Zone, Options) ->
+    Caller = self(),
+    {Supervising, Monitor} = spawn_monitor(?MODULE, supervise, [Zone, Options, Caller]),
+    receive
+        {Supervising, started} ->
+            demonitor(Monitor, [flush]),
+            ok;
+        {'DOWN', Monitor, process, _, Reason} ->
+            Reason
+    end.
+
+stop_zone(Zone) ->
+    {parent, Supervising} = process_info(whereis(Zone), parent),
+    Monitor = monitor(process, Supervising),
+    Supervising ! stop,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end.
+
+supervise(Zone, Options, Caller) ->
+    process_flag(trap_exit, true),
+    _ = ets:whereis(cluster_child) =:= undefined andalso cluster_child:open_books(),
+    {ok, Tracker} = gen_tracker:start_link(Zone, Options),
+    Caller ! {self(), started},
+    supervise(Zone, Options, Caller, Tracker).
+
+supervise(Zone, Options, Caller, Tracker) ->
+    receive
+        {'EXIT', Tracker, _} -> supervise(Zone, Options, Caller);
+        stop -> gen_server:stop(Zone)
+    end.
+
+%% Returns what `cluster_child` has recorded on this node.
+books() ->
+    lists:sort([Row || {_, Row} <- ets:tab2list(cluster_child)]).
+
+%% Returns the running children of this member.
+running(Zone) ->
+    gen_tracker:fold(fun(Name, Pid, Children) -> [{Name, Pid} | Children] end, [], Zone).
+
+kill_cluster_process(Zone) ->
+    {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
+    exit(Process, kill),
+    wait:until(fun() ->
+        {Other, _, _, _} = proctab_nif:cluster_shared(Zone),
+        Other =/= Process
+    end).
