@@ -12,11 +12,11 @@ TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-r
 OPTIONAL := erlang-folsom
 TO_BENCH := elixir gnuplot-nox
 
-INSTALLING := demo test test-otp
+INSTALLING := demo demo-cluster test test-otp
 MODE := check
 $(INSTALLING): MODE := install
 
-.PHONY: bootstrap build test demo docs dist bench bench-check soak sanitize clean help
+.PHONY: bootstrap build test demo demo-cluster docs dist bench bench-check soak sanitize clean help
 
 bootstrap:
 	@tools/bootstrap $(MODE) $(TO_BUILD) $(TO_TEST) optional $(OPTIONAL)
@@ -45,6 +45,12 @@ $(OTHER_OTP): test-otp-%: bootstrap
 DIR ?=
 demo: build
 	examples/demonstration/run "$(DIR)"
+
+#: make demo-cluster  starts four nodes on this machine, cuts them apart and joins them again, and
+#:                drains one; NAMES=1000; installs what is missing on Debian
+NAMES ?= 1000
+demo-cluster: build
+	examples/cluster_demonstration/run "$(NAMES)"
 
 #: make docs      writes the reference of all modules to doc/reference
 docs: bootstrap
