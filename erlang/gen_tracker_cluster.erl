@@ -118,10 +118,17 @@ getattr(Zone, Name, Key) ->
             end
     end.
 
+%% Only running children have copies.
 remote(Node, Zone, Name, Key) ->
-    case gen_tracker_cluster_copies:getattr(Zone, Name, Key) of
+    {_, _, _, Copies} = proctab_nif:cluster_shared(Zone),
+    Copy =
+        case proctab_nif:find_claim(Zone, Name) of
+            {ok, _} -> gen_tracker_cluster_copies:value(Node, Name, Key, Copies);
+            undefined -> not_copied
+        end,
+    case Copy of
         not_copied -> erpc:call(Node, gen_tracker, getattr, [Zone, Name, Key]);
-        Copy -> Copy
+        _ -> Copy
     end.
 
 %% @doc Like {@link getattr/3}, after waiting for the attribute to appear for at most `Timeout'
@@ -279,19 +286,30 @@ fold_others(Fun, Acc, Zone, From) ->
 -spec lookup(gen_tracker:zone(), gen_tracker:key(), gen_tracker:value()) ->
           [{gen_tracker:name(), pid()}].
 lookup(Zone, Key, Value) ->
-    Others = ?OR_BADARG(
-        gen_tracker_cluster_copies:lookup(Zone, Key, Value), [Zone, Key, Value]
-    ),
+    Others = ?OR_BADARG(copies(Zone, Key, Value), [Zone, Key, Value]),
     Own = ?OR_BADARG(gen_tracker:lookup(Zone, Key, Value), [Zone, Key, Value]),
     Own ++ Others.
+
+%% Of several children of one name, the one that find/2 returns.
+copies(Zone, Key, Value) ->
+    {_, _, _, Copies} = proctab_nif:cluster_shared(Zone),
+    [
+        {Name, Pid}
+     || {Name, Node} <- gen_tracker_cluster_copies:lookup(Key, Value, Copies),
+        Pid <- child_of(Zone, Name, Node)
+    ].
+
+child_of(Zone, Name, Node) ->
+    case {proctab_nif:find(Zone, Name), proctab_nif:best_claim(Zone, Name)} of
+        {undefined, {Node, Pid}} when is_pid(Pid) -> [Pid];
+        _ -> []
+    end.
 
 %% @doc Sends a message to all children that {@link lookup/3} returns, and returns their number.
 -spec publish(gen_tracker:zone(), gen_tracker:key(), gen_tracker:value(), Message :: term()) ->
           non_neg_integer().
 publish(Zone, Key, Value, Message) ->
-    Others = ?OR_BADARG(
-        gen_tracker_cluster_copies:lookup(Zone, Key, Value), [Zone, Key, Value, Message]
-    ),
+    Others = ?OR_BADARG(copies(Zone, Key, Value), [Zone, Key, Value, Message]),
     Own = ?OR_BADARG(gen_tracker:publish(Zone, Key, Value, Message), [Zone, Key, Value, Message]),
     lists:foreach(fun({_, Pid}) -> Pid ! Message end, Others),
     Own + length(Others).

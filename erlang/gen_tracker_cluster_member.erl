@@ -17,6 +17,7 @@
 -export([start_link/3, subscribe/1, unsubscribe/1, drain/1, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
+-export([ask/2]).
 
 -export_type([shared/0, options/0]).
 
@@ -38,13 +39,14 @@
 -define(AGAIN, 50).
 
 -type options() :: #{copied := [gen_tracker:key()],
+                     index := [gen_tracker:key() | {each, gen_tracker:key()}],
                      conflict := {module(), Function :: atom()} | undefined,
                      unique := home | lock,
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
-%% [Node]}', `{homes, [Node]}' (members that accept starts) and the copies of attributes
-%% (gen_tracker_cluster_copies), and whether a start takes a lock.
--type shared() :: {pid(), ets:table(), home | lock, Copied :: [gen_tracker:key()]}.
+%% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
+%% the copies of attributes.
+-type shared() :: {pid(), ets:table(), home | lock, gen_tracker_cluster_copies:copies()}.
 
 %% A session in which this process sends.
 -record(sending, {
@@ -91,6 +93,7 @@
     options :: options(),
     secret :: proctab_nif:secret(),
     table :: ets:table(),
+    copies :: gen_tracker_cluster_copies:copies(),
     %% This member in the directory.
     own :: proctab_nif:member(),
     scope :: reference() | undefined,
@@ -113,7 +116,7 @@
 %% tag `{Tag, cluster}'.
 -spec start_link(gen_tracker:zone(), Tag :: reference(), map()) -> pid().
 start_link(Zone, Tag, Options) ->
-    Defaults = #{copied => [], conflict => undefined, unique => home},
+    Defaults = #{copied => [], index => [], conflict => undefined, unique => home},
     All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
     {ok, Process} = gen_server:start_link(?MODULE, {Zone, All}, []),
     _ = monitor(process, Process, [{tag, {Tag, cluster}}]),
@@ -141,16 +144,20 @@ rank(Name, Node) ->
 
 %% @private
 -spec init({gen_tracker:zone(), options()}) -> {ok, #member{}, {continue, join}}.
-init({Zone, #{unique := Unique, copied := Copied} = Options}) ->
+init({Zone, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
     true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
-    Secret = proctab_nif:cluster_open(Zone, {self(), Table, Unique, Copied}),
+    Copies = gen_tracker_cluster_copies:new(Copied, Indexed),
+    Keys = gen_tracker_cluster_copies:keys(Copies),
+    Secret = proctab_nif:cluster_open(Zone, {self(), Table, Unique, Copies}, Keys),
     %% Those of an earlier cluster process.
     self() ! {sweep, ended, lost},
     Own = proctab_nif:add_member(Zone, node(), atom_to_binary(node()), self()),
-    Member = #member{zone = Zone, options = Options, secret = Secret, table = Table, own = Own},
+    Member = #member{
+        zone = Zone, options = Options, secret = Secret, table = Table, copies = Copies, own = Own
+    },
     {ok, Member, {continue, join}}.
 
 %% @private
@@ -273,21 +280,28 @@ code_change(_OldVsn, Member, _Extra) ->
 
 %% Applies what the native table says to the own claims, and sends it to all peers.
 own_events(Events, #member{own = Own} = Member) ->
-    Sent = [with_attributes(Event, Member) || Event <- Events],
-    Changes = [to_change(Event, node()) || Event <- Sent],
+    Sent = lists:append([with_attributes(Event, Member) || Event <- Events]),
+    Changes = lists:append([to_change(Event, node()) || Event <- Sent]),
     Conflicts = change(Own, Changes, Member),
     Told = tell_all(Sent, broadcast(Sent, Member)),
     conflicts(Conflicts, node(), Sent, lists:foldl(fun own_event/2, Told, Sent)).
 
-with_attributes({up, Name, Pid}, #member{zone = Zone, options = #{copied := Copied}}) ->
-    Attributes =
-        case Copied of
-            [] -> [];
-            _ -> proctab_nif:attrs(Zone, Name, Copied)
-        end,
-    {up, Name, Pid, Attributes};
+%% A name without a running child has no copies.
+with_attributes({up, Name, Pid}, Member) ->
+    [{up, Name, Pid, attributes(Name, Member)}];
+with_attributes({copied, Name}, #member{zone = Zone} = Member) ->
+    case proctab_nif:find(Zone, Name) of
+        {ok, _} -> [{copied, Name, attributes(Name, Member)}];
+        undefined -> []
+    end;
 with_attributes(Event, _) ->
-    Event.
+    [Event].
+
+attributes(Name, #member{zone = Zone, copies = Copies}) ->
+    case gen_tracker_cluster_copies:keys(Copies) of
+        [] -> [];
+        Keys -> proctab_nif:attrs(Zone, Name, Keys)
+    end.
 
 own_event({down, Name, Pid, _}, Member) -> end_conflict(Name, Pid, Member);
 own_event({free, _}, #member{drains = [_ | _]} = Member) -> drained(Member);
@@ -302,12 +316,11 @@ drained(#member{zone = Zone, drains = Drains} = Member) ->
             Member
     end.
 
-to_change({up, Name, Pid, _}, Node) -> {Name, rank(Name, Node), {up, Pid}};
-to_change({down, Name, Pid, _}, Node) -> {Name, rank(Name, Node), {down, Pid}};
-to_change({held, Name}, Node) -> {Name, rank(Name, Node), held};
-to_change({free, Name}, Node) -> {Name, rank(Name, Node), free};
-to_change({Name, held}, Node) -> {Name, rank(Name, Node), held};
-to_change({Name, Pid, _}, Node) -> {Name, rank(Name, Node), {up, Pid}}.
+to_change({up, Name, Pid, _}, Node) -> [{Name, rank(Name, Node), {up, Pid}}];
+to_change({down, Name, Pid, _}, Node) -> [{Name, rank(Name, Node), {down, Pid}}];
+to_change({held, Name}, Node) -> [{Name, rank(Name, Node), held}];
+to_change({free, Name}, Node) -> [{Name, rank(Name, Node), free}];
+to_change({copied, _, _}, _) -> [].
 
 %% Changes claims in the directory, a few in each native call. Returns the conflicts.
 change(Id, Changes, Member) ->
@@ -367,6 +380,7 @@ set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
 peer_ended(Pid, _Reason, #member{zone = Zone, peers = Peers, sessions = Sessions} = Member) ->
     {#peer{node = Node, id = Id} = Peer, Left} = maps:take(Pid, Peers),
     ok = proctab_nif:end_member(Zone, Id),
+    ok = gen_tracker_cluster_copies:remove_member(Node, Member#member.copies),
     Ended = maps:remove(Peer#peer.session, without_sending(Peer, Sessions)),
     Swept = sweep(Id, {nodedown, Node}, Member#member{peers = Left, sessions = Ended}),
     Changed = status_changed(without_missing(Pid, Swept)),
@@ -389,12 +403,22 @@ without_missing(_, Member) ->
 %% with other claims.
 sweep(Id, Reason, #member{zone = Zone, subscribers = Subscribers} = Member) ->
     {Removed, More} = proctab_nif:sweep_claims(Zone, Id),
-    Told = tell_all([{down, Name, Pid, Reason} || {Name, Pid} <- Removed], Member),
+    Told = tell_all([{down, Name, Pid, reason(Reason)} || {Name, Pid} <- Removed], Member),
+    lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
     case More of
         true when map_size(Subscribers) > 0 -> sweep(Id, Reason, Told);
         true -> self() ! {sweep, Id, Reason}, Told;
         false -> Told
     end.
+
+reason({lost, _}) -> lost;
+reason(Reason) -> Reason.
+
+%% The member lives on, so that the copies of all of its names were not removed.
+forget_copies(Name, {lost, Node}, #member{copies = Copies}) ->
+    gen_tracker_cluster_copies:remove(Node, Name, Copies);
+forget_copies(_, _, _) ->
+    ok.
 
 %% Publishes members and homes, and tells the peers of the own status if that has changed.
 status_changed(#member{table = Table, peers = Peers} = Member) ->
@@ -475,8 +499,7 @@ page(From, Most, Claims, #member{zone = Zone, own = Own} = Member) ->
 attributed({_, held} = Claim, _) ->
     Claim;
 attributed({Name, Pid}, Member) ->
-    {up, Name, Pid, Attributes} = with_attributes({up, Name, Pid}, Member),
-    {Name, Pid, Attributes}.
+    {Name, Pid, attributes(Name, Member)}.
 
 send_counted(Pid, Message, #sending{session = Session, outstanding = Before} = Sending) ->
     case send(Pid, {gen_tracker_cluster, Session, Message}) of
@@ -554,7 +577,8 @@ heard({events, Events}, Pid, Peer, Member) ->
     claimed(checked(Events, fun is_event/1), Pid, Peer, Member);
 heard(complete, Pid, #peer{id = Id} = Peer, #member{zone = Zone} = Member) ->
     ok = proctab_nif:end_snapshot(Zone, Id),
-    Swept = sweep(Id, lost, set_peer(Pid, Peer#peer{is_complete = true}, Member)),
+    Completed = set_peer(Pid, Peer#peer{is_complete = true}, Member),
+    Swept = sweep(Id, {lost, Peer#peer.node}, Completed),
     status_changed(without_missing(Pid, Swept));
 heard({bye, _} = Message, Pid, #peer{node = Node}, #member{zone = Zone} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Zone, node => Node,
@@ -584,15 +608,26 @@ is_event({held, _}) -> true;
 is_event({free, _}) -> true;
 is_event({up, _, Pid, Attributes}) -> is_pid(Pid) andalso are_attributes(Attributes);
 is_event({down, _, Pid, _}) -> is_pid(Pid);
+is_event({copied, _, Attributes}) -> are_attributes(Attributes);
 is_event(_) -> false.
 
 are_attributes([{_, _} | Rest]) -> are_attributes(Rest);
 are_attributes(Rest) -> Rest =:= [].
 
 claimed(Events, Pid, #peer{id = Id, node = Node, session = Session}, Member) ->
-    Conflicts = change(Id, [to_change(Event, Node) || Event <- Events], Member),
+    Changes = lists:append([to_change(Event, Node) || Event <- Events]),
+    Conflicts = change(Id, Changes, Member),
+    lists:foreach(fun(Event) -> copy(Event, Node, Member#member.copies) end, Events),
     _ = send(Pid, {gen_tracker_cluster, Session, {credit, 1}}),
     conflicts(Conflicts, Node, Events, tell_all(Events, Member)).
+
+copy(_, _, {_, _, [], _}) -> ok;
+copy({up, Name, _, Attributes}, Node, Copies) ->
+    gen_tracker_cluster_copies:set(Node, Name, Attributes, Copies);
+copy({copied, Name, Attributes}, Node, Copies) ->
+    gen_tracker_cluster_copies:set(Node, Name, Attributes, Copies);
+copy(Event, Node, Copies) ->
+    gen_tracker_cluster_copies:remove(Node, element(2, Event), Copies).
 
 malformed(Message, From, #member{zone = Zone} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, malformed_message}, zone => Zone, from => From,
@@ -640,11 +675,16 @@ lose(Name, Loser, Winner, #member{conflicts = Conflicts} = Member) ->
 
 decide(_, _, _, #member{options = #{conflict := undefined}}) ->
     stop;
-decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := {Module, Function}}}) ->
-    Ask = fun() -> exit({decided, apply(Module, Function, [Zone, Name, Loser, Winner])}) end,
-    {Process, Monitor} = spawn_opt(Ask, [{monitor, [{tag, {decision, Name}}]}]),
+decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := Callback}}) ->
+    Options = [{monitor, [{tag, {decision, Name}}]}],
+    {Process, Monitor} = spawn_opt(?MODULE, ask, [Callback, [Zone, Name, Loser, Winner]], Options),
     _ = erlang:send_after(?DECISION, self(), {late_decision, Process}),
     {asking, Process, Monitor}.
+
+%% @private
+-spec ask({module(), Function :: atom()}, [term()]) -> no_return().
+ask({Module, Function}, Arguments) ->
+    exit({decided, apply(Module, Function, Arguments)}).
 
 decided(Name, Process, Reason, #member{zone = Zone, conflicts = Conflicts} = Member) ->
     case Conflicts of
@@ -692,11 +732,11 @@ keeper_ended(Name, Monitor, #member{conflicts = Conflicts} = Member) ->
     case Conflicts of
         #{Name := #conflict{keeper = {_, Monitor}}} ->
             %% If the tracker has to find another keeper, that takes a moment.
-            _ = erlang:send_after(?AGAIN, self(), {conflict_again, Name});
+            _ = erlang:send_after(?AGAIN, self(), {conflict_again, Name}),
+            Member;
         _ ->
-            ok
-    end,
-    Member.
+            Member
+    end.
 
 end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
     case Conflicts of

@@ -46,7 +46,7 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4]).
--export([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-export([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
 -export([best_claim/2, claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
@@ -69,7 +69,7 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4]).
--nifs([cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
+-nifs([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
 -nifs([best_claim/2, claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
@@ -361,8 +361,11 @@ values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
 %% were end. Returns the secret of its messages: those of {@link listen/1}, and `{Secret, {held,
 %% Name}}' when a name gets a child that does not run yet, and `{Secret, {free, Name}}' when it has
 %% lost its child, and may have another one. `cluster_shared/1' returns the term `Shared'.
--spec cluster_open(Zone :: atom(), Shared :: term()) -> secret().
-cluster_open(_Zone, _Shared) -> erlang:nif_error(not_loaded).
+%%
+%% `{Secret, {copied, Name}}' says that an attribute of one of the keys `Copied' may have changed.
+%% The keys are those of the first call for a zone.
+-spec cluster_open(Zone :: atom(), Shared :: term(), Copied :: [Key :: term()]) -> secret().
+cluster_open(_Zone, _Shared, _Copied) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns what the cluster process shares with other processes. This and all functions below
 %% raise `badarg' if the zone is one of this node alone.

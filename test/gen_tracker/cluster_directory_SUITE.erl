@@ -24,6 +24,8 @@ all() ->
         a_tracker_that_is_killed_takes_its_names,
         a_zone_that_is_stopped_takes_its_names,
         functions_for_all_members_see_all_names,
+        copied_attributes_are_read_from_the_local_copy,
+        children_are_found_by_indexed_attributes_of_all_members,
         subscribers_see_births_and_deaths_of_all_members,
         malformed_messages_change_nothing,
         a_zone_of_one_node_alone_is_no_cluster_zone,
@@ -196,6 +198,85 @@ functions_for_all_members_see_all_names(_) ->
             end,
             Members
         )
+    end).
+
+copied_attributes_are_read_from_the_local_copy(_) ->
+    clusters:with(3, z, #{cluster => #{copied => [c, {d, 1}, 1.0]}}, fun(Members) ->
+        [One, Other, Last] = Members,
+        Pid = open(One, z, spec(a)),
+        ok = on(One, gen_tracker, setattr, [z, a, [{c, 1}, {{d, 1}, x}, {1, no}, {other, 2}]]),
+        ok = on(Last, clusters, stop_zone, [z]),
+        ok = on(Last, clusters, start_zone, [z, #{cluster => #{copied => [c, {d, 1}, 1.0]}}]),
+        settle(Members, z),
+        Reads = fun(Key, Value) ->
+            wait:until(fun() ->
+                lists:all(
+                    fun(M) -> on(M, gen_tracker_cluster, getattr, [z, a, Key]) =:= Value end, Members
+                )
+            end)
+        end,
+        Reads(c, {ok, 1}),
+        Reads({d, 1}, {ok, x}),
+        Reads(1, {ok, no}),
+        Reads(1.0, undefined),
+        Reads(other, {ok, 2}),
+        %% Whatever changes it, and on whatever member.
+        ok = on(Other, gen_tracker_cluster, setattr, [z, a, c, 2]),
+        Reads(c, {ok, 2}),
+        5 = on(Last, gen_tracker_cluster, increment, [z, a, c, 3]),
+        Reads(c, {ok, 5}),
+        ok = on(One, gen_tracker, cas, [z, a, c, 5, #{}]),
+        Reads(c, {ok, #{}}),
+        {ok, 6} = on(One, gen_tracker, update, [z, a, c, fun(#{}) -> 6 end]),
+        Reads(c, {ok, 6}),
+        ok = on(One, gen_tracker, delattr, [z, a, c]),
+        Reads(c, undefined),
+        7 = on(One, gen_tracker, increment, [z, a, c, 1, 6]),
+        Reads(c, {ok, 7}),
+        %% Without the owner's tracker, which would answer nothing.
+        true = on(One, erlang, suspend_process, [Pid]),
+        clusters:dies(One, Pid),
+        until_found(Members, z, a, undefined),
+        Reads(c, undefined),
+        _ = open(One, z, spec(a)),
+        settle(Members, z),
+        Reads(c, undefined)
+    end).
+
+children_are_found_by_indexed_attributes_of_all_members(_) ->
+    Options = #{cluster => true, index => [i, {each, e}]},
+    clusters:with(2, z, Options, fun([One, {Peer, _} = Other] = Members) ->
+        [A, B, C] = [open(M, z, spec(N)) || {M, N} <- [{One, a}, {Other, b}, {Other, c}]],
+        [ok = on(One, gen_tracker_cluster, setattr, [z, N, i, 1]) || N <- [a, b]],
+        ok = on(Other, gen_tracker, setattr, [z, c, [{i, 1.0}, {e, [x, y, x]}]]),
+        Finds = fun(Key, Value, Children) ->
+            wait:until(fun() ->
+                lists:all(
+                    fun(M) ->
+                        lists:sort(on(M, gen_tracker_cluster, lookup, [z, Key, Value])) =:= Children
+                    end,
+                    Members
+                )
+            end)
+        end,
+        Finds(i, 1, [{a, A}, {b, B}]),
+        Finds(i, 1.0, [{c, C}]),
+        Finds(e, x, [{c, C}]),
+        Finds(e, z, []),
+        ?assertError(badarg, on(One, gen_tracker_cluster, lookup, [z, k, 1])),
+        ok = on(Other, gen_tracker, setattr, [z, c, [{i, 1}, {e, [y]}]]),
+        Finds(i, 1, [{a, A}, {b, B}, {c, C}]),
+        Finds(i, 1.0, []),
+        Finds(e, x, []),
+        ?assertEqual(3, on(One, gen_tracker_cluster, publish, [z, i, 1, stop])),
+        Finds(i, 1, []),
+        settle(Members, z),
+        D = open(Other, z, spec(d)),
+        ok = on(Other, gen_tracker, setattr, [z, d, i, '_']),
+        Finds(i, '_', [{d, D}]),
+        Finds(i, '$1', []),
+        ok = peer:stop(Peer),
+        wait:until(fun() -> on(One, gen_tracker_cluster, lookup, [z, i, '_']) =:= [] end)
     end).
 
 subscribers_see_births_and_deaths_of_all_members(_) ->

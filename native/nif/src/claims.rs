@@ -10,6 +10,7 @@ use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{self, atom, boolean};
+use crate::copies;
 use crate::events::secret;
 use crate::lookup;
 
@@ -33,8 +34,17 @@ pub fn cluster_open(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
     let shared = call.to_datum(call.argument(1)?)?;
+    let mut copied = Vec::new();
+    call.for_each_element(call.argument(2)?, |key| {
+        copied.push(call.to_key(key)?);
+        Ok(())
+    })?;
+    if !copied.is_empty() {
+        copies::begin();
+    }
     let committed = call.commit();
     let directory = zone.open_directory(&committed);
+    directory.copy(copied, &committed);
     directory.open(call.caller(), shared, &committed);
     Ok(secret(call, zone))
 }

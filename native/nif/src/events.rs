@@ -117,6 +117,12 @@ pub fn send_free(call: Call<'_>, zone: &Zone<Copied>) {
     send_claim(call, zone, atom!(free));
 }
 
+/// Tells a listener that attributes of the name that is the second argument have changed.
+#[inline]
+pub fn send_copied(call: Call<'_>, zone: &Zone<Copied>) {
+    send_claim(call, zone, atom!(copied));
+}
+
 fn send_claim<'c>(call: Call<'c>, zone: &Zone<Copied>, what: Term<'c>) {
     if let (Some(to), Ok(name)) = (listener(zone), call.argument(1)) {
         let event = call.tuple([what, name]);

@@ -10,6 +10,7 @@
 //! | [`zones`] | opening, stopping and closing zones; listing tables |
 //! | [`pages`] | paging through the rows of a zone |
 //! | [`children`] | children: starting, ending, finding |
+//! | [`copies`] | changes of attributes that other nodes have copies of |
 //! | [`attributes`] | reading and changing attributes |
 //! | [`claims`] | the directory of a zone on several nodes |
 //! | [`index`] | changes of indexed attributes, and lookups |
@@ -29,6 +30,7 @@ mod attributes;
 mod children;
 mod claims;
 mod cleanups;
+mod copies;
 mod events;
 mod handles;
 mod index;
@@ -53,14 +55,16 @@ proctab_terms::export! {
         find_alive/2,
     }
     attributes {
-        getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4,
-        increment/5, attrs/2, attrs/3,
+        getattr/3, attrs/2, attrs/3,
+    }
+    copies {
+        setattr/3, setattr/4, set_missing/4, replace/5, cas/5, delattr/3, increment/4, increment/5,
     }
     index {
         check_keys/1, lookup/6, count/3, values_page/4,
     }
     claims {
-        cluster_open/2, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
+        cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
         end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
         best_claim/2, claims_page/4, claims_count/1,
     }

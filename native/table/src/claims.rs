@@ -19,7 +19,7 @@ use std::cmp::Ordering as Order;
 use std::hash::BuildHasher;
 use std::ptr;
 use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use papaya::Equivalent;
 use parking_lot::{Mutex, RwLock};
@@ -54,6 +54,8 @@ pub struct Directory<F: Foreign> {
     listener: AtomicU64,
     /// What the listener shares with readers.
     shared: Mutex<Option<Datum<F>>>,
+    /// The keys of the attributes that members have copies of.
+    copied: OnceLock<Box<[Datum<F>]>>,
 }
 
 /// One session of one node.
@@ -158,6 +160,7 @@ impl<F: Foreign> Default for Directory<F> {
             next: AtomicU32::new(0),
             listener: AtomicU64::new(NO_LISTENER),
             shared: Mutex::new(None),
+            copied: OnceLock::new(),
         }
     }
 }
@@ -191,6 +194,23 @@ impl<F: Foreign> Directory<F> {
         fence(Ordering::SeqCst);
         let listener = self.listener.load(Ordering::SeqCst);
         (listener != NO_LISTENER).then_some(listener)
+    }
+
+    /// Sets the keys of the attributes that members have copies of. Does nothing if they are set.
+    pub fn copy(&self, keys: Vec<Datum<F>>, _: &Committed) {
+        // An error means that they are.
+        let _ = self.copied.set(keys.into());
+    }
+
+    /// Whether members have copies of any attributes.
+    pub fn has_copies(&self) -> bool {
+        self.copied.get().is_some_and(|keys| !keys.is_empty())
+    }
+
+    /// Whether members have copies of the attributes of this key.
+    pub fn is_copied(&self, key: Borrowed<'_, F>) -> bool {
+        let mut keys = self.copied.get().into_iter().flatten();
+        keys.any(|copied| key.equivalent(copied))
     }
 
     /// Returns what the listener shares with readers.
