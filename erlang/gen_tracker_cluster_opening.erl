@@ -53,6 +53,8 @@ open(Zone, Name, Spec, Deadline) ->
             {ok, Pid};
         {at, Node} ->
             case ask(Node, Zone, Spec, 1) of
+                %% This has waited for a registration.
+                {result, {error, {registering, _, _}}} -> open_again(Zone, Name, Spec, Deadline);
                 {result, Result} -> Result;
                 again -> open_again(Zone, Name, Spec, Deadline)
             end;
@@ -203,9 +205,9 @@ register_name(Zone, Name, Pid, Deadline) ->
         {at, Node} ->
             Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
             case ask(Node, Zone, {Name, Start, temporary}, 0) of
-                {result, {error, {registered, Pid, Answer}}} -> Answer;
+                {result, {error, {registering, Pid, Answer}}} -> Answer;
                 %% This has waited for the registration of another process.
-                {result, {error, {registered, _, _}}} -> register_again(Zone, Name, Pid, Deadline);
+                {result, {error, {registering, _, _}}} -> register_again(Zone, Name, Pid, Deadline);
                 {result, _} -> no;
                 again -> register_again(Zone, Name, Pid, Deadline)
             end;
@@ -224,11 +226,11 @@ register_again(Zone, Name, Pid, Deadline) ->
 
 %% @private A start function that starts nothing: while it runs, this member holds the name.
 -spec register_from(node(), gen_tracker:zone(), gen_tracker:name(), pid()) ->
-          {error, {registered, pid(), yes | no}}.
+          {error, {registering, pid(), yes | no}}.
 register_from(Node, Zone, Name, Pid) ->
     Answer = erpc:call(Node, gen_tracker, register_name, [{Zone, Name}, Pid], ?TIMEOUT),
     _ = Answer =:= yes andalso await_claim(Node, Zone, Name, now_ms() + ?HEARD),
-    {error, {registered, Pid, Answer}}.
+    {error, {registering, Pid, Answer}}.
 
 %% Otherwise this member could start the name before it has heard of the registration.
 await_claim(Node, Zone, Name, Deadline) ->

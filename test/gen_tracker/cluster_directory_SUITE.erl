@@ -211,7 +211,8 @@ copied_attributes_are_read_from_the_local_copy(_) ->
         Reads = fun(Key, Value) ->
             wait:until(fun() ->
                 lists:all(
-                    fun(M) -> on(M, gen_tracker_cluster, getattr, [z, a, Key]) =:= Value end, Members
+                    fun(M) -> on(M, gen_tracker_cluster, getattr, [z, a, Key]) =:= Value end,
+                    Members
                 )
             end)
         end,

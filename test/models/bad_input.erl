@@ -361,7 +361,7 @@ tag(Message) -> Message.
 
 %% The first elements of the messages that successful calls make the library send to the caller.
 allowed_tags() ->
-    [up, down, '$proctab_woken', '$proctab_detached', '$proctab_dead'] ++
+    [up, down, held, free, copied, '$proctab_woken', '$proctab_detached', '$proctab_dead'] ++
         ['$gen_cast', 'EXIT', gen_tracker].
 
 %% Takes the messages of the caller, without those that any call may cause.
@@ -615,6 +615,20 @@ zone_functions() ->
         {unlisten, [zone_or_handle], [ok]},
         {wait_for, [zone_or_handle, any], [{reference, integer, pid}]},
         {wait_for_child, [zone_or_handle, any], [{reference, integer, pid}]},
+        {cluster_open, [raw, any, proper_list], [integer]},
+        %% The zone may be one of this node alone, or have no such member.
+        {cluster_shared, [raw], [any, badarg]},
+        {add_member, [raw, atom, any, any_pid], [integer, badarg]},
+        {change_claims, [raw, natural, claims], [list, badarg]},
+        {begin_snapshot, [raw, natural], [ok, badarg]},
+        {end_snapshot, [raw, natural], [ok, badarg]},
+        {end_member, [raw, natural], [ok, badarg]},
+        {sweep_claims, [raw, natural], [{list, any}, badarg]},
+        {find_claim, [raw, any], [{ok, pid}, undefined, badarg]},
+        {find_claim_alive, [raw, any], [{ok, pid}, undefined, badarg]},
+        {best_claim, [raw, any], [{any, any}, undefined, badarg]},
+        {claims_page, [raw, natural, from, any], [{any, any}, badarg]},
+        {claims_count, [raw], [integer, badarg]},
         {stop_waiting, [waits], [true, false]},
         {waiting, [raw], [integer]}
     ].
@@ -831,6 +845,7 @@ is_valid(proper_list, Term, _) -> is_proper_list(Term);
 is_valid(integer, Integer, _) -> is_integer(Integer);
 is_valid(operation, Operation, _) -> is_operation(Operation);
 is_valid(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
+is_valid(claims, Claims, _) -> is_proper_list(Claims) andalso lists:all(fun is_claim/1, Claims);
 is_valid(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_valid(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
 is_valid(page_of, {rows, Keys}, _) -> is_proper_list(Keys);
@@ -861,6 +876,14 @@ are_keys(Index) ->
     end,
     Count = length(Index),
     Count =< 64 andalso map_size(maps:from_keys(lists:map(Key, Index), [])) =:= Count.
+
+is_claim({_, Rank, Change}) when is_integer(Rank), Rank >= 0, Rank < 1 bsl 32 ->
+    case Change of
+        {What, Pid} -> lists:member(What, [up, down]) andalso is_pid(Pid);
+        _ -> lists:member(Change, [held, free])
+    end;
+is_claim(_) ->
+    false.
 
 is_operation({2, Increment}) ->
     is_integer(Increment);
@@ -989,6 +1012,13 @@ random_argument(operation) ->
         {tuple, [one_of([1, 2, 3]), recipe(harmless)]},
         {tuple, [2, 1, recipe(any)]}
     ]);
+random_argument(claims) ->
+    one_of([
+        recipe(any),
+        {list, [mutated(claim()), claim()]},
+        {list, [{tuple, [recipe(any), 1, {tuple, [up, recipe(any)]}]}]},
+        {improper, [claim()]}
+    ]);
 random_argument(natural) ->
     one_of([-1, 1.0, recipe(harmless)]);
 random_argument(Kind) when Kind =:= from; Kind =:= part ->
@@ -1037,6 +1067,7 @@ valid_argument(attributes) -> one_of([{list, one_of(keys_and_pairs())}, one_pair
 valid_argument(integer) -> one_of([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);
 valid_argument(operation) -> one_of([valid_argument(integer), operation(1), operation(3)]);
 valid_argument(natural) -> one_of([0, 1, 10, 1 bsl 64]);
+valid_argument(claims) -> {list, [claim() || _ <- lists:seq(1, rand:uniform(5) - 1)]};
 valid_argument(from) -> one_of([0, 0, 1, 5]);
 valid_argument(part) -> one_of([0, 0, 1, 5]);
 valid_argument(page_of) -> one_of(page_contents() ++ [{list, [n]} | page_pairs()]);
@@ -1062,6 +1093,11 @@ keys_and_pairs() ->
 
 one_pair() ->
     {map, [{key(), recipe(any)}]}.
+
+claim() ->
+    Pid = valid_argument(any_pid),
+    Change = one_of([held, free, {tuple, [up, Pid]}, {tuple, [up, Pid]}, {tuple, [down, Pid]}]),
+    {tuple, [name(), one_of([0, 1, 16#ffffffff]), Change]}.
 
 operation(Integers) ->
     {tuple, [2 | [valid_argument(integer) || _ <- lists:seq(1, Integers)]]}.

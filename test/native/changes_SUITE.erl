@@ -75,6 +75,8 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 %% Functions that change something, without arguments that could be long.
 without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}] ++
+        [{add_member, 4}, {begin_snapshot, 2}, {end_snapshot, 2}, {end_member, 2}] ++
+        [{sweep_claims, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
         [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
 
@@ -105,7 +107,13 @@ reading() ->
             {count, 3},
             {values_page, 4},
             {remote_page, 2},
-            {deaths, 1}
+            {deaths, 1},
+            {cluster_shared, 1},
+            {find_claim, 2},
+            {find_claim_alive, 2},
+            {best_claim, 2},
+            {claims_page, 4},
+            {claims_count, 1}
         ].
 
 %% Each fun gets a zone in which no child has the name. The calling process is the keeper.
@@ -179,6 +187,21 @@ of_names() ->
             unlink(Other),
             exit(Other, kill)
         end)},
+        {{cluster_open, 3}, fun(Zone, Name) ->
+            _ = proctab_nif:cluster_open(Zone, {shared, Name}, [Name]),
+            {shared, Name} = proctab_nif:cluster_shared(Zone)
+        end},
+        {{change_claims, 3}, fun(Zone, Name) ->
+            _ = proctab_nif:cluster_open(Zone, shared, []),
+            Other = spawn(fun() -> ok end),
+            Member = proctab_nif:add_member(Zone, node(), <<"other">>, Other),
+            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, self()}}]),
+            Self = self(),
+            {ok, Self} = proctab_nif:find_claim(Zone, Name),
+            1 = proctab_nif:claims_count(Zone),
+            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
+            undefined = proctab_nif:find_claim(Zone, Name)
+        end},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->
             {Other, _} = spawn_monitor(fun() ->
                 receive

@@ -3,8 +3,9 @@
 use proctab_terms::Term;
 
 rustler::atoms! {
-    attributes, awaited, begun, busy, children, copied, current, done, down, each, ended, free, full, held,
-    infinity, integers, large, launching, monitor, names, none, ok, pending, pid, pids, processes,
+    attributes, awaited, begun, busy, children, copied, current, done, down, each, ended,
+    free, full, held, infinity, integers, large, launching, monitor, names, none, ok, pending,
+    pid, pids, processes,
     others, re_registered, registered, restarting, rows, running, sizes, slowed, stopping,
     terminating, undefined, up, void, zone, zone_stopping,
     cast = "$gen_cast",

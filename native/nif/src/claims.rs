@@ -67,7 +67,7 @@ pub fn add_member(call: Call<'_>) -> Answer<'_> {
     let process = call.argument(3)?;
     let is_own = process.word() == call.caller();
     let origin = call.pid_origin(process)?;
-    let member = directory.add(node, &order, &origin, is_own, &call.commit());
+    let member = directory.add(node, &order, origin, is_own, &call.commit());
     Ok(call.integer(i64::from(member.id)))
 }
 
@@ -118,10 +118,10 @@ fn to_change<'c>(
         .and_then(|rank| u32::try_from(rank).ok());
     let change = match call.get_pair(*change) {
         Some((what, pid)) if what.is(atoms::up()) => {
-            Change::Up(call.pack_pid(pid, &member.origin)?)
+            Change::Up(call.pack_pid(pid, &member.origin.0)?)
         }
         Some((what, pid)) if what.is(atoms::down()) => {
-            Change::Down(call.pack_pid(pid, &member.origin)?)
+            Change::Down(call.pack_pid(pid, &member.origin.0)?)
         }
         None if change.is(atoms::held()) => Change::Held,
         None if change.is(atoms::free()) => Change::Free,
@@ -137,7 +137,7 @@ fn to_change<'c>(
 /// Makes the name, and node and pid of the other claim. The call is committed.
 fn conflict<'c>(call: Call<'c>, name: &Datum<Copied>, other: &Claim<Copied>) -> Term<'c> {
     let pid = match &other.pid {
-        Some(pid) => call.make_packed(pid, &other.member.origin),
+        Some(pid) => call.make_packed(pid, &other.member.origin.1),
         None => Ok(atom!(held)),
     };
     let node = call.immediate(other.member.node);
@@ -186,7 +186,7 @@ pub fn sweep_claims(call: Call<'_>) -> Answer<'_> {
     let mut removed = call.nil();
     for claim in &page {
         if let Some(pid) = &claim.pid {
-            let pid = call.make_packed(pid, &member.origin)?;
+            let pid = call.make_packed(pid, &member.origin.1)?;
             let item = call.tuple([call.make(&claim.name)?, pid]);
             removed = call.cons(item, removed);
         }
@@ -224,7 +224,7 @@ fn find(call: Call<'_>, is_alive: bool) -> Answer<'_> {
     let Some((pid, member)) = best.and_then(|best| Some((best.pid.as_ref()?, &best.member))) else {
         return Ok(atom!(undefined));
     };
-    Ok(call.tuple([atom!(ok), call.make_packed(pid, &member.origin)?]))
+    Ok(call.tuple([atom!(ok), call.make_packed(pid, &member.origin.1)?]))
 }
 
 /// Returns node and pid, or `held`, of the best claim of another member.
@@ -237,7 +237,7 @@ pub fn best_claim(call: Call<'_>) -> Answer<'_> {
         return Ok(atom!(undefined));
     };
     let pid = match &best.pid {
-        Some(pid) => call.make_packed(pid, &best.member.origin)?,
+        Some(pid) => call.make_packed(pid, &best.member.origin.1)?,
         None => atom!(held),
     };
     Ok(call.tuple([call.immediate(best.member.node), pid]))
@@ -273,7 +273,7 @@ pub fn claims_page(call: Call<'_>) -> Answer<'_> {
     for claim in &page {
         call.deduct(ITEM_COST)?;
         let pid = match &claim.pid {
-            Some(pid) => call.make_packed(pid, &member.origin)?,
+            Some(pid) => call.make_packed(pid, &member.origin.1)?,
             None => atom!(held),
         };
         let name = call.make(&claim.name)?;

@@ -66,8 +66,8 @@ pub struct Member<F: Foreign> {
     pub node: u64,
     /// What decides between claims of equal rank: the greater one wins.
     order: Box<[u8]>,
-    /// What the embedder needs to make the pids of this member.
-    pub origin: Box<[u8]>,
+    /// What the embedder needs to store the pids of this member, and to make them.
+    pub origin: (Box<[u8]>, Datum<F>),
     /// Whether its names are those of the zone itself, which readers find in the rows.
     is_own: bool,
     lowest: AtomicU32,
@@ -223,7 +223,7 @@ impl<F: Foreign> Directory<F> {
         &self,
         node: u64,
         order: &[u8],
-        origin: &[u8],
+        origin: (Box<[u8]>, Datum<F>),
         is_own: bool,
         _: &Committed,
     ) -> Arc<Member<F>> {
@@ -231,7 +231,7 @@ impl<F: Foreign> Directory<F> {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             node,
             order: order.into(),
-            origin: origin.into(),
+            origin,
             is_own,
             lowest: AtomicU32::new(0),
             running: AtomicUsize::new(0),
@@ -526,8 +526,12 @@ mod tests {
 
     const COMMITTED: Committed = Committed::new();
 
+    fn origin() -> (Box<[u8]>, Datum<Text>) {
+        (Box::default(), word(0))
+    }
+
     fn add(directory: &Directory<Text>, node: u64) -> Arc<Member<Text>> {
-        directory.add(node, &node.to_be_bytes(), &[], false, &COMMITTED)
+        directory.add(node, &node.to_be_bytes(), origin(), false, &COMMITTED)
     }
 
     fn set(
@@ -617,7 +621,7 @@ mod tests {
     #[test]
     fn the_claims_of_the_zone_itself_are_not_found() {
         let directory = Directory::<Text>::default();
-        let own = directory.add(1, &[1], &[], true, &COMMITTED);
+        let own = directory.add(1, &[1], origin(), true, &COMMITTED);
         set(&directory, &own, 1, Change::Up(word(2)));
         assert_eq!(found(&directory, 1), None);
         let (page, next) = directory.page(&own, 0);

@@ -21,6 +21,7 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`messages`] | sending messages |
+//! | [`packed_pids`] | pids of another node that take one word |
 //! | [`pids`] | pids as arguments and answers |
 //! | [`conversion`] | terms to stored values and back |
 //! | [`encoding`] | the encoding of small tuples, lists and maps |
@@ -60,6 +61,7 @@ pub mod deep_copy;
 pub mod encoding;
 pub mod making;
 pub mod messages;
+pub mod packed_pids;
 pub mod pids;
 pub mod reading;
 pub mod term;
@@ -76,5 +78,6 @@ pub use term::Term;
 pub fn load(env: rustler::Env<'_>) {
     reading::learn_signed_zeros(env);
     binaries::learn_layout(env);
+    packed_pids::learn_layout(env);
     copied::draw_salt();
 }

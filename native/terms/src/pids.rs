@@ -3,9 +3,8 @@
 use std::mem::MaybeUninit;
 
 use rustler::{Encoder, Env, LocalPid};
-use smallvec::SmallVec;
 
-use proctab_table::datum::{Datum, Kind, View};
+use proctab_table::datum::Datum;
 use proctab_table::row::Pid;
 
 use crate::call::{Answer, Call, Fault};
@@ -17,22 +16,6 @@ use crate::vm::{
     enif_get_local_pid, enif_is_current_process_alive, enif_is_process_alive, enif_make_pid,
     enif_self, term_type, ErlNifPid,
 };
-
-/// A pid of another node, without its node: see [`Call::pack_pid`].
-const PACKED: Kind = Kind::new(5);
-/// Bytes of the external format of a pid that tell the processes of one node apart: number and
-/// serial, before the creation.
-const PACKED_BYTES: usize = 8;
-const CREATION_BYTES: usize = 4;
-/// Cost of making a packed pid, in words.
-const MAKE_PACKED: usize = 8;
-
-/// Returns what [`PACKED_BYTES`] are before and after, of the external format of a pid.
-fn around_packed(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (rest, creation) = bytes.split_at(bytes.len().checked_sub(CREATION_BYTES)?);
-    let (node, packed) = rest.split_at(rest.len().checked_sub(PACKED_BYTES)?);
-    Some((node, packed, creation))
-}
 
 /// Converts a local pid to be stored.
 pub fn to_datum(env: Env<'_>, pid: LocalPid) -> Datum<Copied> {
@@ -69,51 +52,6 @@ impl<'c> Call<'c> {
             Ok(word) => Ok(Pid::Local(word)),
             Err(_) => Ok(Pid::Remote(self.any_pid(position)?)),
         }
-    }
-
-    /// Returns the external format of a pid, the *origin* of the other pids of its node. Fails if
-    /// the term is no pid.
-    pub fn pid_origin(self, term: Term<'c>) -> Result<Box<[u8]>, Fault> {
-        if self.type_of(term) != term_type::PID {
-            return Err(Fault::BadArgument);
-        }
-        let bytes = self.read_external(term, |bytes| bytes.into());
-        bytes.ok_or(Fault::BadArgument)
-    }
-
-    /// Converts a pid, of any node, to be stored with other pids of the node of `origin`: a pid of
-    /// that node takes one word. Only [`make_packed`](Self::make_packed) makes the pid again. Fails
-    /// if the term is no pid.
-    pub fn pack_pid(self, term: Term<'c>, origin: &[u8]) -> Result<Datum<Copied>, Fault> {
-        if self.type_of(term) != term_type::PID {
-            return Err(Fault::BadArgument);
-        }
-        let pack = |bytes: &[u8]| {
-            let (node, packed, creation) = around_packed(bytes)?;
-            let (its_node, _, its_creation) = around_packed(origin)?;
-            let packed = packed.try_into().ok().map(u64::from_be_bytes)?;
-            (node == its_node && creation == its_creation).then_some(packed)
-        };
-        if !self.is_local_pid(term) {
-            if let Some(Some(packed)) = self.read_external(term, pack) {
-                return Ok(Datum::word(PACKED, packed));
-            }
-        }
-        self.to_key(term)
-    }
-
-    /// Makes a pid that [`pack_pid`](Self::pack_pid) has converted with this origin, and deducts
-    /// the cost.
-    #[inline]
-    pub fn make_packed(self, pid: &Datum<Copied>, origin: &[u8]) -> Answer<'c> {
-        let View::Word(PACKED, packed) = pid.view() else {
-            return self.make(pid);
-        };
-        self.deduct(MAKE_PACKED)?;
-        let mut bytes: SmallVec<[u8; 96]> = SmallVec::from_slice(origin);
-        let from = bytes.len() - CREATION_BYTES - PACKED_BYTES;
-        bytes[from..from + PACKED_BYTES].copy_from_slice(&packed.to_be_bytes());
-        Ok(self.external(&bytes))
     }
 
     /// Makes the pid of a child, and deducts the cost.

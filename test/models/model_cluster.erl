@@ -1,0 +1,229 @@
+%% A cluster zone of four nodes under random histories: names are opened, stopped and killed on all
+%% of them, while connections break and are made again, members are drained, and trackers, keepers,
+%% cluster processes and scopes are killed.
+%%
+%% After a history all connections are made, and the zone comes to rest. Then:
+%%
+%% - the directory of every member equals the union of what runs on all of them;
+%% - no name has two children;
+%% - each child that has ended was cleaned up at most once, and exactly once if it has lost a
+%%   conflict;
+%% - no keeper has started a child again after its child has lost a conflict.
+-module(model_cluster).
+
+-export([rounds/2, round/2, with_members/1]).
+%% On the nodes
+-export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2]).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-import(clusters, [on/4, on/5]).
+
+-define(ZONE, model_cluster).
+-define(NAMES, 12).
+-define(STEPS, 25).
+
+%% Makes rounds with these seeds. Fails with the seed of the round that fails.
+rounds(Seeds, Members) ->
+    lists:foreach(fun(Seed) -> round(Seed, Members) end, Seeds).
+
+with_members(Fun) ->
+    clusters:with(4, ?ZONE, fun(Members) ->
+        [true = on(Member, ?MODULE, open_books, []) || Member <- Members],
+        Fun(Members)
+    end).
+
+round(Seed, Members) ->
+    _ = rand:seed(exsss, Seed),
+    History = [step(Members) || _ <- lists:seq(1, ?STEPS)],
+    try
+        lists:foreach(fun run/1, History),
+        rest(Members),
+        check(Members),
+        [ok = on(Member, ?MODULE, clear, [?ZONE]) || Member <- Members],
+        clusters:settle(Members, ?ZONE)
+    catch
+        Class:Reason:Stack ->
+            Found = [clusters:directory(Member, ?ZONE) || Member <- Members],
+            ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~n", [
+                Seed, History, [on(Member, ?MODULE, books, []) || Member <- Members], Found
+            ]),
+            erlang:raise(Class, {seed, Seed, Reason}, Stack)
+    end.
+
+%%% Histories
+
+%% Returns operations that are made at the same time.
+step(Members) ->
+    [operation(Members) || _ <- lists:seq(1, rand:uniform(4))].
+
+operation(Members) ->
+    Member = one_of(Members),
+    Name = rand:uniform(?NAMES),
+    case rand:uniform(100) of
+        N when N =< 45 -> {Member, {open, Name, restart()}};
+        N when N =< 50 -> {Member, {open_locally, Name, restart()}};
+        N when N =< 60 -> {Member, {stop, Name}};
+        N when N =< 75 -> {Member, {kill, Name}};
+        N when N =< 78 -> {Member, {kill_keeper, Name}};
+        N when N =< 85 -> {cut, lists:split(rand:uniform(3), shuffled(Members))};
+        N when N =< 93 -> {join, Members};
+        N when N =< 95 -> {Member, drain};
+        N when N =< 96 -> {Member, restart_zone};
+        97 -> {Member, kill_tracker};
+        98 -> {Member, kill_scope};
+        _ -> {Member, kill_cluster_process}
+    end.
+
+restart() ->
+    one_of([temporary, transient, permanent]).
+
+one_of(List) ->
+    lists:nth(rand:uniform(length(List)), List).
+
+shuffled(List) ->
+    [Element || {_, Element} <- lists:sort([{rand:uniform(), Element} || Element <- List])].
+
+run(Operations) ->
+    Running = [spawn_monitor(fun() -> run_one(Operation) end) || Operation <- Operations],
+    [
+        receive
+            {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(normal, Reason)
+        end
+     || {Pid, Monitor} <- Running
+    ].
+
+run_one({cut, {Some, Others}}) ->
+    [on(One, erlang, disconnect_node, [Node]) || One <- Some, {_, Node} <- Others];
+run_one({join, Members}) ->
+    [on(One, net_kernel, connect_node, [Node]) || One <- Members, {_, Node} <- Members];
+run_one({Member, restart_zone}) ->
+    %% It may be between two lives of its tracker.
+    case on(Member, ?MODULE, act, [?ZONE, stop_zone]) of
+        ok -> on(Member, clusters, start_zone, [?ZONE, #{cluster => true}]);
+        _ -> none
+    end;
+run_one({Member, Operation}) ->
+    on(Member, ?MODULE, act, [?ZONE, Operation]).
+
+%% Connects all nodes, and gives each a zone that accepts starts.
+rest(Members) ->
+    clusters:join(Members),
+    lists:foreach(
+        fun(Member) ->
+            wait:until(fun() -> is_pid(on(Member, erlang, whereis, [?ZONE])) end),
+            run_one({Member, drained}) =:= drained andalso run_one({Member, restart_zone})
+        end,
+        Members
+    ),
+    clusters:settle(Members, ?ZONE).
+
+%%% Checks
+
+check(Members) ->
+    Live = lists:append([on(Member, clusters, running, [?ZONE]) || Member <- Members]),
+    Names = [Name || {Name, _} <- Live],
+    ?assertEqual([], Names -- lists:usort(Names)),
+    lists:foreach(fun(Member) -> check_books(on(Member, ?MODULE, books, [])) end, Members).
+
+check_books(Books) ->
+    Ended = [Pid || {_, {ended, _, Pid, _, _}} <- Books, is_pid(Pid)],
+    ?assertEqual([], Ended -- lists:usort(Ended)),
+    Losers = [{At, Keeper} || {At, {ended, _, _, {conflict, _}, Keeper}} <- Books],
+    ?assertEqual(
+        [],
+        [Row || {At, Keeper} <- Losers, {Later, {started, _, _, Starter}} = Row <- Books,
+            Starter =:= Keeper, Later > At]
+    ).
+
+%%% On the nodes
+
+open_books() ->
+    Caller = self(),
+    Pid = spawn(fun() ->
+        ?MODULE = ets:new(?MODULE, [named_table, public, ordered_set]),
+        Caller ! {self(), open},
+        receive
+        after infinity -> ok
+        end
+    end),
+    receive
+        {Pid, open} -> true
+    end.
+
+books() ->
+    ets:tab2list(?MODULE).
+
+record(Row) ->
+    ets:insert(?MODULE, {erlang:unique_integer([monotonic]), Row}).
+
+%% Starts a child, whose cleanup knows which one it was.
+start(Zone, Name) ->
+    Pid = spawn_link(timer, sleep, [infinity]),
+    ok = gen_tracker:setattr(Zone, Name, child, Pid),
+    record({started, Name, Pid, self()}),
+    {ok, Pid}.
+
+after_terminate(Name, Attributes, Reason) ->
+    record({ended, Name, proplists:get_value(child, Attributes), Reason, self()}).
+
+spec(Zone, Name, Restart) ->
+    {Name, {?MODULE, start, [Zone, Name]}, Restart, 500, worker, [?MODULE]}.
+
+%% Makes an operation. Whatever goes on at the same time, none fails in another way than these.
+act(Zone, Operation) ->
+    try
+        act_now(Operation, Zone)
+    catch
+        error:badarg -> no_zone;
+        error:undef -> no_zone;
+        exit:_ -> ended
+    end.
+
+act_now({open, Name, Restart}, Zone) ->
+    case gen_tracker_cluster:find_or_open(Zone, spec(Zone, Name, Restart)) of
+        {ok, Pid} when is_pid(Pid) -> ok;
+        {error, _} -> error
+    end;
+act_now({open_locally, Name, Restart}, Zone) ->
+    gen_tracker:find_or_open(Zone, spec(Zone, Name, Restart));
+act_now({stop, Name}, Zone) ->
+    supervisor:terminate_child(Zone, Name);
+act_now({kill, Name}, Zone) ->
+    case gen_tracker:find(Zone, Name) of
+        {ok, Pid} -> exit(Pid, kill);
+        undefined -> none
+    end;
+act_now({kill_keeper, Name}, Zone) ->
+    case proctab_nif:child(Zone, Name) of
+        {_, _, Keeper, _} -> exit(Keeper, kill);
+        undefined -> none
+    end;
+act_now(drain, Zone) ->
+    {Pid, Monitor} = spawn_monitor(gen_tracker_cluster, drain, [Zone]),
+    receive
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    after 20 -> ok
+    end;
+act_now(drained, Zone) ->
+    {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
+    case [Accepting || {Accepting, _} <- tuple_to_list(sys:get_state(Process)),
+            is_boolean(Accepting)] of
+        [false] -> drained;
+        [true] -> accepts
+    end;
+act_now(stop_zone, Zone) ->
+    clusters:stop_zone(Zone);
+act_now(kill_tracker, Zone) ->
+    exit(whereis(Zone), kill);
+act_now(kill_scope, _) ->
+    exit(whereis(gen_tracker_cluster), kill);
+act_now(kill_cluster_process, Zone) ->
+    {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
+    exit(Process, kill).
+
+%% Ends all children, and forgets what they have done.
+clear(Zone) ->
+    [supervisor:terminate_child(Zone, Name) || Name <- gen_tracker:names(Zone)],
+    true = ets:delete_all_objects(?MODULE),
+    ok.
