@@ -59,8 +59,8 @@
 
 /* The faults that can be planted. */
 #define none 0
-#define old_stream 1        /* accepts events of a stream that has ended */
-#define keep_claims 2       /* keeps the claims of a stream that has ended */
+#define old_session 1        /* accepts events of a session that has ended */
+#define keep_claims 2       /* keeps the claims of a session that has ended */
 #define both_act 3          /* both sides of a conflict act */
 #define act_twice 4         /* a loser that is ending acts again */
 #define restart_loser 5     /* a loser is restarted */
@@ -82,7 +82,7 @@
 #define RUNS 2
 #define ENDING 3
 
-/* The states of a node. */
+/* The statuses of a node. */
 #define JOINING 0
 #define ACCEPTS 1
 #define DRAINING 2
@@ -103,7 +103,7 @@
 
 mtype = { hello, page, credit, event, status };
 
-/* The signals to I from J are link[P(I, J)]: kind, tag, name, claim or state of the node. */
+/* The signals to I from J are link[P(I, J)]: kind, tag, name, claim or status of the node. */
 chan link[N * N] = [ROOM] of { mtype, byte, byte, byte };
 bool cut[N * N];            /* there is no connection */
 byte old[N * N];            /* how many of the signals are of a connection that has ended */
@@ -176,7 +176,7 @@ inline tell(Teller, Changed) {
     }
 }
 
-inline tell_state(Stating) {
+inline tell_status(Stating) {
     for (x : 0 .. N - 1) {
         if
         :: x == Stating || to[P(Stating, x)] == 0
@@ -269,7 +269,7 @@ inline start(Starter, Started) {
 }
 
 /* Drops what node Reader has about node Writer. */
-inline end_stream(Reader, Writer) {
+inline end_session(Reader, Writer) {
     tag[P(Reader, Writer)] = 0;
     down[P(Reader, Writer)] = false;
     complete[P(Reader, Writer)] = false;
@@ -355,7 +355,7 @@ proctype session(byte i, j) {
             :: what + 1 == M || FAULT == lost_credit
             :: else -> send(j, i, credit, t, 0, 0)
             fi
-        :: kind == event && (t == tag[P(i, j)] || FAULT == old_stream) ->
+        :: kind == event && (t == tag[P(i, j)] || FAULT == old_session) ->
             CLAIM(i, j, what) = value;
             STALE(i, j, what) = false;
             assert(value == FREE || tag[P(i, j)] != 0);
@@ -366,7 +366,7 @@ proctype session(byte i, j) {
         fi;
         kind = 0; t = 0; what = 0; value = 0 }
     :: d_step { down[P(i, j)] && old[P(i, j)] == 0 ->
-        end_stream(i, j);
+        end_session(i, j);
         x = 0 }
     /* J is slow: it is sent no claims, and later a new snapshot. */
     :: d_step { lags > 0 && to[P(i, j)] != 0 && !lag[P(i, j)] ->
@@ -415,7 +415,7 @@ inline crash(Ended, WithZone) {
                 link[P(Ended, y)] ? kind(t, what, value)
             }
             old[P(Ended, y)] = 0;
-            end_stream(Ended, y);
+            end_session(Ended, y);
             for (x : 0 .. M - 1) {
                 CLAIM(Ended, y, x) = FREE;
                 THERE(Ended, y, x) = !cut[P(Ended, y)] && OWN(y, x) != FREE
@@ -448,12 +448,12 @@ proctype node(byte i) {
     do
     :: d_step { accepts[i] == JOINING && KNOWN(i, 0) && KNOWN(i, 1) && KNOWN(i, N - 1) ->
         accepts[i] = ACCEPTS;
-        tell_state(i);
+        tell_status(i);
         x = 0 }
     :: d_step { drains > 0 && accepts[i] == ACCEPTS ->
         drains--;
         accepts[i] = DRAINING;
-        tell_state(i);
+        tell_status(i);
         x = 0 }
     :: d_step { crashes > 0 ->
         crashes--;
