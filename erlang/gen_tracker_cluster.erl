@@ -321,7 +321,7 @@ publish(Zone, Key, Value, Message) ->
 %% of {@link gen_tracker:register_name/2}. Raises `badarg' for a process of another node.
 %%
 %% The name is held on its home meanwhile. A call of {@link gen_tracker:find_or_open/2} there that
-%% waits for it gets `{error, {registering, Pid, yes | no}}'.
+%% waits for it gets `{error, {registering, Pid, Answer}}'.
 -spec register_name(gen_tracker:via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_atom(Zone), is_pid(Pid), node(Pid) =:= node() ->
     ?OR_BADARG(

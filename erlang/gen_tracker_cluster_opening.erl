@@ -12,7 +12,7 @@
 -module(gen_tracker_cluster_opening).
 
 -export([find_or_open/2, home/2, members/1, owner/2, register_name/3]).
--export([serve/3, child_of/2, register_from/4]).
+-export([serve/3, child_of/2, register_from/4, register_here/3]).
 
 %% How long a caller waits for a start, in milliseconds.
 -define(TIMEOUT, 60000).
@@ -21,7 +21,7 @@
 %% After how long a caller looks again, in milliseconds.
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
--define(HEARD, 1000).
+-define(HEARD, 5000).
 
 %% @doc Returns the running child of a name, or starts it on the home of the name.
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
@@ -201,11 +201,14 @@ register_name(Zone, Name, Pid, Deadline) ->
         {ok, _} ->
             no;
         {at, Node} when Node =:= node() ->
-            gen_tracker:register_name({Zone, Name}, Pid);
+            case register_here(Zone, Name, Pid) of
+                again -> register_again(Zone, Name, Pid, Deadline);
+                Answer -> Answer
+            end;
         {at, Node} ->
             Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
             case ask(Node, Zone, {Name, Start, temporary}, 0) of
-                {result, {error, {registering, Pid, Answer}}} -> Answer;
+                {result, {error, {registering, Pid, Answer}}} when Answer =/= again -> Answer;
                 %% This has waited for the registration of another process.
                 {result, {error, {registering, _, _}}} -> register_again(Zone, Name, Pid, Deadline);
                 {result, _} -> no;
@@ -214,6 +217,30 @@ register_name(Zone, Name, Pid, Deadline) ->
         nowhere ->
             register_again(Zone, Name, Pid, Deadline)
     end.
+
+%% @private Registers a process of this node. Does not wait for a start, which may be the
+%% registration of another process.
+-spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) -> yes | no | again.
+register_here(Zone, Name, Pid) ->
+    case is_starting(Zone, Name, Pid) orelse
+            gen_tracker:add_existing_child(Zone, {Name, Pid, worker, []}) of
+        true -> yes;
+        {ok, Pid} -> yes;
+        {error, already_present} -> again;
+        {error, _} -> no
+    end.
+
+%% Returns whether the zone starts the caller under this name: then it gets the name when its start
+%% function has returned.
+is_starting(Zone, Name, Pid) when Pid =:= self() ->
+    case proctab_nif:child(Zone, Name) of
+        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
+            gen_tracker_requests:parent() =:= Keeper;
+        _ ->
+            false
+    end;
+is_starting(_, _, _) ->
+    false.
 
 register_again(Zone, Name, Pid, Deadline) ->
     case now_ms() < Deadline of
@@ -226,9 +253,9 @@ register_again(Zone, Name, Pid, Deadline) ->
 
 %% @private A start function that starts nothing: while it runs, this member holds the name.
 -spec register_from(node(), gen_tracker:zone(), gen_tracker:name(), pid()) ->
-          {error, {registering, pid(), yes | no}}.
+          {error, {registering, pid(), yes | no | again}}.
 register_from(Node, Zone, Name, Pid) ->
-    Answer = erpc:call(Node, gen_tracker, register_name, [{Zone, Name}, Pid], ?TIMEOUT),
+    Answer = erpc:call(Node, ?MODULE, register_here, [Zone, Name, Pid], ?TIMEOUT),
     _ = Answer =:= yes andalso await_claim(Node, Zone, Name, now_ms() + ?HEARD),
     {error, {registering, Pid, Answer}}.
 
