@@ -131,6 +131,11 @@ drain(Cluster, Names) ->
         {not lists:member(node_name(Last), Homes), lists:usort(Homes)}
     end),
     [ok = on(Last, terminate, [Name]) || Name <- Left],
+    await("the others notice the deaths", fun() ->
+        Found = [Name || Node <- Others, {Name, Pid} <- maps:get(found, overview(Node, Names)),
+                         node(Pid) =:= node_name(Last)],
+        {Found =:= [], Found}
+    end),
     receive
         {Draining, ok} -> ok
     after ?PATIENCE ->
@@ -226,9 +231,9 @@ is_one_child(_) -> false.
 
 %% A subscriber was told of each birth and each death once.
 balance_events({Name, _, _} = Node, Names) ->
-    #{events := Events, names := Found} = overview(Node, Names),
-    [Up, Down, Lost] = [maps:get(Kind, Events, 0) || Kind <- [up, down, nodedown]],
-    agree("births less deaths on node " ++ Name, length(Found), Up - Down - Lost).
+    #{events := Events, names := Found, told := Told} = overview(Node, Names),
+    agree("children by the events on node " ++ Name, Found, Told),
+    agree("unexpected events on node " ++ Name, 0, maps:get(unexpected, Events, 0)).
 
 report(Names, Books, Running, Doubled, Left) ->
     Sum = fun(Kind) -> lists:sum([N || {{K, _}, N} <- Books, K =:= Kind]) end,

@@ -1,8 +1,8 @@
 %% What runs on each node of the demonstration: the zone, its children, and the books.
 %%
 %% The books are an ETS table, apart from the library that they check. They count the calls of the
-%% start function and of `after_terminate', for each name, and the events that a subscriber of the
-%% zone has received.
+%% start function and of `after_terminate', for each name. A subscriber of the zone counts the
+%% events, and follows which children there are by them.
 -module(cluster_demo_node).
 
 -export([start/1, open/1, terminate/1, drain/0, overview/1, books/0]).
@@ -10,30 +10,52 @@
 
 -define(ZONE, streams).
 -define(BOOKS, ?MODULE).
+-define(SUBSCRIBER, ?MODULE).
 -define(OPENERS, 8).
 
 %% Starts the zone and a subscriber.
 start(Options) ->
     Caller = self(),
     Pid = spawn(fun() ->
+        register(?SUBSCRIBER, self()),
         ?BOOKS = ets:new(?BOOKS, [named_table, public]),
         {ok, _} = gen_tracker:start_link(?ZONE, #{cluster => Options}),
         {ok, []} = gen_tracker_cluster:subscribe(?ZONE),
         Caller ! {self(), started},
-        count_events()
+        follow(#{}, #{})
     end),
     receive
         {Pid, started} -> ok
     end.
 
-count_events() ->
+%% Counts events by their kind. `unexpected' is a death of a child whose birth was not told. A birth
+%% may be told `again': a node that was too slow for the events of another one gets all of its names
+%% anew.
+follow(Children, Events) ->
     receive
-        {gen_tracker_cluster, ?ZONE, Event} -> add({event, kind(Event)})
-    end,
-    count_events().
+        {gen_tracker_cluster, ?ZONE, Event} ->
+            Kind = kind(Event, Children),
+            follow(changed(Event, Children), Events#{Kind => maps:get(Kind, Events, 0) + 1});
+        {Caller, events} ->
+            Caller ! {self(), lists:sort(maps:keys(Children)), Events},
+            follow(Children, Events)
+    end.
 
-kind({down, _Name, _Pid, {nodedown, _Node}}) -> nodedown;
-kind(Event) -> element(1, Event).
+kind({up, Name, Pid}, Children) when is_map_key({Name, Pid}, Children) -> again;
+kind({down, Name, Pid, _}, Children) when not is_map_key({Name, Pid}, Children) -> unexpected;
+kind({down, _, _, {nodedown, _}}, _) -> nodedown;
+kind(Event, _) -> element(1, Event).
+
+changed({up, Name, Pid}, Children) -> Children#{{Name, Pid} => up};
+changed({down, Name, Pid, _}, Children) -> maps:remove({Name, Pid}, Children);
+changed(_, Children) -> Children.
+
+events() ->
+    Subscriber = whereis(?SUBSCRIBER),
+    Subscriber ! {self(), events},
+    receive
+        {Subscriber, Children, Events} -> {Children, Events}
+    end.
 
 %% Opens all names from this node, by several processes, each in an order of its own. Returns the
 %% answers.
@@ -74,9 +96,11 @@ drain() ->
     gen_tracker_cluster:drain(?ZONE).
 
 %% Returns what this node sees: the members, the names with their children, the home of each name,
-%% the children that run here, and the number of events by their kind.
+%% the children that run here, those that the subscriber was told of, and the number of events by
+%% their kind.
 overview(Names) ->
     Collect = fun(Name, Pid, Children) -> [{Name, Pid} | Children] end,
+    {Told, Events} = events(),
     #{
         members => gen_tracker_cluster:members(?ZONE),
         names => lists:sort(gen_tracker_cluster:fold(Collect, [], ?ZONE)),
@@ -86,12 +110,13 @@ overview(Names) ->
         ]),
         homes => [gen_tracker_cluster:home(?ZONE, Name) || Name <- Names],
         here => lists:sort(gen_tracker:fold(Collect, [], ?ZONE)),
-        events => maps:from_list([{Kind, N} || {{event, Kind}, N} <- ets:tab2list(?BOOKS)])
+        told => Told,
+        events => Events
     }.
 
 %% Returns the entries `{{Kind, Name}, HowOften}'.
 books() ->
-    [Entry || {{Kind, _}, _} = Entry <- ets:tab2list(?BOOKS), Kind =/= event].
+    ets:tab2list(?BOOKS).
 
 add(Key) ->
     _ = ets:update_counter(?BOOKS, Key, 1, {Key, 0}),
