@@ -11,9 +11,9 @@
 %% - no keeper has started a child again after its child has lost a conflict.
 -module(model_cluster).
 
--export([rounds/2, round/2, with_members/1]).
+-export([rounds/2, round/2, with_members/1, met/1]).
 %% On the nodes
--export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2]).
+-export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2, view/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -40,13 +40,15 @@ round(Seed, Members) ->
         lists:foreach(fun run/1, History),
         rest(Members),
         check(Members),
+        counted(Members),
         [ok = on(Member, ?MODULE, clear, [?ZONE]) || Member <- Members],
         clusters:settle(Members, ?ZONE)
     catch
         Class:Reason:Stack ->
             Found = [clusters:directory(Member, ?ZONE) || Member <- Members],
-            ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~n", [
-                Seed, History, [on(Member, ?MODULE, books, []) || Member <- Members], Found
+            ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~nviews ~p~n", [
+                Seed, History, [on(Member, ?MODULE, books, []) || Member <- Members], Found,
+                [on(Member, ?MODULE, view, [?ZONE]) || Member <- Members]
             ]),
             erlang:raise(Class, {seed, Seed, Reason}, Stack)
     end.
@@ -117,6 +119,20 @@ rest(Members) ->
         Members
     ),
     clusters:settle(Members, ?ZONE).
+
+%% Counts what the rounds have met, so that a run can show that it tests something.
+counted(Members) ->
+    Books = [Row || Member <- Members, {_, Row} <- on(Member, ?MODULE, books, [])],
+    Met = [element(1, Row) || Row <- Books, element(1, Row) =:= started] ++
+        [lost || {ended, _, _, {conflict, _}, _} <- Books],
+    [put({met, What}, 1 + met(What)) || What <- Met],
+    ok.
+
+met(What) ->
+    case get({met, What}) of
+        undefined -> 0;
+        Number -> Number
+    end.
 
 %%% Checks
 
@@ -221,6 +237,17 @@ act_now(kill_scope, _) ->
 act_now(kill_cluster_process, Zone) ->
     {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
     exit(Process, kill).
+
+%% Returns what a member knows of the others, for a report.
+view(Zone) ->
+    {Process, Table, _, _} = proctab_nif:cluster_shared(Zone),
+    #{
+        process => Process,
+        connected => nodes(),
+        group => pg:get_members(gen_tracker_cluster, Zone),
+        published => ets:tab2list(Table),
+        state => sys:get_state(Process)
+    }.
 
 %% Ends all children, and forgets what they have done.
 clear(Zone) ->

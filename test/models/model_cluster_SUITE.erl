@@ -13,5 +13,8 @@ all() ->
 members_agree_after_random_histories(_) ->
     First = erlang:unique_integer([positive]) + erlang:system_time(second),
     model_cluster:with_members(fun(Members) ->
-        model_cluster:rounds(lists:seq(First, First + 9), Members)
+        model_cluster:rounds(lists:seq(First, First + 9), Members),
+        ct:pal("~b children were started, and ~b have lost a conflict", [
+            model_cluster:met(started), model_cluster:met(lost)
+        ])
     end).

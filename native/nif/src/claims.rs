@@ -176,7 +176,7 @@ pub fn sweep_claims(call: Call<'_>) -> Answer<'_> {
     let directory = directory(lookup::zone(call, &guard)?)?;
     let member = match call.argument(1)?.is(atoms::ended()) {
         true => directory.ended(),
-        false => member(call, directory).ok(),
+        false => directory.member(member_id(call)?),
     };
     let Some(member) = member else {
         return Ok(call.tuple([call.nil(), boolean(false)]));
@@ -306,10 +306,13 @@ fn directory(zone: &Zone<Copied>) -> Result<&Directory<Copied>, Fault> {
 
 /// Returns the member that the second argument names.
 fn member(call: Call<'_>, directory: &Directory<Copied>) -> Result<Arc<Member<Copied>>, Fault> {
+    directory.member(member_id(call)?).ok_or(Fault::BadArgument)
+}
+
+fn member_id(call: Call<'_>) -> Result<u32, Fault> {
     let id = call.get_integer(call.argument(1)?);
-    let id = id.and_then(|id| u32::try_from(id).ok());
-    let member = id.and_then(|id| directory.member(id));
-    member.ok_or(Fault::BadArgument)
+    id.and_then(|id| u32::try_from(id).ok())
+        .ok_or(Fault::BadArgument)
 }
 
 fn with_member<'c>(
