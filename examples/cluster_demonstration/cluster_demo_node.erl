@@ -28,9 +28,9 @@ start(Options) ->
         {Pid, started} -> ok
     end.
 
-%% Counts events by their kind. `unexpected' is a death of a child whose birth was not told. A birth
-%% may be told `again': a node that was too slow for the events of another one gets all of its names
-%% anew.
+%% Counts events by their kind. A node that is too slow for the events of another one gets all of
+%% its names anew. A birth that is told again then, and a death whose birth was not told, count as
+%% `repeated'.
 follow(Children, Events) ->
     receive
         {gen_tracker_cluster, ?ZONE, Event} ->
@@ -41,8 +41,8 @@ follow(Children, Events) ->
             follow(Children, Events)
     end.
 
-kind({up, Name, Pid}, Children) when is_map_key({Name, Pid}, Children) -> again;
-kind({down, Name, Pid, _}, Children) when not is_map_key({Name, Pid}, Children) -> unexpected;
+kind({up, Name, Pid}, Children) when is_map_key({Name, Pid}, Children) -> repeated;
+kind({down, Name, Pid, _}, Children) when not is_map_key({Name, Pid}, Children) -> repeated;
 kind({down, _, _, {nodedown, _}}, _) -> nodedown;
 kind(Event, _) -> element(1, Event).
 
