@@ -3,9 +3,10 @@
  *
  * What the model takes from Erlang:
  * - Signals from one process to another arrive in order. A broken connection loses the last ones,
- *   and sends DOWN to each side, which handles it at its own time.
- * - There is no new connection before all DOWNs of the last one have been sent: in OTP 25 and
- *   later, erts/emulator/beam/dist.c suspends it (`pending_nodedown`). LATE_DOWN takes that away.
+ *   and sends DOWN to each side, which handles it at its own time: after the signals that were not
+ *   lost, but possibly after the first signals of the next connection, too. (OTP 25 makes no new
+ *   connection before all DOWNs of the last one have been sent: `pending_nodedown` in
+ *   erts/emulator/beam/dist.c. The protocol does not rely on it.)
  * - Requests of find_or_open come from processes of their own. So they arrive in no order with the
  *   signals of the cluster processes.
  *
@@ -49,7 +50,7 @@
 #define JOINED 0        /* the nodes begin as members that know each other */
 #endif
 #ifndef LATE_DOWN
-#define LATE_DOWN 0
+#define LATE_DOWN 1     /* DOWN may come after the first signals of the next connection */
 #endif
 #ifndef FAULT
 #define FAULT none
@@ -74,6 +75,7 @@
 #define early_ready 13      /* a node accepts starts before it has all snapshots */
 #define lost_credit 14      /* a page is not answered by a credit */
 #define one_epoch 15        /* a new snapshot does not remove what it does not contain */
+#define no_serving 16       /* a hello that tells of a forgotten session opens no other one */
 
 /* The states of a name at its own node. HELD: its child is being started or restarted. ENDING: it
  * is being cleaned up. Others see HELD for both. */
@@ -103,7 +105,8 @@
 
 mtype = { hello, page, credit, event, status };
 
-/* The signals to I from J are link[P(I, J)]: kind, tag, name, claim or status of the node. */
+/* The signals to I from J are link[P(I, J)]: kind, session, name, claim or status of the node. A
+ * hello has two sessions: the one that it opens, and that in which its sender sends. */
 chan link[N * N] = [ROOM] of { mtype, byte, byte, byte };
 bool cut[N * N];            /* there is no connection */
 byte old[N * N];            /* how many of the signals are of a connection that has ended */
@@ -121,6 +124,7 @@ bool stale[N * N * M];      /* the claim is of an earlier snapshot */
 byte tag[N * N];
 byte tags[N * N];           /* the last session */
 bool down[N * N];
+bool welcome[N * N];        /* a page has arrived in the session */
 bool complete[N * N];
 byte view[N * N];
 
@@ -136,7 +140,8 @@ byte request[N * M * 2];
 bool stable;                /* no fault since all had the same view and nothing was on its way */
 bool disturbed[M];          /* a child of that name has died, or a zone has ended */
 byte conflicts[M];          /* children and starts that have lost */
-bool there[N * N * M];      /* the second node has had this claim since the first one's beginning */
+bool there[N * N * M];      /* the second node has had this claim since the first one began, and no
+                             * session between them has ended */
 byte starts;
 byte losers;
 byte cleanups;
@@ -269,26 +274,38 @@ inline start(Starter, Started) {
 }
 
 /* Drops what node Reader has about node Writer. */
-inline end_session(Reader, Writer) {
+inline end_sessions(Reader, Writer) {
+    close(Reader, Writer);
     tag[P(Reader, Writer)] = 0;
     down[P(Reader, Writer)] = false;
-    complete[P(Reader, Writer)] = false;
-    view[P(Reader, Writer)] = JOINING;
     to[P(Reader, Writer)] = 0;
     next[P(Reader, Writer)] = 0;
-    lag[P(Reader, Writer)] = false;
+    lag[P(Reader, Writer)] = false
+}
+
+/* Ends the session in which node Closer receives. */
+inline close(Closer, Closed) {
+    welcome[P(Closer, Closed)] = false;
+    complete[P(Closer, Closed)] = false;
+    view[P(Closer, Closed)] = JOINING;
     for (x : 0 .. M - 1) {
-        CLAIM(Reader, Writer, x) = (FAULT == keep_claims -> CLAIM(Reader, Writer, x) : FREE);
-        STALE(Reader, Writer, x) = false
+        CLAIM(Closer, Closed, x) = (FAULT == keep_claims -> CLAIM(Closer, Closed, x) : FREE);
+        THERE(Closer, Closed, x) = false;
+        STALE(Closer, Closed, x) = false
     }
 }
 
 /* Monitors a node and sends it a new session. Without a connection the DOWN comes at once. */
 inline greet(Greeter, Greeted) {
-    tags[P(Greeter, Greeted)]++;
-    tag[P(Greeter, Greeted)] = tags[P(Greeter, Greeted)];
     down[P(Greeter, Greeted)] = cut[P(Greeter, Greeted)];
-    send(Greeted, Greeter, hello, tag[P(Greeter, Greeted)], 0, 0)
+    say_hello(Greeter, Greeted)
+}
+
+/* Opens a session, and says in which one the node sends. */
+inline say_hello(Speaking, Hearing) {
+    tags[P(Speaking, Hearing)]++;
+    tag[P(Speaking, Hearing)] = tags[P(Speaking, Hearing)];
+    send(Hearing, Speaking, hello, tag[P(Speaking, Hearing)], to[P(Speaking, Hearing)], 0)
 }
 
 /* Sends the next page of a snapshot, with the status of the node. */
@@ -345,10 +362,17 @@ proctype session(byte i, j) {
             to[P(i, j)] = t;
             next[P(i, j)] = 0;
             lag[P(i, j)] = false;
-            send_page(i, j)
+            send_page(i, j);
+            if
+            :: welcome[P(i, j)] && what != tag[P(i, j)] && FAULT != no_serving ->
+                close(i, j);
+                say_hello(i, j)
+            :: else
+            fi
         :: kind == credit && t == to[P(i, j)] && next[P(i, j)] < M && !lag[P(i, j)] ->
             send_page(i, j)
         :: kind == page && t == tag[P(i, j)] ->
+            welcome[P(i, j)] = true;
             view[P(i, j)] = value / 4;
             take_page(i, j, what, value % 4);
             if
@@ -366,7 +390,7 @@ proctype session(byte i, j) {
         fi;
         kind = 0; t = 0; what = 0; value = 0 }
     :: d_step { down[P(i, j)] && old[P(i, j)] == 0 ->
-        end_session(i, j);
+        end_sessions(i, j);
         x = 0 }
     /* J is slow: it is sent no claims, and later a new snapshot. */
     :: d_step { lags > 0 && to[P(i, j)] != 0 && !lag[P(i, j)] ->
@@ -415,7 +439,7 @@ inline crash(Ended, WithZone) {
                 link[P(Ended, y)] ? kind(t, what, value)
             }
             old[P(Ended, y)] = 0;
-            end_session(Ended, y);
+            end_sessions(Ended, y);
             for (x : 0 .. M - 1) {
                 CLAIM(Ended, y, x) = FREE;
                 THERE(Ended, y, x) = !cut[P(Ended, y)] && OWN(y, x) != FREE
@@ -617,6 +641,7 @@ init {
             tags[a] = JOINED;
             tag[a] = JOINED;
             to[a] = JOINED;
+            welcome[a] = JOINED;
             complete[a] = JOINED;
             view[a] = JOINED * ACCEPTS;
             next[a] = JOINED * M;
