@@ -6,16 +6,17 @@ SHELL := /bin/bash
 # The Debian packages for building, for the gate, and for the benchmarks.
 TO_BUILD := erlang-base erlang-dev rebar3 cargo gcc libc6-dev
 TO_TEST := erlang-common-test erlang-dialyzer erlang-eunit erlang-tools erlang-runtime-tools \
-           erlang-observer erlang-edoc erlang-proper erlang-metrics elixir git rustfmt rust-clippy
+           erlang-observer erlang-edoc erlang-proper erlang-metrics elixir git rustfmt rust-clippy \
+           spin
 # Debian 13 no longer has it. A module of the tests stands in for it.
 OPTIONAL := erlang-folsom
 TO_BENCH := elixir gnuplot-nox
 
-INSTALLING := demo test test-otp
+INSTALLING := demo demo-cluster test test-otp
 MODE := check
 $(INSTALLING): MODE := install
 
-.PHONY: bootstrap build test demo docs dist bench bench-check soak sanitize clean help
+.PHONY: bootstrap build test demo demo-cluster docs dist bench bench-check soak sanitize clean help
 
 bootstrap:
 	@tools/bootstrap $(MODE) $(TO_BUILD) $(TO_TEST) optional $(OPTIONAL)
@@ -44,6 +45,12 @@ $(OTHER_OTP): test-otp-%: bootstrap
 DIR ?=
 demo: build
 	examples/demonstration/run "$(DIR)"
+
+#: make demo-cluster  starts four nodes on this machine, cuts them apart and joins them again, and
+#:                drains one; NAMES=1000; installs what is missing on Debian
+NAMES ?= 1000
+demo-cluster: build
+	examples/cluster_demonstration/run "$(NAMES)"
 
 #: make docs      writes the reference of all modules to doc/reference
 docs: bootstrap

@@ -220,9 +220,9 @@ received({gen_tracker_cluster, Session, Message}, #member{sessions = Sessions} =
         %% The session has ended.
         _ -> Member
     end;
-received({gen_tracker_cluster, hello, Version, Zone, Session, From} = Hello, Member) ->
+received({gen_tracker_cluster, hello, Version, Zone, Session, From, Serving} = Hello, Member) ->
     case is_reference(Session) andalso is_pid(From) andalso node(From) =/= node() of
-        true -> hello(Version, Zone, Session, From, Member);
+        true -> hello(Version, Zone, Session, From, Serving, Member);
         false -> malformed(Hello, unknown, Member)
     end;
 received({watched, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
@@ -233,9 +233,9 @@ received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watche
     unlink(Watcher),
     exit(Watcher, kill),
     joined(Member);
-received({'DOWN', Monitor, process, Pid, Reason}, #member{peers = Peers} = Member) ->
+received({'DOWN', Monitor, process, Pid, _}, #member{peers = Peers} = Member) ->
     case Peers of
-        #{Pid := #peer{monitor = Monitor}} -> peer_ended(Pid, Reason, Member);
+        #{Pid := #peer{monitor = Monitor}} -> peer_ended(Pid, Member);
         _ -> without_subscriber(Pid, Member)
     end;
 received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
@@ -365,29 +365,41 @@ peer_joined(Pid, #member{peers = Peers} = Member) ->
     end.
 
 %% The monitor comes first: whatever ends the session is noticed.
-add_peer(Pid, #member{zone = Zone, sessions = Sessions} = Member) ->
+add_peer(Pid, Member) ->
+    open_session(Pid, monitor(process, Pid), undefined, Member).
+
+%% Begins to receive from a peer.
+open_session(Pid, Monitor, Sending, #member{zone = Zone, sessions = Sessions} = Member) ->
     Node = node(Pid),
-    Monitor = monitor(process, Pid),
     Session = make_ref(),
     Id = proctab_nif:add_member(Zone, Node, atom_to_binary(Node), Pid),
-    _ = send(Pid, {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self()}),
-    Added = Member#member{sessions = Sessions#{Session => {receiving, Pid}}},
-    set_peer(Pid, #peer{node = Node, monitor = Monitor, session = Session, id = Id}, Added).
+    Serving =
+        case Sending of
+            #sending{session = Its} -> Its;
+            undefined -> undefined
+        end,
+    _ = send(Pid, {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving}),
+    Peer = #peer{node = Node, monitor = Monitor, session = Session, id = Id, sending = Sending},
+    set_peer(Pid, Peer, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
 
 set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
     Member#member{peers = Peers#{Pid => Peer}}.
 
-peer_ended(Pid, _Reason, #member{zone = Zone, peers = Peers, sessions = Sessions} = Member) ->
-    {#peer{node = Node, id = Id} = Peer, Left} = maps:take(Pid, Peers),
-    ok = proctab_nif:end_member(Zone, Id),
-    ok = gen_tracker_cluster_copies:remove_member(Node, Member#member.copies),
-    Ended = maps:remove(Peer#peer.session, without_sending(Peer, Sessions)),
-    Swept = sweep(Id, {nodedown, Node}, Member#member{peers = Left, sessions = Ended}),
-    Changed = status_changed(without_missing(Pid, Swept)),
+peer_ended(Pid, #member{peers = Peers, sessions = Sessions} = Member) ->
+    {Peer, Left} = maps:take(Pid, Peers),
+    Ended = close_session(Peer, Member#member{sessions = without_sending(Peer, Sessions)}),
+    Changed = status_changed(without_missing(Pid, Ended#member{peers = Left})),
     case Peer#peer.has_rejoined of
         true -> add_peer(Pid, Changed);
         false -> Changed
     end.
+
+%% Ends the session in which this process receives from a peer.
+close_session(#peer{node = Node, id = Id, session = Session}, Member) ->
+    #member{zone = Zone, copies = Copies, sessions = Sessions} = Member,
+    ok = proctab_nif:end_member(Zone, Id),
+    ok = gen_tracker_cluster_copies:remove_member(Node, Copies),
+    sweep(Id, {nodedown, Node}, Member#member{sessions = maps:remove(Session, Sessions)}).
 
 without_sending(#peer{sending = #sending{session = Session}}, Sessions) ->
     maps:remove(Session, Sessions);
@@ -454,7 +466,8 @@ send(Pid, Message) ->
 
 %%% As a sender
 
-hello(?VERSION, Zone, Session, From, #member{zone = Zone} = Member) ->
+%% Opens the session in which a peer receives.
+hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
     Known =
         case Member of
             #member{peers = #{From := _}} -> Member;
@@ -464,12 +477,23 @@ hello(?VERSION, Zone, Session, From, #member{zone = Zone} = Member) ->
     Opened = maps:put(Session, {sending, From}, without_sending(Peer, Sessions)),
     _ = send(From, {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}}),
     Sending = snapshot(From, #sending{session = Session}, Known),
-    set_peer(From, Peer#peer{sending = Sending}, Known#member{sessions = Opened});
-hello(Version, Zone, Session, From, #member{zone = Own} = Member) ->
+    Served = Peer#peer{sending = Sending},
+    case Peer of
+        #peer{is_member = true, session = Own} when Own =/= Serving ->
+            %% The peer has forgotten the session in which it was sending.
+            reopen(From, Served, Known#member{sessions = Opened});
+        _ ->
+            set_peer(From, Served, Known#member{sessions = Opened})
+    end;
+hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
                  version => Version, its_zone => Zone}),
     _ = send(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
     Member.
+
+reopen(Pid, #peer{monitor = Monitor, sending = Sending} = Peer, Member) ->
+    Opened = open_session(Pid, Monitor, Sending, close_session(Peer, Member)),
+    status_changed(Opened).
 
 %% Begins a snapshot.
 snapshot(Pid, #sending{session = Session, epoch = Before} = Sending, Member) ->

@@ -6,6 +6,8 @@
 -export([init_watcher/2]).
 
 -define(SCOPE, gen_tracker_cluster).
+%% How long a connected node may take to say which processes of a group it has, in milliseconds.
+-define(PATIENCE, 5000).
 
 %% @doc Adds the caller to the group of a zone, and returns a monitor of the scope. Starts the scope
 %% if it does not run.
@@ -30,8 +32,8 @@ members(Zone) ->
     pg:get_members(?SCOPE, Zone).
 
 %% @doc Starts a process, linked to the caller, that sends it `{watched, Watcher, Pids}' with the
-%% group of a zone, and then `{joined, Watcher, Pids}' when processes join it. It ends with the
-%% scope.
+%% group of a zone on all connected nodes, and then `{joined, Watcher, Pids}' when processes join
+%% it. It ends with the scope.
 %%
 %% The caller is in the group, and the scope of OTP 25 ends if a process that monitors a group is in
 %% it.
@@ -44,8 +46,14 @@ watch(Zone) ->
 init_watcher(Zone, Caller) ->
     Scope = monitor(process, ?SCOPE),
     {Group, Pids} = pg:monitor(?SCOPE, Zone),
-    Caller ! {watched, self(), Pids},
+    Caller ! {watched, self(), lists:usort(Pids ++ elsewhere(Zone))},
     watcher(Scope, Group, Caller).
+
+%% A scope that has just started does not know those of other nodes yet. So each node is asked; one
+%% that does not answer, or has no scope, counts as one without members.
+elsewhere(Zone) ->
+    Answers = erpc:multicall(nodes(), pg, get_local_members, [?SCOPE, Zone], ?PATIENCE),
+    [Pid || {ok, Pids} <- Answers, Pid <- Pids].
 
 watcher(Scope, Group, Caller) ->
     receive

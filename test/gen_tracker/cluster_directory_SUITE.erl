@@ -19,10 +19,12 @@ all() ->
         a_member_that_joins_finds_all_names,
         names_of_a_node_that_has_gone_are_found_nowhere,
         a_broken_connection_hides_names_until_it_is_made_again,
+        a_late_end_of_a_connection_ends_no_later_session,
         a_cluster_process_that_is_killed_is_replaced,
         a_scope_that_is_killed_is_replaced,
         a_tracker_that_is_killed_takes_its_names,
         a_zone_that_is_stopped_takes_its_names,
+        nodes_that_prevent_overlapping_partitions_come_to_agree,
         functions_for_all_members_see_all_names,
         copied_attributes_are_read_from_the_local_copy,
         children_are_found_by_indexed_attributes_of_all_members,
@@ -111,6 +113,27 @@ a_broken_connection_hides_names_until_it_is_made_again(_) ->
         until_found(Members, z, b, {ok, Second})
     end).
 
+%% The VM may notice the end of a connection after the next one was made.
+a_late_end_of_a_connection_ends_no_later_session(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Before = [{M, open(M, z, spec({before, M}))} || M <- Members],
+        settle(Members, z),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        State = tuple_to_list(on(One, sys, get_state, [Process])),
+        [Watcher] = [Pid || Pid <- State, is_pid(Pid)],
+        [{Peer, Monitor}] = [{Pid, element(3, Record)} || #{} = Map <- State,
+            {Pid, Record} <- maps:to_list(Map), is_tuple(Record), element(1, Record) =:= peer],
+        Late = [{joined, Watcher, [Peer]}, {'DOWN', Monitor, process, Peer, noconnection}],
+        [Message = on(One, erlang, send, [Process, Message]) ||
+            Message <- Late],
+        Later = [{M, open(M, z, spec({later, M}))} || M <- Members],
+        [until_found(Members, z, {later, M}, {ok, Pid}) || {M, Pid} <- Later],
+        [until_found(Members, z, {before, M}, {ok, Pid}) || {M, Pid} <- Before],
+        settle(Members, z),
+        Last = open(One, z, spec(last)),
+        until_found([Other], z, last, {ok, Last})
+    end).
+
 a_cluster_process_that_is_killed_is_replaced(_) ->
     clusters:with(3, z, fun([One, Other, _] = Members) ->
         [open(Member, z, spec({Node, I})) || {_, Node} = Member <- Members, I <- lists:seq(1, 100)],
@@ -155,6 +178,19 @@ a_zone_that_is_stopped_takes_its_names(_) ->
         ok = on(One, clusters, stop_zone, [z]),
         until_found([Other], z, a, undefined),
         wait:until(fun() -> on(Other, gen_tracker_cluster, members, [z]) =:= [Node] end)
+    end).
+
+nodes_that_prevent_overlapping_partitions_come_to_agree(_) ->
+    clusters:with_overlap_prevention(3, z, fun([One, Other, _] = Members) ->
+        [{ok, _} = on(M, gen_tracker_cluster, find_or_open, [z, spec({Node, I})]) ||
+            {_, Node} = M <- Members, I <- lists:seq(1, 20)],
+        settle(Members, z),
+        clusters:cut([One], [Other]),
+        [on(M, gen_tracker_cluster, find_or_open, [z, spec({Node, I})]) ||
+            M <- Members, {_, Node} <- Members, I <- lists:seq(1, 20)],
+        clusters:join(Members),
+        settle(Members, z),
+        ?assertEqual(60, on(One, gen_tracker_cluster, count, [z]))
     end).
 
 functions_for_all_members_see_all_names(_) ->
@@ -345,11 +381,12 @@ malformed_messages_change_nothing(_) ->
             [{gen_tracker_cluster, Session, Body} || Session <- Sessions, Body <- Bodies] ++
                 [
                     {gen_tracker_cluster, make_ref(), {events, [{free, a}]}},
-                    {gen_tracker_cluster, hello, 1, z, no_reference, Sender},
-                    {gen_tracker_cluster, hello, 1, z, make_ref(), no_pid},
-                    {gen_tracker_cluster, hello, 1, z, make_ref(), Process},
-                    {gen_tracker_cluster, hello, 7, z, make_ref(), Sender},
-                    {gen_tracker_cluster, hello, 1, y, make_ref(), Sender},
+                    {gen_tracker_cluster, hello, 1, z, no_reference, Sender, undefined},
+                    {gen_tracker_cluster, hello, 1, z, make_ref(), no_pid, undefined},
+                    {gen_tracker_cluster, hello, 1, z, make_ref(), Process, undefined},
+                    {gen_tracker_cluster, hello, 7, z, make_ref(), Sender, undefined},
+                    {gen_tracker_cluster, hello, 1, y, make_ref(), Sender, undefined},
+                    {gen_tracker_cluster, hello, 1, z, make_ref(), Sender},
                     {gen_tracker_cluster}, {gen_tracker_cluster, 1}, hello
                 ],
         Send = fun() -> [Process ! Message || Message <- Messages] end,
@@ -378,7 +415,28 @@ a_zone_of_one_node_alone_is_no_cluster_zone(_) ->
     ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, spec(a))),
     ?assertError(badarg, gen_tracker_cluster:find(no_zone, a)),
     ?assertEqual(undefined, gen_tracker_cluster:whereis_name({?FUNCTION_NAME, a})),
+    Alone = "the zone was started without the option cluster",
+    Find = fun() -> gen_tracker_cluster:find(?FUNCTION_NAME, a) end,
+    ?assertEqual(#{1 => Alone}, explained(Find)),
+    ?assertEqual(
+        #{1 => "no zone of this name is running"},
+        explained(fun() -> gen_tracker_cluster:count(no_zone) end)
+    ),
+    ?assertEqual(
+        #{2 => "the option unique is neither home nor lock"},
+        explained(fun() -> gen_tracker:start_link(z, #{cluster => #{unique => 1}}) end)
+    ),
     gen_server:stop(?FUNCTION_NAME).
+
+%% Returns what the shell says of a `badarg`.
+explained(Fun) ->
+    try Fun() of
+        Result -> Result
+    catch
+        error:badarg:Stack ->
+            Texts = proctab_errors:format_error(badarg, Stack),
+            maps:map(fun(_, Text) -> lists:flatten(Text) end, Texts)
+    end.
 
 wrong_options_are_refused(_) ->
     [

@@ -1,6 +1,7 @@
 %% Promise: a rebar3 project with proctab as a dependency, in `_checkouts` or from git, calls all
 %% three modules by the names of the originals, next to the applications of two of these: in the
-%% shell, and in a release that is moved elsewhere, with the native library in it.
+%% shell, and in a release that is moved elsewhere, with the native library in it. And the books of
+%% the demonstration of a cluster balance.
 -module(example_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -18,7 +19,8 @@ all() ->
         a_project_with_checkouts_runs_in_the_shell,
         a_project_with_checkouts_runs_as_a_release_elsewhere,
         a_project_with_a_git_dependency_runs_as_a_release_elsewhere,
-        a_release_with_a_module_twice_is_refused
+        a_release_with_a_module_twice_is_refused,
+        the_books_of_the_cluster_demonstration_balance
     ].
 
 a_project_with_checkouts_runs_in_the_shell(Config) ->
@@ -57,6 +59,11 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
     Target = source_tree:cargo_target(),
     ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
     assert_release_runs(Project, Config).
+
+the_books_of_the_cluster_demonstration_balance(_Config) ->
+    {Status, Output} = run(root(), "examples/cluster_demonstration/run 200"),
+    ?assertEqual(0, Status, Output),
+    ?assertMatch({match, _}, re:run(Output, "\\nthe books balance\\n\\z"), Output).
 
 %% doc/swapping.md says to exclude the module of the original.
 a_release_with_a_module_twice_is_refused(Config) ->

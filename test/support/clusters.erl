@@ -5,7 +5,8 @@
 %% the zone again when its tracker has ended.
 -module(clusters).
 
--export([with/3, with/4, on/4, on/5, cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
+-export([with/3, with/4, with_overlap_prevention/3, on/4, on/5]).
+-export([cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
 -export([start_zone/2, stop_zone/1, supervise/3, books/0, running/1, kill_cluster_process/1]).
 
 %% Starts so many nodes with a zone of this name, connects them, waits until all are members, and
@@ -14,7 +15,18 @@ with(Number, Zone, Fun) ->
     with(Number, Zone, #{cluster => true}, Fun).
 
 with(Number, Zone, Options, Fun) ->
-    Members = [start_node() || _ <- lists:seq(1, Number)],
+    Kernel = ["-kernel", "dist_auto_connect", "never",
+              "-kernel", "prevent_overlapping_partitions", "false"],
+    with(Number, Zone, Options, Kernel, Fun).
+
+%% Like `with/3`, of nodes as they are by default: they connect by themselves, and cut further
+%% connections when one is lost, so that no partitions overlap.
+with_overlap_prevention(Number, Zone, Fun) ->
+    Kernel = ["-kernel", "prevent_overlapping_partitions", "true"],
+    with(Number, Zone, #{cluster => true}, Kernel, Fun).
+
+with(Number, Zone, Options, Kernel, Fun) ->
+    Members = [start_node(Kernel) || _ <- lists:seq(1, Number)],
     try
         join(Members),
         [ok = on(Member, ?MODULE, start_zone, [Zone, Options]) || Member <- Members],
@@ -32,14 +44,12 @@ stop(Peer) ->
         exit:_ -> stopped
     end.
 
-start_node() ->
+start_node(Kernel) ->
     {ok, Peer, Node} = peer:start_link(#{
         name => peer:random_name(),
         connection => standard_io,
-        args => ["-kernel", "dist_auto_connect", "never",
-                 "-kernel", "prevent_overlapping_partitions", "false",
-                 "-kernel", "logger_level", "critical",
-                 "-pa" | source_tree:code_paths()]
+        args => Kernel ++ ["-kernel", "logger_level", "critical", "-pa"] ++
+            source_tree:code_paths()
     }),
     {Peer, Node}.
 
@@ -63,11 +73,26 @@ cut(Some, Others) ->
     [true = on(One, erlang, disconnect_node, [Node]) || One <- Some, {_, Node} <- Others],
     ok.
 
-%% Waits until all nodes have each other as members that accept starts, and the same directory.
+%% Connects nodes that are not connected, and returns whether there were none. A connection can be
+%% lost again when both nodes make it at the same time.
+are_joined(Members) ->
+    Apart = [
+        {One, Node}
+     || One <- Members,
+        Connected <- [on(One, erlang, nodes, [])],
+        {_, Node} = Other <- Members,
+        Other =/= One,
+        not lists:member(Node, Connected)
+    ],
+    [on(One, net_kernel, connect_node, [Node]) || {One, Node} <- Apart],
+    Apart =:= [].
+
+%% Connects all nodes, and waits until all have each other as members that accept starts, and the
+%% same directory.
 settle(Members, Zone) ->
     Nodes = lists:sort([Node || {_, Node} <- Members]),
     wait:until(fun() ->
-        lists:all(
+        are_joined(Members) andalso lists:all(
             fun(Member) ->
                 on(Member, gen_tracker_cluster, members, [Zone]) =:= Nodes andalso
                     length(homes(Member, Zone)) =:= length(Nodes)

@@ -193,20 +193,24 @@ type(Shell, {Number, Typed, Printed}) ->
     %% A shell that prints something while it waits repeats its prompt.
     Shown = re:replace(
         prompt(Shell, Number + 1, <<>>),
-        ["\\A(", integer_to_list(Number), "> )+"],
+        ["\\A(", prompt(Number), ")+"],
         "",
         [{return, binary}]
     ),
     ?assertMatch({match, _}, re:run(Shown, ["\\A", pattern(Printed), "\\z"]), {Typed, Shown}).
 
 prompt(Shell, Number, Output) ->
-    Pattern = ["\\A(|.*\n)", integer_to_list(Number), "> \\z"],
+    Pattern = ["\\A(|.*\n)", prompt(Number), "\\z"],
     case re:run(Output, Pattern, [dotall, {capture, [1], binary}]) of
         {match, [Before]} ->
             Before;
         nomatch ->
             prompt(Shell, Number, <<Output/binary, (more(Shell, Output))/binary>>)
     end.
+
+%% Returns a pattern for a prompt. That of a node with a name begins with the name.
+prompt(Number) ->
+    ["(?:\\(\\S+\\))?", integer_to_list(Number), "> "].
 
 %% Returns a pattern for an output of a document. A pid matches any pid, and `...` and a last `_`
 %% match anything.
