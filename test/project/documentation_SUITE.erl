@@ -7,7 +7,9 @@
 
 -compile([export_all, nowarn_export_all]).
 
--define(PUBLIC, [gen_tracker, metrics_process_tracker, proctab, stats_hero_monitor]).
+-define(PUBLIC, [
+    gen_tracker, gen_tracker_cluster, metrics_process_tracker, proctab, stats_hero_monitor
+]).
 
 all() ->
     [
