@@ -951,7 +951,7 @@ init({Zone, Options}) ->
         tag = Tag,
         context = Context,
         handle = Handle,
-        cluster = start_cluster(Zone, Tag, cluster_options(Options)),
+        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options)),
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context, Handle)
     }}.
@@ -960,9 +960,9 @@ cluster_options(#{cluster := false}) -> none;
 cluster_options(#{cluster := true, index := Index}) -> #{index => Index};
 cluster_options(#{cluster := Cluster, index := Index}) -> Cluster#{index => Index}.
 
-start_cluster(_, _, none) -> undefined;
-start_cluster(Zone, Tag, Cluster) ->
-    {gen_tracker_cluster_member:start_link(Zone, Tag, Cluster), Cluster}.
+start_cluster(_, _, _, none) -> undefined;
+start_cluster(Zone, Handle, Tag, Cluster) ->
+    {gen_tracker_cluster_member:start_link(Zone, Handle, Tag, Cluster), Cluster}.
 
 %% A number that is too large for the table limits nothing.
 limit(#{max_children := Most}) when is_integer(Most), Most < 1 bsl 63 -> Most;
@@ -1141,8 +1141,10 @@ received({{Tag, watchdog}, _, process, _, _}, #tracker{tag = Tag} = Tracker) ->
     #tracker{handle = Handle, context = Context} = Tracker,
     Tracker#tracker{watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context)};
 received({{Tag, cluster}, _, process, _, _}, #tracker{tag = Tag, zone = Zone} = Tracker) ->
-    {_, Cluster} = Tracker#tracker.cluster,
-    Tracker#tracker{cluster = start_cluster(Zone, Tag, Cluster)};
+    #tracker{handle = Handle, cluster = {_, Cluster}} = Tracker,
+    Tracker#tracker{cluster = start_cluster(Zone, Handle, Tag, Cluster)};
+received({Tag, drained}, #tracker{tag = Tag, cluster = {Process, Cluster}} = Tracker) ->
+    Tracker#tracker{cluster = {Process, Cluster#{drained => true}}};
 received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->
     Tracker#tracker{events = undefined};
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->

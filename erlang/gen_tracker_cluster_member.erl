@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/3, subscribe/1, unsubscribe/1, drain/1, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, drain/1, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -42,6 +42,8 @@
                      index := [gen_tracker:key() | {each, gen_tracker:key()}],
                      conflict := {module(), Function :: atom()} | undefined,
                      unique := home | lock,
+                     %% Whether an earlier cluster process of this zone was drained.
+                     drained := boolean(),
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
@@ -90,6 +92,9 @@
 
 -record(member, {
     zone :: gen_tracker:zone(),
+    %% The zone of this process: the next one of its name has other claims.
+    handle :: proctab_nif:handle(),
+    tracker :: pid(),
     options :: options(),
     secret :: proctab_nif:secret(),
     table :: ets:table(),
@@ -114,11 +119,13 @@
 
 %% @doc Starts the cluster process of a zone, linked to the calling tracker, and monitored with the
 %% tag `{Tag, cluster}'.
--spec start_link(gen_tracker:zone(), Tag :: reference(), map()) -> pid().
-start_link(Zone, Tag, Options) ->
-    Defaults = #{copied => [], index => [], conflict => undefined, unique => home},
+-spec start_link(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference(), map()) -> pid().
+start_link(Zone, Handle, Tag, Options) ->
+    Defaults = #{
+        copied => [], index => [], conflict => undefined, unique => home, drained => false
+    },
     All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
-    {ok, Process} = gen_server:start_link(?MODULE, {Zone, All}, []),
+    {ok, Process} = gen_server:start_link(?MODULE, {Zone, Handle, self(), All}, []),
     _ = monitor(process, Process, [{tag, {Tag, cluster}}]),
     Process.
 
@@ -143,20 +150,29 @@ rank(Name, Node) ->
     erlang:phash2({Name, Node}, 1 bsl 32).
 
 %% @private
--spec init({gen_tracker:zone(), options()}) -> {ok, #member{}, {continue, join}}.
-init({Zone, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
+-spec init({gen_tracker:zone(), proctab_nif:handle(), Tracker :: pid(), options()}) ->
+          {ok, #member{}, {continue, join}}.
+init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
     true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
     Copies = gen_tracker_cluster_copies:new(Copied, Indexed),
     Keys = gen_tracker_cluster_copies:keys(Copies),
-    Secret = proctab_nif:cluster_open(Zone, {self(), Table, Unique, Copies}, Keys),
+    Secret = proctab_nif:cluster_open(Handle, {self(), Table, Unique, Copies}, Keys),
     %% Those of an earlier cluster process.
     self() ! {sweep, ended, lost},
-    Own = proctab_nif:add_member(Zone, node(), atom_to_binary(node()), self()),
+    Own = proctab_nif:add_member(Handle, node(), atom_to_binary(node()), self()),
     Member = #member{
-        zone = Zone, options = Options, secret = Secret, table = Table, copies = Copies, own = Own
+        zone = Zone,
+        handle = Handle,
+        tracker = Tracker,
+        options = Options,
+        secret = Secret,
+        table = Table,
+        copies = Copies,
+        own = Own,
+        accepting = not maps:get(drained, Options)
     },
     {ok, Member, {continue, join}}.
 
@@ -168,8 +184,8 @@ handle_continue(join, Member) ->
 %% Rows that are older than this process.
 read_rows(done, Member) ->
     Member;
-read_rows(From, #member{zone = Zone} = Member) ->
-    {Rows, Next} = proctab_nif:page(Zone, From, children, []),
+read_rows(From, #member{handle = Handle} = Member) ->
+    {Rows, Next} = proctab_nif:page(Handle, From, children, []),
     Events = [row_event(Name, State, Pid) || {Name, State, Pid, _, _} <- Rows],
     read_rows(Next, own_events(Events, Member)).
 
@@ -193,6 +209,9 @@ handle_call(subscribe, {Pid, _}, #member{subscribers = Subscribers} = Member) wh
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
 handle_call(drain, {Pid, _} = From, #member{drains = Drains} = Member) when is_pid(Pid) ->
+    #member{tracker = Tracker, options = #{tag := Tag}} = Member,
+    %% For the case that this process is killed.
+    Tracker ! {Tag, drained},
     Draining = Member#member{accepting = false, drains = [From | Drains]},
     {noreply, drained(status_changed(Draining))};
 handle_call(_Request, {Pid, _}, Member) when is_pid(Pid) ->
@@ -243,8 +262,10 @@ received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member)
     Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
 received({resume, Pid, Session}, Member) ->
     resume(Pid, Session, Member);
-received({sweep, Id, Reason}, Member) ->
-    sweep(Id, Reason, Member);
+received({sweep, Id, Reason}, #member{subscribers = Subscribers} = Member) ->
+    %% Those who have subscribed meanwhile have not seen these names.
+    Swept = sweep(Id, Reason, Member#member{subscribers = #{}}),
+    Swept#member{subscribers = Subscribers};
 received({{decision, Name}, _, process, Process, Decision}, Member) ->
     decided(Name, Process, Decision, Member);
 received({{conflict, Name}, Monitor, process, _, _}, Member) ->
@@ -290,7 +311,7 @@ own_events(Events, #member{own = Own} = Member) ->
 with_attributes({up, Name, Pid}, Member) ->
     [{up, Name, Pid, attributes(Name, Member)}];
 with_attributes({copied, Name}, #member{zone = Zone} = Member) ->
-    case proctab_nif:find(Zone, Name) of
+    case unless_gone(fun proctab_nif:find/2, [Zone, Name], undefined) of
         {ok, _} -> [{copied, Name, attributes(Name, Member)}];
         undefined -> []
     end;
@@ -300,7 +321,15 @@ with_attributes(Event, _) ->
 attributes(Name, #member{zone = Zone, copies = Copies}) ->
     case gen_tracker_cluster_copies:keys(Copies) of
         [] -> [];
-        Keys -> proctab_nif:attrs(Zone, Name, Keys)
+        Keys -> unless_gone(fun proctab_nif:attrs/3, [Zone, Name, Keys], [])
+    end.
+
+%% The tracker may have ended, and this process is about to.
+unless_gone(Function, Arguments, Default) ->
+    try
+        apply(Function, Arguments)
+    catch
+        error:badarg -> Default
     end.
 
 own_event({down, Name, Pid, _}, Member) -> end_conflict(Name, Pid, Member);
@@ -308,7 +337,7 @@ own_event({free, _}, #member{drains = [_ | _]} = Member) -> drained(Member);
 own_event(_, Member) -> Member.
 
 drained(#member{zone = Zone, drains = Drains} = Member) ->
-    case proctab_nif:count(Zone) of
+    case unless_gone(fun proctab_nif:count/1, [Zone], 0) of
         0 ->
             lists:foreach(fun(From) -> gen_server:reply(From, ok) end, Drains),
             Member#member{drains = []};
@@ -328,9 +357,9 @@ change(Id, Changes, Member) ->
 
 change(_, [], _, Conflicts) ->
     lists:append(lists:reverse(Conflicts));
-change(Id, Changes, #member{zone = Zone} = Member, Conflicts) ->
+change(Id, Changes, #member{handle = Handle} = Member, Conflicts) ->
     {First, Rest} = split(?CHUNK, Changes),
-    change(Id, Rest, Member, [proctab_nif:change_claims(Zone, Id, First) | Conflicts]).
+    change(Id, Rest, Member, [proctab_nif:change_claims(Handle, Id, First) | Conflicts]).
 
 split(Most, List) ->
     try
@@ -369,10 +398,11 @@ add_peer(Pid, Member) ->
     open_session(Pid, monitor(process, Pid), undefined, Member).
 
 %% Begins to receive from a peer.
-open_session(Pid, Monitor, Sending, #member{zone = Zone, sessions = Sessions} = Member) ->
+open_session(Pid, Monitor, Sending, Member) ->
+    #member{zone = Zone, handle = Handle, sessions = Sessions} = Member,
     Node = node(Pid),
     Session = make_ref(),
-    Id = proctab_nif:add_member(Zone, Node, atom_to_binary(Node), Pid),
+    Id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
     Serving =
         case Sending of
             #sending{session = Its} -> Its;
@@ -396,8 +426,8 @@ peer_ended(Pid, #member{peers = Peers, sessions = Sessions} = Member) ->
 
 %% Ends the session in which this process receives from a peer.
 close_session(#peer{node = Node, id = Id, session = Session}, Member) ->
-    #member{zone = Zone, copies = Copies, sessions = Sessions} = Member,
-    ok = proctab_nif:end_member(Zone, Id),
+    #member{handle = Handle, copies = Copies, sessions = Sessions} = Member,
+    ok = proctab_nif:end_member(Handle, Id),
     ok = gen_tracker_cluster_copies:remove_member(Node, Copies),
     sweep(Id, {nodedown, Node}, Member#member{sessions = maps:remove(Session, Sessions)}).
 
@@ -413,8 +443,8 @@ without_missing(_, Member) ->
 
 %% Removes claims that are invisible already. Subscribers are told at once: the member may come back
 %% with other claims.
-sweep(Id, Reason, #member{zone = Zone, subscribers = Subscribers} = Member) ->
-    {Removed, More} = proctab_nif:sweep_claims(Zone, Id),
+sweep(Id, Reason, #member{handle = Handle, subscribers = Subscribers} = Member) ->
+    {Removed, More} = proctab_nif:sweep_claims(Handle, Id),
     Told = tell_all([{down, Name, Pid, reason(Reason)} || {Name, Pid} <- Removed], Member),
     lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
     case More of
@@ -516,8 +546,8 @@ page(done, _, Claims, _) ->
     {Claims, done};
 page(From, Most, Claims, _) when length(Claims) >= Most ->
     {Claims, From};
-page(From, Most, Claims, #member{zone = Zone, own = Own} = Member) ->
-    {Page, Next} = proctab_nif:claims_page(Zone, Own, From, []),
+page(From, Most, Claims, #member{handle = Handle, own = Own} = Member) ->
+    {Page, Next} = proctab_nif:claims_page(Handle, Own, From, []),
     page(Next, Most, [attributed(Claim, Member) || Claim <- Page] ++ Claims, Member).
 
 attributed({_, held} = Claim, _) ->
@@ -590,17 +620,17 @@ heard({status, {Accepting, Synced}}, Pid, Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Changed = Peer#peer{accepting = Accepting, synced = Synced},
     status_changed(set_peer(Pid, Changed, Member));
-heard({snapshot, Epoch}, _Pid, #peer{id = Id}, #member{zone = Zone} = Member)
+heard({snapshot, Epoch}, _Pid, #peer{id = Id}, #member{handle = Handle} = Member)
         when is_integer(Epoch) ->
-    ok = proctab_nif:begin_snapshot(Zone, Id),
+    ok = proctab_nif:begin_snapshot(Handle, Id),
     Member;
 heard({page, Claims}, Pid, Peer, Member) ->
     Checked = checked(Claims, fun is_claim/1),
     claimed([claim_event(Claim) || Claim <- Checked], Pid, Peer, Member);
 heard({events, Events}, Pid, Peer, Member) ->
     claimed(checked(Events, fun is_event/1), Pid, Peer, Member);
-heard(complete, Pid, #peer{id = Id} = Peer, #member{zone = Zone} = Member) ->
-    ok = proctab_nif:end_snapshot(Zone, Id),
+heard(complete, Pid, #peer{id = Id} = Peer, #member{handle = Handle} = Member) ->
+    ok = proctab_nif:end_snapshot(Handle, Id),
     Completed = set_peer(Pid, Peer#peer{is_complete = true}, Member),
     Swept = sweep(Id, {lost, Peer#peer.node}, Completed),
     status_changed(without_missing(Pid, Swept));
@@ -738,7 +768,7 @@ tell_keeper(Name, #member{zone = Zone, conflicts = Conflicts, options = Options}
         #{Name := #conflict{decision = {asking, _, _}}} ->
             Member;
         #{Name := #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict} ->
-            case proctab_nif:child(Zone, Name) of
+            case unless_gone(fun proctab_nif:child/2, [Zone, Name], undefined) of
                 {running, Loser, Keeper, _} ->
                     Monitor = monitor(process, Keeper, [{tag, {conflict, Name}}]),
                     #{tag := Tag} = Options,
@@ -773,15 +803,15 @@ end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
 
 %%% Subscribers
 
-running(#member{zone = Zone, own = Own}) ->
-    Others = [{Name, Pid} || {Name, _, Pid} <- all(Zone, others, 0, []), is_pid(Pid)],
-    [{Name, Pid} || {Name, Pid} <- all(Zone, Own, 0, []), is_pid(Pid)] ++ Others.
+running(#member{handle = Handle, own = Own}) ->
+    Others = [{Name, Pid} || {Name, _, Pid} <- all(Handle, others, 0, []), is_pid(Pid)],
+    [{Name, Pid} || {Name, Pid} <- all(Handle, Own, 0, []), is_pid(Pid)] ++ Others.
 
 all(_, _, done, Claims) ->
     Claims;
-all(Zone, Whose, From, Before) ->
-    {Claims, Next} = proctab_nif:claims_page(Zone, Whose, From, Before),
-    all(Zone, Whose, Next, Claims).
+all(Handle, Whose, From, Before) ->
+    {Claims, Next} = proctab_nif:claims_page(Handle, Whose, From, Before),
+    all(Handle, Whose, Next, Claims).
 
 tell_all(_, #member{subscribers = Subscribers} = Member) when map_size(Subscribers) =:= 0 ->
     Member;

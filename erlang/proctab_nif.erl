@@ -431,7 +431,7 @@ index_page(_Zone, _Key, _From) -> erlang:nif_error(not_loaded).
 %%
 %% `{Secret, {copied, Name}}' says that an attribute of one of the keys `Copied' may have changed.
 %% The keys are those of the first call for a zone.
--spec cluster_open(Zone :: atom(), Shared :: term(), Copied :: [Key :: term()]) -> secret().
+-spec cluster_open(atom() | handle(), Shared :: term(), Copied :: [Key :: term()]) -> secret().
 cluster_open(_Zone, _Shared, _Copied) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns what the cluster process shares with other processes. This and all functions below
@@ -441,7 +441,7 @@ cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds a member without claims: the cluster process `Process' of a node. `NodeName' is the
 %% name of the node. The member of the caller is the zone itself.
--spec add_member(Zone :: atom(), node(), NodeName :: binary(), Process :: pid()) -> member().
+-spec add_member(atom() | handle(), node(), NodeName :: binary(), Process :: pid()) -> member().
 add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
 
 %% @doc Makes changes of the claims of a member, in order. Returns the conflicts: for each claim
@@ -449,26 +449,26 @@ add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
 %%
 %% `down' changes nothing if the claim has another pid, and `free' nothing if the name has a child
 %% in the table of the zone itself, whose claim this is. Does nothing if the member has ended.
--spec change_claims(Zone :: atom(), member(), [{Name :: term(), Rank, change()}]) ->
+-spec change_claims(atom() | handle(), member(), [{Name :: term(), Rank, change()}]) ->
           [{Name :: term(), node(), pid()}] when
       Rank :: 0..16#ffffffff.
 change_claims(_Zone, _Member, _Changes) -> erlang:nif_error(not_loaded).
 
 %% @doc Begins a snapshot of the claims of a member.
--spec begin_snapshot(Zone :: atom(), member()) -> ok.
+-spec begin_snapshot(atom() | handle(), member()) -> ok.
 begin_snapshot(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
 %% @doc Ends a snapshot: no reader finds the claims that were not in it any more.
--spec end_snapshot(Zone :: atom(), member()) -> ok.
+-spec end_snapshot(atom() | handle(), member()) -> ok.
 end_snapshot(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
 %% @doc Ends a member: no reader finds its claims any more.
--spec end_member(Zone :: atom(), member()) -> ok.
+-spec end_member(atom() | handle(), member()) -> ok.
 end_member(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
 %% @doc Removes some of the claims that no reader finds any more, of a member or of one that has
 %% ended. Returns those of running children, and whether there are more.
--spec sweep_claims(Zone :: atom(), member() | ended) ->
+-spec sweep_claims(atom() | handle(), member() | ended) ->
           {[{Name :: term(), pid()}], More :: boolean()}.
 sweep_claims(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
@@ -490,7 +490,7 @@ best_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %%
 %% The items of the page are `{Name, Child}', or with `others' `{Name, Node, Child}', where `Child'
 %% is a pid or `held'. A claim that stays meanwhile is returned exactly once.
--spec claims_page(Zone :: atom(), member() | others, From :: non_neg_integer(), Acc :: list()) ->
+-spec claims_page(atom() | handle(), member() | others, From :: non_neg_integer(), Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 claims_page(_Zone, _Member, _From, _Acc) -> erlang:nif_error(not_loaded).
 

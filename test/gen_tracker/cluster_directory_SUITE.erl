@@ -23,6 +23,7 @@ all() ->
         a_cluster_process_that_is_killed_is_replaced,
         a_scope_that_is_killed_is_replaced,
         a_tracker_that_is_killed_takes_its_names,
+        claims_of_an_ended_zone_do_not_reach_the_next_one,
         a_zone_that_is_stopped_takes_its_names,
         nodes_that_prevent_overlapping_partitions_come_to_agree,
         functions_for_all_members_see_all_names,
@@ -120,7 +121,8 @@ a_late_end_of_a_connection_ends_no_later_session(_) ->
         settle(Members, z),
         {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
         State = tuple_to_list(on(One, sys, get_state, [Process])),
-        [Watcher] = [Pid || Pid <- State, is_pid(Pid)],
+        Tracker = on(One, erlang, whereis, [z]),
+        [Watcher] = [Pid || Pid <- State, is_pid(Pid), Pid =/= Tracker],
         [{Peer, Monitor}] = [{Pid, element(3, Record)} || #{} = Map <- State,
             {Pid, Record} <- maps:to_list(Map), is_tuple(Record), element(1, Record) =:= peer],
         Late = [{joined, Watcher, [Peer]}, {'DOWN', Monitor, process, Peer, noconnection}],
@@ -170,6 +172,21 @@ a_tracker_that_is_killed_takes_its_names(_) ->
         Pid = open(One, z, spec(a)),
         until_found(Members, z, a, {ok, Pid})
     end).
+
+%% The cluster process of a zone whose tracker was killed may go on for a moment.
+claims_of_an_ended_zone_do_not_reach_the_next_one(_) ->
+    Open = fun() ->
+        Handle = proctab_nif:zone_open(?FUNCTION_NAME, shared),
+        _ = proctab_nif:cluster_open(Handle, shared, []),
+        {Handle, proctab_nif:add_member(Handle, node(), <<"name">>, self())}
+    end,
+    {Ended, Own} = Open(),
+    ok = proctab_nif:zone_close(Ended),
+    {Next, Own} = Open(),
+    [] = proctab_nif:change_claims(Ended, Own, [{a, 1, {up, self()}}]),
+    ?assertEqual({[], done}, proctab_nif:claims_page(Next, Own, 0, [])),
+    ?assertEqual({[{a, self()}], done}, proctab_nif:claims_page(Ended, Own, 0, [])),
+    ok = proctab_nif:zone_close(Next).
 
 a_zone_that_is_stopped_takes_its_names(_) ->
     clusters:with(2, z, fun([One, {_, Node} = Other]) ->

@@ -24,6 +24,7 @@ all() ->
         a_member_that_joins_moves_nothing,
         members_that_never_agree_have_no_home,
         a_drained_member_is_nobodys_home,
+        a_drained_member_stays_drained_without_its_cluster_process,
         drain_returns_when_the_children_have_gone,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
@@ -171,6 +172,16 @@ a_drained_member_is_nobodys_home(_) ->
         wait:until(fun() ->
             lists:all(fun(M) -> clusters:directory(M, z) =:= [{Name, Pid}] end, Members)
         end)
+    end).
+
+a_drained_member_stays_drained_without_its_cluster_process(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other]) ->
+        ok = on(Other, gen_tracker_cluster, drain, [z]),
+        ok = on(Other, clusters, kill_cluster_process, [z]),
+        wait:until(fun() -> lists:member(Node, on(One, gen_tracker_cluster, members, [z])) end),
+        wait:until(fun() -> home(Other, z, any) =/= undefined end),
+        ?assertEqual([], [Name || Name <- lists:seq(1, 50), M <- [One, Other],
+            home(M, z, Name) =:= Node])
     end).
 
 drain_returns_when_the_children_have_gone(_) ->

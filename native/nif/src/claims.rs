@@ -32,7 +32,8 @@ struct Converted {
 
 pub fn cluster_open(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let zone = lookup::zone(call, &guard)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let zone = &table.content;
     let shared = call.to_datum(call.argument(1)?)?;
     let mut copied = Vec::new();
     call.for_each_element(call.argument(2)?, |key| {
@@ -57,7 +58,8 @@ pub fn cluster_shared(call: Call<'_>) -> Answer<'_> {
 
 pub fn add_member(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let directory = directory(lookup::zone(call, &guard)?)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let directory = directory(&table.content)?;
     let node = call.atom(1)?;
     let mut scratch = Scratch::new();
     let order: Box<[u8]> = match call.lookup_key(call.argument(2)?, &mut scratch)? {
@@ -74,7 +76,8 @@ pub fn add_member(call: Call<'_>) -> Answer<'_> {
 /// Makes changes of the claims of a member, and returns the conflicts that they make.
 pub fn change_claims(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let zone = lookup::zone(call, &guard)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let zone = &table.content;
     let directory = directory(zone)?;
     let member = member(call, directory)?;
     let mut changes = Vec::new();
@@ -173,7 +176,8 @@ pub fn end_member(call: Call<'_>) -> Answer<'_> {
 /// children, and whether there are more.
 pub fn sweep_claims(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let directory = directory(lookup::zone(call, &guard)?)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let directory = directory(&table.content)?;
     let member = match call.argument(1)?.is(atoms::ended()) {
         true => directory.ended(),
         false => directory.member(member_id(call)?),
@@ -246,7 +250,8 @@ pub fn best_claim(call: Call<'_>) -> Answer<'_> {
 /// Makes a page of the claims of a member, or of all other members.
 pub fn claims_page(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
-    let directory = directory(lookup::zone(call, &guard)?)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let directory = directory(&table.content)?;
     let from = call.get_integer(call.argument(2)?);
     let from = from.and_then(|from| u64::try_from(from).ok());
     let from = from.ok_or(Fault::BadArgument)?;
@@ -320,6 +325,7 @@ fn with_member<'c>(
     run: impl FnOnce(&Directory<Copied>, &Member<Copied>) -> Answer<'c>,
 ) -> Answer<'c> {
     let guard: Guard = reclaim::enter();
-    let directory = directory(lookup::zone(call, &guard)?)?;
+    let table = lookup::zone_by_handle(call, &guard)?;
+    let directory = directory(&table.content)?;
     run(directory, &*member(call, directory)?)
 }
