@@ -10,7 +10,8 @@
 
 %% Returns the exit code: 0 if all ratios reach their floors.
 main(Results) ->
-    Checks = checks(rows(), results(filename:join(Results, "results.csv"))),
+    Floors = results(filename:join(Results, "results.csv")),
+    Checks = checks(rows(), Floors),
     lists:foreach(fun print/1, Checks),
     case [What || {What, Floor, Ratio} <- Checks, Ratio < Floor] of
         [] ->
@@ -75,11 +76,16 @@ checks(Rows, Results) ->
 results(File) ->
     {ok, Text} = file:read_file(File),
     Line = "^[a-z]+,(own|shared),\"([^\"]*)\",\"([^\"]*)\",(proctab|ets_design),([0-9.]+),",
-    {match, Lines} = re:run(Text, Line, [global, multiline, {capture, all_but_first, list}]),
-    maps:from_list([
-        {{Operation, Mode, list_to_existing_atom(Side)}, list_to_float(Median)}
-     || VM <- ["own", "shared"], [V, Operation, Mode, Side, Median] <- Lines, V =:= VM
-    ]).
+    case re:run(Text, Line, [global, multiline, {capture, all_but_first, list}]) of
+        {match, Lines} ->
+            maps:from_list([
+                {{Operation, Mode, list_to_existing_atom(Side)}, list_to_float(Median)}
+             || VM <- ["own", "shared"], [V, Operation, Mode, Side, Median] <- Lines, V =:= VM
+            ]);
+        nomatch ->
+            io:format(standard_error, "bench-check: no figures in ~ts; run 'make bench'~n", [File]),
+            halt(2)
+    end.
 
 -define(FOUR, "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple").
 
