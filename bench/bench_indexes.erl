@@ -157,8 +157,7 @@ joins(Side, Most) ->
             fun() -> paced(End, 1, fun(_) -> [{page, page(Opened)}] end) end,
             fun() -> paced(End, 1000, fun(_) -> [{publish, publish(Opened, Size)}] end) end
         ]) ++ [{all, element(1, All)}],
-    lists:foreach(fun(Pid) -> exit(Pid, kill) end, maps:get(members, Opened, [])),
-    bench_sides:close(Opened),
+    %% Nothing is closed: it takes Registry and pg minutes to clean up after all members.
     [
         bench_data:row(Side, Label, Mode, "ns", [of_calls(Of, Times)])
      || {What, Label, Of} <- [
@@ -183,11 +182,15 @@ members(#{side := proctab, zone := Zone} = Opened, Size) ->
     ),
     _ = [ok = gen_tracker:setattr(Zone, N, ?KEY, ?VALUE) || N <- lists:seq(1, Size)],
     Filled#{size => Size};
+members(#{side := pg, scope := Scope} = Opened, Size) ->
+    %% One by one, they would take minutes: pg copies the list of all members for each.
+    ok = pg:join(Scope, ?VALUE, [spawn(fun bench_data:idle/0) || _ <- lists:seq(1, Size)]),
+    Opened;
 members(Opened, Size) ->
     Parent = self(),
     Pids = [
         spawn(fun() ->
-            bench_sides:add(Opened, ?VALUE, []),
+            _ = bench_sides:add(Opened, ?VALUE, []),
             Parent ! {joined, self()},
             bench_data:idle()
         end)
@@ -199,7 +202,7 @@ members(Opened, Size) ->
         end
      || Pid <- Pids
     ],
-    Opened#{members => Pids}.
+    Opened.
 
 %% Runs all funs at once, each in a process, and returns what they return.
 at_once(Funs) ->

@@ -47,8 +47,8 @@ text(Rows) ->
         [bench_report:line(Line) || Line <- Lines],
         "\n",
         wrapped(
-            "Each side ran in virtual machines of its own. *ets, one row*: one ETS table with a map "
-            "of the attributes in each row."
+            "Each side ran in virtual machines of its own. *ets, one row*: one ETS table with a "
+            "map of the attributes in each row."
         ),
         "\n",
         wrapped(ahead(Rows)),
