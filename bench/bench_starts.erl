@@ -12,7 +12,12 @@ groups() ->
     [
         #{group => starts, sides => ?SIDES, vms => 7},
         #{group => idle, sides => ?SIDES, vms => 5, processor => false, shared => false},
-        #{group => registrations, sides => [proctab, registry, pg, global], vms => 5}
+        #{
+            group => registrations,
+            sides => [proctab, registry, pg, global],
+            vms => 5,
+            once => [global]
+        }
     ].
 
 rows(starts, Sides) ->
