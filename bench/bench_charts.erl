@@ -7,6 +7,7 @@
     {proctab, "#c8501e"},
     {ets_design, "#4a6fa5"},
     {ets_set, "#8fb0d9"},
+    {ets_row, "#3f9c8f"},
     {registry, "#8e6bb0"}
 ]).
 -define(GROWING, [

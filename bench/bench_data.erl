@@ -2,8 +2,37 @@
 -module(bench_data).
 
 -export([name/1, names/1, attributes/0, value/1, other_value/1, map/0]).
--export([spec/1, start_child/2, child_pid/1, keeper_pid/1]).
+-export([spec/1, start_child/2, idle/0, child_pid/1, keeper_pid/1]).
+-export([set/3, is_quick/0, rounds/0, scaled/1, clock/0]).
 -export([row/5, time/1, until/1, gone/1, resident/0]).
+
+%% Sets what all measurements in this VM have in common: `elapsed` time or the `processor` time of
+%% the VM, how many rounds there are, and whether the run is quick, that is with a tenth of the
+%% names.
+set(Clock, Rounds, IsQuick) ->
+    persistent_term:put({?MODULE, settings}, {Clock, Rounds, IsQuick}).
+
+is_quick() ->
+    element(3, settings()).
+
+rounds() ->
+    element(2, settings()).
+
+scaled(Count) ->
+    case is_quick() of
+        true -> max(1, Count div 10);
+        false -> Count
+    end.
+
+%% Returns nanoseconds of the clock that this VM measures with.
+clock() ->
+    case element(1, settings()) of
+        elapsed -> erlang:monotonic_time(nanosecond);
+        processor -> empty_nif:vm_time()
+    end.
+
+settings() ->
+    persistent_term:get({?MODULE, settings}, {elapsed, 7, false}).
 
 name(N) ->
     <<"stream-", (integer_to_binary(N))/binary>>.
@@ -20,8 +49,7 @@ value(integer) -> 1280;
 value(atom) -> running;
 value(pid) -> whereis(init);
 value(binary) -> <<"twenty bytes of text">>;
-value(kilobyte) -> binary:copy(<<"k">>, 1024);
-value(megabyte) -> persistent(megabyte, fun() -> binary:copy(<<"m">>, 1048576) end);
+value({bytes, Size}) -> persistent({1, Size}, fun() -> binary:copy(<<"k">>, Size) end);
 value(tuple) -> {stream, <<"tv1">>, 1280, running};
 value(map) -> map().
 
@@ -30,8 +58,7 @@ other_value(integer) -> 1000;
 other_value(atom) -> waiting;
 other_value(pid) -> whereis(kernel_sup);
 other_value(binary) -> <<"another twenty bytes">>;
-other_value(kilobyte) -> binary:copy(<<"l">>, 1024);
-other_value(megabyte) -> persistent(other_megabyte, fun() -> binary:copy(<<"n">>, 1048576) end);
+other_value({bytes, Size}) -> persistent({2, Size}, fun() -> binary:copy(<<"l">>, Size) end);
 other_value(tuple) -> {stream, <<"tv2">>, 1281, waiting};
 other_value(map) -> (map())#{width := 1280}.
 
@@ -59,14 +86,13 @@ spec(Name) ->
     }.
 
 start_child(_Name, _Options) ->
-    {
-        ok,
-        spawn_link(fun() ->
-            receive
-            after infinity -> ok
-            end
-        end)
-    }.
+    {ok, spawn_link(fun idle/0)}.
+
+%% Takes and forgets messages.
+idle() ->
+    receive
+        _ -> idle()
+    end.
 
 %% Pids for tables that are filled without processes. Each is another one, of a process that never
 %% existed.
@@ -82,9 +108,9 @@ row(Side, Operation, Mode, Unit, Figures) ->
     #{side => Side, operation => Operation, mode => Mode, unit => Unit, figures => Figures}.
 
 time(Fun) ->
-    Start = erlang:monotonic_time(nanosecond),
+    Start = clock(),
     Result = Fun(),
-    {erlang:monotonic_time(nanosecond) - Start, Result}.
+    {clock() - Start, Result}.
 
 until(Fun) ->
     case Fun() of

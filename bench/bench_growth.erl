@@ -2,33 +2,37 @@
 %% are filled without processes. Only the children that die are processes.
 -module(bench_growth).
 
--export([rows/0]).
+-export([groups/0, rows/2]).
 
 -define(SIZES, [1000, 10000, 100000, 1000000]).
--define(SIDES, [proctab, ets_design, ets_ordered, registry]).
--define(ROUNDS, 7).
 -define(DEATHS, 1000).
 
-rows() ->
-    lists:append([of_size(Size) || Size <- ?SIZES]).
+groups() ->
+    [
+        #{
+            group => growth,
+            sides => [proctab, ets_design, ets_ordered, registry],
+            vms => 1,
+            processor => false,
+            shared => false
+        }
+    ].
 
-of_size(Size) ->
-    Sides = [
-        bench_sides:open(Side, list_to_atom("grown_" ++ integer_to_list(Size)), [], [])
-     || Side <- ?SIDES
-    ],
-    lists:foreach(
-        fun(Opened) -> bench_sides:fill(Opened, Size, bench_data:attributes()) end, Sides
-    ),
+rows(growth, Sides) ->
+    lists:append([of_size(Size, Side) || Size <- ?SIZES, Side <- Sides]).
+
+of_size(Most, Side) ->
+    Size = bench_data:scaled(Most),
+    Opened = bench_sides:open(Side, list_to_atom(lists:concat([grown_, Size])), [], []),
+    bench_sides:fill(Opened, Size, bench_data:attributes()),
     Names = [bench_data:name(rand:uniform(Size)) || _ <- lists:seq(1, 10000)],
     Rows = lists:append([
-        [operation(Size, Sides, Label, What, Names) || {Label, What} <- operations()],
-        [list(Size, Opened) || Opened <- Sides],
-        [deaths(Size, Opened) || Opened <- Sides],
-        [memory(Size, Opened) || #{side := Side} = Opened <- Sides, Side =/= registry]
+        [operation(Size, Opened, Label, What, Names) || {Label, What} <- operations()],
+        [list(Size, Opened), deaths(Size, Opened)],
+        [memory(Size, Opened) || Side =/= registry]
     ]),
-    lists:foreach(fun bench_sides:close/1, Sides),
-    lists:append(Rows).
+    bench_sides:close(Opened),
+    [Row#{mode => lists:concat([Most, " names"])} || Row <- lists:append(Rows)].
 
 operations() ->
     [
@@ -40,20 +44,19 @@ operations() ->
         {"info of one name", info}
     ].
 
-operation(Size, Sides, Label, What, Names) ->
+operation(Size, #{side := Side} = Opened, Label, What, Names) ->
     Loop = bench_sides:open(loop, loop, [], []),
     Works = [
-        {Side, rounds:timed(Fun, bench_sides:right(What), [enough(Side, What, Size, Names)])}
-     || #{side := Side} = Opened <- [Loop | Sides],
+        {One, rounds:timed(Fun, bench_sides:right(What), [enough(Side, What, Size, Names)])}
+     || #{side := One} = Sides <- [Loop, Opened],
         has(Side, What),
-        Fun <- [bench_sides:operation(Opened, What)],
+        Fun <- [bench_sides:operation(Sides, What)],
         Fun =/= none
     ],
     Figures = rounds:alternate(rounds(What, Size), Works),
-    Loops = maps:get(loop, Figures),
     [
-        row(Side, Label, Size, rounds:minus(maps:get(Side, Figures), Loops))
-     || {Side, _} <- Works, Side =/= loop
+        row(Side, Label, rounds:minus(maps:get(Side, Figures), maps:get(loop, Figures)))
+     || is_map_key(Side, Figures)
     ].
 
 %% Here, Registry has names without values.
@@ -61,8 +64,8 @@ has(registry, What) -> What =:= find;
 has(_, _) -> true.
 
 %% The ETS design reads the whole table.
-rounds(info, Size) when Size > 100000 -> 3;
-rounds(_, _) -> ?ROUNDS.
+rounds(info, Size) when Size > 100000 -> 1;
+rounds(_, _) -> bench_data:rounds().
 
 enough(ets_design, info, Size, Names) -> lists:sublist(Names, max(1, 10000 div Size));
 enough(_, _, _, Names) -> Names.
@@ -77,13 +80,12 @@ list(Size, #{side := Side} = Opened) ->
                 length(List) =:= Size
             end),
             #{Side := Figures} = rounds:alternate(Rounds, [{Side, Work}]),
-            [row(Side, "list, for each name", Size, [Figure / Size || Figure <- Figures])]
+            [row(Side, "list, for each name", [Figure / Size || Figure <- Figures])]
     end.
 
 list_rounds(registry, _) -> 0;
 list_rounds(ets_design, Size) when Size > 1000 -> 0;
-list_rounds(_, Size) when Size > 100000 -> 3;
-list_rounds(_, _) -> ?ROUNDS.
+list_rounds(_, _) -> bench_data:rounds().
 
 %% Returns nanoseconds for each of the children that die at once.
 deaths(Size, #{side := Side} = Opened) ->
@@ -94,13 +96,12 @@ deaths(Size, #{side := Side} = Opened) ->
             Names = [{child, N} || N <- lists:seq(1, Count)],
             Work = fun() -> death_time(Opened, Names) / Count end,
             #{Side := Figures} = rounds:alternate(Rounds, [{Side, Work}]),
-            [row(Side, "clean up after a child, of many that die at once", Size, Figures)]
+            [row(Side, "clean up after a child, of many that die at once", Figures)]
     end.
 
-dying(proctab, _) -> {?DEATHS, ?ROUNDS};
-dying(ets_design, 1000) -> {?DEATHS, 3};
-dying(ets_design, 10000) -> {?DEATHS, 1};
-dying(ets_design, 100000) -> {100, 1};
+dying(proctab, _) -> {?DEATHS, bench_data:rounds()};
+dying(ets_design, Size) when Size =< 10000 -> {?DEATHS, 1};
+dying(ets_design, Size) when Size =< 100000 -> {100, 1};
 dying(ets_design, _) -> {10, 1};
 dying(_, _) -> {0, 0}.
 
@@ -111,14 +112,8 @@ death_time(Opened, Names) ->
     bench_zones:death_time(Opened, lists:zip(Names, lists:reverse(Pids))).
 
 memory(Size, #{side := Side} = Opened) ->
-    [
-        bench_data:row(Side, "memory for each name, as the table says", mode(Size), "bytes", [
-            bench_sides:bytes(Opened) / Size
-        ])
-    ].
+    Figure = bench_sides:bytes(Opened) / Size,
+    [bench_data:row(Side, "memory for each name, as the table says", "", "bytes", [Figure])].
 
-row(Side, Operation, Size, Figures) ->
-    bench_data:row(Side, Operation, mode(Size), "ns", Figures).
-
-mode(Size) ->
-    lists:concat([Size, " names"]).
+row(Side, Operation, Figures) ->
+    bench_data:row(Side, Operation, "", "ns", Figures).

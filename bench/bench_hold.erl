@@ -14,12 +14,12 @@
 %% longer than its own say nothing about the library.
 -module(bench_hold).
 
--export([rows/0]).
+-export([groups/0, rows/2]).
 
--define(NAMES, 1000000).
+-define(NAMES, bench_data:scaled(1000000)).
 -define(PASSES, 5).
--define(CALLS, 100000).
--define(DEATHS, 10000).
+-define(CALLS, bench_data:scaled(100000)).
+-define(DEATHS, bench_data:scaled(10000)).
 -define(PAGES, [
     {"names", names},
     {"names and pids", pids},
@@ -29,7 +29,10 @@
     {"sizes", sizes}
 ]).
 
-rows() ->
+groups() ->
+    [#{group => hold, sides => [proctab], vms => 1, processor => false, shared => false}].
+
+rows(hold, [proctab]) ->
     Opened = #{zone := Zone, owner := Tracker} = bench_sides:open(proctab, hold, [], []),
     %% Another process ends the tracker.
     true = unlink(Tracker),

@@ -1,17 +1,48 @@
 %% Memory of a name and of an attribute, by the resident size of the VM and by the table's own
-%% figure. Tables are filled without processes, so that nothing else grows. No table is closed
-%% before the last one is filled, and this section comes first, so that no memory is reused.
+%% figure, and of an empty zone. Tables are filled without processes, so that nothing else grows. No
+%% table is closed before the last one is filled, so that no memory is reused.
 -module(bench_memory).
 
--export([rows/0, rows/2]).
+-export([groups/0, rows/2, names/2]).
 
 -define(NAMES, 100000).
--define(SIDES, [proctab, ets_design, ets_set]).
+-define(ZONES, 100).
 
-rows() ->
-    rows(?NAMES, ?SIDES).
+groups() ->
+    [
+        #{
+            group => names,
+            sides => [proctab, ets_design, ets_set, ets_row],
+            vms => 3,
+            processor => false,
+            shared => false
+        },
+        #{
+            group => zones,
+            sides => [proctab, ets_design, ets_set, registry],
+            vms => 3,
+            processor => false,
+            shared => false
+        }
+    ].
 
-rows(Count, Sides) ->
+rows(names, Sides) -> names(bench_data:scaled(?NAMES), Sides);
+rows(zones, Sides) -> [empty(Side) || Side <- Sides].
+
+%% An empty zone, table or registry, with its processes.
+empty(Side) ->
+    %% The first one loads code.
+    First = bench_sides:open(Side, empty_0, [], []),
+    Before = bench_data:resident(),
+    Opened = [
+        bench_sides:open(Side, list_to_atom(lists:concat([empty_, N])), [], [])
+     || N <- lists:seq(1, ?ZONES)
+    ],
+    Resident = bench_data:resident() - Before,
+    lists:foreach(fun bench_sides:close/1, [First | Opened]),
+    bench_data:row(Side, "an empty zone", "resident", "bytes", [Resident / ?ZONES]).
+
+names(Count, Sides) ->
     %% The number is part of the zone's name.
     Fillings = [
         {1, "a name without attributes", []},

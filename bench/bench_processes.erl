@@ -1,44 +1,66 @@
 %% metrics_process_tracker and stats_hero_monitor, compared with the ETS designs of the originals.
 -module(bench_processes).
 
--export([rows/0, tracked_deaths/2]).
+-export([groups/0, rows/2, tracked_deaths/3]).
 
--define(ROUNDS, 7).
 -define(PROCESSES, 8000).
 -define(NAMES, [requests, streams, sockets]).
--define(TRACKERS, [{proctab, metrics_process_tracker}, {ets_design, ets_process_tracker}]).
--define(MONITORS, [{proctab, stats_hero_monitor}, {ets_design, ets_worker_monitor}]).
 
 %% The ETS design of the tracker takes seconds for thousands of deaths.
-rows() ->
-    tracked_deaths(?PROCESSES, 3) ++ tracked() ++ monitored().
+groups() ->
+    [
+        #{group => tracked_deaths, sides => [proctab, ets_design], vms => 5, once => [ets_design]},
+        #{group => tracked, sides => [proctab, ets_design], vms => 7},
+        #{group => workers, sides => [proctab, ets_design], vms => 7}
+    ].
 
-tracked_deaths(Count, Rounds) ->
+rows(tracked_deaths, Sides) ->
+    tracked_deaths(?PROCESSES, Sides, bench_data:rounds());
+rows(tracked, Sides) ->
+    Trackers = opened_trackers(Sides),
+    lists:append([
+        measured(Operation, "one process", Trackers, bench_data:rounds(), Time)
+     || {Operation, Time} <- [
+            {"track a process under a first, second and third name", fun track_time/1},
+            {"track it again", fun track_again_time/1}
+        ]
+    ]);
+rows(workers, Sides) ->
     stats_hero = stats_hero:open(),
-    metrics = metrics:open(),
-    [{ok, _} = Module:start_link() || {_, Module} <- ?TRACKERS ++ ?MONITORS],
+    Monitors = started(Sides, fun monitor_of/1),
+    Mode = processes(?PROCESSES),
+    lists:append([
+        measured(Operation, In, Monitors, bench_data:rounds(), Time)
+     || {Operation, In, Time} <- [
+            {"register a worker", "one process", fun register_time/1},
+            {"registered_count", Mode, fun count_time/1},
+            {"workers die, until all is clean", Mode, fun worker_death_time/1}
+        ]
+    ]).
+
+tracked_deaths(Most, Sides, Rounds) ->
+    Time = fun(Module) -> tracked_death_time(Module, bench_data:scaled(Most)) end,
     Operation = "processes with 3 metric names die, until all is clean",
-    Mode = io_lib:format("~b processes", [Count]),
-    Time = fun(Module) -> tracked_death_time(Module, Count) end,
-    measured(Operation, Mode, ?TRACKERS, Rounds, Time).
+    measured(Operation, processes(Most), opened_trackers(Sides), Rounds, Time).
 
-tracked() ->
-    measured(
-        "track a process under a first, second and third name",
-        "one process",
-        ?TRACKERS,
-        ?ROUNDS,
-        fun track_time/1
-    ) ++
-        measured("track it again", "one process", ?TRACKERS, ?ROUNDS, fun track_again_time/1).
+opened_trackers(Sides) ->
+    metrics = metrics:open(),
+    started(Sides, fun tracker_of/1).
 
-monitored() ->
-    Mode = io_lib:format("~b processes", [?PROCESSES]),
-    measured("register a worker", "one process", ?MONITORS, ?ROUNDS, fun register_time/1) ++
-        measured("registered_count", Mode, ?MONITORS, ?ROUNDS, fun count_time/1) ++
-        measured(
-            "workers die, until all is clean", Mode, ?MONITORS, ?ROUNDS, fun worker_death_time/1
-        ).
+started(Sides, ModuleOf) ->
+    [
+        {Side, Module}
+     || Side <- Sides, Module <- [ModuleOf(Side)], {ok, _} <- [Module:start_link()]
+    ].
+
+tracker_of(proctab) -> metrics_process_tracker;
+tracker_of(ets_design) -> ets_process_tracker.
+
+monitor_of(proctab) -> stats_hero_monitor;
+monitor_of(ets_design) -> ets_worker_monitor.
+
+processes(Count) ->
+    lists:concat([Count, " processes"]).
 
 measured(Operation, Mode, Sides, Rounds, Time) ->
     Figures = rounds:alternate(Rounds, [
@@ -46,15 +68,15 @@ measured(Operation, Mode, Sides, Rounds, Time) ->
      || {Side, Module} <- Sides
     ]),
     [
-        bench_data:row(Side, Operation, lists:flatten(Mode), "ns", maps:get(Side, Figures))
+        bench_data:row(Side, Operation, Mode, "ns", maps:get(Side, Figures))
      || {Side, _} <- Sides
     ].
 
 track_time(Module) ->
-    Pids = started(?PROCESSES),
+    Pids = started(count()),
     {Time, ok} = bench_data:time(fun() -> track(Module, Pids) end),
     kill(Pids, fun() -> is_untracked(Module) end),
-    Time / ?PROCESSES / length(?NAMES).
+    Time / count() / length(?NAMES).
 
 track_again_time(Module) ->
     Pids = started(100),
@@ -76,23 +98,23 @@ is_untracked(Module) ->
     lists:all(fun(Name) -> metrics:value(Name) =:= 0 andalso Module:count(Name) =:= 0 end, ?NAMES).
 
 register_time(Module) ->
-    Pids = started(?PROCESSES),
+    Pids = started(count()),
     {Time, ok} = bench_data:time(fun() -> register_all(Module, Pids) end),
     kill(Pids, fun() -> is_unregistered(Module) end),
-    Time / ?PROCESSES.
+    Time / count().
 
 count_time(Module) ->
-    Pids = started(?PROCESSES),
+    Pids = started(count()),
     register_all(Module, Pids),
     Figure = rounds:timed(
-        fun(_) -> Module:registered_count() end, fun(Count) -> Count =:= ?PROCESSES end, [[all]]
+        fun(_) -> Module:registered_count() end, fun(Count) -> Count =:= count() end, [[all]]
     ),
     Time = Figure(),
     kill(Pids, fun() -> is_unregistered(Module) end),
     Time.
 
 worker_death_time(Module) ->
-    Pids = started(?PROCESSES),
+    Pids = started(count()),
     register_all(Module, Pids),
     {Time, ok} = bench_data:time(fun() -> kill(Pids, fun() -> is_unregistered(Module) end) end),
     Time.
@@ -109,15 +131,11 @@ register_all(Module, Pids) ->
 is_unregistered(Module) ->
     Module:registered_count() =:= 0 andalso ets:info(stats_hero, size) =:= 0.
 
+count() ->
+    bench_data:scaled(?PROCESSES).
+
 started(Count) ->
-    [
-        spawn(fun() ->
-            receive
-            after infinity -> ok
-            end
-        end)
-     || _ <- lists:seq(1, Count)
-    ].
+    [spawn(fun bench_data:idle/0) || _ <- lists:seq(1, Count)].
 
 kill(Pids, IsClean) ->
     lists:foreach(fun(Pid) -> exit(Pid, kill) end, Pids),

@@ -2,13 +2,17 @@
 -module(bench_report).
 
 -export([write/2, markdown/1]).
--export([machine/0, line/1, value/2]).
+-export([machine/0, line/1, value/2, best_peer/1]).
 
 -define(ORDER, [
     proctab,
     ets_design,
     ets_set,
+    ets_row,
     ets_ordered,
+    supervisor,
+    dynamic,
+    partition,
     registry,
     pg,
     global,
@@ -16,25 +20,30 @@
     empty_nif
 ]).
 
+%% Charts, targets and the README show what was measured in VMs of their own.
 write(Folder, Sections) ->
     ok = filelib:ensure_path(Folder),
     Rows = lists:append([Rows || {_, Rows} <- Sections]),
     ok = write_file(Folder, "results.csv", csv(Sections)),
     Text = [head(), targets(Rows), markdown(Sections)],
     ok = write_file(Folder, "results.md", Text),
-    bench_charts:draw(Folder, Rows),
-    ok = bench_readme:write(filename:join(Folder, "../../README.md"), Rows),
+    bench_charts:draw(Folder, of_vm(own, Rows)),
+    ok = bench_readme:write(Folder, of_vm(own, Rows)),
     io:put_chars(targets(Rows)).
+
+of_vm(VM, Rows) ->
+    [Row || #{vm := V} = Row <- Rows, V =:= VM].
 
 write_file(Folder, Name, Text) ->
     file:write_file(filename:join(Folder, Name), unicode:characters_to_binary(Text)).
 
 csv(Sections) ->
     [
-        "section,operation,mode,side,median,spread,rounds,unit\n",
+        "section,vm,operation,mode,side,median,spread,rounds,unit\n",
         [
-            io_lib:format("~s,\"~s\",\"~s\",~s,~.1f,~.3f,~b,~s\n", [
+            io_lib:format("~s,~s,\"~s\",\"~s\",~s,~.1f,~.3f,~b,~s\n", [
                 Section,
+                VM,
                 Operation,
                 Mode,
                 Side,
@@ -45,6 +54,7 @@ csv(Sections) ->
             ])
          || {Section, Rows} <- Sections,
             #{
+                vm := VM,
                 side := Side,
                 operation := Operation,
                 mode := Mode,
@@ -57,11 +67,15 @@ csv(Sections) ->
 head() ->
     [
         "# Results of `make bench`\n\n", machine(), "\n\n",
-        "Medians of rounds that alternate between the sides in one VM, ± half of their range. "
-        "There are seven rounds, unless the cell says otherwise. For single operations, the loop "
-        "around them, measured in the same rounds, is subtracted. Ratios are medians of the "
-        "ratios of the rounds, because the clock rate drifts, and affects both sides of a round. "
-        "`-`: the side has no such operation, or it would take minutes. "
+        "Each side is measured in fresh VMs of its own, with the same flags, in turn with the "
+        "other sides. A figure is the median of the VMs, ± half of their range; for what only one "
+        "VM measures, of its rounds. For single operations, the loop around them, measured in the "
+        "same VM, is subtracted. *Processor time* is that of all threads of the VM, in VMs whose "
+        "schedulers do not spin while they have no work. *All sides in one VM* alternates between "
+        "the sides in seven rounds; what the allocators and caches keep of one side is then there "
+        "for the next one. Ratios are medians of the ratios of the rounds. The last column names "
+        "the peer that is best, and its time or memory divided by proctab's: below 1 the peer is "
+        "ahead. `-`: the side has no such operation, or it would take minutes. "
         "`bench/bench_sides.erl` describes the sides.\n\n"
     ].
 
@@ -71,8 +85,16 @@ machine() ->
         erlang:system_info(schedulers_online),
         erlang:system_info(otp_release),
         erlang:system_info(version),
-        erlang:system_info(emu_flavor), 'Elixir.System':version(), os:getenv("COMMIT", "unknown")
+        erlang:system_info(emu_flavor),
+        elixir(),
+        os:getenv("COMMIT", "unknown")
     ]).
+
+elixir() ->
+    case application:get_key(elixir, vsn) of
+        {ok, Version} -> Version;
+        undefined -> "missing"
+    end.
 
 processor() ->
     {ok, Text} = file:read_file("/proc/cpuinfo"),
@@ -104,17 +126,31 @@ targets(Rows) ->
     ].
 
 amount(times, Ratio) -> times(Ratio);
+amount(comparisons, Count) -> integer_to_list(Count);
 amount(bytes, Bytes) -> io_lib:format("~b bytes", [round(Bytes)]);
 amount(ns, Time) -> duration(Time).
 
 markdown(Sections) ->
     [
-        [io_lib:format("## ~s\n\n~s", [title(Section), notes(Section)]), tables(Rows)]
+        [io_lib:format("## ~s\n\n~s", [title(Section), notes(Section)]), all_tables(Rows)]
      || {Section, Rows} <- Sections
+    ].
+
+all_tables(Rows) ->
+    [
+        tables(Label, of_vm(VM, Rows))
+     || {VM, Label} <- [
+            {own, ""},
+            {processor, "processor time"},
+            {shared, "all sides in one VM"}
+        ]
     ].
 
 title("memory") -> "Memory";
 title("operations") -> "Single operations";
+title("starts") -> "Starts and registrations";
+title("indexes") -> "Look-ups by value, and searches";
+title("waits") -> "How long small calls wait beside bulk calls";
 title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
@@ -129,6 +165,16 @@ notes("operations") ->
     "calls. The children of `find` have the specs of the original's example. In Registry, a name "
     "has no value for `find`, and otherwise one map with all attributes. Writes into plain ETS "
     "tables check that the name is there, which may be removed meanwhile.\n\n";
+notes("starts") ->
+    "4,000 children with the same start function and spec, by so many processes; only proctab, "
+    "the ETS design and `supervisor` give them names. 8,000 processes register themselves, and "
+    "die, all at once. The first start after a pause includes what has gone to sleep.\n\n";
+notes("indexes") ->
+    "Registry has duplicate keys, pg groups. The rows of a search have 4 attributes.\n\n";
+notes("waits") ->
+    "proctab alone, on the clock. Of 7 passes of 500 ms, the longest wait is the smallest of the "
+    "maxima, the longest seen is the largest. What is not above the rows beside a process that "
+    "only computes is the operating system's.\n\n";
 notes("zones") ->
     "Each name has 4 attributes. `list` and the deaths of 8,000 children take the ETS design so "
     "long that they are measured once. The processes of Registry have registered themselves, "
@@ -152,60 +198,69 @@ notes("hold") ->
 
 %% Returns a table for each mode, with the sides as columns, or, if there is only one side, one
 %% table with the modes as columns.
-tables(Rows) ->
+tables(_, []) ->
+    [];
+tables(Label, Rows) ->
     case unique([Side || #{side := Side} <- Rows]) of
         [_] -> table(Rows, mode, unique([Mode || #{mode := Mode} <- Rows]), fun(Mode) -> Mode end);
         _ ->
             [
-                of_mode(Mode, [Row || #{mode := M} = Row <- Rows, M =:= Mode])
+                of_mode(Label, Mode, [Row || #{mode := M} = Row <- Rows, M =:= Mode])
              || Mode <- unique([Mode || #{mode := Mode} <- Rows])
             ]
     end.
 
-of_mode(Mode, Rows) ->
+of_mode(Label, Mode, Rows) ->
     Sides = [Side || Side <- ?ORDER, lists:member(Side, [S || #{side := S} <- Rows])],
-    ["### ", Mode, "\n\n", table(Rows, side, Sides, fun bench_sides:label/1)].
+    Title = lists:join(": ", [Part || Part <- [Mode, Label], Part =/= ""]),
+    ["### ", Title, "\n\n", table(Rows, side, Sides, fun bench_sides:label/1)].
 
 table(Rows, Across, Columns, Label) ->
-    WithRatio = lists:member(proctab, Columns) andalso lists:member(ets_design, Columns),
-    Header = ["" | [Label(Column) || Column <- Columns]] ++ ["ETS design / proctab" || WithRatio],
+    WithPeer = length(Columns) > 1 andalso lists:member(proctab, Columns),
+    Header = ["" | [Label(Column) || Column <- Columns]] ++ ["best peer / proctab" || WithPeer],
     Lines = [
-        [
-            Name
-            | cells(
-                [Row || #{operation := N} = Row <- Rows, N =:= Name], Across, Columns, WithRatio
-            )
-        ]
-     || Name <- unique([Name || #{operation := Name} <- Rows])
+        [Name | cells(Of, Across, Columns) ++ [peer(best_peer(Of)) || WithPeer]]
+     || Name <- unique([Name || #{operation := Name} <- Rows]),
+        Of <- [[Row || #{operation := N} = Row <- Rows, N =:= Name]]
     ],
     [[line(Line) || Line <- [Header, ["---" || _ <- Header] | Lines]], "\n"].
 
 line(Cells) ->
     ["| ", lists:join(" | ", Cells), " |\n"].
 
-cells(Rows, Across, Columns, WithRatio) ->
-    Of = fun(Column) -> [Row || #{Across := C} = Row <- Rows, C =:= Column] end,
-    [cell(Of(Column)) || Column <- Columns] ++ [ratio(Of(ets_design), Of(proctab)) || WithRatio].
+cells(Rows, Across, Columns) ->
+    [cell([Row || #{Across := C} = Row <- Rows, C =:= Column]) || Column <- Columns].
+
+%% Returns the best side but proctab and the limits, with the ratio of its figures to proctab's, or
+%% `none`.
+best_peer(Rows) ->
+    Peers = [
+        {rounds:median(Figures), Side, Figures}
+     || #{side := Side, figures := Figures} <- Rows,
+        not lists:member(Side, [proctab | bench_sides:limits()])
+    ],
+    case {lists:sort(Peers), [Figures || #{side := proctab, figures := Figures} <- Rows]} of
+        {[{_, Side, Figures} | _], [These]} -> {Side, rounds:ratio(Figures, These)};
+        _ -> none
+    end.
+
+peer(none) -> "-";
+peer({Side, Ratio}) -> [times(Ratio), " (", bench_sides:label(Side), ")"].
 
 cell([]) -> "-";
 cell([#{figures := Figures, unit := Unit}]) ->
     [value(Unit, rounds:median(Figures)), spread(Figures)].
 
-value("ns", 0) -> "none";
+value("ns", Time) when Time == 0 -> "none";
 value("ns", Time) -> duration(Time);
 value("bytes", Bytes) -> io_lib:format("~b bytes", [round(Bytes)]);
 value("slices", Count) -> integer_to_list(Count).
 
 spread([_]) -> "";
-spread(Figures) when length(Figures) =:= 7 ->
-    io_lib:format(" ±~b%", [round(100 * rounds:spread(Figures))]);
-spread(Figures) ->
-    [io_lib:format(" ±~b% (~b rounds)", [round(100 * rounds:spread(Figures)), length(Figures)])].
-
-ratio([#{figures := Others}], [#{figures := These}]) -> times(rounds:ratio(Others, These));
-ratio(_, _) -> "-".
+spread(Figures) -> io_lib:format(" ±~b%", [round(100 * rounds:spread(Figures))]).
 
 times(Ratio) when Ratio >= 10 -> io_lib:format("~b ×", [round(Ratio)]);
+times(Ratio) when Ratio < 0.1 -> io_lib:format("~.4f ×", [float(Ratio)]);
 times(Ratio) -> io_lib:format("~.2f ×", [float(Ratio)]).
 
 duration(Time) when Time < 100 -> io_lib:format("~.1f ns", [float(Time)]);

@@ -3,14 +3,17 @@
 %% when it is named: `bench/run scale`.
 -module(bench_scale).
 
--export([rows/0]).
+-export([groups/0, rows/2]).
 
 -define(NAMES, 10000000).
 -define(CALLS, 200000).
 -define(WRITES, 5000).
 -define(WRITERS, [1, 2]).
 
-rows() ->
+groups() ->
+    [#{group => scale, sides => [proctab], vms => 1, processor => false, shared => false}].
+
+rows(scale, [proctab]) ->
     many_names() ++ writing().
 
 many_names() ->
@@ -63,7 +66,7 @@ writing() ->
     bench_sides:fill(Opened, 10000, bench_data:attributes()),
     Rows = [
         written(Zone, Key, Writers, Names)
-     || Key <- [binary, tuple, kilobyte], Writers <- ?WRITERS
+     || Key <- [binary, tuple, {bytes, 1024}], Writers <- ?WRITERS
     ],
     bench_sides:close(Opened),
     lists:append(Rows).
@@ -83,7 +86,7 @@ written(Zone, Key, Writers, Names) ->
         end
      || {Pid, Monitor} <- Monitors
     ]),
-    Mode = io_lib:format("setattr of a ~s, ~b writers", [Key, Writers]),
+    Mode = io_lib:format("setattr of ~w, ~b writers", [Key, Writers]),
     [
         row("a write", Mode, "ns", 1.0e6 * ?WRITES / Count),
         row(

@@ -6,17 +6,27 @@
 %% - `ets_set`: two ETS tables, reached by reference, with read and write concurrency, as a program
 %%   without a library may have. A write checks that the name is there, which may be removed
 %%   meanwhile;
+%% - `ets_row`: one such table with rows `{Name, Pid, Attributes, Version}`, the attributes being a
+%%   map. A read copies the map. A write replaces the row if its version is still the one that was
+%%   read, and tries again otherwise, so that no other process's write is lost;
 %% - `ets_ordered`: like `ets_set`, with the attributes in an ordered table, in which those of a
 %%   name are neighbours;
 %% - `registry`: Elixir's Registry of unique keys, with a partition for each scheduler. A name has
 %%   one value, a map of all attributes, which only its own process may change;
+%% - `supervisor`, `dynamic`, `partition`: OTP's `supervisor` (one_for_one), and Elixir's
+%%   `DynamicSupervisor`, alone or as the partitions of a `PartitionSupervisor`, one for each
+%%   scheduler. They start the same child with the same spec; the last two keep no name;
 %% - `pg`, `global`: the process groups and the global names of OTP, without attributes;
 %% - `whereis`, `empty_nif`, `loop`: limits: the look-up of a registered atom, a native call that
 %%   does nothing, and the loop that is subtracted from all figures.
 -module(bench_sides).
 
--export([label/1, limits/0, open/4, add/3, close/1, fill/3, fill_one/3, bytes/1, operation/2]).
--export([right/1]).
+-export([label/1, limits/0, is_available/1, open/4, add/3, start/2, close/1]).
+-export([register/2, is_empty/1, fill/3, fill_one/3, bytes/1, operation/2, right/1]).
+%% Of `supervisor`.
+-export([init/1]).
+
+-define(ETS_OPTIONS, [public, {read_concurrency, true}, {write_concurrency, true}]).
 
 -define(TRACKER(Module, Zone, What),
     case What of
@@ -39,15 +49,26 @@
 label(proctab) -> "proctab";
 label(ets_design) -> "ETS design";
 label(ets_set) -> "ets, set";
+label(ets_row) -> "ets, one row";
 label(ets_ordered) -> "ets, ordered";
 label(registry) -> "Registry";
+label(supervisor) -> "supervisor";
+label(dynamic) -> "DynamicSupervisor";
+label(partition) -> "PartitionSupervisor";
 label(pg) -> "pg";
 label(global) -> "global";
 label(whereis) -> "whereis/1";
 label(empty_nif) -> "empty NIF".
 
+%% Sides that are no peers.
 limits() ->
     [whereis, empty_nif].
+
+%% Elixir may be missing.
+is_available(registry) -> code:which('Elixir.Registry') =/= non_existing;
+is_available(dynamic) -> code:which('Elixir.DynamicSupervisor') =/= non_existing;
+is_available(partition) -> code:which('Elixir.PartitionSupervisor') =/= non_existing;
+is_available(_) -> true.
 
 %% Opens a side, under a name of its own, with a child and attributes for each name.
 open(Side, Purpose, Names, Attributes) ->
@@ -66,12 +87,25 @@ open(Side, _) when Side =:= ets_set; Side =:= ets_ordered ->
             ets_set -> set;
             ets_ordered -> ordered_set
         end,
-    Options = [public, {read_concurrency, true}, {write_concurrency, true}],
     #{
         side => Side,
-        names => ets:new(names, [set | Options]),
-        attributes => ets:new(attributes, [Type | Options])
+        names => ets:new(names, [set | ?ETS_OPTIONS]),
+        attributes => ets:new(attributes, [Type | ?ETS_OPTIONS])
     };
+open(ets_row, _) ->
+    #{side => ets_row, rows => ets:new(rows, [set | ?ETS_OPTIONS])};
+open(supervisor, _) ->
+    {ok, Owner} = supervisor:start_link(?MODULE, []),
+    #{side => supervisor, owner => Owner, pids => []};
+open(dynamic, _) ->
+    {ok, Owner} = 'Elixir.DynamicSupervisor':start_link([{strategy, one_for_one}]),
+    #{side => dynamic, owner => Owner, pids => []};
+open(partition, Name) ->
+    {ok, Owner} = 'Elixir.PartitionSupervisor':start_link([
+        {child_spec, 'Elixir.DynamicSupervisor'},
+        {name, Name}
+    ]),
+    #{side => partition, zone => Name, owner => Owner, pids => []};
 open(registry, Registry) ->
     Options = [
         {keys, unique},
@@ -86,14 +120,41 @@ open(pg, Scope) ->
 open(Side, _) ->
     #{side => Side, names => []}.
 
-add(#{side := proctab, zone := Zone, pids := Pids} = Opened, Name, Attributes) ->
-    {ok, Pid} = gen_tracker:find_or_open(Zone, bench_data:spec(Name)),
-    Attributes =:= [] orelse gen_tracker:setattr(Zone, Name, Attributes),
+init([]) ->
+    {ok, {#{strategy => one_for_one}, []}}.
+
+%% Starts a child, and returns its pid.
+start(#{side := Side} = Opened, Name) ->
+    Spec = bench_data:spec(Name),
+    {ok, Pid} =
+        case {Side, Opened} of
+            {proctab, #{zone := Zone}} ->
+                gen_tracker:find_or_open(Zone, Spec);
+            {ets_design, #{zone := Zone}} ->
+                ets_tracker:find_or_open(Zone, Spec);
+            {supervisor, #{owner := Owner}} ->
+                supervisor:start_child(Owner, Spec);
+            {dynamic, #{owner := Owner}} ->
+                'Elixir.DynamicSupervisor':start_child(Owner, Spec);
+            {partition, #{zone := Partitions}} ->
+                Via = {via, 'Elixir.PartitionSupervisor', {Partitions, Name}},
+                'Elixir.DynamicSupervisor':start_child(Via, Spec)
+        end,
+    Pid.
+
+add(#{pids := Pids} = Opened, Name, Attributes) ->
+    Pid = start(Opened, Name),
+    case {Attributes, Opened} of
+        {[_ | _], #{side := proctab, zone := Zone}} ->
+            gen_tracker:setattr(Zone, Name, Attributes);
+        {[_ | _], #{side := ets_design, zone := Zone}} ->
+            ets_tracker:setattr(Zone, Name, Attributes);
+        _ ->
+            ok
+    end,
     Opened#{pids := [Pid | Pids]};
-add(#{side := ets_design, zone := Zone, pids := Pids} = Opened, Name, Attributes) ->
-    {ok, Pid} = ets_tracker:find_or_open(Zone, bench_data:spec(Name)),
-    Attributes =:= [] orelse ets_tracker:setattr(Zone, Name, Attributes),
-    Opened#{pids := [Pid | Pids]};
+add(#{side := ets_row} = Opened, Name, Attributes) ->
+    insert(Opened, Name, self(), Attributes);
 add(#{side := Side} = Opened, Name, Attributes) when Side =:= ets_set; Side =:= ets_ordered ->
     insert(Opened, Name, self(), Attributes);
 add(#{side := registry, registry := Registry} = Opened, Name, Attributes) ->
@@ -122,6 +183,29 @@ add(#{side := global, names := Names} = Opened, Name, _) ->
 add(Opened, _, _) ->
     Opened.
 
+%% Registers the calling process.
+register(#{side := proctab, zone := Zone}, Name) ->
+    yes = gen_tracker:register_name({Zone, Name}, self());
+register(#{side := global}, Name) ->
+    yes = global:register_name(Name, self());
+register(Opened, Name) ->
+    add(Opened, Name, []).
+
+%% Returns whether no name is left.
+is_empty(#{side := proctab, zone := Zone}) ->
+    gen_tracker:count(Zone) =:= 0;
+is_empty(#{side := registry, registry := Registry}) ->
+    'Elixir.Registry':count(Registry) =:= 0;
+is_empty(#{side := pg, scope := Scope}) ->
+    pg:which_groups(Scope) =:= [];
+is_empty(#{side := global}) ->
+    global:registered_names() =:= [];
+is_empty(#{side := Side, owner := Owner}) when Side =:= supervisor; Side =:= dynamic ->
+    supervisor:count_children(Owner) =:= [{specs, 0}, {active, 0}, {supervisors, 0}, {workers, 0}].
+
+insert(#{rows := Table} = Opened, Name, Pid, Attributes) ->
+    true = ets:insert(Table, {Name, Pid, maps:from_list(Attributes), 0}),
+    Opened;
 insert(#{names := Names, attributes := Table} = Opened, Name, Pid, Attributes) ->
     true = ets:insert(Names, {Name, Pid}),
     true = ets:insert(Table, [{{Name, Key}, Value} || {Key, Value} <- Attributes]),
@@ -162,6 +246,8 @@ bytes(#{side := proctab, zone := Zone}) ->
     maps:get(memory, proctab:info(Zone));
 bytes(#{side := ets_design, zone := Zone}) ->
     ets_bytes([Zone, list_to_atom(atom_to_list(Zone) ++ "_attrs")]);
+bytes(#{rows := Table}) ->
+    ets_bytes([Table]);
 bytes(#{names := Names, attributes := Table}) ->
     ets_bytes([Names, Table]).
 
@@ -191,6 +277,8 @@ close(#{side := global, names := Names}) ->
         end,
         Names
     );
+close(#{rows := Table}) ->
+    true = ets:delete(Table);
 close(#{names := Names, attributes := Table}) ->
     true = ets:delete(Names),
     true = ets:delete(Table);
@@ -205,6 +293,8 @@ operation(#{side := ets_design, zone := Zone}, What) ->
     ?TRACKER(ets_tracker, Zone, What);
 operation(#{names := Names, attributes := Table} = Opened, What) ->
     ets_operation(What, Names, Table, Opened);
+operation(#{rows := Table}, What) ->
+    row_operation(What, Table);
 operation(#{side := registry, registry := Registry}, What) ->
     registry_operation(What, Registry);
 operation(#{side := pg, scope := Scope}, find) ->
@@ -273,6 +363,51 @@ ets_operation(_, _, _, _) ->
 ets_info(Table, Name) ->
     ets:select(Table, [{{{Name, '$1'}, '$2'}, [], [{{'$1', '$2'}}]}]).
 
+row_operation(find, Table) ->
+    ets_operation(find, Table, none, none);
+row_operation({getattr, Key}, Table) ->
+    fun(Name) ->
+        try ets:lookup_element(Table, Name, 3) of
+            #{Key := Value} -> {ok, Value};
+            #{} -> undefined
+        catch
+            error:badarg -> undefined
+        end
+    end;
+row_operation({setattr, Key}, Table) ->
+    Value = bench_data:other_value(Key),
+    fun(Name) -> change_row(Table, Name, Key, fun(_) -> {Value, ok} end) end;
+row_operation(increment, Table) ->
+    fun(Name) -> change_row(Table, Name, integer, fun(Old) -> {Old + 1, Old + 1} end) end;
+row_operation(mix, Table) ->
+    Read = row_operation({getattr, integer}, Table),
+    Write = row_operation({setattr, integer}, Table),
+    fun
+        ({read, Name}) -> Read(Name);
+        ({write, Name}) -> Write(Name)
+    end;
+row_operation(info, Table) ->
+    fun(Name) -> maps:to_list(ets:lookup_element(Table, Name, 3)) end;
+row_operation(list, Table) ->
+    fun(_) ->
+        Row = fun({Name, Pid, Map, _}, Rows) ->
+            [{Name, [{pid, Pid} | maps:to_list(Map)]} | Rows]
+        end,
+        ets:foldl(Row, [], Table)
+    end;
+row_operation(_, _) ->
+    none.
+
+change_row(Table, Name, Key, Change) ->
+    [{_, Pid, #{Key := Old} = Map, Version}] = ets:lookup(Table, Name),
+    {New, Result} = Change(Old),
+    Row = {Name, Pid, Map#{Key := New}, Version + 1},
+    Replace = {{Name, Pid, '_', Version}, [], [{const, Row}]},
+    case ets:select_replace(Table, [Replace]) of
+        1 -> Result;
+        0 -> change_row(Table, Name, Key, Change)
+    end.
+
 registry_operation(find, Registry) ->
     fun(Name) ->
         [{Pid, _}] = 'Elixir.Registry':lookup(Registry, Name),
@@ -317,6 +452,7 @@ right({getattr, Key}) ->
 right({setattr, _}) -> fun(Answer) -> Answer =:= ok orelse is_binary(Answer) end;
 right(increment) -> fun(Answer) -> is_integer(Answer) orelse is_binary(Answer) end;
 right(mix) -> right({getattr, integer});
+right(other) -> right(find);
 right(info) ->
     fun
         (Attributes) when is_list(Attributes) -> length(Attributes) =:= 4;

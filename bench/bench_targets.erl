@@ -2,172 +2,236 @@
 %% be at least, or at most, its target. Numbers without a unit are ratios.
 -module(bench_targets).
 
--export([all/1, reached/1, ratio/5, figures/4]).
+-export([all/1, reached/1, behind/1, ratio/5, figures/4]).
 
-%% Returns all numbers, with their values in these rows.
-all(Rows) ->
-    Better = fun(Operation, Mode) -> ratio(Rows, Operation, Mode, ets_design, proctab) end,
-    Least = fun(Operations) ->
-        lists:min([Better(Operation, "one process") || Operation <- Operations])
-    end,
-    SpeedUp = fun(Operation, Name) ->
+-define(MODES, [
+    "one process", "one process, one name", "two processes", "two processes, one name"
+]).
+-define(SHORT, ["an atom", "a pid", "a 20-byte binary", "a 4-element tuple"]).
+-define(MEDIUM, ["a 100-byte binary", "a 1 KB binary", "a 4 KB binary"]).
+-define(LONG, ["a 10 KB binary", "a 1 MB binary"]).
+-define(WHOLE, "8000 names").
+-define(INDEXED, "100,000 names").
+
+%% Returns all numbers, with their values in these rows. Rows of sides that are missing on this
+%% machine leave theirs out.
+all(All) ->
+    Rows = [Row || #{vm := own} = Row <- All],
+    Shared = [Row || #{vm := shared} = Row <- All],
+    [
+        Number
+     || {What, Kind, Target, Unit, Value} <- numbers(Rows, Shared),
+        Number <-
+            try
+                [{What, Kind, Target, Unit, Value()}]
+            catch
+                throw:missing -> []
+            end
+    ].
+
+numbers(Rows, Shared) ->
+    [
+        {"comparisons in which a peer is ahead", most, 0, comparisons, fun() ->
+            length([Row || Row <- compared(Rows), is_behind(Row)])
+        end},
+        {"`find`: proctab / `erlang:whereis/1`", most, 1.5, times, fun() ->
+            ratio(Rows, "find", "one process", proctab, whereis)
+        end},
+        least("`find`: ets, set / proctab", 1.0, Rows, ets_set, ["find"], ["one process"]),
+        start("one process", supervisor, 1.5, Rows),
+        start("two processes", supervisor, 0.9, Rows),
+        least(
+            "start of a child: ETS design / proctab",
+            1.4,
+            Rows,
+            ets_design,
+            ["start of a child"],
+            ["one process"]
+        ),
+        speed_up("start of a child", "", 1.7, Rows),
+        {"a process registers itself: proctab / Registry", most, 1.5, times, fun() ->
+            ratio(Rows, "a process registers itself", "all processes", proctab, registry)
+        end},
+        setattr("an atom, pid, 20-byte binary or tuple", ?SHORT, 1.2, Rows),
+        setattr("100 bytes to 4 KB", ?MEDIUM, 1.0, Rows),
+        setattr("10 KB and 1 MB", ?LONG, 0.6, Rows),
+        getattr("binaries of 100 bytes to 1 MB", ?MEDIUM ++ ?LONG, "", Rows),
+        getattr("binaries of 100 bytes to 1 MB", ?MEDIUM ++ ?LONG, ", all in one VM", Shared),
+        getattr("a map of 4", ["a map of 4"], "", Rows),
+        least(
+            "first `track` of a process: ETS design / proctab",
+            2,
+            Rows,
+            ets_design,
+            ["track a process under a first, second and third name"],
+            ["one process"]
+        ),
+        least(
+            "`register` of a worker: ETS design / proctab",
+            2,
+            Rows,
+            ets_design,
+            ["register a worker"],
+            ["one process"]
+        ),
+        least(
+            "8,000 workers die: ETS design / proctab",
+            1.2,
+            Rows,
+            ets_design,
+            ["workers die, until all is clean"],
+            ["8000 processes"]
+        ),
+        figure(
+            "memory of a name with 4 attributes, resident",
+            450,
+            bytes,
+            Rows,
+            "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple",
+            "resident"
+        ),
+        figure("memory of an empty zone", 16384, bytes, Rows, "an empty zone", "resident"),
+        {"longest wait beside bulk calls on the same name, above the control", most, 1.0e6, ns,
+            fun() -> wait(Rows) end},
+        {"look-up of one child by a value / `find`, 100,000 children", most, 2, times, fun() ->
+            rounds:ratio(
+                figures(Rows, "look-up of the one process with a value", ?INDEXED, proctab),
+                figures(Rows, "find", ?INDEXED, proctab)
+            )
+        end},
+        {"a child takes a value: among 150,000 / among 1,500 that have it", most, 1.5, times,
+            fun() ->
+                rounds:ratio(joining(150000, Rows), joining(1500, Rows))
+            end},
+        least(
+            "`select` of 100,000 children: ets, one row / proctab",
+            1.0,
+            Rows,
+            ets_row,
+            [
+                "select of names with a guard on an attribute, of 100 rows",
+                "select of names with a guard on an attribute, of half of the rows"
+            ],
+            [?INDEXED]
+        ),
+        speed_up("find", "", 1.8, Rows),
+        speed_up("find", ", one name", 1.8, Rows),
+        speed_up("getattr of an integer", "", 1.8, Rows),
+        speed_up("getattr of an integer", ", one name", 1.8, Rows),
+        speed_up("increment", "", 1.8, Rows),
+        least(
+            "`info` of one name, and `list`, of 8,000 names: ETS design / proctab",
+            1000,
+            Rows,
+            ets_design,
+            ["info of one name", "list"],
+            [?WHOLE]
+        ),
+        least(
+            "8,000 children die at once: ETS design / proctab",
+            50,
+            Rows,
+            ets_design,
+            ["processes die at once, until all is clean"],
+            [?WHOLE]
+        ),
+        least(
+            "8,000 processes with 3 metric names die at once: ETS design / proctab",
+            50,
+            Rows,
+            ets_design,
+            ["processes with 3 metric names die, until all is clean"],
+            ["8000 processes"]
+        ),
+        {"the longest native call on a table of 1,000,000 names", most, 1.0e6, ns, fun() ->
+            longest_call(Rows)
+        end}
+    ].
+
+%% A ratio of a peer to proctab: the least of all operations and modes.
+least(What, Target, Rows, Peer, Operations, Modes) ->
+    {What, least, Target, times, fun() ->
+        lists:min([
+            ratio(Rows, Operation, Mode, Peer, proctab)
+         || Operation <- Operations, Mode <- Modes
+        ])
+    end}.
+
+setattr(What, Values, Target, Rows) ->
+    least(
+        "`setattr` of " ++ What ++ ", the least: ets, set / proctab",
+        Target,
+        Rows,
+        ets_set,
+        ["setattr of " ++ Value || Value <- Values],
+        ?MODES
+    ).
+
+getattr(What, Values, Where, Rows) ->
+    least(
+        "`getattr` of " ++ What ++ Where ++ ", the least: ets, set / proctab",
+        1.2,
+        Rows,
+        ets_set,
+        ["getattr of " ++ Value || Value <- Values],
+        ?MODES
+    ).
+
+start(Mode, Peer, Target, Rows) ->
+    What = lists:concat(["start of a child by ", Mode, ": proctab / ", Peer]),
+    {What, most, Target, times, fun() -> ratio(Rows, "start of a child", Mode, proctab, Peer) end}.
+
+speed_up(Operation, Name, Target, Rows) ->
+    What = lists:concat([Operation, ", two processes", Name, ": speed-up"]),
+    {What, least, Target, times, fun() ->
         rounds:ratio(
             figures(Rows, Operation, "one process" ++ Name, proctab),
             figures(Rows, Operation, "two processes" ++ Name, proctab)
         )
-    end,
-    Figure = fun(Operation, Mode) -> rounds:median(figures(Rows, Operation, Mode, proctab)) end,
-    Whole = "8000 names",
+    end}.
+
+figure(What, Target, Unit, Rows, Operation, Mode) ->
+    {What, most, Target, Unit, fun() -> rounds:median(figures(Rows, Operation, Mode, proctab)) end}.
+
+joining(Count, Rows) ->
+    Mode = lists:concat([Count, " processes with one value"]),
+    figures(Rows, "a process takes the value", Mode, proctab).
+
+%% The longest wait less that of the same call beside a process that only computes.
+wait(Rows) ->
+    Waits = [
+        {string:split(Operation, ", beside "), Figure}
+     || #{operation := Operation, mode := "longest wait", figures := [Figure]} <- Rows
+    ],
+    Controls = [
+        {Call, Figure}
+     || {[Call, "a process that only computes"], Figure} <- Waits
+    ],
+    Waits =/= [] orelse throw(missing),
+    lists:max([Figure - proplists:get_value(Call, Controls) || {[Call, _], Figure} <- Waits]).
+
+%% Returns the operations in which a peer is ahead, each with the largest factor of its modes.
+behind(Rows) ->
+    Behind = [Row || Row <- compared(Rows), is_behind(Row)],
     [
-        {
-            "`find`, 10,000 names: ETS design / proctab",
-            least,
-            5,
-            times,
-            Better("find", "one process")
-        },
-        {
-            "`find`: proctab / `erlang:whereis/1`",
-            most,
-            1.5,
-            times,
-            ratio(Rows, "find", "one process", proctab, whereis)
-        },
-        {
-            "`getattr` of an integer, atom, pid or 20-byte binary, the least: ETS design / proctab",
-            least,
-            6,
-            times,
-            Least([
-                "getattr of an integer",
-                "getattr of an atom",
-                "getattr of a pid",
-                "getattr of a 20-byte binary"
+        lists:max([Row || {_, _, O} = Row <- Behind, O =:= Operation])
+     || Operation <- lists:usort([Operation || {_, _, Operation} <- Behind])
+    ].
+
+is_behind({Factor, _, _}) -> Factor > 1.
+
+%% Returns each comparison: proctab's time or memory divided by that of the best peer.
+compared(Rows) ->
+    Keys = lists:usort([{Operation, Mode} || #{operation := Operation, mode := Mode} <- Rows]),
+    [
+        {1 / Ratio, Peer, Operation}
+     || {Operation, Mode} <- Keys,
+        {Peer, Ratio} <- [
+            bench_report:best_peer([
+                Row
+             || #{operation := O, mode := M} = Row <- Rows, O =:= Operation, M =:= Mode
             ])
-        },
-        {
-            "`getattr` of a 4-element tuple: ETS design / proctab",
-            least,
-            2.5,
-            times,
-            Better("getattr of a 4-element tuple", "one process")
-        },
-        {"`increment`: ETS design / proctab", least, 4, times, Better("increment", "one process")},
-        {
-            "`setattr` of an integer: ETS design / proctab",
-            least,
-            20,
-            times,
-            Better("setattr of an integer", "one process")
-        },
-        {
-            "`setattr` of an atom, pid, 20-byte binary or tuple, the least: ETS design / proctab",
-            least,
-            5,
-            times,
-            Least([
-                "setattr of an atom",
-                "setattr of a pid",
-                "setattr of a 20-byte binary",
-                "setattr of a 4-element tuple"
-            ])
-        },
-        {
-            "`find` by two processes, different names: speed-up",
-            least,
-            1.8,
-            times,
-            SpeedUp("find", "")
-        },
-        {
-            "`find` by two processes, one name: speed-up",
-            least,
-            1.8,
-            times,
-            SpeedUp("find", ", one name")
-        },
-        {
-            "`getattr` by two processes, different names: speed-up",
-            least,
-            1.8,
-            times,
-            SpeedUp("getattr of an integer", "")
-        },
-        {
-            "`getattr` by two processes, one name: speed-up",
-            least,
-            1.8,
-            times,
-            SpeedUp("getattr of an integer", ", one name")
-        },
-        {
-            "`increment` by two processes, different names: speed-up",
-            least,
-            1.8,
-            times,
-            SpeedUp("increment", "")
-        },
-        {
-            "`increment` by two processes, one counter: ETS design / proctab",
-            least,
-            1,
-            times,
-            Better("increment", "two processes, one name")
-        },
-        {
-            "`setattr` of 10,000 keys, one after the other, on one name: ETS design / proctab",
-            least,
-            1,
-            times,
-            Better("setattr of 10,000 keys, one after the other", "one name")
-        },
-        {
-            "`info` of one name among 8,000: ETS design / proctab",
-            least,
-            1000,
-            times,
-            Better("info of one name", Whole)
-        },
-        {"`list` of 8,000 names: ETS design / proctab", least, 1000, times, Better("list", Whole)},
-        {"`list` of 8,000 names", most, 25.0e6, ns, Figure("list", Whole)},
-        {
-            "8,000 children die at once, until all is clean: ETS design / proctab",
-            least,
-            50,
-            times,
-            Better("all die at once, until all is clean", Whole)
-        },
-        {
-            "8,000 processes with 3 metric names die at once: ETS design / proctab",
-            least,
-            50,
-            times,
-            Better("processes with 3 metric names die, until all is clean", "8000 processes")
-        },
-        {
-            "starting a child, until `find_or_open` returns: ETS design / proctab",
-            least,
-            1,
-            times,
-            Better("start of a child, until find_or_open returns", "one process")
-        },
-        {
-            "memory of a name with 4 attributes, resident",
-            most,
-            500,
-            bytes,
-            Figure(
-                "a name with 4 attributes: integer, atom, 20-byte binary, 4-element tuple",
-                "resident"
-            )
-        },
-        {
-            "the longest native call on a table of 1,000,000 names",
-            most,
-            1.0e6,
-            ns,
-            longest_call(Rows)
-        }
+        ]
     ].
 
 reached({_, least, Target, _, Value}) -> Value >= Target;
@@ -178,14 +242,17 @@ ratio(Rows, Operation, Mode, Other, This) ->
     rounds:ratio(figures(Rows, Operation, Mode, Other), figures(Rows, Operation, Mode, This)).
 
 figures(Rows, Operation, Mode, Side) ->
-    [Figures] = [
+    Found = [
         Figures
      || #{operation := O, mode := M, side := S, figures := Figures} <- Rows,
         O =:= Operation,
         M =:= Mode,
         S =:= Side
     ],
-    Figures.
+    case Found of
+        [Figures] -> Figures;
+        [] -> throw(missing)
+    end.
 
 longest_call(Rows) ->
     lists:max([

@@ -1,24 +1,46 @@
-%% Operations on whole zones: `info`, `list`, starts of children, many keys on one name, and
-%% thousands of children that die at once.
+%% Operations on whole zones: `info`, `list`, many keys on one name, and thousands of children that
+%% die at once, without and with reports in the log.
 -module(bench_zones).
 
--export([rows/0, whole/3, starts/2, many_keys/2, deaths/3, death_time/2]).
+-export([groups/0, rows/2, whole/3, many_keys/3, deaths/3, death_time/2]).
 
--define(ROUNDS, 7).
--define(TRACKERS, [proctab, ets_design]).
+-define(NAMES, 8000).
+-define(DEATHS, "processes die at once, until all is clean").
 
-rows() ->
-    lists:append([
-        whole(8000, [proctab, ets_design, ets_ordered, registry], ?ROUNDS),
-        starts(2000, ?ROUNDS),
-        many_keys(10000, ?ROUNDS),
-        deaths(8000, ets_design, 1),
-        deaths(8000, proctab, ?ROUNDS),
-        registered_deaths(8000, ?ROUNDS)
-    ]).
+%% The ETS design takes up to a minute.
+groups() ->
+    [
+        #{
+            group => whole,
+            sides => [proctab, ets_design, ets_ordered, ets_row, registry],
+            vms => 5,
+            once => [ets_design]
+        },
+        #{group => keys, sides => [proctab, ets_design], vms => 3},
+        #{
+            group => deaths,
+            sides => [proctab, ets_design, supervisor, registry, pg],
+            vms => 5,
+            once => [ets_design]
+        },
+        #{group => reported_deaths, sides => [proctab, supervisor, dynamic], vms => 5}
+    ].
+
+rows(whole, Sides) ->
+    whole(?NAMES, Sides, bench_data:rounds());
+rows(keys, Sides) ->
+    many_keys(10000, Sides, bench_data:rounds());
+rows(deaths, Sides) ->
+    lists:append([deaths(?NAMES, Side, death_rounds(Side)) || Side <- Sides]);
+rows(reported_deaths, Sides) ->
+    lists:append([reported_deaths(Side) || Side <- Sides]).
+
+death_rounds(ets_design) -> 1;
+death_rounds(_) -> bench_data:rounds().
 
 %% The ETS design reads the whole table for each name, so its `list` is measured once.
-whole(Count, Sides, Rounds) ->
+whole(Most, Sides, Rounds) ->
+    Count = bench_data:scaled(Most),
     Names = bench_data:names(Count),
     Zones = [bench_sides:open(Side, whole, Names, bench_data:attributes()) || Side <- Sides],
     HasAll = fun(Rows) ->
@@ -46,7 +68,7 @@ whole(Count, Sides, Rounds) ->
         ])
     ),
     lists:foreach(fun bench_sides:close/1, Zones),
-    of_sides("info of one name", among(Count), Infos) ++ of_sides("list", among(Count), Lists).
+    of_sides("info of one name", among(Most), Infos) ++ of_sides("list", among(Most), Lists).
 
 some_names(ets_design, Names) -> lists:sublist(Names, 5);
 some_names(_, Names) -> Names.
@@ -60,32 +82,18 @@ of_sides(Operation, Mode, FiguresOfSides) ->
      || {Side, Figures} <- maps:to_list(FiguresOfSides)
     ].
 
-%% Each round has a zone of its own.
-starts(Count, Rounds) ->
-    Names = bench_data:names(Count),
-    Time = fun(Side) ->
-        {Time, Opened} = bench_data:time(fun() -> bench_sides:open(Side, starts, Names, []) end),
-        bench_sides:close(Opened),
-        Time / Count
-    end,
-    of_sides(
-        "start of a child, until find_or_open returns",
-        "one process",
-        alternate(Rounds, ?TRACKERS, Time)
-    ).
-
-many_keys(Count, Rounds) ->
+many_keys(Count, Sides, Rounds) ->
     Time = fun(Side) ->
         Opened = bench_sides:open(Side, keys, [<<"name">>], []),
         Set = setter(Opened),
-        Time = (rounds:times(Set, lists:seq(1, Count)))(),
+        Time = (rounds:times(Set, [lists:seq(1, bench_data:scaled(Count))]))(),
         bench_sides:close(Opened),
         Time
     end,
     of_sides(
         "setattr of 10,000 keys, one after the other",
         "one name",
-        alternate(Rounds, ?TRACKERS, Time)
+        alternate(Rounds, Sides, Time)
     ).
 
 setter(#{side := proctab, zone := Zone}) ->
@@ -96,18 +104,67 @@ setter(#{side := ets_design, zone := Zone}) ->
 alternate(Rounds, Sides, Time) ->
     rounds:alternate(Rounds, [{Side, fun() -> Time(Side) end} || Side <- Sides]).
 
-%% Returns the time until nothing is left of the children.
-deaths(Count, Side, Rounds) ->
-    Names = bench_data:names(Count),
+%% Returns the time until nothing is left of the children. Those of Registry and pg are processes
+%% that registered themselves, in Registry with the same attributes, in pg without.
+deaths(Most, Side, Rounds) ->
+    Names = bench_data:names(bench_data:scaled(Most)),
     Time = fun(_) ->
-        #{pids := Pids} = Opened = bench_sides:open(Side, deaths, Names, bench_data:attributes()),
-        Time = death_time(Opened, lists:zip(Names, lists:reverse(Pids))),
-        bench_sides:close(Opened),
+        Opened = bench_sides:open(Side, deaths, [], []),
+        {Filled, Pids} = filled(Opened, Names),
+        Time = death_time(Filled, lists:zip(Names, Pids)),
+        bench_sides:close(Filled),
         Time
     end,
-    of_sides("all die at once, until all is clean", among(Count), alternate(Rounds, [Side], Time)).
+    of_sides(?DEATHS, among(Most), alternate(Rounds, [Side], Time)).
 
-%% Like `death_time/1`, for some of the children of a zone.
+filled(#{pids := _} = Opened, Names) ->
+    Add = fun(Name, Into) -> bench_sides:add(Into, Name, bench_data:attributes()) end,
+    #{pids := Pids} = Filled = lists:foldl(Add, Opened, Names),
+    {Filled, lists:reverse(Pids)};
+filled(Opened, Names) ->
+    Pids = [registered(Opened, Name) || Name <- Names],
+    _ = [
+        receive
+            {registered, Pid} -> ok
+        end
+     || Pid <- Pids
+    ],
+    {Opened, Pids}.
+
+registered(Opened, Name) ->
+    Starter = self(),
+    spawn(fun() ->
+        bench_sides:add(Opened, Name, bench_data:attributes()),
+        Starter ! {registered, self()},
+        bench_data:idle()
+    end).
+
+%% The log is a file. Its handler drops reports when there are too many, so the number of those
+%% that are written is not compared; each side makes a report for each death.
+reported_deaths(Side) ->
+    File = filename:join(filename:dirname(code:which(?MODULE)), "deaths.log"),
+    _ = logger:remove_handler(default),
+    ok = logger:add_handler(default, logger_std_h, #{config => #{file => File}}),
+    ok = logger:set_primary_config(level, notice),
+    Rows = [
+        Row#{operation := ?DEATHS ++ ", with reports in the log"}
+     || Row <- deaths(?NAMES, Side, bench_data:rounds())
+    ],
+    ok = logger:set_primary_config(level, none),
+    ok = logger_std_h:filesync(default),
+    true = filelib:file_size(File) > 0,
+    ok = logger:remove_handler(default),
+    ok = file:delete(File),
+    Rows.
+
+%% Kills children. Where they have attributes, a child is clean when its name and an attribute are
+%% gone.
+death_time(#{side := Side} = Opened, Children) when Side =/= proctab, Side =/= ets_design ->
+    {Time, ok} = bench_data:time(fun() ->
+        kill(Children),
+        bench_data:until(fun() -> bench_sides:is_empty(Opened) end)
+    end),
+    Time;
 death_time(Opened, Children) ->
     Value = bench_sides:operation(Opened, {getattr, integer}),
     Find = bench_sides:operation(Opened, find),
@@ -117,44 +174,6 @@ death_time(Opened, Children) ->
         lists:foreach(fun({Name, _}) -> bench_data:until(fun() -> IsGone(Name) end) end, Children)
     end),
     Time.
-
-%% The other sides have processes that registered themselves: in Registry with the same attributes,
-%% in pg without.
-registered_deaths(Count, Rounds) ->
-    Time = fun(Side) ->
-        Opened = bench_sides:open(Side, registered_deaths, [], []),
-        Children = [{Name, registered(Opened, Name)} || Name <- bench_data:names(Count)],
-        lists:foreach(
-            fun({_, Pid}) ->
-                receive
-                    {registered, Pid} -> ok
-                end
-            end,
-            Children
-        ),
-        {Time, ok} = bench_data:time(fun() ->
-            kill(Children),
-            bench_data:until(fun() -> is_empty(Opened) end)
-        end),
-        bench_sides:close(Opened),
-        Time
-    end,
-    of_sides(
-        "all die at once, until all is clean", among(Count), alternate(Rounds, [registry, pg], Time)
-    ).
-
-registered(Opened, Name) ->
-    Starter = self(),
-    spawn(fun() ->
-        bench_sides:add(Opened, Name, bench_data:attributes()),
-        Starter ! {registered, self()},
-        receive
-        after infinity -> ok
-        end
-    end).
-
-is_empty(#{side := registry, registry := Registry}) -> 'Elixir.Registry':count(Registry) =:= 0;
-is_empty(#{side := pg, scope := Scope}) -> pg:which_groups(Scope) =:= [].
 
 kill(Children) ->
     lists:foreach(fun({_, Pid}) -> exit(Pid, kill) end, Children).

@@ -7,7 +7,8 @@
 -export([median/1, spread/1, ratio/2, minus/2]).
 
 %% A round is long compared with the resolution of the clock, and with a time slice.
--define(ROUND, 25000000).
+-define(ROUND, 20000000).
+-define(QUICK_ROUND, 4000000).
 
 %% Runs each side `Rounds` times, in turn, and in reverse order every other time. A side is a name
 %% and a fun that returns a figure. Returns a map of the figures.
@@ -51,15 +52,22 @@ timed(Fun, IsRight, Lists) ->
 once(Fun, IsRight) ->
     fun() -> run(Fun, IsRight, [[none]], 1) end.
 
-%% Like `timed/3`, for one pass over a list of names, each of which can be used for one call.
-times(Fun, Names) ->
-    fun() -> run(Fun, fun(_) -> true end, [Names], 1) / length(Names) end.
+%% Like `timed/3`, for one pass over the lists: each name can be used for one call.
+times(Fun, Lists) ->
+    Calls = lists:sum([length(List) || List <- Lists]),
+    fun() -> run(Fun, fun(_) -> true end, Lists, 1) / Calls end.
 
 passes(Fun, IsRight, Lists, Passes) ->
+    Round =
+        case bench_data:is_quick() of
+            true -> ?QUICK_ROUND;
+            false -> ?ROUND
+        end,
     case run(Fun, IsRight, Lists, Passes) of
-        Time when Time >= ?ROUND -> Passes;
+        Time when Time >= Round -> Passes;
         Time ->
-            passes(Fun, IsRight, Lists, max(Passes * 5 div 4, Passes * ?ROUND div max(Time, 1)) + 1)
+            Enough = max(Passes * 5 div 4, Passes * Round div max(Time, 1)) + 1,
+            passes(Fun, IsRight, Lists, Enough)
     end.
 
 run(Fun, IsRight, Lists, Passes) ->
@@ -90,9 +98,9 @@ call_all(Starter, Fun, IsRight, List, Passes) ->
     receive
         go -> ok
     end,
-    Start = erlang:monotonic_time(nanosecond),
+    Start = bench_data:clock(),
     Last = calls(Passes, Fun, List, List, none),
-    End = erlang:monotonic_time(nanosecond),
+    End = bench_data:clock(),
     IsRight(Last) orelse exit({result, Last}),
     exit({took, Start, End}).
 
