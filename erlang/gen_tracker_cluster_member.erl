@@ -491,8 +491,10 @@ send_status(Pid, #peer{sending = #sending{session = Session}}, Status) ->
 send_status(_, _, _) ->
     ok.
 
+%% Does not make a lost connection again. No session could do without these messages, so this waits
+%% while the connection is busy.
 send(Pid, Message) ->
-    erlang:send(Pid, Message, [noconnect, nosuspend]).
+    erlang:send(Pid, Message, [noconnect]).
 
 %%% As a sender
 
@@ -556,7 +558,7 @@ attributed({Name, Pid}, Member) ->
     {Name, Pid, attributes(Name, Member)}.
 
 send_counted(Pid, Message, #sending{session = Session, outstanding = Before} = Sending) ->
-    case send(Pid, {gen_tracker_cluster, Session, Message}) of
+    case erlang:send(Pid, {gen_tracker_cluster, Session, Message}, [noconnect, nosuspend]) of
         nosuspend ->
             _ = erlang:send_after(?BUSY, self(), {resume, Pid, Session}),
             Sending#sending{is_lagging = true};
