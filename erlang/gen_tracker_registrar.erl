@@ -4,7 +4,8 @@
 %% A process that was registered, or added without a start function, needs no keeper of its own:
 %% there is no callback to run after its death, and nothing to restart. One of up to eight
 %% registrars is the keeper of its row, selected by its pid. A registrar monitors the process, and
-%% removes the row when it dies.
+%% removes the row when it dies. In a zone on several nodes each process has a keeper, which acts
+%% when the process loses a conflict.
 %%
 %%   caller                          table      registrar                       tracker
 %%      | register_name/5 ------------> |            |                             |

@@ -263,10 +263,10 @@ is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives a free name to a running process, and tells a registrar, which answers `{Alias, ok}'.
 %% Returns the registrar. Changes nothing and returns `held' if a child has the name, `full' if
-%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, and
-%% `{closed, Position}' if no registrar is open at that position.
+%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, `keeper'
+%% in a zone on several nodes, and `{closed, Position}' if no registrar is open at that position.
 -spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
-          Registrar :: pid() | held | full | stopping | own | {closed, Position :: 0..7}.
+          Registrar :: pid() | held | full | stopping | own | keeper | {closed, Position :: 0..7}.
 register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the row of a name to another keeper. Returns `false' if it does not belong to this

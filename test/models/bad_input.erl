@@ -608,7 +608,7 @@ zone_functions() ->
         {registrars, [zone_or_handle], [list]},
         {is_own, [zone_or_handle, any_pid], [true, false]},
         {register_name, [raw, any, any, any_pid, any], [
-            pid, held, full, stopping, own, {closed, integer}
+            pid, held, full, stopping, own, keeper, {closed, integer}
         ]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},

@@ -98,6 +98,9 @@ pub fn register_name(call: Call<'_>) -> Answer<'_> {
     if zone.is_stopping() {
         return Ok(atom!(stopping));
     }
+    if zone.directory().is_some() {
+        return Ok(atom!(keeper));
+    }
     let position = match &pid {
         Pid::Local(word) => ZoneProcesses::position(*word),
         Pid::Remote(_) => OF_OTHER_NODES,
