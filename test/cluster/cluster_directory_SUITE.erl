@@ -167,7 +167,7 @@ a_tracker_that_is_killed_takes_its_names(_) ->
         settle(Members, z),
         clusters:dies(One, on(One, erlang, whereis, [z])),
         until_found(tl(Members), z, a, undefined),
-        wait:until(fun() -> is_pid(on(One, erlang, whereis, [z])) end),
+        clusters:until_zone_runs(One, z),
         settle(Members, z),
         Pid = open(One, z, spec(a)),
         until_found(Members, z, a, {ok, Pid})
@@ -301,6 +301,7 @@ children_are_found_by_indexed_attributes_of_all_members(_) ->
     Options = #{cluster => true, index => [i, {each, e}]},
     clusters:with(2, z, Options, fun([One, {Peer, _} = Other] = Members) ->
         [A, B, C] = [open(M, z, spec(N)) || {M, N} <- [{One, a}, {Other, b}, {Other, c}]],
+        until_found([One], z, b, {ok, B}),
         [ok = on(One, gen_tracker_cluster, setattr, [z, N, i, 1]) || N <- [a, b]],
         ok = on(Other, gen_tracker, setattr, [z, c, [{i, 1.0}, {e, [x, y, x]}]]),
         Finds = fun(Key, Value, Children) ->

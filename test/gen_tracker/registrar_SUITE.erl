@@ -359,6 +359,7 @@ registered_processes_are_told_to_stop_all_at_once(Config) ->
         spawn(fun() ->
             process_flag(trap_exit, Number rem 2 =:= 0),
             yes = register_name({Zone, Number}, self()),
+            Test ! {registered, self()},
             receive
                 {'EXIT', _, shutdown} -> Test ! {told, Number}
             end,
@@ -369,6 +370,12 @@ registered_processes_are_told_to_stop_all_at_once(Config) ->
      || Number <- lists:seq(1, 200)
     ],
     [{up, _, _} = next(Zone) || _ <- Pids],
+    [
+        receive
+            {registered, Pid} -> ok
+        end
+     || Pid <- Pids
+    ],
     ok = gen_server:call(Zone, shutdown),
     ?assertEqual([], [Pid || Pid <- Pids, is_process_alive(Pid)]),
     Down = lists:sort([next(Zone) || _ <- Pids]),

@@ -7,7 +7,8 @@
 
 -export([with/3, with/4, with_overlap_prevention/3, on/4, on/5]).
 -export([cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
--export([start_zone/2, stop_zone/1, supervise/3, books/0, running/1, kill_cluster_process/1]).
+-export([start_zone/2, stop_zone/1, until_zone_runs/2, supervise/3, books/0, running/1]).
+-export([kill_cluster_process/1]).
 
 %% Starts so many nodes with a zone of this name, connects them, waits until all are members, and
 %% calls `Fun` with them.
@@ -105,6 +106,16 @@ settle(Members, Zone) ->
         Live = lists:sort(lists:append(Running)),
         lists:all(fun(Member) -> directory(Member, Zone) =:= Live end, Members)
     end, 30).
+
+%% Waits until the supervisor has started a zone again. Its tracker has its name before its table.
+until_zone_runs(Member, Zone) ->
+    wait:until(fun() ->
+        try on(Member, gen_tracker_cluster, members, [Zone]) of
+            _ -> true
+        catch
+            error:badarg -> false
+        end
+    end).
 
 homes(Member, Zone) ->
     {_, Table, _, _} = on(Member, proctab_nif, cluster_shared, [Zone]),
