@@ -196,7 +196,11 @@ build(Size, Supervise) ->
     Others = maps:from_keys(processes(), other),
     Root = spawn_link(fun() ->
         process_flag(trap_exit, true),
-        start_root(Test, Supervise, [servers | zones()])
+        try
+            start_root(Test, Supervise, [servers | zones()])
+        catch
+            Class:Reason:Stack -> Test ! {root_failed, {Class, Reason, Stack}}
+        end
     end),
     receive
         {built, Root} -> ok
@@ -385,7 +389,10 @@ wait_for_progress(Reports) ->
             %% A reply to a request of the fault `flood`.
             wait_for_progress(Reports);
         {'EXIT', _, _} ->
-            wait_for_progress(Reports)
+            wait_for_progress(Reports);
+        {root_failed, Failure} ->
+            %% The whole system has ended with it.
+            exit({root_failed, Failure})
     after 10 -> ok
     end.
 
@@ -514,14 +521,9 @@ fault(kill_owner, System) ->
     task(servers, System, fun() -> kill_owner(System) end);
 fault(suspend, System) ->
     Children = [Pid || {_, _, Pid, _, _} <- children(random(zone_names())), is_pid(Pid)],
-    case processes_of_library(System) ++ Children of
-        %% All of them have just been killed.
-        [] ->
-            {none, System};
-        Pids ->
-            %% The end of the suspending process resumes the other one.
-            suspend(random(Pids), fun erlang:suspend_process/1, fun(_) -> ok end, System)
-    end;
+    Pid = random(processes_of_library(System) ++ Children),
+    %% The end of the suspending process resumes the other one.
+    suspend(Pid, fun erlang:suspend_process/1, fun(_) -> ok end, System);
 fault(suspend_server, System) ->
     Names = zone_names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
     Named = [whereis(Name) || Name <- Names],
