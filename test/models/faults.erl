@@ -513,14 +513,9 @@ fault(kill_owner, System) ->
     task(servers, System, fun() -> kill_owner(System) end);
 fault(suspend, System) ->
     Children = [Pid || {_, _, Pid, _, _} <- children(random(zone_names())), is_pid(Pid)],
-    case processes_of_library(System) ++ Children of
-        %% All of them have just been killed.
-        [] ->
-            {none, System};
-        Pids ->
-            %% The end of the suspending process resumes the other one.
-            suspend(random(Pids), fun erlang:suspend_process/1, fun(_) -> ok end, System)
-    end;
+    Pid = random(processes_of_library(System) ++ Children),
+    %% The end of the suspending process resumes the other one.
+    suspend(Pid, fun erlang:suspend_process/1, fun(_) -> ok end, System);
 fault(suspend_server, System) ->
     Names = zone_names() ++ reapers() ++ [metrics_process_tracker, stats_hero_monitor],
     Named = [whereis(Name) || Name <- Names],
