@@ -892,10 +892,12 @@ init({Zone, Options}) ->
     gen_tracker_reports:set_label({?MODULE, Zone}),
     Tag = make_ref(),
     Own = maps:with([restart, reports], Options),
-    Context = Own#{tracker => self(), tag => Tag, zone => Zone},
+    Emitter = gen_tracker_telemetry:start(Zone),
+    Context = Own#{tracker => self(), tag => Tag, zone => Zone, telemetry => Emitter},
     Shared = {Context, group_leader(), [Zone | get('$ancestors')]},
     #{index := Keys} = Options,
     Handle = proctab_nif:zone_open(Zone, Shared, Keys, limit(Options)),
+    ok = gen_tracker_telemetry:opened(Emitter, Handle),
     {ok, #tracker{
         zone = Zone,
         tag = Tag,
@@ -1012,8 +1014,9 @@ is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.
 
 %% The zone's own processes cannot be its children.
-is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone}) ->
-    lists:member(Pid, [self(), Watchdog, Events]) orelse is_keeper(Zone, Pid).
+is_own(Pid, #tracker{watchdog = Watchdog, events = Events, zone = Zone, context = Context}) ->
+    Emitter = maps:get(telemetry, Context, none),
+    lists:member(Pid, [self(), Watchdog, Events, Emitter]) orelse is_keeper(Zone, Pid).
 
 is_keeper(Zone, Pid) ->
     try
@@ -1029,10 +1032,11 @@ handle(Kind, Name, Spec, Child, {Pid, _} = From, Callers, Tracker) ->
     Request = gen_tracker_requests:request(Kind, Name, Spec, Child, From, Local),
     {noreply, Tracker#tracker{requests = gen_tracker_requests:handle(Request, Requests)}}.
 
-unregister(Name, #tracker{zone = Zone}) ->
+unregister(Name, #tracker{zone = Zone, context = Context}) ->
     case proctab_nif:child(Zone, Name) of
-        {running, _, Keeper, {undefined, _, _, _, _}} ->
-            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered),
+        {running, Pid, Keeper, {undefined, _, _, _, _}} ->
+            _ = proctab_nif:unregister_name(Zone, Name, Keeper, unregistered) andalso
+                gen_tracker_telemetry:child(Context, {down, unregistered}, Name, Pid),
             ok;
         _ ->
             ok

@@ -19,7 +19,7 @@
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
--export([start/3, subscribe/2, unsubscribe/1, lost/2]).
+-export([start/3, subscribe/2, unsubscribe/1, lost/2, subscribers/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 
@@ -91,6 +91,22 @@ lost(Zone, Subscribers) ->
     true = ets:delete(Subscribers),
     ok.
 
+%% @doc Returns the subscribers of all zones, by the tracker of each. Sends no message.
+-spec subscribers() -> #{Tracker :: pid() => [Subscriber :: pid()]}.
+subscribers() ->
+    maps:from_list([
+        {ets:info(Table, heir), subscribers(Table)}
+     || Table <- ets:all(), ets:info(Table, name) =:= ?MODULE
+    ]).
+
+subscribers(Table) ->
+    try
+        [Subscriber || {Subscriber, _} <- ets:tab2list(Table)]
+    catch
+        %% The table has gone meanwhile.
+        error:badarg -> []
+    end.
+
 tell(Event, Name, #events{zone = Zone, of_zone = OfZone, of_names = OfNames}) ->
     Send = fun(Subscriber, subscribed) -> Subscriber ! {gen_tracker, Zone, Event} end,
     maps:foreach(Send, OfZone),
@@ -102,7 +118,7 @@ init({Zone, Tracker, Handle, Tag}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     link(Tracker),
-    Subscribers = ets:new(?MODULE, [private, {heir, Tracker, {Tag, events}}]),
+    Subscribers = ets:new(?MODULE, [protected, {heir, Tracker, {Tag, events}}]),
     Events = #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers},
     {ok, Events, {continue, listen}}.
 

@@ -65,6 +65,8 @@
                      zone := gen_tracker:zone(),
                      restart := boolean(),
                      reports := boolean(),
+                     %% Missing in zones that were started by code without it.
+                     telemetry => gen_tracker_telemetry:emitter(),
                      %% The process dictionary that `proc_lib' gave the keeper.
                      dictionary => [{term(), term()}]}.
 
@@ -375,7 +377,7 @@ adopted(pending, _, Child, _) ->
 
 %% Calls the start function and registers the process that it returns.
 start_child({MFA, _, _, _, _} = Spec, Child) ->
-    Result = call_start(MFA, Child),
+    Result = call_start(MFA, Spec, Child),
     recover(Child),
     case outcome(Result, Child) of
         {ok, Pid} -> registered(Pid, Result, Spec, Child);
@@ -404,11 +406,18 @@ improper(Result, Child) ->
     log_start_error(Result, #{}, Child),
     {failed, improper, {error, {bad_return_value, Result}}}.
 
-call_start({Module, Function, Args}, Child) ->
-    try
-        apply(Module, Function, Args)
+call_start({Module, Function, Args}, Spec, Child) ->
+    Begin = gen_tracker_telemetry:now(Child#child.context),
+    Emit = fun(End, More) ->
+        emit_since(Begin, [start, End], fun() -> More#{start => start_of(Spec)} end, Child)
+    end,
+    try apply(Module, Function, Args) of
+        Result ->
+            Emit(stop, #{result => Result}),
+            Result
     catch
         Class:Reason:Stacktrace ->
+            Emit(exception, #{kind => Class, reason => Reason, stacktrace => Stacktrace}),
             log_start_error(Reason, #{class => Class, stacktrace => Stacktrace}, Child),
             {error, Reason}
     end.
@@ -437,6 +446,7 @@ registered(Pid, Result, Spec, Child) ->
     case change_row(fun proctab_nif:running/3, [Pid], Child) of
         Changed when Changed =:= true; Changed =:= awaited ->
             tell_started(Child, Result, Changed),
+            emit_change(up, Running),
             report(Running#child{spec = Spec}, progress),
             {started, Running#child{opener = undefined}};
         Stopping when Stopping =:= stopping; Stopping =:= zone_stopping ->
@@ -835,6 +845,7 @@ unless_gone(Function, Args) ->
 
 after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
     Own = change_row(fun proctab_nif:terminating/3, [Reason], Child),
+    emit_down(Own, Reason, Child),
     case callback(MFA) of
         undefined ->
             ok;
@@ -846,7 +857,8 @@ after_terminate(#child{spec = {MFA, _, _, _, _}} = Child, Reason) ->
                     false -> [];
                     _ -> attributes(Child)
                 end,
-            call_back(Module, lists:sublist([Child#child.name, Attrs, Reason], Arity), Child),
+            Args = lists:sublist([Child#child.name, Attrs, Reason], Arity),
+            call_back(Module, Args, Reason, Child),
             recover(Child),
             cancel_cleanup_timer(Timer)
     end.
@@ -865,11 +877,17 @@ cancel_cleanup_timer(Timer) ->
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     ok.
 
-call_back(Module, Args, #child{name = Name} = Child) ->
+call_back(Module, Args, ExitReason, #child{name = Name} = Child) ->
+    Begin = gen_tracker_telemetry:now(Child#child.context),
+    Emit = fun(End, More) ->
+        Metadata = More#{module => Module, exit_reason => ExitReason},
+        emit_since(Begin, [after_terminate, End], fun() -> Metadata end, Child)
+    end,
     try apply(Module, after_terminate, Args) of
-        _ -> ok
+        _ -> Emit(stop, #{})
     catch
         Class:Error:Stacktrace ->
+            Emit(exception, #{kind => Class, reason => Error, stacktrace => Stacktrace}),
             ?LOG_ERROR(#{label => {gen_tracker, after_terminate_error}, zone => zone(Child),
                          name => Name, module => Module, class => Class, reason => Error,
                          stacktrace => Stacktrace}),
@@ -903,6 +921,25 @@ report(#child{name = Name, pid = Pid, spec = Spec} = Child, What) ->
         progress -> gen_tracker_reports:progress(zone(Child), Offender);
         {Error, Reason} -> gen_tracker_reports:error(Error, Reason, zone(Child), Offender)
     end.
+
+%%% Telemetry
+
+%% A row that belongs to this keeper no more belongs to another one, or its zone has ended: then no
+%% other process tells of the death.
+emit_down(false, Reason, #child{context = #{tracker := Tracker}} = Child) ->
+    _ = is_process_alive(Tracker) orelse emit_change({down, Reason}, Child),
+    ok;
+emit_down(_, Reason, Child) ->
+    emit_change({down, Reason}, Child).
+
+emit_change(Change, #child{context = Context, name = Name, pid = Pid}) ->
+    gen_tracker_telemetry:child(Context, Change, Name, Pid).
+
+emit_since(Begin, Event, Metadata, #child{context = Context, name = Name} = Child) ->
+    gen_tracker_telemetry:since(Begin, fun(Measurements) ->
+        Named = (Metadata())#{zone => zone(Child), name => Name},
+        gen_tracker_telemetry:emit(Context, Event, Measurements, Named)
+    end).
 
 zone(#child{context = #{zone := Zone}}) ->
     Zone.

@@ -314,6 +314,9 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     Zone = zone(Requests),
     case proctab_nif:hand_over(Zone, Name, Keeper, New, Child) of
         true ->
+            Context = Requests#requests.context,
+            gen_tracker_telemetry:child(Context, {down, re_registered}, Name, Pid),
+            gen_tracker_telemetry:child(Context, up, Name, Child),
             true;
         false ->
             gen_tracker_keeper:discard(New),
@@ -331,6 +334,8 @@ insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
         Inserted = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
         _ = Inserted =:= true orelse gen_tracker_keeper:discard(Keeper),
+        _ = Inserted =:= true andalso is_pid(Child) andalso
+            gen_tracker_telemetry:child(Requests#requests.context, up, Name, Child),
         Inserted
     catch
         error:badarg:Stacktrace ->

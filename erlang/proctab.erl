@@ -13,10 +13,10 @@
 %% one it is, and {@link load/0} loads those of this library.
 -module(proctab).
 
--export([i/0, i/1, info/0, info/1, top/2, top/3]).
+-export([i/0, i/1, info/0, info/1, top/2, top/3, without_child/1]).
 -export([check/0, check/1, load/0]).
 
--export_type([info/0, zone_info/0, table_info/0, total/0]).
+-export_type([info/0, zone_info/0, index_info/0, table_info/0, total/0]).
 -export_type([check/0, finding/0, load_error/0]).
 
 -include("proctab_errors.hrl").
@@ -45,17 +45,32 @@
     without_child := non_neg_integer(),
     attributes := non_neg_integer(),
     memory := non_neg_integer(),
+    indexes := [index_info()],
+    subscribers := non_neg_integer(),
+    subscriber_queue_len := non_neg_integer(),
     message_queue_len := non_neg_integer()
 }.
 %% A zone. `owner' is its tracker, and `message_queue_len' the length of the tracker's message
 %% queue. `children' counts the children in all states: a `pending' child waits for the next attempt
 %% to restart it, a `restarting' one is being restarted. `without_child' counts the names that have
-%% attributes but no child, and `attributes' the attributes of all names.
+%% attributes but no child, and `attributes' the attributes of all names. `subscribers' counts the
+%% subscribers of this node, and `subscriber_queue_len' is the length of the longest message queue
+%% of one.
 %%
-%% `memory' is in bytes: an estimate of what the table holds for the names, with child specs and
-%% attributes, but not of the memory of the processes. Memory that several names share, such as a
-%% large binary, counts in full for each. For a term that is stored as a copy, 2.6 KB
-%% are added, which it takes besides itself (OTP 25).
+%% `memory' is in bytes: an estimate of what the table holds for the names, with child specs,
+%% attributes and indexes, but not of the memory of the processes. Memory that several names share,
+%% such as a large binary, counts in full for each. A term that is stored as a copy takes about
+%% 2.6 KB besides itself (OTP 25), which are counted.
+
+-type index_info() :: #{
+    index := gen_tracker:key() | {each, gen_tracker:key()},
+    values := non_neg_integer(),
+    places := non_neg_integer(),
+    memory := non_neg_integer()
+}.
+%% An index of a zone, as its option names it: the number of values that running children have, and
+%% how many children have each of them, added up. A child is under one value, or with `each' under
+%% every element of its list. `memory' is part of that of the zone.
 
 -type table_info() :: #{
     name := atom(),
@@ -118,10 +133,11 @@
 i() ->
     proctab_view:print_all().
 
-%% @doc Prints a zone: the figures of {@link info/1}, and the ten running children whose processes
-%% have executed the most reductions. The columns for each of these are the reductions, message
-%% queue length and memory in bytes of the process, and the number of attributes and the bytes of
-%% the name. Calls `process_info/2' for each child of this node.
+%% @doc Prints a zone: the figures of {@link info/1}; its indexes, each with the five values that
+%% most children have; the ten subscribers of this node with the longest message queues; and the ten
+%% running children whose processes have executed the most reductions. The columns for each of these
+%% are the reductions, message queue length and memory in bytes of the process, and the number of
+%% attributes and the bytes of the name. Calls `process_info/2' for each child of this node.
 %%
 %% Raises `badarg' if the zone does not run.
 -spec i(gen_tracker:zone()) -> ok.
@@ -167,6 +183,19 @@ top(Zone, Key, N) when is_integer(N), N >= 0 ->
     end;
 top(Zone, Key, N) ->
     ?BADARG([Zone, Key, N]).
+
+%% @doc Returns the names that have attributes but no child, in no particular order, each with the
+%% number of its attributes and the bytes that they take with the name. `gen_tracker:increment/5'
+%% makes such attributes; they go when a child of that name is next cleaned up, or with the zone.
+%%
+%% Raises `badarg' if the zone does not run.
+-spec without_child(gen_tracker:zone()) ->
+          [{gen_tracker:name(), Attributes :: pos_integer(), Bytes :: pos_integer()}].
+without_child(Zone) ->
+    case proctab_view:without_child(Zone) of
+        {ok, Names} -> Names;
+        ended -> ?BADARG([Zone])
+    end.
 
 %% @doc Prints for each of the three modules whether it is that of this library, and what to do if
 %% not; and the version and the file of the native library. Prints to the group leader of the

@@ -45,7 +45,7 @@
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
--export([check_keys/1, lookup/6, count/3, values_page/4]).
+-export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -export([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -65,7 +65,7 @@
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
--nifs([check_keys/1, lookup/6, count/3, values_page/4]).
+-nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -nifs([listen/1, unlisten/1, wait_for/2, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -75,8 +75,13 @@
 
 -type handle() :: reference().
 %% What a page has of each row, see {@link page/4}.
--type items() :: names | pids | children | attributes | sizes | rows
-               | [Key :: term()] | {rows, [Key :: term()]} | {integers, Key :: term()}.
+-type items() :: names | pids | children | attributes | sizes | [Key :: term()]
+               | {rows, all | [Key :: term()], [condition()]}
+               | {fields, [Key :: term()], [condition()]}
+               | {integers, Key :: term()}.
+%% What the attribute of a key is: not missing, or such that it compares so with a constant.
+-type condition() :: {Key :: term(), '<' | '=<' | '>' | '>=' | '=:=' | '=/=', Constant :: term()}
+                   | {Key :: term(), '_', term()}.
 %% A waiter. It is removed when no process has a reference to it any more.
 -type waits() :: reference().
 -type state() :: launching | running | terminating | pending | slowed | restarting.
@@ -307,8 +312,11 @@ attrs(_Zone, _Name, _Keys) -> erlang:nif_error(not_loaded).
 %%     children;</li>
 %% <li>`sizes': `{Name, Child, Attributes, Bytes}', with the number of attributes and the memory, of
 %%     all names, also those without a child;</li>
-%% <li>`rows': `{Name, Child, #{Key => Value}}', of running children; `{rows, Keys}': the same with
-%%     only these keys;</li>
+%% <li>`{rows, Keys, Conditions}': `{Name, Child, #{Key => Value}}', with only these keys or `all',
+%%     of running children that may meet all conditions; the others are left out as far as that can
+%%     be told without making the values;</li>
+%% <li>`{fields, Keys, Conditions}': `{Name, Child, Value, ...}', likewise, of children that have
+%%     all of these attributes;</li>
 %% <li>`{integers, Key}': the attributes of this key that are integers, of running children.</li>
 %% </ul>
 -spec page(atom() | handle(), From :: non_neg_integer(), items(), Acc :: list()) ->
@@ -344,6 +352,20 @@ count(_Zone, _Key, _Value) -> erlang:nif_error(not_loaded).
 -spec values_page(Zone :: atom(), Key :: term(), From :: non_neg_integer(), Acc :: list()) ->
           {list(), Next :: non_neg_integer() | done}.
 values_page(_Zone, _Key, _From, _Acc) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the keys of all indexes of a zone, as {@link zone_open/4} takes them, last first.
+-spec indexes(Zone :: atom()) -> [Key :: term() | {each, Key :: term()}].
+indexes(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns figures of a part of an indexed attribute: how many values running children have,
+%% how many places those have under them, and the bytes of both; and where the next part begins. The
+%% first part begins at 0.
+-spec index_page(Zone :: atom(), Key :: term(), From :: non_neg_integer()) ->
+          {Values, Places, Bytes, Next :: non_neg_integer() | done} when
+      Values :: non_neg_integer(),
+      Places :: non_neg_integer(),
+      Bytes :: non_neg_integer().
+index_page(_Zone, _Key, _From) -> erlang:nif_error(not_loaded).
 
 %%% Events and waiters
 

@@ -7,11 +7,14 @@
 %% name, so a result is used only if the owner is still alive afterwards.
 -module(proctab_view).
 
--export([print_all/0, print/2, info/0, info/1, top/3]).
+-export([print_all/0, print/2, info/0, info/1, top/3, without_child/1]).
 
 %% About how many characters of a name are formatted, and the most that are printed.
 -define(NAME_LENGTH, 40).
 -define(LONGEST_NAME, 50).
+%% How many values of each index, and how many subscribers, are printed.
+-define(VALUES, 5).
+-define(SUBSCRIBERS, 10).
 
 %% The items with the largest ranks so far: how many are wanted, how many were offered, and those.
 -type largest(Item) ::
@@ -24,10 +27,11 @@
 -spec info() -> proctab:info().
 info() ->
     Tables = lists:sort(proctab_nif:tables()),
+    Subscribers = gen_tracker_events:subscribers(),
     Zones = [
         Info
      || {zone, Zone, Owner} <- Tables,
-        {ok, Info} <- [zone_info(Zone, Owner)]
+        {ok, Info} <- [zone_info(Zone, Owner, Subscribers)]
     ],
     Processes = [
         Info
@@ -39,7 +43,8 @@ info() ->
 %% @doc Returns the figures of a zone.
 -spec info(gen_tracker:zone()) -> {ok, proctab:zone_info()} | ended.
 info(Zone) ->
-    with_owner(Zone, fun(Owner) -> zone_info(Zone, Owner) end).
+    Subscribers = gen_tracker_events:subscribers(),
+    with_owner(Zone, fun(Owner) -> zone_info(Zone, Owner, Subscribers) end).
 
 with_owner(Zone, Fun) ->
     try proctab_nif:owner(Zone) of
@@ -48,7 +53,8 @@ with_owner(Zone, Fun) ->
         error:badarg -> ended
     end.
 
-zone_info(Zone, Owner) ->
+zone_info(Zone, Owner, Subscribers) ->
+    Queues = queues(Owner, Subscribers),
     Empty = #{
         name => Zone,
         owner => Owner,
@@ -56,9 +62,14 @@ zone_info(Zone, Owner) ->
         states => #{launching => 0, running => 0, terminating => 0, pending => 0, restarting => 0},
         without_child => 0,
         attributes => 0,
-        memory => 0
+        memory => 0,
+        indexes => [],
+        subscribers => length(Queues),
+        subscriber_queue_len => lists:max([0 | [Length || {Length, _} <- Queues]])
     },
-    Read = fun() -> fold(fun(Row, Info) -> add_row(Zone, Row, Info) end, Empty, Zone) end,
+    Read = fun() ->
+        with_indexes(Zone, fold(fun(Row, Info) -> add_row(Zone, Row, Info) end, Empty, Zone))
+    end,
     case read_table(Owner, Read) of
         {ok, Info, QueueLength} -> {ok, Info#{message_queue_len => QueueLength}};
         ended -> ended
@@ -81,6 +92,33 @@ add_row(Zone, {Name, Child, Attributes, Bytes}, Info) ->
             #{states := States} = WithSize,
             increment(children, WithSize#{states := increment(State, States)})
     end.
+
+with_indexes(Zone, #{memory := Memory} = Info) ->
+    Indexes = [index_info(Zone, Index) || Index <- lists:reverse(proctab_nif:indexes(Zone))],
+    Info#{indexes := Indexes, memory := Memory + sum(memory, Indexes)}.
+
+index_info(Zone, Index) ->
+    {Values, Places, Bytes} = index_sizes(Zone, key_of(Index), 0, {0, 0, 0}),
+    #{index => Index, values => Values, places => Places, memory => Bytes}.
+
+index_sizes(_, _, done, Sizes) ->
+    Sizes;
+index_sizes(Zone, Key, From, {Values, Places, Bytes}) ->
+    {MoreValues, MorePlaces, MoreBytes, Next} = proctab_nif:index_page(Zone, Key, From),
+    More = {Values + MoreValues, Places + MorePlaces, Bytes + MoreBytes},
+    index_sizes(Zone, Key, Next, More).
+
+key_of({each, Key}) -> Key;
+key_of(Key) -> Key.
+
+%% The subscribers of a zone on this node, with the lengths of their message queues.
+queues(Tracker, Subscribers) ->
+    [
+        {Length, Subscriber}
+     || Subscriber <- maps:get(Tracker, Subscribers, []),
+        node(Subscriber) =:= node(),
+        {message_queue_len, Length} <- [process_info(Subscriber, message_queue_len)]
+    ].
 
 increment(Key, Figures) ->
     maps:update_with(Key, fun(Count) -> Count + 1 end, Figures).
@@ -201,6 +239,33 @@ busiest(Zone, Wanted) ->
             Largest
     end).
 
+%% @doc Returns the names that have attributes and no child, with the number of the attributes and
+%% the bytes of the name.
+-spec without_child(gen_tracker:zone()) ->
+          {ok, [{gen_tracker:name(), pos_integer(), pos_integer()}]} | ended.
+without_child(Zone) ->
+    Add = fun({Name, Child, Attributes, Bytes}, Names) ->
+        case row_state(Zone, Name, Child, Attributes) of
+            without_child -> [{Name, Attributes, Bytes} | Names];
+            _ -> Names
+        end
+    end,
+    with_owner(Zone, fun(Owner) ->
+        case read_table(Owner, fun() -> fold(Add, [], Zone) end) of
+            {ok, Names, _} -> {ok, Names};
+            ended -> ended
+        end
+    end).
+
+%% The values of an index that most children have, as rows to be printed.
+most_common(Zone, Index) ->
+    Key = key_of(Index),
+    ReadPage = fun(From) -> proctab_nif:values_page(Zone, Key, From, []) end,
+    Offer = fun({Value, Count}, Largest) ->
+        offer(Count, [{name, Index}, {name, Value}, Count], Largest)
+    end,
+    items(pages(ReadPage, Offer, {?VALUES, 0, gb_sets:empty()})).
+
 largest(Zone, Wanted, Fun) ->
     with_owner(Zone, fun(Owner) ->
         case read_table(Owner, fun() -> fold(Fun, {Wanted, 0, gb_sets:empty()}, Zone) end) of
@@ -256,14 +321,42 @@ table_row(#{name := Name, owner := Owner} = Info) ->
 %% @doc Prints the figures of a zone, and its busiest children.
 -spec print(gen_tracker:zone(), Wanted :: non_neg_integer()) -> ok | ended.
 print(Zone, Wanted) ->
-    case {info(Zone), busiest(Zone, Wanted)} of
+    try {info(Zone), busiest(Zone, Wanted)} of
         {{ok, Info}, {ok, Busiest}} ->
             Header =
                 ["busiest names", "pid", "reductions", "queue", "process bytes", "attributes",
                     "bytes"],
-            print([figures(Info), [Header | Busiest]]);
+            print([
+                figures(Info) | indexes(Zone, Info) ++ subscribers(Info) ++ [[Header | Busiest]]
+            ]);
         _ ->
             ended
+    catch
+        error:badarg -> ended
+    end.
+
+%% One table for the indexes, and one for their values; none without indexes.
+indexes(_, #{indexes := []}) ->
+    [];
+indexes(Zone, #{indexes := Indexes}) ->
+    Rows = [
+        [{name, Index}, "", Values, Places, Memory]
+     || #{index := Index, values := Values, places := Places, memory := Memory} <- Indexes
+    ],
+    Common = lists:append([most_common(Zone, Index) || #{index := Index} <- Indexes]),
+    [
+        [["index", "", "values", "places", "bytes"] | Rows],
+        [["index", "most common values", "children"] | Common]
+    ].
+
+%% The subscribers with the longest message queues.
+subscribers(#{owner := Owner}) ->
+    case queues(Owner, gen_tracker_events:subscribers()) of
+        [] ->
+            [];
+        Queues ->
+            Longest = lists:sublist(lists:reverse(lists:sort(Queues)), ?SUBSCRIBERS),
+            [[["subscriber", "", "queue"] | [[{pid, Pid}, "", Length] || {Length, Pid} <- Longest]]]
     end.
 
 figures(#{name := Name, owner := Owner, children := Children, states := States} = Info) ->

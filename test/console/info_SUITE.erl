@@ -27,6 +27,9 @@ all() ->
         the_sums_are_those_of_list,
         children_are_counted_by_their_states,
         names_without_a_child_are_counted,
+        names_without_a_child_are_listed,
+        indexes_are_counted_with_their_memory,
+        subscribers_and_their_longest_queue_are_counted,
         memory_grows_with_attributes_and_shrinks_without_them,
         waiting_requests_are_counted,
         processes_and_names_of_a_tracker_are_counted,
@@ -178,6 +181,62 @@ names_without_a_child_are_counted(_) ->
     ?assertMatch(#{children := 1, without_child := 1, attributes := 4}, proctab:info(Zone)),
     _ = open(Zone, b),
     ?assertMatch(#{children := 2, without_child := 0, attributes := 4}, proctab:info(Zone)).
+
+names_without_a_child_are_listed(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    ?assertEqual([], proctab:without_child(Zone)),
+    _ = open(Zone, name),
+    {Opening, Starter} = gated(Zone, launching),
+    _ = [gen_tracker:increment(Zone, Name, 1, 1, 0) || Name <- [name, launching, 1, 1.0]],
+    _ = gen_tracker:increment(Zone, 1, other, 1, 0),
+    [{One, 2, Bytes}, {Other, 1, Fewer}] =
+        lists:reverse(lists:keysort(2, proctab:without_child(Zone))),
+    ?assert(One =:= 1 andalso Other =:= 1.0 andalso Bytes > Fewer andalso Fewer > 0),
+    [ok = gen_tracker:delattr(Zone, 1, Key) || Key <- [1, other]],
+    ?assertMatch([{_, 1, Fewer}], proctab:without_child(Zone)),
+    ?assertError(badarg, proctab:without_child(not_running)),
+    Starter ! go,
+    {answer, {ok, _}} = answer(Opening).
+
+indexes_are_counted_with_their_memory(_) ->
+    {ok, _} = gen_tracker:start_link(?FUNCTION_NAME, #{index => [room, {each, tags}]}),
+    Zone = ?FUNCTION_NAME,
+    #{indexes := [Rooms, Tags], memory := Memory} = proctab:info(Zone),
+    ?assertMatch(#{index := room, values := 0, places := 0, memory := Empty} when Empty > 0, Rooms),
+    ?assertMatch(#{index := {each, tags}, values := 0, places := 0}, Tags),
+    ?assertEqual(Memory, maps:get(memory, Rooms) + maps:get(memory, Tags)),
+    [
+        ok = gen_tracker:setattr(Zone, N, #{room => N rem 10, tags => [N, all, all]})
+     || N <- lists:seq(1, 1000), is_pid(added(Zone, N))
+    ],
+    #{indexes := [MoreRooms, MoreTags], memory := More} = proctab:info(Zone),
+    ?assertMatch(#{values := 10, places := 1000}, MoreRooms),
+    ?assertMatch(#{values := 1001, places := 2000}, MoreTags),
+    ?assert(maps:get(memory, MoreRooms) > maps:get(memory, Rooms) + 16 * 1000),
+    ?assert(maps:get(memory, MoreTags) > maps:get(memory, MoreRooms) + 48 * 1000),
+    ?assert(More > maps:get(memory, MoreRooms) + maps:get(memory, MoreTags)),
+    [ok = supervisor:terminate_child(Zone, N) || N <- lists:seq(1, 1000)],
+    ?assertMatch(#{indexes := [Rooms, Tags], memory := Memory}, proctab:info(Zone)).
+
+subscribers_and_their_longest_queue_are_counted(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    ?assertMatch(#{subscribers := 0, subscriber_queue_len := 0}, proctab:info(Zone)),
+    Subscriber = callers:ask(fun() ->
+        {ok, []} = gen_tracker:subscribe(Zone),
+        receive
+            done -> ok
+        end
+    end),
+    {ok, []} = gen_tracker:subscribe(Zone, {name, other}),
+    eventually(fun() -> maps:get(subscribers, proctab:info(Zone)) =:= 2 end),
+    _ = [open(Zone, Name) || Name <- lists:seq(1, 20)],
+    eventually(fun() -> maps:get(subscriber_queue_len, proctab:info(Zone)) =:= 20 end),
+    ?assertMatch(#{subscribers := 0}, proctab:info(zone('another zone'))),
+    zones:stop_zone('another zone'),
+    {monitors, Monitors} = process_info(self(), monitors),
+    [Pid ! done || {process, Pid} <- Monitors],
+    {answer, ok} = answer(Subscriber),
+    eventually(fun() -> maps:get(subscribers, proctab:info(Zone)) =:= 1 end).
 
 memory_grows_with_attributes_and_shrinks_without_them(_) ->
     Zone = zone(?FUNCTION_NAME),

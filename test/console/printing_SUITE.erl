@@ -21,6 +21,8 @@ all() ->
         i_prints_no_zone_and_fifty_zones,
         i_of_a_zone_prints_its_figures,
         i_of_a_zone_prints_the_ten_busiest_children,
+        i_of_a_zone_prints_its_indexes_and_their_most_common_values,
+        i_of_a_zone_prints_the_subscribers_with_the_longest_queues,
         names_of_any_kind_are_printed_on_one_line,
         unicode_names_are_printed_as_the_shell_prints_them
     ].
@@ -126,6 +128,62 @@ i_of_a_zone_prints_its_figures(_) ->
     ?assertMatch([_], lists:usort([Begin || Line <- Figures, {_, Begin, _} <- tl(cells(Line))])),
     Starter ! go,
     {answer, {ok, _}} = answer(Opening).
+
+i_of_a_zone_prints_its_indexes_and_their_most_common_values(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, _} = gen_tracker:start_link(Zone, #{index => [room, {each, tags}]}),
+    [
+        ok = gen_tracker:setattr(Zone, N, #{room => {room, round(math:sqrt(N))}, tags => [all, N]})
+     || N <- lists:seq(1, 49), is_pid(added(Zone, N))
+    ],
+    {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
+    #{indexes := [#{memory := OfRooms}, #{memory := OfTags}]} = proctab:info(Zone),
+    [_, Indexes, Values, [Busiest | _]] = tables(Lines),
+    ?assertMatch(["busiest names" | _], texts(Busiest)),
+    ?assertEqual(
+        [
+            ["index", "values", "places", "bytes"],
+            ["room" | numbers([7, 49, OfRooms])],
+            ["{each,tags}" | numbers([50, 98, OfTags])]
+        ],
+        [texts(Line) || Line <- Indexes]
+    ),
+    ?assertMatch(
+        [
+            ["index", "most common values", "children"],
+            ["room", "{room,6}", "12"],
+            ["room", "{room,5}", "10"],
+            ["room", "{room,4}", "8"],
+            ["room", "{room,7}", "7"],
+            ["room", "{room,3}", "6"],
+            ["{each,tags}", "all", "49"]
+            | _
+        ],
+        [texts(Line) || Line <- Values]
+    ),
+    ?assertEqual(1 + 5 + 5, length(Values)).
+
+i_of_a_zone_prints_the_subscribers_with_the_longest_queues(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Subscribers = [
+        spawn_link(fun() ->
+            {ok, []} = gen_tracker:subscribe(Zone, {name, Number}),
+            [self() ! event || _ <- lists:seq(1, Number)],
+            Test ! {subscribed, self()},
+            timer:sleep(infinity)
+        end)
+     || Number <- lists:seq(1, 12)
+    ],
+    [{subscribed, Pid} = messages:await(subscribed, Pid) || Pid <- Subscribers],
+    {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
+    [_, [Head | Printed], _] = tables(Lines),
+    ?assertEqual(["subscriber", "queue"], texts(Head)),
+    Longest = lists:reverse(lists:nthtail(2, lists:enumerate(Subscribers))),
+    ?assertEqual(
+        [[pid_to_list(Pid), integer_to_list(Number)] || {Number, Pid} <- Longest],
+        [texts(Line) || Line <- Printed]
+    ).
 
 %% The larger its number, the more reductions a child has, and the fewer messages in its queue.
 i_of_a_zone_prints_the_ten_busiest_children(_) ->

@@ -17,6 +17,9 @@ all() ->
     [
         the_rows_are_those_of_running_children,
         the_answers_are_those_of_ets,
+        comparisons_are_those_of_ets_for_every_kind_of_value,
+        several_attributes_are_selected_as_of_one_moment,
+        a_row_that_always_matches_one_of_two_clauses_is_always_selected,
         keys_that_look_alike_are_different,
         a_row_has_all_attributes_where_the_match_specification_uses_it,
         a_limit_returns_portions_until_the_end_of_the_table,
@@ -117,7 +120,17 @@ match_specifications() ->
         [{{'_', '_', []}, [], [true]}],
         [{{'_', '_', #{}}, [], [true]}],
         [{{'$1', '_', #{n => '$2'}}, [{'=:=', {'rem', '$2', 10}, 0}], [{{'$1', '$2'}}]}],
-        [{{'_', '_', '$1'}, [{'=:=', {map_size, '$1'}, 4}], [true]}]
+        [{{'_', '_', '$1'}, [{'=:=', {map_size, '$1'}, 4}], [true]}],
+        [{{'$1', '_', '$2'}, [{'>', {map_get, n, '$2'}, 100}], [{{'$1', {map_get, state, '$2'}}}]}],
+        [{{'$1', '_', '$2'}, [{'>', {map_get, n, '$2'}, 100}], ['$$']}],
+        [{{'$1', '_', '$2'}, [{is_map_key, 5, '$2'}], ['$1']}],
+        [{{'$1', '_', '$2'}, [{'>', {map_get, '$1', '$2'}, 1}], ['$1']}],
+        [{{'$2', '_', '$2'}, [], ['$2']}],
+        [{{'$1', '$2', #{n => '$1'}}, [{'<', '$1', 100}], ['$1', '$2']}],
+        [{{'_', '$2', #{state => {busy, '$1'}, n => '$1'}}, [], ['$$']}],
+        [{{'$1', '_', #{n => '$2', state => busy}}, [{'>', 200, '$2'}], ['$1']}],
+        [{{'$1', '_', #{state => "idle"}}, [{is_tuple, '$1'}], ['$1']}],
+        [{{'$1', '_', #{n => 7, state => '_'}}, [], ['$_']}]
     ].
 
 in_portions(Zone, MatchSpec, Limit) ->
@@ -129,6 +142,96 @@ portions({Matches, Continuation}, Limit) ->
     Count = length(Matches),
     ?assert(Count =:= Limit orelse Continuation =:= '$end_of_table' andalso Count < Limit),
     Matches ++ portions(select(Continuation), Limit).
+
+comparisons_are_those_of_ets_for_every_kind_of_value(Config) ->
+    Zone = zone(Config),
+    Values = [0, 1, -1, 5, 1.0, 5.0, 0.5, 1 bsl 61, 1 bsl 62, 1 bsl 64, -(1 bsl 64), a, b, true, [],
+              "a", <<>>, <<"a">>, <<"b">>, <<0:7>>, binary:copy(<<"x">>, 100),
+              binary:copy(<<"x">>, 5000), {1}, #{n => 1}, self(), whereis(Zone), make_ref(),
+              fun erlang:self/0, [1 | 2]],
+    [
+        begin
+            _ = open(Zone, Name),
+            ok = setattr(Zone, Name, #{n => Value, other => other})
+        end
+     || {Name, Value} <- lists:enumerate(Values)
+    ],
+    _ = open(Zone, bare),
+    Table = beside(Zone),
+    Operators = ['<', '=<', '>', '>=', '==', '/=', '=:=', '=/='],
+    Constants = [Value || Value <- Values, not is_function(Value)],
+    Guards = lists:append([
+        [{Operator, value, {const, Constant}}, {Operator, {const, Constant}, value}]
+     || Operator <- Operators, Constant <- Constants
+    ]) ++ [
+        {'andalso', {'>', value, 0}, {'<', value, 5}},
+        {'andalso', {is_atom, value}, {'=/=', value, a}, {'=/=', b, value}},
+        {'orelse', {'>', value, 0}, {'=:=', value, a}},
+        {'and', {'>', value, 0}, {'<', value, 5}},
+        {'not', {'=:=', value, a}},
+        {'=:=', value, value},
+        {'=:=', value, '$1'},
+        {'=:=', '$1', 1},
+        {'>', {'+', value, 1}, 1},
+        {'>', {map_get, n, #{n => 3}}, 2}
+    ],
+    [
+        begin
+            Expected = lists:sort(ets:select(Table, MatchSpec)),
+            ?assertEqual(Expected, lists:sort(select(Zone, MatchSpec)), MatchSpec)
+        end
+     || Guard <- Guards,
+        MatchSpec <- [
+            [{{'$1', '_', #{n => '$2'}}, [with('$2', Guard)], ['$1']}],
+            [{{'$1', '_', '$3'}, [with({map_get, n, '$3'}, Guard)], ['$1']}],
+            [{{'$1', '_', #{n => '$2'}}, [with('$2', Guard)], ['$_']}]
+        ]
+    ],
+    [
+        begin
+            MatchSpec = [{{'$1', '_', #{n => Value, other => '_'}}, [], ['$1']}],
+            Expected = lists:sort(ets:select(Table, MatchSpec)),
+            ?assertEqual(Expected, lists:sort(select(Zone, MatchSpec)), MatchSpec)
+        end
+     || Value <- Values, not is_function(Value)
+    ].
+
+%% A guard with the value of the attribute.
+with(Value, value) -> Value;
+with(_, {const, _} = Constant) -> Constant;
+with(Value, Guard) when is_tuple(Guard) -> list_to_tuple(with(Value, tuple_to_list(Guard)));
+with(Value, [Head | Tail]) -> [with(Value, Head) | with(Value, Tail)];
+with(_, Other) -> Other.
+
+%% The first attribute is never smaller than the last one. The one between them takes long to copy.
+several_attributes_are_selected_as_of_one_moment(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, child),
+    ok = setattr(Zone, child, #{a => 0, b => lists:seq(1, 500), c => 0}),
+    Write = fun(_) ->
+        [_ = gen_tracker:increment(Zone, child, Key, 1) || Key <- [a, c]]
+    end,
+    MatchSpecs = [
+        [{{'_', '_', #{a => '$1', b => '_', c => '$2'}}, [], [{{'$1', '$2'}}]}],
+        [{{'_', '_', #{a => '$1', c => '$2'}}, [{'>=', '$1', 0}], [{{'$1', '$2'}}]}],
+        [{{'_', '_', '$1'}, [], [{{{map_get, a, '$1'}, {map_get, c, '$1'}}}]}]
+    ],
+    Read = fun() ->
+        [
+            true = First >= Last
+         || MatchSpec <- MatchSpecs, {First, Last} <- select(Zone, MatchSpec)
+        ]
+    end,
+    [_] = callers:while_writing(Write, 1000, [Read]).
+
+a_row_that_always_matches_one_of_two_clauses_is_always_selected(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, child),
+    ok = setattr(Zone, child, side, 0),
+    Write = fun(Number) -> ok = setattr(Zone, child, side, Number rem 2) end,
+    MatchSpec = [{{'$1', '_', #{side => Side}}, [], ['$1']} || Side <- [0, 1]],
+    Read = fun() -> [child] = select(Zone, MatchSpec) end,
+    [_] = callers:while_writing(Write, 1000, [Read]).
 
 keys_that_look_alike_are_different(Config) ->
     Zone = zone(Config),
@@ -233,7 +336,10 @@ a_large_row_is_selected_on_a_dirty_scheduler(Config) ->
 malformed_match_specifications_and_limits_are_badarg(Config) ->
     Zone = zone(Config),
     Bad = [all, [all], [{}], [{'_', [], []}, x], [{'_', [{no_guard, 1}], [true]}], [{'_', [], 1}],
-           [{'_', [], [{no_action}]} | '_'], [{'$1', [], [{message, true}]}], #{}, 1, <<>>],
+           [{'_', [], [{no_action}]} | '_'], [{'$1', [], [{message, true}]}], #{}, 1, <<>>,
+           [{{'_', '_', #{n => '$1'}}, no_list, [true]}], [{{'_', '_', #{}}, [], true}],
+           [{{'_', '_', #{n => '$1'}}, [{'>', '$1', 1} | x], [true]}],
+           [{{'_', '_', #{n => '$1'}}, [{'>', '$2', 1}], [true]}]],
     Table = ets:new(rows, []),
     true = ets:insert(Table, {name, self(), #{}}),
     [

@@ -569,6 +569,8 @@ zone_functions() ->
         {lookup, [raw, indexed, any, from, looked_up, any], [{any, integer}, {any, done}]},
         {count, [raw, indexed, any], [integer]},
         {values_page, [raw, indexed, part, any], [{any, integer}, {any, done}]},
+        {indexes, [raw], [list]},
+        {index_page, [raw, indexed, part], [any]},
         {zone_stop, [zone_or_handle], [ok]},
         {zone_close, [zone_or_handle], [ok]},
         {tables, [], [list]},
@@ -739,6 +741,7 @@ console_functions() ->
         {info, [zone], [any]},
         {top, [zone, any], [list]},
         {top, [zone, any, natural], [list]},
+        {without_child, [zone], [list]},
         {check, [], [ok]},
         {check, [any], [badarg]}
     ].
@@ -833,7 +836,9 @@ is_valid(operation, Operation, _) -> is_operation(Operation);
 is_valid(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_valid(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_valid(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
-is_valid(page_of, {rows, Keys}, _) -> is_proper_list(Keys);
+is_valid(page_of, {rows, all, Conditions}, _) -> are_conditions(Conditions);
+is_valid(page_of, {Rows, Keys, Conditions}, _) when Rows =:= rows; Rows =:= fields ->
+    is_proper_list(Keys) andalso are_conditions(Conditions);
 is_valid(page_of, {integers, _}, _) -> true;
 is_valid(page_of, What, _) -> lists:member(What, page_contents()) orelse is_proper_list(What);
 is_valid(timeout, Time, Fixture) -> Time =:= infinity orelse is_valid(natural, Time, Fixture);
@@ -862,6 +867,16 @@ are_keys(Index) ->
     Count = length(Index),
     Count =< 64 andalso map_size(maps:from_keys(lists:map(Key, Index), [])) =:= Count.
 
+are_conditions(Conditions) ->
+    IsCondition = fun
+        ({_, Operator, _}) -> lists:member(Operator, condition_operators());
+        (_) -> false
+    end,
+    is_proper_list(Conditions) andalso lists:all(IsCondition, Conditions).
+
+condition_operators() ->
+    ['_', '<', '=<', '>', '>=', '=:=', '=/='].
+
 is_operation({2, Increment}) ->
     is_integer(Increment);
 is_operation({2, Increment, Threshold, SetValue}) ->
@@ -889,7 +904,7 @@ is_pair(Term) ->
     is_tuple(Term) andalso tuple_size(Term) =:= 2.
 
 page_contents() ->
-    [children, names, pids, sizes, attributes, rows].
+    [children, names, pids, sizes, attributes].
 
 %% Whether a result has a shape.
 fits(any, _) ->
@@ -1052,7 +1067,12 @@ valid_argument(server) -> one_of([?ZONE, metrics_process_tracker, stats_hero_mon
 valid_argument(any) -> one_of([name(), key(), name(), key(), recipe(any)]).
 
 page_pairs() ->
-    [{tuple, [rows, {list, [n]}]}, {tuple, [integers, key()]}].
+    Conditions = {list, [{tuple, [n, one_of(condition_operators()), recipe(any)]}]},
+    [
+        {tuple, [one_of([rows, fields]), {list, [n]}, Conditions]},
+        {tuple, [rows, all, {list, []}]},
+        {tuple, [integers, key()]}
+    ].
 
 match_clause() ->
     Head = one_of(['_', '$1', {tuple, ['$1', '_', {map, [{n, '$2'}]}]}]),

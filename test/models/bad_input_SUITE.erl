@@ -152,7 +152,8 @@ lookups_refuse_wrong_terms(_) ->
                 [{2, Keys}, {4, [1 bsl 32 | Places]}, {5, [names, [], <<"pids">>]}]
             },
             {count, [Zone, n, 1], [{2, Keys}]},
-            {values_page, [Zone, n, 0, []], [{2, Keys}, {3, Places}]}
+            {values_page, [Zone, n, 0, []], [{2, Keys}, {3, Places}]},
+            {index_page, [Zone, n, 0], [{2, Keys}, {3, Places}]}
         ]
     ],
     ok = gen_server:stop(Zone).

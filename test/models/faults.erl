@@ -195,7 +195,11 @@ build(Size, Supervise) ->
     Others = maps:from_keys(processes(), other),
     Root = spawn_link(fun() ->
         process_flag(trap_exit, true),
-        start_root(Test, Supervise, [servers | zones()])
+        try
+            start_root(Test, Supervise, [servers | zones()])
+        catch
+            Class:Reason:Stack -> Test ! {root_failed, {Class, Reason, Stack}}
+        end
     end),
     receive
         {built, Root} -> ok
@@ -262,6 +266,10 @@ supervised(Of, Supervise) ->
         {error, {shutdown, {failed_to_start_child, _, _}}} ->
             %% The predecessor started another process before it died, or a fault killed the new
             %% one.
+            supervised(Of, Supervise);
+        {error, killed} ->
+            %% The fault `kill_supervisor' or `kill_owner' found the new tracker or server while the
+            %% supervisor was still starting.
             supervised(Of, Supervise)
     end.
 
@@ -384,7 +392,10 @@ wait_for_progress(Reports) ->
             %% A reply to a request of the fault `flood`.
             wait_for_progress(Reports);
         {'EXIT', _, _} ->
-            wait_for_progress(Reports)
+            wait_for_progress(Reports);
+        {root_failed, Failure} ->
+            %% The whole system has ended with it.
+            exit({root_failed, Failure})
     after 10 -> ok
     end.
 

@@ -105,6 +105,8 @@ reading() ->
             {lookup, 6},
             {count, 3},
             {values_page, 4},
+            {indexes, 1},
+            {index_page, 3},
             {remote_page, 2},
             {deaths, 1}
         ].

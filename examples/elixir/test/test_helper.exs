@@ -25,6 +25,22 @@ defmodule Server do
   end
 end
 
+defmodule Machine do
+  # A state machine for the tests, which stays in the state that it begins in.
+  @behaviour :gen_statem
+
+  @impl true
+  def callback_mode, do: :handle_event_function
+
+  @impl true
+  def init(state), do: {:ok, state, nil}
+
+  @impl true
+  def handle_event({:call, from}, :who, state, _data) do
+    {:keep_state_and_data, [{:reply, from, {state, self()}}]}
+  end
+end
+
 defmodule ZoneCase do
   # Each test has a zone with the name of the test.
   use ExUnit.CaseTemplate

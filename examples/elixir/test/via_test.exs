@@ -111,6 +111,25 @@ defmodule ViaTest do
     assert GenServer.call(via(zone), :who) == pid
   end
 
+  test "a supervisor is found by such a name, and so are its children", %{zone: zone} do
+    options = [strategy: :one_for_one, name: via(zone, :supervisor)]
+    {:ok, supervisor} = Supervisor.start_link([server_spec(zone)], options)
+    assert GenServer.whereis(via(zone, :supervisor)) == supervisor
+    assert [{"tv1", pid, :worker, _}] = Supervisor.which_children(via(zone, :supervisor))
+    assert GenServer.call(via(zone), :who) == pid
+    assert Supervisor.stop(via(zone, :supervisor)) == :ok
+    refute Process.alive?(pid)
+  end
+
+  test "the behaviours of Erlang take such names, too", %{zone: zone} do
+    {:ok, manager} = :gen_event.start_link(via(zone, :manager))
+    assert :gen_event.which_handlers(via(zone, :manager)) == []
+    assert :gen_tracker.find(zone, :manager) == {:ok, manager}
+
+    {:ok, machine} = :gen_statem.start_link(via(zone, :machine), Machine, :idle, [])
+    assert :gen_statem.call(via(zone, :machine), :who) == {:idle, machine}
+  end
+
   test "a process may register itself", %{zone: zone} do
     test = self()
 

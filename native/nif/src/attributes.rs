@@ -11,6 +11,7 @@ use proctab_table::value::{Added, Seen, Value};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
+use smallvec::SmallVec;
 
 use crate::atoms::{atom, boolean};
 use crate::index;
@@ -24,6 +25,8 @@ const PAIR_COST: usize = 5;
 
 /// The keys of the attributes that a caller asks for.
 pub type Keys = HashSet<Datum<Copied>, Seed>;
+/// Elements of a tuple that is being made.
+pub type Fields<'c> = SmallVec<[Term<'c>; 8]>;
 
 pub fn getattr(call: Call<'_>) -> Answer<'_> {
     with_entry(call, |_, entry| {
@@ -393,6 +396,47 @@ pub fn map<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Ans
         values.push(value);
     })?;
     Ok(call.map(&of_map, &values))
+}
+
+/// Appends the values of the attributes of these keys, at one moment. Returns `false` if one is
+/// missing.
+pub fn values<'c>(
+    call: Call<'c>,
+    entry: Entry<Copied>,
+    keys: &[Datum<Copied>],
+    fields: &mut Fields<'c>,
+) -> Result<bool, Fault> {
+    if keys.is_empty() {
+        return Ok(true);
+    }
+    if let [key] = keys {
+        // One attribute is read at one moment in any case.
+        call.deduct(VISIT_COST)?;
+        let attributes = entry.attributes();
+        let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) else {
+            return Ok(false);
+        };
+        fields.push(call.make_value(value.seen())?);
+        return Ok(true);
+    }
+    let snapshot = entry.snapshot(call.budget() / VISIT_COST);
+    let Some(attributes) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
+        return Ok(false);
+    };
+    call.deduct(attributes.count() * VISIT_COST)?;
+    let first = fields.len();
+    fields.resize(first + keys.len(), call.nil());
+    let (mut found, mut result) = (0, Ok(()));
+    attributes.for_each(&mut |key, value| {
+        if let Some(index) = keys.iter().position(|wanted| wanted == key) {
+            found += 1;
+            match call.make_value(value) {
+                Ok(term) => fields[first + index] = term,
+                Err(fault) => result = Err(fault),
+            }
+        }
+    });
+    result.map(|()| found == keys.len())
 }
 
 /// Makes the attributes of a row at one moment, those of `keys` or all, after it has deducted the

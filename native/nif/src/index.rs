@@ -296,6 +296,62 @@ pub fn count(call: Call<'_>) -> Answer<'_> {
     Ok(call.integer(index.count(value, &guard) as i64))
 }
 
+/// Makes a list of the keys of all indexes, each `{each, Key}` if its values are lists.
+pub fn indexes(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let mut list = call.nil();
+    for index in zone.indexes().into_iter().flat_map(Indexes::all) {
+        let key = call.make(index.key())?;
+        let key = match index.is_of_lists() {
+            true => call.tuple([atom!(each), key]),
+            false => key,
+        };
+        list = call.cons(key, list);
+    }
+    Ok(list)
+}
+
+/// Counts the values of an index, the places of children under them, and the bytes of both, from a
+/// shard on. Makes the three figures and the shard to go on from.
+pub fn index_page(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let (_, index) = index(call, &guard)?;
+    let from = call.get_integer(call.argument(2)?);
+    let from = from.and_then(|from| usize::try_from(from).ok());
+    let from = from.ok_or(Fault::BadArgument)?;
+    call.allow(PAGE_BUDGET)?;
+    let end = call.budget() - PAGE_BUDGET;
+    let begin = Instant::now();
+    let own = if from == 0 { index.own_size() } else { 0 };
+    let mut figures = [0, 0, own];
+    let mut next = atom!(done);
+    for shard in from..index.shards() {
+        let mut more = figures;
+        let counted = index.sizes(shard, &guard, |count, bytes| {
+            call.deduct(ITEM_COST)?;
+            more = [more[0] + 1, more[1] + count, more[2] + bytes];
+            Ok(())
+        });
+        match counted {
+            Ok(()) => figures = more,
+            // The shard is read at once, in a call of its own.
+            Err(Fault::Reschedule) if shard > from => {
+                next = call.integer(shard as i64);
+                break;
+            }
+            Err(fault) => return Err(fault),
+        }
+        let is_late = begin.elapsed() > PAGE_TIME && !call.is_dirty();
+        if (call.budget() < end || is_late) && shard + 1 < index.shards() {
+            next = call.integer(shard as i64 + 1);
+            break;
+        }
+    }
+    let [values, places, bytes] = figures.map(|figure| call.integer(figure as i64));
+    Ok(call.tuple([values, places, bytes, next]))
+}
+
 /// Makes the values of an index with the numbers of children that have them, from a shard on, each
 /// prepended to the accumulator, and the shard to go on from.
 pub fn values_page(call: Call<'_>) -> Answer<'_> {

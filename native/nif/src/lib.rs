@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`zones`] | opening, stopping and closing zones; listing tables |
 //! | [`pages`] | paging through the rows of a zone |
+//! | [`conditions`] | conditions that rows of a page must meet |
 //! | [`children`] | children: starting, ending, finding |
 //! | [`attributes`] | reading and changing attributes |
 //! | [`index`] | changes of indexed attributes, and lookups |
@@ -29,6 +30,7 @@ mod atoms;
 mod attributes;
 mod children;
 mod cleanups;
+mod conditions;
 mod events;
 mod handles;
 mod index;
@@ -57,7 +59,7 @@ proctab_terms::export! {
         increment/5, attrs/2, attrs/3,
     }
     index {
-        check_keys/1, lookup/6, count/3, values_page/4,
+        check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3,
     }
     pages {
         page/4,

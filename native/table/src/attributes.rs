@@ -159,6 +159,12 @@ impl<F> Attributes<F> {
         &self.0.slice
     }
 
+    /// Reads a word of each slot, and returns something that depends on all of them.
+    pub fn touch(&self) -> usize {
+        let is_full = |slot: &Slot<F>| usize::from(!matches!(slot, Slot::Empty));
+        self.slots().iter().map(is_full).sum()
+    }
+
     /// Calls `visit` with each attribute.
     pub(crate) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Attribute<F>)) {
         for slot in self.slots() {

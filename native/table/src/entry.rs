@@ -115,6 +115,11 @@ impl<'g, F: Foreign> Reading<'g, F> {
     pub fn count(&self) -> usize {
         self.map.count()
     }
+
+    /// Reads a word of each slot of the map, and returns something that depends on all of them.
+    pub fn touch(&self) -> usize {
+        self.map.touch()
+    }
 }
 
 /// The attributes of a row at one moment.
@@ -213,7 +218,12 @@ impl<'g, F: Foreign> Entry<'g, F> {
     pub fn size(self, most: usize) -> Result<(usize, usize), TooMany> {
         let spec = self.row.record.lock().spec.clone();
         let row = size_of::<Row<F>>() + INDEXED + self.row.name.size();
-        let row = row + spec.map_or(0, |spec| spec.size());
+        let listing = self
+            .row
+            .listing
+            .as_ref()
+            .map_or(0, |listing| listing.size());
+        let row = row + spec.map_or(0, |spec| spec.size()) + listing;
         match self.attributes() {
             Some(map) if map.count() > most => Err(TooMany),
             Some(map) => Ok((map.count(), row + map.map.bytes(self.guard))),

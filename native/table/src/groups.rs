@@ -198,6 +198,15 @@ impl<F, R> Listing<F, R> {
         }
     }
 
+    /// Returns the bytes that the listing takes besides its places in groups.
+    pub fn size(&self) -> usize {
+        let places = match self.listed.try_lock() {
+            Some(listed) if listed.spilled() => size_of_val(listed.as_slice()),
+            _ => 0,
+        };
+        size_of::<Self>() + places
+    }
+
     /// Returns the lock of the listing.
     pub fn lock(&self) -> MutexGuard<'_, Listed<F, R>> {
         self.listed.lock()

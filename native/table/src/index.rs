@@ -61,6 +61,11 @@ const GROUP_COST: usize = 16;
 /// Values that are too many to be freed on the thread of a caller.
 const MANY: usize = 64;
 
+/// Bytes that the table of groups and the reference counts take for a group, and what group and row
+/// take for each other.
+const IN_TABLE: usize = 40;
+const PLACE: usize = 32;
+
 type GroupOf<F> = Group<F, Row<F>>;
 type GroupsOf<F> = Groups<F, Row<F>>;
 
@@ -141,6 +146,11 @@ impl<F: Foreign> Indexes<F> {
     /// Returns the number of indexes.
     pub fn count(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Returns all indexes, in the order of their positions.
+    pub fn all(&self) -> impl Iterator<Item = &Index<F>> {
+        self.by_key.values()
     }
 
     /// Returns the index of a key.
@@ -258,6 +268,29 @@ impl<F: Foreign> Index<F> {
             }
         }
         Ok(())
+    }
+
+    /// Calls `visit` for each value of a shard that a running child has, with the number of those
+    /// that do and the bytes that the index takes for them, until it fails.
+    pub fn sizes<E>(
+        &self,
+        shard: usize,
+        guard: &Guard,
+        mut visit: impl FnMut(usize, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for group in self.groups.rows_of(shard, guard) {
+            let count = group.count();
+            if count > 0 {
+                let own = size_of::<GroupOf<F>>() + IN_TABLE + group.value.size();
+                visit(count, own + count * PLACE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes that the index takes without any value.
+    pub fn own_size(&self) -> usize {
+        size_of::<Self>() + self.key.size()
     }
 
     /// Returns the number of shards of values.

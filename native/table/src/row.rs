@@ -24,7 +24,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::attributes::Attributes;
 use crate::children::Children;
 use crate::commit::Committed;
-use crate::datum::{Datum, Foreign};
+use crate::datum::{Datum, Foreign, View};
 use crate::groups::Listing;
 use crate::hashing::Seed;
 use crate::names::Named;
@@ -276,6 +276,13 @@ impl<F: Foreign> Row<F> {
             self.state(),
             State::Launching | State::Restarting | State::Running
         )
+    }
+
+    /// Reads the words of a row that pages need, and returns something that depends on all of them.
+    pub(crate) fn touch(&self) -> u64 {
+        let attributes = self.attributes.load(Ordering::Relaxed);
+        let is_word = matches!(self.name.view(), View::Word(..));
+        self.pid.load(Ordering::Relaxed) ^ self.hash ^ attributes.addr() as u64 ^ u64::from(is_word)
     }
 
     /// Returns the pid of the running child.

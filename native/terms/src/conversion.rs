@@ -28,13 +28,13 @@ use crate::term::{to_word, Term};
 use crate::vm::{term_type, ErlNifTerm};
 
 /// The word of a term that means the same in every environment.
-const IMMEDIATE: Kind = Kind::new(0);
+pub(crate) const IMMEDIATE: Kind = Kind::new(0);
 /// An integer of at most 64 bits.
 const INTEGER: Kind = Kind::new(1);
 /// The bits of a float.
 const FLOAT: Kind = Kind::new(2);
 /// The bytes of a binary.
-const BINARY: Kind = Kind::new(3);
+pub(crate) const BINARY: Kind = Kind::new(3);
 /// The encoding of a term.
 const ENCODED: Kind = Kind::new(4);
 

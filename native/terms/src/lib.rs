@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | [`messages`] | sending messages |
 //! | [`pids`] | pids as arguments and answers |
+//! | [`comparison`] | comparing stored values with constants |
 //! | [`conversion`] | terms to stored values and back |
 //! | [`encoding`] | the encoding of small tuples, lists and maps |
 //! | [`copied`] | terms that only the VM can hold |
@@ -54,6 +55,7 @@
 pub mod binaries;
 pub mod call;
 pub mod call_times;
+pub mod comparison;
 pub mod conversion;
 pub mod copied;
 pub mod cost;
