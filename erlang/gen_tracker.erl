@@ -317,8 +317,11 @@ add_existing_child(Zone, Child) ->
             ?BADARG([Zone, Child])
     end.
 
-%% A process without a start function needs no keeper, and so no tracker if the name is free.
-add(Zone, {_, Name, {undefined, _, _, _, _} = Spec, Pid, _} = Request) when is_atom(Zone) ->
+%% A process without a start function needs no keeper, and so no tracker if the name is free. For a
+%% `re_register' the tracker monitors the process before it claims the name, so that a process that
+%% has died does not get it.
+add(Zone, {Kind, Name, {undefined, _, _, _, _} = Spec, Pid, _} = Request)
+        when is_atom(Zone), Kind =/= re_register ->
     case gen_tracker_registrar:register(Zone, Name, Spec, Pid) of
         registered -> {ok, Pid};
         ask -> call(Zone, Request);
