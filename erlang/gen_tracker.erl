@@ -1114,8 +1114,9 @@ received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Request
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
-received({Tag, adopted, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:registrars_adopted(Before, Requests)};
+received({Tag, opened, Registrar, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Opened = gen_tracker_requests:registrar_opened(Registrar, Before, Requests),
+    Tracker#tracker{requests = Opened};
 received({Tag, child_ended, From, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:registered_ended(From, Result, Requests)};
 received({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
