@@ -15,7 +15,7 @@
 
 -export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
 -export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
--export([start_registrar/3, registrars_adopted/2, unregister/2, registered_ended/3]).
+-export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -524,6 +524,18 @@ registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
             Requests
     end.
 
+%% Whether a keeper was to take over a child that is still there.
+leaves_child(Keeper, #requests{taken = Taken} = Requests) ->
+    case Taken of
+        #{Keeper := {Name, Pid, _}} ->
+            case proctab_nif:child(zone(Requests), Name) of
+                {_, Pid, _, _} -> true;
+                _ -> false
+            end;
+        _ ->
+            false
+    end.
+
 %% A keeper has taken its row over, or has ended.
 took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
     case maps:take(Keeper, Taken) of
@@ -538,10 +550,10 @@ took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
 start_registrar(Position, From, #requests{registrars = Registrars} = Requests) ->
     Requests#requests{registrars = gen_tracker_registrar:start(Position, From, Registrars)}.
 
-%% @doc Notes that the rows of registrars that were killed have been adopted.
--spec registrars_adopted([pid()], requests()) -> requests().
-registrars_adopted(Before, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:adopted(Before, Registrars)}.
+%% @doc Notes that a registrar is open, and has adopted the rows of these, which were killed.
+-spec registrar_opened(pid(), Before :: [pid()], requests()) -> requests().
+registrar_opened(Registrar, Before, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrar:opened(Registrar, Before, Registrars)}.
 
 %% The new registrar is asked again for all rows that the killed one has not given away. Requests
 %% that it does not know are answered all the same.
@@ -776,8 +788,13 @@ started(_) -> none.
 settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
-%% Handles the end of a keeper that has removed its row.
+%% Handles the end of a keeper that has removed its row, or has never got the row of a registrar.
 ended(Keeper, Before) ->
+    Outcome =
+        case leaves_child(Keeper, Before) of
+            true -> not_taken;
+            false -> ended
+        end,
     Requests = took_over(Keeper, Before),
     #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests,
     Left = Requests#requests{
@@ -785,7 +802,7 @@ ended(Keeper, Before) ->
         settled = maps:remove(Keeper, Settled),
         adopted = maps:remove(Keeper, Adopted)
     },
-    serve(Keeper, ended, Left).
+    serve(Keeper, Outcome, Left).
 
 serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
     Requests;
@@ -798,6 +815,7 @@ serve(Keeper, Outcome, Requests) ->
 serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
     case answer(Role, Request, Outcome) of
         {reply, Reply} -> reply(Request, Reply), {Before, Requests};
+        again when Request#request.kind =:= forget -> {Before, forget(Request, Requests)};
         again -> handle(Request, Before, Requests);
         wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
@@ -811,10 +829,13 @@ answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
+answer(_, #request{kind = Kind}, Outcome)
+        when ?IS_LOOK_UP(Kind), (Outcome =:= ended orelse Outcome =:= not_taken) ->
+    {reply, ended};
+answer(_, _, not_taken) ->
+    again;
 answer(_, #request{kind = forget}, ended) ->
     {reply, ok};
-answer(_, #request{kind = Kind}, ended) when ?IS_LOOK_UP(Kind) ->
-    {reply, ended};
 answer(_, #request{kind = await_start}, _) ->
     {reply, ok};
 answer(joins, _, {launched, Result}) ->
@@ -882,7 +903,7 @@ keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = 
                         adopted = (maps:remove(Keeper, Adopted))#{New => Times},
                         settled = maps:remove(Keeper, Settled)
                     },
-                    Moved = move_waiting(Keeper, New, Counted),
+                    Moved = move_waiting(Keeper, New, took_over(Keeper, Counted)),
                     case maps:take(Keeper, Stopping) of
                         {told, Others} ->
                             gen_tracker_keeper:stop(New, Context),
