@@ -524,13 +524,14 @@ registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
             Requests
     end.
 
-%% Whether a keeper was to take over a child that is still there.
+%% Whether a keeper was to take over a child that has not ended: it is still in the table, or was
+%% unregistered.
 leaves_child(Keeper, #requests{taken = Taken} = Requests) ->
     case Taken of
         #{Keeper := {Name, Pid, _}} ->
             case proctab_nif:child(zone(Requests), Name) of
                 {_, Pid, _, _} -> true;
-                _ -> false
+                _ -> is_pid(Pid) andalso gen_tracker_keeper:is_alive(Pid)
             end;
         _ ->
             false
