@@ -92,7 +92,7 @@ home_of(Zone, Name) ->
 %% @doc Returns the member that has a name, in any state.
 -spec owner(gen_tracker:zone(), gen_tracker:name()) -> node() | none.
 owner(Zone, Name) ->
-    case proctab_nif:opening(Zone, Name, []) of
+    case proctab_nif:opening(Zone, Name, [], undefined) of
         held ->
             node();
         {free, _, _} ->

@@ -265,10 +265,9 @@ opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec,
     _ = seq_trace:set_token([]),
     true = link(Tracker),
     try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec)) of
-        true ->
-            with_own_row(Context#{dictionary => get()}, fun(_, _, Child) ->
-                launch_first(Spec, Child#child{opener = Alias})
-            end);
+        {OwnName, OwnSpec} ->
+            Child = own_child(OwnName, OwnSpec, Context#{dictionary => get()}),
+            launch_first(Spec, Child#child{opener = Alias});
         held ->
             unlink(Tracker),
             Alias ! {Alias, held},
@@ -326,11 +325,14 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
 with_own_row(#{zone := Zone} = Context, Run) ->
     case unless_gone(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
-            gen_tracker_reports:set_label({?MODULE, Zone, Name}),
-            Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
+            Run(State, Pid, own_child(Name, Spec, Context));
         _ ->
             exit(shutdown)
     end.
+
+own_child(Name, Spec, #{zone := Zone} = Context) ->
+    gen_tracker_reports:set_label({?MODULE, Zone, Name}),
+    #child{context = Context, name = Name, spec = Spec, since = now_ms()}.
 
 launch_first(Spec, Child) ->
     case start_child(Spec, Child) of

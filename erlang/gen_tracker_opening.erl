@@ -47,16 +47,12 @@
 -spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again.
 open(Zone, Name, Spec) ->
-    try proctab_nif:opening(Zone, Name, Spec) of
-        held ->
-            ask(Zone, Name, Spec);
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
-            case is_callback(Zone) of
-                true -> ask(Zone, Name, Spec);
-                false -> start(Zone, Name, Spec, Handle, Shared)
-            end;
-        {free, _, _} ->
-            %% A table that no tracker has opened.
+            start(Zone, Name, Spec, Handle, Shared);
+        %% The name is held; or a start function or an `after_terminate' of the zone runs in this
+        %% process, or has started it; or no tracker has opened the table.
+        _ ->
             ask(Zone, Name, Spec)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
@@ -66,7 +62,7 @@ open(Zone, Name, Spec) ->
 %% certain only if the zone had the same owner before and after.
 not_opened(Zone, Name, Spec) ->
     Owner = owner(Zone),
-    try proctab_nif:opening(Zone, Name, Spec) of
+    try proctab_nif:opening(Zone, Name, Spec, undefined) of
         _ -> again
     catch
         error:badarg ->
@@ -82,18 +78,6 @@ owner(Zone) ->
         proctab_nif:owner(Zone)
     catch
         error:badarg -> none
-    end.
-
-%% Returns whether a start function or an `after_terminate' of the zone runs in this process, or has
-%% started it. If the zone has just ended, so that nobody knows, the tracker has to be asked.
-is_callback(Zone) ->
-    try
-        lists:any(
-            fun(Pid) -> is_pid(Pid) andalso proctab_nif:kept(Zone, Pid) =/= undefined end,
-            [self(), gen_tracker_requests:parent()]
-        )
-    catch
-        error:badarg -> true
     end.
 
 ask(Zone, Name, Spec) ->

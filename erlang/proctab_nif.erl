@@ -39,7 +39,7 @@
 
 -export([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -export([tables/0, owner/1, count/1]).
--export([opening/3, launch/3, await_start/2, failed/2]).
+-export([opening/4, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
@@ -64,7 +64,7 @@
 
 -nifs([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -nifs([tables/0, owner/1, count/1]).
--nifs([opening/3, launch/3, await_start/2, failed/2]).
+-nifs([opening/4, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
@@ -105,7 +105,7 @@
 %%% Zones
 
 %% @doc Opens a zone that belongs to the caller. Returns a handle, which keeps the memory of the
-%% zone as long as it is referenced. `opening/3' returns the context. Raises `badarg' if a zone of
+%% zone as long as it is referenced. `opening/4' returns the context. Raises `badarg' if a zone of
 %% that name runs.
 -spec zone_open(Zone :: atom(), Context :: term()) -> handle().
 zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
@@ -145,16 +145,18 @@ count(_Zone) -> erlang:nif_error(not_loaded).
 %%% Children
 
 %% @doc Returns whether a name is held by a child in any state. If it is free, returns what its new
-%% keeper needs: a handle of the zone, and its context. Raises `badarg' if the spec is too large.
--spec opening(Zone :: atom(), Name :: term(), Spec :: term()) ->
-          held | {free, handle(), Context :: term()}.
-opening(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
+%% keeper needs: a handle of the zone, and its context; or `callback' if the caller or its parent is
+%% a keeper of the zone. Raises `badarg' if the spec is too large.
+-spec opening(Zone :: atom(), Name :: term(), Spec :: term(), Parent :: pid() | undefined) ->
+          held | callback | {free, handle(), Context :: term()}.
+opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 
-%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns `full' if
-%% the zone has as many children as it may have, in any state, and the name is free; and `stopping'
+%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns name and spec
+%% as the table keeps them, whose copies keep no larger binary alive. Returns `full' if the zone has as many children as it may have, in any state, and the name is free; and `stopping'
 %% if the zone stops: the child is not in any page that is read after `zone_stop/1', or it is
 %% removed again.
--spec launch(handle(), Name :: term(), Spec :: term()) -> true | held | full | stopping.
+-spec launch(handle(), Name, Spec) -> {Name, Spec} | held | full | stopping when
+      Name :: term(), Spec :: term().
 launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that

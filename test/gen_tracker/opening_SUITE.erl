@@ -122,7 +122,7 @@ the_caller_passes_nothing_of_itself_on(Config) ->
 %% A keeper that claims the name after the zone was marked, as if it had been delayed.
 no_start_begins_once_the_zone_stops(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec),
+    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
     Stubborn = tracked_child:stubborn(Zone),
     Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
     _ = await(exit_signal),
@@ -249,7 +249,7 @@ a_waiting_caller_is_answered_when_the_child_is_terminated(Config) ->
 
 keepers_that_lost_the_name_leave_nothing(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec),
+    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
     {ok, Pid} = gen_tracker:find_or_open(Zone, plain(name)),
     {name, MFA, temporary} = plain(name),
     {ok, name, Spec} = gen_tracker_spec:check({name, MFA, temporary}),

@@ -313,7 +313,7 @@ events() ->
 
 %% The process that passes on the events of a zone.
 emitter(Zone) ->
-    {free, _, {#{telemetry := Emitter}, _, _}} = proctab_nif:opening(Zone, make_ref(), spec),
+    {free, _, {#{telemetry := Emitter}, _, _}} = proctab_nif:opening(Zone, make_ref(), spec, undefined),
     Emitter.
 
 %% Waits until all events that the emitter has received were handled.

@@ -57,7 +57,8 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Returns whether a name is free. If it is, makes what its keeper needs.
+/// Returns whether a name is free. If it is, makes what its keeper needs, unless the call comes from
+/// a keeper or a process that one has started.
 pub fn opening(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = tables::get::<Zone<Copied>>(call.atom(0)?, &guard)?;
@@ -68,6 +69,8 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     match zone.entry(name, &guard) {
         Some(entry) if entry.has_child() => Ok(atom!(held)),
+        _ if is_keeper(zone, call.caller()) => Ok(atom!(callback)),
+        _ if call.pid(3).is_ok_and(|parent| is_keeper(zone, parent)) => Ok(atom!(callback)),
         _ => {
             let context = zone.context().ok_or(Fault::BadArgument)?;
             let context = call.make(context)?;
@@ -77,21 +80,28 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
     }
 }
 
+fn is_keeper(zone: &Zone<Copied>, process: u64) -> bool {
+    zone.kept(process).is_some()
+}
+
+/// Inserts a child that the caller is about to start. Returns name and spec as they are stored.
 pub fn launch(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
+    let spec = call.to_datum(call.argument(2)?)?;
+    let stored = [call.make(&name)?, call.make(&spec)?];
     let child = Child {
         state: State::Launching,
         pid: None,
         keeper: call.caller(),
-        spec: Some(call.to_datum(call.argument(2)?)?),
+        spec: Some(spec),
     };
     deduct_claim_cost(call, &zone.content)?;
     Ok(match zone.content.launch(&name, child, &call.commit()) {
         Claimed::Done => {
             send_held(call, &zone.content);
-            boolean(true)
+            call.tuple(stored)
         }
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),

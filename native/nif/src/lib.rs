@@ -55,7 +55,7 @@ proctab_terms::export! {
         count/1,
     }
     children {
-        opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
+        opening/4, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
         terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
         find_alive/2,
