@@ -90,6 +90,9 @@
 %% milliseconds.
 -define(GRACE, 1000).
 -define(DETACHED, '$proctab_detached').
+%% The heap of a new keeper, in words: a start needs no garbage collection. When the keeper
+%% hibernates, its heap shrinks to its data.
+-define(FIRST_HEAP, 610).
 
 -record(child, {
     context :: context(),
@@ -121,7 +124,8 @@
 -spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
            Alias :: reference()) -> {pid(), Monitor :: reference()}.
 open(Handle, Shared, Name, Spec, Alias) ->
-    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], [monitor]).
+    Options = [monitor, {min_heap_size, ?FIRST_HEAP}],
+    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], Options).
 
 %%% For the tracker
 
@@ -475,7 +479,7 @@ registered(Pid, Result, Spec, Child) ->
         Changed when Changed =:= true; Changed =:= awaited ->
             tell_started(Child, Result, Changed),
             emit_change(up, Running),
-            report(Running#child{spec = Spec}, progress),
+            report_start(Spec, Running),
             {started, Running#child{opener = undefined}};
         Stopping when Stopping =:= stopping; Stopping =:= zone_stopping ->
             %% Before the child is ended: it may be waiting for this in `init_ack'. What a zone that
@@ -692,7 +696,7 @@ links(#child{context = #{tracker := Tracker}}) ->
 
 terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
     _ = (Restart =:= permanent orelse is_abnormal(Reason)) andalso
-        report(Child, {child_terminated, Reason}),
+        report_error(child_terminated, Reason, Child),
     settle(Child, Reason),
     after_terminate(Child, Reason),
     cleaned_up(Child, Reason).
@@ -783,10 +787,10 @@ start_again(Spec, Child) ->
     end.
 
 not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, error, {error, Reason}) ->
-    report(Child, {start_error, Reason}),
+    report_error(start_error, Reason, Child),
     pend(Child, {error, Reason});
 not_restarted(#child{name = Name} = Child, Kind, Result) ->
-    _ = Kind =:= ignore orelse report(Child, {start_error, reason(Result)}),
+    _ = Kind =:= ignore orelse report_error(start_error, reason(Result), Child),
     ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, zone => zone(Child), name => Name,
                  result => Result}),
     give_up(Child, Result).
@@ -871,7 +875,7 @@ retry_with(Spec, #child{spec = Own} = Child) ->
 %% Stops the child as its shutdown demands. Returns its exit reason.
 stop_child(#child{spec = {_, Restart, Shutdown, _, _}} = Child) ->
     Reason = end_process(Child, Shutdown),
-    _ = is_expected(Reason, Shutdown, Restart) orelse report(Child, {shutdown_error, Reason}),
+    _ = is_expected(Reason, Shutdown, Restart) orelse report_error(shutdown_error, Reason, Child),
     Reason.
 
 end_process(#child{pid = Pid} = Child, brutal_kill) ->
@@ -982,14 +986,16 @@ callback({Module, _, _}) ->
 
 %%% Reports
 
-report(#child{context = #{reports := false}}, _) ->
+report_start(_, #child{context = #{reports := false}}) ->
     ok;
-report(#child{name = Name, pid = Pid, spec = Spec} = Child, What) ->
+report_start(Spec, #child{name = Name, pid = Pid} = Child) ->
+    gen_tracker_reports:progress(zone(Child), Pid, Name, Spec).
+
+report_error(_, _, #child{context = #{reports := false}}) ->
+    ok;
+report_error(Error, Reason, #child{name = Name, pid = Pid, spec = Spec} = Child) ->
     Offender = gen_tracker_reports:child(Pid, Name, Spec),
-    case What of
-        progress -> gen_tracker_reports:progress(zone(Child), Offender);
-        {Error, Reason} -> gen_tracker_reports:error(Error, Reason, zone(Child), Offender)
-    end.
+    gen_tracker_reports:error(Error, Reason, zone(Child), Offender).
 
 %%% Telemetry
 

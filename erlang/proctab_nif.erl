@@ -151,10 +151,11 @@ count(_Zone) -> erlang:nif_error(not_loaded).
           held | callback | {free, handle(), Context :: term()}.
 opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 
-%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns name and spec
-%% as the table keeps them, whose copies keep no larger binary alive. Returns `full' if the zone has as many children as it may have, in any state, and the name is free; and `stopping'
-%% if the zone stops: the child is not in any page that is read after `zone_stop/1', or it is
-%% removed again.
+%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns name and
+%% spec as the table keeps them, whose copies keep no larger binary alive. Returns `full' if the
+%% zone has as many children as it may have, in any state, and the name is free; and `stopping' if
+%% the zone stops: the child is not in any page that is read after `zone_stop/1', or it is removed
+%% again.
 -spec launch(handle(), Name, Spec) -> {Name, Spec} | held | full | stopping when
       Name :: term(), Spec :: term().
 launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).

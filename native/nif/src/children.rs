@@ -57,8 +57,8 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Returns whether a name is free. If it is, makes what its keeper needs, unless the call comes from
-/// a keeper or a process that one has started.
+/// Returns whether a name is free. If it is, makes what its keeper needs, unless the caller or its
+/// parent is a keeper.
 pub fn opening(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = tables::get::<Zone<Copied>>(call.atom(0)?, &guard)?;
