@@ -120,11 +120,11 @@
 %%% For callers
 
 %% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
-%% for its answer.
+%% for its answer. The tag of the `DOWN' message is the alias.
 -spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
            Alias :: reference()) -> {pid(), Monitor :: reference()}.
 open(Handle, Shared, Name, Spec, Alias) ->
-    Options = [monitor, {min_heap_size, ?FIRST_HEAP}],
+    Options = [{monitor, [{tag, Alias}]}, {min_heap_size, ?FIRST_HEAP}],
     spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], Options).
 
 %%% For the tracker
