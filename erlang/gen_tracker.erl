@@ -987,11 +987,13 @@ handle_call(_Call, _From, Tracker) ->
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
     request(open, Name, Spec, undefined, From, [Caller], Tracker);
+route({Open, Name, Spec, Caller}, From, Tracker) when Open =:= open_free; Open =:= open_held ->
+    request(Open, Name, Spec, undefined, From, [Caller], Tracker);
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
 route({Add, Name, Spec, Child, Caller}, From, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
 route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:= await_child ->
     handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
@@ -1069,7 +1071,7 @@ request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
     end.
 
 is_child(Add, _, Child, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     is_pid(Child) andalso not is_own(Child, Tracker);
 is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.

@@ -318,10 +318,8 @@ publish(Zone, Key, Value, Message) ->
 
 %% @doc Registers a process of this node, for `{via, gen_tracker_cluster, {Zone, Name}}'. Returns
 %% `no' if a child of any member has the name, if no member accepts starts, and for any other error
-%% of {@link gen_tracker:register_name/2}. Raises `badarg' for a process of another node.
-%%
-%% The name is held on its home meanwhile. A call of {@link gen_tracker:find_or_open/2} there that
-%% waits for it gets `{error, {registering, Pid, Answer}}'.
+%% of {@link gen_tracker:register_name/2}. Raises `badarg' for a process of another node. The name
+%% is held on its home meanwhile.
 -spec register_name(gen_tracker:via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_atom(Zone), is_pid(Pid), node(Pid) =:= node() ->
     ?OR_BADARG(
