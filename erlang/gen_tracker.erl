@@ -1152,6 +1152,9 @@ received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Ev
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_events:lost(Tracker#tracker.zone, Subscribers),
     Tracker;
+received({'ETS-TRANSFER', Table, _, {Tag, cluster}}, #tracker{tag = Tag} = Tracker) ->
+    gen_tracker_cluster_member:lost(Tracker#tracker.zone, Table),
+    Tracker;
 received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)
         when is_pid(Pid) ->
     case {is_map_key(Pid, Inherited), gen_tracker_keeper:is_alive(Pid)} of

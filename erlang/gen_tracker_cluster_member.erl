@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, drain/1, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, drain/1, lost/2, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -47,7 +47,7 @@
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
-%% the copies of attributes.
+%% the copies of attributes. The table also has a row `{{subscriber, Pid}}' for each subscriber.
 -type shared() :: {pid(), ets:table(), home | lock, gen_tracker_cluster_copies:copies()}.
 
 %% A session in which this process sends.
@@ -144,6 +144,14 @@ unsubscribe(Process) ->
 drain(Process) ->
     gen_server:call(Process, drain, infinity).
 
+%% @doc Tells the subscribers of a cluster process that was killed that their subscriptions have
+%% ended. The tracker has inherited the table.
+-spec lost(gen_tracker:zone(), ets:table()) -> ok.
+lost(Zone, Table) ->
+    Subscribers = [Pid || {{subscriber, Pid}} <- ets:tab2list(Table)],
+    true = ets:delete(Table),
+    lists:foreach(fun(Pid) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end, Subscribers).
+
 %% @doc Returns the rank of a member for a name, the same on all nodes.
 -spec rank(gen_tracker:name(), node()) -> 0..16#ffffffff.
 rank(Name, Node) ->
@@ -155,7 +163,9 @@ rank(Name, Node) ->
 init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
-    Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
+    #{tag := Tag} = Options,
+    Heir = {heir, Tracker, {Tag, cluster}},
+    Table = ets:new(?MODULE, [protected, {read_concurrency, true}, Heir]),
     true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
     Copies = gen_tracker_cluster_copies:new(Copied, Indexed),
     Keys = gen_tracker_cluster_copies:keys(Copies),
@@ -199,12 +209,14 @@ joined(#member{zone = Zone} = Member) ->
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
           {reply, term(), #member{}} | {noreply, #member{}}.
-handle_call(subscribe, {Pid, _}, #member{subscribers = Subscribers} = Member) when is_pid(Pid) ->
+handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid) ->
+    #member{subscribers = Subscribers, table = Table} = Member = settled(Before),
     Monitor =
         case Subscribers of
             #{Pid := Known} -> Known;
             _ -> monitor(process, Pid)
         end,
+    true = ets:insert(Table, {{subscriber, Pid}}),
     {reply, {ok, running(Member)}, Member#member{subscribers = Subscribers#{Pid => Monitor}}};
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
@@ -262,10 +274,9 @@ received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member)
     Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
 received({resume, Pid, Session}, Member) ->
     resume(Pid, Session, Member);
-received({sweep, Id, Reason}, #member{subscribers = Subscribers} = Member) ->
+received({sweep, Id, Reason}, Member) ->
     %% Those who have subscribed meanwhile have not seen these names.
-    Swept = sweep(Id, Reason, Member#member{subscribers = #{}}),
-    Swept#member{subscribers = Subscribers};
+    untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
 received({{decision, Name}, _, process, Process, Decision}, Member) ->
     decided(Name, Process, Decision, Member);
 received({{conflict, Name}, Monitor, process, _, _}, Member) ->
@@ -288,9 +299,8 @@ more_events(Secret, Most, Events) ->
 
 %% @private
 -spec terminate(term(), #member{}) -> ok.
-terminate(_Reason, #member{zone = Zone, subscribers = Subscribers}) ->
-    Send = fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end,
-    maps:foreach(Send, Subscribers).
+terminate(_Reason, #member{zone = Zone, table = Table}) ->
+    lost(Zone, Table).
 
 %% @private
 -spec code_change(term(), #member{}, term()) -> {ok, #member{}}.
@@ -301,11 +311,18 @@ code_change(_OldVsn, Member, _Extra) ->
 
 %% Applies what the native table says to the own claims, and sends it to all peers.
 own_events(Events, #member{own = Own} = Member) ->
-    Sent = lists:append([with_attributes(Event, Member) || Event <- Events]),
-    Changes = lists:append([to_change(Event, node()) || Event <- Sent]),
-    Conflicts = change(Own, Changes, Member),
-    Told = tell_all(Sent, broadcast(Sent, Member)),
+    Complete = lists:append([with_attributes(Event, Member) || Event <- Events]),
+    {Results, Conflicts} = change(Own, node(), Complete, Member),
+    Sent = without_skipped(Complete, Results),
+    Told = tell_changes(Complete, Results, broadcast(Sent, Member)),
     conflicts(Conflicts, node(), Sent, lists:foldl(fun own_event/2, Told, Sent)).
+
+%% The peers have to skip what this member does: the name has a new child by now.
+without_skipped(Events, Results) ->
+    case lists:member(skipped, Results) of
+        true -> [Event || {Event, Result} <- lists:zip(Events, Results), Result =/= skipped];
+        false -> Events
+    end.
 
 %% A name without a running child has no copies.
 with_attributes({up, Name, Pid}, Member) ->
@@ -351,15 +368,24 @@ to_change({held, Name}, Node) -> [{Name, rank(Name, Node), held}];
 to_change({free, Name}, Node) -> [{Name, rank(Name, Node), free}];
 to_change({copied, _, _}, _) -> [].
 
-%% Changes claims in the directory, a few in each native call. Returns the conflicts.
-change(Id, Changes, Member) ->
-    change(Id, Changes, Member, []).
+%% Changes claims in the directory, a few in each native call. Returns for each event the pid that
+%% readers found before, `undefined' if they found none, or `same' or `skipped' if it has changed
+%% nothing; and the conflicts.
+change(Id, Node, Events, #member{handle = Handle}) ->
+    change(Id, Node, Events, Handle, [], []).
 
-change(_, [], _, Conflicts) ->
-    lists:append(lists:reverse(Conflicts));
-change(Id, Changes, #member{handle = Handle} = Member, Conflicts) ->
-    {First, Rest} = split(?CHUNK, Changes),
-    change(Id, Rest, Member, [proctab_nif:change_claims(Handle, Id, First) | Conflicts]).
+change(_, _, [], _, Results, Conflicts) ->
+    {lists:append(lists:reverse(Results)), lists:append(lists:reverse(Conflicts))};
+change(Id, Node, Events, Handle, Results, Conflicts) ->
+    {First, Rest} = split(?CHUNK, Events),
+    Changes = lists:append([to_change(Event, Node) || Event <- First]),
+    {Changed, More} = proctab_nif:change_claims(Handle, Id, Changes),
+    change(Id, Node, Rest, Handle, [aligned(First, Changed) | Results], [More | Conflicts]).
+
+%% An event `copied' changes no claim.
+aligned(Events, Results) when length(Events) =:= length(Results) -> Results;
+aligned([{copied, _, _} | Events], Results) -> [same | aligned(Events, Results)];
+aligned([_ | Events], [Result | Results]) -> [Result | aligned(Events, Results)].
 
 split(Most, List) ->
     try
@@ -441,17 +467,26 @@ without_missing(Pid, #member{missing = [_ | _] = Missing} = Member) ->
 without_missing(_, Member) ->
     Member.
 
+%% Calls a function that changes the state, without telling the subscribers of anything.
+untold(Fun, #member{subscribers = Subscribers} = Member) ->
+    Changed = Fun(Member#member{subscribers = #{}}),
+    Changed#member{subscribers = Subscribers}.
+
 %% Removes claims that are invisible already. Subscribers are told at once: the member may come back
 %% with other claims.
-sweep(Id, Reason, #member{handle = Handle, subscribers = Subscribers} = Member) ->
-    {Removed, More} = proctab_nif:sweep_claims(Handle, Id),
-    Told = tell_all([{down, Name, Pid, reason(Reason)} || {Name, Pid} <- Removed], Member),
-    lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
-    case More of
-        true when map_size(Subscribers) > 0 -> sweep(Id, Reason, Told);
-        true -> self() ! {sweep, Id, Reason}, Told;
-        false -> Told
+sweep(Id, Reason, #member{subscribers = Subscribers} = Member) ->
+    case sweep_some(Id, Reason, Member) of
+        {true, Swept} when map_size(Subscribers) > 0 -> sweep(Id, Reason, Swept);
+        {true, Swept} -> self() ! {sweep, Id, Reason}, Swept;
+        {false, Swept} -> Swept
     end.
+
+sweep_some(Id, Reason, #member{handle = Handle} = Member) ->
+    {Removed, More} = proctab_nif:sweep_claims(Handle, Id),
+    Tell = fun({Name, Pid}, Before) -> tell({down, Name, Pid, reason(Reason)}, Before) end,
+    Told = lists:foldl(Tell, Member, Removed),
+    lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
+    {More, Told}.
 
 reason({lost, _}) -> lost;
 reason(Reason) -> Reason.
@@ -671,11 +706,10 @@ are_attributes([{_, _} | Rest]) -> are_attributes(Rest);
 are_attributes(Rest) -> Rest =:= [].
 
 claimed(Events, Pid, #peer{id = Id, node = Node, session = Session}, Member) ->
-    Changes = lists:append([to_change(Event, Node) || Event <- Events]),
-    Conflicts = change(Id, Changes, Member),
+    {Results, Conflicts} = change(Id, Node, Events, Member),
     lists:foreach(fun(Event) -> copy(Event, Node, Member#member.copies) end, Events),
     _ = send(Pid, {gen_tracker_cluster, Session, {credit, 1}}),
-    conflicts(Conflicts, Node, Events, tell_all(Events, Member)).
+    conflicts(Conflicts, Node, Events, tell_changes(Events, Results, Member)).
 
 copy(_, _, {_, _, [], _}) -> ok;
 copy({up, Name, _, Attributes}, Node, Copies) ->
@@ -697,19 +731,26 @@ malformed(Message, From, #member{zone = Zone} = Member) ->
 conflicts([], _, _, Member) ->
     Member;
 conflicts(Conflicts, Node, Events, Member) ->
-    Pids = maps:from_list([NameAndPid || Event <- Events, NameAndPid <- name_and_pid(Event)]),
+    Pids = lists:foldl(fun running/2, #{}, Events),
     lists:foldl(
         fun({Name, OtherNode, Other}, Before) ->
-            New = {rank(Name, Node), Node, map_get(Name, Pids)},
-            Old = {rank(Name, OtherNode), OtherNode, Other},
-            conflict(Name, max(New, Old), min(New, Old), Before)
+            case Pids of
+                #{Name := Pid} when Pid =/= Other ->
+                    New = {rank(Name, Node), Node, Pid},
+                    Old = {rank(Name, OtherNode), OtherNode, Other},
+                    conflict(Name, max(New, Old), min(New, Old), Before);
+                %% The child has ended, or two members have added the same process.
+                _ ->
+                    Before
+            end
         end,
         Member,
-        Conflicts
+        lists:usort(Conflicts)
     ).
 
-name_and_pid({up, Name, Pid, _}) -> [{Name, Pid}];
-name_and_pid(_) -> [].
+running({up, Name, Pid, _}, Pids) -> Pids#{Name => Pid};
+running({copied, _, _}, Pids) -> Pids;
+running(Event, Pids) -> maps:remove(element(2, Event), Pids).
 
 conflict(Name, {_, _, Winner}, {_, Node, Loser}, Member) ->
     Told = tell({conflict, Name, Winner, Loser}, Member),
@@ -815,23 +856,53 @@ all(Handle, Whose, From, Before) ->
     {Claims, Next} = proctab_nif:claims_page(Handle, Whose, From, Before),
     all(Handle, Whose, Next, Claims).
 
-tell_all(_, #member{subscribers = Subscribers} = Member) when map_size(Subscribers) =:= 0 ->
+%% Tells the subscribers what has changed in the directory. So what they have been told is at any
+%% moment what readers find, whatever a peer repeats or leaves out.
+tell_changes(_, _, #member{subscribers = Subscribers} = Member)
+        when map_size(Subscribers) =:= 0 ->
     Member;
-tell_all(Events, Member) ->
-    lists:foldl(fun tell_of/2, Member, Events).
+tell_changes(Events, Results, Member) ->
+    Tell = fun({Event, Was}, Before) ->
+        lists:foldl(fun tell/2, Before, changed(Event, Was))
+    end,
+    lists:foldl(Tell, Member, lists:zip(Events, Results)).
 
-tell_of({up, Name, Pid, _}, Member) -> tell({up, Name, Pid}, Member);
-tell_of({down, _, _, _} = Event, Member) -> tell(Event, Member);
-tell_of(_, Member) -> Member.
+%% `Was' is the pid that readers found before the event.
+changed(_, Same) when Same =:= same; Same =:= skipped -> [];
+changed({down, Name, Was, Reason}, Was) -> [{down, Name, Was, Reason}];
+changed({up, Name, Pid, _}, undefined) -> [{up, Name, Pid}];
+changed({up, Name, Pid, _}, Was) -> [{down, Name, Was, lost}, {up, Name, Pid}];
+changed({_, Name}, Was) -> [{down, Name, Was, lost}].
+
+%% Brings the directory to a state from which it goes on by births and deaths alone: applies what
+%% the table has said already, which may be older than the rows that this process has read at its
+%% start, and removes invisible claims, whose end no subscriber is told of later.
+settled(#member{secret = Secret} = Member) ->
+    {message_queue_len, Most} = process_info(self(), message_queue_len),
+    Applied = own_events(more_events(Secret, Most, []), Member),
+    maps:fold(
+        fun(_, #peer{id = Id, node = Node}, Before) ->
+            untold(fun(Untold) -> sweep_all(Id, {lost, Node}, Untold) end, Before)
+        end,
+        Applied,
+        Applied#member.peers
+    ).
+
+sweep_all(Id, Reason, Member) ->
+    case sweep_some(Id, Reason, Member) of
+        {true, Swept} -> sweep_all(Id, Reason, Swept);
+        {false, Swept} -> Swept
+    end.
 
 tell(Event, #member{zone = Zone, subscribers = Subscribers} = Member) ->
     maps:foreach(fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, Event} end, Subscribers),
     Member.
 
-without_subscriber(Pid, #member{subscribers = Subscribers} = Member) ->
+without_subscriber(Pid, #member{subscribers = Subscribers, table = Table} = Member) ->
     case maps:take(Pid, Subscribers) of
         {Monitor, Left} ->
             true = demonitor(Monitor, [flush]),
+            true = ets:delete(Table, {subscriber, Pid}),
             Member#member{subscribers = Left};
         error ->
             Member

@@ -444,14 +444,17 @@ cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 -spec add_member(atom() | handle(), node(), NodeName :: binary(), Process :: pid()) -> member().
 add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
 
-%% @doc Makes changes of the claims of a member, in order. Returns the conflicts: for each claim
-%% that has got another pid, the nodes and pids of other claims of that name.
+%% @doc Makes changes of the claims of a member, in order. Returns for each of them the pid that
+%% readers of the claim found before, or `undefined' if they found none; or `same' if it has changed
+%% nothing for readers. Also returns the conflicts: for each claim that has got another pid, the
+%% nodes and pids of other claims of that name.
 %%
-%% `down' changes nothing if the claim has another pid, and `free' nothing if the name has a child
+%% `down' changes nothing if the claim has another pid. `free' is `skipped' if the name has a child
 %% in the table of the zone itself, whose claim this is. Does nothing if the member has ended.
 -spec change_claims(atom() | handle(), member(), [{Name :: term(), Rank, change()}]) ->
-          [{Name :: term(), node(), pid()}] when
-      Rank :: 0..16#ffffffff.
+          {[pid() | undefined | same | skipped], Conflicts} when
+      Rank :: 0..16#ffffffff,
+      Conflicts :: [{Name :: term(), node(), pid()}].
 change_claims(_Zone, _Member, _Changes) -> erlang:nif_error(not_loaded).
 
 %% @doc Begins a snapshot of the claims of a member.

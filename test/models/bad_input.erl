@@ -632,7 +632,7 @@ zone_functions() ->
         %% The zone may be one of this node alone, or have no such member.
         {cluster_shared, [raw], [any, badarg]},
         {add_member, [zone_or_handle, atom, any, any_pid], [integer, badarg]},
-        {change_claims, [zone_or_handle, natural, claims], [list, badarg]},
+        {change_claims, [zone_or_handle, natural, claims], [{list, list}, badarg]},
         {begin_snapshot, [zone_or_handle, natural], [ok, badarg]},
         {end_snapshot, [zone_or_handle, natural], [ok, badarg]},
         {end_member, [zone_or_handle, natural], [ok, badarg]},

@@ -204,11 +204,12 @@ of_names() ->
             _ = proctab_nif:cluster_open(Zone, shared, []),
             Other = spawn(fun() -> ok end),
             Member = proctab_nif:add_member(Zone, node(), <<"other">>, Other),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, self()}}]),
             Self = self(),
+            {[undefined], []} =
+                proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, Self}}]),
             {ok, Self} = proctab_nif:find_claim(Zone, Name),
             1 = proctab_nif:claims_count(Zone),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
+            {[Self], []} = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
             undefined = proctab_nif:find_claim(Zone, Name)
         end},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->

@@ -6,7 +6,7 @@
 -module(clusters).
 
 -export([with/3, with/4, with_overlap_prevention/3, on/4, on/5]).
--export([cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
+-export([cut/2, join/1, join/2, settle/2, directory/2, dies/2, subscriber/1, events/2]).
 -export([start_zone/2, stop_zone/1, until_zone_runs/2, supervise/3, books/0, running/1]).
 -export([kill_cluster_process/1]).
 
@@ -141,6 +141,28 @@ dies(Member, Pid) ->
         end
     end,
     on(Member, erlang, apply, [Monitor, []]).
+
+%% Starts a subscriber of the zone `z` on a member. Returns it, and the children at that moment.
+subscriber(Member) ->
+    Start = fun() ->
+        Caller = self(),
+        Pid = spawn(fun() ->
+            {ok, Children} = gen_tracker_cluster:subscribe(z),
+            Caller ! {self(), Children},
+            receive
+            after infinity -> ok
+            end
+        end),
+        receive
+            {Pid, Children} -> {Pid, Children}
+        end
+    end,
+    on(Member, erlang, apply, [Start, []]).
+
+%% Returns the events that it has been told of.
+events(Member, Subscriber) ->
+    {messages, Messages} = on(Member, erlang, process_info, [Subscriber, messages]),
+    [Event || {gen_tracker_cluster, z, Event} <- Messages].
 
 %%% On the nodes
 

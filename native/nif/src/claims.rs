@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use proctab_table::claims::{Change, Claim, Directory, Member};
+use proctab_table::claims::{Change, Changed, Claim, Directory, Member};
 use proctab_table::datum::Datum;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
@@ -73,7 +73,8 @@ pub fn add_member(call: Call<'_>) -> Answer<'_> {
     Ok(call.integer(i64::from(member.id)))
 }
 
-/// Makes changes of the claims of a member, and returns the conflicts that they make.
+/// Makes changes of the claims of a member. Returns what readers found before each of them, and the
+/// conflicts that they make.
 pub fn change_claims(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = lookup::zone_by_handle(call, &guard)?;
@@ -88,6 +89,7 @@ pub fn change_claims(call: Call<'_>) -> Answer<'_> {
     })?;
     let committed = call.commit();
     let mut conflicts = call.nil();
+    let mut results = Vec::with_capacity(changes.len());
     let is_own = Some(call.caller()) == directory.listener() && member.is_own();
     for Converted { name, rank, change } in changes {
         // The name may have a new child, whose own event is still to come.
@@ -96,16 +98,32 @@ pub fn change_claims(call: Call<'_>) -> Answer<'_> {
             entry.is_some_and(|entry| entry.has_child())
         };
         if matches!(change, Change::Free) && is_own && has_child() {
+            results.push(atom!(skipped));
             continue;
         }
-        if directory.change(&member, &name, rank, change, &guard, &committed) {
+        let changed = directory.change(&member, &name, rank, change, &guard, &committed);
+        let Some(changed) = changed else {
+            results.push(atom!(same));
+            continue;
+        };
+        results.push(before(call, &changed, &member));
+        if changed.is_up {
             directory.others(&member, name.borrow(), &guard, |other| {
                 let conflict = conflict(call, &name, other);
                 conflicts = call.cons(conflict, conflicts);
             });
         }
     }
-    Ok(conflicts)
+    let in_order = results.into_iter().rev();
+    let results = in_order.fold(call.nil(), |rest, result| call.cons(result, rest));
+    Ok(call.tuple([results, conflicts]))
+}
+
+/// Makes the pid that readers found before a change. The call is committed.
+fn before<'c>(call: Call<'c>, changed: &Changed<Copied>, member: &Member<Copied>) -> Term<'c> {
+    let was = changed.was.as_ref();
+    let pid = was.map(|pid| call.make_packed(pid, &member.origin.1));
+    pid.and_then(Result::ok).unwrap_or(atom!(undefined))
 }
 
 fn to_change<'c>(
