@@ -951,14 +951,17 @@ init({Zone, Options}) ->
         tag = Tag,
         context = Context,
         handle = Handle,
-        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options)),
+        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options, Emitter)),
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context, Handle)
     }}.
 
-cluster_options(#{cluster := false}) -> none;
-cluster_options(#{cluster := true, index := Index}) -> #{index => Index};
-cluster_options(#{cluster := Cluster, index := Index}) -> Cluster#{index => Index}.
+cluster_options(#{cluster := false}, _) ->
+    none;
+cluster_options(#{cluster := true} = Options, Emitter) ->
+    cluster_options(Options#{cluster := #{}}, Emitter);
+cluster_options(#{cluster := Cluster, index := Index}, Emitter) ->
+    Cluster#{index => Index, telemetry => Emitter}.
 
 start_cluster(_, _, _, none) -> undefined;
 start_cluster(Zone, Handle, Tag, Cluster) ->

@@ -372,7 +372,9 @@ send(ViaName, Message) ->
 %% From then on the caller receives `{gen_tracker_cluster, Zone, Event}'. The events are
 %% <ul>
 %% <li>`{up, Name, Pid}' and `{down, Name, Pid, Reason}' as those of {@link
-%%     gen_tracker:subscribe/1}, of each member in order;</li>
+%%     gen_tracker:subscribe/1}: for each name of each member in turn, none missing, none twice. The
+%%     reason is `lost' if this member was too slow for the events of the other one, and has missed
+%%     the death;</li>
 %% <li>`{down, Name, Pid, {nodedown, Node}}' for each child of a member that has gone, or whose
 %%     connection has;</li>
 %% <li>`{members, Nodes}' when members have come or gone;</li>

@@ -44,6 +44,7 @@
                      unique := home | lock,
                      %% Whether an earlier cluster process of this zone was drained.
                      drained := boolean(),
+                     telemetry := gen_tracker_telemetry:emitter(),
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
@@ -122,7 +123,8 @@
 -spec start_link(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference(), map()) -> pid().
 start_link(Zone, Handle, Tag, Options) ->
     Defaults = #{
-        copied => [], index => [], conflict => undefined, unique => home, drained => false
+        copied => [], index => [], conflict => undefined, unique => home, drained => false,
+        telemetry => none
     },
     All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
     {ok, Process} = gen_server:start_link(?MODULE, {Zone, Handle, self(), All}, []),
@@ -503,11 +505,7 @@ status_changed(#member{table = Table, peers = Peers} = Member) ->
     Members = lists:usort([node() | [Peer#peer.node || Peer <- Known]]),
     OwnHome = [node() || status(Member) =:= {true, true}],
     Homes = [Node || #peer{node = Node, accepting = true, synced = true} <- Known],
-    Changed =
-        case ets:lookup_element(Table, members, 2) of
-            Members -> Member;
-            _ -> tell({members, Members}, Member)
-        end,
+    Changed = members_changed(ets:lookup_element(Table, members, 2), Members, Member),
     true = ets:insert(Table, [{members, Members}, {homes, OwnHome ++ Homes}]),
     case status(Member) of
         Told when Told =:= Member#member.told ->
@@ -516,6 +514,13 @@ status_changed(#member{table = Table, peers = Peers} = Member) ->
             maps:foreach(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
             Changed#member{told = Status}
     end.
+
+members_changed(Members, Members, Member) ->
+    Member;
+members_changed(Before, Members, Member) ->
+    lists:foreach(fun(Node) -> emit(nodedown, #{node => Node}, Member) end, Before -- Members),
+    lists:foreach(fun(Node) -> emit(nodeup, #{node => Node}, Member) end, Members -- Before),
+    tell({members, Members}, Member).
 
 status(#member{accepting = Accepting, missing = Missing}) ->
     {Accepting, Missing =:= []}.
@@ -754,6 +759,7 @@ running(Event, Pids) -> maps:remove(element(2, Event), Pids).
 
 conflict(Name, {_, _, Winner}, {_, Node, Loser}, Member) ->
     Told = tell({conflict, Name, Winner, Loser}, Member),
+    emit(conflict, #{name => Name, kept => Winner, lost => Loser}, Member),
     case Node =:= node() of
         true -> lose(Name, Loser, Winner, Told);
         false -> Told
@@ -844,7 +850,7 @@ end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
             Member
     end.
 
-%%% Subscribers
+%%% Subscribers and telemetry
 
 running(#member{handle = Handle, own = Own}) ->
     Others = [{Name, Pid} || {Name, _, Pid} <- all(Handle, others, 0, []), is_pid(Pid)],
@@ -897,6 +903,10 @@ sweep_all(Id, Reason, Member) ->
 tell(Event, #member{zone = Zone, subscribers = Subscribers} = Member) ->
     maps:foreach(fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, Event} end, Subscribers),
     Member.
+
+emit(Event, Metadata, #member{zone = Zone, options = Options}) ->
+    Measurements = #{system_time => erlang:system_time()},
+    gen_tracker_telemetry:emit(Options, [cluster, Event], Measurements, Metadata#{zone => Zone}).
 
 without_subscriber(Pid, #member{subscribers = Subscribers, table = Table} = Member) ->
     case maps:take(Pid, Subscribers) of

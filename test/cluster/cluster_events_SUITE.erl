@@ -20,7 +20,8 @@ all() ->
         names_with_two_children_are_told_of_each,
         a_late_event_of_the_table_reaches_no_member,
         the_end_of_a_subscription_is_told_when_the_cluster_process_is_killed,
-        children_that_nobody_finds_any_more_are_not_told
+        children_that_nobody_finds_any_more_are_not_told,
+        members_and_conflicts_are_emitted_for_telemetry
     ].
 
 %% With a member whose messages the test decides. Calls `Fun` with the member, a function that sends
@@ -236,3 +237,39 @@ until_received(Member, Process, Is) ->
         {messages, Messages} = on(Member, erlang, process_info, [Process, messages]),
         lists:any(Is, Messages)
     end).
+
+members_and_conflicts_are_emitted_for_telemetry(_) ->
+    clusters:with(2, z, fun([{_, Here} = One, {Peer, There} = Other] = Members) ->
+        ok = on(One, telemetry_stand_in, load, []),
+        ok = on(One, clusters, stop_zone, [z]),
+        Collector = on(One, telemetry_stand_in, collect, []),
+        ok = on(One, clusters, start_zone, [z, #{cluster => true}]),
+        settle(Members, z),
+        Emitted = fun() -> on(One, telemetry_stand_in, collected, [Collector]) end,
+        Await = fun(Number) ->
+            wait:until(fun() -> length(cluster_events(Emitted())) =:= Number end),
+            lists:last(cluster_events(Emitted()))
+        end,
+        {_, Up, UpMetadata} = Await(1),
+        ?assertEqual({#{zone => z, node => There}, [system_time]}, {UpMetadata, maps:keys(Up)}),
+        clusters:cut([One], [Other]),
+        ?assertMatch({[cluster, nodedown], #{system_time := _}, #{zone := z, node := There}}, Await(2)),
+        Pids = [element(2, on(M, gen_tracker, find_or_open, [z, spec(a)])) || M <- Members],
+        clusters:join(Members),
+        settle(Members, z),
+        [{a, Kept}] = clusters:directory(One, z),
+        [Lost] = Pids -- [Kept],
+        {_, Conflict, Metadata} = Await(4),
+        ?assertEqual([system_time], maps:keys(Conflict)),
+        ?assertEqual(#{zone => z, name => a, kept => Kept, lost => Lost}, Metadata),
+        %% What a registration does on the home of the name is no start.
+        Names = [N || N <- lists:seq(1, 100), on(One, gen_tracker_cluster, home, [z, N]) =:= Here],
+        Pid = on(Other, erlang, spawn, [timer, sleep, [infinity]]),
+        yes = on(Other, gen_tracker_cluster, register_name, [{z, hd(Names)}, Pid]),
+        ok = peer:stop(Peer),
+        ?assertMatch({[cluster, nodedown], _, _}, Await(5)),
+        ?assertEqual([], [N || {[start, _], _, #{name := N}} <- Emitted(), N =:= hd(Names)])
+    end).
+
+cluster_events(Emitted) ->
+    [Event || {[cluster, _], _, _} = Event <- Emitted].
