@@ -31,7 +31,7 @@
 %% Messages without credit while another page is sent, and at most.
 -define(PAGES, 4).
 -define(OUTSTANDING, 64).
-%% How long a receiver whose connection is busy is left alone, in milliseconds.
+%% How long a peer whose connection is busy is left alone, in milliseconds.
 -define(BUSY, 1000).
 %% How long a callback for conflicts may take, in milliseconds.
 -define(DECISION, 5000).
@@ -59,7 +59,9 @@
     %% Where the next page begins.
     next = 0 :: non_neg_integer() | done,
     epoch = 0 :: non_neg_integer(),
-    is_lagging = false :: boolean()
+    %% Whether the receiver is sent no claims: until its connection is not busy any more, or until
+    %% it has given credit for all messages.
+    lagging = no :: no | busy | full
 }).
 
 -record(peer, {
@@ -71,11 +73,18 @@
     id :: proctab_nif:member(),
     %% Whether `welcome' has arrived.
     is_member = false :: boolean(),
+    %% The epoch of the latest snapshot, and whether the rest of it is still to come.
+    epoch = 0 :: non_neg_integer(),
+    is_in_snapshot = false :: boolean(),
     %% Whether a whole snapshot has arrived.
     is_complete = false :: boolean(),
     accepting = false :: boolean(),
     synced = false :: boolean(),
     sending :: #sending{} | undefined,
+    %% The messages that a busy connection has refused, latest first, and whether the time runs
+    %% after which it is tried again. Claims are not kept: the peer gets another snapshot.
+    unsent = [] :: [tuple()],
+    is_left_alone = false :: boolean(),
     %% Whether it has joined the group again before its end was noticed.
     has_rejoined = false :: boolean()
 }).
@@ -274,8 +283,11 @@ received({'DOWN', Monitor, process, Pid, _}, #member{peers = Peers} = Member) ->
 received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
     %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts both.
     Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
-received({resume, Pid, Session}, Member) ->
-    resume(Pid, Session, Member);
+received({resume, Pid}, Member) ->
+    resume(Pid, Member);
+received({refuse, Pid, Message}, Member) ->
+    refuse(Pid, Message),
+    Member;
 received({sweep, Id, Reason}, Member) ->
     %% Those who have subscribed meanwhile have not seen these names.
     untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
@@ -288,6 +300,8 @@ received({conflict_again, Name}, Member) ->
 received({late_decision, Process}, Member) ->
     exit(Process, kill),
     Member;
+received(Message, Member) when element(1, Message) =:= gen_tracker_cluster ->
+    malformed(Message, unknown, Member);
 received(_, Member) ->
     Member.
 
@@ -422,23 +436,27 @@ peer_joined(Pid, #member{peers = Peers} = Member) ->
     end.
 
 %% The monitor comes first: whatever ends the session is noticed.
-add_peer(Pid, Member) ->
-    open_session(Pid, monitor(process, Pid), undefined, Member).
+add_peer(Pid, #member{handle = Handle} = Member) ->
+    Node = node(Pid),
+    Peer = #peer{
+        node = Node,
+        monitor = monitor(process, Pid),
+        session = make_ref(),
+        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid)
+    },
+    open_session(Pid, Peer, Member).
 
 %% Begins to receive from a peer.
-open_session(Pid, Monitor, Sending, Member) ->
-    #member{zone = Zone, handle = Handle, sessions = Sessions} = Member,
-    Node = node(Pid),
-    Session = make_ref(),
-    Id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
+open_session(Pid, #peer{session = Session, sending = Sending} = Peer, Member) ->
+    #member{zone = Zone, sessions = Sessions} = Member,
     Serving =
         case Sending of
             #sending{session = Its} -> Its;
             undefined -> undefined
         end,
-    _ = send(Pid, {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving}),
-    Peer = #peer{node = Node, monitor = Monitor, session = Session, id = Id, sending = Sending},
-    set_peer(Pid, Peer, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
+    Hello = {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving},
+    Greeted = say(Pid, Hello, Peer),
+    set_peer(Pid, Greeted, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
 
 set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
     Member#member{peers = Peers#{Pid => Peer}}.
@@ -508,11 +526,11 @@ status_changed(#member{table = Table, peers = Peers} = Member) ->
     Changed = members_changed(ets:lookup_element(Table, members, 2), Members, Member),
     true = ets:insert(Table, [{members, Members}, {homes, OwnHome ++ Homes}]),
     case status(Member) of
-        Told when Told =:= Member#member.told ->
+        Same when Same =:= Member#member.told ->
             Changed;
         Status ->
-            maps:foreach(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
-            Changed#member{told = Status}
+            Told = maps:map(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
+            Changed#member{told = Status, peers = Told}
     end.
 
 members_changed(Members, Members, Member) ->
@@ -525,16 +543,64 @@ members_changed(Before, Members, Member) ->
 status(#member{accepting = Accepting, missing = Missing}) ->
     {Accepting, Missing =:= []}.
 
-send_status(Pid, #peer{sending = #sending{session = Session}}, Status) ->
-    _ = send(Pid, {gen_tracker_cluster, Session, {status, Status}}),
-    ok;
-send_status(_, _, _) ->
-    ok.
+send_status(Pid, #peer{sending = #sending{session = Session}} = Peer, Status) ->
+    say(Pid, {gen_tracker_cluster, Session, {status, Status}}, Peer);
+send_status(_, Peer, _) ->
+    Peer.
 
-%% Does not make a lost connection again. No session could do without these messages, so this waits
-%% while the connection is busy.
+%% Sends a message that the peer cannot do without. While its connection is busy, the message waits,
+%% and this process does not: it has other peers.
+say(Pid, Message, #peer{unsent = []} = Peer) ->
+    case send(Pid, Message) of
+        busy -> leave_alone(Pid, Peer#peer{unsent = [Message]});
+        sent -> Peer
+    end;
+say(_, Message, #peer{unsent = Unsent} = Peer) ->
+    Peer#peer{unsent = added(Message, Unsent)}.
+
+%% Credits are as many as the messages of the peer, so they are added up.
+added({_, Session, {credit, Number}}, [{Tag, Session, {credit, Before}} | Unsent]) ->
+    [{Tag, Session, {credit, Before + Number}} | Unsent];
+added(Message, Unsent) ->
+    [Message | Unsent].
+
+%% Does not make a lost connection again, and does not wait while it is busy.
 send(Pid, Message) ->
-    erlang:send(Pid, Message, [noconnect]).
+    case erlang:send(Pid, Message, [noconnect, nosuspend]) of
+        nosuspend -> busy;
+        _ -> sent
+    end.
+
+leave_alone(_, #peer{is_left_alone = true} = Peer) ->
+    Peer;
+leave_alone(Pid, Peer) ->
+    _ = erlang:send_after(?BUSY, self(), {resume, Pid}),
+    Peer#peer{is_left_alone = true}.
+
+%% Sends what has waited, and then another snapshot if claims were refused.
+resume(Pid, #member{peers = Peers} = Member) ->
+    case Peers of
+        #{Pid := Peer} ->
+            set_peer(Pid, resume(Pid, Peer#peer{is_left_alone = false}, Member), Member);
+        _ ->
+            Member
+    end.
+
+resume(Pid, Before, Member) ->
+    case say_unsent(Pid, lists:reverse(Before#peer.unsent), Before) of
+        #peer{unsent = [], sending = #sending{lagging = busy}} = Peer ->
+            snapshot(Pid, Peer, Member);
+        Peer ->
+            Peer
+    end.
+
+say_unsent(_, [], Peer) ->
+    Peer#peer{unsent = []};
+say_unsent(Pid, [Message | Rest] = Messages, Peer) ->
+    case send(Pid, Message) of
+        busy -> leave_alone(Pid, Peer#peer{unsent = lists:reverse(Messages)});
+        sent -> say_unsent(Pid, Rest, Peer)
+    end.
 
 %%% As a sender
 
@@ -547,9 +613,9 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
         end,
     #member{peers = #{From := Peer}, sessions = Sessions} = Known,
     Opened = maps:put(Session, {sending, From}, without_sending(Peer, Sessions)),
-    _ = send(From, {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}}),
-    Sending = snapshot(From, #sending{session = Session}, Known),
-    Served = Peer#peer{sending = Sending},
+    Welcome = {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}},
+    Welcomed = say(From, Welcome, Peer#peer{sending = #sending{session = Session}}),
+    Served = snapshot(From, Welcomed, Known),
     case Peer of
         #peer{is_member = true, session = Own} when Own =/= Serving ->
             %% The peer has forgotten the session in which it was sending.
@@ -560,29 +626,49 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
 hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
                  version => Version, its_zone => Zone}),
-    _ = send(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
+    refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
     Member.
 
-reopen(Pid, #peer{monitor = Monitor, sending = Sending} = Peer, Member) ->
-    Opened = open_session(Pid, Monitor, Sending, close_session(Peer, Member)),
-    status_changed(Opened).
+%% The peer does not become one.
+refuse(Pid, Message) ->
+    case send(Pid, Message) of
+        busy -> erlang:send_after(?BUSY, self(), {refuse, Pid, Message});
+        sent -> sent
+    end.
+
+reopen(Pid, #peer{node = Node} = Peer, Member) ->
+    #member{handle = Handle} = Closed = close_session(Peer, Member),
+    Next = Peer#peer{
+        session = make_ref(),
+        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
+        is_member = false,
+        epoch = 0,
+        is_in_snapshot = false,
+        is_complete = false,
+        accepting = false,
+        synced = false
+    },
+    status_changed(open_session(Pid, Next, Closed)).
 
 %% Begins a snapshot.
-snapshot(Pid, #sending{session = Session, epoch = Before} = Sending, Member) ->
+snapshot(Pid, #peer{sending = #sending{session = Session, epoch = Before} = Sending} = Peer, Member) ->
     Epoch = Before + 1,
-    _ = send(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}),
-    Begun = Sending#sending{next = 0, epoch = Epoch, outstanding = 0, is_lagging = false},
-    pages(Pid, Begun, Member).
+    Begun = Peer#peer{sending = Sending#sending{next = 0, epoch = Epoch, lagging = no}},
+    pages(Pid, say(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}, Begun), Member).
 
-pages(Pid, #sending{outstanding = Outstanding, next = Next, is_lagging = false} = Sending, Member)
-        when Outstanding < ?PAGES, Next =/= done ->
+pages(Pid, #peer{sending = #sending{lagging = no, outstanding = Outstanding} = Sending} = Peer, Member)
+        when Outstanding < ?PAGES, Sending#sending.next =/= done ->
+    #sending{next = Next, session = Session} = Sending,
     {Claims, After} = page(Next, ?PAGE, [], Member),
-    Sent = send_counted(Pid, {page, Claims}, Sending#sending{next = After}),
-    _ = After =:= done andalso
-        send(Pid, {gen_tracker_cluster, Sending#sending.session, complete}),
-    pages(Pid, Sent, Member);
-pages(_, Sending, _) ->
-    Sending.
+    Sent = send_counted(Pid, {page, Claims}, Peer#peer{sending = Sending#sending{next = After}}),
+    case {After, Sent#peer.sending#sending.lagging} of
+        %% The page was refused. Without it, the snapshot is not complete.
+        {_, busy} -> Sent;
+        {done, _} -> say(Pid, {gen_tracker_cluster, Session, complete}, Sent);
+        _ -> pages(Pid, Sent, Member)
+    end;
+pages(_, Peer, _) ->
+    Peer.
 
 page(done, _, Claims, _) ->
     {Claims, done};
@@ -597,50 +683,46 @@ attributed({_, held} = Claim, _) ->
 attributed({Name, Pid}, Member) ->
     {Name, Pid, attributes(Name, Member)}.
 
-send_counted(Pid, Message, #sending{session = Session, outstanding = Before} = Sending) ->
-    case erlang:send(Pid, {gen_tracker_cluster, Session, Message}, [noconnect, nosuspend]) of
-        nosuspend ->
-            _ = erlang:send_after(?BUSY, self(), {resume, Pid, Session}),
-            Sending#sending{is_lagging = true};
+%% Sends claims, unless the connection is busy, or messages that come before these wait for it.
+send_counted(Pid, Message, #peer{sending = Sending, unsent = Unsent} = Peer) ->
+    #sending{session = Session, outstanding = Before} = Sending,
+    case Unsent =/= [] orelse send(Pid, {gen_tracker_cluster, Session, Message}) of
+        sent when Before + 1 < ?OUTSTANDING ->
+            Peer#peer{sending = Sending#sending{outstanding = Before + 1}};
+        sent ->
+            Peer#peer{sending = Sending#sending{outstanding = Before + 1, lagging = full}};
         _ ->
-            Outstanding = Before + 1,
-            IsLagging = Outstanding >= ?OUTSTANDING,
-            Sending#sending{outstanding = Outstanding, is_lagging = IsLagging}
+            leave_alone(Pid, Peer#peer{sending = Sending#sending{lagging = busy}})
     end.
 
 broadcast([], Member) ->
     Member;
 broadcast(Events, #member{peers = Peers} = Member) ->
     Send = fun
-        (Pid, #peer{sending = #sending{is_lagging = false} = Sending} = Peer) ->
-            Peer#peer{sending = send_counted(Pid, {events, Events}, Sending)};
+        (Pid, #peer{sending = #sending{lagging = no}} = Peer) ->
+            send_counted(Pid, {events, Events}, Peer);
         (_, Peer) ->
             Peer
     end,
     Member#member{peers = maps:map(Send, Peers)}.
 
-from_receiver({credit, Number}, Pid, #member{peers = Peers} = Member)
+from_receiver({credit, Number} = Credit, Pid, #member{peers = Peers} = Member)
         when is_integer(Number), Number > 0 ->
-    #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer} = Peers,
-    Credited = Sending#sending{outstanding = max(0, Before - Number)},
-    Sent =
-        case Credited of
-            #sending{is_lagging = true, outstanding = 0} -> snapshot(Pid, Credited, Member);
-            _ -> pages(Pid, Credited, Member)
-        end,
-    set_peer(Pid, Peer#peer{sending = Sent}, Member);
+    case Peers of
+        #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer}
+                when Number =< Before ->
+            Credited = Sending#sending{outstanding = Before - Number},
+            set_peer(Pid, credited(Pid, Peer#peer{sending = Credited}, Member), Member);
+        _ ->
+            malformed(Credit, Pid, Member)
+    end;
 from_receiver(Message, Pid, Member) ->
     malformed(Message, Pid, Member).
 
-%% The VM has refused a message, which will get no credit.
-resume(Pid, Session, #member{peers = Peers} = Member) ->
-    case Peers of
-        #{Pid := #peer{sending = #sending{session = Session, is_lagging = true}} = Peer} ->
-            Sent = snapshot(Pid, Peer#peer.sending, Member),
-            set_peer(Pid, Peer#peer{sending = Sent}, Member);
-        _ ->
-            Member
-    end.
+credited(Pid, #peer{sending = #sending{lagging = full, outstanding = 0}} = Peer, Member) ->
+    snapshot(Pid, Peer, Member);
+credited(Pid, Peer, Member) ->
+    pages(Pid, Peer, Member).
 
 %%% As a receiver
 
@@ -654,32 +736,34 @@ from_sender(Message, Pid, #member{peers = Peers} = Member) ->
         error:badarg -> malformed(Message, Pid, Member)
     end.
 
-heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, Peer, Member)
+%% A session begins with `welcome'. Claims come after the beginning of a snapshot, pages only
+%% before its end.
+heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, #peer{is_member = false} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Welcomed = Peer#peer{is_member = true, accepting = Accepting, synced = Synced},
     status_changed(set_peer(Pid, Welcomed, Member));
-heard({status, {Accepting, Synced}}, Pid, Peer, Member)
+heard({bye, _} = Message, Pid, #peer{is_member = false, node = Node}, Member) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Member#member.zone, node => Node,
+                 message => Message}),
+    status_changed(without_missing(Pid, Member));
+heard({status, {Accepting, Synced}}, Pid, #peer{is_member = true} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Changed = Peer#peer{accepting = Accepting, synced = Synced},
     status_changed(set_peer(Pid, Changed, Member));
-heard({snapshot, Epoch}, _Pid, #peer{id = Id}, #member{handle = Handle} = Member)
-        when is_integer(Epoch) ->
-    ok = proctab_nif:begin_snapshot(Handle, Id),
-    Member;
-heard({page, Claims}, Pid, Peer, Member) ->
+heard({snapshot, Epoch}, Pid, #peer{is_member = true, id = Id, epoch = Before} = Peer, Member)
+        when is_integer(Epoch), Epoch > Before ->
+    ok = proctab_nif:begin_snapshot(Member#member.handle, Id),
+    set_peer(Pid, Peer#peer{epoch = Epoch, is_in_snapshot = true}, Member);
+heard({page, Claims}, Pid, #peer{is_in_snapshot = true} = Peer, Member) ->
     Checked = checked(Claims, fun is_claim/1),
     claimed([claim_event(Claim) || Claim <- Checked], Pid, Peer, Member);
-heard({events, Events}, Pid, Peer, Member) ->
+heard({events, Events}, Pid, #peer{epoch = Epoch} = Peer, Member) when Epoch > 0 ->
     claimed(checked(Events, fun is_event/1), Pid, Peer, Member);
-heard(complete, Pid, #peer{id = Id} = Peer, #member{handle = Handle} = Member) ->
-    ok = proctab_nif:end_snapshot(Handle, Id),
-    Completed = set_peer(Pid, Peer#peer{is_complete = true}, Member),
-    Swept = sweep(Id, {lost, Peer#peer.node}, Completed),
+heard(complete, Pid, #peer{is_in_snapshot = true, id = Id, node = Node} = Peer, Member) ->
+    ok = proctab_nif:end_snapshot(Member#member.handle, Id),
+    Complete = Peer#peer{is_in_snapshot = false, is_complete = true},
+    Swept = sweep(Id, {lost, Node}, set_peer(Pid, Complete, Member)),
     status_changed(without_missing(Pid, Swept));
-heard({bye, _} = Message, Pid, #peer{node = Node}, #member{zone = Zone} = Member) ->
-    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Zone, node => Node,
-                 message => Message}),
-    status_changed(without_missing(Pid, Member));
 heard(_, _, _, _) ->
     throw(malformed).
 
@@ -710,11 +794,12 @@ is_event(_) -> false.
 are_attributes([{_, _} | Rest]) -> are_attributes(Rest);
 are_attributes(Rest) -> Rest =:= [].
 
-claimed(Events, Pid, #peer{id = Id, node = Node, session = Session}, Member) ->
+claimed(Events, Pid, #peer{id = Id, node = Node, session = Session} = Peer, Member) ->
     {Results, Conflicts} = change(Id, Node, Events, Member),
     lists:foreach(fun(Event) -> copy(Event, Node, Member#member.copies) end, Events),
-    _ = send(Pid, {gen_tracker_cluster, Session, {credit, 1}}),
-    conflicts(Conflicts, Node, Events, tell_changes(Events, Results, Member)).
+    Credited = say(Pid, {gen_tracker_cluster, Session, {credit, 1}}, Peer),
+    Told = tell_changes(Events, Results, set_peer(Pid, Credited, Member)),
+    conflicts(Conflicts, Node, Events, Told).
 
 copy(_, _, {_, _, [], _}) -> ok;
 copy({up, Name, _, Attributes}, Node, Copies) ->

@@ -2,7 +2,7 @@
 %% as a test demands. It runs on a node without that zone.
 -module(fake_member).
 
--export([start/2, send/2, send_only/2, received/1, pids/1, stop/1]).
+-export([start/2, send/2, send_only/2, received/1, session/1, serving/1, pids/1, stop/1]).
 
 -define(VERSION, 1).
 
@@ -31,6 +31,13 @@ send_only(Fake, Messages) ->
 received(Fake) ->
     gen_server:call(Fake, received).
 
+%% Returns the session in which the member receives, or that in which it sends.
+session(Fake) ->
+    gen_server:call(Fake, session).
+
+serving(Fake) ->
+    gen_server:call(Fake, serving).
+
 %% Returns three processes of the node.
 pids(Fake) ->
     gen_server:call(Fake, pids).
@@ -43,34 +50,45 @@ stop(Fake) ->
     end.
 
 init(Zone, Process, Caller) ->
-    Process ! {gen_tracker_cluster, hello, ?VERSION, Zone, make_ref(), self(), undefined},
+    Serving = make_ref(),
+    Process ! {gen_tracker_cluster, hello, ?VERSION, Zone, Serving, self(), undefined},
     receive
         {gen_tracker_cluster, hello, ?VERSION, Zone, Session, Process, _} ->
-            Pids = [spawn_link(timer, sleep, [infinity]) || _ <- [1, 2, 3]],
             Caller ! {self(), open},
-            loop(Process, Session, Pids, [])
+            loop(#{
+                process => Process,
+                session => Session,
+                serving => Serving,
+                pids => [spawn_link(timer, sleep, [infinity]) || _ <- [1, 2, 3]],
+                received => []
+            })
     end.
 
-loop(Process, Session, Pids, Received) ->
+loop(#{process := Process, received := Received} = State) ->
     receive
         {'$gen_call', From, {send, Messages}} ->
-            [Process ! in_session(Message, Session) || Message <- Messages],
+            send_all(Messages, State),
             _ = sys:get_state(Process),
             gen_server:reply(From, ok),
-            loop(Process, Session, Pids, Received);
+            loop(State);
         {'$gen_call', From, {send_only, Messages}} ->
-            [Process ! in_session(Message, Session) || Message <- Messages],
+            send_all(Messages, State),
             gen_server:reply(From, ok),
-            loop(Process, Session, Pids, Received);
+            loop(State);
         {'$gen_call', From, received} ->
             gen_server:reply(From, lists:reverse(Received)),
-            loop(Process, Session, Pids, Received);
-        {'$gen_call', From, pids} ->
-            gen_server:reply(From, Pids),
-            loop(Process, Session, Pids, Received);
+            loop(State);
+        {'$gen_call', From, Key} ->
+            gen_server:reply(From, map_get(Key, State)),
+            loop(State);
+        {gen_tracker_cluster, hello, _, _, Session, Process, _} ->
+            loop(State#{session := Session});
         {gen_tracker_cluster, _, Message} ->
-            loop(Process, Session, Pids, [Message | Received])
+            loop(State#{received := [Message | Received]})
     end.
+
+send_all(Messages, #{process := Process, session := Session}) ->
+    lists:foreach(fun(Message) -> Process ! in_session(Message, Session) end, Messages).
 
 in_session({raw, Message}, _) -> Message;
 in_session(Message, Session) -> {gen_tracker_cluster, Session, Message}.
