@@ -651,14 +651,15 @@ reopen(Pid, #peer{node = Node} = Peer, Member) ->
     status_changed(open_session(Pid, Next, Closed)).
 
 %% Begins a snapshot.
-snapshot(Pid, #peer{sending = #sending{session = Session, epoch = Before} = Sending} = Peer, Member) ->
+snapshot(Pid, #peer{sending = Sending} = Peer, Member) ->
+    #sending{session = Session, epoch = Before} = Sending,
     Epoch = Before + 1,
     Begun = Peer#peer{sending = Sending#sending{next = 0, epoch = Epoch, lagging = no}},
     pages(Pid, say(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}, Begun), Member).
 
-pages(Pid, #peer{sending = #sending{lagging = no, outstanding = Outstanding} = Sending} = Peer, Member)
-        when Outstanding < ?PAGES, Sending#sending.next =/= done ->
-    #sending{next = Next, session = Session} = Sending,
+pages(Pid, #peer{sending = #sending{lagging = no, next = Next} = Sending} = Peer, Member)
+        when Sending#sending.outstanding < ?PAGES, Next =/= done ->
+    #sending{session = Session} = Sending,
     {Claims, After} = page(Next, ?PAGE, [], Member),
     Sent = send_counted(Pid, {page, Claims}, Peer#peer{sending = Sending#sending{next = After}}),
     case {After, Sent#peer.sending#sending.lagging} of

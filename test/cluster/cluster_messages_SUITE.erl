@@ -1,6 +1,6 @@
-%% Promise: a message of a member that is malformed, or comes at the wrong time, is logged and changes
-%% nothing. A member that is slow, or whose node stands still, delays no other one, and what waits
-%% for it is bounded.
+%% Promise: a message of a member that is malformed, or comes at the wrong time, is logged, and it
+%% changes nothing. A member that is slow, or whose node stands still, delays no other one, and what
+%% waits for it is bounded.
 -module(cluster_messages_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").

@@ -20,8 +20,8 @@ with(Number, Zone, Options, Fun) ->
               "-kernel", "prevent_overlapping_partitions", "false"],
     with(Number, Zone, Options, Kernel, Fun).
 
-%% Starts a member, and another one whose messages the test decides. Calls `Fun` with the member, the
-%% other one for `send/2`, and three pids of its node.
+%% Starts a member, and another one whose messages the test decides. Calls `Fun` with the member,
+%% the other one for `send/2`, and three pids of its node.
 with_fake(Fun) ->
     with(2, z, fun([One, Other]) ->
         ok = on(Other, ?MODULE, stop_zone, [z]),
