@@ -85,6 +85,8 @@ find_or_open(Zone, Spec) ->
 %% names of all others, and until it is drained.
 -spec home(gen_tracker:zone(), gen_tracker:name()) -> node() | undefined.
 home(Zone, Name) ->
+    %% Refuses a name that is too large for the table, and perhaps for a hash.
+    _ = ?OR_BADARG(proctab_nif:find_claim(Zone, Name), [Zone, Name]),
     ?OR_BADARG(gen_tracker_cluster_opening:home(Zone, Name), [Zone, Name]).
 
 %% @doc Returns the nodes of all members, also of those that are drained.
@@ -108,7 +110,7 @@ drain(Zone) ->
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key) ->
-    case ?OR_BADARG(proctab_nif:getattr(Zone, Name, Key), [Zone, Name, Key]) of
+    case ?OR_BADARG(proctab_nif:cluster_getattr(Zone, Name, Key), [Zone, Name, Key]) of
         {ok, Value} ->
             {ok, Value};
         undefined ->
@@ -223,17 +225,12 @@ at_owner(Function, [Zone, Name | _] = Arguments) ->
             error(badarg, Arguments, proctab_errors:info(?MODULE, Function, Arguments))
     end.
 
-%% Returns the other member that has a name. A running child of this node is found first, and costs
-%% one native call.
+%% Returns the other member that has a name, in one native call.
 other_owner(Zone, Name) ->
-    case proctab_nif:find(Zone, Name) of
-        {ok, _} ->
-            none;
-        undefined ->
-            case gen_tracker_cluster_opening:owner(Zone, Name) of
-                Node when Node =:= node() -> none;
-                Node -> Node
-            end
+    case proctab_nif:claim_owner(Zone, Name) of
+        own -> none;
+        undefined -> none;
+        Node -> Node
     end.
 
 %%% All members

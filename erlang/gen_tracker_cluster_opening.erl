@@ -59,7 +59,10 @@ name(_) -> error.
 check_and_open(Zone, Spec) ->
     case gen_tracker_spec:check(Spec) of
         {ok, Name, _} -> open(Zone, Name, Spec, deadlines(now_ms() + ?TIMEOUT));
-        {error, Reason} -> {error, Reason}
+        {error, Reason} ->
+            %% The zone may be one of this node alone.
+            _ = proctab_nif:cluster_shared(Zone),
+            {error, Reason}
     end.
 
 -spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker:child_spec(), deadlines()) -> term().
@@ -121,14 +124,10 @@ home_of(Zone, Name) ->
 %% @doc Returns the member that has a name, in any state.
 -spec owner(gen_tracker:zone(), gen_tracker:name()) -> node() | none.
 owner(Zone, Name) ->
-    case proctab_nif:opening(Zone, Name, []) of
-        held ->
-            node();
-        {free, _, _} ->
-            case proctab_nif:best_claim(Zone, Name) of
-                {Node, _} -> Node;
-                undefined -> none
-            end
+    case proctab_nif:claim_owner(Zone, Name) of
+        own -> node();
+        undefined -> none;
+        Node -> Node
     end.
 
 %% @doc Returns the member that would start a name.
@@ -241,10 +240,10 @@ open_locked(Zone, Name, Spec) ->
 %% @doc For another member: returns the running child of this member, or whether the name is held.
 -spec child_of(gen_tracker:zone(), gen_tracker:name()) -> {ok, pid()} | held | undefined.
 child_of(Zone, Name) ->
-    try {proctab_nif:find_alive(Zone, Name), proctab_nif:opening(Zone, Name, [])} of
+    try {proctab_nif:find_alive(Zone, Name), proctab_nif:claim_owner(Zone, Name)} of
         {{ok, Pid}, _} -> {ok, Pid};
-        {undefined, held} -> held;
-        {undefined, {free, _, _}} -> undefined
+        {undefined, own} -> held;
+        {undefined, _} -> undefined
     catch
         error:badarg -> undefined
     end.

@@ -121,6 +121,8 @@ reading() ->
             {find_claim, 2},
             {find_claim_alive, 2},
             {best_claim, 2},
+            {claim_owner, 2},
+            {cluster_getattr, 3},
             {claims_page, 4},
             {claims_count, 1}
         ].

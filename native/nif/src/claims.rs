@@ -10,6 +10,7 @@ use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{self, atom, boolean};
+use crate::attributes;
 use crate::copies;
 use crate::events::secret;
 use crate::lookup;
@@ -263,6 +264,30 @@ pub fn best_claim(call: Call<'_>) -> Answer<'_> {
         None => atom!(held),
     };
     Ok(call.tuple([call.immediate(best.member.node), pid]))
+}
+
+/// Returns who has a name in any state: `own`, or the node of the best claim of another member.
+pub fn claim_owner(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let directory = directory(zone)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    let entry = zone.entry(name, &guard);
+    if entry.is_some_and(|entry| entry.has_child()) {
+        return Ok(atom!(own));
+    }
+    Ok(match directory.best(name, &guard) {
+        Some(best) => call.immediate(best.member.node),
+        None => atom!(undefined),
+    })
+}
+
+/// Like `getattr`, of a zone that has a directory.
+pub fn cluster_getattr(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    directory(lookup::zone(call, &guard)?)?;
+    attributes::getattr(call)
 }
 
 /// Makes a page of the claims of a member, or of all other members.
