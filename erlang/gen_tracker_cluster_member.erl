@@ -286,7 +286,7 @@ received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member)
 received({resume, Pid}, Member) ->
     resume(Pid, Member);
 received({refuse, Pid, Message}, Member) ->
-    refuse(Pid, Message),
+    ok = refuse(Pid, Message),
     Member;
 received({sweep, Id, Reason}, Member) ->
     %% Those who have subscribed meanwhile have not seen these names.
@@ -626,15 +626,14 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
 hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
                  version => Version, its_zone => Zone}),
-    refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
+    ok = refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
     Member.
 
 %% The peer does not become one.
 refuse(Pid, Message) ->
-    case send(Pid, Message) of
-        busy -> erlang:send_after(?BUSY, self(), {refuse, Pid, Message});
-        sent -> sent
-    end.
+    _ = send(Pid, Message) =:= busy andalso
+        erlang:send_after(?BUSY, self(), {refuse, Pid, Message}),
+    ok.
 
 reopen(Pid, #peer{node = Node} = Peer, Member) ->
     #member{handle = Handle} = Closed = close_session(Peer, Member),

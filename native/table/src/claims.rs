@@ -620,7 +620,7 @@ mod tests {
     fn a_change_says_what_readers_found_before() {
         let directory = Directory::default();
         let member = add(&directory, 1);
-        let mut change = |change| set(&directory, &member, 1, change);
+        let change = |change| set(&directory, &member, 1, change);
         assert_eq!(change(Change::Held), None);
         assert_eq!(change(Change::Up(word(2))), Some((None, true)));
         assert_eq!(change(Change::Up(word(2))), None);
