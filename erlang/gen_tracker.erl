@@ -962,14 +962,17 @@ init({Zone, Options}) ->
         tag = Tag,
         context = Context,
         handle = Handle,
-        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options)),
+        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options, Emitter)),
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context, Handle)
     }}.
 
-cluster_options(#{cluster := false}) -> none;
-cluster_options(#{cluster := true, index := Index}) -> #{index => Index};
-cluster_options(#{cluster := Cluster, index := Index}) -> Cluster#{index => Index}.
+cluster_options(#{cluster := false}, _) ->
+    none;
+cluster_options(#{cluster := true} = Options, Emitter) ->
+    cluster_options(Options#{cluster := #{}}, Emitter);
+cluster_options(#{cluster := Cluster, index := Index}, Emitter) ->
+    Cluster#{index => Index, telemetry => Emitter}.
 
 start_cluster(_, _, _, none) -> undefined;
 start_cluster(Zone, Handle, Tag, Cluster) ->
@@ -998,11 +1001,13 @@ handle_call(_Call, _From, Tracker) ->
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
     request(open, Name, Spec, undefined, From, [Caller], Tracker);
+route({Open, Name, Spec, Caller}, From, Tracker) when Open =:= open_free; Open =:= open_held ->
+    request(Open, Name, Spec, undefined, From, [Caller], Tracker);
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
 route({Add, Name, Spec, Child, Caller}, From, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
 route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:= await_child ->
     handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
@@ -1080,7 +1085,7 @@ request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
     end.
 
 is_child(Add, _, Child, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     is_pid(Child) andalso not is_own(Child, Tracker);
 is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.
@@ -1161,6 +1166,9 @@ received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Ev
     Tracker#tracker{events = undefined};
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_events:lost(Tracker#tracker.zone, Subscribers),
+    Tracker;
+received({'ETS-TRANSFER', Table, _, {Tag, cluster}}, #tracker{tag = Tag} = Tracker) ->
+    gen_tracker_cluster_member:lost(Tracker#tracker.zone, Table),
     Tracker;
 received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)
         when is_pid(Pid) ->

@@ -59,6 +59,7 @@
 
 -export_type([result/0, context/0, shared/0]).
 
+-include("gen_tracker_answers.hrl").
 -include_lib("kernel/include/logger.hrl").
 
 -type result() :: gen_tracker:start_result().
@@ -444,6 +445,9 @@ call_start({Module, Function, Args}, Spec, Child) ->
         emit_since(Begin, [start, End], fun() -> More#{start => start_of(Spec)} end, Child)
     end,
     try apply(Module, Function, Args) of
+        %% No child of this node.
+        ?RESERVED(_) = Result ->
+            Result;
         Result ->
             Emit(stop, #{result => Result}),
             Result

@@ -23,7 +23,9 @@
 %% so it knows whether to tell the tracker as well.
 -module(gen_tracker_opening).
 
--export([open/3]).
+-export([open/3, open_free/3, open_held/3]).
+
+-include("gen_tracker_answers.hrl").
 
 %% How long a caller waits for a start, in milliseconds.
 -define(TIMEOUT, 60000).
@@ -35,7 +37,8 @@
     handle :: proctab_nif:handle(),
     tracker :: pid(),
     name :: gen_tracker:name(),
-    %% For the case that another keeper was faster.
+    %% What the tracker is asked if another keeper was faster; `none' if it is not asked.
+    request = find_or_open :: find_or_open | none,
     spec :: gen_tracker_spec:spec(),
     keeper :: pid(),
     monitor :: reference()
@@ -48,14 +51,38 @@
 open(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
-            start(Zone, Name, Spec, Handle, Shared);
+            start(find_or_open, Zone, Name, Spec, Handle, Shared);
         %% The name is held; or a start function or an `after_terminate' of the zone runs in this
         %% process, or has started it; or no tracker has opened the table.
         _ ->
-            ask(Zone, Name, Spec)
+            ask(find_or_open, Zone, Name, Spec)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
+
+%% @doc Starts a child if its name is free, as {@link open/3} does. Returns `undecided' if the name
+%% is held; only a callback of the zone waits for its holder then.
+-spec open_free(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+          {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
+          | undecided.
+open_free(Zone, Name, Spec) ->
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
+        held ->
+            undecided;
+        {free, Handle, {#{tracker := _}, _, _} = Shared} ->
+            start(none, Zone, Name, Spec, Handle, Shared);
+        _ ->
+            ask(open_free, Zone, Name, Spec)
+    catch
+        error:badarg -> not_opened(Zone, Name, Spec)
+    end.
+
+%% @doc Waits for a start of a name that is held, as {@link open/3} does. Returns `undecided' if the
+%% name becomes free, or is free.
+-spec open_held(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+          {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | undecided.
+open_held(Zone, Name, Spec) ->
+    ask(open_held, Zone, Name, Spec).
 
 %% Distinguishes "the zone does not run" from "a term is too large for a table". The second is
 %% certain only if the zone had the same owner before and after.
@@ -79,10 +106,11 @@ owner(Zone) ->
         error:badarg -> none
     end.
 
-ask(Zone, Name, Spec) ->
-    Request = {find_or_open, Name, Spec, gen_tracker_requests:parent()},
-    try
-        {opened, gen_server:call(Zone, Request, ?TIMEOUT)}
+ask(Kind, Zone, Name, Spec) ->
+    Request = {Kind, Name, Spec, gen_tracker_requests:parent()},
+    try gen_server:call(Zone, Request, ?TIMEOUT) of
+        ?UNDECIDED -> undecided;
+        Result -> {opened, Result}
     catch
         exit:{noproc, _} ->
             {opened, {error, gen_tracker_not_started}};
@@ -91,7 +119,7 @@ ask(Zone, Name, Spec) ->
             {opened, {error, shutdown}}
     end.
 
-start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
+start(Request, Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
     Alias = alias([reply]),
     try gen_tracker_keeper:open(Handle, Shared, Name, Spec, Alias) of
         {Keeper, Monitor} ->
@@ -100,6 +128,7 @@ start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
                 handle = Handle,
                 tracker = Tracker,
                 name = Name,
+                request = Request,
                 spec = Spec,
                 keeper = Keeper,
                 monitor = Monitor
@@ -127,8 +156,10 @@ await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
 
 finish({result, Result}, _) ->
     {opened, Result};
-finish(held, #opening{zone = Zone, name = Name, spec = Spec}) ->
-    ask(Zone, Name, Spec).
+finish(held, #opening{request = none}) ->
+    undecided;
+finish(held, #opening{request = Request, zone = Zone, name = Name, spec = Spec}) ->
+    ask(Request, Zone, Name, Spec).
 
 %% Waits with the tracker as well.
 join(State, Alias, #opening{monitor = Monitor} = Opening) ->

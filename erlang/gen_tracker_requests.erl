@@ -11,6 +11,10 @@
 %% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
 %% A callback may also look up a name without a child: then it waits for the next keeper of that
 %% name, which the table knows when another request asks.
+%%
+%% In a zone on several nodes, the decision that this member may start a name is not valid any more
+%% after a wait. The requests `open_free', `open_held' and `add_free' claim no name after they have
+%% waited. They are answered `$gen_tracker_undecided' instead.
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
@@ -18,6 +22,8 @@
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
+
+-include("gen_tracker_answers.hrl").
 
 %% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
 -define(REGISTER_TIMEOUT, 60000).
@@ -45,6 +51,8 @@
     callers :: [pid()],
     %% The keeper that waits while this request waits.
     asker = none :: pid() | none,
+    %% Whether the request may claim a free name: also after a wait, only before it, or not at all.
+    claims = always :: always | first | never,
     %% Whether the caller gives up after ?OPEN_TIMEOUT, and the timer once the request waits.
     expires = no :: no | yes | reference(),
     %% Of a `look_up' or `await_child': nothing else ends its wait if its caller is killed.
@@ -113,12 +121,26 @@ new(Context, Handle) ->
     #requests{context = Context, registrars = gen_tracker_registrar:new(Context, Handle)}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
-%% of them that are processes of this node. An `open' is a `find_or_open' whose caller gives up.
--spec request(kind() | open, gen_tracker:name(), gen_tracker_spec:spec() | undefined,
-              Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
+%% of them that are processes of this node.
+%%
+%% An `open' is a `find_or_open' whose caller gives up. An `open_free' is an `open', and an
+%% `add_free' an `add', that claims the name only if that is free now; an `open_held' is an `open'
+%% that claims no name.
+-spec request(kind() | open | open_free | open_held | add_free, gen_tracker:name(),
+              gen_tracker_spec:spec() | undefined, Child :: pid() | undefined, gen_server:from(),
+              Callers :: [pid()]) -> request().
 request(open, Name, Spec, Child, From, Callers) ->
     Request = request(find_or_open, Name, Spec, Child, From, Callers),
     Request#request{expires = yes};
+request(open_free, Name, Spec, Child, From, Callers) ->
+    Request = request(open, Name, Spec, Child, From, Callers),
+    Request#request{claims = first};
+request(open_held, Name, Spec, Child, From, Callers) ->
+    Request = request(open, Name, Spec, Child, From, Callers),
+    Request#request{claims = never};
+request(add_free, Name, Spec, Child, From, Callers) ->
+    Request = request(add, Name, Spec, Child, From, Callers),
+    Request#request{claims = first};
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{
         kind = Kind,
@@ -195,6 +217,9 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             {Before, Requests};
         _ when Before =/= nobody ->
             wait(Before, waits, Request, Requests);
+        undefined when Request#request.claims =:= never ->
+            reply(Request, ?UNDECIDED),
+            {nobody, Requests};
         undefined ->
             try_claim(fun take/2, Request, Requests);
         {running, Pid, Keeper, Spec} ->
@@ -611,9 +636,12 @@ wait(Keeper, Role, Request, Requests) ->
             reply(Request, refusal(Request, Doing)),
             {nobody, Requests};
         false ->
-            Timed = start_timer(Keeper, Request, Requests),
+            Timed = start_timer(Keeper, claiming_no_more(Request), Requests),
             {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Timed), Requests)}
     end.
+
+claiming_no_more(#request{claims = first} = Request) -> Request#request{claims = never};
+claiming_no_more(Request) -> Request.
 
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
@@ -856,6 +884,8 @@ answer(_, #request{kind = re_register}, _) ->
 answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
 answer(_, _, {killed, _}) ->
+    again;
+answer(_, _, {launched, ?RESERVED(_)}) ->
     again;
 answer(_, #request{kind = find_or_open}, {launched, Result}) ->
     {reply, Result};

@@ -50,7 +50,7 @@
 -export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -export([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--export([best_claim/2, claims_page/4, claims_count/1]).
+-export([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -75,7 +75,7 @@
 -nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -nifs([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--nifs([best_claim/2, claims_page/4, claims_count/1]).
+-nifs([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -457,14 +457,17 @@ cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 -spec add_member(atom() | handle(), node(), NodeName :: binary(), Process :: pid()) -> member().
 add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
 
-%% @doc Makes changes of the claims of a member, in order. Returns the conflicts: for each claim
-%% that has got another pid, the nodes and pids of other claims of that name.
+%% @doc Makes changes of the claims of a member, in order. Returns for each of them the pid that
+%% readers of the claim found before, or `undefined' if they found none; or `same' if it has changed
+%% nothing for readers. Also returns the conflicts: for each claim that has got another pid, the
+%% nodes and pids of other claims of that name.
 %%
-%% `down' changes nothing if the claim has another pid, and `free' nothing if the name has a child
+%% `down' changes nothing if the claim has another pid. `free' is `skipped' if the name has a child
 %% in the table of the zone itself, whose claim this is. Does nothing if the member has ended.
 -spec change_claims(atom() | handle(), member(), [{Name :: term(), Rank, change()}]) ->
-          [{Name :: term(), node(), pid()}] when
-      Rank :: 0..16#ffffffff.
+          {[pid() | undefined | same | skipped], Conflicts} when
+      Rank :: 0..16#ffffffff,
+      Conflicts :: [{Name :: term(), node(), pid()}].
 change_claims(_Zone, _Member, _Changes) -> erlang:nif_error(not_loaded).
 
 %% @doc Begins a snapshot of the claims of a member.
@@ -497,6 +500,15 @@ find_claim_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% one.
 -spec best_claim(Zone :: atom(), Name :: term()) -> {node(), pid() | held} | undefined.
 best_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns who has a name, in any state: `own' is this zone, and a node another member. Returns
+%% `undefined' if none has it.
+-spec claim_owner(Zone :: atom(), Name :: term()) -> own | node() | undefined.
+claim_owner(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link getattr/3}, of a child of this zone.
+-spec cluster_getattr(Zone :: atom(), Name :: term(), Key :: term()) -> {ok, term()} | undefined.
+cluster_getattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns a page of the claims of a member, or of all other members, prepended to `Acc', and
 %% where the next page begins. The first page begins at 0.

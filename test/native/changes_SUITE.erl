@@ -121,6 +121,8 @@ reading() ->
             {find_claim, 2},
             {find_claim_alive, 2},
             {best_claim, 2},
+            {claim_owner, 2},
+            {cluster_getattr, 3},
             {claims_page, 4},
             {claims_count, 1}
         ].
@@ -204,11 +206,12 @@ of_names() ->
             _ = proctab_nif:cluster_open(Zone, shared, []),
             Other = spawn(fun() -> ok end),
             Member = proctab_nif:add_member(Zone, node(), <<"other">>, Other),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, self()}}]),
             Self = self(),
+            {[undefined], []} =
+                proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, Self}}]),
             {ok, Self} = proctab_nif:find_claim(Zone, Name),
             1 = proctab_nif:claims_count(Zone),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
+            {[Self], []} = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
             undefined = proctab_nif:find_claim(Zone, Name)
         end},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->
