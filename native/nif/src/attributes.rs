@@ -8,6 +8,7 @@ use proctab_table::entry::{Entry, Replaced, TooMany, Void};
 use proctab_table::index::{Index, Indexes, Plan, Planned};
 use proctab_table::reclaim;
 use proctab_table::value::{Added, Seen, Value};
+use proctab_table::waiters::SoughtAll;
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
@@ -49,19 +50,16 @@ pub fn setattr(call: Call<'_>) -> Answer<'_> {
         let Some(entry) = entry else {
             return Ok(atom!(void));
         };
-        let adds = || {
-            entry.attributes().is_none_or(|current| {
-                changes
-                    .iter()
-                    .any(|change| !current.has(change.key.borrow()))
-            })
-        };
-        let sought = entry.sought(changes.iter().map(|change| change.key.borrow()));
-        deduct_wake_cost(call, zone, &sought, adds)?;
+        deduct_wake_cost(call, zone, || {
+            let current = entry.attributes();
+            let keys = changes.iter().map(|change| change.key.borrow());
+            let is_new = |key: &_| current.as_ref().is_none_or(|current| !current.has(*key));
+            entry.sought(keys.filter(is_new))
+        })?;
         match set(call, zone, entry, changes)? {
-            Ok(grown) => {
-                if grown {
-                    wake(call, zone, &sought, &call.commit());
+            Ok(sought) => {
+                if !sought.is_empty() {
+                    wake(call, zone, || sought, &call.commit());
                 }
                 Ok(atom!(ok))
             }
@@ -76,7 +74,7 @@ fn set(
     zone: &Zone<Copied>,
     entry: Entry<Copied>,
     changes: Changes<Copied>,
-) -> Result<Result<bool, Void>, Fault> {
+) -> Result<Result<SoughtAll, Void>, Fault> {
     let plan = match zone.indexes() {
         Some(indexes) => Some((indexes, plan(call, indexes, &changes)?)),
         None => None,
@@ -329,8 +327,8 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let missing = call.to_attribute(call.argument(2)?, value)?;
-    let sought = [zone.attribute_of(name.borrow(), missing.key.borrow())];
-    deduct_wake_cost(call, zone, &sought, || true)?;
+    let sought = || SoughtAll::from_iter([zone.attribute_of(name.borrow(), missing.key.borrow())]);
+    deduct_wake_cost(call, zone, sought)?;
     let added = match index::of(zone, missing.key.borrow()) {
         None => zone.add_or_set(&name, increment, &missing, &guard, &call.commit()),
         Some((indexes, index)) => {
@@ -355,7 +353,7 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     };
     let committed = call.commit();
     if added == Added::Missing {
-        wake(call, zone, &sought, &committed);
+        wake(call, zone, sought, &committed);
     }
     Ok(added)
 }

@@ -244,25 +244,43 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Sets attributes in one step. Returns whether there are more of them than before.
+    /// Sets attributes in one step. Returns what the waiters for these attributes seek, or nothing
+    /// if all of them were there.
     ///
     /// More than 64 are prepared without the lock.
-    pub fn set(self, changes: Changes<F>, _: &Committed) -> Result<bool, Void> {
-        if changes.len() > FEW {
-            return self.set_many(changes);
+    pub fn set(self, mut changes: Changes<F>, _: &Committed) -> Result<SoughtAll, Void> {
+        if changes.len() == 1 {
+            // A key that is there needs no hash: nobody waits for it.
+            let writing = self.row.writing.lock();
+            if !self.row.is_settable() {
+                return Err(Void);
+            }
+            if self.replace_in_place(writing, &mut changes).is_none() {
+                return Ok(SoughtAll::new());
+            }
         }
-        let writing = self.row.writing.lock();
-        if !self.row.is_settable() {
-            return Err(Void);
-        }
-        Ok(self.set_locked(writing, changes))
+        // The keys may be terms that take long to hash, so the row is not locked meanwhile.
+        let sought = self.sought(changes.iter().map(|change| change.key.borrow()));
+        let is_grown = if changes.len() > FEW {
+            self.set_many(changes)?
+        } else {
+            let writing = self.row.writing.lock();
+            if !self.row.is_settable() {
+                return Err(Void);
+            }
+            self.set_locked(writing, changes)
+        };
+        Ok(if is_grown { sought } else { SoughtAll::new() })
     }
 
-    pub(crate) fn set_locked(
+    /// Replaces the value of an attribute that is there, unless the map has to be copied. Returns
+    /// the lock if nothing was changed; otherwise it has taken the change out of `changes`.
+    #[inline]
+    fn replace_in_place<'w>(
         self,
-        writing: MutexGuard<'_, Writing>,
-        mut changes: Changes<F>,
-    ) -> bool {
+        writing: MutexGuard<'w, Writing>,
+        changes: &mut Changes<F>,
+    ) -> Option<MutexGuard<'w, Writing>> {
         let before = self.attributes();
         let making = self.making(&writing);
         if let ([change], Some(map)) = (changes.as_slice(), &before) {
@@ -277,9 +295,23 @@ impl<'g, F: Foreign> Entry<'g, F> {
                 // SAFETY: this call alone has replaced the value, and owns the old one. Readers
                 // that still have it entered their guards before.
                 unsafe { retirement::retire_value::<F>(old, self.guard) };
-                return false;
+                return None;
             }
         }
+        Some(writing)
+    }
+
+    /// Sets a few attributes of a row that is locked. Returns whether there are more than before.
+    pub(crate) fn set_locked(
+        self,
+        writing: MutexGuard<'_, Writing>,
+        mut changes: Changes<F>,
+    ) -> bool {
+        let Some(writing) = self.replace_in_place(writing, &mut changes) else {
+            return false;
+        };
+        let before = self.attributes();
+        let making = self.making(&writing);
         let heavy = before.as_ref().is_some_and(|map| {
             let mut changes = changes.iter();
             changes.any(|Attribute { key, .. }| {
@@ -699,6 +731,25 @@ mod tests {
     /// Longer than anything takes that terminates.
     const LONG: Duration = Duration::from_secs(60);
 
+    /// A write that adds no key hashes none, and one that adds a key says whom to wake.
+    #[test]
+    fn a_key_is_hashed_for_its_waiters_only_if_it_was_added() {
+        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let entry = Entry::new(&row, &shared, &guard);
+        let set = |keys: &[u64]| {
+            let changes = keys.iter().map(|key| fixed(*key, word(*key)));
+            let set = entry.set(changes.collect(), &COMMITTED);
+            set.map(|sought| sought.to_vec())
+        };
+        let sought = |key: u64| shared.attribute::<Held>(row.hash, word(key).borrow());
+        assert_eq!(set(&[1]), Ok(vec![sought(1)]));
+        assert_eq!(set(&[1]), Ok(vec![]));
+        assert_eq!(set(&[2, 1]), Ok(vec![sought(2), sought(1)]));
+        assert_eq!(set(&[1, 2]), Ok(vec![]));
+        assert!(!entry.delete(word(2).borrow()));
+        assert_eq!(set(&[2]), Ok(vec![sought(2)]));
+    }
+
     #[test]
     fn a_snapshot_of_too_many_attributes_does_not_take_the_lock() {
         let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
@@ -909,12 +960,15 @@ mod tests {
         };
         let few = 500;
         // A new map, over a small one, over a large one; and of one attribute, in a shared map.
-        assert!(under_lock(&|| assert_eq!(set(0), Ok(true))) < few);
-        assert!(under_lock(&|| assert_eq!(set(MANY / 2), Ok(true))) < few);
-        assert!(under_lock(&|| assert_eq!(set(0), Ok(false))) < few);
+        let sought = |set: Result<SoughtAll, Void>| set.map(|sought| sought.len());
+        let all = Ok(MANY as usize);
+        assert!(under_lock(&|| assert_eq!(sought(set(0)), all)) < few);
+        assert!(under_lock(&|| assert_eq!(sought(set(MANY / 2)), all)) < few);
+        assert!(under_lock(&|| assert_eq!(sought(set(0)), Ok(0))) < few);
         assert!(under_lock(&|| assert!(entry.snapshot(usize::MAX).is_ok())) < few);
         let one = || Changes::from_iter([change(1)]);
-        assert!(under_lock(&|| assert_eq!(entry.set(one(), &COMMITTED), Ok(false))) < few);
+        let set_one = || sought(entry.set(one(), &COMMITTED));
+        assert!(under_lock(&|| assert_eq!(set_one(), Ok(0))) < few);
         let count = entry.attributes().map(|map| map.count());
         assert_eq!(count, Some(MANY as usize * 3 / 2));
         WATCHED.set(None);

@@ -18,7 +18,7 @@ use crate::commit::Committed;
 use crate::hashing::{moved_by_add, Seed};
 
 /// The hash of what a waiter waits for. It has the zone's random key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Sought(pub(crate) u64);
 
 /// What the waiters for several things seek.
@@ -81,13 +81,17 @@ impl Waiters {
         waiting.map_or(0, |waiting| read(&waiting))
     }
 
-    /// Removes and returns the waiters for one thing, after what they wait for was added. The
-    /// caller wakes them.
-    pub fn take(&self, sought: Sought, _: &Committed) -> Waiting {
+    /// Whether there are waiters, after what some may wait for was added. If there are none, any
+    /// that come later find it.
+    #[inline]
+    pub fn are_there(&self) -> bool {
         fence(Ordering::SeqCst);
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return Waiting::default();
-        }
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Removes and returns the waiters for one thing, after what they wait for was added, and after
+    /// [`are_there`](Self::are_there) was asked. The caller wakes them.
+    pub fn take(&self, sought: Sought, _: &Committed) -> Waiting {
         let taken = self.sought.get().and_then(|all| all.remove(&sought));
         let waiting = taken.map(|(_, waiting)| waiting).unwrap_or_default();
         self.count.fetch_sub(waiting.len(), Ordering::SeqCst);
