@@ -128,8 +128,7 @@ impl<F: Foreign> Zone<F> {
     #[inline]
     fn find<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Found<'g, Row<F>>> {
         let hash = self.shared.seed.hash_one(name);
-        let has_name = |row: &Row<F>| name.equivalent(&row.name);
-        self.names.get(hash, has_name, guard)
+        self.names.get(hash, |row| has_name(row, &name), guard)
     }
 
     /// Returns the number of children, in any state.
@@ -618,6 +617,13 @@ fn load_together<'r, F: Foreign>(rows: impl Iterator<Item = &'r Option<Arc<Row<F
     black_box(rows.flatten().fold(0, |sum, row| {
         sum ^ Arc::strong_count(row) as u64 ^ row.touch()
     }));
+}
+
+/// Whether a row has this name. Not inlined: a search compares about one row, and needs few
+/// registers otherwise.
+#[inline(never)]
+fn has_name<F: Foreign>(row: &Row<F>, name: &Borrowed<'_, F>) -> bool {
+    name.equivalent(&row.name)
 }
 
 #[inline]
