@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use proctab_table::attributes::Changes;
+use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
 use proctab_table::entry::{Entry, Replaced, TooMany, Void};
 use proctab_table::index::{Index, Indexes, Plan, Planned};
@@ -42,10 +42,42 @@ pub fn getattr(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn setattr(call: Call<'_>) -> Answer<'_> {
-    let changes = match call.argument(3) {
-        Ok(value) => Changes::from_iter([call.to_attribute(call.argument(2)?, value)?]),
-        Err(_) => changes(call, call.argument(2)?)?,
-    };
+    match call.argument(3) {
+        Ok(value) => set_one(call, value),
+        Err(_) => set_all(call, changes(call, call.argument(2)?)?),
+    }
+}
+
+/// Sets one attribute. Most are there already, and their keys need not be stored again.
+fn set_one<'c>(call: Call<'c>, value: Term<'c>) -> Answer<'c> {
+    // First, because nothing may be read while a lookup refers to the bytes of a binary.
+    let value = call.to_value(value)?;
+    let rest = with_entry(call, |zone, entry| {
+        let Some(entry) = entry.filter(|_| zone.indexes().is_none()) else {
+            return Ok(Err(value));
+        };
+        let mut scratch = Scratch::new();
+        let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+        let committed = call.commit();
+        let set = entry.set_present(key, value, &committed);
+        if set.is_err() {
+            call.take_back(committed);
+        }
+        Ok(set)
+    })?;
+    match rest {
+        Ok(Ok(())) => Ok(atom!(ok)),
+        Ok(Err(Void)) => Ok(atom!(void)),
+        Err(value) => {
+            let key = call.to_key(call.argument(2)?)?;
+            set_all(call, Changes::from_iter([Attribute { key, value }]))
+        }
+    }
+}
+
+/// Sets attributes.
+#[inline(never)]
+fn set_all(call: Call<'_>, changes: Changes<Copied>) -> Answer<'_> {
     with_entry(call, |zone, entry| {
         let Some(entry) = entry else {
             return Ok(atom!(void));

@@ -248,15 +248,13 @@ impl<'g, F: Foreign> Entry<'g, F> {
     /// if all of them were there.
     ///
     /// More than 64 are prepared without the lock.
-    pub fn set(self, mut changes: Changes<F>, _: &Committed) -> Result<SoughtAll, Void> {
+    pub fn set(self, mut changes: Changes<F>, committed: &Committed) -> Result<SoughtAll, Void> {
         if changes.len() == 1 {
-            // A key that is there needs no hash: nobody waits for it.
-            let writing = self.row.writing.lock();
-            if !self.row.is_settable() {
-                return Err(Void);
-            }
-            if self.replace_in_place(writing, &mut changes).is_none() {
-                return Ok(SoughtAll::new());
+            if let Some(Attribute { key, value }) = changes.pop() {
+                match self.set_present(key.borrow(), value, committed) {
+                    Ok(set) => return set.map(|()| SoughtAll::new()),
+                    Err(value) => changes.push(Attribute { key, value }),
+                }
             }
         }
         // The keys may be terms that take long to hash, so the row is not locked meanwhile.
@@ -268,48 +266,67 @@ impl<'g, F: Foreign> Entry<'g, F> {
             if !self.row.is_settable() {
                 return Err(Void);
             }
-            self.set_locked(writing, changes)
+            self.set_copied(writing, changes)
         };
         Ok(if is_grown { sought } else { SoughtAll::new() })
     }
 
-    /// Replaces the value of an attribute that is there, unless the map has to be copied. Returns
-    /// the lock if nothing was changed; otherwise it has taken the change out of `changes`.
+    /// Sets an attribute that is there, and for which nobody waits therefore. Returns the value,
+    /// and changes nothing, if there is no such attribute or the map has to be copied.
+    #[inline]
+    pub fn set_present(
+        self,
+        key: Borrowed<'_, F>,
+        value: Value<F>,
+        _: &Committed,
+    ) -> Result<Result<(), Void>, Value<F>> {
+        let writing = self.row.writing.lock();
+        if !self.row.is_settable() {
+            return Ok(Err(Void));
+        }
+        match self.replace_in_place(writing, key, value) {
+            Ok(()) => Ok(Ok(())),
+            Err((_, value)) => Err(value),
+        }
+    }
+
+    /// Replaces the value of an attribute that is there. Returns lock and value, and changes
+    /// nothing, if there is no such attribute or the map has to be copied.
     #[inline]
     fn replace_in_place<'w>(
         self,
         writing: MutexGuard<'w, Writing>,
-        changes: &mut Changes<F>,
-    ) -> Option<MutexGuard<'w, Writing>> {
+        key: Borrowed<'_, F>,
+        value: Value<F>,
+    ) -> Result<(), (MutexGuard<'w, Writing>, Value<F>)> {
         let before = self.attributes();
         let making = self.making(&writing);
-        if let ([change], Some(map)) = (changes.as_slice(), &before) {
-            let place = map
-                .map
-                .replaceable(change.key.borrow(), &change.value, making);
-            if let Some((place, change)) = place.and_then(|place| Some((place, changes.pop()?))) {
-                // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
-                // `Snapshot` read it under a guard.
-                let old = unsafe { place.replace(change.value, self.guard) };
-                drop(writing);
-                // SAFETY: this call alone has replaced the value, and owns the old one. Readers
-                // that still have it entered their guards before.
-                unsafe { retirement::retire_value::<F>(old, self.guard) };
-                return None;
-            }
-        }
-        Some(writing)
+        let place = before
+            .as_ref()
+            .and_then(|map| map.map.replaceable(key, &value, making));
+        let Some(place) = place else {
+            return Err((writing, value));
+        };
+        // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and `Snapshot`
+        // read it under a guard.
+        let old = unsafe { place.replace(value, self.guard) };
+        drop(writing);
+        // SAFETY: this call alone has replaced the value, and owns the old one. Readers that still
+        // have it entered their guards before.
+        unsafe { retirement::retire_value::<F>(old, self.guard) };
+        Ok(())
     }
 
-    /// Sets a few attributes of a row that is locked. Returns whether there are more than before.
-    pub(crate) fn set_locked(
-        self,
-        writing: MutexGuard<'_, Writing>,
-        mut changes: Changes<F>,
-    ) -> bool {
-        let Some(writing) = self.replace_in_place(writing, &mut changes) else {
-            return false;
-        };
+    /// Sets an attribute of a row that is locked.
+    fn set_locked(self, writing: MutexGuard<'_, Writing>, Attribute { key, value }: Attribute<F>) {
+        if let Err((writing, value)) = self.replace_in_place(writing, key.borrow(), value) {
+            self.set_copied(writing, Changes::from_iter([Attribute { key, value }]));
+        }
+    }
+
+    /// Sets a few attributes of a row that is locked, in a new map. Returns whether there are more
+    /// than before.
+    pub(crate) fn set_copied(self, writing: MutexGuard<'_, Writing>, changes: Changes<F>) -> bool {
         let before = self.attributes();
         let making = self.making(&writing);
         let heavy = before.as_ref().is_some_and(|map| {
@@ -421,7 +438,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             key: change.key.clone(),
             value: change.value.carry_over(),
         };
-        self.set_locked(writing, Changes::from_iter([change]));
+        self.set_locked(writing, change);
         Ok(true)
     }
 
@@ -485,7 +502,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             value.freeze();
             let word = value.load_under(self.guard);
             if expected == Some(word) {
-                self.set_locked(writing, Changes::from_iter([change]));
+                self.set_locked(writing, change);
                 return Replaced::Done;
             }
             // A term may be long: it is compared without the lock.
@@ -499,7 +516,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             match (is_expected(current.seen()), writing) {
                 (true, None) => expected = Some(word),
                 (true, Some(writing)) => {
-                    self.set_locked(writing, Changes::from_iter([change]));
+                    self.set_locked(writing, change);
                     return Replaced::Done;
                 }
                 (false, None) => return Replaced::Not(current),
@@ -547,7 +564,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             return Added::NotCounted;
         };
         let key = key.clone();
-        self.set_locked(writing, Changes::from_iter([Attribute { key, value }]));
+        self.set_locked(writing, Attribute { key, value });
         Added::Changed(sum)
     }
 
@@ -982,7 +999,7 @@ mod tests {
             let entry = Entry::new(&row, &shared, &guard);
             let counted = |key| fixed(key, Datum::foreign(Counted(key)));
             let changes = (0..attributes as u64).map(counted).collect();
-            entry.set_locked(row.writing.lock(), changes);
+            entry.set_copied(row.writing.lock(), changes);
             entry.publish(row.writing.lock(), None, false);
         };
         let dropped = |run: &dyn Fn()| {
