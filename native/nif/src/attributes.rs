@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use proctab_table::attributes::Changes;
+use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
 use proctab_table::entry::{Entry, Replaced, TooMany, Void};
 use proctab_table::index::{Index, Indexes, Plan, Planned};
 use proctab_table::reclaim;
 use proctab_table::value::{Added, Seen, Value};
+use proctab_table::waiters::SoughtAll;
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
@@ -41,27 +42,56 @@ pub fn getattr(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn setattr(call: Call<'_>) -> Answer<'_> {
-    let changes = match call.argument(3) {
-        Ok(value) => Changes::from_iter([call.to_attribute(call.argument(2)?, value)?]),
-        Err(_) => changes(call, call.argument(2)?)?,
-    };
+    match call.argument(3) {
+        Ok(value) => set_one(call, value),
+        Err(_) => set_all(call, changes(call, call.argument(2)?)?),
+    }
+}
+
+/// Sets one attribute. Most are there already, and their keys need not be stored again.
+fn set_one<'c>(call: Call<'c>, value: Term<'c>) -> Answer<'c> {
+    // First, because nothing may be read while a lookup refers to the bytes of a binary.
+    let value = call.to_value(value)?;
+    let rest = with_entry(call, |zone, entry| {
+        let Some(entry) = entry.filter(|_| zone.indexes().is_none()) else {
+            return Ok(Err(value));
+        };
+        let mut scratch = Scratch::new();
+        let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+        let committed = call.commit();
+        let set = entry.set_present(key, value, &committed);
+        if set.is_err() {
+            call.take_back(committed);
+        }
+        Ok(set)
+    })?;
+    match rest {
+        Ok(Ok(())) => Ok(atom!(ok)),
+        Ok(Err(Void)) => Ok(atom!(void)),
+        Err(value) => {
+            let key = call.to_key(call.argument(2)?)?;
+            set_all(call, Changes::from_iter([Attribute { key, value }]))
+        }
+    }
+}
+
+/// Sets attributes.
+#[inline(never)]
+fn set_all(call: Call<'_>, changes: Changes<Copied>) -> Answer<'_> {
     with_entry(call, |zone, entry| {
         let Some(entry) = entry else {
             return Ok(atom!(void));
         };
-        let adds = || {
-            entry.attributes().is_none_or(|current| {
-                changes
-                    .iter()
-                    .any(|change| !current.has(change.key.borrow()))
-            })
-        };
-        let sought = entry.sought(changes.iter().map(|change| change.key.borrow()));
-        deduct_wake_cost(call, zone, &sought, adds)?;
+        deduct_wake_cost(call, zone, || {
+            let current = entry.attributes();
+            let keys = changes.iter().map(|change| change.key.borrow());
+            let is_new = |key: &_| current.as_ref().is_none_or(|current| !current.has(*key));
+            entry.sought(keys.filter(is_new))
+        })?;
         match set(call, zone, entry, changes)? {
-            Ok(grown) => {
-                if grown {
-                    wake(call, zone, &sought, &call.commit());
+            Ok(sought) => {
+                if !sought.is_empty() {
+                    wake(call, zone, || sought, &call.commit());
                 }
                 Ok(atom!(ok))
             }
@@ -76,7 +106,7 @@ fn set(
     zone: &Zone<Copied>,
     entry: Entry<Copied>,
     changes: Changes<Copied>,
-) -> Result<Result<bool, Void>, Fault> {
+) -> Result<Result<SoughtAll, Void>, Fault> {
     let plan = match zone.indexes() {
         Some(indexes) => Some((indexes, plan(call, indexes, &changes)?)),
         None => None,
@@ -329,8 +359,8 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let missing = call.to_attribute(call.argument(2)?, value)?;
-    let sought = [zone.attribute_of(name.borrow(), missing.key.borrow())];
-    deduct_wake_cost(call, zone, &sought, || true)?;
+    let sought = || SoughtAll::from_iter([zone.attribute_of(name.borrow(), missing.key.borrow())]);
+    deduct_wake_cost(call, zone, sought)?;
     let added = match index::of(zone, missing.key.borrow()) {
         None => zone.add_or_set(&name, increment, &missing, &guard, &call.commit()),
         Some((indexes, index)) => {
@@ -355,7 +385,7 @@ fn add_or_set<'c>(call: Call<'c>, increment: i64, value: Term<'c>) -> Result<Add
     };
     let committed = call.commit();
     if added == Added::Missing {
-        wake(call, zone, &sought, &committed);
+        wake(call, zone, sought, &committed);
     }
     Ok(added)
 }

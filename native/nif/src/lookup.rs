@@ -15,9 +15,11 @@ use crate::watching::WatchedProcesses;
 pub static ZONE_HANDLES: Handles<Arc<Table<Zone<Copied>>>> = Handles::new(c"proctab_handle");
 
 /// Returns the zone that the first argument names. Fails if it does not run.
+///
+/// The argument may be any term: no other one has the word of an atom, so none is found for it.
 #[inline]
 pub fn zone<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Zone<Copied>, Fault> {
-    Ok(&tables::get(call.atom(0)?, guard)?.content)
+    Ok(&tables::get(call.argument(0)?.word(), guard)?.content)
 }
 
 /// Returns the zone that the first argument names, or is the handle of.
@@ -45,7 +47,7 @@ pub fn with_entry<T>(
     let guard = reclaim::enter();
     let zone = zone(call, &guard)?;
     let mut scratch = Scratch::new();
-    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    let name = call.lookup_name(call.argument(1)?, &mut scratch)?;
     run(zone, zone.entry(name, &guard))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proctab_table::commit::Committed;
 use proctab_table::datum::Borrowed;
 use proctab_table::reclaim;
-use proctab_table::waiters::{Sought, Waiters};
+use proctab_table::waiters::{Sought, SoughtAll, Waiters};
 use proctab_table::zone::Zone;
 use proctab_terms::call_times;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch};
@@ -118,29 +118,37 @@ pub fn waiting(call: Call<'_>) -> Answer<'_> {
 }
 
 /// Deducts the cost of waking the waiters for attributes, before anything is changed, if the change
-/// `adds` an attribute. The caller makes `sought` before the change as well, because nothing that
-/// may be rescheduled comes after it.
+/// `adds` attributes, whose waiters seek what it returns then. It is called only if there are
+/// waiters.
+#[inline]
 pub fn deduct_wake_cost(
     call: Call<'_>,
     zone: &Zone<Copied>,
-    sought: &[Sought],
-    adds: impl FnOnce() -> bool,
+    adds: impl FnOnce() -> SoughtAll,
 ) -> Result<(), Fault> {
     let waiters = zone.waiters();
-    match waiters.total() {
-        0 => Ok(()),
-        _ if adds() => sought.iter().try_for_each(|sought| {
-            call.deduct(LOOK_COST)?;
-            call.deduct(WAKE_COST * waiters.count(*sought))
-        }),
-        _ => Ok(()),
+    if waiters.total() == 0 {
+        return Ok(());
     }
+    adds().iter().try_for_each(|sought| {
+        call.deduct(LOOK_COST)?;
+        call.deduct(WAKE_COST * waiters.count(*sought))
+    })
 }
 
-/// Wakes the waiters for attributes that were added.
-pub fn wake(call: Call<'_>, zone: &Zone<Copied>, sought: &[Sought], committed: &Committed) {
-    for sought in sought {
-        wake_in(call, zone.waiters(), *sought, committed);
+/// Wakes the waiters for attributes that were added. `sought` is called only if there are waiters.
+#[inline]
+pub fn wake(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    sought: impl FnOnce() -> SoughtAll,
+    committed: &Committed,
+) {
+    let waiters = zone.waiters();
+    if waiters.are_there() {
+        for sought in sought() {
+            wake_in(call, waiters, sought, committed);
+        }
     }
 }
 
@@ -164,7 +172,10 @@ pub fn wake_for_child(
     name: Borrowed<'_, Copied>,
     committed: &Committed,
 ) {
-    wake_in(call, zone.child_waiters(), zone.child_of(name), committed);
+    let waiters = zone.child_waiters();
+    if waiters.are_there() {
+        wake_in(call, waiters, zone.child_of(name), committed);
+    }
 }
 
 fn wake_in(call: Call<'_>, waiters: &Waiters, sought: Sought, committed: &Committed) {

@@ -127,6 +127,24 @@ impl Short {
         Kind(self.kind_and_length >> 4)
     }
 
+    /// Whether these are bytes of this kind. For so few bytes, this is faster than the comparison
+    /// of slices, which is a call.
+    #[inline]
+    fn is(&self, kind: Kind, bytes: &[u8]) -> bool {
+        let length = bytes.len();
+        if length > Short::CAPACITY || self.kind_and_length != (kind.0 << 4) | length as u8 {
+            return false;
+        }
+        let own = &self.bytes[..length];
+        match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            // The two chunks overlap.
+            (Some(first), Some(last)) => {
+                own.first_chunk() == Some(first) && own.last_chunk() == Some(last)
+            }
+            _ => own.iter().eq(bytes),
+        }
+    }
+
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..(self.kind_and_length & 0xF) as usize]
@@ -285,7 +303,8 @@ impl<F: Foreign> Clone for Borrowed<'_, F> {
 impl<F: Foreign> Copy for Borrowed<'_, F> {}
 
 impl<F: Foreign> Hash for Borrowed<'_, F> {
-    #[inline]
+    // Inlined, so that the state of the hasher is in registers.
+    #[inline(always)]
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Without the kind: terms that differ only in their kinds are rare, and are compared.
         match self {
@@ -297,6 +316,12 @@ impl<F: Foreign> Hash for Borrowed<'_, F> {
 }
 
 impl<F: Foreign> Borrowed<'_, F> {
+    /// Whether a stored term is equal.
+    #[inline(never)]
+    fn is_other(&self, datum: &Datum<F>) -> bool {
+        self.same(datum.borrow())
+    }
+
     /// Whether two terms are equal.
     #[inline]
     pub fn same(self, other: Borrowed<'_, F>) -> bool {
@@ -321,9 +346,16 @@ impl<F: Foreign> Hash for Datum<F> {
 }
 
 impl<F: Foreign> Equivalent<Datum<F>> for Borrowed<'_, F> {
-    #[inline]
+    /// Most names are bytes, and most keys words, so these are compared first.
+    #[inline(always)]
     fn equivalent(&self, datum: &Datum<F>) -> bool {
-        self.same(datum.borrow())
+        match (self, &datum.0) {
+            (Borrowed::Bytes(kind, bytes), Shape::Short(short)) => short.is(*kind, bytes),
+            (Borrowed::Word(kind, word), Shape::Word(kind2, word2)) => {
+                word == word2 && kind == kind2
+            }
+            _ => self.is_other(datum),
+        }
     }
 }
 
@@ -363,6 +395,27 @@ mod tests {
         assert_ne!(Datum::<Text>::word(A, 1), Datum::word(B, 1));
         assert_ne!(Datum::<Text>::bytes(A, b"x"), Datum::bytes(B, b"x"));
         assert_ne!(Datum::<Text>::bytes(A, b""), Datum::word(A, 0));
+    }
+
+    /// Short bytes are compared in chunks that overlap.
+    #[test]
+    fn bytes_that_differ_in_one_byte_differ() {
+        for length in 0..=20 {
+            let bytes: Vec<u8> = (1..=length).collect();
+            let datum = Datum::<Text>::bytes(A, &bytes);
+            let is_found = |kind, bytes: &[u8]| {
+                let bytes: Borrowed<Text> = Borrowed::Bytes(kind, bytes);
+                bytes.equivalent(&datum)
+            };
+            assert!(is_found(A, &bytes) && !is_found(B, &bytes));
+            for index in 0..bytes.len() {
+                let mut other = bytes.clone();
+                other[index] ^= 0x80;
+                assert!(!is_found(A, &other), "{index} of {length}");
+                assert!(!is_found(A, &bytes[..index]));
+            }
+            assert!(!is_found(A, &[&bytes[..], &[0]].concat()));
+        }
     }
 
     proptest! {

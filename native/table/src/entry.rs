@@ -244,42 +244,91 @@ impl<'g, F: Foreign> Entry<'g, F> {
         }
     }
 
-    /// Sets attributes in one step. Returns whether there are more of them than before.
+    /// Sets attributes in one step. Returns what the waiters for these attributes seek, or nothing
+    /// if all of them were there.
     ///
     /// More than 64 are prepared without the lock.
-    pub fn set(self, changes: Changes<F>, _: &Committed) -> Result<bool, Void> {
-        if changes.len() > FEW {
-            return self.set_many(changes);
-        }
-        let writing = self.row.writing.lock();
-        if !self.row.is_settable() {
-            return Err(Void);
-        }
-        Ok(self.set_locked(writing, changes))
-    }
-
-    pub(crate) fn set_locked(
-        self,
-        writing: MutexGuard<'_, Writing>,
-        mut changes: Changes<F>,
-    ) -> bool {
-        let before = self.attributes();
-        let making = self.making(&writing);
-        if let ([change], Some(map)) = (changes.as_slice(), &before) {
-            let place = map
-                .map
-                .replaceable(change.key.borrow(), &change.value, making);
-            if let Some((place, change)) = place.and_then(|place| Some((place, changes.pop()?))) {
-                // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and
-                // `Snapshot` read it under a guard.
-                let old = unsafe { place.replace(change.value, self.guard) };
-                drop(writing);
-                // SAFETY: this call alone has replaced the value, and owns the old one. Readers
-                // that still have it entered their guards before.
-                unsafe { retirement::retire_value::<F>(old, self.guard) };
-                return false;
+    pub fn set(self, mut changes: Changes<F>, committed: &Committed) -> Result<SoughtAll, Void> {
+        if changes.len() == 1 {
+            if let Some(Attribute { key, value }) = changes.pop() {
+                match self.set_present(key.borrow(), value, committed) {
+                    Ok(set) => return set.map(|()| SoughtAll::new()),
+                    Err(value) => changes.push(Attribute { key, value }),
+                }
             }
         }
+        // The keys may be terms that take long to hash, so the row is not locked meanwhile.
+        let sought = self.sought(changes.iter().map(|change| change.key.borrow()));
+        let is_grown = if changes.len() > FEW {
+            self.set_many(changes)?
+        } else {
+            let writing = self.row.writing.lock();
+            if !self.row.is_settable() {
+                return Err(Void);
+            }
+            self.set_copied(writing, changes)
+        };
+        Ok(if is_grown { sought } else { SoughtAll::new() })
+    }
+
+    /// Sets an attribute that is there, and for which nobody waits therefore. Returns the value,
+    /// and changes nothing, if there is no such attribute or the map has to be copied.
+    #[inline]
+    pub fn set_present(
+        self,
+        key: Borrowed<'_, F>,
+        value: Value<F>,
+        _: &Committed,
+    ) -> Result<Result<(), Void>, Value<F>> {
+        let writing = self.row.writing.lock();
+        if !self.row.is_settable() {
+            return Ok(Err(Void));
+        }
+        match self.replace_in_place(writing, key, value) {
+            Ok(()) => Ok(Ok(())),
+            Err((_, value)) => Err(value),
+        }
+    }
+
+    /// Replaces the value of an attribute that is there. Returns lock and value, and changes
+    /// nothing, if there is no such attribute or the map has to be copied.
+    #[inline]
+    fn replace_in_place<'w>(
+        self,
+        writing: MutexGuard<'w, Writing>,
+        key: Borrowed<'_, F>,
+        value: Value<F>,
+    ) -> Result<(), (MutexGuard<'w, Writing>, Value<F>)> {
+        let before = self.attributes();
+        let making = self.making(&writing);
+        let place = before
+            .as_ref()
+            .and_then(|map| map.map.replaceable(key, &value, making));
+        let Some(place) = place else {
+            return Err((writing, value));
+        };
+        // SAFETY: the value is in the map of this row, whose lock is held. `Reading` and `Snapshot`
+        // read it under a guard.
+        let old = unsafe { place.replace(value, self.guard) };
+        drop(writing);
+        // SAFETY: this call alone has replaced the value, and owns the old one. Readers that still
+        // have it entered their guards before.
+        unsafe { retirement::retire_value::<F>(old, self.guard) };
+        Ok(())
+    }
+
+    /// Sets an attribute of a row that is locked.
+    fn set_locked(self, writing: MutexGuard<'_, Writing>, Attribute { key, value }: Attribute<F>) {
+        if let Err((writing, value)) = self.replace_in_place(writing, key.borrow(), value) {
+            self.set_copied(writing, Changes::from_iter([Attribute { key, value }]));
+        }
+    }
+
+    /// Sets a few attributes of a row that is locked, in a new map. Returns whether there are more
+    /// than before.
+    pub(crate) fn set_copied(self, writing: MutexGuard<'_, Writing>, changes: Changes<F>) -> bool {
+        let before = self.attributes();
+        let making = self.making(&writing);
         let heavy = before.as_ref().is_some_and(|map| {
             let mut changes = changes.iter();
             changes.any(|Attribute { key, .. }| {
@@ -389,7 +438,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             key: change.key.clone(),
             value: change.value.carry_over(),
         };
-        self.set_locked(writing, Changes::from_iter([change]));
+        self.set_locked(writing, change);
         Ok(true)
     }
 
@@ -453,7 +502,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             value.freeze();
             let word = value.load_under(self.guard);
             if expected == Some(word) {
-                self.set_locked(writing, Changes::from_iter([change]));
+                self.set_locked(writing, change);
                 return Replaced::Done;
             }
             // A term may be long: it is compared without the lock.
@@ -467,7 +516,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             match (is_expected(current.seen()), writing) {
                 (true, None) => expected = Some(word),
                 (true, Some(writing)) => {
-                    self.set_locked(writing, Changes::from_iter([change]));
+                    self.set_locked(writing, change);
                     return Replaced::Done;
                 }
                 (false, None) => return Replaced::Not(current),
@@ -515,7 +564,7 @@ impl<'g, F: Foreign> Entry<'g, F> {
             return Added::NotCounted;
         };
         let key = key.clone();
-        self.set_locked(writing, Changes::from_iter([Attribute { key, value }]));
+        self.set_locked(writing, Attribute { key, value });
         Added::Changed(sum)
     }
 
@@ -698,6 +747,25 @@ mod tests {
     const COMMITTED: Committed = Committed::new();
     /// Longer than anything takes that terminates.
     const LONG: Duration = Duration::from_secs(60);
+
+    /// A write that adds no key hashes none, and one that adds a key says whom to wake.
+    #[test]
+    fn a_key_is_hashed_for_its_waiters_only_if_it_was_added() {
+        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let entry = Entry::new(&row, &shared, &guard);
+        let set = |keys: &[u64]| {
+            let changes = keys.iter().map(|key| fixed(*key, word(*key)));
+            let set = entry.set(changes.collect(), &COMMITTED);
+            set.map(|sought| sought.to_vec())
+        };
+        let sought = |key: u64| shared.attribute::<Held>(row.hash, word(key).borrow());
+        assert_eq!(set(&[1]), Ok(vec![sought(1)]));
+        assert_eq!(set(&[1]), Ok(vec![]));
+        assert_eq!(set(&[2, 1]), Ok(vec![sought(2), sought(1)]));
+        assert_eq!(set(&[1, 2]), Ok(vec![]));
+        assert!(!entry.delete(word(2).borrow()));
+        assert_eq!(set(&[2]), Ok(vec![sought(2)]));
+    }
 
     #[test]
     fn a_snapshot_of_too_many_attributes_does_not_take_the_lock() {
@@ -909,12 +977,15 @@ mod tests {
         };
         let few = 500;
         // A new map, over a small one, over a large one; and of one attribute, in a shared map.
-        assert!(under_lock(&|| assert_eq!(set(0), Ok(true))) < few);
-        assert!(under_lock(&|| assert_eq!(set(MANY / 2), Ok(true))) < few);
-        assert!(under_lock(&|| assert_eq!(set(0), Ok(false))) < few);
+        let sought = |set: Result<SoughtAll, Void>| set.map(|sought| sought.len());
+        let all = Ok(MANY as usize);
+        assert!(under_lock(&|| assert_eq!(sought(set(0)), all)) < few);
+        assert!(under_lock(&|| assert_eq!(sought(set(MANY / 2)), all)) < few);
+        assert!(under_lock(&|| assert_eq!(sought(set(0)), Ok(0))) < few);
         assert!(under_lock(&|| assert!(entry.snapshot(usize::MAX).is_ok())) < few);
         let one = || Changes::from_iter([change(1)]);
-        assert!(under_lock(&|| assert_eq!(entry.set(one(), &COMMITTED), Ok(false))) < few);
+        let set_one = || sought(entry.set(one(), &COMMITTED));
+        assert!(under_lock(&|| assert_eq!(set_one(), Ok(0))) < few);
         let count = entry.attributes().map(|map| map.count());
         assert_eq!(count, Some(MANY as usize * 3 / 2));
         WATCHED.set(None);
@@ -928,7 +999,7 @@ mod tests {
             let entry = Entry::new(&row, &shared, &guard);
             let counted = |key| fixed(key, Datum::foreign(Counted(key)));
             let changes = (0..attributes as u64).map(counted).collect();
-            entry.set_locked(row.writing.lock(), changes);
+            entry.set_copied(row.writing.lock(), changes);
             entry.publish(row.writing.lock(), None, false);
         };
         let dropped = |run: &dyn Fn()| {

@@ -703,7 +703,9 @@ mod tests {
                 assert!(entry.clear(7, State::Restarting, &COMMITTED));
                 // By another thread, which does not change what is indexed.
                 let other = Changes::from_iter([fixed(9, word(1))]);
-                assert_eq!(entry.set(other, &COMMITTED), Ok(true));
+                assert!(entry
+                    .set(other, &COMMITTED)
+                    .is_ok_and(|sought| sought.len() == 1));
             };
             revision.end(clear, &COMMITTED);
         });

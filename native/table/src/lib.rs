@@ -66,6 +66,8 @@
 //! | [`claims`] | the names that the members of a zone on several nodes claim |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
+//! | `sharded_map` | a map in shards, each with a lock |
+//! | `shards` | shards that are made when they are needed |
 //! | [`value`] | a value: one atomic word, which is replaced or counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
 //! | [`reclaim`] | freeing memory that readers may still use |
@@ -115,6 +117,8 @@ mod registrations;
 pub mod reservations;
 mod retirement;
 pub mod row;
+mod sharded_map;
+mod shards;
 #[cfg(test)]
 mod testing;
 pub mod value;

@@ -37,6 +37,7 @@ use seize::Guard as _;
 use smallvec::SmallVec;
 
 use crate::reclaim::{self, Guard};
+use crate::shards::Shards;
 use crate::sync::{Arc, AtomicPtr, AtomicU32, Mutex, Ordering};
 
 /// The tag of a slot that no row has had yet, and of one whose row was removed. Tags of rows are
@@ -70,15 +71,15 @@ pub(crate) struct Names<T, const SHARDS: usize = 512> {
     /// [Packed](pack) tables, or null. Not next to the locks, so that writers of one shard do not
     /// slow down readers of another.
     tables: [AtomicPtr<Line<T>>; SHARDS],
-    writers: [Mutex<Fill>; SHARDS],
+    writers: Shards<Mutex<Fill>>,
     owns: PhantomData<Arc<T>>,
 }
 
 /// How many slots of a table are occupied, and how many are not empty.
 #[derive(Default)]
 struct Fill {
-    rows: usize,
-    used: usize,
+    rows: u32,
+    used: u32,
 }
 
 #[repr(align(64))]
@@ -189,7 +190,7 @@ impl<T, const SHARDS: usize> Default for Names<T, SHARDS> {
     fn default() -> Self {
         Names {
             tables: [(); SHARDS].map(|()| AtomicPtr::new(ptr::null_mut())),
-            writers: [(); SHARDS].map(|()| Mutex::new(Fill::default())),
+            writers: Shards::new(SHARDS),
             owns: PhantomData,
         }
     }
@@ -241,18 +242,18 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
         guard: &Guard,
     ) -> bool {
         let shard = shard::<SHARDS>(hash);
-        let mut fill = self.writers[shard].lock();
+        let mut fill = self.writer(shard).lock();
         if self.get(hash, matches, guard).is_some() {
             return false;
         }
-        let is_full = |lines: &[Line<T>]| (fill.used + 1) * 4 > lines.len() * SLOTS * 3;
+        let is_full = |lines: &[Line<T>]| (fill.used as usize + 1) * 4 > lines.len() * SLOTS * 3;
         let replaced = if self.table(shard).is_none_or(is_full) {
             self.rebuild(shard, &mut fill, guard)
         } else {
             ptr::null_mut()
         };
         if let Some(lines) = self.table(shard) {
-            fill.used += usize::from(put(lines, tag(hash), Arc::into_raw(row).cast_mut()));
+            fill.used += u32::from(put(lines, tag(hash), Arc::into_raw(row).cast_mut()));
             fill.rows += 1;
         }
         drop(fill);
@@ -269,7 +270,7 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
     pub fn remove_into(&self, hash: u64, row: &T, removed: &mut Removed<'_, T>) {
         let guard = removed.guard;
         let shard = shard::<SHARDS>(hash);
-        let mut fill = self.writers[shard].lock();
+        let mut fill = self.writer(shard).lock();
         let Some(lines) = self.table(shard) else {
             return;
         };
@@ -289,7 +290,7 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
             return;
         };
         fill.rows -= 1;
-        let is_sparse = lines.len() > 1 && fill.rows * 8 < lines.len() * SLOTS;
+        let is_sparse = lines.len() > 1 && (fill.rows as usize) * 8 < lines.len() * SLOTS;
         let replaced = if is_sparse {
             self.rebuild(shard, &mut fill, guard)
         } else {
@@ -307,8 +308,12 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
     /// Returns the rows of a shard at one moment. There are `SHARDS` of them.
     pub fn rows_of<'g>(&'g self, shard: usize, guard: &'g Guard) -> Vec<Found<'g, T>> {
         let mut rows = Vec::new();
-        let fill = self.writers[shard].lock();
-        rows.reserve(fill.rows);
+        let Some(writer) = self.writers.get(shard) else {
+            // No row was ever added.
+            return rows;
+        };
+        let fill = writer.lock();
+        rows.reserve(fill.rows as usize);
         let table = guard.protect(&self.tables[shard], Ordering::Acquire);
         // SAFETY: it was read under the guard, and a table that is replaced is retired.
         let lines = unsafe { lines(table) };
@@ -317,6 +322,12 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
             rows.extend(row.map(|row| Found(row, PhantomData)));
         }
         rows
+    }
+
+    /// Returns the lock of a shard.
+    fn writer(&self, shard: usize) -> &Mutex<Fill> {
+        self.writers
+            .get_or_make(shard, || Mutex::new(Fill::default()))
     }
 
     /// Returns the table of a shard. The caller holds the lock of the shard.
@@ -329,7 +340,8 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
     /// Moves the rows of a shard to a table that is at most half full with one more row. Returns
     /// the replaced table, to be retired. The caller holds the lock of the shard.
     fn rebuild(&self, shard: usize, fill: &mut Fill, guard: &Guard) -> *mut Line<T> {
-        let count = ((fill.rows + 1) * 2).div_ceil(SLOTS).next_power_of_two();
+        let rows = fill.rows as usize + 1;
+        let count = (rows * 2).div_ceil(SLOTS).next_power_of_two();
         let new: Box<[Line<T>]> = (0..count).map(|_| Line::default()).collect();
         for line in self.table(shard).unwrap_or_default() {
             for (tag, row) in line.tags.iter().zip(&line.rows) {

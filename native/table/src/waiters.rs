@@ -6,19 +6,19 @@
 //! before they read: a waiter adds itself and then looks again; a writer publishes and then looks
 //! for waiters. So one of them sees the other. Without waiters, a writer reads one word.
 
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{fence, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
-use dashmap::mapref::entry::Entry;
-use dashmap::DashMap;
 use indexmap::IndexMap;
 use smallvec::SmallVec;
 
 use crate::commit::Committed;
 use crate::hashing::{moved_by_add, Seed};
+use crate::sharded_map::ShardedMap;
 
 /// The hash of what a waiter waits for. It has the zone's random key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Sought(pub(crate) u64);
 
 /// What the waiters for several things seek.
@@ -27,10 +27,7 @@ pub type SoughtAll = SmallVec<[Sought; 4]>;
 /// The waiters for one thing: their processes, by the numbers that identify the waiters.
 pub type Waiting = IndexMap<u64, u64, Seed>;
 
-type BySought = DashMap<Sought, Waiting, Seed>;
-
-/// Shards of the waiters. A shard grows at once.
-const SHARDS: usize = 512;
+type BySought = ShardedMap<Sought, Waiting>;
 
 /// All waiters of a zone for attributes, or for running children.
 pub struct Waiters {
@@ -53,8 +50,8 @@ impl Waiters {
     pub fn add(&self, sought: Sought, id: u64, pid: u64, _: &Committed) {
         let all = self
             .sought
-            .get_or_init(|| DashMap::with_hasher_and_shard_amount(self.seed.clone(), SHARDS));
-        all.entry(sought).or_default().insert(id, pid);
+            .get_or_init(|| ShardedMap::new(self.seed.clone()));
+        all.lock(&sought).entry(sought).or_default().insert(id, pid);
         self.count.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
@@ -76,28 +73,35 @@ impl Waiters {
     }
 
     fn of(&self, sought: Sought, read: impl FnOnce(&Waiting) -> usize) -> usize {
-        let all = self.sought.get();
-        let waiting = all.and_then(|all| all.get(&sought));
-        waiting.map_or(0, |waiting| read(&waiting))
+        let shard = self.sought.get().and_then(|all| all.lock_if_made(&sought));
+        shard.map_or(0, |shard| shard.get(&sought).map_or(0, read))
     }
 
-    /// Removes and returns the waiters for one thing, after what they wait for was added. The
-    /// caller wakes them.
-    pub fn take(&self, sought: Sought, _: &Committed) -> Waiting {
+    /// Whether there are waiters, after what some may wait for was added. If there are none, any
+    /// that come later find it.
+    #[inline]
+    pub fn are_there(&self) -> bool {
         fence(Ordering::SeqCst);
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return Waiting::default();
-        }
-        let taken = self.sought.get().and_then(|all| all.remove(&sought));
-        let waiting = taken.map(|(_, waiting)| waiting).unwrap_or_default();
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Removes and returns the waiters for one thing, after what they wait for was added, and after
+    /// [`are_there`](Self::are_there) was asked. The caller wakes them.
+    pub fn take(&self, sought: Sought, _: &Committed) -> Waiting {
+        let shard = self.sought.get().and_then(|all| all.lock_if_made(&sought));
+        let taken = shard.and_then(|mut shard| shard.remove(&sought));
+        let waiting = taken.unwrap_or_default();
         self.count.fetch_sub(waiting.len(), Ordering::SeqCst);
         waiting
     }
 
     /// Removes a waiter. Returns `false` if it was taken.
     pub fn remove(&self, sought: Sought, id: u64, _: &Committed) -> bool {
-        let entry = self.sought.get().map(|all| all.entry(sought));
-        let Some(Entry::Occupied(mut entry)) = entry else {
+        let Some(all) = self.sought.get() else {
+            return false;
+        };
+        let mut shard = all.lock(&sought);
+        let Entry::Occupied(mut entry) = shard.entry(sought) else {
             return false;
         };
         let waiting = entry.get_mut();
@@ -106,6 +110,7 @@ impl Waiters {
         }
         let emptied = waiting.is_empty().then(|| entry.remove_entry());
         self.count.fetch_sub(1, Ordering::SeqCst);
+        drop(shard);
         drop(emptied);
         true
     }
@@ -154,7 +159,8 @@ mod tests {
         assert_eq!(taken(&waiters, 1), [(2, 102)]);
         add(&waiters, 1, 3);
         assert!(waiters.remove(Sought(1), 3, &COMMITTED));
-        assert!(waiters.sought.get().unwrap().is_empty());
+        let sought = waiters.sought.get().unwrap();
+        assert!(sought.lock(&Sought(1)).is_empty());
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
     }
 }

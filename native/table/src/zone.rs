@@ -18,7 +18,6 @@ use std::ptr;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use dashmap::DashMap;
 use papaya::Equivalent;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -30,19 +29,17 @@ use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::entry::Entry;
 use crate::groups::Listing;
-use crate::hashing::Seed;
 use crate::index::Indexes;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
+use crate::sharded_map::ShardedMap;
 use crate::value::Added;
 use crate::waiters::{Sought, Waiters};
 use crate::zone_processes::ZoneProcesses;
 
-/// Shards of the slots, and of the keepers. A shard grows at once, so it has to stay small where
-/// the whole is large.
+/// Shards of the slots.
 const SLOT_SHARDS: usize = 16;
-const KEEPER_SHARDS: usize = 512;
 
 /// Bits of a slot's number that are its index in its shard. The shard is in the bits above.
 const INDEX_BITS: u32 = 28;
@@ -58,7 +55,7 @@ const NO_SUBSCRIBER: u64 = 0;
 pub struct Zone<F: Foreign> {
     shared: Shared,
     names: Names<Row<F>>,
-    keepers: DashMap<u64, Arc<Row<F>>, Seed>,
+    keepers: ShardedMap<u64, Arc<Row<F>>>,
     slots: [Mutex<Slots<F>>; SLOT_SHARDS],
     children: Children,
     processes: ZoneProcesses,
@@ -93,7 +90,7 @@ impl<F: Foreign> Default for Zone<F> {
         let seed = &shared.seed;
         Zone {
             names: Names::default(),
-            keepers: DashMap::with_hasher_and_shard_amount(seed.clone(), KEEPER_SHARDS),
+            keepers: ShardedMap::new(seed.clone()),
             slots: std::array::from_fn(|_| {
                 Mutex::new(Slots {
                     rows: Vec::new(),
@@ -131,8 +128,7 @@ impl<F: Foreign> Zone<F> {
     #[inline]
     fn find<'g>(&'g self, name: Borrowed<'_, F>, guard: &'g Guard) -> Option<Found<'g, Row<F>>> {
         let hash = self.shared.seed.hash_one(name);
-        let has_name = |row: &Row<F>| name.equivalent(&row.name);
-        self.names.get(hash, has_name, guard)
+        self.names.get(hash, |row| has_name(row, &name), guard)
     }
 
     /// Returns the number of children, in any state.
@@ -294,7 +290,8 @@ impl<F: Foreign> Zone<F> {
 
     /// Returns the row of a keeper. It may have another one by now.
     pub fn row_of(&self, keeper: u64) -> Option<Arc<Row<F>>> {
-        self.keepers.get(&keeper).map(|row| Arc::clone(&row))
+        let keepers = self.keepers.lock_if_made(&keeper)?;
+        keepers.get(&keeper).map(Arc::clone)
     }
 
     /// Adds a child, unless a child holds the name or the zone is full.
@@ -321,7 +318,7 @@ impl<F: Foreign> Zone<F> {
             let row = self.row_or_vacant(name, &guard);
             // Listed first: as soon as the row has the child, another thread may remove it.
             let listed = match is_listed {
-                true => self.keepers.insert(child.keeper, row.share()),
+                true => self.list_keeper(child.keeper, row.share()),
                 false => None,
             };
             let occupied = row.occupy(&child, &self.children);
@@ -387,7 +384,7 @@ impl<F: Foreign> Zone<F> {
     /// Gives a row to another keeper. Returns `false` if it does not belong to `keeper`.
     pub fn change_keeper(&self, row: &Arc<Row<F>>, keeper: u64, new: u64, _: &Committed) -> bool {
         // Listed first: as soon as the row has the new keeper, another thread may remove it.
-        let listed = self.keepers.insert(new, Arc::clone(row));
+        let listed = self.list_keeper(new, Arc::clone(row));
         let changed = row.change_keeper(keeper, new);
         match changed {
             true if keeper == new => (),
@@ -436,7 +433,7 @@ impl<F: Foreign> Zone<F> {
         let row = self.find(name, guard)?;
         let entry = Entry::new(row.get(), &self.shared, guard);
         // Listed first, as in `change_keeper`.
-        let listed = self.keepers.insert(new, row.share());
+        let listed = self.list_keeper(new, row.share());
         let before = entry.hand_over(keeper, new, pid);
         match before {
             Some(_) if keeper == new => (),
@@ -446,14 +443,25 @@ impl<F: Foreign> Zone<F> {
         before
     }
 
+    /// Lists a row for a keeper. Returns the row that was listed for it before.
+    fn list_keeper(&self, keeper: u64, row: Arc<Row<F>>) -> Option<Arc<Row<F>>> {
+        self.keepers.lock(&keeper).insert(keeper, row)
+    }
+
     /// Removes a row from the keepers, if it is listed for this one, and puts back the row that was
     /// listed before.
     fn remove_keeper(&self, keeper: u64, row: &Row<F>, before: Option<Arc<Row<F>>>) {
-        let is_this = |_: &u64, listed: &Arc<Row<F>>| ptr::eq(&**listed, row);
-        // Unlocks the shard before the row is dropped.
-        drop(self.keepers.remove_if(&keeper, is_this));
+        let mut keepers = self.keepers.lock(&keeper);
+        let is_this = |listed: &Arc<Row<F>>| ptr::eq(&**listed, row);
+        let removed = match keepers.get(&keeper).is_some_and(is_this) {
+            true => keepers.remove(&keeper),
+            false => None,
+        };
+        // Unlocks the shard before rows are dropped.
+        drop(keepers);
+        drop(removed);
         if let Some(before) = before {
-            self.keepers.insert(keeper, before);
+            self.list_keeper(keeper, before);
         }
     }
 
@@ -609,6 +617,13 @@ fn load_together<'r, F: Foreign>(rows: impl Iterator<Item = &'r Option<Arc<Row<F
     black_box(rows.flatten().fold(0, |sum, row| {
         sum ^ Arc::strong_count(row) as u64 ^ row.touch()
     }));
+}
+
+/// Whether a row has this name. Not inlined: a search compares about one row, and needs few
+/// registers otherwise.
+#[inline(never)]
+fn has_name<F: Foreign>(row: &Row<F>, name: &Borrowed<'_, F>) -> bool {
+    name.equivalent(&row.name)
 }
 
 #[inline]

@@ -66,6 +66,25 @@ fn largest_step(steps: u64, mut step: impl FnMut(u64)) -> usize {
     (0..steps).map(allocated).max().unwrap()
 }
 
+/// An empty zone takes 8 KB at most. The first names add what only they need.
+#[test]
+fn an_empty_zone_takes_little_memory() {
+    ALLOCATED.set(0);
+    let zone = Box::new(Zone::default());
+    let empty = ALLOCATED.get();
+    assert!(empty <= 1 << 13, "{empty}");
+    let name = largest_step(10, |number| {
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(2 * number)),
+            keeper: 2 * number + 1,
+            spec: None,
+        };
+        assert_eq!(zone.insert(&word(number), child, &COMMITTED), Claimed::Done);
+    });
+    assert!(name <= 1 << 11, "{name}");
+}
+
 fn word(number: u64) -> Datum<Nothing> {
     Datum::word(KIND, number)
 }

@@ -3,6 +3,9 @@
 
 #[path = "../src/names.rs"]
 mod names;
+#[allow(dead_code)]
+#[path = "../src/shards.rs"]
+mod shards;
 
 mod sync {
     pub use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

@@ -8,6 +8,9 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../src/names.rs"]
 mod names;
+#[allow(dead_code)]
+#[path = "../src/shards.rs"]
+mod shards;
 
 mod sync {
     pub use loom::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

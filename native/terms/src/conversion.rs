@@ -73,6 +73,23 @@ impl<'c> Call<'c> {
         }
     }
 
+    /// Like [`lookup_key`](Self::lookup_key), faster for a binary and slower for an atom.
+    #[inline(always)]
+    pub fn lookup_name<'s>(
+        self,
+        term: Term<'c>,
+        scratch: &'s mut Scratch,
+    ) -> Result<Borrowed<'s, Copied>, Fault>
+    where
+        'c: 's,
+    {
+        match self.short_binary(term)? {
+            Some(borrowed) => Ok(borrowed),
+            None if self.is_atom(term) => Ok(Borrowed::Word(IMMEDIATE, term.word())),
+            None => self.lookup_other(term, scratch),
+        }
+    }
+
     /// Converts a name or a key that is neither an atom nor a binary of at most [`MAX_BINARY`]
     /// bytes.
     #[inline(never)]
@@ -265,6 +282,15 @@ impl<'c> Call<'c> {
         if self.is_atom(term) {
             return Ok(Some(Borrowed::Word(IMMEDIATE, term.word())));
         }
+        self.short_binary(term)
+    }
+
+    /// Converts a binary of at most [`MAX_BINARY`] bytes.
+    #[inline(always)]
+    fn short_binary<'s>(self, term: Term<'c>) -> Result<Option<Borrowed<'s, Copied>>, Fault>
+    where
+        'c: 's,
+    {
         match self.get_binary(term) {
             Some(bytes) if bytes.len() <= MAX_BINARY => {
                 self.deduct(bytes.len() / COPIED_PER_WORD)?;
