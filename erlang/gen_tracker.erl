@@ -746,7 +746,8 @@ sendable(Zone, Request) ->
 %% error of that function. While a child of that name is being started, the call waits for it, up to
 %% 60 seconds; while the last child is terminating, it waits for the cleanup. Returns `yes' at once
 %% if the zone is starting the caller under this name; the name is registered when its start
-%% function has returned.
+%% function has returned. If a start function starts several such processes, the first one gets
+%% `yes', and the others `no' as long as that one lives and has not unregistered the name.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     case ?OR_BADARG(register_child(register, Zone, Name, Pid), [{Zone, Name}, Pid]) of
@@ -782,22 +783,27 @@ re_register_name(ViaName, Pid) ->
 register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
     Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
-    case is_being_started(Zone, Name, Pid) orelse add(Zone, Request) of
-        {error, badarg} -> badarg;
-        {error, _} -> no;
-        _ -> yes
+    case reserve(Zone, Name, Pid) of
+        true ->
+            yes;
+        false ->
+            no;
+        undefined ->
+            case add(Zone, Request) of
+                {error, badarg} -> badarg;
+                {error, _} -> no;
+                _ -> yes
+            end
     end.
 
 %% A child that the zone starts under this name gets the name when its start function has returned.
-is_being_started(Zone, Name, Pid) when Pid =:= self() ->
-    case proctab_nif:child(Zone, Name) of
-        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
-            gen_tracker_requests:parent() =:= Keeper;
-        _ ->
-            false
+reserve(Zone, Name, Pid) when Pid =:= self() ->
+    case gen_tracker_requests:parent() of
+        undefined -> undefined;
+        Parent -> proctab_nif:reserve_name(Zone, Name, Parent)
     end;
-is_being_started(_, _, _) ->
-    false.
+reserve(_, _, _) ->
+    undefined.
 
 %% @doc Removes the entry and the attributes of a process that was registered or added without a
 %% start function. The process lives on. Does nothing if there is no such process, if the zone does
@@ -810,6 +816,8 @@ unregister_name({Zone, Name} = ViaName) when is_atom(Zone) ->
                 ok -> ok;
                 again -> unregister_name(ViaName)
             end;
+        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
+            proctab_nif:cancel_name(Zone, Keeper);
         _ ->
             ok
     catch

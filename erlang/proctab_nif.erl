@@ -43,7 +43,7 @@
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
--export([register_name/5, change_keeper/4]).
+-export([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
@@ -68,7 +68,7 @@
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
--nifs([register_name/5, change_keeper/4]).
+-nifs([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
@@ -268,6 +268,16 @@ is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
 -spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
           Registrar :: pid() | held | full | stopping | own | keeper | {closed, Position :: 0..7}.
 register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
+
+%% @doc Reserves a name for the calling process until the keeper's start of its child has ended.
+%% Returns `false' if another process has reserved the name and is alive, and `undefined' if this
+%% keeper is not starting a child of that name.
+-spec reserve_name(Zone :: atom(), Name :: term(), Keeper :: pid()) -> boolean() | undefined.
+reserve_name(_Zone, _Name, _Keeper) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives up what {@link reserve_name/3} has reserved for the calling process.
+-spec cancel_name(Zone :: atom(), Keeper :: pid()) -> ok.
+cancel_name(_Zone, _Keeper) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the row of a name to another keeper. Returns `false' if it does not belong to this
 %% one, which must be a registrar, or have been one.

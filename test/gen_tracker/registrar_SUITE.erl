@@ -261,7 +261,7 @@ a_child_is_ended_whose_registrar_dies_meanwhile(Config) ->
     ?assertEqual({answer, ok}, answer(Asked)),
     ?assertEqual(false, is_process_alive(Pid)).
 
-%% The keeper that the tracker has started for a row is killed before the registrar gives it the row.
+%% The keeper that the tracker has started for a row is killed before it gets the row.
 a_child_is_ended_whose_next_keeper_dies_meanwhile(Config) ->
     Zone = zone(Config),
     Pid = registered(Zone, ?NAME),

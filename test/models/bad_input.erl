@@ -610,6 +610,8 @@ zone_functions() ->
         {register_name, [raw, any, any, any_pid, any], [
             pid, held, full, stopping, own, keeper, {closed, integer}
         ]},
+        {reserve_name, [raw, any, pid], [true, false, undefined]},
+        {cancel_name, [raw, pid], [ok]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},
         {getattr, [raw, any, any], [{ok, any}, undefined]},

@@ -295,6 +295,8 @@ native(Zone, Pid) ->
         {close_registrar, [Zone, 7], [{2, [-1, 8, 1 bsl 80 | no_integers()]}]},
         {is_own, [Zone, Pid], [{2, NoPids}]},
         {register_name, [Zone, ?NAME, spec, Pid, alias], [{4, NoPids}]},
+        {reserve_name, [Zone, ?NAME, self()], [{3, NoLocal}]},
+        {cancel_name, [Zone, self()], [{2, NoLocal}]},
         {find, [Zone, ?NAME], []},
         {find_alive, [Zone, ?NAME], []},
         {getattr, [Zone, ?NAME, n], []},

@@ -166,6 +166,7 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
         let run = |entry: Entry<Copied>, committed: &_| entry.run(keeper, pid, committed);
         match index::begin(call, zone, entry, run)? {
             Ok(is_awaited) => {
+                end_start(call, zone, keeper);
                 send_birth(call, zone, &entry.name, call.argument(2)?);
                 wake_for_child(call, zone, entry.name.borrow(), &call.commit());
                 Ok(true_or_awaited(is_awaited))
@@ -175,6 +176,11 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             Err(Refused::Gone) => Ok(boolean(false)),
         }
     })
+}
+
+/// Ends the reservation of the name that a keeper has started a child for.
+fn end_start(call: Call<'_>, zone: &Zone<Copied>, keeper: u64) {
+    zone.processes().reservations().end(keeper, &call.commit());
 }
 
 fn true_or_awaited<'c>(is_awaited: bool) -> Term<'c> {
@@ -225,7 +231,9 @@ fn clear(call: Call<'_>, state: State) -> Answer<'_> {
             return Ok(boolean(false));
         };
         let clear = |entry: Entry<Copied>, committed: &_| entry.clear(keeper, state, committed);
-        Ok(boolean(index::end(call, zone, entry, clear)?))
+        let is_cleared = index::end(call, zone, entry, clear)?;
+        end_start(call, zone, keeper);
+        Ok(boolean(is_cleared))
     })
 }
 
@@ -261,6 +269,7 @@ pub fn remove(call: Call<'_>) -> Answer<'_> {
     };
     let remove = |_, committed: &_| zone.remove(name, keeper, &guard, committed);
     let removed = index::end(call, zone, entry, remove)?;
+    end_start(call, zone, keeper);
     if removed {
         send_free(call, zone);
     }
@@ -278,6 +287,7 @@ pub fn failed(call: Call<'_>) -> Answer<'_> {
     };
     let fail = |_, committed: &_| zone.fail(name, call.caller(), &guard, committed);
     let removed = index::end(call, zone, entry, fail)?;
+    end_start(call, zone, call.caller());
     if removed.is_ok() {
         send_free(call, zone);
     }
@@ -335,7 +345,9 @@ pub fn change_keeper(call: Call<'_>) -> Answer<'_> {
         return Ok(atom!(undefined));
     };
     let name = call.make(&row.name)?;
-    match zone.change_keeper(&row, keeper, new, &call.commit()) {
+    let is_changed = zone.change_keeper(&row, keeper, new, &call.commit());
+    end_start(call, zone, keeper);
+    match is_changed {
         true => Ok(call.tuple([atom!(ok), name])),
         false => Ok(atom!(undefined)),
     }

@@ -62,7 +62,7 @@ proctab_terms::export! {
     }
     registrars {
         watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2,
-        register_name/5, change_keeper/4,
+        register_name/5, change_keeper/4, reserve_name/3, cancel_name/2,
     }
     attributes {
         getattr/3, attrs/2, attrs/3,
