@@ -117,11 +117,13 @@
 %%% For callers
 
 %% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
-%% for its answer.
+%% for its answer. The tag of the `DOWN' message is the alias.
 -spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
            Alias :: reference()) -> {pid(), Monitor :: reference()}.
 open(Handle, Shared, Name, Spec, Alias) ->
-    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], [monitor]).
+    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], [
+        {monitor, [{tag, Alias}]}
+    ]).
 
 %%% For the tracker
 

@@ -11,7 +11,7 @@
 %%      |                                    | start function, running/3            |
 %%      | <- {Alias, {result, Result}} ----- |                                     |
 %%      | <- {Alias, held} ----------------- |  another keeper was faster           |
-%%      | <- DOWN -------------------------- |  it was killed, or the zone stops    |
+%%      | <- {Alias, Monitor, process, ...} - |  it was killed, or the zone stops    |
 %%
 %% The tracker answers all others: callers that find the name held, and callbacks of the zone, whose
 %% waits it checks for cycles. It queues them until the start of a name, or the cleanup after its
@@ -37,7 +37,6 @@
     name :: gen_tracker:name(),
     %% For the case that another keeper was faster.
     spec :: gen_tracker_spec:spec(),
-    alias :: reference(),
     keeper :: pid(),
     monitor :: reference()
 }).
@@ -118,27 +117,28 @@ start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
                 tracker = Tracker,
                 name = Name,
                 spec = Spec,
-                alias = Alias,
                 keeper = Keeper,
                 monitor = Monitor
             },
-            await(Opening, ?PATIENCE)
+            await(Alias, Opening, ?PATIENCE)
     catch
         error:system_limit ->
             unalias(Alias),
             {opened, {error, system_limit}}
     end.
 
-await(#opening{alias = Alias, monitor = Monitor} = Opening, Patience) ->
+%% Both messages begin with the alias, which is an argument of these functions: so the VM passes
+%% over all messages that the caller had before, however many there are.
+await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
     receive
         {Alias, Outcome} ->
             true = demonitor(Monitor, [flush]),
             finish(Outcome, Opening);
-        {'DOWN', Monitor, process, _, Reason} ->
+        {Alias, Monitor, process, _, Reason} ->
             true = unalias(Alias),
-            join(Reason, Opening)
+            join(Reason, Alias, Opening)
     after Patience ->
-        join(alive, Opening)
+        join(alive, Alias, Opening)
     end.
 
 finish({result, Result}, _) ->
@@ -147,12 +147,12 @@ finish(held, #opening{zone = Zone, name = Name, spec = Spec}) ->
     ask(Zone, Name, Spec).
 
 %% Waits with the tracker as well.
-join(State, #opening{alias = Alias, monitor = Monitor} = Opening) ->
+join(State, Alias, #opening{monitor = Monitor} = Opening) ->
     case try_join(State, Opening) of
         gone when State =:= alive ->
             %% The start has ended, and its keeper is about to answer; or the keeper, which has had
             %% no processor yet, has not claimed the name.
-            await(Opening, ?PATIENCE);
+            await(Alias, Opening, ?PATIENCE);
         Answer ->
             _ = unalias(Alias),
             true = demonitor(Monitor, [flush]),
