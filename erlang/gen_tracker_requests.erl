@@ -6,11 +6,8 @@
 %% start, or for the end of the keeper. Requests that waited for the same keeper get the name in the
 %% order in which they came.
 %%
-%% A request may come from a start function or an `after_terminate' of the same zone, that is from a
-%% keeper, or from a process with a keeper at the head of its `$ancestors'. While the request waits,
-%% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
-%% A callback may also look up a name without a child: then it waits for the next keeper of that
-%% name, which the table knows when another request asks.
+%% A request may come from a start function or an `after_terminate' of the same zone. A request that
+%% would close a cycle of waits is refused (`gen_tracker_waits').
 %%
 %% In a zone on several nodes, the decision that this member may start a name is not valid any more
 %% after a wait. The requests `open_free', `open_held' and `add_free' claim no name after they have
@@ -69,10 +66,7 @@
     %% Where a request is that may end its wait by itself.
     places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
     next = 1 :: pos_integer(),
-    %% The graph of waits: for each asker, the keepers that its requests wait for, with the calling
-    %% processes. A callback that looks up a name without a child waits for its next keeper.
-    waits_for = #{} :: #{Asker :: pid() =>
-                             #{Number :: pos_integer() => {waited(), Caller :: pid()}}},
+    waits = gen_tracker_waits:new() :: gen_tracker_waits:waits(),
     %% The requests of callbacks that look up a name without a child.
     looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
     %% The keepers that were told to stop their child.
@@ -81,15 +75,7 @@
     adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
     %% The keepers whose transient child ended normally.
     settled = #{} :: #{Keeper :: pid() => settled},
-    registrars :: gen_tracker_registrar:registrars(),
-    %% The keepers that have been started to take over the row of a registrar, and have not said yet
-    %% whether they have it; and whose registrar that was.
-    taking = #{} :: #{gen_tracker:name() => Keeper :: pid()},
-    taken = #{} :: #{Keeper :: pid() =>
-                         {gen_tracker:name(), Child :: pid() | undefined, Registrar :: pid()}},
-    %% The requests for the end of a child that a registrar carries out.
-    ending = #{} :: #{gen_server:from() =>
-                          {Child :: pid() | undefined, Registrar :: pid(), #request{}}}
+    registrars :: gen_tracker_registrars:registrars()
 }).
 
 -opaque requests() :: #requests{}.
@@ -97,8 +83,6 @@
 -type kind() ::
     find_or_open | join | start_child | add | register | re_register | forget | look_up
     | await_child | await_start.
-
--type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 
 -type role() ::
         %% Waits for the keeper's next answer, and is answered or handled again then.
@@ -118,7 +102,7 @@
 %% @doc Returns a set of requests without any.
 -spec new(gen_tracker_keeper:context(), proctab_nif:handle()) -> requests().
 new(Context, Handle) ->
-    #requests{context = Context, registrars = gen_tracker_registrar:new(Context, Handle)}.
+    #requests{context = Context, registrars = gen_tracker_registrars:new(Context, Handle)}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
 %% of them that are processes of this node.
@@ -357,7 +341,7 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     Zone = zone(Requests),
     case proctab_nif:hand_over(Zone, Name, Keeper, New, Child) of
         true ->
-            forget_registered(Name, Pid, Requests),
+            gen_tracker_registrars:forget(Name, Pid, Requests#requests.registrars),
             Context = Requests#requests.context,
             gen_tracker_telemetry:child(Context, {down, re_registered}, Name, Pid),
             gen_tracker_telemetry:child(Context, up, Name, Child),
@@ -514,123 +498,54 @@ is_starting(Keeper, Requests) ->
 %% Returns the keeper that a request for this child waits for. A child of a registrar gets a keeper
 %% of its own.
 own_keeper(Name, Pid, Keeper, #requests{registrars = Registrars} = Requests) ->
-    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-        true -> take_over(Name, Pid, Keeper, Requests);
-        false -> {Keeper, Requests}
-    end.
-
-take_over(Name, _, _, #requests{taking = Taking} = Requests) when is_map_key(Name, Taking) ->
-    {map_get(Name, Taking), Requests};
-take_over(Name, Pid, Registrar, #requests{context = Context, taking = Taking} = Requests) ->
-    #requests{registrars = Registrars, taken = Taken} = Requests,
-    Keeper = gen_tracker_keeper:start(Context),
-    ok = gen_tracker_registrar:give({Name, Pid}, Registrar, Keeper, Registrars),
-    {Keeper, Requests#requests{
-        taking = Taking#{Name => Keeper},
-        taken = Taken#{Keeper => {Name, Pid, Registrar}}
-    }}.
+    {Own, Taking} = gen_tracker_registrars:own_keeper({Name, Pid}, Keeper, Registrars),
+    {Own, Requests#requests{registrars = Taking}}.
 
 %% The VM has no free process for a keeper.
 end_registered(Pid, Registrar, #request{name = Name, from = From} = Request, Requests) ->
-    #requests{registrars = Registrars, ending = Ending} = Requests,
-    ok = gen_tracker_registrar:end_child({Name, Pid}, Registrar, From, Registrars),
-    Requests#requests{ending = Ending#{From => {Pid, Registrar, Request}}}.
+    #requests{registrars = Registrars} = Requests,
+    Ending = gen_tracker_registrars:end_child({Name, Pid}, Registrar, From, Request, Registrars),
+    Requests#requests{registrars = Ending}.
 
 %% @doc Notes that a registrar has ended a child, or that the request has to be handled again.
 -spec registered_ended(gen_server:from(), ok | again, requests()) -> requests().
-registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
-    case {maps:take(From, Ending), Result} of
-        {{{_, _, Request}, Others}, ok} ->
+registered_ended(From, Result, #requests{registrars = Registrars} = Requests) ->
+    case gen_tracker_registrars:ended(From, Registrars) of
+        {Request, Others} when Result =:= ok ->
             reply(Request, ok),
-            Requests#requests{ending = Others};
-        {{{_, _, Request}, Others}, again} ->
-            handle(Request, Requests#requests{ending = Others});
-        {error, _} ->
-            Requests
-    end.
-
-%% Whether a keeper was to take over a child that has not ended: it is still in the table, or was
-%% unregistered.
-leaves_child(Keeper, #requests{taken = Taken} = Requests) ->
-    case Taken of
-        #{Keeper := {Name, Pid, _}} ->
-            case proctab_nif:child(zone(Requests), Name) of
-                {_, Pid, _, _} -> true;
-                _ -> is_pid(Pid) andalso gen_tracker_keeper:is_alive(Pid)
-            end;
-        _ ->
-            false
-    end.
-
-%% A keeper has taken its row over, or has ended.
-took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
-    case maps:take(Keeper, Taken) of
-        {{Name, _, _}, Others} ->
-            Requests#requests{taking = maps:remove(Name, Taking), taken = Others};
+            Requests#requests{registrars = Others};
+        {Request, Others} ->
+            handle(Request, Requests#requests{registrars = Others});
         error ->
             Requests
     end.
 
+%% A keeper has taken its row over, or has ended.
+took_over(Keeper, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrars:took_over(Keeper, Registrars)}.
+
 %% @doc Starts the registrar at a position, if there is none. It answers the caller.
 -spec start_registrar(0..7, gen_server:from(), requests()) -> requests().
 start_registrar(Position, From, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:start(Position, From, Registrars)}.
+    Requests#requests{registrars = gen_tracker_registrars:start(Position, From, Registrars)}.
 
 %% @doc Notes that a registrar is open, and has adopted the rows of these, which were killed.
 -spec registrar_opened(pid(), Before :: [pid()], requests()) -> requests().
 registrar_opened(Registrar, Before, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:opened(Registrar, Before, Registrars)}.
-
-%% The new registrar is asked again for all rows that the killed one has not given away. Requests
-%% that it does not know are answered all the same.
-replace_registrar(Registrar, #requests{registrars = Registrars, taken = Taken} = Requests) ->
-    #requests{ending = Ending} = Requests,
-    Replaced = gen_tracker_registrar:replace(Registrar, Registrars),
-    maps:foreach(
-        fun(Keeper, {Name, Pid, From}) ->
-            gen_tracker_registrar:is_registrar(From, Replaced) andalso
-                gen_tracker_registrar:give({Name, Pid}, From, Keeper, Replaced)
-        end,
-        Taken
-    ),
-    maps:foreach(
-        fun(Asking, {Pid, From, #request{name = Name}}) ->
-            gen_tracker_registrar:is_registrar(From, Replaced) andalso
-                gen_tracker_registrar:end_child({Name, Pid}, From, Asking, Replaced)
-        end,
-        Ending
-    ),
-    Requests#requests{registrars = Replaced}.
+    Requests#requests{registrars = gen_tracker_registrars:opened(Registrar, Before, Registrars)}.
 
 %% @doc Unregisters a child without a start function. Returns the registrar that has to do it, if
 %% one has.
 -spec unregister(gen_tracker:name(), requests()) -> ok | {ask, Registrar :: pid()}.
-unregister(Name, #requests{registrars = Registrars} = Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {running, Pid, Keeper, {undefined, _, _, _, _}} ->
-            case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-                true ->
-                    {ask, gen_tracker_registrar:current(Keeper, Registrars)};
-                false ->
-                    _ = proctab_nif:unregister_name(zone(Requests), Name, Keeper, unregistered)
-                        andalso gen_tracker_telemetry:child(
-                            Requests#requests.context, {down, unregistered}, Name, Pid
-                        ),
-                    forget_registered(Name, Pid, Requests)
-            end;
-        _ ->
-            ok
-    end.
-
-forget_registered(Name, Pid, #requests{registrars = Registrars}) ->
-    gen_tracker_registrar:forget(Name, Pid, Registrars).
+unregister(Name, #requests{registrars = Registrars}) ->
+    gen_tracker_registrars:unregister(Name, Registrars).
 
 %%% The queues
 
 %% Queues a request. Returns the keeper that it waits for, or `nobody' when it was refused.
 wait(Keeper, Role, Request, Requests) ->
     Asker = asker(Request, Requests),
-    case closes_cycle(Asker, Keeper, Requests) of
+    case gen_tracker_waits:closes_cycle(Asker, Keeper, zone(Requests), Requests#requests.waits) of
         true ->
             {_, Doing} = Asker,
             reply(Request, refusal(Request, Doing)),
@@ -682,66 +597,15 @@ by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
 
 %% The keeper whose callback made a request, and what that keeper is doing.
-asker(#request{kind = await_start}, _) ->
-    none;
-asker(#request{callers = Callers}, Requests) ->
-    asker(Callers, zone(Requests));
-asker([Caller | Callers], Zone) ->
-    case proctab_nif:kept(Zone, Caller) of
-        {_, State, _, _} when State =:= launching; State =:= restarting -> {Caller, starting};
-        {_, terminating, _, _} -> {Caller, terminating};
-        _ -> asker(Callers, Zone)
-    end;
-asker([], _) ->
-    none.
+asker(#request{kind = await_start}, _) -> none;
+asker(#request{callers = Callers}, Requests) -> gen_tracker_waits:asker(Callers, zone(Requests)).
 
-closes_cycle(none, _, _) ->
-    false;
-closes_cycle({Asker, _}, Keeper, Requests) ->
-    reaches(Asker, [Keeper], Requests, #{}).
-
-reaches(_, [], _, _) ->
-    false;
-reaches(Asker, [Asker | _], _, _) ->
-    true;
-reaches(Asker, [Keeper | Keepers], Requests, Seen) when is_map_key(Keeper, Seen) ->
-    reaches(Asker, Keepers, Requests, Seen);
-reaches(Asker, [Keeper | Keepers], #requests{waits_for = WaitsFor} = Requests, Seen) ->
-    %% A dead process no longer waits.
-    More = [
-        Other
-     || {Waited, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
-        gen_tracker_keeper:is_alive(Caller),
-        Other <- keepers(Waited, Requests)
-    ],
-    reaches(Asker, More ++ Keepers, Requests, Seen#{Keeper => seen}).
-
-keepers({name, Name}, Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {_, _, Keeper, _} -> [Keeper];
-        undefined -> []
-    end;
-keepers(Keeper, _) ->
-    [Keeper].
-
-add_wait(#request{asker = none}, _, Requests) ->
-    Requests;
 add_wait(#request{asker = Asker, from = {Caller, _}}, {Waited, Number}, Requests) ->
-    #requests{waits_for = WaitsFor} = Requests,
-    Waits = maps:get(Asker, WaitsFor, #{}),
-    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Waited, Caller}}}}.
+    #requests{waits = Waits} = Requests,
+    Requests#requests{waits = gen_tracker_waits:add(Asker, Number, {Waited, Caller}, Waits)}.
 
-remove_wait(#request{asker = none}, _, Requests) ->
-    Requests;
-remove_wait(#request{asker = Asker}, Number, #requests{waits_for = WaitsFor} = Requests) ->
-    Requests#requests{waits_for = remove_from(Asker, Number, WaitsFor)}.
-
-%% Removes a number from one of the maps in a map, which contains no empty one.
-remove_from(Key, Number, Maps) ->
-    case maps:remove(Number, map_get(Key, Maps)) of
-        Left when map_size(Left) =:= 0 -> maps:remove(Key, Maps);
-        Left -> Maps#{Key := Left}
-    end.
+remove_wait(#request{asker = Asker}, Number, #requests{waits = Waits} = Requests) ->
+    Requests#requests{waits = gen_tracker_waits:remove(Asker, Number, Waits)}.
 
 %% Sets the timeout of a `register' or `re_register': the start that it waits for may itself be
 %% waiting for the process to be registered, or for the process that starts that one.
@@ -818,9 +682,9 @@ settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
 %% Handles the end of a keeper that has removed its row, or has never got the row of a registrar.
-ended(Keeper, Before) ->
+ended(Keeper, #requests{registrars = Registrars} = Before) ->
     Outcome =
-        case leaves_child(Keeper, Before) of
+        case gen_tracker_registrars:leaves_child(Keeper, Registrars) of
             true -> not_taken;
             false -> ended
         end,
@@ -913,9 +777,11 @@ to_supervisor(Result) ->
 %% @doc Handles the end of a keeper or registrar. If a keeper left a row, a new keeper adopts that.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
 lost(Keeper, Reason, #requests{registrars = Registrars} = Requests) ->
-    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-        true -> replace_registrar(Keeper, Requests);
-        false -> keeper_lost(Keeper, Reason, Requests)
+    case gen_tracker_registrars:is_registrar(Keeper, Registrars) of
+        true ->
+            Requests#requests{registrars = gen_tracker_registrars:replace(Keeper, Registrars)};
+        false ->
+            keeper_lost(Keeper, Reason, Requests)
     end.
 
 keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = Requests) ->
@@ -969,7 +835,11 @@ find_waiting(From, #requests{places = Places, waiting = Waiting}) ->
 
 remove_waiting({Keeper, Number} = Place, Request, Requests) ->
     #requests{places = Places, waiting = Waiting, monitors = Monitors} = Requests,
-    Left = remove_from(Keeper, Number, Waiting),
+    Left =
+        case maps:remove(Number, map_get(Keeper, Waiting)) of
+            Others when map_size(Others) =:= 0 -> maps:remove(Keeper, Waiting);
+            Others -> Waiting#{Keeper := Others}
+        end,
     Removed = Requests#requests{
         places = remove_place(Request, Place, Places),
         waiting = Left,
@@ -994,11 +864,11 @@ take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting, looking = Looking, ending = Ending}) ->
+end_all(#requests{waiting = Waiting, looking = Looking, registrars = Registrars}) ->
     Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
     lists:foreach(Answer, maps:values(Looking)),
-    AnswerEnding = fun({_, _, Request}) -> reply(Request, at_stop(Request)) end,
-    lists:foreach(AnswerEnding, maps:values(Ending)),
+    AnswerEnding = fun(Request) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(AnswerEnding, gen_tracker_registrars:ending(Registrars)),
     lists:foreach(
         fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
     ).

@@ -597,8 +597,8 @@ zone_functions() ->
         {owner, [raw], [pid]},
         {count, [raw], [integer]},
         {insert, [raw, any, pid, any, pid_or_launching], [true, false, full]},
-        {opening, [raw, any, any], [held, {free, reference, any}]},
-        {launch, [zone_or_handle, any, any], [true, held, full, stopping]},
+        {opening, [raw, any, any, any], [held, callback, {free, reference, any}]},
+        {launch, [zone_or_handle, any, any], [{any, any}, held, full, stopping]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
         {await_start, [raw, any], [undefined, {any, any, pid, any}]},
         {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
@@ -628,6 +628,8 @@ zone_functions() ->
         {register_name, [raw, any, any, any_pid, any], [
             pid, held, full, stopping, own, keeper, {closed, integer}
         ]},
+        {reserve_name, [raw, any, pid], [true, false, undefined]},
+        {cancel_name, [raw, pid], [ok]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},
         {getattr, [raw, any, any], [{ok, any}, undefined]},

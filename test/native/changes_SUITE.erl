@@ -28,6 +28,7 @@
     change_keeper/3,
     change_keeper/4,
     register_name/5,
+    reserve_name/3,
     find/2,
     getattr/3,
     setattr/3,
@@ -80,6 +81,7 @@ each_native_function_is_in_a_table_or_takes_no_terms_or_changes_nothing(_) ->
 without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
         [{watchdog, 2}, {appoint, 3}, {open_registrar, 2}, {close_registrar, 2}] ++
+        [{cancel_name, 2}] ++
         [{add_member, 4}, {begin_snapshot, 2}, {end_snapshot, 2}, {end_member, 2}] ++
         [{sweep_claims, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
@@ -239,6 +241,19 @@ of_names() ->
             undefined = kept(Zone, self()),
             Other ! stop
         end)},
+        {{reserve_name, 3}, fun(Zone, Name) ->
+            Keeper = self(),
+            Reserve = fun() -> reserve_name(Zone, Name, Keeper) end,
+            true = insert(Zone, Name, Keeper, spec, launching),
+            true = Reserve(),
+            false = callers:apart(Reserve),
+            ok = proctab_nif:cancel_name(Zone, Keeper),
+            true = callers:apart(Reserve),
+            %% That process is dead.
+            true = Reserve(),
+            true = running(Zone, Name, self()),
+            undefined = Reserve()
+        end},
         {{register_name, 5}, fun(Zone, Name) ->
             Registrar = self(),
             [ok = proctab_nif:appoint(Zone, Position, Registrar) || Position <- lists:seq(0, 7)],
