@@ -6,11 +6,8 @@
 %% start, or for the end of the keeper. Requests that waited for the same keeper get the name in the
 %% order in which they came.
 %%
-%% A request may come from a start function or an `after_terminate' of the same zone, that is from a
-%% keeper, or from a process with a keeper at the head of its `$ancestors'. While the request waits,
-%% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
-%% A callback may also look up a name without a child: then it waits for the next keeper of that
-%% name, which the table knows when another request asks.
+%% A request may come from a start function or an `after_terminate' of the same zone. A request that
+%% would close a cycle of waits is refused (`gen_tracker_waits').
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
@@ -61,10 +58,7 @@
     %% Where a request is that may end its wait by itself.
     places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
     next = 1 :: pos_integer(),
-    %% The graph of waits: for each asker, the keepers that its requests wait for, with the calling
-    %% processes. A callback that looks up a name without a child waits for its next keeper.
-    waits_for = #{} :: #{Asker :: pid() =>
-                             #{Number :: pos_integer() => {waited(), Caller :: pid()}}},
+    waits = gen_tracker_waits:new() :: gen_tracker_waits:waits(),
     %% The requests of callbacks that look up a name without a child.
     looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
     %% The keepers that were told to stop their child.
@@ -89,8 +83,6 @@
 -type kind() ::
     find_or_open | join | start_child | add | register | re_register | forget | look_up
     | await_child | await_start.
-
--type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 
 -type role() ::
         %% Waits for the keeper's next answer, and is answered or handled again then.
@@ -604,7 +596,7 @@ forget_registered(Name, Pid, #requests{registrars = Registrars}) ->
 %% Queues a request. Returns the keeper that it waits for, or `nobody' when it was refused.
 wait(Keeper, Role, Request, Requests) ->
     Asker = asker(Request, Requests),
-    case closes_cycle(Asker, Keeper, Requests) of
+    case gen_tracker_waits:closes_cycle(Asker, Keeper, zone(Requests), Requests#requests.waits) of
         true ->
             {_, Doing} = Asker,
             reply(Request, refusal(Request, Doing)),
@@ -653,66 +645,15 @@ by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
 
 %% The keeper whose callback made a request, and what that keeper is doing.
-asker(#request{kind = await_start}, _) ->
-    none;
-asker(#request{callers = Callers}, Requests) ->
-    asker(Callers, zone(Requests));
-asker([Caller | Callers], Zone) ->
-    case proctab_nif:kept(Zone, Caller) of
-        {_, State, _, _} when State =:= launching; State =:= restarting -> {Caller, starting};
-        {_, terminating, _, _} -> {Caller, terminating};
-        _ -> asker(Callers, Zone)
-    end;
-asker([], _) ->
-    none.
+asker(#request{kind = await_start}, _) -> none;
+asker(#request{callers = Callers}, Requests) -> gen_tracker_waits:asker(Callers, zone(Requests)).
 
-closes_cycle(none, _, _) ->
-    false;
-closes_cycle({Asker, _}, Keeper, Requests) ->
-    reaches(Asker, [Keeper], Requests, #{}).
-
-reaches(_, [], _, _) ->
-    false;
-reaches(Asker, [Asker | _], _, _) ->
-    true;
-reaches(Asker, [Keeper | Keepers], Requests, Seen) when is_map_key(Keeper, Seen) ->
-    reaches(Asker, Keepers, Requests, Seen);
-reaches(Asker, [Keeper | Keepers], #requests{waits_for = WaitsFor} = Requests, Seen) ->
-    %% A dead process no longer waits.
-    More = [
-        Other
-     || {Waited, Caller} <- maps:values(maps:get(Keeper, WaitsFor, #{})),
-        gen_tracker_keeper:is_alive(Caller),
-        Other <- keepers(Waited, Requests)
-    ],
-    reaches(Asker, More ++ Keepers, Requests, Seen#{Keeper => seen}).
-
-keepers({name, Name}, Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {_, _, Keeper, _} -> [Keeper];
-        undefined -> []
-    end;
-keepers(Keeper, _) ->
-    [Keeper].
-
-add_wait(#request{asker = none}, _, Requests) ->
-    Requests;
 add_wait(#request{asker = Asker, from = {Caller, _}}, {Waited, Number}, Requests) ->
-    #requests{waits_for = WaitsFor} = Requests,
-    Waits = maps:get(Asker, WaitsFor, #{}),
-    Requests#requests{waits_for = WaitsFor#{Asker => Waits#{Number => {Waited, Caller}}}}.
+    #requests{waits = Waits} = Requests,
+    Requests#requests{waits = gen_tracker_waits:add(Asker, Number, {Waited, Caller}, Waits)}.
 
-remove_wait(#request{asker = none}, _, Requests) ->
-    Requests;
-remove_wait(#request{asker = Asker}, Number, #requests{waits_for = WaitsFor} = Requests) ->
-    Requests#requests{waits_for = remove_from(Asker, Number, WaitsFor)}.
-
-%% Removes a number from one of the maps in a map, which contains no empty one.
-remove_from(Key, Number, Maps) ->
-    case maps:remove(Number, map_get(Key, Maps)) of
-        Left when map_size(Left) =:= 0 -> maps:remove(Key, Maps);
-        Left -> Maps#{Key := Left}
-    end.
+remove_wait(#request{asker = Asker}, Number, #requests{waits = Waits} = Requests) ->
+    Requests#requests{waits = gen_tracker_waits:remove(Asker, Number, Waits)}.
 
 %% Sets the timeout of a `register' or `re_register': the start that it waits for may itself be
 %% waiting for the process to be registered, or for the process that starts that one.
@@ -938,7 +879,11 @@ find_waiting(From, #requests{places = Places, waiting = Waiting}) ->
 
 remove_waiting({Keeper, Number} = Place, Request, Requests) ->
     #requests{places = Places, waiting = Waiting, monitors = Monitors} = Requests,
-    Left = remove_from(Keeper, Number, Waiting),
+    Left =
+        case maps:remove(Number, map_get(Keeper, Waiting)) of
+            Others when map_size(Others) =:= 0 -> maps:remove(Keeper, Waiting);
+            Others -> Waiting#{Keeper := Others}
+        end,
     Removed = Requests#requests{
         places = remove_place(Request, Place, Places),
         waiting = Left,
