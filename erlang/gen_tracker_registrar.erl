@@ -30,9 +30,9 @@
 %% for a row of its own that it has not been told of waits for the message.
 %%
 %% When a request has to wait for the end of such a child, or asks for its end, the tracker starts a
-%% keeper, and the registrar gives it the row (`gen_tracker_requests'). If the VM has no free
-%% process for that, the registrar ends the child itself. The registrar goes on
-%% monitoring the process, and forwards its exit reason: the keeper may be too late for that.
+%% keeper, and the registrar gives it the row (`gen_tracker_registrars'). If the VM has no free
+%% process for that, the registrar ends the child itself. The registrar goes on monitoring the
+%% process, and forwards its exit reason: the keeper may be too late for that.
 %%
 %% A registrar is linked to the tracker, which replaces it if it was killed. The new one closes its
 %% position in the table, which then refuses registrations, waits until none is being made, and
@@ -41,12 +41,8 @@
 -module(gen_tracker_registrar).
 
 -export([register/4, unregister/3]).
--export([new/2, start/3, replace/2, opened/3, is_registrar/2, current/2]).
--export([give/4, end_child/4, forget/3]).
--export([stop_zone/2]).
+-export([start_link/5, give/4, end_child/4, forget/4, stop_zone/2]).
 -export([init/1, loop/1]).
-
--export_type([registrars/0]).
 
 %% After how long a caller checks whether the registrar is alive, in milliseconds.
 -define(PATIENCE, 50).
@@ -58,19 +54,6 @@
 -define(SHUTDOWN, 200).
 
 -type position() :: 0..7.
-
-%% What the tracker knows of its registrars.
--record(registrars, {
-    context :: gen_tracker_keeper:context(),
-    handle :: proctab_nif:handle(),
-    current = #{} :: #{position() => pid()},
-    %% The current ones, and those that were killed, whose rows the current one has not adopted yet.
-    positions = #{} :: #{pid() => position()},
-    %% The callers that wait for registrars to open.
-    waiting = #{} :: #{pid() => [gen_server:from()]}
-}).
-
--opaque registrars() :: #registrars{}.
 
 -record(registrar, {
     context :: gen_tracker_keeper:context(),
@@ -169,89 +152,40 @@ unregister(Registrar, Name, Pid) ->
 
 %%% For the tracker
 
-%% @doc Returns a set of registrars without any.
--spec new(gen_tracker_keeper:context(), proctab_nif:handle()) -> registrars().
-new(Context, Handle) ->
-    #registrars{context = Context, handle = Handle}.
-
-%% @doc Starts the registrar at a position, which answers the caller once it is open. If there is
-%% one, the caller is answered at once.
--spec start(position(), gen_server:from(), registrars()) -> registrars().
-start(Position, From, #registrars{current = Current} = Registrars)
-        when is_map_key(Position, Current) ->
-    gen_server:reply(From, ok),
-    Registrars;
-start(Position, From, Registrars) ->
-    appoint(Position, [From], Registrars).
-
-%% @doc Replaces a registrar that was killed.
--spec replace(pid(), registrars()) -> registrars().
-replace(Registrar, #registrars{positions = Positions, current = Current} = Registrars) ->
-    Position = map_get(Registrar, Positions),
-    case Current of
-        #{Position := Registrar} ->
-            #registrars{waiting = Waiting} = Registrars,
-            Froms = maps:get(Registrar, Waiting, []),
-            Others = maps:remove(Registrar, Waiting),
-            appoint(Position, Froms, Registrars#registrars{waiting = Others});
-        _ ->
-            Registrars
-    end.
-
-appoint(Position, Froms, #registrars{context = Context, handle = Handle} = Registrars) ->
-    #registrars{current = Current, positions = Positions, waiting = Waiting} = Registrars,
-    #{tag := Tag, zone := Zone} = Context,
-    Before = [Pid || {Pid, Its} <- maps:to_list(Positions), Its =:= Position],
+%% @doc Starts the registrar at a position, which adopts the rows of its predecessors, which were
+%% killed. Then it answers the callers, and sends the calling tracker `{Tag, opened, Registrar,
+%% Before}'.
+-spec start_link(gen_tracker_keeper:context(), proctab_nif:handle(), position(), Before :: [pid()],
+                 [gen_server:from()]) -> pid().
+start_link(#{tag := Tag, zone := Zone} = Context, Handle, Position, Before, Froms) ->
     Args = [{Context, Handle, Position, Before, Froms}],
     Registrar = proc_lib:spawn_link(?MODULE, init, Args),
     ok = proctab_nif:appoint(Handle, Position, Registrar),
     Registrar ! {Tag, appointed, Zone},
-    Registrars#registrars{
-        current = Current#{Position => Registrar},
-        positions = Positions#{Registrar => Position},
-        waiting = Waiting#{Registrar => Froms}
-    }.
+    Registrar.
 
-%% @doc Notes that a registrar is open, and has adopted the rows of these.
--spec opened(pid(), Before :: [pid()], registrars()) -> registrars().
-opened(Registrar, Before, #registrars{positions = Positions, waiting = Waiting} = Registrars) ->
-    Registrars#registrars{
-        positions = maps:without(Before, Positions),
-        waiting = maps:remove(Registrar, Waiting)
-    }.
-
-%% @doc Returns whether a process is a registrar, or was one whose rows have not been adopted yet.
--spec is_registrar(pid(), registrars()) -> boolean().
-is_registrar(Pid, #registrars{positions = Positions}) ->
-    is_map_key(Pid, Positions).
-
-%% @doc Returns the registrar that has the rows of this one, or is about to adopt them.
--spec current(pid(), registrars()) -> pid().
-current(Registrar, #registrars{current = Current, positions = Positions}) ->
-    map_get(map_get(Registrar, Positions), Current).
-
-%% @doc Tells a registrar, or its successor, to give a row to a keeper. The keeper is told to take
-%% over, whether it has the row or not.
--spec give({gen_tracker:name(), pid() | undefined}, Registrar :: pid(), Keeper :: pid(),
-           registrars()) -> ok.
-give({Name, Pid}, Registrar, Keeper, #registrars{context = #{tag := Tag}} = Registrars) ->
-    current(Registrar, Registrars) ! {Tag, give, Name, Pid, Keeper},
+%% @doc Tells a registrar to give a row to a keeper. The keeper is told to take over, whether it has
+%% the row or not.
+-spec give(Registrar :: pid(), Tag :: reference(), {gen_tracker:name(), pid() | undefined},
+           Keeper :: pid()) -> ok.
+give(Registrar, Tag, {Name, Pid}, Keeper) ->
+    Registrar ! {Tag, give, Name, Pid, Keeper},
     ok.
 
-%% @doc Tells a registrar, or its successor, to end a child as the shutdown of registered processes
-%% demands. It sends the calling tracker `{Tag, child_ended, From, ok}' after that, or `again' in
-%% place of `ok' if it does not have the row.
--spec end_child({gen_tracker:name(), pid() | undefined}, Registrar :: pid(), gen_server:from(),
-                registrars()) -> ok.
-end_child({Name, Pid}, Registrar, From, #registrars{context = #{tag := Tag}} = Registrars) ->
-    current(Registrar, Registrars) ! {Tag, end_child, Name, Pid, From},
+%% @doc Tells a registrar to end a child as the shutdown of registered processes demands. It sends
+%% the calling tracker `{Tag, child_ended, From, ok}' after that, or `again' in place of `ok' if it
+%% does not have the row.
+-spec end_child(Registrar :: pid(), Tag :: reference(), {gen_tracker:name(), pid() | undefined},
+                gen_server:from()) -> ok.
+end_child(Registrar, Tag, {Name, Pid}, From) ->
+    Registrar ! {Tag, end_child, Name, Pid, From},
     ok.
 
-%% @doc Tells the registrars that a keeper, which one of them has given a row to, has lost it.
--spec forget(gen_tracker:name(), pid(), registrars()) -> ok.
-forget(Name, Pid, #registrars{context = #{tag := Tag}, current = Current}) ->
-    Tell = fun(Registrar) -> Registrar ! {Tag, forget, Name, Pid} end,
-    lists:foreach(Tell, maps:values(Current)).
+%% @doc Tells a registrar that a keeper, which it may have given a row to, has lost it.
+-spec forget(Registrar :: pid(), Tag :: reference(), gen_tracker:name(), pid()) -> ok.
+forget(Registrar, Tag, Name, Pid) ->
+    Registrar ! {Tag, forget, Name, Pid},
+    ok.
 
 %% @doc Tells a registrar to stop the processes that it watches, and to exit then. It sends the
 %% caller `{Tag, gives_nothing, Registrar}' once it gives no row to a keeper any more.

@@ -67,15 +67,7 @@
     adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
     %% The keepers whose transient child ended normally.
     settled = #{} :: #{Keeper :: pid() => settled},
-    registrars :: gen_tracker_registrar:registrars(),
-    %% The keepers that have been started to take over the row of a registrar, and have not said yet
-    %% whether they have it; and whose registrar that was.
-    taking = #{} :: #{gen_tracker:name() => Keeper :: pid()},
-    taken = #{} :: #{Keeper :: pid() =>
-                         {gen_tracker:name(), Child :: pid() | undefined, Registrar :: pid()}},
-    %% The requests for the end of a child that a registrar carries out.
-    ending = #{} :: #{gen_server:from() =>
-                          {Child :: pid() | undefined, Registrar :: pid(), #request{}}}
+    registrars :: gen_tracker_registrars:registrars()
 }).
 
 -opaque requests() :: #requests{}.
@@ -102,7 +94,7 @@
 %% @doc Returns a set of requests without any.
 -spec new(gen_tracker_keeper:context(), proctab_nif:handle()) -> requests().
 new(Context, Handle) ->
-    #requests{context = Context, registrars = gen_tracker_registrar:new(Context, Handle)}.
+    #requests{context = Context, registrars = gen_tracker_registrars:new(Context, Handle)}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
 %% of them that are processes of this node. An `open' is a `find_or_open' whose caller gives up.
@@ -324,7 +316,7 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     Zone = zone(Requests),
     case proctab_nif:hand_over(Zone, Name, Keeper, New, Child) of
         true ->
-            forget_registered(Name, Pid, Requests),
+            gen_tracker_registrars:forget(Name, Pid, Requests#requests.registrars),
             Context = Requests#requests.context,
             gen_tracker_telemetry:child(Context, {down, re_registered}, Name, Pid),
             gen_tracker_telemetry:child(Context, up, Name, Child),
@@ -481,115 +473,47 @@ is_starting(Keeper, Requests) ->
 %% Returns the keeper that a request for this child waits for. A child of a registrar gets a keeper
 %% of its own.
 own_keeper(Name, Pid, Keeper, #requests{registrars = Registrars} = Requests) ->
-    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-        true -> take_over(Name, Pid, Keeper, Requests);
-        false -> {Keeper, Requests}
-    end.
-
-take_over(Name, _, _, #requests{taking = Taking} = Requests) when is_map_key(Name, Taking) ->
-    {map_get(Name, Taking), Requests};
-take_over(Name, Pid, Registrar, #requests{context = Context, taking = Taking} = Requests) ->
-    #requests{registrars = Registrars, taken = Taken} = Requests,
-    Keeper = gen_tracker_keeper:start(Context),
-    ok = gen_tracker_registrar:give({Name, Pid}, Registrar, Keeper, Registrars),
-    {Keeper, Requests#requests{
-        taking = Taking#{Name => Keeper},
-        taken = Taken#{Keeper => {Name, Pid, Registrar}}
-    }}.
+    {Own, Taking} = gen_tracker_registrars:own_keeper({Name, Pid}, Keeper, Registrars),
+    {Own, Requests#requests{registrars = Taking}}.
 
 %% The VM has no free process for a keeper.
 end_registered(Pid, Registrar, #request{name = Name, from = From} = Request, Requests) ->
-    #requests{registrars = Registrars, ending = Ending} = Requests,
-    ok = gen_tracker_registrar:end_child({Name, Pid}, Registrar, From, Registrars),
-    Requests#requests{ending = Ending#{From => {Pid, Registrar, Request}}}.
+    #requests{registrars = Registrars} = Requests,
+    Ending = gen_tracker_registrars:end_child({Name, Pid}, Registrar, From, Request, Registrars),
+    Requests#requests{registrars = Ending}.
 
 %% @doc Notes that a registrar has ended a child, or that the request has to be handled again.
 -spec registered_ended(gen_server:from(), ok | again, requests()) -> requests().
-registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
-    case {maps:take(From, Ending), Result} of
-        {{{_, _, Request}, Others}, ok} ->
+registered_ended(From, Result, #requests{registrars = Registrars} = Requests) ->
+    case gen_tracker_registrars:ended(From, Registrars) of
+        {Request, Others} when Result =:= ok ->
             reply(Request, ok),
-            Requests#requests{ending = Others};
-        {{{_, _, Request}, Others}, again} ->
-            handle(Request, Requests#requests{ending = Others});
-        {error, _} ->
-            Requests
-    end.
-
-%% Whether a keeper was to take over a child that is still there.
-leaves_child(Keeper, #requests{taken = Taken} = Requests) ->
-    case Taken of
-        #{Keeper := {Name, Pid, _}} ->
-            case proctab_nif:child(zone(Requests), Name) of
-                {_, Pid, _, _} -> true;
-                _ -> false
-            end;
-        _ ->
-            false
-    end.
-
-%% A keeper has taken its row over, or has ended.
-took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
-    case maps:take(Keeper, Taken) of
-        {{Name, _, _}, Others} ->
-            Requests#requests{taking = maps:remove(Name, Taking), taken = Others};
+            Requests#requests{registrars = Others};
+        {Request, Others} ->
+            handle(Request, Requests#requests{registrars = Others});
         error ->
             Requests
     end.
 
+%% A keeper has taken its row over, or has ended.
+took_over(Keeper, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrars:took_over(Keeper, Registrars)}.
+
 %% @doc Starts the registrar at a position, if there is none. It answers the caller.
 -spec start_registrar(0..7, gen_server:from(), requests()) -> requests().
 start_registrar(Position, From, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:start(Position, From, Registrars)}.
+    Requests#requests{registrars = gen_tracker_registrars:start(Position, From, Registrars)}.
 
 %% @doc Notes that a registrar is open, and has adopted the rows of these, which were killed.
 -spec registrar_opened(pid(), Before :: [pid()], requests()) -> requests().
 registrar_opened(Registrar, Before, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:opened(Registrar, Before, Registrars)}.
-
-%% The new registrar is asked again for all rows that the killed one has not given away. Requests
-%% that it does not know are answered all the same.
-replace_registrar(Registrar, #requests{registrars = Registrars, taken = Taken} = Requests) ->
-    #requests{ending = Ending} = Requests,
-    Replaced = gen_tracker_registrar:replace(Registrar, Registrars),
-    maps:foreach(
-        fun(Keeper, {Name, Pid, From}) ->
-            gen_tracker_registrar:is_registrar(From, Replaced) andalso
-                gen_tracker_registrar:give({Name, Pid}, From, Keeper, Replaced)
-        end,
-        Taken
-    ),
-    maps:foreach(
-        fun(Asking, {Pid, From, #request{name = Name}}) ->
-            gen_tracker_registrar:is_registrar(From, Replaced) andalso
-                gen_tracker_registrar:end_child({Name, Pid}, From, Asking, Replaced)
-        end,
-        Ending
-    ),
-    Requests#requests{registrars = Replaced}.
+    Requests#requests{registrars = gen_tracker_registrars:opened(Registrar, Before, Registrars)}.
 
 %% @doc Unregisters a child without a start function. Returns the registrar that has to do it, if
 %% one has.
 -spec unregister(gen_tracker:name(), requests()) -> ok | {ask, Registrar :: pid()}.
-unregister(Name, #requests{registrars = Registrars} = Requests) ->
-    case proctab_nif:child(zone(Requests), Name) of
-        {running, Pid, Keeper, {undefined, _, _, _, _}} ->
-            case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-                true ->
-                    {ask, gen_tracker_registrar:current(Keeper, Registrars)};
-                false ->
-                    _ = proctab_nif:unregister_name(zone(Requests), Name, Keeper, unregistered)
-                        andalso gen_tracker_telemetry:child(
-                            Requests#requests.context, {down, unregistered}, Name, Pid
-                        ),
-                    forget_registered(Name, Pid, Requests)
-            end;
-        _ ->
-            ok
-    end.
-
-forget_registered(Name, Pid, #requests{registrars = Registrars}) ->
-    gen_tracker_registrar:forget(Name, Pid, Registrars).
+unregister(Name, #requests{registrars = Registrars}) ->
+    gen_tracker_registrars:unregister(Name, Registrars).
 
 %%% The queues
 
@@ -730,9 +654,9 @@ settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
 %% Handles the end of a keeper that has removed its row, or has never got the row of a registrar.
-ended(Keeper, Before) ->
+ended(Keeper, #requests{registrars = Registrars} = Before) ->
     Outcome =
-        case leaves_child(Keeper, Before) of
+        case gen_tracker_registrars:leaves_child(Keeper, Registrars) of
             true -> not_taken;
             false -> ended
         end,
@@ -823,9 +747,11 @@ to_supervisor(Result) ->
 %% @doc Handles the end of a keeper or registrar. If a keeper left a row, a new keeper adopts that.
 -spec lost(Keeper :: pid(), Reason :: term(), requests()) -> requests().
 lost(Keeper, Reason, #requests{registrars = Registrars} = Requests) ->
-    case gen_tracker_registrar:is_registrar(Keeper, Registrars) of
-        true -> replace_registrar(Keeper, Requests);
-        false -> keeper_lost(Keeper, Reason, Requests)
+    case gen_tracker_registrars:is_registrar(Keeper, Registrars) of
+        true ->
+            Requests#requests{registrars = gen_tracker_registrars:replace(Keeper, Registrars)};
+        false ->
+            keeper_lost(Keeper, Reason, Requests)
     end.
 
 keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = Requests) ->
@@ -908,11 +834,11 @@ take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting, looking = Looking, ending = Ending}) ->
+end_all(#requests{waiting = Waiting, looking = Looking, registrars = Registrars}) ->
     Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
     lists:foreach(Answer, maps:values(Looking)),
-    AnswerEnding = fun({_, _, Request}) -> reply(Request, at_stop(Request)) end,
-    lists:foreach(AnswerEnding, maps:values(Ending)),
+    AnswerEnding = fun(Request) -> reply(Request, at_stop(Request)) end,
+    lists:foreach(AnswerEnding, gen_tracker_registrars:ending(Registrars)),
     lists:foreach(
         fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
     ).

@@ -36,6 +36,7 @@ all() ->
         a_child_that_leaves_meanwhile_counts_as_ended,
         a_keeper_that_is_dead_gets_no_row,
         a_registrar_that_is_killed_at_its_start_delays_no_caller,
+        a_keeper_is_told_to_take_over_when_two_registrars_are_killed,
         a_registrar_ends_a_child_for_each_who_asks,
         a_start_waits_for_the_end_of_a_registered_process,
         a_keeper_that_takes_over_tells_the_reason,
@@ -327,25 +328,28 @@ next_keeper(Zone, Before) ->
 
 %% A process that is the tracker of a table kills each registrar before that has answered.
 a_registrar_that_is_killed_at_its_start_delays_no_caller(_) ->
+    as_tracker(fun(None) -> [start_and_kill(None) || _ <- lists:seq(1, 50)] end).
+
+%% Calls a fun in a process that is the tracker of a table, with its empty set of registrars.
+as_tracker(Fun) ->
     callers:apart(fun() ->
         process_flag(trap_exit, true),
         Context = #{tracker => self(), tag => make_ref(), zone => ?MODULE, reports => false},
         Handle = proctab_nif:zone_open(?MODULE, {Context, group_leader(), []}, [], infinity),
-        None = gen_tracker_registrar:new(Context, Handle),
-        [start_and_kill(None) || _ <- lists:seq(1, 50)]
+        Fun(gen_tracker_registrars:new(Context, Handle))
     end).
 
 start_and_kill(None) ->
     Reply = make_ref(),
-    Started = gen_tracker_registrar:start(0, {self(), Reply}, None),
+    Started = gen_tracker_registrars:start(0, {self(), Reply}, None),
     First = kill_registrar(),
-    Replaced = gen_tracker_registrar:replace(First, Started),
+    Replaced = gen_tracker_registrars:replace(First, Started),
     receive
         {Reply, ok} -> ok
     after 5000 -> error(not_answered)
     end,
     Second = kill_registrar(),
-    true = gen_tracker_registrar:is_registrar(Second, Replaced).
+    true = gen_tracker_registrars:is_registrar(Second, Replaced).
 
 kill_registrar() ->
     [Registrar] = registrars(?MODULE),
@@ -353,6 +357,24 @@ kill_registrar() ->
     receive
         {'EXIT', Registrar, killed} -> Registrar
     end.
+
+%% The second one is killed after it has adopted the rows of the first, and before it has given one.
+a_keeper_is_told_to_take_over_when_two_registrars_are_killed(_) ->
+    as_tracker(fun(None) -> [give_and_kill(None) || _ <- lists:seq(1, 50)] end).
+
+give_and_kill(None) ->
+    Started = gen_tracker_registrars:start(0, {self(), make_ref()}, None),
+    First = kill_registrar(),
+    {Keeper, Taking} = gen_tracker_registrars:own_keeper({?NAME, self()}, First, Started),
+    Replaced = gen_tracker_registrars:replace(First, Taking),
+    Second = kill_registrar(),
+    Opened = gen_tracker_registrars:opened(Second, [First], Replaced),
+    _ = gen_tracker_registrars:replace(Second, Opened),
+    receive
+        {'EXIT', Keeper, shutdown} -> ok
+    after 5000 -> error(not_told)
+    end,
+    kill_registrar().
 
 %% As if the VM had no free process for a keeper.
 a_registrar_ends_a_child_for_each_who_asks(Config) ->
