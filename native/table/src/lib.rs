@@ -65,6 +65,7 @@
 //! | [`claims`] | the names that the members of a zone on several nodes claim |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
+//! | `specs` | specs that many children have in common |
 //! | `sharded_map` | a map in shards, each with a lock |
 //! | `shards` | shards that are made when they are needed |
 //! | [`value`] | a value: one atomic word, which is replaced or counted in place |
@@ -117,6 +118,7 @@ mod retirement;
 pub mod row;
 mod sharded_map;
 mod shards;
+mod specs;
 #[cfg(test)]
 mod testing;
 pub mod value;
