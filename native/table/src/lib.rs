@@ -70,6 +70,7 @@
 //! | `shards` | shards that are made when they are needed |
 //! | [`value`] | a value: one atomic word, which is replaced or counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
+//! | [`recent`] | the tables that were opened last, by their names |
 //! | [`reclaim`] | freeing memory that readers may still use |
 //! | [`commit`] | the proof that an operation will not start again |
 //! | `hashing` | the keyed hash functions of a table |
@@ -112,6 +113,7 @@ mod hashing;
 pub mod index;
 mod names;
 pub mod processes;
+pub mod recent;
 pub mod reclaim;
 mod registrations;
 mod retirement;
