@@ -238,7 +238,7 @@ fill_one(#{side := proctab, zone := Zone}, N, Attributes) ->
         Zone,
         Name,
         bench_data:keeper_pid(N),
-        {MFA, Restart, Shutdown, Type, Modules},
+        gen_tracker_spec:stored({MFA, Restart, Shutdown, Type, Modules}),
         bench_data:child_pid(N)
     ),
     Attributes =:= [] orelse gen_tracker:setattr(Zone, Name, Attributes);

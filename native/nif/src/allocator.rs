@@ -8,7 +8,7 @@
 //!
 //! What a thread keeps has no destructor. One would have to be registered at the first allocation.
 //! Where libc cannot do that, as in musl, it allocates again, and Rust's library before 1.93 ends
-//! the process. So a thread that ends loses its blocks, at most 256 KB. The threads of the VM and
+//! the process. So a thread that ends loses its blocks, at most 512 KB. The threads of the VM and
 //! that of this library live as long as the VM.
 //!
 //! Only Linux has this: elsewhere even a thread-local variable without a destructor may allocate. A
@@ -25,9 +25,9 @@ use rustler::EnifAllocator;
 static ALLOCATOR: Allocator = Allocator;
 
 /// Sizes of small blocks are multiples of this.
-const STEP: usize = 16;
+const STEP: usize = 8;
 /// Sizes of small blocks.
-const SIZES: usize = 16;
+const SIZES: usize = 32;
 /// Alignment of all blocks of the VM.
 const ALIGN: usize = 8;
 /// Bytes of blocks of one size that a thread keeps at most.

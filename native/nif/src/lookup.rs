@@ -19,7 +19,7 @@ pub static ZONE_HANDLES: Handles<Arc<Table<Zone<Copied>>>> = Handles::new(c"proc
 /// The argument may be any term: no other one has the word of an atom, so none is found for it.
 #[inline]
 pub fn zone<'g>(call: Call<'_>, guard: &'g Guard) -> Result<&'g Zone<Copied>, Fault> {
-    Ok(&tables::get(call.argument(0)?.word(), guard)?.content)
+    Ok(&tables::find(call.argument(0)?.word(), guard)?.content)
 }
 
 /// Returns the zone that the first argument names, or is the handle of.

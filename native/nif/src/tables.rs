@@ -12,6 +12,7 @@ use papaya::HashMap;
 use parking_lot::Mutex;
 use rustler::{Env, LocalPid, Monitor};
 
+use proctab_table::recent::{Named, Recent};
 use proctab_table::reclaim::{self, Deferred, Guard};
 use proctab_table::zone::Zone;
 use proctab_table::Seed;
@@ -30,6 +31,9 @@ pub type Tables<T> = HashMap<u64, Arc<Table<T>>, Seed>;
 pub trait Content: Default + Send + Sync + 'static {
     /// All tables of this kind.
     fn tables() -> &'static Tables<Self>;
+
+    /// Those that were opened last.
+    fn recent() -> &'static Recent<Table<Self>>;
 }
 
 /// A table and its owner.
@@ -67,22 +71,29 @@ fn no_tables<T: Content>() -> Tables<T> {
 
 /// Defines the kinds of tables.
 macro_rules! kinds {
-    ($($content:ty: $tables:ident);* $(;)?) => {$(
+    ($($content:ty: $tables:ident, $recent:ident);* $(;)?) => {$(
         lazy_static! {
             static ref $tables: Tables<$content> = no_tables();
         }
 
+        static $recent: Recent<Table<$content>> = Recent::new();
+
         impl Content for $content {
             fn tables() -> &'static Tables<Self> {
                 &$tables
+            }
+
+            #[inline]
+            fn recent() -> &'static Recent<Table<Self>> {
+                &$recent
             }
         }
     )*};
 }
 
 kinds! {
-    Zone<Copied>: ZONES;
-    WatchedProcesses: PROCESSES;
+    Zone<Copied>: ZONES, RECENT_ZONES;
+    WatchedProcesses: PROCESSES, RECENT_PROCESSES;
 }
 
 impl<T: Content> Observer for OwnerObserver<T> {
@@ -92,6 +103,13 @@ impl<T: Content> Observer for OwnerObserver<T> {
         if let Ok(table) = get::<T>(self.name, &guard) {
             table.owner_is_down(monitor);
         }
+    }
+}
+
+impl<T: Content> Named for Table<T> {
+    #[inline]
+    fn name(&self) -> u64 {
+        self.name
     }
 }
 
@@ -168,8 +186,10 @@ impl<T: Content> Table<T> {
         let closing = condition(*owner);
         if closing {
             let is_this = |_: &u64, table: &Arc<Self>| std::ptr::eq(&**table, self);
-            // An error means that the table was closed before.
-            let _ = T::tables().remove_if(&self.name, is_this, &guard);
+            T::recent().change().remove(self, || {
+                // An error means that the table was closed before.
+                let _ = T::tables().remove_if(&self.name, is_this, &guard);
+            });
         }
         drop(owner);
         if closing {
@@ -182,6 +202,28 @@ impl<T: Content> Table<T> {
 #[inline]
 pub fn get<T: Content>(name: u64, guard: &Guard) -> Result<&Arc<Table<T>>, Fault> {
     T::tables().get(&name, guard).ok_or(Fault::BadArgument)
+}
+
+/// Returns the table of this name, faster than [`get`] if it was opened by [`open`].
+#[inline]
+pub fn find<T: Content>(name: u64, guard: &Guard) -> Result<&Table<T>, Fault> {
+    match T::recent().get(name, guard) {
+        Some(table) => Ok(table),
+        None => find_in_map(name, guard),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn find_in_map<T: Content>(name: u64, guard: &Guard) -> Result<&Table<T>, Fault> {
+    get(name, guard).map(|table| &**table)
+}
+
+/// Makes a table known by its name, in the place of one whose owner is dead.
+pub fn open<T: Content>(table: &Arc<Table<T>>, guard: &Guard) {
+    T::recent().change().add(table, || {
+        T::tables().insert(table.name, Arc::clone(table), guard);
+    });
 }
 
 /// Prepends `{kind, Name, Owner}` of each table of a kind to a list.

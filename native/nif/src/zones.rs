@@ -7,7 +7,7 @@ use proctab_terms::{Answer, Call, Copied, Fault, Term};
 use crate::atoms::{self, atom, boolean};
 use crate::index;
 use crate::lookup::{self, ZONE_HANDLES};
-use crate::tables::{self, Content, Given, Table};
+use crate::tables::{self, Given, Table};
 use crate::watching::WatchedProcesses;
 
 pub fn zone_open(call: Call<'_>) -> Answer<'_> {
@@ -42,7 +42,7 @@ pub fn zone_open(call: Call<'_>) -> Answer<'_> {
         table.content.limit_children(most, &committed);
     }
     let handle = ZONE_HANDLES.make(call, table.clone());
-    Zone::tables().insert(name, table, &guard);
+    tables::open(&table, &guard);
     Ok(handle)
 }
 

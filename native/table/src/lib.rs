@@ -66,10 +66,12 @@
 //! | [`claims`] | the names that the members of a zone on several nodes claim |
 //! | `names` | the lock-free table of rows by the hashes of their names |
 //! | [`waiters`] | processes that wait for an attribute or for a child |
+//! | `specs` | specs that many children have in common |
 //! | `sharded_map` | a map in shards, each with a lock |
 //! | `shards` | shards that are made when they are needed |
 //! | [`value`] | a value: one atomic word, which is replaced or counted in place |
 //! | [`datum`] | an immutable term in sixteen bytes |
+//! | [`recent`] | the tables that were opened last, by their names |
 //! | [`reclaim`] | freeing memory that readers may still use |
 //! | [`commit`] | the proof that an operation will not start again |
 //! | `hashing` | the keyed hash functions of a table |
@@ -112,6 +114,7 @@ mod hashing;
 pub mod index;
 mod names;
 pub mod processes;
+pub mod recent;
 pub mod reclaim;
 mod registrations;
 pub mod reservations;
@@ -119,6 +122,7 @@ mod retirement;
 pub mod row;
 mod sharded_map;
 mod shards;
+mod specs;
 #[cfg(test)]
 mod testing;
 pub mod value;

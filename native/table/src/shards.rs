@@ -2,14 +2,17 @@
 //!
 //! Shards are made in groups, by the first thread that needs one of the group.
 
+use std::array;
 use std::sync::OnceLock;
 
 /// Shards of a group.
 const GROUP: usize = 16;
 
+type Group<S> = Box<[S; GROUP]>;
+
 /// A number of shards.
 pub(crate) struct Shards<S> {
-    groups: Box<[OnceLock<Box<[S]>>]>,
+    groups: Box<[OnceLock<Group<S>>]>,
 }
 
 impl<S> Shards<S> {
@@ -32,7 +35,7 @@ impl<S> Shards<S> {
     #[inline]
     pub fn get_or_make(&self, number: usize, make: impl Fn() -> S) -> &S {
         let group = &self.groups[number / GROUP];
-        let group = group.get_or_init(|| (0..GROUP).map(|_| make()).collect());
+        let group = group.get_or_init(|| Box::new(array::from_fn(|_| make())));
         &group[number % GROUP]
     }
 }

@@ -34,6 +34,7 @@ use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
 use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
 use crate::sharded_map::ShardedMap;
+use crate::specs::Specs;
 use crate::value::Added;
 use crate::waiters::{Sought, Waiters};
 use crate::zone_processes::ZoneProcesses;
@@ -58,6 +59,7 @@ pub struct Zone<F: Foreign> {
     keepers: ShardedMap<u64, Arc<Row<F>>>,
     slots: [Mutex<Slots<F>>; SLOT_SHARDS],
     children: Children,
+    specs: Specs<F>,
     processes: ZoneProcesses,
     /// The process that is told of births and deaths.
     subscriber: AtomicU64,
@@ -98,6 +100,7 @@ impl<F: Foreign> Default for Zone<F> {
                 })
             }),
             children: Children::default(),
+            specs: Specs::default(),
             processes: ZoneProcesses::default(),
             subscriber: AtomicU64::new(NO_SUBSCRIBER),
             // The keys of this state are random numbers of the system.
@@ -309,13 +312,14 @@ impl<F: Foreign> Zone<F> {
     fn insert_if_free(
         &self,
         name: &Datum<F>,
-        child: Child<F>,
+        mut child: Child<F>,
         is_listed: bool,
         _: &Committed,
     ) -> Claimed {
         let guard = reclaim::enter();
+        let mut row = self.row_or_vacant(name, &guard);
+        child.spec = child.spec.map(|spec| self.specs.share(&spec, row.hash));
         loop {
-            let row = self.row_or_vacant(name, &guard);
             // Listed first: as soon as the row has the child, another thread may remove it.
             let listed = match is_listed {
                 true => self.list_keeper(child.keeper, row.share()),
@@ -329,7 +333,10 @@ impl<F: Foreign> Zone<F> {
                 self.remove_keeper(child.keeper, &row, listed);
             }
             match occupied {
-                Err(Gone) => self.remove_name(&row, &guard),
+                Err(Gone) => {
+                    self.remove_name(&row, &guard);
+                    row = self.row_or_vacant(name, &guard);
+                }
                 Ok(refused) => {
                     self.remove_unused(Entry::new(row.get(), &self.shared, &guard));
                     return refused;
