@@ -10,9 +10,13 @@
 
 -export_type([waits/0, asker/0]).
 
-%% For each asker, what its requests wait for, with the processes that have sent them.
--opaque waits() ::
-    #{Asker :: pid() => #{Number :: pos_integer() => {waited(), Caller :: pid()}}}.
+-record(waits, {
+    %% What the requests of each asker wait for, with the processes that have sent them.
+    by_asker = #{} :: #{Asker :: pid() =>
+                            #{Number :: pos_integer() => {waited(), Caller :: pid()}}}
+}).
+
+-opaque waits() :: #waits{}.
 %% A callback that looks up a name without a child waits for the next keeper of that name.
 -type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 -type asker() :: {Keeper :: pid(), starting | terminating | waiting} | none.
@@ -20,7 +24,7 @@
 %% @doc Returns a graph without waits.
 -spec new() -> waits().
 new() ->
-    #{}.
+    #waits{}.
 
 %% @doc Returns the first of these processes that is a keeper with a callback, and what it is doing.
 -spec asker([pid()], gen_tracker:zone()) -> asker().
@@ -46,11 +50,11 @@ reaches(Asker, [Asker | _], _, _, _) ->
     true;
 reaches(Asker, [Keeper | Keepers], Zone, Waits, Seen) when is_map_key(Keeper, Seen) ->
     reaches(Asker, Keepers, Zone, Waits, Seen);
-reaches(Asker, [Keeper | Keepers], Zone, Waits, Seen) ->
+reaches(Asker, [Keeper | Keepers], Zone, #waits{by_asker = ByAsker} = Waits, Seen) ->
     %% A dead process no longer waits.
     More = [
         Other
-     || {Waited, Caller} <- maps:values(maps:get(Keeper, Waits, #{})),
+     || {Waited, Caller} <- maps:values(maps:get(Keeper, ByAsker, #{})),
         gen_tracker_keeper:is_alive(Caller),
         Other <- keepers(Waited, Zone)
     ],
@@ -69,16 +73,16 @@ keepers(Keeper, _) ->
           waits().
 add(none, _, _, Waits) ->
     Waits;
-add(Asker, Number, Wait, Waits) ->
-    Others = maps:get(Asker, Waits, #{}),
-    Waits#{Asker => Others#{Number => Wait}}.
+add(Asker, Number, Wait, #waits{by_asker = ByAsker}) ->
+    Others = maps:get(Asker, ByAsker, #{}),
+    #waits{by_asker = ByAsker#{Asker => Others#{Number => Wait}}}.
 
 %% @doc Removes a wait.
 -spec remove(Asker :: pid() | none, Number :: pos_integer(), waits()) -> waits().
 remove(none, _, Waits) ->
     Waits;
-remove(Asker, Number, Waits) ->
-    case maps:remove(Number, map_get(Asker, Waits)) of
-        Left when map_size(Left) =:= 0 -> maps:remove(Asker, Waits);
-        Left -> Waits#{Asker := Left}
+remove(Asker, Number, #waits{by_asker = ByAsker}) ->
+    case maps:remove(Number, map_get(Asker, ByAsker)) of
+        Left when map_size(Left) =:= 0 -> #waits{by_asker = maps:remove(Asker, ByAsker)};
+        Left -> #waits{by_asker = ByAsker#{Asker := Left}}
     end.

@@ -144,19 +144,27 @@ zone_names() ->
 modules() ->
     [
         gen_tracker,
-        gen_tracker_requests,
-        gen_tracker_keeper,
-        gen_tracker_registrar,
-        gen_tracker_shutdown,
-        gen_tracker_reports,
+        gen_tracker_attributes,
         gen_tracker_events,
+        gen_tracker_keeper,
+        gen_tracker_opening,
+        gen_tracker_registrar,
+        gen_tracker_registrars,
+        gen_tracker_reports,
+        gen_tracker_requests,
+        gen_tracker_selection,
+        gen_tracker_shutdown,
+        gen_tracker_spec,
+        gen_tracker_telemetry,
+        gen_tracker_waiting,
+        gen_tracker_waits,
         metrics_process_tracker,
         stats_hero_monitor,
-        proctab_reaper,
         proctab,
-        proctab_view,
         proctab_errors,
-        proctab_swap
+        proctab_reaper,
+        proctab_swap,
+        proctab_view
     ].
 
 %% The system
