@@ -74,6 +74,8 @@ a_hundred_crashes_while_workers_come_and_go_lose_no_cleanup(_) ->
     assert_cleaned_up(Registered, [Pid || {Pid, _} <- Refused], calls(Calls)).
 
 reloads_while_workers_come_and_go_lose_no_cleanup(_) ->
+    %% Compiles the modules: meanwhile too many workers would come.
+    lists:foreach(fun reloading:load_softly/1, modules()),
     Monitor = supervised_monitor(),
     Calls = count_calls(),
     {Registered, Refused} = come_and_go(10, fun() ->
