@@ -74,24 +74,18 @@ a_hundred_crashes_while_workers_come_and_go_lose_no_cleanup(_) ->
     assert_cleaned_up(Registered, [Pid || {Pid, _} <- Refused], calls(Calls)).
 
 reloads_while_workers_come_and_go_lose_no_cleanup(_) ->
+    Modules = [stats_hero_monitor, proctab_reaper],
     %% Compiles the modules: meanwhile too many workers would come.
-    lists:foreach(fun reloading:load_softly/1, modules()),
+    lists:foreach(fun reloading:load_softly/1, Modules),
     Monitor = supervised_monitor(),
     Calls = count_calls(),
     {Registered, Refused} = come_and_go(10, fun() ->
-        lists:foreach(fun reloading:load_softly/1, modules())
+        lists:foreach(fun reloading:load_softly/1, Modules)
     end),
     %% Only the killed workers had no answer.
     ?assertEqual([], [Reason || {_, Reason} <- Refused, Reason =/= killed]),
     ?assertEqual(Monitor, whereis(stats_hero_monitor)),
     assert_cleaned_up(Registered, [Pid || {Pid, _} <- Refused], calls(Calls)).
-
-%% Every module but the one with the native library.
-modules() ->
-    _ = application:load(proctab),
-    {ok, Modules} = application:get_key(proctab, modules),
-    true = lists:member(stats_hero_monitor, Modules),
-    Modules -- [proctab_nif].
 
 %% Asserts one cleanup for each worker that was registered, and at most one for each worker that had
 %% no answer.
