@@ -408,7 +408,9 @@ terms_that_are_too_large_are_refused_on_any_member(_) ->
                 end,
                 ?assertEqual(badarg, on(M, erlang, apply, [Open, []])),
                 Tracker = on(M, erlang, whereis, [z]),
-                ?assertError(badarg, on(M, gen_tracker_cluster, register_name, [{z, Name}, Tracker]))
+                ?assertError(
+                    badarg, on(M, gen_tracker_cluster, register_name, [{z, Name}, Tracker])
+                )
             end
          || M <- Members, Home <- Members
         ]
