@@ -731,10 +731,19 @@ from_sender(Message, Pid, #member{peers = Peers} = Member) ->
     try
         heard(Message, Pid, Peer, Member)
     catch
-        throw:malformed -> malformed(Message, Pid, Member);
+        throw:malformed -> refused(Message, Pid, Member);
         %% A name is too large for the table.
-        error:badarg -> malformed(Message, Pid, Member)
+        error:badarg -> refused(Message, Pid, Member)
     end.
+
+%% The sender waits for the credit of a message with claims, whatever is wrong with it.
+refused({Claims, _} = Message, Pid, #member{peers = Peers} = Member)
+        when Claims =:= page; Claims =:= events ->
+    #{Pid := #peer{session = Session} = Peer} = Peers,
+    Credited = say(Pid, {gen_tracker_cluster, Session, {credit, 1}}, Peer),
+    malformed(Message, Pid, set_peer(Pid, Credited, Member));
+refused(Message, Pid, Member) ->
+    malformed(Message, Pid, Member).
 
 %% A session begins with `welcome'. Claims come after the beginning of a snapshot, pages only
 %% before its end.

@@ -32,8 +32,9 @@
 %% Where a name is, or is to be started.
 -type decision() :: {ok, pid()} | {held | home, node()} | nowhere.
 %% What a member says that was asked: the result of a start; that the caller has to decide again,
-%% after a wait or at once (`undecided'), or a little later (`again').
--type answer() :: {result, term()} | undecided | again.
+%% after a wait or at once (`undecided'), or a little later (`again'); or that name or spec are too
+%% large for its table (`refused').
+-type answer() :: {result, term()} | undecided | again | refused.
 %% Until when members may disagree, and until when a caller decides again, in milliseconds of
 %% monotonic time.
 -type deadlines() :: {Agreement :: integer(), Limit :: integer()}.
@@ -58,7 +59,10 @@ name(_) -> error.
 
 check_and_open(Zone, Spec) ->
     case gen_tracker_spec:check(Spec) of
-        {ok, Name, _} -> open(Zone, Name, Spec, deadlines(now_ms() + ?TIMEOUT));
+        {ok, Name, ChildSpec} ->
+            %% Refuses a spec that is too large, before another node is sent it.
+            _ = proctab_nif:opening(Zone, Name, ChildSpec),
+            open(Zone, Name, Spec, deadlines(now_ms() + ?TIMEOUT));
         {error, Reason} ->
             %% The zone may be one of this node alone.
             _ = proctab_nif:cluster_shared(Zone),
@@ -76,7 +80,8 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
             case ask(Node, Decision, Zone, Spec, 1) of
                 {result, Result} -> Result;
                 undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
-                again -> open_again(Zone, Name, Spec, Deadlines)
+                again -> open_again(Zone, Name, Spec, Deadlines);
+                refused -> error(badarg)
             end
     end.
 
@@ -164,11 +169,9 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
         {redirect, Other} when Redirects > 0, Other =/= node() ->
             ask(Other, Decision, Zone, Spec, Redirects - 1);
         {redirect, _} -> again;
-        undecided -> undecided;
-        again -> again;
         {result, {error, gen_tracker_not_started}} -> again;
         {result, {error, shutdown}} -> {result, {error, {nodedown, Node}}};
-        {result, Result} -> {result, Result}
+        Answer -> Answer
     catch
         error:{erpc, noconnection} ->
             {result, {error, {nodedown, Node}}};
@@ -185,11 +188,13 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
           answer() | {redirect, node()}.
 serve(Zone, Spec, _Redirects) ->
     {ok, Name} = name(Spec),
-    try decide(Zone, Name) of
-        {ok, Pid} -> {result, {ok, Pid}};
-        {_, Node} = Decision when Node =:= node() -> open_here(Decision, Zone, Spec);
-        {_, Node} -> {redirect, Node};
-        nowhere -> again
+    try
+        case decide(Zone, Name) of
+            {ok, Pid} -> {result, {ok, Pid}};
+            {_, Node} = Decision when Node =:= node() -> open_here(Decision, Zone, Spec);
+            {_, Node} -> {redirect, Node};
+            nowhere -> again
+        end
     catch
         %% The zone does not run here, or not any more.
         error:badarg -> again
@@ -211,10 +216,8 @@ open_here({home, _}, Zone, Spec) ->
 open_with(Open, Zone, Spec) ->
     {ok, Name, ChildSpec} = gen_tracker_spec:check(Spec),
     case Open(Zone, Name, ChildSpec) of
-        {opened, {error, badarg}} -> error(badarg);
         {opened, Result} -> {result, Result};
-        refused -> error(badarg);
-        Undecided -> Undecided
+        Answer -> Answer
     end.
 
 %% The claim of a child that was started with the lock may not have arrived yet, so this asks. The
@@ -257,7 +260,7 @@ register_name(Zone, Name, Pid, {_, Limit} = Deadlines) ->
     case registration(decide(Zone, Name), Zone, Name, Pid) of
         again -> register_again(Zone, Name, Pid, Deadlines);
         undecided -> register_undecided(Zone, Name, Pid, deadlines(Limit));
-        badarg -> error(badarg);
+        refused -> error(badarg);
         Answer -> Answer
     end.
 
@@ -293,7 +296,7 @@ register_undecided(Zone, Name, Pid, {_, Limit} = Deadlines) ->
 %% @private Registers a process of this node, if the name is free. Does not wait for a start, which
 %% may be the registration of another process.
 -spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) ->
-          yes | no | again | undecided | badarg.
+          yes | no | again | undecided | refused.
 register_here(Zone, Name, Pid) ->
     Spec = {undefined, temporary, 200, worker, []},
     Request = {add_free, Name, Spec, Pid, gen_tracker_requests:parent()},
@@ -302,12 +305,12 @@ register_here(Zone, Name, Pid) ->
         {ok, Pid} -> yes;
         ?UNDECIDED -> undecided;
         {error, already_present} -> again;
-        {error, badarg} -> badarg;
+        {error, badarg} -> refused;
         {error, _} -> no
     catch
         %% The zone ends, or a cleanup takes too long.
         exit:_ -> no;
-        error:badarg -> badarg
+        error:badarg -> refused
     end.
 
 %% Returns whether the zone starts the caller under this name: then it gets the name when its start
@@ -324,7 +327,7 @@ is_starting(_, _, _) ->
 
 %% @private A start function that starts nothing: while it runs, this member holds the name.
 -spec register_from(node(), gen_tracker:zone(), gen_tracker:name(), pid()) ->
-          ?RESERVED(yes | no | again | undecided | badarg).
+          ?RESERVED(yes | no | again | undecided | refused).
 register_from(Node, Zone, Name, Pid) ->
     Answer = erpc:call(Node, ?MODULE, register_here, [Zone, Name, Pid], ?TIMEOUT),
     _ = Answer =:= yes andalso await_claim(Node, Zone, Name, now_ms() + ?HEARD),

@@ -46,7 +46,14 @@ messages_at_the_wrong_time_are_logged_and_change_nothing(_) ->
         send(Fake, Complete),
         ?assertEqual(length(Before ++ Welcomed ++ Complete), malformed(One, Log)),
         ?assertEqual([{a, P}], names(One)),
-        ?assertMatch([{members, [_, _]}, {up, a, P}], events(One, Subscriber))
+        ?assertMatch([{members, [_, _]}, {up, a, P}], events(One, Subscriber)),
+        %% Otherwise the sender would wait for ever.
+        {Other, Pid} = Fake,
+        Claims = [M || {What, _} = M <- [{page, [{a, P, []}]} | Before ++ Welcomed ++ Complete],
+            lists:member(What, [page, events])],
+        wait:until(fun() ->
+            length([N || {credit, N} <- on(Other, fake_member, received, [Pid])]) =:= length(Claims)
+        end)
     end).
 
 names(Member) ->

@@ -34,6 +34,7 @@ all() ->
         a_start_may_return_what_a_registration_does_not,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
+        terms_that_are_too_large_are_refused_on_any_member,
         via_names_work_with_gen_server,
         a_name_is_unregistered_from_any_member
     ].
@@ -340,7 +341,8 @@ a_start_may_return_what_a_registration_does_not(_) ->
                 Result, find_or_open(M, z, {name_of(Home, z), {erlang, hd, [[Result]]}, temporary})
             )
          || M <- Members, Home <- Members,
-            Result <- [again, undecided, {error, {registering, self(), yes}}, {result, a}]
+            Result <- [again, undecided, refused, {error, badarg}, {result, a},
+                {error, {registering, self(), yes}}]
         ]
     end).
 
@@ -386,6 +388,32 @@ a_registered_name_is_not_started(_) ->
             lists:seq(1, 20)
         ),
         settle(Members, z)
+    end).
+
+terms_that_are_too_large_are_refused_on_any_member(_) ->
+    clusters:with(2, z, fun(Members) ->
+        %% A term of a few words; a copy without sharing has 2^60 parts.
+        Large = fun() -> lists:foldl(fun(_, Part) -> {Part, Part} end, [], lists:seq(1, 60)) end,
+        [
+            begin
+                Name = name_of(Home, z),
+                %% The stacktrace, which has the arguments, stays there.
+                Open = fun() ->
+                    Spec = {Name, {erlang, hd, [Large()]}, temporary},
+                    try
+                        gen_tracker_cluster:find_or_open(z, Spec)
+                    catch
+                        error:badarg -> badarg
+                    end
+                end,
+                ?assertEqual(badarg, on(M, erlang, apply, [Open, []])),
+                Tracker = on(M, erlang, whereis, [z]),
+                ?assertError(
+                    badarg, on(M, gen_tracker_cluster, register_name, [{z, Name}, Tracker])
+                )
+            end
+         || M <- Members, Home <- Members
+        ]
     end).
 
 via_names_work_with_gen_server(_) ->
