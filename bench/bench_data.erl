@@ -2,7 +2,7 @@
 -module(bench_data).
 
 -export([name/1, names/1, attributes/0, value/1, other_value/1, map/0]).
--export([spec/1, start_child/2, idle/0, child_pid/1, keeper_pid/1]).
+-export([spec/1, start_child/2, idle/0, child_pid/1, keeper_pid/1, remote_pid/2]).
 -export([set/3, is_quick/0, rounds/0, scaled/1, clock/0]).
 -export([row/5, time/1, until/1, gone/1, resident/0]).
 
@@ -102,6 +102,11 @@ keeper_pid(N) -> pid(2 * N + 1).
 
 pid(N) ->
     list_to_pid(lists:concat(["<0.", N rem 32768, ".", 1000 + N div 32768, ">"])).
+
+%% Returns a pid of another node.
+remote_pid(Node, N) ->
+    Name = atom_to_binary(Node),
+    binary_to_term(<<131, 88, 119, (byte_size(Name)), Name/binary, N:32, 0:32, 1:32>>).
 
 %% Returns a row of the results.
 row(Side, Operation, Mode, Unit, Figures) ->

@@ -16,6 +16,7 @@
     registry,
     pg,
     global,
+    cluster,
     whereis,
     empty_nif
 ]).

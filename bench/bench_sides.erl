@@ -17,6 +17,7 @@
 %%   `DynamicSupervisor`, alone or as the partitions of a `PartitionSupervisor`, one for each
 %%   scheduler. They start the same child with the same spec; the last two keep no name;
 %% - `pg`, `global`: the process groups and the global names of OTP, without attributes;
+%% - `cluster`: gen_tracker_cluster of this library, with children on another node;
 %% - `whereis`, `empty_nif`, `loop`: limits: the look-up of a registered atom, a native call that
 %%   does nothing, and the loop that is subtracted from all figures.
 -module(bench_sides).
@@ -57,12 +58,13 @@ label(dynamic) -> "DynamicSupervisor";
 label(partition) -> "PartitionSupervisor";
 label(pg) -> "pg";
 label(global) -> "global";
+label(cluster) -> "proctab, other node";
 label(whereis) -> "whereis/1";
 label(empty_nif) -> "empty NIF".
 
 %% Sides that are no peers.
 limits() ->
-    [whereis, empty_nif].
+    [cluster, whereis, empty_nif].
 
 %% Elixir may be missing.
 is_available(registry) -> code:which('Elixir.Registry') =/= non_existing;
@@ -117,6 +119,13 @@ open(registry, Registry) ->
 open(pg, Scope) ->
     {ok, Owner} = pg:start_link(Scope),
     #{side => pg, scope => Scope, owner => Owner};
+open(cluster, Zone) ->
+    %% The directory of this node alone: a look-up asks no other one.
+    Handle = proctab_nif:zone_open(Zone, shared),
+    _ = proctab_nif:cluster_open(Handle, shared, []),
+    Process = bench_data:remote_pid(other@bench, 0),
+    Member = proctab_nif:add_member(Handle, other@bench, <<"other@bench">>, Process),
+    #{side => cluster, zone => Zone, handle => Handle, member => Member};
 open(Side, _) ->
     #{side => Side, names => []}.
 
@@ -165,6 +174,11 @@ add(#{side := registry, registry := Registry} = Opened, Name, Attributes) ->
             _ -> maps:from_list(Attributes)
         end,
     {ok, _} = 'Elixir.Registry':register(Registry, Name, Value),
+    Opened;
+add(#{side := cluster, handle := Handle, member := Member} = Opened, Name, _) ->
+    Pid = bench_data:remote_pid(other@bench, erlang:phash2(Name)),
+    Rank = gen_tracker_cluster_member:rank(Name, other@bench),
+    {[undefined], []} = proctab_nif:change_claims(Handle, Member, [{Name, Rank, {up, Pid}}]),
     Opened;
 add(#{side := pg, scope := Scope} = Opened, Name, _) ->
     ok = pg:join(Scope, Name, self()),
@@ -277,6 +291,8 @@ close(#{side := global, names := Names}) ->
         end,
         Names
     );
+close(#{side := cluster, handle := Handle}) ->
+    ok = proctab_nif:zone_close(Handle);
 close(#{rows := Table}) ->
     true = ets:delete(Table);
 close(#{names := Names, attributes := Table}) ->
@@ -304,6 +320,8 @@ operation(#{side := pg, scope := Scope}, find) ->
     end;
 operation(#{side := global}, find) ->
     fun(Name) -> {ok, global:whereis_name(Name)} end;
+operation(#{side := cluster, zone := Zone}, find) ->
+    fun(Name) -> gen_tracker_cluster:find(Zone, Name) end;
 operation(#{side := whereis}, find) ->
     fun(_) -> {ok, erlang:whereis(init)} end;
 operation(#{side := empty_nif}, find) ->

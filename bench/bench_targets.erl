@@ -37,6 +37,9 @@ numbers(Rows, Shared) ->
         {"`find`: proctab / `erlang:whereis/1`", most, 1.5, times, fun() ->
             ratio(Rows, "find", "one process", proctab, whereis)
         end},
+        {"`gen_tracker_cluster:find` of a name of another node / `find`", most, 1.5, times, fun() ->
+            ratio(Rows, "find", "one process", cluster, proctab)
+        end},
         least("`find`: ets, set / proctab", 1.0, Rows, ets_set, ["find"], ["one process"]),
         start("one process", supervisor, 1.5, Rows),
         start("two processes", supervisor, 0.9, Rows),

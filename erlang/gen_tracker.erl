@@ -317,8 +317,11 @@ add_existing_child(Zone, Child) ->
             ?BADARG([Zone, Child])
     end.
 
-%% A process without a start function needs no keeper, and so no tracker if the name is free.
-add(Zone, {_, Name, {undefined, _, _, _, _} = Spec, Pid, _} = Request) when is_atom(Zone) ->
+%% A process without a start function needs no keeper, and so no tracker if the name is free. For a
+%% `re_register' the tracker monitors the process before it claims the name, so that a process that
+%% has died does not get it.
+add(Zone, {Kind, Name, {undefined, _, _, _, _} = Spec, Pid, _} = Request)
+        when is_atom(Zone), Kind =/= re_register ->
     case gen_tracker_registrar:register(Zone, Name, Spec, Pid) of
         registered -> {ok, Pid};
         ask -> call(Zone, Request);
@@ -746,7 +749,8 @@ sendable(Zone, Request) ->
 %% error of that function. While a child of that name is being started, the call waits for it, up to
 %% 60 seconds; while the last child is terminating, it waits for the cleanup. Returns `yes' at once
 %% if the zone is starting the caller under this name; the name is registered when its start
-%% function has returned.
+%% function has returned. If a start function starts several such processes, the first one gets
+%% `yes', and the others `no' as long as that one lives and has not unregistered the name.
 -spec register_name(via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     case ?OR_BADARG(register_child(register, Zone, Name, Pid), [{Zone, Name}, Pid]) of
@@ -782,22 +786,27 @@ re_register_name(ViaName, Pid) ->
 register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
     Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
-    case is_being_started(Zone, Name, Pid) orelse add(Zone, Request) of
-        {error, badarg} -> badarg;
-        {error, _} -> no;
-        _ -> yes
+    case reserve(Zone, Name, Pid) of
+        true ->
+            yes;
+        false ->
+            no;
+        undefined ->
+            case add(Zone, Request) of
+                {error, badarg} -> badarg;
+                {error, _} -> no;
+                _ -> yes
+            end
     end.
 
 %% A child that the zone starts under this name gets the name when its start function has returned.
-is_being_started(Zone, Name, Pid) when Pid =:= self() ->
-    case proctab_nif:child(Zone, Name) of
-        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
-            gen_tracker_requests:parent() =:= Keeper;
-        _ ->
-            false
+reserve(Zone, Name, Pid) when Pid =:= self() ->
+    case gen_tracker_requests:parent() of
+        undefined -> undefined;
+        Parent -> proctab_nif:reserve_name(Zone, Name, Parent)
     end;
-is_being_started(_, _, _) ->
-    false.
+reserve(_, _, _) ->
+    undefined.
 
 %% @doc Removes the entry and the attributes of a process that was registered or added without a
 %% start function. The process lives on. Does nothing if there is no such process, if the zone does
@@ -810,6 +819,8 @@ unregister_name({Zone, Name} = ViaName) when is_atom(Zone) ->
                 ok -> ok;
                 again -> unregister_name(ViaName)
             end;
+        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
+            proctab_nif:cancel_name(Zone, Keeper);
         _ ->
             ok
     catch
@@ -951,14 +962,17 @@ init({Zone, Options}) ->
         tag = Tag,
         context = Context,
         handle = Handle,
-        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options)),
+        cluster = start_cluster(Zone, Handle, Tag, cluster_options(Options, Emitter)),
         watchdog = gen_tracker_shutdown:start_watchdog(Handle, Context),
         requests = gen_tracker_requests:new(Context, Handle)
     }}.
 
-cluster_options(#{cluster := false}) -> none;
-cluster_options(#{cluster := true, index := Index}) -> #{index => Index};
-cluster_options(#{cluster := Cluster, index := Index}) -> Cluster#{index => Index}.
+cluster_options(#{cluster := false}, _) ->
+    none;
+cluster_options(#{cluster := true} = Options, Emitter) ->
+    cluster_options(Options#{cluster := #{}}, Emitter);
+cluster_options(#{cluster := Cluster, index := Index}, Emitter) ->
+    Cluster#{index => Index, telemetry => Emitter}.
 
 start_cluster(_, _, _, none) -> undefined;
 start_cluster(Zone, Handle, Tag, Cluster) ->
@@ -987,11 +1001,13 @@ handle_call(_Call, _From, Tracker) ->
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
     request(open, Name, Spec, undefined, From, [Caller], Tracker);
+route({Open, Name, Spec, Caller}, From, Tracker) when Open =:= open_free; Open =:= open_held ->
+    request(Open, Name, Spec, undefined, From, [Caller], Tracker);
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
 route({Add, Name, Spec, Child, Caller}, From, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
 route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:= await_child ->
     handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
@@ -1069,7 +1085,7 @@ request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
     end.
 
 is_child(Add, _, Child, Tracker)
-        when Add =:= add; Add =:= register; Add =:= re_register ->
+        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
     is_pid(Child) andalso not is_own(Child, Tracker);
 is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.
@@ -1114,8 +1130,9 @@ received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Request
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
-received({Tag, adopted, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:registrars_adopted(Before, Requests)};
+received({Tag, opened, Registrar, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Opened = gen_tracker_requests:registrar_opened(Registrar, Before, Requests),
+    Tracker#tracker{requests = Opened};
 received({Tag, child_ended, From, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:registered_ended(From, Result, Requests)};
 received({Tag, inherit, Keeper, Pids}, #tracker{tag = Tag, inherited = Inherited} = Tracker) ->
@@ -1149,6 +1166,9 @@ received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Ev
     Tracker#tracker{events = undefined};
 received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->
     gen_tracker_events:lost(Tracker#tracker.zone, Subscribers),
+    Tracker;
+received({'ETS-TRANSFER', Table, _, {Tag, cluster}}, #tracker{tag = Tag} = Tracker) ->
+    gen_tracker_cluster_member:lost(Tracker#tracker.zone, Table),
     Tracker;
 received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)
         when is_pid(Pid) ->

@@ -85,6 +85,8 @@ find_or_open(Zone, Spec) ->
 %% names of all others, and until it is drained.
 -spec home(gen_tracker:zone(), gen_tracker:name()) -> node() | undefined.
 home(Zone, Name) ->
+    %% Refuses a name that is too large for the table, and perhaps for a hash.
+    _ = ?OR_BADARG(proctab_nif:find_claim(Zone, Name), [Zone, Name]),
     ?OR_BADARG(gen_tracker_cluster_opening:home(Zone, Name), [Zone, Name]).
 
 %% @doc Returns the nodes of all members, also of those that are drained.
@@ -108,7 +110,7 @@ drain(Zone) ->
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key) ->
-    case ?OR_BADARG(proctab_nif:getattr(Zone, Name, Key), [Zone, Name, Key]) of
+    case ?OR_BADARG(proctab_nif:cluster_getattr(Zone, Name, Key), [Zone, Name, Key]) of
         {ok, Value} ->
             {ok, Value};
         undefined ->
@@ -223,17 +225,12 @@ at_owner(Function, [Zone, Name | _] = Arguments) ->
             error(badarg, Arguments, proctab_errors:info(?MODULE, Function, Arguments))
     end.
 
-%% Returns the other member that has a name. A running child of this node is found first, and costs
-%% one native call.
+%% Returns the other member that has a name, in one native call.
 other_owner(Zone, Name) ->
-    case proctab_nif:find(Zone, Name) of
-        {ok, _} ->
-            none;
-        undefined ->
-            case gen_tracker_cluster_opening:owner(Zone, Name) of
-                Node when Node =:= node() -> none;
-                Node -> Node
-            end
+    case proctab_nif:claim_owner(Zone, Name) of
+        own -> none;
+        undefined -> none;
+        Node -> Node
     end.
 
 %%% All members
@@ -318,10 +315,8 @@ publish(Zone, Key, Value, Message) ->
 
 %% @doc Registers a process of this node, for `{via, gen_tracker_cluster, {Zone, Name}}'. Returns
 %% `no' if a child of any member has the name, if no member accepts starts, and for any other error
-%% of {@link gen_tracker:register_name/2}. Raises `badarg' for a process of another node.
-%%
-%% The name is held on its home meanwhile. A call of {@link gen_tracker:find_or_open/2} there that
-%% waits for it gets `{error, {registering, Pid, Answer}}'.
+%% of {@link gen_tracker:register_name/2}. Raises `badarg' for a process of another node. The name
+%% is held on its home meanwhile.
 -spec register_name(gen_tracker:via_name(), pid()) -> yes | no.
 register_name({Zone, Name}, Pid) when is_atom(Zone), is_pid(Pid), node(Pid) =:= node() ->
     ?OR_BADARG(
@@ -374,7 +369,9 @@ send(ViaName, Message) ->
 %% From then on the caller receives `{gen_tracker_cluster, Zone, Event}'. The events are
 %% <ul>
 %% <li>`{up, Name, Pid}' and `{down, Name, Pid, Reason}' as those of {@link
-%%     gen_tracker:subscribe/1}, of each member in order;</li>
+%%     gen_tracker:subscribe/1}: for each name of each member in turn, none missing, none twice. The
+%%     reason is `lost' if this member was too slow for the events of the other one, and has missed
+%%     the death;</li>
 %% <li>`{down, Name, Pid, {nodedown, Node}}' for each child of a member that has gone, or whose
 %%     connection has;</li>
 %% <li>`{members, Nodes}' when members have come or gone;</li>

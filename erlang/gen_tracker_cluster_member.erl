@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, drain/1, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, drain/1, lost/2, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -31,7 +31,7 @@
 %% Messages without credit while another page is sent, and at most.
 -define(PAGES, 4).
 -define(OUTSTANDING, 64).
-%% How long a receiver whose connection is busy is left alone, in milliseconds.
+%% How long a peer whose connection is busy is left alone, in milliseconds.
 -define(BUSY, 1000).
 %% How long a callback for conflicts may take, in milliseconds.
 -define(DECISION, 5000).
@@ -44,10 +44,11 @@
                      unique := home | lock,
                      %% Whether an earlier cluster process of this zone was drained.
                      drained := boolean(),
+                     telemetry := gen_tracker_telemetry:emitter(),
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
-%% the copies of attributes.
+%% the copies of attributes. The table also has a row `{{subscriber, Pid}}' for each subscriber.
 -type shared() :: {pid(), ets:table(), home | lock, gen_tracker_cluster_copies:copies()}.
 
 %% A session in which this process sends.
@@ -58,7 +59,9 @@
     %% Where the next page begins.
     next = 0 :: non_neg_integer() | done,
     epoch = 0 :: non_neg_integer(),
-    is_lagging = false :: boolean()
+    %% Whether the receiver is sent no claims: until its connection is not busy any more, or until
+    %% it has given credit for all messages.
+    lagging = no :: no | busy | full
 }).
 
 -record(peer, {
@@ -70,11 +73,18 @@
     id :: proctab_nif:member(),
     %% Whether `welcome' has arrived.
     is_member = false :: boolean(),
+    %% The epoch of the latest snapshot, and whether the rest of it is still to come.
+    epoch = 0 :: non_neg_integer(),
+    is_in_snapshot = false :: boolean(),
     %% Whether a whole snapshot has arrived.
     is_complete = false :: boolean(),
     accepting = false :: boolean(),
     synced = false :: boolean(),
     sending :: #sending{} | undefined,
+    %% The messages that a busy connection has refused, latest first, and whether the time runs
+    %% after which it is tried again. Claims are not kept: the peer gets another snapshot.
+    unsent = [] :: [tuple()],
+    is_left_alone = false :: boolean(),
     %% Whether it has joined the group again before its end was noticed.
     has_rejoined = false :: boolean()
 }).
@@ -122,7 +132,8 @@
 -spec start_link(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference(), map()) -> pid().
 start_link(Zone, Handle, Tag, Options) ->
     Defaults = #{
-        copied => [], index => [], conflict => undefined, unique => home, drained => false
+        copied => [], index => [], conflict => undefined, unique => home, drained => false,
+        telemetry => none
     },
     All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
     {ok, Process} = gen_server:start_link(?MODULE, {Zone, Handle, self(), All}, []),
@@ -144,6 +155,14 @@ unsubscribe(Process) ->
 drain(Process) ->
     gen_server:call(Process, drain, infinity).
 
+%% @doc Tells the subscribers of a cluster process that was killed that their subscriptions have
+%% ended. The tracker has inherited the table.
+-spec lost(gen_tracker:zone(), ets:table()) -> ok.
+lost(Zone, Table) ->
+    Subscribers = [Pid || {{subscriber, Pid}} <- ets:tab2list(Table)],
+    true = ets:delete(Table),
+    lists:foreach(fun(Pid) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end, Subscribers).
+
 %% @doc Returns the rank of a member for a name, the same on all nodes.
 -spec rank(gen_tracker:name(), node()) -> 0..16#ffffffff.
 rank(Name, Node) ->
@@ -155,7 +174,9 @@ rank(Name, Node) ->
 init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
-    Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
+    #{tag := Tag} = Options,
+    Heir = {heir, Tracker, {Tag, cluster}},
+    Table = ets:new(?MODULE, [protected, {read_concurrency, true}, Heir]),
     true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
     Copies = gen_tracker_cluster_copies:new(Copied, Indexed),
     Keys = gen_tracker_cluster_copies:keys(Copies),
@@ -199,12 +220,14 @@ joined(#member{zone = Zone} = Member) ->
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
           {reply, term(), #member{}} | {noreply, #member{}}.
-handle_call(subscribe, {Pid, _}, #member{subscribers = Subscribers} = Member) when is_pid(Pid) ->
+handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid) ->
+    #member{subscribers = Subscribers, table = Table} = Member = settled(Before),
     Monitor =
         case Subscribers of
             #{Pid := Known} -> Known;
             _ -> monitor(process, Pid)
         end,
+    true = ets:insert(Table, {{subscriber, Pid}}),
     {reply, {ok, running(Member)}, Member#member{subscribers = Subscribers#{Pid => Monitor}}};
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
@@ -260,12 +283,14 @@ received({'DOWN', Monitor, process, Pid, _}, #member{peers = Peers} = Member) ->
 received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
     %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts both.
     Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
-received({resume, Pid, Session}, Member) ->
-    resume(Pid, Session, Member);
-received({sweep, Id, Reason}, #member{subscribers = Subscribers} = Member) ->
+received({resume, Pid}, Member) ->
+    resume(Pid, Member);
+received({refuse, Pid, Message}, Member) ->
+    ok = refuse(Pid, Message),
+    Member;
+received({sweep, Id, Reason}, Member) ->
     %% Those who have subscribed meanwhile have not seen these names.
-    Swept = sweep(Id, Reason, Member#member{subscribers = #{}}),
-    Swept#member{subscribers = Subscribers};
+    untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
 received({{decision, Name}, _, process, Process, Decision}, Member) ->
     decided(Name, Process, Decision, Member);
 received({{conflict, Name}, Monitor, process, _, _}, Member) ->
@@ -275,6 +300,8 @@ received({conflict_again, Name}, Member) ->
 received({late_decision, Process}, Member) ->
     exit(Process, kill),
     Member;
+received(Message, Member) when element(1, Message) =:= gen_tracker_cluster ->
+    malformed(Message, unknown, Member);
 received(_, Member) ->
     Member.
 
@@ -288,9 +315,8 @@ more_events(Secret, Most, Events) ->
 
 %% @private
 -spec terminate(term(), #member{}) -> ok.
-terminate(_Reason, #member{zone = Zone, subscribers = Subscribers}) ->
-    Send = fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end,
-    maps:foreach(Send, Subscribers).
+terminate(_Reason, #member{zone = Zone, table = Table}) ->
+    lost(Zone, Table).
 
 %% @private
 -spec code_change(term(), #member{}, term()) -> {ok, #member{}}.
@@ -301,11 +327,18 @@ code_change(_OldVsn, Member, _Extra) ->
 
 %% Applies what the native table says to the own claims, and sends it to all peers.
 own_events(Events, #member{own = Own} = Member) ->
-    Sent = lists:append([with_attributes(Event, Member) || Event <- Events]),
-    Changes = lists:append([to_change(Event, node()) || Event <- Sent]),
-    Conflicts = change(Own, Changes, Member),
-    Told = tell_all(Sent, broadcast(Sent, Member)),
+    Complete = lists:append([with_attributes(Event, Member) || Event <- Events]),
+    {Results, Conflicts} = change(Own, node(), Complete, Member),
+    Sent = without_skipped(Complete, Results),
+    Told = tell_changes(Complete, Results, broadcast(Sent, Member)),
     conflicts(Conflicts, node(), Sent, lists:foldl(fun own_event/2, Told, Sent)).
+
+%% The peers have to skip what this member does: the name has a new child by now.
+without_skipped(Events, Results) ->
+    case lists:member(skipped, Results) of
+        true -> [Event || {Event, Result} <- lists:zip(Events, Results), Result =/= skipped];
+        false -> Events
+    end.
 
 %% A name without a running child has no copies.
 with_attributes({up, Name, Pid}, Member) ->
@@ -351,15 +384,24 @@ to_change({held, Name}, Node) -> [{Name, rank(Name, Node), held}];
 to_change({free, Name}, Node) -> [{Name, rank(Name, Node), free}];
 to_change({copied, _, _}, _) -> [].
 
-%% Changes claims in the directory, a few in each native call. Returns the conflicts.
-change(Id, Changes, Member) ->
-    change(Id, Changes, Member, []).
+%% Changes claims in the directory, a few in each native call. Returns for each event the pid that
+%% readers found before, `undefined' if they found none, or `same' or `skipped' if it has changed
+%% nothing; and the conflicts.
+change(Id, Node, Events, #member{handle = Handle}) ->
+    change(Id, Node, Events, Handle, [], []).
 
-change(_, [], _, Conflicts) ->
-    lists:append(lists:reverse(Conflicts));
-change(Id, Changes, #member{handle = Handle} = Member, Conflicts) ->
-    {First, Rest} = split(?CHUNK, Changes),
-    change(Id, Rest, Member, [proctab_nif:change_claims(Handle, Id, First) | Conflicts]).
+change(_, _, [], _, Results, Conflicts) ->
+    {lists:append(lists:reverse(Results)), lists:append(lists:reverse(Conflicts))};
+change(Id, Node, Events, Handle, Results, Conflicts) ->
+    {First, Rest} = split(?CHUNK, Events),
+    Changes = lists:append([to_change(Event, Node) || Event <- First]),
+    {Changed, More} = proctab_nif:change_claims(Handle, Id, Changes),
+    change(Id, Node, Rest, Handle, [aligned(First, Changed) | Results], [More | Conflicts]).
+
+%% An event `copied' changes no claim.
+aligned(Events, Results) when length(Events) =:= length(Results) -> Results;
+aligned([{copied, _, _} | Events], Results) -> [same | aligned(Events, Results)];
+aligned([_ | Events], [Result | Results]) -> [Result | aligned(Events, Results)].
 
 split(Most, List) ->
     try
@@ -394,23 +436,27 @@ peer_joined(Pid, #member{peers = Peers} = Member) ->
     end.
 
 %% The monitor comes first: whatever ends the session is noticed.
-add_peer(Pid, Member) ->
-    open_session(Pid, monitor(process, Pid), undefined, Member).
+add_peer(Pid, #member{handle = Handle} = Member) ->
+    Node = node(Pid),
+    Peer = #peer{
+        node = Node,
+        monitor = monitor(process, Pid),
+        session = make_ref(),
+        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid)
+    },
+    open_session(Pid, Peer, Member).
 
 %% Begins to receive from a peer.
-open_session(Pid, Monitor, Sending, Member) ->
-    #member{zone = Zone, handle = Handle, sessions = Sessions} = Member,
-    Node = node(Pid),
-    Session = make_ref(),
-    Id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
+open_session(Pid, #peer{session = Session, sending = Sending} = Peer, Member) ->
+    #member{zone = Zone, sessions = Sessions} = Member,
     Serving =
         case Sending of
             #sending{session = Its} -> Its;
             undefined -> undefined
         end,
-    _ = send(Pid, {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving}),
-    Peer = #peer{node = Node, monitor = Monitor, session = Session, id = Id, sending = Sending},
-    set_peer(Pid, Peer, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
+    Hello = {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving},
+    Greeted = say(Pid, Hello, Peer),
+    set_peer(Pid, Greeted, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
 
 set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
     Member#member{peers = Peers#{Pid => Peer}}.
@@ -441,17 +487,26 @@ without_missing(Pid, #member{missing = [_ | _] = Missing} = Member) ->
 without_missing(_, Member) ->
     Member.
 
+%% Calls a function that changes the state, without telling the subscribers of anything.
+untold(Fun, #member{subscribers = Subscribers} = Member) ->
+    Changed = Fun(Member#member{subscribers = #{}}),
+    Changed#member{subscribers = Subscribers}.
+
 %% Removes claims that are invisible already. Subscribers are told at once: the member may come back
 %% with other claims.
-sweep(Id, Reason, #member{handle = Handle, subscribers = Subscribers} = Member) ->
-    {Removed, More} = proctab_nif:sweep_claims(Handle, Id),
-    Told = tell_all([{down, Name, Pid, reason(Reason)} || {Name, Pid} <- Removed], Member),
-    lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
-    case More of
-        true when map_size(Subscribers) > 0 -> sweep(Id, Reason, Told);
-        true -> self() ! {sweep, Id, Reason}, Told;
-        false -> Told
+sweep(Id, Reason, #member{subscribers = Subscribers} = Member) ->
+    case sweep_some(Id, Reason, Member) of
+        {true, Swept} when map_size(Subscribers) > 0 -> sweep(Id, Reason, Swept);
+        {true, Swept} -> self() ! {sweep, Id, Reason}, Swept;
+        {false, Swept} -> Swept
     end.
+
+sweep_some(Id, Reason, #member{handle = Handle} = Member) ->
+    {Removed, More} = proctab_nif:sweep_claims(Handle, Id),
+    Tell = fun({Name, Pid}, Before) -> tell({down, Name, Pid, reason(Reason)}, Before) end,
+    Told = lists:foldl(Tell, Member, Removed),
+    lists:foreach(fun({Name, _}) -> forget_copies(Name, Reason, Member) end, Removed),
+    {More, Told}.
 
 reason({lost, _}) -> lost;
 reason(Reason) -> Reason.
@@ -468,33 +523,84 @@ status_changed(#member{table = Table, peers = Peers} = Member) ->
     Members = lists:usort([node() | [Peer#peer.node || Peer <- Known]]),
     OwnHome = [node() || status(Member) =:= {true, true}],
     Homes = [Node || #peer{node = Node, accepting = true, synced = true} <- Known],
-    Changed =
-        case ets:lookup_element(Table, members, 2) of
-            Members -> Member;
-            _ -> tell({members, Members}, Member)
-        end,
+    Changed = members_changed(ets:lookup_element(Table, members, 2), Members, Member),
     true = ets:insert(Table, [{members, Members}, {homes, OwnHome ++ Homes}]),
     case status(Member) of
-        Told when Told =:= Member#member.told ->
+        Same when Same =:= Member#member.told ->
             Changed;
         Status ->
-            maps:foreach(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
-            Changed#member{told = Status}
+            Told = maps:map(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
+            Changed#member{told = Status, peers = Told}
     end.
+
+members_changed(Members, Members, Member) ->
+    Member;
+members_changed(Before, Members, Member) ->
+    lists:foreach(fun(Node) -> emit(nodedown, #{node => Node}, Member) end, Before -- Members),
+    lists:foreach(fun(Node) -> emit(nodeup, #{node => Node}, Member) end, Members -- Before),
+    tell({members, Members}, Member).
 
 status(#member{accepting = Accepting, missing = Missing}) ->
     {Accepting, Missing =:= []}.
 
-send_status(Pid, #peer{sending = #sending{session = Session}}, Status) ->
-    _ = send(Pid, {gen_tracker_cluster, Session, {status, Status}}),
-    ok;
-send_status(_, _, _) ->
-    ok.
+send_status(Pid, #peer{sending = #sending{session = Session}} = Peer, Status) ->
+    say(Pid, {gen_tracker_cluster, Session, {status, Status}}, Peer);
+send_status(_, Peer, _) ->
+    Peer.
 
-%% Does not make a lost connection again. No session could do without these messages, so this waits
-%% while the connection is busy.
+%% Sends a message that the peer cannot do without. While its connection is busy, the message waits,
+%% and this process does not: it has other peers.
+say(Pid, Message, #peer{unsent = []} = Peer) ->
+    case send(Pid, Message) of
+        busy -> leave_alone(Pid, Peer#peer{unsent = [Message]});
+        sent -> Peer
+    end;
+say(_, Message, #peer{unsent = Unsent} = Peer) ->
+    Peer#peer{unsent = added(Message, Unsent)}.
+
+%% Credits are as many as the messages of the peer, so they are added up.
+added({_, Session, {credit, Number}}, [{Tag, Session, {credit, Before}} | Unsent]) ->
+    [{Tag, Session, {credit, Before + Number}} | Unsent];
+added(Message, Unsent) ->
+    [Message | Unsent].
+
+%% Does not make a lost connection again, and does not wait while it is busy.
 send(Pid, Message) ->
-    erlang:send(Pid, Message, [noconnect]).
+    case erlang:send(Pid, Message, [noconnect, nosuspend]) of
+        nosuspend -> busy;
+        _ -> sent
+    end.
+
+leave_alone(_, #peer{is_left_alone = true} = Peer) ->
+    Peer;
+leave_alone(Pid, Peer) ->
+    _ = erlang:send_after(?BUSY, self(), {resume, Pid}),
+    Peer#peer{is_left_alone = true}.
+
+%% Sends what has waited, and then another snapshot if claims were refused.
+resume(Pid, #member{peers = Peers} = Member) ->
+    case Peers of
+        #{Pid := Peer} ->
+            set_peer(Pid, resume(Pid, Peer#peer{is_left_alone = false}, Member), Member);
+        _ ->
+            Member
+    end.
+
+resume(Pid, Before, Member) ->
+    case say_unsent(Pid, lists:reverse(Before#peer.unsent), Before) of
+        #peer{unsent = [], sending = #sending{lagging = busy}} = Peer ->
+            snapshot(Pid, Peer, Member);
+        Peer ->
+            Peer
+    end.
+
+say_unsent(_, [], Peer) ->
+    Peer#peer{unsent = []};
+say_unsent(Pid, [Message | Rest] = Messages, Peer) ->
+    case send(Pid, Message) of
+        busy -> leave_alone(Pid, Peer#peer{unsent = lists:reverse(Messages)});
+        sent -> say_unsent(Pid, Rest, Peer)
+    end.
 
 %%% As a sender
 
@@ -507,9 +613,9 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
         end,
     #member{peers = #{From := Peer}, sessions = Sessions} = Known,
     Opened = maps:put(Session, {sending, From}, without_sending(Peer, Sessions)),
-    _ = send(From, {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}}),
-    Sending = snapshot(From, #sending{session = Session}, Known),
-    Served = Peer#peer{sending = Sending},
+    Welcome = {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}},
+    Welcomed = say(From, Welcome, Peer#peer{sending = #sending{session = Session}}),
+    Served = snapshot(From, Welcomed, Known),
     case Peer of
         #peer{is_member = true, session = Own} when Own =/= Serving ->
             %% The peer has forgotten the session in which it was sending.
@@ -520,29 +626,49 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
 hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
                  version => Version, its_zone => Zone}),
-    _ = send(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
+    ok = refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
     Member.
 
-reopen(Pid, #peer{monitor = Monitor, sending = Sending} = Peer, Member) ->
-    Opened = open_session(Pid, Monitor, Sending, close_session(Peer, Member)),
-    status_changed(Opened).
+%% The peer does not become one.
+refuse(Pid, Message) ->
+    _ = send(Pid, Message) =:= busy andalso
+        erlang:send_after(?BUSY, self(), {refuse, Pid, Message}),
+    ok.
+
+reopen(Pid, #peer{node = Node} = Peer, Member) ->
+    #member{handle = Handle} = Closed = close_session(Peer, Member),
+    Next = Peer#peer{
+        session = make_ref(),
+        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
+        is_member = false,
+        epoch = 0,
+        is_in_snapshot = false,
+        is_complete = false,
+        accepting = false,
+        synced = false
+    },
+    status_changed(open_session(Pid, Next, Closed)).
 
 %% Begins a snapshot.
-snapshot(Pid, #sending{session = Session, epoch = Before} = Sending, Member) ->
+snapshot(Pid, #peer{sending = Sending} = Peer, Member) ->
+    #sending{session = Session, epoch = Before} = Sending,
     Epoch = Before + 1,
-    _ = send(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}),
-    Begun = Sending#sending{next = 0, epoch = Epoch, outstanding = 0, is_lagging = false},
-    pages(Pid, Begun, Member).
+    Begun = Peer#peer{sending = Sending#sending{next = 0, epoch = Epoch, lagging = no}},
+    pages(Pid, say(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}, Begun), Member).
 
-pages(Pid, #sending{outstanding = Outstanding, next = Next, is_lagging = false} = Sending, Member)
-        when Outstanding < ?PAGES, Next =/= done ->
+pages(Pid, #peer{sending = #sending{lagging = no, next = Next} = Sending} = Peer, Member)
+        when Sending#sending.outstanding < ?PAGES, Next =/= done ->
+    #sending{session = Session} = Sending,
     {Claims, After} = page(Next, ?PAGE, [], Member),
-    Sent = send_counted(Pid, {page, Claims}, Sending#sending{next = After}),
-    _ = After =:= done andalso
-        send(Pid, {gen_tracker_cluster, Sending#sending.session, complete}),
-    pages(Pid, Sent, Member);
-pages(_, Sending, _) ->
-    Sending.
+    Sent = send_counted(Pid, {page, Claims}, Peer#peer{sending = Sending#sending{next = After}}),
+    case {After, Sent#peer.sending#sending.lagging} of
+        %% The page was refused. Without it, the snapshot is not complete.
+        {_, busy} -> Sent;
+        {done, _} -> say(Pid, {gen_tracker_cluster, Session, complete}, Sent);
+        _ -> pages(Pid, Sent, Member)
+    end;
+pages(_, Peer, _) ->
+    Peer.
 
 page(done, _, Claims, _) ->
     {Claims, done};
@@ -557,50 +683,46 @@ attributed({_, held} = Claim, _) ->
 attributed({Name, Pid}, Member) ->
     {Name, Pid, attributes(Name, Member)}.
 
-send_counted(Pid, Message, #sending{session = Session, outstanding = Before} = Sending) ->
-    case erlang:send(Pid, {gen_tracker_cluster, Session, Message}, [noconnect, nosuspend]) of
-        nosuspend ->
-            _ = erlang:send_after(?BUSY, self(), {resume, Pid, Session}),
-            Sending#sending{is_lagging = true};
+%% Sends claims, unless the connection is busy, or messages that come before these wait for it.
+send_counted(Pid, Message, #peer{sending = Sending, unsent = Unsent} = Peer) ->
+    #sending{session = Session, outstanding = Before} = Sending,
+    case Unsent =/= [] orelse send(Pid, {gen_tracker_cluster, Session, Message}) of
+        sent when Before + 1 < ?OUTSTANDING ->
+            Peer#peer{sending = Sending#sending{outstanding = Before + 1}};
+        sent ->
+            Peer#peer{sending = Sending#sending{outstanding = Before + 1, lagging = full}};
         _ ->
-            Outstanding = Before + 1,
-            IsLagging = Outstanding >= ?OUTSTANDING,
-            Sending#sending{outstanding = Outstanding, is_lagging = IsLagging}
+            leave_alone(Pid, Peer#peer{sending = Sending#sending{lagging = busy}})
     end.
 
 broadcast([], Member) ->
     Member;
 broadcast(Events, #member{peers = Peers} = Member) ->
     Send = fun
-        (Pid, #peer{sending = #sending{is_lagging = false} = Sending} = Peer) ->
-            Peer#peer{sending = send_counted(Pid, {events, Events}, Sending)};
+        (Pid, #peer{sending = #sending{lagging = no}} = Peer) ->
+            send_counted(Pid, {events, Events}, Peer);
         (_, Peer) ->
             Peer
     end,
     Member#member{peers = maps:map(Send, Peers)}.
 
-from_receiver({credit, Number}, Pid, #member{peers = Peers} = Member)
+from_receiver({credit, Number} = Credit, Pid, #member{peers = Peers} = Member)
         when is_integer(Number), Number > 0 ->
-    #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer} = Peers,
-    Credited = Sending#sending{outstanding = max(0, Before - Number)},
-    Sent =
-        case Credited of
-            #sending{is_lagging = true, outstanding = 0} -> snapshot(Pid, Credited, Member);
-            _ -> pages(Pid, Credited, Member)
-        end,
-    set_peer(Pid, Peer#peer{sending = Sent}, Member);
+    case Peers of
+        #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer}
+                when Number =< Before ->
+            Credited = Sending#sending{outstanding = Before - Number},
+            set_peer(Pid, credited(Pid, Peer#peer{sending = Credited}, Member), Member);
+        _ ->
+            malformed(Credit, Pid, Member)
+    end;
 from_receiver(Message, Pid, Member) ->
     malformed(Message, Pid, Member).
 
-%% The VM has refused a message, which will get no credit.
-resume(Pid, Session, #member{peers = Peers} = Member) ->
-    case Peers of
-        #{Pid := #peer{sending = #sending{session = Session, is_lagging = true}} = Peer} ->
-            Sent = snapshot(Pid, Peer#peer.sending, Member),
-            set_peer(Pid, Peer#peer{sending = Sent}, Member);
-        _ ->
-            Member
-    end.
+credited(Pid, #peer{sending = #sending{lagging = full, outstanding = 0}} = Peer, Member) ->
+    snapshot(Pid, Peer, Member);
+credited(Pid, Peer, Member) ->
+    pages(Pid, Peer, Member).
 
 %%% As a receiver
 
@@ -614,32 +736,34 @@ from_sender(Message, Pid, #member{peers = Peers} = Member) ->
         error:badarg -> malformed(Message, Pid, Member)
     end.
 
-heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, Peer, Member)
+%% A session begins with `welcome'. Claims come after the beginning of a snapshot, pages only
+%% before its end.
+heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, #peer{is_member = false} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Welcomed = Peer#peer{is_member = true, accepting = Accepting, synced = Synced},
     status_changed(set_peer(Pid, Welcomed, Member));
-heard({status, {Accepting, Synced}}, Pid, Peer, Member)
+heard({bye, _} = Message, Pid, #peer{is_member = false, node = Node}, Member) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Member#member.zone, node => Node,
+                 message => Message}),
+    status_changed(without_missing(Pid, Member));
+heard({status, {Accepting, Synced}}, Pid, #peer{is_member = true} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Changed = Peer#peer{accepting = Accepting, synced = Synced},
     status_changed(set_peer(Pid, Changed, Member));
-heard({snapshot, Epoch}, _Pid, #peer{id = Id}, #member{handle = Handle} = Member)
-        when is_integer(Epoch) ->
-    ok = proctab_nif:begin_snapshot(Handle, Id),
-    Member;
-heard({page, Claims}, Pid, Peer, Member) ->
+heard({snapshot, Epoch}, Pid, #peer{is_member = true, id = Id, epoch = Before} = Peer, Member)
+        when is_integer(Epoch), Epoch > Before ->
+    ok = proctab_nif:begin_snapshot(Member#member.handle, Id),
+    set_peer(Pid, Peer#peer{epoch = Epoch, is_in_snapshot = true}, Member);
+heard({page, Claims}, Pid, #peer{is_in_snapshot = true} = Peer, Member) ->
     Checked = checked(Claims, fun is_claim/1),
     claimed([claim_event(Claim) || Claim <- Checked], Pid, Peer, Member);
-heard({events, Events}, Pid, Peer, Member) ->
+heard({events, Events}, Pid, #peer{epoch = Epoch} = Peer, Member) when Epoch > 0 ->
     claimed(checked(Events, fun is_event/1), Pid, Peer, Member);
-heard(complete, Pid, #peer{id = Id} = Peer, #member{handle = Handle} = Member) ->
-    ok = proctab_nif:end_snapshot(Handle, Id),
-    Completed = set_peer(Pid, Peer#peer{is_complete = true}, Member),
-    Swept = sweep(Id, {lost, Peer#peer.node}, Completed),
+heard(complete, Pid, #peer{is_in_snapshot = true, id = Id, node = Node} = Peer, Member) ->
+    ok = proctab_nif:end_snapshot(Member#member.handle, Id),
+    Complete = Peer#peer{is_in_snapshot = false, is_complete = true},
+    Swept = sweep(Id, {lost, Node}, set_peer(Pid, Complete, Member)),
     status_changed(without_missing(Pid, Swept));
-heard({bye, _} = Message, Pid, #peer{node = Node}, #member{zone = Zone} = Member) ->
-    ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Zone, node => Node,
-                 message => Message}),
-    status_changed(without_missing(Pid, Member));
 heard(_, _, _, _) ->
     throw(malformed).
 
@@ -670,12 +794,12 @@ is_event(_) -> false.
 are_attributes([{_, _} | Rest]) -> are_attributes(Rest);
 are_attributes(Rest) -> Rest =:= [].
 
-claimed(Events, Pid, #peer{id = Id, node = Node, session = Session}, Member) ->
-    Changes = lists:append([to_change(Event, Node) || Event <- Events]),
-    Conflicts = change(Id, Changes, Member),
+claimed(Events, Pid, #peer{id = Id, node = Node, session = Session} = Peer, Member) ->
+    {Results, Conflicts} = change(Id, Node, Events, Member),
     lists:foreach(fun(Event) -> copy(Event, Node, Member#member.copies) end, Events),
-    _ = send(Pid, {gen_tracker_cluster, Session, {credit, 1}}),
-    conflicts(Conflicts, Node, Events, tell_all(Events, Member)).
+    Credited = say(Pid, {gen_tracker_cluster, Session, {credit, 1}}, Peer),
+    Told = tell_changes(Events, Results, set_peer(Pid, Credited, Member)),
+    conflicts(Conflicts, Node, Events, Told).
 
 copy(_, _, {_, _, [], _}) -> ok;
 copy({up, Name, _, Attributes}, Node, Copies) ->
@@ -697,22 +821,30 @@ malformed(Message, From, #member{zone = Zone} = Member) ->
 conflicts([], _, _, Member) ->
     Member;
 conflicts(Conflicts, Node, Events, Member) ->
-    Pids = maps:from_list([NameAndPid || Event <- Events, NameAndPid <- name_and_pid(Event)]),
+    Pids = lists:foldl(fun running/2, #{}, Events),
     lists:foldl(
         fun({Name, OtherNode, Other}, Before) ->
-            New = {rank(Name, Node), Node, map_get(Name, Pids)},
-            Old = {rank(Name, OtherNode), OtherNode, Other},
-            conflict(Name, max(New, Old), min(New, Old), Before)
+            case Pids of
+                #{Name := Pid} when Pid =/= Other ->
+                    New = {rank(Name, Node), Node, Pid},
+                    Old = {rank(Name, OtherNode), OtherNode, Other},
+                    conflict(Name, max(New, Old), min(New, Old), Before);
+                %% The child has ended, or two members have added the same process.
+                _ ->
+                    Before
+            end
         end,
         Member,
-        Conflicts
+        lists:usort(Conflicts)
     ).
 
-name_and_pid({up, Name, Pid, _}) -> [{Name, Pid}];
-name_and_pid(_) -> [].
+running({up, Name, Pid, _}, Pids) -> Pids#{Name => Pid};
+running({copied, _, _}, Pids) -> Pids;
+running(Event, Pids) -> maps:remove(element(2, Event), Pids).
 
 conflict(Name, {_, _, Winner}, {_, Node, Loser}, Member) ->
     Told = tell({conflict, Name, Winner, Loser}, Member),
+    emit(conflict, #{name => Name, kept => Winner, lost => Loser}, Member),
     case Node =:= node() of
         true -> lose(Name, Loser, Winner, Told);
         false -> Told
@@ -803,7 +935,7 @@ end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
             Member
     end.
 
-%%% Subscribers
+%%% Subscribers and telemetry
 
 running(#member{handle = Handle, own = Own}) ->
     Others = [{Name, Pid} || {Name, _, Pid} <- all(Handle, others, 0, []), is_pid(Pid)],
@@ -815,23 +947,57 @@ all(Handle, Whose, From, Before) ->
     {Claims, Next} = proctab_nif:claims_page(Handle, Whose, From, Before),
     all(Handle, Whose, Next, Claims).
 
-tell_all(_, #member{subscribers = Subscribers} = Member) when map_size(Subscribers) =:= 0 ->
+%% Tells the subscribers what has changed in the directory. So what they have been told is at any
+%% moment what readers find, whatever a peer repeats or leaves out.
+tell_changes(_, _, #member{subscribers = Subscribers} = Member)
+        when map_size(Subscribers) =:= 0 ->
     Member;
-tell_all(Events, Member) ->
-    lists:foldl(fun tell_of/2, Member, Events).
+tell_changes(Events, Results, Member) ->
+    Tell = fun({Event, Was}, Before) ->
+        lists:foldl(fun tell/2, Before, changed(Event, Was))
+    end,
+    lists:foldl(Tell, Member, lists:zip(Events, Results)).
 
-tell_of({up, Name, Pid, _}, Member) -> tell({up, Name, Pid}, Member);
-tell_of({down, _, _, _} = Event, Member) -> tell(Event, Member);
-tell_of(_, Member) -> Member.
+%% `Was' is the pid that readers found before the event.
+changed(_, Same) when Same =:= same; Same =:= skipped -> [];
+changed({down, Name, Was, Reason}, Was) -> [{down, Name, Was, Reason}];
+changed({up, Name, Pid, _}, undefined) -> [{up, Name, Pid}];
+changed({up, Name, Pid, _}, Was) -> [{down, Name, Was, lost}, {up, Name, Pid}];
+changed({_, Name}, Was) -> [{down, Name, Was, lost}].
+
+%% Brings the directory to a state from which it goes on by births and deaths alone: applies what
+%% the table has said already, which may be older than the rows that this process has read at its
+%% start, and removes invisible claims, whose end no subscriber is told of later.
+settled(#member{secret = Secret} = Member) ->
+    {message_queue_len, Most} = process_info(self(), message_queue_len),
+    Applied = own_events(more_events(Secret, Most, []), Member),
+    maps:fold(
+        fun(_, #peer{id = Id, node = Node}, Before) ->
+            untold(fun(Untold) -> sweep_all(Id, {lost, Node}, Untold) end, Before)
+        end,
+        Applied,
+        Applied#member.peers
+    ).
+
+sweep_all(Id, Reason, Member) ->
+    case sweep_some(Id, Reason, Member) of
+        {true, Swept} -> sweep_all(Id, Reason, Swept);
+        {false, Swept} -> Swept
+    end.
 
 tell(Event, #member{zone = Zone, subscribers = Subscribers} = Member) ->
     maps:foreach(fun(Pid, _) -> Pid ! {gen_tracker_cluster, Zone, Event} end, Subscribers),
     Member.
 
-without_subscriber(Pid, #member{subscribers = Subscribers} = Member) ->
+emit(Event, Metadata, #member{zone = Zone, options = Options}) ->
+    Measurements = #{system_time => erlang:system_time()},
+    gen_tracker_telemetry:emit(Options, [cluster, Event], Measurements, Metadata#{zone => Zone}).
+
+without_subscriber(Pid, #member{subscribers = Subscribers, table = Table} = Member) ->
     case maps:take(Pid, Subscribers) of
         {Monitor, Left} ->
             true = demonitor(Monitor, [flush]),
+            true = ets:delete(Table, {subscriber, Pid}),
             Member#member{subscribers = Left};
         error ->
             Member

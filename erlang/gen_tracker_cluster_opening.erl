@@ -7,6 +7,10 @@
 %% either opens the name, where its native claim makes it one start, or redirects the caller, once.
 %% Two members that cannot agree have different views, so the caller looks again a little later.
 %%
+%% A decision does not outlast a wait. A member that holds a name waits for the holder, but claims
+%% nothing when the name becomes free; the home claims a name that is free at that moment, or not at
+%% all. Whoever has waited in vain decides again, in the caller.
+%%
 %% A process that registers itself does so where it runs. Its name is claimed meanwhile at the home,
 %% by a start that calls back and then fails: so a registration and a start exclude each other.
 -module(gen_tracker_cluster_opening).
@@ -14,7 +18,9 @@
 -export([find_or_open/2, home/2, members/1, owner/2, register_name/3]).
 -export([serve/3, child_of/2, register_from/4, register_here/3]).
 
-%% How long a caller waits for a start, in milliseconds.
+-include("gen_tracker_answers.hrl").
+
+%% How long a caller waits for a start, and for several starts and cleanups, in milliseconds.
 -define(TIMEOUT, 60000).
 %% How long members may have different views, in milliseconds.
 -define(AGREEMENT, 5000).
@@ -22,6 +28,15 @@
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
 -define(HEARD, 5000).
+
+%% Where a name is, or is to be started.
+-type decision() :: {ok, pid()} | {held | home, node()} | nowhere.
+%% What a member says that was asked: the result of a start; that the caller has to decide again,
+%% after a wait or at once (`undecided'), or a little later (`again').
+-type answer() :: {result, term()} | undecided | again.
+%% Until when members may disagree, and until when a caller decides again, in milliseconds of
+%% monotonic time.
+-type deadlines() :: {Agreement :: integer(), Limit :: integer()}.
 
 %% @doc Returns the running child of a name, or starts it on the home of the name.
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
@@ -43,35 +58,52 @@ name(_) -> error.
 
 check_and_open(Zone, Spec) ->
     case gen_tracker_spec:check(Spec) of
-        {ok, Name, _} -> open(Zone, Name, Spec, now_ms() + ?AGREEMENT);
-        {error, Reason} -> {error, Reason}
+        {ok, Name, _} -> open(Zone, Name, Spec, deadlines(now_ms() + ?TIMEOUT));
+        {error, Reason} ->
+            %% The zone may be one of this node alone.
+            _ = proctab_nif:cluster_shared(Zone),
+            {error, Reason}
     end.
 
-open(Zone, Name, Spec, Deadline) ->
+-spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker:child_spec(), deadlines()) -> term().
+open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
     case decide(Zone, Name) of
         {ok, Pid} ->
             {ok, Pid};
-        {at, Node} ->
-            case ask(Node, Zone, Spec, 1) of
-                %% This has waited for a registration.
-                {result, {error, {registering, _, _}}} -> open_again(Zone, Name, Spec, Deadline);
-                {result, Result} -> Result;
-                again -> open_again(Zone, Name, Spec, Deadline)
-            end;
         nowhere ->
-            open_again(Zone, Name, Spec, Deadline)
+            open_again(Zone, Name, Spec, Deadlines);
+        {_, Node} = Decision ->
+            case ask(Node, Decision, Zone, Spec, 1) of
+                {result, Result} -> Result;
+                undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
+                again -> open_again(Zone, Name, Spec, Deadlines)
+            end
     end.
 
-open_again(Zone, Name, Spec, Deadline) ->
-    case now_ms() < Deadline of
+deadlines(Limit) ->
+    {now_ms() + ?AGREEMENT, Limit}.
+
+open_undecided(Zone, Name, Spec, {_, Limit} = Deadlines) ->
+    case now_ms() < Limit of
+        true -> open(Zone, Name, Spec, Deadlines);
+        false -> timed_out(Zone, Spec)
+    end.
+
+open_again(Zone, Name, Spec, {Agreement, _} = Deadlines) ->
+    case now_ms() < Agreement of
         true ->
             timer:sleep(?AGAIN),
-            open(Zone, Name, Spec, Deadline);
+            open(Zone, Name, Spec, Deadlines);
         false ->
             {error, no_home}
     end.
 
-%% Where a name is, or is to be started, as far as this member knows.
+-spec timed_out(gen_tracker:zone(), gen_tracker:child_spec()) -> no_return().
+timed_out(Zone, Spec) ->
+    exit({timeout, {gen_tracker_cluster, find_or_open, [Zone, Spec]}}).
+
+%% Decides as far as this member knows.
+-spec decide(gen_tracker:zone(), gen_tracker:name()) -> decision().
 decide(Zone, Name) ->
     case proctab_nif:find_claim_alive(Zone, Name) of
         {ok, Pid} ->
@@ -79,27 +111,23 @@ decide(Zone, Name) ->
         undefined ->
             case owner(Zone, Name) of
                 none -> home_of(Zone, Name);
-                Node -> {at, Node}
+                Node -> {held, Node}
             end
     end.
 
 home_of(Zone, Name) ->
     case home(Zone, Name) of
         undefined -> nowhere;
-        Node -> {at, Node}
+        Node -> {home, Node}
     end.
 
 %% @doc Returns the member that has a name, in any state.
 -spec owner(gen_tracker:zone(), gen_tracker:name()) -> node() | none.
 owner(Zone, Name) ->
-    case proctab_nif:opening(Zone, Name, []) of
-        held ->
-            node();
-        {free, _, _} ->
-            case proctab_nif:best_claim(Zone, Name) of
-                {Node, _} -> Node;
-                undefined -> none
-            end
+    case proctab_nif:claim_owner(Zone, Name) of
+        own -> node();
+        undefined -> none;
+        Node -> Node
     end.
 
 %% @doc Returns the member that would start a name.
@@ -127,12 +155,16 @@ published(Key, Zone, Default) ->
         error:badarg -> Default
     end.
 
-ask(Node, Zone, Spec, _) when Node =:= node() ->
-    {result, open_here(Zone, Spec)};
-ask(Node, Zone, Spec, Redirects) ->
+-spec ask(node(), decision(), gen_tracker:zone(), gen_tracker:child_spec(),
+          Redirects :: non_neg_integer()) -> answer().
+ask(Node, Decision, Zone, Spec, _) when Node =:= node() ->
+    open_here(Decision, Zone, Spec);
+ask(Node, Decision, Zone, Spec, Redirects) ->
     try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects], ?TIMEOUT) of
-        {redirect, Other} when Redirects > 0 -> ask(Other, Zone, Spec, Redirects - 1);
+        {redirect, Other} when Redirects > 0, Other =/= node() ->
+            ask(Other, Decision, Zone, Spec, Redirects - 1);
         {redirect, _} -> again;
+        undecided -> undecided;
         again -> again;
         {result, {error, gen_tracker_not_started}} -> again;
         {result, {error, shutdown}} -> {result, {error, {nodedown, Node}}};
@@ -141,7 +173,7 @@ ask(Node, Zone, Spec, Redirects) ->
         error:{erpc, noconnection} ->
             {result, {error, {nodedown, Node}}};
         error:{erpc, timeout} ->
-            exit({timeout, {gen_tracker_cluster, find_or_open, [Zone, Spec]}});
+            timed_out(Zone, Spec);
         error:{exception, Reason, _} ->
             error(Reason);
         exit:{exception, Reason} ->
@@ -150,43 +182,68 @@ ask(Node, Zone, Spec, Redirects) ->
 
 %% @doc For a caller on another node: starts a child, if this member agrees that it has to.
 -spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer()) ->
-          {result, term()} | {redirect, node()} | again.
+          answer() | {redirect, node()}.
 serve(Zone, Spec, _Redirects) ->
     {ok, Name} = name(Spec),
     try decide(Zone, Name) of
         {ok, Pid} -> {result, {ok, Pid}};
-        {at, Node} when Node =:= node() -> {result, open_here(Zone, Spec)};
-        {at, Node} -> {redirect, Node};
+        {_, Node} = Decision when Node =:= node() -> open_here(Decision, Zone, Spec);
+        {_, Node} -> {redirect, Node};
         nowhere -> again
     catch
         %% The zone does not run here, or not any more.
         error:badarg -> again
     end.
 
-open_here(Zone, Spec) ->
+%% A name that this member holds needs no lock: it is not claimed.
+open_here({held, _}, Zone, Spec) ->
+    open_with(fun gen_tracker_opening:open_held/3, Zone, Spec);
+open_here({home, _}, Zone, Spec) ->
     case proctab_nif:cluster_shared(Zone) of
         {_, _, lock, _} ->
             {ok, Name} = name(Spec),
             Open = fun() -> open_locked(Zone, Name, Spec) end,
             global:trans({{gen_tracker_cluster, Zone, Name}, self()}, Open);
         _ ->
-            gen_tracker:find_or_open(Zone, Spec)
+            open_with(fun gen_tracker_opening:open_free/3, Zone, Spec)
     end.
 
-%% The claim of a child that was started with the lock may not have arrived yet, so this asks.
+open_with(Open, Zone, Spec) ->
+    {ok, Name, ChildSpec} = gen_tracker_spec:check(Spec),
+    case Open(Zone, Name, ChildSpec) of
+        {opened, {error, badarg}} -> error(badarg);
+        {opened, Result} -> {result, Result};
+        refused -> error(badarg);
+        Undecided -> Undecided
+    end.
+
+%% The claim of a child that was started with the lock may not have arrived yet, so this asks. The
+%% lock and the answers have taken time, so this decides again.
 open_locked(Zone, Name, Spec) ->
     Others = members(Zone) -- [node()],
     Answers = erpc:multicall(Others, ?MODULE, child_of, [Zone, Name], ?AGREEMENT),
-    case [Pid || {ok, {ok, Pid}} <- Answers] of
-        [Pid | _] -> {ok, Pid};
-        [] -> gen_tracker:find_or_open(Zone, Spec)
+    case {[Pid || {ok, {ok, Pid}} <- Answers], lists:member({ok, held}, Answers)} of
+        {[Pid | _], _} ->
+            {result, {ok, Pid}};
+        {[], true} ->
+            again;
+        {[], false} ->
+            case decide(Zone, Name) of
+                {ok, Pid} -> {result, {ok, Pid}};
+                {home, Node} when Node =:= node() ->
+                    open_with(fun gen_tracker_opening:open_free/3, Zone, Spec);
+                {_, _} -> undecided;
+                nowhere -> again
+            end
     end.
 
-%% @doc For another member: returns the running child of this member.
--spec child_of(gen_tracker:zone(), gen_tracker:name()) -> {ok, pid()} | undefined.
+%% @doc For another member: returns the running child of this member, or whether the name is held.
+-spec child_of(gen_tracker:zone(), gen_tracker:name()) -> {ok, pid()} | held | undefined.
 child_of(Zone, Name) ->
-    try
-        proctab_nif:find_alive(Zone, Name)
+    try {proctab_nif:find_alive(Zone, Name), proctab_nif:claim_owner(Zone, Name)} of
+        {{ok, Pid}, _} -> {ok, Pid};
+        {undefined, own} -> held;
+        {undefined, _} -> undefined
     catch
         error:badarg -> undefined
     end.
@@ -194,40 +251,63 @@ child_of(Zone, Name) ->
 %% @doc Registers a process of this node, as `gen_tracker:register_name/2' does.
 -spec register_name(gen_tracker:zone(), gen_tracker:name(), pid()) -> yes | no.
 register_name(Zone, Name, Pid) ->
-    register_name(Zone, Name, Pid, now_ms() + ?AGREEMENT).
+    register_name(Zone, Name, Pid, deadlines(now_ms() + ?TIMEOUT)).
 
-register_name(Zone, Name, Pid, Deadline) ->
-    case decide(Zone, Name) of
-        {ok, _} ->
-            no;
-        {at, Node} when Node =:= node() ->
-            case register_here(Zone, Name, Pid) of
-                again -> register_again(Zone, Name, Pid, Deadline);
-                Answer -> Answer
-            end;
-        {at, Node} ->
-            Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
-            case ask(Node, Zone, {Name, Start, temporary}, 0) of
-                {result, {error, {registering, Pid, Answer}}} when Answer =/= again -> Answer;
-                %% This has waited for the registration of another process.
-                {result, {error, {registering, _, _}}} -> register_again(Zone, Name, Pid, Deadline);
-                {result, _} -> no;
-                again -> register_again(Zone, Name, Pid, Deadline)
-            end;
-        nowhere ->
-            register_again(Zone, Name, Pid, Deadline)
+register_name(Zone, Name, Pid, {_, Limit} = Deadlines) ->
+    case registration(decide(Zone, Name), Zone, Name, Pid) of
+        again -> register_again(Zone, Name, Pid, Deadlines);
+        undecided -> register_undecided(Zone, Name, Pid, deadlines(Limit));
+        badarg -> error(badarg);
+        Answer -> Answer
     end.
 
-%% @private Registers a process of this node. Does not wait for a start, which may be the
-%% registration of another process.
--spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) -> yes | no | again.
+registration({ok, _}, _, _, _) ->
+    no;
+registration(nowhere, _, _, _) ->
+    again;
+registration({_, Node}, Zone, Name, Pid) when Node =:= node() ->
+    register_here(Zone, Name, Pid);
+registration({_, Node} = Decision, Zone, Name, Pid) ->
+    Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
+    case ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
+        {result, ?RESERVED(Answer)} -> Answer;
+        {result, _} -> no;
+        Undecided -> Undecided
+    end.
+
+register_again(Zone, Name, Pid, {Agreement, _} = Deadlines) ->
+    case now_ms() < Agreement of
+        true ->
+            timer:sleep(?AGAIN),
+            register_name(Zone, Name, Pid, Deadlines);
+        false ->
+            no
+    end.
+
+register_undecided(Zone, Name, Pid, {_, Limit} = Deadlines) ->
+    case now_ms() < Limit of
+        true -> register_name(Zone, Name, Pid, Deadlines);
+        false -> no
+    end.
+
+%% @private Registers a process of this node, if the name is free. Does not wait for a start, which
+%% may be the registration of another process.
+-spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) ->
+          yes | no | again | undecided | badarg.
 register_here(Zone, Name, Pid) ->
-    case is_starting(Zone, Name, Pid) orelse
-            gen_tracker:add_existing_child(Zone, {Name, Pid, worker, []}) of
+    Spec = {undefined, temporary, 200, worker, []},
+    Request = {add_free, Name, Spec, Pid, gen_tracker_requests:parent()},
+    try is_starting(Zone, Name, Pid) orelse gen_server:call(Zone, Request, ?TIMEOUT) of
         true -> yes;
         {ok, Pid} -> yes;
+        ?UNDECIDED -> undecided;
         {error, already_present} -> again;
+        {error, badarg} -> badarg;
         {error, _} -> no
+    catch
+        %% The zone ends, or a cleanup takes too long.
+        exit:_ -> no;
+        error:badarg -> badarg
     end.
 
 %% Returns whether the zone starts the caller under this name: then it gets the name when its start
@@ -242,22 +322,13 @@ is_starting(Zone, Name, Pid) when Pid =:= self() ->
 is_starting(_, _, _) ->
     false.
 
-register_again(Zone, Name, Pid, Deadline) ->
-    case now_ms() < Deadline of
-        true ->
-            timer:sleep(?AGAIN),
-            register_name(Zone, Name, Pid, Deadline);
-        false ->
-            no
-    end.
-
 %% @private A start function that starts nothing: while it runs, this member holds the name.
 -spec register_from(node(), gen_tracker:zone(), gen_tracker:name(), pid()) ->
-          {error, {registering, pid(), yes | no | again}}.
+          ?RESERVED(yes | no | again | undecided | badarg).
 register_from(Node, Zone, Name, Pid) ->
     Answer = erpc:call(Node, ?MODULE, register_here, [Zone, Name, Pid], ?TIMEOUT),
     _ = Answer =:= yes andalso await_claim(Node, Zone, Name, now_ms() + ?HEARD),
-    {error, {registering, Pid, Answer}}.
+    ?RESERVED(Answer).
 
 %% Otherwise this member could start the name before it has heard of the registration.
 await_claim(Node, Zone, Name, Deadline) ->

@@ -59,6 +59,7 @@
 
 -export_type([result/0, context/0, shared/0]).
 
+-include("gen_tracker_answers.hrl").
 -include_lib("kernel/include/logger.hrl").
 
 -type result() :: gen_tracker:start_result().
@@ -90,6 +91,9 @@
 %% milliseconds.
 -define(GRACE, 1000).
 -define(DETACHED, '$proctab_detached').
+%% The heap of a new keeper, in words: a start needs no garbage collection. When the keeper
+%% hibernates, its heap shrinks to its data.
+-define(FIRST_HEAP, 610).
 
 -record(child, {
     context :: context(),
@@ -117,11 +121,12 @@
 %%% For callers
 
 %% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
-%% for its answer.
+%% for its answer. The tag of the `DOWN' message is the alias.
 -spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
            Alias :: reference()) -> {pid(), Monitor :: reference()}.
 open(Handle, Shared, Name, Spec, Alias) ->
-    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], [monitor]).
+    Options = [{monitor, [{tag, Alias}]}, {min_heap_size, ?FIRST_HEAP}],
+    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], Options).
 
 %%% For the tracker
 
@@ -265,10 +270,9 @@ opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec,
     _ = seq_trace:set_token([]),
     true = link(Tracker),
     try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec)) of
-        true ->
-            with_own_row(Context#{dictionary => get()}, fun(_, _, Child) ->
-                launch_first(Spec, Child#child{opener = Alias})
-            end);
+        {OwnName, OwnSpec} ->
+            Child = own_child(OwnName, OwnSpec, Context#{dictionary => get()}),
+            launch_first(Spec, Child#child{opener = Alias});
         held ->
             unlink(Tracker),
             Alias ! {Alias, held},
@@ -326,11 +330,14 @@ attach_to(Pid, Monitor, #{tag := Tag, tracker := Tracker} = Context) ->
 with_own_row(#{zone := Zone} = Context, Run) ->
     case unless_gone(fun proctab_nif:kept/2, [Zone, self()]) of
         {Name, State, Pid, Spec} ->
-            gen_tracker_reports:set_label({?MODULE, Zone, Name}),
-            Run(State, Pid, #child{context = Context, name = Name, spec = Spec, since = now_ms()});
+            Run(State, Pid, own_child(Name, Spec, Context));
         _ ->
             exit(shutdown)
     end.
+
+own_child(Name, Spec, #{zone := Zone} = Context) ->
+    gen_tracker_reports:set_label({?MODULE, Zone, Name}),
+    #child{context = Context, name = Name, spec = Spec, since = now_ms()}.
 
 launch_first(Spec, Child) ->
     case start_child(Spec, Child) of
@@ -438,6 +445,9 @@ call_start({Module, Function, Args}, Spec, Child) ->
         emit_since(Begin, [start, End], fun() -> More#{start => start_of(Spec)} end, Child)
     end,
     try apply(Module, Function, Args) of
+        %% No child of this node.
+        ?RESERVED(_) = Result ->
+            Result;
         Result ->
             Emit(stop, #{result => Result}),
             Result
@@ -473,7 +483,7 @@ registered(Pid, Result, Spec, Child) ->
         Changed when Changed =:= true; Changed =:= awaited ->
             tell_started(Child, Result, Changed),
             emit_change(up, Running),
-            report(Running#child{spec = Spec}, progress),
+            report_start(Spec, Running),
             {started, Running#child{opener = undefined}};
         Stopping when Stopping =:= stopping; Stopping =:= zone_stopping ->
             %% Before the child is ended: it may be waiting for this in `init_ack'. What a zone that
@@ -690,7 +700,7 @@ links(#child{context = #{tracker := Tracker}}) ->
 
 terminated(#child{spec = {_, Restart, _, _, _}} = Child, Reason) ->
     _ = (Restart =:= permanent orelse is_abnormal(Reason)) andalso
-        report(Child, {child_terminated, Reason}),
+        report_error(child_terminated, Reason, Child),
     settle(Child, Reason),
     after_terminate(Child, Reason),
     cleaned_up(Child, Reason).
@@ -781,10 +791,10 @@ start_again(Spec, Child) ->
     end.
 
 not_restarted(#child{spec = {_, permanent, _, _, _}} = Child, error, {error, Reason}) ->
-    report(Child, {start_error, Reason}),
+    report_error(start_error, Reason, Child),
     pend(Child, {error, Reason});
 not_restarted(#child{name = Name} = Child, Kind, Result) ->
-    _ = Kind =:= ignore orelse report(Child, {start_error, reason(Result)}),
+    _ = Kind =:= ignore orelse report_error(start_error, reason(Result), Child),
     ?LOG_ERROR(#{label => {gen_tracker, not_restarted}, zone => zone(Child), name => Name,
                  result => Result}),
     give_up(Child, Result).
@@ -869,7 +879,7 @@ retry_with(Spec, #child{spec = Own} = Child) ->
 %% Stops the child as its shutdown demands. Returns its exit reason.
 stop_child(#child{spec = {_, Restart, Shutdown, _, _}} = Child) ->
     Reason = end_process(Child, Shutdown),
-    _ = is_expected(Reason, Shutdown, Restart) orelse report(Child, {shutdown_error, Reason}),
+    _ = is_expected(Reason, Shutdown, Restart) orelse report_error(shutdown_error, Reason, Child),
     Reason.
 
 end_process(#child{pid = Pid} = Child, brutal_kill) ->
@@ -980,14 +990,16 @@ callback({Module, _, _}) ->
 
 %%% Reports
 
-report(#child{context = #{reports := false}}, _) ->
+report_start(_, #child{context = #{reports := false}}) ->
     ok;
-report(#child{name = Name, pid = Pid, spec = Spec} = Child, What) ->
+report_start(Spec, #child{name = Name, pid = Pid} = Child) ->
+    gen_tracker_reports:progress(zone(Child), Pid, Name, Spec).
+
+report_error(_, _, #child{context = #{reports := false}}) ->
+    ok;
+report_error(Error, Reason, #child{name = Name, pid = Pid, spec = Spec} = Child) ->
     Offender = gen_tracker_reports:child(Pid, Name, Spec),
-    case What of
-        progress -> gen_tracker_reports:progress(zone(Child), Offender);
-        {Error, Reason} -> gen_tracker_reports:error(Error, Reason, zone(Child), Offender)
-    end.
+    gen_tracker_reports:error(Error, Reason, zone(Child), Offender).
 
 %%% Telemetry
 

@@ -11,7 +11,7 @@
 %%      |                                    | start function, running/3            |
 %%      | <- {Alias, {result, Result}} ----- |                                     |
 %%      | <- {Alias, held} ----------------- |  another keeper was faster           |
-%%      | <- DOWN -------------------------- |  it was killed, or the zone stops    |
+%%      | <- {Alias, Monitor, process, ...} - |  it was killed, or the zone stops    |
 %%
 %% The tracker answers all others: callers that find the name held, and callbacks of the zone, whose
 %% waits it checks for cycles. It queues them until the start of a name, or the cleanup after its
@@ -23,7 +23,9 @@
 %% so it knows whether to tell the tracker as well.
 -module(gen_tracker_opening).
 
--export([open/3]).
+-export([open/3, open_free/3, open_held/3]).
+
+-include("gen_tracker_answers.hrl").
 
 %% How long a caller waits for a start, in milliseconds.
 -define(TIMEOUT, 60000).
@@ -35,9 +37,9 @@
     handle :: proctab_nif:handle(),
     tracker :: pid(),
     name :: gen_tracker:name(),
-    %% For the case that another keeper was faster.
+    %% What the tracker is asked if another keeper was faster; `none' if it is not asked.
+    request = find_or_open :: find_or_open | none,
     spec :: gen_tracker_spec:spec(),
-    alias :: reference(),
     keeper :: pid(),
     monitor :: reference()
 }).
@@ -47,26 +49,46 @@
 -spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again.
 open(Zone, Name, Spec) ->
-    try proctab_nif:opening(Zone, Name, Spec) of
-        held ->
-            ask(Zone, Name, Spec);
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
-            case is_callback(Zone) of
-                true -> ask(Zone, Name, Spec);
-                false -> start(Zone, Name, Spec, Handle, Shared)
-            end;
-        {free, _, _} ->
-            %% A table that no tracker has opened.
-            ask(Zone, Name, Spec)
+            start(find_or_open, Zone, Name, Spec, Handle, Shared);
+        %% The name is held; or a start function or an `after_terminate' of the zone runs in this
+        %% process, or has started it; or no tracker has opened the table.
+        _ ->
+            ask(find_or_open, Zone, Name, Spec)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
+
+%% @doc Starts a child if its name is free, as {@link open/3} does. Returns `undecided' if the name
+%% is held; only a callback of the zone waits for its holder then.
+-spec open_free(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+          {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
+          | undecided.
+open_free(Zone, Name, Spec) ->
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
+        held ->
+            undecided;
+        {free, Handle, {#{tracker := _}, _, _} = Shared} ->
+            start(none, Zone, Name, Spec, Handle, Shared);
+        _ ->
+            ask(open_free, Zone, Name, Spec)
+    catch
+        error:badarg -> not_opened(Zone, Name, Spec)
+    end.
+
+%% @doc Waits for a start of a name that is held, as {@link open/3} does. Returns `undecided' if the
+%% name becomes free, or is free.
+-spec open_held(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+          {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | undecided.
+open_held(Zone, Name, Spec) ->
+    ask(open_held, Zone, Name, Spec).
 
 %% Distinguishes "the zone does not run" from "a term is too large for a table". The second is
 %% certain only if the zone had the same owner before and after.
 not_opened(Zone, Name, Spec) ->
     Owner = owner(Zone),
-    try proctab_nif:opening(Zone, Name, Spec) of
+    try proctab_nif:opening(Zone, Name, Spec, undefined) of
         _ -> again
     catch
         error:badarg ->
@@ -84,22 +106,11 @@ owner(Zone) ->
         error:badarg -> none
     end.
 
-%% Returns whether a start function or an `after_terminate' of the zone runs in this process, or has
-%% started it. If the zone has just ended, so that nobody knows, the tracker has to be asked.
-is_callback(Zone) ->
-    try
-        lists:any(
-            fun(Pid) -> is_pid(Pid) andalso proctab_nif:kept(Zone, Pid) =/= undefined end,
-            [self(), gen_tracker_requests:parent()]
-        )
-    catch
-        error:badarg -> true
-    end.
-
-ask(Zone, Name, Spec) ->
-    Request = {find_or_open, Name, Spec, gen_tracker_requests:parent()},
-    try
-        {opened, gen_server:call(Zone, Request, ?TIMEOUT)}
+ask(Kind, Zone, Name, Spec) ->
+    Request = {Kind, Name, Spec, gen_tracker_requests:parent()},
+    try gen_server:call(Zone, Request, ?TIMEOUT) of
+        ?UNDECIDED -> undecided;
+        Result -> {opened, Result}
     catch
         exit:{noproc, _} ->
             {opened, {error, gen_tracker_not_started}};
@@ -108,7 +119,7 @@ ask(Zone, Name, Spec) ->
             {opened, {error, shutdown}}
     end.
 
-start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
+start(Request, Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
     Alias = alias([reply]),
     try gen_tracker_keeper:open(Handle, Shared, Name, Spec, Alias) of
         {Keeper, Monitor} ->
@@ -117,42 +128,46 @@ start(Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
                 handle = Handle,
                 tracker = Tracker,
                 name = Name,
+                request = Request,
                 spec = Spec,
-                alias = Alias,
                 keeper = Keeper,
                 monitor = Monitor
             },
-            await(Opening, ?PATIENCE)
+            await(Alias, Opening, ?PATIENCE)
     catch
         error:system_limit ->
             unalias(Alias),
             {opened, {error, system_limit}}
     end.
 
-await(#opening{alias = Alias, monitor = Monitor} = Opening, Patience) ->
+%% Both messages begin with the alias, which is an argument of these functions: so the VM passes
+%% over all messages that the caller had before, however many there are.
+await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
     receive
         {Alias, Outcome} ->
             true = demonitor(Monitor, [flush]),
             finish(Outcome, Opening);
-        {'DOWN', Monitor, process, _, Reason} ->
+        {Alias, Monitor, process, _, Reason} ->
             true = unalias(Alias),
-            join(Reason, Opening)
+            join(Reason, Alias, Opening)
     after Patience ->
-        join(alive, Opening)
+        join(alive, Alias, Opening)
     end.
 
 finish({result, Result}, _) ->
     {opened, Result};
-finish(held, #opening{zone = Zone, name = Name, spec = Spec}) ->
-    ask(Zone, Name, Spec).
+finish(held, #opening{request = none}) ->
+    undecided;
+finish(held, #opening{request = Request, zone = Zone, name = Name, spec = Spec}) ->
+    ask(Request, Zone, Name, Spec).
 
 %% Waits with the tracker as well.
-join(State, #opening{alias = Alias, monitor = Monitor} = Opening) ->
+join(State, Alias, #opening{monitor = Monitor} = Opening) ->
     case try_join(State, Opening) of
         gone when State =:= alive ->
             %% The start has ended, and its keeper is about to answer; or the keeper, which has had
             %% no processor yet, has not claimed the name.
-            await(Opening, ?PATIENCE);
+            await(Alias, Opening, ?PATIENCE);
         Answer ->
             _ = unalias(Alias),
             true = demonitor(Monitor, [flush]),

@@ -41,7 +41,7 @@
 -module(gen_tracker_registrar).
 
 -export([register/4, unregister/3]).
--export([new/2, start/3, replace/2, adopted/2, is_registrar/2, current/2]).
+-export([new/2, start/3, replace/2, opened/3, is_registrar/2, current/2]).
 -export([give/4, end_child/4, forget/3]).
 -export([stop_zone/2]).
 -export([init/1, loop/1]).
@@ -65,7 +65,9 @@
     handle :: proctab_nif:handle(),
     current = #{} :: #{position() => pid()},
     %% The current ones, and those that were killed, whose rows the current one has not adopted yet.
-    positions = #{} :: #{pid() => position()}
+    positions = #{} :: #{pid() => position()},
+    %% The callers that wait for registrars to open.
+    waiting = #{} :: #{pid() => [gen_server:from()]}
 }).
 
 -opaque registrars() :: #registrars{}.
@@ -187,12 +189,17 @@ start(Position, From, Registrars) ->
 replace(Registrar, #registrars{positions = Positions, current = Current} = Registrars) ->
     Position = map_get(Registrar, Positions),
     case Current of
-        #{Position := Registrar} -> appoint(Position, [], Registrars);
-        _ -> Registrars
+        #{Position := Registrar} ->
+            #registrars{waiting = Waiting} = Registrars,
+            Froms = maps:get(Registrar, Waiting, []),
+            Others = maps:remove(Registrar, Waiting),
+            appoint(Position, Froms, Registrars#registrars{waiting = Others});
+        _ ->
+            Registrars
     end.
 
 appoint(Position, Froms, #registrars{context = Context, handle = Handle} = Registrars) ->
-    #registrars{current = Current, positions = Positions} = Registrars,
+    #registrars{current = Current, positions = Positions, waiting = Waiting} = Registrars,
     #{tag := Tag, zone := Zone} = Context,
     Before = [Pid || {Pid, Its} <- maps:to_list(Positions), Its =:= Position],
     Args = [{Context, Handle, Position, Before, Froms}],
@@ -201,13 +208,17 @@ appoint(Position, Froms, #registrars{context = Context, handle = Handle} = Regis
     Registrar ! {Tag, appointed, Zone},
     Registrars#registrars{
         current = Current#{Position => Registrar},
-        positions = Positions#{Registrar => Position}
+        positions = Positions#{Registrar => Position},
+        waiting = Waiting#{Registrar => Froms}
     }.
 
-%% @doc Forgets registrars whose rows have been adopted.
--spec adopted([pid()], registrars()) -> registrars().
-adopted(Before, #registrars{positions = Positions} = Registrars) ->
-    Registrars#registrars{positions = maps:without(Before, Positions)}.
+%% @doc Notes that a registrar is open, and has adopted the rows of these.
+-spec opened(pid(), Before :: [pid()], registrars()) -> registrars().
+opened(Registrar, Before, #registrars{positions = Positions, waiting = Waiting} = Registrars) ->
+    Registrars#registrars{
+        positions = maps:without(Before, Positions),
+        waiting = maps:remove(Registrar, Waiting)
+    }.
 
 %% @doc Returns whether a process is a registrar, or was one whose rows have not been adopted yet.
 -spec is_registrar(pid(), registrars()) -> boolean().
@@ -266,14 +277,14 @@ init({Context, Handle, Position, Before, Froms}) ->
     },
     receive
         {Tag, appointed, Zone} ->
-            adopt(Before, Registrar),
-            Tracker ! {Tag, adopted, Before};
+            adopt(Before, Registrar);
         {'EXIT', Tracker, _} ->
             adopt(Before, Registrar),
             stop(Registrar)
     end,
     Secret = proctab_nif:open_registrar(Handle, Position),
     [gen_server:reply(From, ok) || From <- Froms],
+    Tracker ! {Tag, opened, self(), Before},
     wait(Registrar#registrar{secret = Secret}).
 
 %% A remote call: a registrar that has received a message goes on in new code.
@@ -422,11 +433,18 @@ unregistered(Name, Pid, #registrar{watched = Watched} = Registrar) ->
 give_row(Name, Pid, Keeper, #registrar{context = Context, watched = Watched} = Registrar) ->
     IsGiven =
         is_kept(Name, Pid, Registrar) andalso
-            unless_gone(
-                fun proctab_nif:change_keeper/4, [zone(Registrar), Name, self(), Keeper]
-            ),
+            change_keeper(Name, self(), Keeper, Registrar) andalso
+            is_accepted(Name, Keeper, Registrar),
     _ = IsGiven andalso ets:update_element(Watched, {Name, Pid}, {3, Keeper}),
     gen_tracker_keeper:take_over(Keeper, Context).
+
+%% Takes a row back from a keeper that was dead before it got the row: the tracker may have looked
+%% for its row already. The tracker finds the row of a keeper that dies later.
+is_accepted(Name, Keeper, Registrar) ->
+    is_process_alive(Keeper) orelse not change_keeper(Name, Keeper, self(), Registrar).
+
+change_keeper(Name, Keeper, New, Registrar) ->
+    unless_gone(fun proctab_nif:change_keeper/4, [zone(Registrar), Name, Keeper, New]).
 
 forget_given(Name, Pid, #registrar{watched = Watched}) ->
     case ets:lookup(Watched, {Name, Pid}) of

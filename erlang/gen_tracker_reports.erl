@@ -4,7 +4,7 @@
 %% the labels of its processes.
 -module(gen_tracker_reports).
 
--export([child/3, progress/2, error/4, set_label/1]).
+-export([child/3, progress/4, error/4, set_label/1]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -17,11 +17,11 @@ child(Pid, Name, {MFA, Restart, Shutdown, Type, _Modules}) ->
      {shutdown, Shutdown}, {child_type, Type}].
 
 %% @doc Logs that a child was started, at level `info'.
--spec progress(gen_tracker:zone(), child()) -> ok.
-progress(Zone, Child) ->
+-spec progress(gen_tracker:zone(), pid(), gen_tracker:name(), gen_tracker_spec:spec()) -> ok.
+progress(Zone, Pid, Name, Spec) ->
     ?LOG_INFO(
         #{label => {supervisor, progress},
-          report => [{supervisor, {local, Zone}}, {started, Child}]},
+          report => [{supervisor, {local, Zone}}, {started, child(Pid, Name, Spec)}]},
         #{domain => [otp, sasl],
           report_cb => fun supervisor:format_log/2,
           logger_formatter => #{title => "PROGRESS REPORT"},

@@ -11,13 +11,19 @@
 %% that keeper, the asker, waits too. A request that would close a cycle of such waits is refused.
 %% A callback may also look up a name without a child: then it waits for the next keeper of that
 %% name, which the table knows when another request asks.
+%%
+%% In a zone on several nodes, the decision that this member may start a name is not valid any more
+%% after a wait. The requests `open_free', `open_held' and `add_free' claim no name after they have
+%% waited. They are answered `$gen_tracker_undecided' instead.
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
 -export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
--export([start_registrar/3, registrars_adopted/2, unregister/2, registered_ended/3]).
+-export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
+
+-include("gen_tracker_answers.hrl").
 
 %% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
 -define(REGISTER_TIMEOUT, 60000).
@@ -45,6 +51,8 @@
     callers :: [pid()],
     %% The keeper that waits while this request waits.
     asker = none :: pid() | none,
+    %% Whether the request may claim a free name: also after a wait, only before it, or not at all.
+    claims = always :: always | first | never,
     %% Whether the caller gives up after ?OPEN_TIMEOUT, and the timer once the request waits.
     expires = no :: no | yes | reference(),
     %% Of a `look_up' or `await_child': nothing else ends its wait if its caller is killed.
@@ -113,12 +121,26 @@ new(Context, Handle) ->
     #requests{context = Context, registrars = gen_tracker_registrar:new(Context, Handle)}.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
-%% of them that are processes of this node. An `open' is a `find_or_open' whose caller gives up.
--spec request(kind() | open, gen_tracker:name(), gen_tracker_spec:spec() | undefined,
-              Child :: pid() | undefined, gen_server:from(), Callers :: [pid()]) -> request().
+%% of them that are processes of this node.
+%%
+%% An `open' is a `find_or_open' whose caller gives up. An `open_free' is an `open', and an
+%% `add_free' an `add', that claims the name only if that is free now; an `open_held' is an `open'
+%% that claims no name.
+-spec request(kind() | open | open_free | open_held | add_free, gen_tracker:name(),
+              gen_tracker_spec:spec() | undefined, Child :: pid() | undefined, gen_server:from(),
+              Callers :: [pid()]) -> request().
 request(open, Name, Spec, Child, From, Callers) ->
     Request = request(find_or_open, Name, Spec, Child, From, Callers),
     Request#request{expires = yes};
+request(open_free, Name, Spec, Child, From, Callers) ->
+    Request = request(open, Name, Spec, Child, From, Callers),
+    Request#request{claims = first};
+request(open_held, Name, Spec, Child, From, Callers) ->
+    Request = request(open, Name, Spec, Child, From, Callers),
+    Request#request{claims = never};
+request(add_free, Name, Spec, Child, From, Callers) ->
+    Request = request(add, Name, Spec, Child, From, Callers),
+    Request#request{claims = first};
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{
         kind = Kind,
@@ -195,6 +217,9 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             {Before, Requests};
         _ when Before =/= nobody ->
             wait(Before, waits, Request, Requests);
+        undefined when Request#request.claims =:= never ->
+            reply(Request, ?UNDECIDED),
+            {nobody, Requests};
         undefined ->
             try_claim(fun take/2, Request, Requests);
         {running, Pid, Keeper, Spec} ->
@@ -524,6 +549,19 @@ registered_ended(From, Result, #requests{ending = Ending} = Requests) ->
             Requests
     end.
 
+%% Whether a keeper was to take over a child that has not ended: it is still in the table, or was
+%% unregistered.
+leaves_child(Keeper, #requests{taken = Taken} = Requests) ->
+    case Taken of
+        #{Keeper := {Name, Pid, _}} ->
+            case proctab_nif:child(zone(Requests), Name) of
+                {_, Pid, _, _} -> true;
+                _ -> is_pid(Pid) andalso gen_tracker_keeper:is_alive(Pid)
+            end;
+        _ ->
+            false
+    end.
+
 %% A keeper has taken its row over, or has ended.
 took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
     case maps:take(Keeper, Taken) of
@@ -538,10 +576,10 @@ took_over(Keeper, #requests{taking = Taking, taken = Taken} = Requests) ->
 start_registrar(Position, From, #requests{registrars = Registrars} = Requests) ->
     Requests#requests{registrars = gen_tracker_registrar:start(Position, From, Registrars)}.
 
-%% @doc Notes that the rows of registrars that were killed have been adopted.
--spec registrars_adopted([pid()], requests()) -> requests().
-registrars_adopted(Before, #requests{registrars = Registrars} = Requests) ->
-    Requests#requests{registrars = gen_tracker_registrar:adopted(Before, Registrars)}.
+%% @doc Notes that a registrar is open, and has adopted the rows of these, which were killed.
+-spec registrar_opened(pid(), Before :: [pid()], requests()) -> requests().
+registrar_opened(Registrar, Before, #requests{registrars = Registrars} = Requests) ->
+    Requests#requests{registrars = gen_tracker_registrar:opened(Registrar, Before, Registrars)}.
 
 %% The new registrar is asked again for all rows that the killed one has not given away. Requests
 %% that it does not know are answered all the same.
@@ -598,9 +636,12 @@ wait(Keeper, Role, Request, Requests) ->
             reply(Request, refusal(Request, Doing)),
             {nobody, Requests};
         false ->
-            Timed = start_timer(Keeper, Request, Requests),
+            Timed = start_timer(Keeper, claiming_no_more(Request), Requests),
             {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Timed), Requests)}
     end.
+
+claiming_no_more(#request{claims = first} = Request) -> Request#request{claims = never};
+claiming_no_more(Request) -> Request.
 
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
@@ -776,8 +817,13 @@ started(_) -> none.
 settled(Keeper, #requests{settled = Settled} = Requests) ->
     Requests#requests{settled = Settled#{Keeper => settled}}.
 
-%% Handles the end of a keeper that has removed its row.
+%% Handles the end of a keeper that has removed its row, or has never got the row of a registrar.
 ended(Keeper, Before) ->
+    Outcome =
+        case leaves_child(Keeper, Before) of
+            true -> not_taken;
+            false -> ended
+        end,
     Requests = took_over(Keeper, Before),
     #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests,
     Left = Requests#requests{
@@ -785,7 +831,7 @@ ended(Keeper, Before) ->
         settled = maps:remove(Keeper, Settled),
         adopted = maps:remove(Keeper, Adopted)
     },
-    serve(Keeper, ended, Left).
+    serve(Keeper, Outcome, Left).
 
 serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
     Requests;
@@ -798,6 +844,7 @@ serve(Keeper, Outcome, Requests) ->
 serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
     case answer(Role, Request, Outcome) of
         {reply, Reply} -> reply(Request, Reply), {Before, Requests};
+        again when Request#request.kind =:= forget -> {Before, forget(Request, Requests)};
         again -> handle(Request, Before, Requests);
         wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
@@ -811,10 +858,13 @@ answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
     {reply, {ok, Child}};
+answer(_, #request{kind = Kind}, Outcome)
+        when ?IS_LOOK_UP(Kind), (Outcome =:= ended orelse Outcome =:= not_taken) ->
+    {reply, ended};
+answer(_, _, not_taken) ->
+    again;
 answer(_, #request{kind = forget}, ended) ->
     {reply, ok};
-answer(_, #request{kind = Kind}, ended) when ?IS_LOOK_UP(Kind) ->
-    {reply, ended};
 answer(_, #request{kind = await_start}, _) ->
     {reply, ok};
 answer(joins, _, {launched, Result}) ->
@@ -834,6 +884,8 @@ answer(_, #request{kind = re_register}, _) ->
 answer(_, #request{kind = Kind}, {killed, _}) when Kind =:= find_or_open; Kind =:= start_child ->
     {reply, {error, killed}};
 answer(_, _, {killed, _}) ->
+    again;
+answer(_, _, {launched, ?RESERVED(_)}) ->
     again;
 answer(_, #request{kind = find_or_open}, {launched, Result}) ->
     {reply, Result};
@@ -882,7 +934,7 @@ keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = 
                         adopted = (maps:remove(Keeper, Adopted))#{New => Times},
                         settled = maps:remove(Keeper, Settled)
                     },
-                    Moved = move_waiting(Keeper, New, Counted),
+                    Moved = move_waiting(Keeper, New, took_over(Keeper, Counted)),
                     case maps:take(Keeper, Stopping) of
                         {told, Others} ->
                             gen_tracker_keeper:stop(New, Context),

@@ -170,6 +170,7 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
                 false -> await(exited(Pid, Stop))
             end;
         {'ETS-TRANSFER', Table, _, {Tag, events}} -> lost_events(Table, Stop), await(Stop);
+        {'ETS-TRANSFER', Table, _, {Tag, cluster}} -> lost_cluster(Table, Stop), await(Stop);
         _ -> await(Stop)
     end.
 
@@ -281,6 +282,9 @@ without_trackers(#stop{keepers = Keepers} = Stop) ->
 
 lost_events(Table, #stop{context = #{zone := Zone}}) ->
     gen_tracker_events:lost(Zone, Table).
+
+lost_cluster(Table, #stop{context = #{zone := Zone}}) ->
+    gen_tracker_cluster_member:lost(Zone, Table).
 
 %% @doc Links the calling tracker to processes that are linked to a keeper, which waits for that.
 -spec inherit(Keeper :: pid(), Tag :: reference(), [pid()], inherited()) -> inherited().

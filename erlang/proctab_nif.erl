@@ -39,18 +39,18 @@
 
 -export([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -export([tables/0, owner/1, count/1]).
--export([opening/3, launch/3, await_start/2, failed/2]).
+-export([opening/4, launch/3, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
--export([register_name/5, change_keeper/4]).
+-export([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
 -export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -export([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--export([best_claim/2, claims_page/4, claims_count/1]).
+-export([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -64,18 +64,18 @@
 
 -nifs([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -nifs([tables/0, owner/1, count/1]).
--nifs([opening/3, launch/3, await_start/2, failed/2]).
+-nifs([opening/4, launch/3, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
--nifs([register_name/5, change_keeper/4]).
+-nifs([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
 -nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
 -nifs([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
 -nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--nifs([best_claim/2, claims_page/4, claims_count/1]).
+-nifs([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -105,7 +105,7 @@
 %%% Zones
 
 %% @doc Opens a zone that belongs to the caller. Returns a handle, which keeps the memory of the
-%% zone as long as it is referenced. `opening/3' returns the context. Raises `badarg' if a zone of
+%% zone as long as it is referenced. `opening/4' returns the context. Raises `badarg' if a zone of
 %% that name runs.
 -spec zone_open(Zone :: atom(), Context :: term()) -> handle().
 zone_open(_Zone, _Context) -> erlang:nif_error(not_loaded).
@@ -145,16 +145,19 @@ count(_Zone) -> erlang:nif_error(not_loaded).
 %%% Children
 
 %% @doc Returns whether a name is held by a child in any state. If it is free, returns what its new
-%% keeper needs: a handle of the zone, and its context. Raises `badarg' if the spec is too large.
--spec opening(Zone :: atom(), Name :: term(), Spec :: term()) ->
-          held | {free, handle(), Context :: term()}.
-opening(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
+%% keeper needs: a handle of the zone, and its context; or `callback' if the caller or its parent is
+%% a keeper of the zone. Raises `badarg' if the spec is too large.
+-spec opening(Zone :: atom(), Name :: term(), Spec :: term(), Parent :: pid() | undefined) ->
+          held | callback | {free, handle(), Context :: term()}.
+opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 
-%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns `full' if
-%% the zone has as many children as it may have, in any state, and the name is free; and `stopping'
-%% if the zone stops: the child is not in any page that is read after `zone_stop/1', or it is
-%% removed again.
--spec launch(handle(), Name :: term(), Spec :: term()) -> true | held | full | stopping.
+%% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns name and
+%% spec as the table keeps them, whose copies keep no larger binary alive. Returns `full' if the
+%% zone has as many children as it may have, in any state, and the name is free; and `stopping' if
+%% the zone stops: the child is not in any page that is read after `zone_stop/1', or it is removed
+%% again.
+-spec launch(handle(), Name, Spec) -> {Name, Spec} | held | full | stopping when
+      Name :: term(), Spec :: term().
 launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that
@@ -268,6 +271,16 @@ is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
 -spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
           Registrar :: pid() | held | full | stopping | own | keeper | {closed, Position :: 0..7}.
 register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
+
+%% @doc Reserves a name for the calling process until the keeper's start of its child has ended.
+%% Returns `false' if another process has reserved the name and is alive, and `undefined' if this
+%% keeper is not starting a child of that name.
+-spec reserve_name(Zone :: atom(), Name :: term(), Keeper :: pid()) -> boolean() | undefined.
+reserve_name(_Zone, _Name, _Keeper) -> erlang:nif_error(not_loaded).
+
+%% @doc Gives up what {@link reserve_name/3} has reserved for the calling process.
+-spec cancel_name(Zone :: atom(), Keeper :: pid()) -> ok.
+cancel_name(_Zone, _Keeper) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives the row of a name to another keeper. Returns `false' if it does not belong to this
 %% one, which must be a registrar, or have been one.
@@ -444,14 +457,17 @@ cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 -spec add_member(atom() | handle(), node(), NodeName :: binary(), Process :: pid()) -> member().
 add_member(_Zone, _Node, _NodeName, _Process) -> erlang:nif_error(not_loaded).
 
-%% @doc Makes changes of the claims of a member, in order. Returns the conflicts: for each claim
-%% that has got another pid, the nodes and pids of other claims of that name.
+%% @doc Makes changes of the claims of a member, in order. Returns for each of them the pid that
+%% readers of the claim found before, or `undefined' if they found none; or `same' if it has changed
+%% nothing for readers. Also returns the conflicts: for each claim that has got another pid, the
+%% nodes and pids of other claims of that name.
 %%
-%% `down' changes nothing if the claim has another pid, and `free' nothing if the name has a child
+%% `down' changes nothing if the claim has another pid. `free' is `skipped' if the name has a child
 %% in the table of the zone itself, whose claim this is. Does nothing if the member has ended.
 -spec change_claims(atom() | handle(), member(), [{Name :: term(), Rank, change()}]) ->
-          [{Name :: term(), node(), pid()}] when
-      Rank :: 0..16#ffffffff.
+          {[pid() | undefined | same | skipped], Conflicts} when
+      Rank :: 0..16#ffffffff,
+      Conflicts :: [{Name :: term(), node(), pid()}].
 change_claims(_Zone, _Member, _Changes) -> erlang:nif_error(not_loaded).
 
 %% @doc Begins a snapshot of the claims of a member.
@@ -484,6 +500,15 @@ find_claim_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% one.
 -spec best_claim(Zone :: atom(), Name :: term()) -> {node(), pid() | held} | undefined.
 best_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns who has a name, in any state: `own' is this zone, and a node another member. Returns
+%% `undefined' if none has it.
+-spec claim_owner(Zone :: atom(), Name :: term()) -> own | node() | undefined.
+claim_owner(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link getattr/3}, of a child of this zone.
+-spec cluster_getattr(Zone :: atom(), Name :: term(), Key :: term()) -> {ok, term()} | undefined.
+cluster_getattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns a page of the claims of a member, or of all other members, prepended to `Acc', and
 %% where the next page begins. The first page begins at 0.

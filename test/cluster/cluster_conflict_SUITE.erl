@@ -184,12 +184,12 @@ a_keeper_is_killed([One, Other] = Members, Await) ->
 subscribers_are_told_of_conflicts(_) ->
     clusters:with(2, z, fun(Members) ->
         {Winner, _, Loser, Loses} = parted(Members, a, permanent),
-        Subscribers = [{M, element(1, cluster_directory_SUITE:subscriber(M))} || M <- Members],
+        Subscribers = [{M, element(1, clusters:subscriber(M))} || M <- Members],
         clusters:join(Members),
         settle(Members, z),
         lists:foreach(
             fun({M, Subscriber}) ->
-                Events = cluster_directory_SUITE:events(M, Subscriber),
+                Events = clusters:events(M, Subscriber),
                 ?assertEqual(
                     [{conflict, a, Winner, Loser}], [E || {conflict, _, _, _} = E <- Events]
                 ),

@@ -26,6 +26,12 @@ all() ->
         a_drained_member_is_nobodys_home,
         a_drained_member_stays_drained_without_its_cluster_process,
         drain_returns_when_the_children_have_gone,
+        a_name_is_started_on_its_home_after_a_cleanup_elsewhere,
+        a_drained_member_starts_nothing_after_a_cleanup,
+        a_drained_member_starts_nothing_after_the_wait_for_the_lock,
+        a_process_is_registered_after_a_cleanup,
+        a_registration_gives_its_home_no_result,
+        a_start_may_return_what_a_registration_does_not,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
         via_names_work_with_gen_server,
@@ -198,6 +204,144 @@ drain_returns_when_the_children_have_gone(_) ->
         ?assertEqual({ok, Pid}, Pid2),
         clusters:dies(One, Pid),
         ?assertEqual(ok, answer(Call))
+    end).
+
+%% Both the caller on the member that holds the name and the one on the home wait for that member.
+a_name_is_started_on_its_home_after_a_cleanup_elsewhere(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = held_name_of(Other, z),
+        cleaning_up(One, Name, Members),
+        Calls = [erpc_call(M, gen_tracker_cluster, find_or_open, [z, spec(Name)]) || M <- Members],
+        await_requests(2, One),
+        ok = on(One, cluster_child, let_cleanup_go, [Name]),
+        [{ok, Pid}] = lists:usort([answer(Call) || Call <- Calls]),
+        ?assertEqual(element(2, Other), node(Pid)),
+        ?assertEqual([Pid], [P || {started, _, P} <- on(Other, clusters, books, [])]),
+        settle(Members, z)
+    end).
+
+%% Returns a name whose home is this member, and whose cleanup waits for the test.
+held_name_of({_, Node} = Member, Zone) ->
+    hd([Name || N <- lists:seq(1, 1000), Name <- [{held, N}], home(Member, Zone, Name) =:= Node]).
+
+%% Starts a child on a member, and kills it. All members know that its cleanup has begun.
+cleaning_up(Member, Name, Members) ->
+    {ok, Pid} = on(Member, gen_tracker, find_or_open, [z, spec(Name)]),
+    clusters:dies(Member, Pid),
+    ok = on(Member, cluster_child, await_cleanup, [Name]),
+    Claim = {element(2, Member), held},
+    wait:until(fun() ->
+        lists:all(
+            fun(M) -> on(M, proctab_nif, best_claim, [z, Name]) =:= Claim end, Members -- [Member]
+        )
+    end).
+
+%% Waits until the tracker of a member has queued so many requests.
+await_requests(Number, Member) ->
+    wait:until(fun() ->
+        Waiting = maps:values(on(Member, tracker_state, waiting, [z])),
+        length(lists:append(Waiting)) =:= Number
+    end).
+
+a_drained_member_starts_nothing_after_a_cleanup(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = held_name_of(One, z),
+        cleaning_up(One, Name, Members),
+        Call = erpc_call(One, gen_tracker_cluster, find_or_open, [z, spec(Name)]),
+        await_requests(1, One),
+        Drain = erpc_call(One, gen_tracker_cluster, drain, [z]),
+        wait:until(fun() -> home(One, z, Name) =:= element(2, Other) end),
+        ok = on(One, cluster_child, let_cleanup_go, [Name]),
+        {ok, Pid} = answer(Call),
+        ?assertEqual(element(2, Other), node(Pid)),
+        ?assertEqual(ok, answer(Drain))
+    end).
+
+a_drained_member_starts_nothing_after_the_wait_for_the_lock(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other]) ->
+        Name = name_of(One, z),
+        Holder = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Call = erpc_call(One, gen_tracker_cluster, find_or_open, [z, spec(Name)]),
+        wait:until(fun() -> on(One, erlang, apply, [fun is_any_waiting_for_a_lock/0, []]) end),
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        wait:until(fun() -> home(Other, z, Name) =:= element(2, Other) end),
+        clusters:dies(Other, Holder),
+        {ok, Pid} = answer(Call),
+        ?assertEqual(element(2, Other), node(Pid))
+    end).
+
+%% Starts a process that holds the lock of a name while it lives.
+lock(Name) ->
+    Caller = self(),
+    Holder = spawn(fun() ->
+        true = global:set_lock({{gen_tracker_cluster, z, Name}, self()}),
+        Caller ! {self(), locked},
+        receive
+        after infinity -> ok
+        end
+    end),
+    receive
+        {Holder, locked} -> Holder
+    end.
+
+is_any_waiting_for_a_lock() ->
+    lists:any(
+        fun(Pid) ->
+            case process_info(Pid, current_stacktrace) of
+                {_, Frames} -> lists:any(fun is_in_trans/1, Frames);
+                undefined -> false
+            end
+        end,
+        processes()
+    ).
+
+is_in_trans({Module, Function, _, _}) ->
+    {Module, Function} =:= {global, trans}.
+
+a_process_is_registered_after_a_cleanup(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = held_name_of(Other, z),
+        cleaning_up(One, Name, Members),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        await_requests(1, One),
+        ok = on(One, cluster_child, let_cleanup_go, [Name]),
+        ?assertEqual(yes, answer(Call)),
+        settle(Members, z),
+        [?assertEqual(Pid, on(M, gen_tracker_cluster, whereis_name, [{z, Name}])) || M <- Members]
+    end).
+
+%% A local start on the home waits for the registration, and then starts its child there, as if it
+%% had come later.
+a_registration_gives_its_home_no_result(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = held_name_of(Other, z),
+        %% The registration waits on its own member, and holds the name on the home meanwhile.
+        {ok, Old} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
+        clusters:dies(One, Old),
+        ok = on(One, cluster_child, await_cleanup, [Name]),
+        Pid = process(One),
+        Register = {gen_tracker_cluster_opening, register_from, [element(2, One), z, Name, Pid]},
+        Held = erpc_call(Other, gen_tracker, find_or_open, [z, {Name, Register, temporary}]),
+        await_requests(1, One),
+        Local = erpc_call(Other, gen_tracker, find_or_open, [z, spec(Name)]),
+        await_requests(1, Other),
+        ok = on(One, cluster_child, let_cleanup_go, [Name]),
+        {error, {'$gen_tracker_reserved', undecided}} = answer(Held),
+        {ok, Started} = answer(Local),
+        ?assertEqual(element(2, Other), node(Started)),
+        settle(Members, z)
+    end).
+
+a_start_may_return_what_a_registration_does_not(_) ->
+    clusters:with(2, z, fun(Members) ->
+        [
+            ?assertEqual(
+                Result, find_or_open(M, z, {name_of(Home, z), {erlang, hd, [[Result]]}, temporary})
+            )
+         || M <- Members, Home <- Members,
+            Result <- [again, undecided, {error, {registering, self(), yes}}, {result, a}]
+        ]
     end).
 
 %% Starts a process on a member.

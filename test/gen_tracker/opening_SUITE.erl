@@ -18,6 +18,7 @@ suite() ->
 all() ->
     [
         a_child_is_opened_while_the_tracker_is_suspended,
+        a_caller_passes_over_the_messages_that_it_has,
         a_start_that_fails_is_answered_while_the_tracker_is_suspended,
         many_callers_open_one_name_once,
         a_keeper_is_like_one_that_the_tracker_starts,
@@ -39,6 +40,18 @@ a_child_is_opened_while_the_tracker_is_suspended(Config) ->
     ok = gen_tracker:setattr(Zone, name, key, value),
     ok = sys:resume(Zone),
     ?assertEqual([{name, Pid, worker, []}], supervisor:which_children(Zone)).
+
+%% The VM does so in functions that are compiled with a marker.
+a_caller_passes_over_the_messages_that_it_has(_) ->
+    [
+        begin
+            File = code:where_is_file(atom_to_list(Module) ++ ".beam"),
+            {beam_file, Module, _, _, _, Functions} = beam_disasm:file(File),
+            [Await] = [Code || {function, await, _, _, Code} <- Functions],
+            ?assertMatch([_ | _], [Marker || {recv_marker_use, _} = Marker <- Await], Module)
+        end
+     || Module <- [gen_tracker_opening, gen_tracker_registrar]
+    ].
 
 a_start_that_fails_is_answered_while_the_tracker_is_suspended(Config) ->
     Zone = zone(Config),
@@ -122,19 +135,20 @@ the_caller_passes_nothing_of_itself_on(Config) ->
 %% A keeper that claims the name after the zone was marked, as if it had been delayed.
 no_start_begins_once_the_zone_stops(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec),
+    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
     Stubborn = tracked_child:stubborn(Zone),
     Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
     _ = await(exit_signal),
     ?assertEqual({error, shutdown}, gen_tracker:find_or_open(Zone, plain(name))),
     {name, Spec, _} = plain(name),
     {ok, name, Checked} = gen_tracker_spec:check({name, Spec, temporary}),
-    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, alias()),
-    {'DOWN', Monitor, process, Keeper, shutdown} = await('DOWN'),
+    Alias = alias(),
+    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, Alias),
+    {Alias, Monitor, process, Keeper, shutdown} = await(Alias),
     Stubborn ! {stop, normal},
     {answer, ok} = answer(Stopping),
-    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, alias()),
-    {'DOWN', LateMonitor, process, Late, shutdown} = await('DOWN'),
+    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, Alias),
+    {Alias, LateMonitor, process, Late, shutdown} = await(Alias),
     ?assertEqual([Stubborn], [Pid || {started, Pid} <- taken(started)] ++ [Stubborn]).
 
 a_start_goes_on_when_its_caller_is_killed(Config) ->
@@ -249,14 +263,14 @@ a_waiting_caller_is_answered_when_the_child_is_terminated(Config) ->
 
 keepers_that_lost_the_name_leave_nothing(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec),
+    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
     {ok, Pid} = gen_tracker:find_or_open(Zone, plain(name)),
     {name, MFA, temporary} = plain(name),
     {ok, name, Spec} = gen_tracker_spec:check({name, MFA, temporary}),
     Alias = alias([reply]),
     {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Spec, Alias),
     {Alias, held} = await(Alias),
-    {'DOWN', Monitor, process, Keeper, normal} = await('DOWN'),
+    {Alias, Monitor, process, Keeper, normal} = await(Alias),
     ok = gen_tracker:wait(Zone),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
     ?assertEqual([{name, Pid}], gen_tracker:fold(fun(N, P, L) -> [{N, P} | L] end, [], Zone)).

@@ -32,6 +32,10 @@ all() ->
         a_registrar_waits_for_a_registration_that_it_has_not_been_told_of,
         a_registered_child_is_ended_by_the_zone,
         a_child_is_ended_whose_registrar_dies_meanwhile,
+        a_child_is_ended_whose_next_keeper_dies_meanwhile,
+        a_child_that_leaves_meanwhile_is_not_ended,
+        a_keeper_that_is_dead_gets_no_row,
+        a_registrar_that_is_killed_at_its_start_delays_no_caller,
         a_registrar_ends_a_child_for_each_who_asks,
         a_start_waits_for_the_end_of_a_registered_process,
         a_keeper_that_takes_over_tells_the_reason,
@@ -256,6 +260,98 @@ a_child_is_ended_whose_registrar_dies_meanwhile(Config) ->
     exit(Registrar, kill),
     ?assertEqual({answer, ok}, answer(Asked)),
     ?assertEqual(false, is_process_alive(Pid)).
+
+%% The keeper that the tracker has started for a row is killed before it gets the row.
+a_child_is_ended_whose_next_keeper_dies_meanwhile(Config) ->
+    Zone = zone(Config),
+    Pid = registered(Zone, ?NAME),
+    Registrar = zones:keeper(Zone, ?NAME),
+    Before = zones:beside(Zone),
+    true = erlang:suspend_process(Registrar),
+    Asked = ask(fun() -> supervisor:terminate_child(Zone, ?NAME) end),
+    _ = tracked_child:kill(next_keeper(Zone, Before)),
+    ok = gen_tracker:wait(Zone),
+    true = erlang:resume_process(Registrar),
+    ?assertEqual({answer, ok}, answer(Asked)),
+    ?assertEqual(false, is_process_alive(Pid)),
+    ?assertEqual(undefined, find(Zone, ?NAME)).
+
+%% The child is unregistered, and lives on, before it has its next keeper: another child of that
+%% name is to be ended, if there is one.
+a_child_that_leaves_meanwhile_is_not_ended(Config) ->
+    Zone = zone(Config),
+    Pid = registered(Zone, ?NAME),
+    Registrar = zones:keeper(Zone, ?NAME),
+    true = erlang:suspend_process(Registrar),
+    Unregistering = ask(fun() -> unregister_name({Zone, ?NAME}) end),
+    callers:waiting(),
+    Asked = ask(fun() -> supervisor:terminate_child(Zone, ?NAME) end),
+    callers:waiting(),
+    ok = gen_tracker:wait(Zone),
+    true = erlang:resume_process(Registrar),
+    ?assertEqual({answer, ok}, answer(Unregistering)),
+    ?assertEqual({answer, {error, no_child}}, answer(Asked)),
+    ?assert(is_process_alive(Pid)).
+
+%% A start function looks up an attribute of the registered process, and so has the tracker start a
+%% keeper for it.
+a_keeper_that_is_dead_gets_no_row(Config) ->
+    Zone = zone(Config),
+    Pid = registered(Zone, ?NAME),
+    Registrar = zones:keeper(Zone, ?NAME),
+    Look = fun() ->
+        _ = gen_tracker:getattr(Zone, ?NAME, missing, infinity),
+        ignore
+    end,
+    Before = zones:beside(Zone),
+    true = erlang:suspend_process(Registrar),
+    Looking = ask(fun() ->
+        gen_tracker:find_or_open(Zone, {looking, {erlang, apply, [Look, []]}, temporary})
+    end),
+    wait:until(fun() -> zones:beside(Zone) -- Before =/= [] end),
+    wait:until(fun() -> length(zones:beside(Zone) -- Before) =:= 2 end),
+    Keepers = (zones:beside(Zone) -- Before) -- [zones:keeper(Zone, looking)],
+    [_] = [tracked_child:kill(Keeper) || Keeper <- Keepers],
+    ok = supervisor:terminate_child(Zone, looking),
+    {answer, _} = answer(Looking),
+    true = erlang:resume_process(Registrar),
+    tracked_child:kill(Pid),
+    wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end).
+
+%% Returns the keeper that the tracker has started, beside these processes.
+next_keeper(Zone, Before) ->
+    wait:until(fun() -> zones:beside(Zone) -- Before =/= [] end),
+    [Keeper] = zones:beside(Zone) -- Before,
+    Keeper.
+
+%% A process that is the tracker of a table kills each registrar before that has answered.
+a_registrar_that_is_killed_at_its_start_delays_no_caller(_) ->
+    callers:apart(fun() ->
+        process_flag(trap_exit, true),
+        Context = #{tracker => self(), tag => make_ref(), zone => ?MODULE, reports => false},
+        Handle = proctab_nif:zone_open(?MODULE, {Context, group_leader(), []}, [], infinity),
+        None = gen_tracker_registrar:new(Context, Handle),
+        [start_and_kill(None) || _ <- lists:seq(1, 50)]
+    end).
+
+start_and_kill(None) ->
+    Reply = make_ref(),
+    Started = gen_tracker_registrar:start(0, {self(), Reply}, None),
+    First = kill_registrar(),
+    Replaced = gen_tracker_registrar:replace(First, Started),
+    receive
+        {Reply, ok} -> ok
+    after 5000 -> error(not_answered)
+    end,
+    Second = kill_registrar(),
+    true = gen_tracker_registrar:is_registrar(Second, Replaced).
+
+kill_registrar() ->
+    [Registrar] = registrars(?MODULE),
+    exit(Registrar, kill),
+    receive
+        {'EXIT', Registrar, killed} -> Registrar
+    end.
 
 %% As if the VM had no free process for a keeper.
 a_registrar_ends_a_child_for_each_who_asks(Config) ->

@@ -18,6 +18,7 @@ all() ->
         the_rows_are_those_of_running_children,
         the_answers_are_those_of_ets,
         comparisons_are_those_of_ets_for_every_kind_of_value,
+        random_match_specifications_are_answered_as_by_ets,
         several_attributes_are_selected_as_of_one_moment,
         a_row_that_always_matches_one_of_two_clauses_is_always_selected,
         keys_that_look_alike_are_different,
@@ -195,6 +196,42 @@ comparisons_are_those_of_ets_for_every_kind_of_value(Config) ->
         end
      || Value <- Values, not is_function(Value)
     ].
+
+%% Results are compared by their external form: `1' and `1.0', or `0.0' and `-0.0', are different.
+random_match_specifications_are_answered_as_by_ets(Config) ->
+    Zone = zone(Config),
+    Seed = rand:export_seed_s(rand:seed(exsss)),
+    ct:log("seed: ~p", [Seed]),
+    Pids = [loose(start_link) || _ <- lists:seq(1, 4)],
+    [
+        begin
+            Table = ets:new(rows, []),
+            Rows = [match_specs:row(N, Pid) || N <- lists:seq(1, 40), Pid <- [random(Pids)]],
+            true = ets:insert(Table, Rows),
+            lists:foreach(fun(Row) -> add_row(Zone, Row) end, Rows),
+            [same_as_ets(Table, Zone, match_specs:match_spec(Pids)) || _ <- lists:seq(1, 150)],
+            [ok = gen_tracker:unregister_name({Zone, Name}) || {Name, _, _} <- Rows],
+            ets:delete(Table)
+        end
+     || _ <- lists:seq(1, 20)
+    ].
+
+random(List) ->
+    lists:nth(rand:uniform(length(List)), List).
+
+add_row(Zone, {Name, Pid, Attributes}) ->
+    yes = gen_tracker:register_name({Zone, Name}, Pid),
+    ok = setattr(Zone, Name, Attributes).
+
+same_as_ets(Table, Zone, MatchSpec) ->
+    Sorted = fun(Matches) -> lists:sort([term_to_binary(Match) || Match <- Matches]) end,
+    Expected = outcome(fun() -> Sorted(ets:select(Table, MatchSpec)) end),
+    ?assertEqual(Expected, outcome(fun() -> Sorted(select(Zone, MatchSpec)) end), MatchSpec),
+    ?assertEqual(
+        outcome(fun() -> ets:select_count(Table, MatchSpec) end),
+        outcome(fun() -> select_count(Zone, MatchSpec) end),
+        MatchSpec
+    ).
 
 %% A guard with the value of the attribute.
 with(Value, value) -> Value;

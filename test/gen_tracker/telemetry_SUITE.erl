@@ -313,7 +313,8 @@ events() ->
 
 %% The process that passes on the events of a zone.
 emitter(Zone) ->
-    {free, _, {#{telemetry := Emitter}, _, _}} = proctab_nif:opening(Zone, make_ref(), spec),
+    {free, _, Shared} = proctab_nif:opening(Zone, make_ref(), spec, undefined),
+    {#{telemetry := Emitter}, _, _} = Shared,
     Emitter.
 
 %% Waits until all events that the emitter has received were handled.

@@ -29,6 +29,9 @@ all() ->
         a_server_whose_init_fails_leaves_no_name,
         a_server_that_the_zone_starts_may_have_the_same_name_by_via,
         a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing,
+        one_of_the_processes_that_a_start_function_starts_gets_the_name,
+        a_start_function_may_try_again_to_start_a_server_with_the_name,
+        a_restart_gives_the_name_to_one_process,
         a_call_to_a_free_name_exits_with_noproc,
         a_registered_process_is_a_child_with_attributes,
         a_registered_process_is_told_to_exit_when_the_zone_stops,
@@ -171,6 +174,62 @@ a_server_that_the_zone_starts_and_whose_init_fails_leaves_nothing(Config) ->
     Spec = {?NAME, {gen_server, start_link, [via(Zone, ?NAME), ?MODULE, Init, []]}, temporary},
     {error, no} = find_or_open(Zone, Spec),
     {[], []} = {which_children(Zone), attrs(Zone, ?NAME)}.
+
+%% As with `global', one name has one process, although all of them are being started by the zone.
+one_of_the_processes_that_a_start_function_starts_gets_the_name(Config) ->
+    Zone = zone(Config),
+    Test = self(),
+    Register = fun() ->
+        Answer = register_name({Zone, ?NAME}, self()),
+        Test ! {answer, self(), Answer},
+        proc_lib:init_ack({ok, self()}),
+        await(done)
+    end,
+    Start = fun() ->
+        Started = [proc_lib:spawn_link(Register) || _ <- lists:seq(1, 20)],
+        Answers = [
+            receive
+                {ack, Pid, {ok, Pid}} -> Pid
+            end
+         || Pid <- Started
+        ],
+        {ok, hd(Answers)}
+    end,
+    {ok, Child} = find_or_open(Zone, spec(?NAME, temporary, 200, {start_with, [Test, Start]})),
+    Answers = [Answer || {answer, _, Answer} <- messages:taken(answer)],
+    ?assertEqual([no || _ <- lists:seq(1, 19)] ++ [yes], lists:sort(Answers)),
+    ?assertEqual({ok, Child}, find(Zone, ?NAME)),
+    ?assertEqual(no, register_name({Zone, ?NAME}, self())).
+
+%% A server whose `init/1' has failed has unregistered its name, and one that was killed is dead.
+a_start_function_may_try_again_to_start_a_server_with_the_name(Config) ->
+    Zone = zone(Config),
+    Start = fun(Init) -> gen_server:start_link(via(Zone, ?NAME), ?MODULE, Init, []) end,
+    Try = fun() ->
+        process_flag(trap_exit, true),
+        {error, failed} = Start(fun() -> {stop, failed} end),
+        {error, killed} = Start(fun() -> exit(self(), kill) end),
+        {ok, Pid} = Start(state),
+        {error, {already_started, undefined}} = Start(state),
+        {ok, Pid}
+    end,
+    Spec = spec(?NAME, temporary, 200, {start_with, [self(), Try]}),
+    {ok, Pid} = find_or_open(Zone, Spec),
+    ?assertEqual(Pid, gen_server:call(via(Zone, ?NAME), who)).
+
+a_restart_gives_the_name_to_one_process(Config) ->
+    Zone = zone(Config),
+    Start = fun() ->
+        {ok, Pid} = gen_server:start_link(via(Zone, ?NAME), ?MODULE, self(), []),
+        {error, {already_started, undefined}} =
+            gen_server:start_link(via(Zone, ?NAME), ?MODULE, self(), []),
+        {ok, Pid}
+    end,
+    {ok, Pid} = find_or_open(Zone, spec(?NAME, permanent, 200, {start_with, [self(), Start]})),
+    {ok, [{?NAME, Pid}]} = gen_tracker:subscribe(Zone),
+    exit(Pid, crash),
+    {gen_tracker, Zone, {up, ?NAME, Again}} = up(Zone, ?NAME),
+    ?assertEqual(Again, gen_server:call(via(Zone, ?NAME), who)).
 
 a_call_to_a_free_name_exits_with_noproc(Config) ->
     Zone = zone(Config),

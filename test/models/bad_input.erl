@@ -28,6 +28,9 @@
 
 -define(NAME, <<"tv1">>).
 -define(ZONE, bad_input_zone).
+%% Zones on several nodes, of which there is one. The second has no children.
+-define(CLUSTER, bad_input_cluster).
+-define(DRAINED, bad_input_drained).
 -define(RAW, bad_input_raw).
 -define(TABLE, bad_input_table).
 -define(CLOSED, bad_input_closed).
@@ -37,6 +40,7 @@
 -define(REMOTE_NODE, <<"else@127.0.0.1">>).
 -define(MODULES, [
     gen_tracker,
+    gen_tracker_cluster,
     gen_tracker_requests,
     gen_tracker_keeper,
     gen_tracker_registrar,
@@ -363,12 +367,13 @@ tag(Message) -> Message.
 %% The first elements of the messages that successful calls make the library send to the caller.
 allowed_tags() ->
     [up, down, held, free, copied, '$proctab_woken', '$proctab_detached', '$proctab_dead'] ++
-        ['$gen_cast', 'EXIT', gen_tracker].
+        ['$gen_cast', 'EXIT', gen_tracker, gen_tracker_cluster].
 
 %% Takes the messages of the caller, without those that any call may cause.
 received_messages(#{mode := Mode}) ->
     receive
         {gen_tracker, ?ZONE, _} -> received_messages(#{mode => Mode});
+        {gen_tracker_cluster, _, _} -> received_messages(#{mode => Mode});
         {'EXIT', _, _} when Mode =:= public -> received_messages(#{mode => Mode});
         Message -> [Message | received_messages(#{mode => Mode})]
     after 0 -> []
@@ -441,6 +446,12 @@ start_servers(Dummy) ->
     {ok, _} = gen_tracker:start_link(?ZONE, #{index => ?INDEX}),
     {ok, _} = gen_tracker:find_or_open(?ZONE, {?NAME, {?MODULE, start_child, [[]]}, temporary}),
     ok = gen_tracker:setattr(?ZONE, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
+    {ok, _} = gen_tracker:start_link(?DRAINED, #{cluster => true}),
+    {ok, _} = gen_tracker:start_link(?CLUSTER, #{index => ?INDEX, cluster => #{copied => [n]}}),
+    wait:until(fun() -> gen_tracker_cluster:home(?CLUSTER, ?NAME) =:= node() end),
+    {ok, _} = gen_tracker_cluster:find_or_open(?CLUSTER, {?NAME, {?MODULE, start_child, [[]]},
+        temporary}),
+    ok = gen_tracker:setattr(?CLUSTER, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
     {ok, _} = metrics_process_tracker:start_link(),
     {ok, _} = stats_hero_monitor:start_link(),
     ok = metrics_process_tracker:track(?NAME, Dummy).
@@ -490,7 +501,7 @@ started_zones() ->
 snapshot(#{mode := internal}) ->
     same;
 snapshot(#{mode := public}) ->
-    Servers = [whereis(Name) || Name <- [?ZONE, metrics_process_tracker, stats_hero_monitor]],
+    Servers = [whereis(Name) || Name <- servers()] ++ cluster_processes(),
     {
         Servers,
         tables(),
@@ -498,6 +509,8 @@ snapshot(#{mode := public}) ->
             {
                 zone_contents(?ZONE),
                 proctab_nif:waiting(?ZONE),
+                zone_contents(?CLUSTER),
+                proctab_nif:waiting(?CLUSTER),
                 table_contents(metrics_process_tracker),
                 table_contents(stats_hero_monitor)
             }
@@ -510,6 +523,11 @@ snapshot(#{mode := native}) ->
             {zone_contents(?RAW), proctab_nif:waiting(?RAW), table_contents(?TABLE)}
         end)
     }.
+
+cluster_processes() ->
+    or_closed(fun() ->
+        [element(1, proctab_nif:cluster_shared(Zone)) || Zone <- [?CLUSTER, ?DRAINED]]
+    end).
 
 tables() ->
     lists:sort(proctab_nif:tables()).
@@ -632,7 +650,7 @@ zone_functions() ->
         %% The zone may be one of this node alone, or have no such member.
         {cluster_shared, [raw], [any, badarg]},
         {add_member, [zone_or_handle, atom, any, any_pid], [integer, badarg]},
-        {change_claims, [zone_or_handle, natural, claims], [list, badarg]},
+        {change_claims, [zone_or_handle, natural, claims], [{list, list}, badarg]},
         {begin_snapshot, [zone_or_handle, natural], [ok, badarg]},
         {end_snapshot, [zone_or_handle, natural], [ok, badarg]},
         {end_member, [zone_or_handle, natural], [ok, badarg]},
@@ -640,6 +658,8 @@ zone_functions() ->
         {find_claim, [raw, any], [{ok, pid}, undefined, badarg]},
         {find_claim_alive, [raw, any], [{ok, pid}, undefined, badarg]},
         {best_claim, [raw, any], [{any, any}, undefined, badarg]},
+        {claim_owner, [raw, any], [own, node(), undefined, badarg]},
+        {cluster_getattr, [raw, any, any], [{ok, any}, undefined, badarg]},
         {claims_page, [zone_or_handle, natural, from, any], [{any, any}, badarg]},
         {claims_count, [raw], [integer, badarg]},
         {stop_waiting, [waits], [true, false]},
@@ -678,6 +698,7 @@ table_functions() ->
 %% The functions for users, and those of OTP that users call on a zone or a server.
 public() ->
     signatures(gen_tracker, tracker_functions()) ++
+        signatures(gen_tracker_cluster, cluster_functions()) ++
         signatures(metrics_process_tracker, metrics_functions()) ++
         signatures(stats_hero_monitor, monitor_functions()) ++
         signatures(proctab, console_functions()) ++
@@ -739,6 +760,37 @@ tracker_functions() ->
         {subscribe, [zone], [{ok, list}]},
         {subscribe, [zone, filter], [{ok, list}]},
         {unsubscribe, [zone], [ok]}
+    ].
+
+cluster_functions() ->
+    Void = {raised, error, {void_setting, any, any, any}},
+    [
+        {find, [cluster, any], [{ok, pid}, undefined]},
+        {find_or_open, [cluster, sent], opened()},
+        {home, [cluster, any], [node()]},
+        {members, [cluster], [[node()]]},
+        {drain, [drained], [ok]},
+        {getattr, [cluster, any, any], [{ok, any}, undefined]},
+        {getattr, [cluster, any, any, timeout], [{ok, any}, undefined]},
+        {info, [cluster, any], [list]},
+        {setattr, [cluster, any, attributes], [ok, Void]},
+        {setattr, [cluster, any, any, any], [ok, Void]},
+        {increment, [cluster, any, any, operation], [integer, badarg]},
+        {increment, [cluster, any, any, operation, any], [integer, badarg]},
+        {cas, [cluster, any, any, any, any],
+            [ok, {error, {current, any}}, {error, undefined}, Void]},
+        {delattr, [cluster, any, any], [ok]},
+        {count, [cluster], [integer]},
+        {names, [cluster], [list]},
+        {fold, [folding, any, cluster], [any]},
+        {lookup, [cluster, indexed, any], [list]},
+        {publish, [cluster, indexed, any, sent], [integer]},
+        {register_name, [cluster_name, pid], [yes, no]},
+        {unregister_name, [via_name], [ok]},
+        {whereis_name, [via_name], [pid, undefined]},
+        {send, [via_name, sent], [pid, {raised, exit, {badarg, any}}]},
+        {subscribe, [cluster], [{ok, list}]},
+        {unsubscribe, [cluster], [ok]}
     ].
 
 metrics_functions() ->
@@ -809,7 +861,7 @@ internal() ->
         format_status,
         clean
     ],
-    Users = [gen_tracker, metrics_process_tracker, stats_hero_monitor],
+    Users = [gen_tracker, gen_tracker_cluster, metrics_process_tracker, stats_hero_monitor],
     IsInternal = fun(Module, Function) ->
         case lists:member(Module, Users) of
             true ->
@@ -830,6 +882,8 @@ internal() ->
 %% and `part` and `from` are places in a table, from which the next page is read. An argument that
 %% is sent to a server is always valid, because the server returns an error if it is wrong.
 is_valid(zone, Zone, _) -> Zone =:= ?ZONE;
+is_valid(cluster, Zone, _) -> Zone =:= ?CLUSTER;
+is_valid(drained, Zone, _) -> Zone =:= ?DRAINED;
 is_valid(raw, Zone, _) -> Zone =:= ?RAW;
 is_valid(zone_or_handle, Zone, Fixture) -> lists:member(Zone, zones_and_handles(Fixture));
 is_valid(waits, Waits, #{waits := Valid}) -> Waits =:= Valid;
@@ -871,7 +925,9 @@ is_valid(page_of, What, _) -> lists:member(What, page_contents()) orelse is_prop
 is_valid(timeout, Time, Fixture) -> Time =:= infinity orelse is_valid(natural, Time, Fixture);
 is_valid(folding, Fun, _) -> is_function(Fun, 3);
 is_valid(via_name, Name, _) -> is_pair(Name) andalso is_atom(element(1, Name));
-is_valid(registered_name, Name, _) -> is_pair(Name) andalso element(1, Name) =:= ?ZONE;
+is_valid(registered_name, Name, _) ->
+    is_pair(Name) andalso lists:member(element(1, Name), [?ZONE, ?CLUSTER, ?DRAINED]);
+is_valid(cluster_name, Name, _) -> is_pair(Name) andalso element(1, Name) =:= ?CLUSTER;
 is_valid(_, _, _) -> true.
 
 zones_and_handles(#{handle := Handle, closed_handle := Closed}) ->
@@ -1023,8 +1079,10 @@ random_argument(zone_or_pair) ->
     one_of([recipe(harmless), {tuple, [recipe(harmless), random_argument(options)]}]);
 random_argument(Kind) when Kind =:= sent; Kind =:= existing ->
     one_of([recipe(harmless), mutated(valid_argument(Kind))]);
-random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name ->
-    one_of([recipe(any), {tuple, [one_of([?ZONE, recipe(any)]), recipe(any)]}]);
+random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name; Kind =:= cluster_name ->
+    one_of([recipe(any), {tuple, [one_of([?ZONE, ?CLUSTER, recipe(any)]), recipe(any)]}]);
+random_argument(Kind) when Kind =:= cluster; Kind =:= drained ->
+    one_of([?ZONE, ?CLOSED, recipe(any)]);
 random_argument(index) ->
     one_of([recipe(any), {list, [n, {tuple, [each, n]}]}, {long_list, 65}, {improper, [n]}]);
 random_argument(options) ->
@@ -1066,6 +1124,8 @@ mutated(_) ->
 %% Returns a recipe of a valid argument.
 valid_argument(zone) -> ?ZONE;
 valid_argument(right_zone) -> ?ZONE;
+valid_argument(cluster) -> ?CLUSTER;
+valid_argument(drained) -> ?DRAINED;
 valid_argument(raw) -> ?RAW;
 valid_argument(zone_or_handle) -> one_of([?RAW, handle, closed_handle]);
 valid_argument(waits) -> waits;
@@ -1103,7 +1163,8 @@ valid_argument(part) -> one_of([0, 0, 1, 5]);
 valid_argument(page_of) -> one_of(page_contents() ++ [{list, [n]} | page_pairs()]);
 valid_argument(timeout) -> one_of([0, 0, 1]);
 valid_argument(folding) -> folding;
-valid_argument(via_name) -> {tuple, [one_of([?ZONE, ?CLOSED]), name()]};
+valid_argument(via_name) -> {tuple, [one_of([?ZONE, ?CLUSTER, ?CLOSED]), name()]};
+valid_argument(cluster_name) -> {tuple, [?CLUSTER, name()]};
 valid_argument(registered_name) -> {tuple, [?ZONE, name()]};
 valid_argument(existing) -> one_of(existing_children());
 valid_argument(sent) -> one_of(specs() ++ [name()]);
@@ -1420,6 +1481,8 @@ restart_zones() ->
 servers() ->
     [
         ?ZONE,
+        ?CLUSTER,
+        ?DRAINED,
         metrics_process_tracker,
         stats_hero_monitor,
         metrics_process_tracker_reaper,

@@ -29,6 +29,7 @@ all() ->
         a_wrong_term_in_any_position_is_badarg_and_changes_nothing,
         wrong_calls_cover_every_function,
         lookups_refuse_wrong_terms,
+        functions_for_all_members_refuse_wrong_terms,
         every_function_is_badarg_for_a_zone_that_does_not_run,
         a_zone_with_a_wrong_name_or_wrong_options_does_not_start,
         a_malformed_spec_is_refused_as_check_childspecs_does_and_starts_nothing,
@@ -156,6 +157,55 @@ lookups_refuse_wrong_terms(_) ->
             {index_page, [Zone, n, 0], [{2, Keys}, {3, Places}]}
         ]
     ],
+    ok = gen_server:stop(Zone).
+
+functions_for_all_members_refuse_wrong_terms(Config) ->
+    Zone = clustered,
+    {ok, _} = gen_tracker:start_link(Zone, #{cluster => true, index => [n]}),
+    wait:until(fun() -> gen_tracker_cluster:home(Zone, ?NAME) =:= node() end),
+    Spec = spec(?NAME, temporary),
+    {ok, Child} = gen_tracker_cluster:find_or_open(Zone, Spec),
+    ok = gen_tracker_cluster:setattr(Zone, ?NAME, [{n, 1}, {url, <<"rtmp://a">>}]),
+    Exports = gen_tracker_cluster:module_info(exports),
+    Common = [
+        Call
+     || {Function, Arguments, _} = Call <- calls(Zone, Child),
+        lists:member({Function, length(Arguments)}, Exports)
+    ],
+    Own = [
+        {find_or_open, [Zone, Spec], []},
+        {find_or_open, [Zone, malformed], []},
+        {home, [Zone, ?NAME], []},
+        {members, [Zone], []},
+        {drain, [Zone], []},
+        {lookup, [Zone, n, 1], [{2, [url, {each, n}, <<"n">>, [], {}]}]},
+        {publish, [Zone, n, 1, message], [{2, [url, {each, n}, <<"n">>, [], {}]}]}
+    ],
+    %% The zone of this case runs on this node alone.
+    Wrong = [
+        {Function, Right, [{1, [zone(Config) | no_zones()]} | Places]}
+     || {Function, Right, Places} <- Common ++ Own
+    ],
+    [assert_refused(Zone, gen_tracker_cluster, Call) || Call <- Wrong],
+    Fold = {fold, [fun(_, _, Acc) -> Acc end, [], Zone],
+        [{1, [fun() -> a end, fun lists:map/2, atom, []]}, {3, [zone(Config) | no_zones()]}]},
+    assert_refused(Zone, gen_tracker_cluster, Fold),
+    Names = [atom, [], {}, {Zone}, {Zone, name, more}, {"zone", name}, {self(), name}],
+    assert_refused(
+        Zone,
+        gen_tracker_cluster,
+        {register_name, [{Zone, free}, Child],
+            [
+                {1, [{zone(Config), free}, {not_running, free} | Names]},
+                {2, [whereis(Zone), remote_pid(), atom, "pid", make_ref()]}
+            ]}
+    ),
+    [
+        assert_refused(Zone, gen_tracker_cluster, {Function, [{Zone, ?NAME} | Rest], [{1, Names}]})
+     || {Function, Rest} <- [{unregister_name, []}, {whereis_name, []}, {send, [message]}]
+    ],
+    ?assertMatch({error, _}, gen_tracker_cluster:find_or_open(Zone, malformed)),
+    ?assertEqual([node()], gen_tracker_cluster:members(Zone)),
     ok = gen_server:stop(Zone).
 
 every_function_is_badarg_for_a_zone_that_does_not_run(Config) ->

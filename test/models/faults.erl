@@ -267,6 +267,10 @@ supervised(Of, Supervise) ->
         {error, {shutdown, {failed_to_start_child, _, _}}} ->
             %% The predecessor started another process before it died, or a fault killed the new
             %% one.
+            supervised(Of, Supervise);
+        {error, killed} ->
+            %% The fault `kill_supervisor' or `kill_owner' found the new tracker or server while the
+            %% supervisor was still starting.
             supervised(Of, Supervise)
     end.
 

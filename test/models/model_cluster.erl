@@ -8,12 +8,15 @@
 %% - no name has two children;
 %% - each child that has ended was cleaned up at most once, and exactly once if it has lost a
 %%   conflict;
-%% - no keeper has started a child again after its child has lost a conflict.
+%% - no keeper has started a child again after its child has lost a conflict;
+%% - a subscriber on each member that has applied all events knows what is found there, and no event
+%%   was missing or told twice.
 -module(model_cluster).
 
 -export([rounds/2, round/2, with_members/1, met/1]).
 %% On the nodes
 -export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2, view/1]).
+-export([start_subscriber/1, found/0]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -30,6 +33,7 @@ rounds(Seeds, Members) ->
 with_members(Fun) ->
     clusters:with(4, ?ZONE, fun(Members) ->
         [true = on(Member, ?MODULE, open_books, []) || Member <- Members],
+        [true = on(Member, ?MODULE, start_subscriber, [?ZONE]) || Member <- Members],
         Fun(Members)
     end).
 
@@ -140,7 +144,17 @@ check(Members) ->
     Live = lists:append([on(Member, clusters, running, [?ZONE]) || Member <- Members]),
     Names = [Name || {Name, _} <- Live],
     ?assertEqual([], Names -- lists:usort(Names)),
+    lists:foreach(fun(Member) -> check_events(Member) end, Members),
     lists:foreach(fun(Member) -> check_books(on(Member, ?MODULE, books, [])) end, Members).
+
+check_events(Member) ->
+    Directory = clusters:directory(Member, ?ZONE),
+    wait:until(fun() ->
+        case on(Member, ?MODULE, found, []) of
+            {_, [_ | _] = Wrong} -> error({wrong_events, Wrong});
+            {Found, []} -> Found =:= Directory
+        end
+    end).
 
 check_books(Books) ->
     Ended = [Pid || {_, {ended, _, Pid, _, _}} <- Books, is_pid(Pid)],
@@ -169,6 +183,45 @@ open_books() ->
 
 books() ->
     ets:tab2list(?MODULE).
+
+%% Starts a process that subscribes again whenever its subscription has ended.
+start_subscriber(Zone) ->
+    Pid = spawn(fun() -> subscribe(Zone, []) end),
+    register(model_cluster_subscriber, Pid).
+
+%% Returns the names and children that it believes to be found, and the events that did not fit.
+found() ->
+    gen_server:call(model_cluster_subscriber, found).
+
+subscribe(Zone, Wrong) ->
+    try gen_tracker_cluster:subscribe(Zone) of
+        {ok, Children} -> subscriber(Zone, Children, Wrong)
+    catch
+        %% The zone or its cluster process has ended.
+        _:_ ->
+            receive
+                {'$gen_call', From, found} -> gen_server:reply(From, {not_subscribed, Wrong})
+            after 5 -> ok
+            end,
+            subscribe(Zone, Wrong)
+    end.
+
+subscriber(Zone, Children, Wrong) ->
+    receive
+        {gen_tracker_cluster, Zone, unsubscribed} ->
+            subscribe(Zone, Wrong);
+        {gen_tracker_cluster, Zone, {up, Name, Pid} = Event} ->
+            Twice = [{Event, Children} || lists:member({Name, Pid}, Children)],
+            subscriber(Zone, [{Name, Pid} | Children], Twice ++ Wrong);
+        {gen_tracker_cluster, Zone, {down, Name, Pid, _} = Event} ->
+            Missing = [{Event, Children} || not lists:member({Name, Pid}, Children)],
+            subscriber(Zone, lists:delete({Name, Pid}, Children), Missing ++ Wrong);
+        {gen_tracker_cluster, Zone, _} ->
+            subscriber(Zone, Children, Wrong);
+        {'$gen_call', From, found} ->
+            gen_server:reply(From, {lists:sort(Children), Wrong}),
+            subscriber(Zone, Children, Wrong)
+    end.
 
 record(Row) ->
     ets:insert(?MODULE, {erlang:unique_integer([monotonic]), Row}).

@@ -10,7 +10,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(proctab_nif, [await_start/2, failed/2, launch/3, opening/3]).
+-import(proctab_nif, [await_start/2, failed/2, launch/3, opening/4]).
 -import(proctab_nif, [
     insert/5,
     child/2,
@@ -91,7 +91,7 @@ reading() ->
         {was_stopped, 1},
         {registrars, 1},
         {is_own, 2},
-        {opening, 3},
+        {opening, 4},
         {owner, 1},
         {count, 1},
         {child, 2},
@@ -121,6 +121,8 @@ reading() ->
             {find_claim, 2},
             {find_claim_alive, 2},
             {best_claim, 2},
+            {claim_owner, 2},
+            {cluster_getattr, 3},
             {claims_page, 4},
             {claims_count, 1}
         ].
@@ -136,11 +138,11 @@ of_names() ->
             1 = proctab_nif:count(Zone)
         end},
         {{launch, 3}, fun(Zone, Name) ->
-            {free, Handle, _} = opening(Zone, Name, spec),
-            true = launch(Handle, Name, spec),
+            {free, Handle, _} = opening(Zone, Name, spec, undefined),
+            {Name, spec} = launch(Handle, Name, spec),
             {launching, undefined, _, spec} = child(Zone, Name),
             held = launch(Handle, Name, spec),
-            held = opening(Zone, Name, spec),
+            held = opening(Zone, Name, spec, undefined),
             1 = proctab_nif:count(Zone)
         end},
         {{await_start, 2}, launched(fun(Zone, Name) ->
@@ -204,11 +206,12 @@ of_names() ->
             _ = proctab_nif:cluster_open(Zone, shared, []),
             Other = spawn(fun() -> ok end),
             Member = proctab_nif:add_member(Zone, node(), <<"other">>, Other),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, self()}}]),
             Self = self(),
+            {[undefined], []} =
+                proctab_nif:change_claims(Zone, Member, [{Name, 1, {up, Self}}]),
             {ok, Self} = proctab_nif:find_claim(Zone, Name),
             1 = proctab_nif:claims_count(Zone),
-            [] = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
+            {[Self], []} = proctab_nif:change_claims(Zone, Member, [{Name, 1, free}]),
             undefined = proctab_nif:find_claim(Zone, Name)
         end},
         {{change_keeper, 3}, opened(fun(Zone, Name) ->
@@ -372,6 +375,13 @@ with_key(Then) ->
     end.
 
 %% Each fun gets a zone with the running child `name`.
+%% The test is a keeper of the zone.
+opened_by_another(Zone, Name, Spec) ->
+    {answer, Opening} = callers:answer(
+        callers:ask(fun() -> opening(Zone, Name, Spec, undefined) end)
+    ),
+    Opening.
+
 of_values() ->
     [
         {{insert, 5}, fun(Zone, Spec) ->
@@ -379,8 +389,8 @@ of_values() ->
             {running, _, _, Spec} = child(Zone, other)
         end},
         {{launch, 3}, fun(Zone, Spec) ->
-            {free, Handle, _} = opening(Zone, other, Spec),
-            true = launch(Handle, other, Spec),
+            {free, Handle, _} = opened_by_another(Zone, other, Spec),
+            {other, Spec} = launch(Handle, other, Spec),
             {launching, _, _, Spec} = child(Zone, other)
         end},
         {{zone_open, 4}, fun(_, Key) ->
@@ -390,13 +400,13 @@ of_values() ->
         end},
         {{zone_open, 2}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context),
-            {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
+            {free, _, Context} = opening(?FUNCTION_NAME, name, spec, undefined),
             ok = proctab_nif:zone_close(Handle)
         end},
         {{zone_open, 4}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context, [], 1),
-            {free, _, Context} = opening(?FUNCTION_NAME, name, spec),
-            true = launch(Handle, name, spec),
+            {free, _, Context} = opening(?FUNCTION_NAME, name, spec, undefined),
+            {name, spec} = launch(Handle, name, spec),
             full = launch(Handle, other, spec),
             full = insert(?FUNCTION_NAME, other, self(), spec, self()),
             held = launch(Handle, name, spec),

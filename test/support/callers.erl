@@ -26,7 +26,7 @@ waiting({process, Pid}) ->
     case process_info(Pid, [status, current_function]) of
         undefined ->
             ok;
-        [{status, waiting}, {_, Function}] when Function =/= {gen_tracker_opening, await, 2} ->
+        [{status, waiting}, {_, Function}] when Function =/= {gen_tracker_opening, await, 3} ->
             ok;
         _ ->
             erlang:yield(),

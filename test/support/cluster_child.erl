@@ -2,6 +2,7 @@
 -module(cluster_child).
 
 -export([open_books/0, spec/1, spec/2, slow/2, start_link/1, start_slowly/2, after_terminate/3]).
+-export([await_cleanup/1, let_cleanup_go/1]).
 -export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4]).
 
 %% Makes the table, which outlives the caller.
@@ -50,7 +51,27 @@ loop(Name) ->
     end.
 
 after_terminate(Name, _Attributes, Reason) ->
+    _ = is_held(Name) andalso hold(Name),
     record({ended, Name, Reason}).
+
+%% The cleanup of a name `{held, _}` waits until a test lets it go.
+is_held({held, _}) -> true;
+is_held(_) -> false.
+
+hold(Name) ->
+    true = ets:insert(cluster_child, {{cleanup, Name}, self()}),
+    receive
+        {?MODULE, go_on} -> true = ets:delete(cluster_child, {cleanup, Name})
+    end.
+
+%% Waits until the cleanup of a name has begun.
+await_cleanup(Name) ->
+    wait:until(fun() -> ets:member(cluster_child, {cleanup, Name}) end).
+
+let_cleanup_go(Name) ->
+    [{_, Keeper}] = ets:lookup(cluster_child, {cleanup, Name}),
+    Keeper ! {?MODULE, go_on},
+    ok.
 
 %% Callbacks for conflicts
 

@@ -5,8 +5,8 @@
 %% the zone again when its tracker has ended.
 -module(clusters).
 
--export([with/3, with/4, with_overlap_prevention/3, on/4, on/5]).
--export([cut/2, join/1, join/2, settle/2, directory/2, dies/2]).
+-export([with/3, with/4, with_overlap_prevention/3, with_fake/1, send/2, on/4, on/5]).
+-export([cut/2, join/1, join/2, settle/2, directory/2, homes/2, dies/2, subscriber/1, events/2]).
 -export([start_zone/2, stop_zone/1, until_zone_runs/2, supervise/3, books/0, running/1]).
 -export([kill_cluster_process/1]).
 
@@ -19,6 +19,21 @@ with(Number, Zone, Options, Fun) ->
     Kernel = ["-kernel", "dist_auto_connect", "never",
               "-kernel", "prevent_overlapping_partitions", "false"],
     with(Number, Zone, Options, Kernel, Fun).
+
+%% Starts a member, and another one whose messages the test decides. Calls `Fun` with the member,
+%% the other one for `send/2`, and three pids of its node.
+with_fake(Fun) ->
+    with(2, z, fun([One, Other]) ->
+        ok = on(Other, ?MODULE, stop_zone, [z]),
+        wait:until(fun() -> length(on(One, gen_tracker_cluster, members, [z])) =:= 1 end),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        Fake = on(Other, fake_member, start, [z, Process]),
+        Fun(One, {Other, Fake}, on(Other, fake_member, pids, [Fake]))
+    end).
+
+%% Sends messages, and returns when the member has handled them.
+send({Other, Fake}, Messages) ->
+    ok = on(Other, fake_member, send, [Fake, Messages]).
 
 %% Like `with/3`, of nodes as they are by default: they connect by themselves, and cut further
 %% connections when one is lost, so that no partitions overlap.
@@ -117,6 +132,7 @@ until_zone_runs(Member, Zone) ->
         end
     end).
 
+%% Returns the members that accept starts, as far as this one knows.
 homes(Member, Zone) ->
     {_, Table, _, _} = on(Member, proctab_nif, cluster_shared, [Zone]),
     on(Member, ets, lookup_element, [Table, homes, 2]).
@@ -141,6 +157,28 @@ dies(Member, Pid) ->
         end
     end,
     on(Member, erlang, apply, [Monitor, []]).
+
+%% Starts a subscriber of the zone `z` on a member. Returns it, and the children at that moment.
+subscriber(Member) ->
+    Start = fun() ->
+        Caller = self(),
+        Pid = spawn(fun() ->
+            {ok, Children} = gen_tracker_cluster:subscribe(z),
+            Caller ! {self(), Children},
+            receive
+            after infinity -> ok
+            end
+        end),
+        receive
+            {Pid, Children} -> {Pid, Children}
+        end
+    end,
+    on(Member, erlang, apply, [Start, []]).
+
+%% Returns the events that it has been told of.
+events(Member, Subscriber) ->
+    {messages, Messages} = on(Member, erlang, process_info, [Subscriber, messages]),
+    [Event || {gen_tracker_cluster, z, Event} <- Messages].
 
 %%% On the nodes
 

@@ -1,7 +1,7 @@
 %% Loads a module `telemetry` that stands in for the library, and receives events from it.
 -module(telemetry_stand_in).
 
--export([load/0, unload/0, watch/0, watch/1, forget/0, events/0, handle/4]).
+-export([load/0, unload/0, watch/0, watch/1, collect/0, collected/1, forget/0, events/0, handle/4]).
 
 -define(EVENTS, [
     [gen_tracker, start, stop],
@@ -9,7 +9,10 @@
     [gen_tracker, child, up],
     [gen_tracker, child, down],
     [gen_tracker, after_terminate, stop],
-    [gen_tracker, after_terminate, exception]
+    [gen_tracker, after_terminate, exception],
+    [gen_tracker, cluster, conflict],
+    [gen_tracker, cluster, nodeup],
+    [gen_tracker, cluster, nodedown]
 ]).
 
 load() ->
@@ -35,6 +38,17 @@ watch(Fun) ->
 
 handle([gen_tracker | Event], Measurements, Metadata, Fun) ->
     Fun({Event, Measurements, Metadata}).
+
+%% Watches in a process of its own, which lives on. For nodes that tests start.
+collect() ->
+    Collector = spawn(timer, sleep, [infinity]),
+    watch(fun(Event) -> Collector ! {telemetry, Event} end),
+    Collector.
+
+%% Returns what such a process has received.
+collected(Collector) ->
+    {messages, Messages} = process_info(Collector, messages),
+    [Event || {telemetry, Event} <- Messages].
 
 forget() ->
     _ = persistent_term:erase(telemetry),

@@ -57,7 +57,8 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Returns whether a name is free. If it is, makes what its keeper needs.
+/// Returns whether a name is free. If it is, makes what its keeper needs, unless the caller or its
+/// parent is a keeper.
 pub fn opening(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = tables::get::<Zone<Copied>>(call.atom(0)?, &guard)?;
@@ -68,6 +69,8 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
     let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
     match zone.entry(name, &guard) {
         Some(entry) if entry.has_child() => Ok(atom!(held)),
+        _ if is_keeper(zone, call.caller()) => Ok(atom!(callback)),
+        _ if call.pid(3).is_ok_and(|parent| is_keeper(zone, parent)) => Ok(atom!(callback)),
         _ => {
             let context = zone.context().ok_or(Fault::BadArgument)?;
             let context = call.make(context)?;
@@ -77,21 +80,28 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
     }
 }
 
+fn is_keeper(zone: &Zone<Copied>, process: u64) -> bool {
+    zone.kept(process).is_some()
+}
+
+/// Inserts a child that the caller is about to start. Returns name and spec as they are stored.
 pub fn launch(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
+    let spec = call.to_datum(call.argument(2)?)?;
+    let stored = [call.make(&name)?, call.make(&spec)?];
     let child = Child {
         state: State::Launching,
         pid: None,
         keeper: call.caller(),
-        spec: Some(call.to_datum(call.argument(2)?)?),
+        spec: Some(spec),
     };
     deduct_claim_cost(call, &zone.content)?;
     Ok(match zone.content.launch(&name, child, &call.commit()) {
         Claimed::Done => {
             send_held(call, &zone.content);
-            boolean(true)
+            call.tuple(stored)
         }
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),
@@ -166,6 +176,7 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
         let run = |entry: Entry<Copied>, committed: &_| entry.run(keeper, pid, committed);
         match index::begin(call, zone, entry, run)? {
             Ok(is_awaited) => {
+                end_start(call, zone, keeper);
                 send_birth(call, zone, &entry.name, call.argument(2)?);
                 wake_for_child(call, zone, entry.name.borrow(), &call.commit());
                 Ok(true_or_awaited(is_awaited))
@@ -175,6 +186,11 @@ pub fn running(call: Call<'_>) -> Answer<'_> {
             Err(Refused::Gone) => Ok(boolean(false)),
         }
     })
+}
+
+/// Ends the reservation of the name that a keeper has started a child for.
+fn end_start(call: Call<'_>, zone: &Zone<Copied>, keeper: u64) {
+    zone.processes().reservations().end(keeper, &call.commit());
 }
 
 fn true_or_awaited<'c>(is_awaited: bool) -> Term<'c> {
@@ -225,7 +241,9 @@ fn clear(call: Call<'_>, state: State) -> Answer<'_> {
             return Ok(boolean(false));
         };
         let clear = |entry: Entry<Copied>, committed: &_| entry.clear(keeper, state, committed);
-        Ok(boolean(index::end(call, zone, entry, clear)?))
+        let is_cleared = index::end(call, zone, entry, clear)?;
+        end_start(call, zone, keeper);
+        Ok(boolean(is_cleared))
     })
 }
 
@@ -261,6 +279,7 @@ pub fn remove(call: Call<'_>) -> Answer<'_> {
     };
     let remove = |_, committed: &_| zone.remove(name, keeper, &guard, committed);
     let removed = index::end(call, zone, entry, remove)?;
+    end_start(call, zone, keeper);
     if removed {
         send_free(call, zone);
     }
@@ -278,6 +297,7 @@ pub fn failed(call: Call<'_>) -> Answer<'_> {
     };
     let fail = |_, committed: &_| zone.fail(name, call.caller(), &guard, committed);
     let removed = index::end(call, zone, entry, fail)?;
+    end_start(call, zone, call.caller());
     if removed.is_ok() {
         send_free(call, zone);
     }
@@ -335,7 +355,9 @@ pub fn change_keeper(call: Call<'_>) -> Answer<'_> {
         return Ok(atom!(undefined));
     };
     let name = call.make(&row.name)?;
-    match zone.change_keeper(&row, keeper, new, &call.commit()) {
+    let is_changed = zone.change_keeper(&row, keeper, new, &call.commit());
+    end_start(call, zone, keeper);
+    match is_changed {
         true => Ok(call.tuple([atom!(ok), name])),
         false => Ok(atom!(undefined)),
     }

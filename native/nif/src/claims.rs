@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use proctab_table::claims::{Change, Claim, Directory, Member};
+use proctab_table::claims::{Change, Changed, Claim, Directory, Member};
 use proctab_table::datum::Datum;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{self, atom, boolean};
+use crate::attributes;
 use crate::copies;
 use crate::events::secret;
 use crate::lookup;
@@ -73,7 +74,8 @@ pub fn add_member(call: Call<'_>) -> Answer<'_> {
     Ok(call.integer(i64::from(member.id)))
 }
 
-/// Makes changes of the claims of a member, and returns the conflicts that they make.
+/// Makes changes of the claims of a member. Returns what readers found before each of them, and the
+/// conflicts that they make.
 pub fn change_claims(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = lookup::zone_by_handle(call, &guard)?;
@@ -88,6 +90,7 @@ pub fn change_claims(call: Call<'_>) -> Answer<'_> {
     })?;
     let committed = call.commit();
     let mut conflicts = call.nil();
+    let mut results = Vec::with_capacity(changes.len());
     let is_own = Some(call.caller()) == directory.listener() && member.is_own();
     for Converted { name, rank, change } in changes {
         // The name may have a new child, whose own event is still to come.
@@ -96,16 +99,32 @@ pub fn change_claims(call: Call<'_>) -> Answer<'_> {
             entry.is_some_and(|entry| entry.has_child())
         };
         if matches!(change, Change::Free) && is_own && has_child() {
+            results.push(atom!(skipped));
             continue;
         }
-        if directory.change(&member, &name, rank, change, &guard, &committed) {
+        let changed = directory.change(&member, &name, rank, change, &guard, &committed);
+        let Some(changed) = changed else {
+            results.push(atom!(same));
+            continue;
+        };
+        results.push(before(call, &changed, &member));
+        if changed.is_up {
             directory.others(&member, name.borrow(), &guard, |other| {
                 let conflict = conflict(call, &name, other);
                 conflicts = call.cons(conflict, conflicts);
             });
         }
     }
-    Ok(conflicts)
+    let in_order = results.into_iter().rev();
+    let results = in_order.fold(call.nil(), |rest, result| call.cons(result, rest));
+    Ok(call.tuple([results, conflicts]))
+}
+
+/// Makes the pid that readers found before a change. The call is committed.
+fn before<'c>(call: Call<'c>, changed: &Changed<Copied>, member: &Member<Copied>) -> Term<'c> {
+    let was = changed.was.as_ref();
+    let pid = was.map(|pid| call.make_packed(pid, &member.origin.1));
+    pid.and_then(Result::ok).unwrap_or(atom!(undefined))
 }
 
 fn to_change<'c>(
@@ -245,6 +264,30 @@ pub fn best_claim(call: Call<'_>) -> Answer<'_> {
         None => atom!(held),
     };
     Ok(call.tuple([call.immediate(best.member.node), pid]))
+}
+
+/// Returns who has a name in any state: `own`, or the node of the best claim of another member.
+pub fn claim_owner(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let directory = directory(zone)?;
+    let mut scratch = Scratch::new();
+    let name = call.lookup_key(call.argument(1)?, &mut scratch)?;
+    let entry = zone.entry(name, &guard);
+    if entry.is_some_and(|entry| entry.has_child()) {
+        return Ok(atom!(own));
+    }
+    Ok(match directory.best(name, &guard) {
+        Some(best) => call.immediate(best.member.node),
+        None => atom!(undefined),
+    })
+}
+
+/// Like `getattr`, of a zone that has a directory.
+pub fn cluster_getattr(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    directory(lookup::zone(call, &guard)?)?;
+    attributes::getattr(call)
 }
 
 /// Makes a page of the claims of a member, or of all other members.

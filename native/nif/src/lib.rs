@@ -55,14 +55,14 @@ proctab_terms::export! {
         count/1,
     }
     children {
-        opening/3, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
+        opening/4, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
         terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
         find_alive/2,
     }
     registrars {
         watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2,
-        register_name/5, change_keeper/4,
+        register_name/5, change_keeper/4, reserve_name/3, cancel_name/2,
     }
     attributes {
         getattr/3, attrs/2, attrs/3,
@@ -76,7 +76,7 @@ proctab_terms::export! {
     claims {
         cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
         end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
-        best_claim/2, claims_page/4, claims_count/1,
+        best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1,
     }
     pages {
         page/4,

@@ -10,7 +10,7 @@ use proctab_terms::{Answer, Call, Copied, Fault, Scratch};
 use crate::atoms::{atom, boolean};
 use crate::events::{deduct_event_cost, secret, send_birth};
 use crate::index;
-use crate::lookup;
+use crate::lookup::{self, with_entry};
 use crate::waiting::{deduct_birth_cost, wake_for_child};
 
 /// The position of the registrar for all processes of other nodes.
@@ -156,4 +156,40 @@ pub fn change_keeper(call: Call<'_>) -> Answer<'_> {
     let is_listed = !zone.processes().contain(new);
     let is_given = zone.give(name, keeper, new, is_listed, &guard, &call.commit());
     Ok(boolean(is_given))
+}
+
+/// Reserves the name of a child that its keeper is starting for the calling process.
+pub fn reserve_name(call: Call<'_>) -> Answer<'_> {
+    let keeper = call.pid(2)?;
+    with_entry(call, |zone, entry| {
+        let is_starting = || {
+            let child = entry.and_then(|entry| entry.child());
+            child.is_some_and(|child| {
+                let state = child.state;
+                child.keeper == keeper && matches!(state, State::Launching | State::Restarting)
+            })
+        };
+        if !is_starting() {
+            return Ok(atom!(undefined));
+        }
+        let reservations = zone.processes().reservations();
+        let committed = call.commit();
+        let is_alive = |process| call.is_alive(process);
+        let is_reserved = reservations.reserve(keeper, call.caller(), is_alive, &committed);
+        if !is_starting() {
+            reservations.cancel(keeper, call.caller(), &committed);
+            return Ok(atom!(undefined));
+        }
+        Ok(boolean(is_reserved))
+    })
+}
+
+/// Gives up the calling process's reservation of the name of a keeper's child.
+pub fn cancel_name(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    let keeper = call.pid(1)?;
+    let reservations = zone.processes().reservations();
+    reservations.cancel(keeper, call.caller(), &call.commit());
+    Ok(atom!(ok))
 }

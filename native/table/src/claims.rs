@@ -120,6 +120,14 @@ pub enum Change<F> {
     Free,
 }
 
+/// What a change has changed for readers.
+pub struct Changed<F: Foreign> {
+    /// The pid that the claim had before, if it was visible.
+    pub was: Option<Datum<F>>,
+    /// Whether the claim has a pid now.
+    pub is_up: bool,
+}
+
 /// Claims of a page at most.
 pub const PAGE: usize = 64;
 
@@ -266,7 +274,7 @@ impl<F: Foreign> Directory<F> {
     }
 
     /// Makes a change of a member's claim of a name. Does nothing if the member has ended. Returns
-    /// whether the claim has got another pid.
+    /// `None` if readers find the pid that they found before, or none as before.
     pub fn change(
         &self,
         member: &Arc<Member<F>>,
@@ -275,31 +283,37 @@ impl<F: Foreign> Directory<F> {
         change: Change<F>,
         guard: &Guard,
         _: &Committed,
-    ) -> bool {
+    ) -> Option<Changed<F>> {
         let hash = self.seed.hash_one(name);
         let mut claims = member.claims.lock();
         if !member.is_live() {
-            return false;
+            return None;
         }
         let current = self.of(member, hash, name, guard);
+        let visible = current.filter(|current| current.is_visible());
+        let was = visible.and_then(|current| current.pid.clone());
         let pid = match change {
             Change::Free => {
                 if let Some(current) = current {
                     self.remove(member, &mut claims, current.get(), guard);
                 }
-                return false;
+                return was.map(|pid| Changed {
+                    was: Some(pid),
+                    is_up: false,
+                });
             }
             Change::Down(pid) if current.is_none_or(|claim| claim.pid.as_ref() != Some(&pid)) => {
-                return false;
+                return None;
             }
             Change::Held | Change::Down(_) => None,
             Change::Up(pid) => Some(pid),
         };
+        let is_up = pid.is_some();
+        let changed = (was != pid).then_some(Changed { was, is_up });
         if let Some(current) = current.filter(|current| current.pid == pid) {
             current.epoch.store(claims.epoch, Ordering::Release);
-            return false;
+            return changed;
         }
-        let is_up = pid.is_some();
         let slot = match current {
             Some(current) => current.slot,
             None => claims.take(),
@@ -324,7 +338,7 @@ impl<F: Foreign> Directory<F> {
             (true, false) => member.running.fetch_sub(1, Ordering::Relaxed),
             _ => 0,
         };
-        is_up
+        changed
     }
 
     /// Begins a snapshot of a member: what is changed from here on is part of it.
@@ -539,16 +553,11 @@ mod tests {
         member: &Arc<Member<Text>>,
         name: u64,
         change: Change<Text>,
-    ) {
+    ) -> Option<(Option<Datum<Text>>, bool)> {
         let rank = (name * 31 + member.node * 17) as u32 % 3;
-        directory.change(
-            member,
-            &word(name),
-            rank,
-            change,
-            &reclaim::enter(),
-            &COMMITTED,
-        );
+        let guard = reclaim::enter();
+        let changed = directory.change(member, &word(name), rank, change, &guard, &COMMITTED);
+        changed.map(|changed| (changed.was, changed.is_up))
     }
 
     fn found(directory: &Directory<Text>, name: u64) -> Option<(u64, Option<Datum<Text>>)> {
@@ -605,6 +614,47 @@ mod tests {
         assert_eq!(sweep(&directory, &member), 9);
         assert_eq!(directory.count(), 1);
         assert!(directory.member(member.id).is_some());
+    }
+
+    #[test]
+    fn a_change_says_what_readers_found_before() {
+        let directory = Directory::default();
+        let member = add(&directory, 1);
+        let change = |change| set(&directory, &member, 1, change);
+        assert_eq!(change(Change::Held), None);
+        assert_eq!(change(Change::Up(word(2))), Some((None, true)));
+        assert_eq!(change(Change::Up(word(2))), None);
+        assert_eq!(change(Change::Up(word(3))), Some((Some(word(2)), true)));
+        assert_eq!(change(Change::Down(word(2))), None);
+        assert_eq!(change(Change::Down(word(3))), Some((Some(word(3)), false)));
+        assert_eq!(change(Change::Down(word(3))), None);
+        assert_eq!(change(Change::Up(word(4))), Some((None, true)));
+        assert_eq!(change(Change::Free), Some((Some(word(4)), false)));
+        assert_eq!(change(Change::Free), None);
+    }
+
+    #[test]
+    fn a_change_of_an_invisible_claim_makes_it_visible() {
+        let directory = Directory::default();
+        let member = add(&directory, 1);
+        let invisible = || {
+            set(&directory, &member, 1, Change::Up(word(2)));
+            directory.begin_snapshot(&member, &COMMITTED);
+            directory.end_snapshot(&member, &COMMITTED);
+            assert_eq!(found(&directory, 1), None);
+        };
+        for (change, changed) in [
+            (Change::Up(word(2)), Some((None, true))),
+            (Change::Up(word(3)), Some((None, true))),
+            (Change::Down(word(2)), None),
+            (Change::Held, None),
+            (Change::Free, None),
+        ] {
+            invisible();
+            assert_eq!(set(&directory, &member, 1, change), changed);
+        }
+        assert_eq!(found(&directory, 1), None);
+        assert_eq!(directory.count(), 0);
     }
 
     #[test]
@@ -668,32 +718,37 @@ mod tests {
             for (node, name, what, pid) in steps {
                 let member = &members[node as usize];
                 let key = (node, name);
-                match what {
+                let was = model.get(&key).copied().flatten();
+                let changed = match what {
                     0 => {
-                        set(&directory, member, name, Change::Held);
                         model.insert(key, None);
+                        set(&directory, member, name, Change::Held)
                     }
                     1 | 2 => {
-                        set(&directory, member, name, Change::Up(word(pid)));
                         model.insert(key, Some(pid));
+                        set(&directory, member, name, Change::Up(word(pid)))
                     }
                     3 => {
-                        set(&directory, member, name, Change::Down(word(pid)));
                         if model.get(&key) == Some(&Some(pid)) {
                             model.insert(key, None);
                         }
+                        set(&directory, member, name, Change::Down(word(pid)))
                     }
                     4 => {
-                        set(&directory, member, name, Change::Free);
                         model.remove(&key);
+                        set(&directory, member, name, Change::Free)
                     }
                     _ => {
                         directory.end(member, &COMMITTED);
                         model.retain(|(of, _), _| *of != node);
                         sweep(&directory, member);
                         members[node as usize] = add(&directory, node);
+                        None
                     }
-                }
+                };
+                let is = model.get(&key).copied().flatten();
+                let expected = (what < 5 && was != is).then_some((was.map(word), is.is_some()));
+                prop_assert_eq!(changed, expected);
                 for name in 0..8 {
                     let claims = model.iter().filter(|((_, of), _)| *of == name);
                     let best = claims.max_by_key(|((node, name), pid)| {

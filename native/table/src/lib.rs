@@ -60,6 +60,7 @@
 //! | `groups` | the rows that have one value |
 //! | `children` | the number of children, and its limit |
 //! | [`zone_processes`] | the processes of a zone itself |
+//! | [`reservations`] | the names that processes have reserved while they are being started |
 //! | `retirement` | freeing maps of attributes and values |
 //! | [`attributes`] | a persistent map of attributes |
 //! | [`claims`] | the names that the members of a zone on several nodes claim |
@@ -116,6 +117,7 @@ pub mod processes;
 pub mod recent;
 pub mod reclaim;
 mod registrations;
+pub mod reservations;
 mod retirement;
 pub mod row;
 mod sharded_map;

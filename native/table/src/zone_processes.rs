@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::commit::Committed;
+use crate::reservations::Reservations;
 
 /// Registrars of a zone at most.
 pub const REGISTRARS: usize = 8;
@@ -26,6 +27,7 @@ pub struct ZoneProcesses {
     tracker: AtomicU64,
     watchdog: AtomicU64,
     registrars: [Registrar; REGISTRARS],
+    reservations: Reservations,
 }
 
 /// A registrar. Each has cache lines of its own.
@@ -76,6 +78,11 @@ impl ZoneProcesses {
             .into_iter()
             .chain(registrars)
             .any(|process| process.load(Ordering::Acquire) == pid)
+    }
+
+    /// Returns the names that processes have reserved while they are being started.
+    pub fn reservations(&self) -> &Reservations {
+        &self.reservations
     }
 
     /// Returns the registrars, open or not.

@@ -1,0 +1,186 @@
+%% Promise: a message of a member that is malformed, or comes at the wrong time, is logged, and it
+%% changes nothing. A member that is slow, or whose node stands still, delays no other one, and what
+%% waits for it is bounded.
+-module(cluster_messages_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-import(clusters, [on/4, settle/2, subscriber/1, events/2, with_fake/1, send/2]).
+-import(cluster_child, [spec/1]).
+
+suite() ->
+    [{timetrap, {minutes, 2}}].
+
+all() ->
+    [
+        messages_at_the_wrong_time_are_logged_and_change_nothing,
+        messages_of_an_ended_session_change_nothing,
+        credit_that_is_not_owed_is_logged_and_changes_nothing,
+        names_of_other_members_make_no_atoms,
+        what_waits_for_a_suspended_receiver_is_bounded,
+        a_node_that_stands_still_delays_no_other_member
+    ].
+
+messages_at_the_wrong_time_are_logged_and_change_nothing(_) ->
+    with_fake(fun({_, Here} = One, Fake, [P, Q | _]) ->
+        Log = keep_log(One),
+        {Subscriber, []} = subscriber(One),
+        Page = {page, [{a, Q, []}, {b, Q, []}]},
+        Events = {events, [{down, a, P, x}, {up, c, Q, []}, {free, a}]},
+        Before = [{status, {true, true}}, {snapshot, 1}, Page, complete, Events],
+        send(Fake, Before),
+        ?assertEqual(length(Before), malformed(One, Log)),
+        ?assertEqual([Here], on(One, gen_tracker_cluster, members, [z])),
+        send(Fake, [{welcome, 1, {true, true}}]),
+        Welcomed = [{welcome, 1, {false, false}}, Page, complete, Events, {bye, {version, 7}},
+            {snapshot, 0}, {snapshot, -1}, {snapshot, 1.0}],
+        send(Fake, Welcomed),
+        ?assertEqual(length(Before ++ Welcomed), malformed(One, Log)),
+        ?assertEqual([], names(One)),
+        send(Fake, [{snapshot, 4}, {page, [{a, P, []}]}, complete]),
+        ?assertEqual([{a, P}], names(One)),
+        Complete = [{snapshot, 4}, {snapshot, 3}, Page, complete, {welcome, 1, {true, true}}, bye,
+            {bye, again}, {raw, {gen_tracker_cluster, hello, 1, z}}, {raw, {gen_tracker_cluster}}],
+        send(Fake, Complete),
+        ?assertEqual(length(Before ++ Welcomed ++ Complete), malformed(One, Log)),
+        ?assertEqual([{a, P}], names(One)),
+        ?assertMatch([{members, [_, _]}, {up, a, P}], events(One, Subscriber))
+    end).
+
+names(Member) ->
+    clusters:directory(Member, z).
+
+%% Starts to keep the log of a node.
+keep_log(Member) ->
+    Keep = fun() ->
+        Keeper = spawn(timer, sleep, [infinity]),
+        ok = logger:add_handler(kept_log, kept_log, #{config => Keeper}),
+        ok = logger:set_primary_config(level, error),
+        Keeper
+    end,
+    on(Member, erlang, apply, [Keep, []]).
+
+%% Returns how many malformed messages have been logged.
+malformed(Member, Log) ->
+    {messages, Messages} = on(Member, erlang, process_info, [Log, messages]),
+    length([Report || {event, #{msg := {report, #{label := {gen_tracker_cluster, malformed_message},
+        zone := z} = Report}}} <- Messages]).
+
+messages_of_an_ended_session_change_nothing(_) ->
+    with_fake(fun(One, {Other, Pid} = Fake, [P, Q | _]) ->
+        send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, [{a, P, []}]}, complete]),
+        %% The member opens another session, since this process serves it in none that it knows.
+        Session = on(Other, fake_member, session, [Pid]),
+        Hello = {gen_tracker_cluster, hello, 1, z, make_ref(), Pid, make_ref()},
+        send(Fake, [{raw, Hello}]),
+        wait:until(fun() -> on(Other, fake_member, session, [Pid]) =/= Session end),
+        ?assertEqual([], names(One)),
+        Old = [{snapshot, 2}, {page, [{a, Q, []}]}, complete, {events, [{up, b, Q, []}]}],
+        send(Fake, [{raw, {gen_tracker_cluster, Session, Message}} || Message <- Old]),
+        ?assertEqual([], names(One)),
+        send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, [{a, Q, []}]}, complete]),
+        ?assertEqual([{a, Q}], names(One))
+    end).
+
+credit_that_is_not_owed_is_logged_and_changes_nothing(_) ->
+    with_fake(fun(One, {Other, Pid} = Fake, _) ->
+        Log = keep_log(One),
+        %% The member has sent one empty page.
+        wait:until(fun() -> lists:member(complete, on(Other, fake_member, received, [Pid])) end),
+        Serving = on(Other, fake_member, serving, [Pid]),
+        Credit = fun(Number) -> {raw, {gen_tracker_cluster, Serving, {credit, Number}}} end,
+        send(Fake, [Credit(2), Credit(0), Credit(-1), Credit(1 bsl 70)]),
+        ?assertEqual(4, malformed(One, Log)),
+        send(Fake, [Credit(1)]),
+        ?assertEqual(4, malformed(One, Log)),
+        send(Fake, [Credit(1)]),
+        ?assertEqual(5, malformed(One, Log))
+    end).
+
+names_of_other_members_make_no_atoms(_) ->
+    with_fake(fun(One, Fake, [P | _]) ->
+        Claims = fun(From) ->
+            [{Name, P, [{<<"key of ", Name/binary>>, Name}]} || I <- lists:seq(From, From + 99),
+                Name <- [<<"no_atom_", (integer_to_binary(I))/binary>>]]
+        end,
+        Attributes = #{cluster => #{copied => [<<"key of no_atom_1">>]}},
+        ok = on(One, clusters, stop_zone, [z]),
+        ok = on(One, clusters, start_zone, [z, Attributes]),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        {Other, _} = Fake,
+        Next = {Other, on(Other, fake_member, start, [z, Process])},
+        send(Next, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, Claims(1)}]),
+        Atoms = on(One, erlang, system_info, [atom_count]),
+        send(Next, [{page, Claims(101)}, complete, {events, [{up, <<"no_atom">>, P, []}]}]),
+        send(Next, [{<<"no_atom_at_all">>, 1}, {events, [{<<"no_event">>, P}]}]),
+        ?assertEqual(201, length(names(One))),
+        ?assertEqual(Atoms, on(One, erlang, system_info, [atom_count]))
+    end).
+
+what_waits_for_a_suspended_receiver_is_bounded(_) ->
+    clusters:with(3, z, fun([One, Other, Last] = Members) ->
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        {Sender, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        ok = on(One, sys, suspend, [Process]),
+        Pids = [
+            begin
+                {ok, Pid} = on(Other, gen_tracker, find_or_open, [z, spec(N)]),
+                %% One message for each, at least.
+                _ = on(Other, sys, get_state, [Sender]),
+                Pid
+            end
+         || N <- lists:seq(1, 200)
+        ],
+        {messages, Messages} = on(One, erlang, process_info, [Process, messages]),
+        ?assertEqual(64, length([events || {gen_tracker_cluster, _, {events, _}} <- Messages])),
+        wait:until(fun() -> length(clusters:directory(Last, z)) =:= 200 end),
+        clusters:dies(Other, hd(Pids)),
+        ok = on(One, sys, resume, [Process]),
+        settle(Members, z),
+        ?assertEqual(199, length(clusters:directory(One, z)))
+    end).
+
+%% The connection to it is busy, so that the VM would suspend a process that sends to it.
+a_node_that_stands_still_delays_no_other_member(_) ->
+    Options = #{cluster => #{copied => [c]}},
+    clusters:with(3, z, Options, fun([One, Other, {_, Node} = Last]) ->
+        {ok, _} = on(One, gen_tracker, find_or_open, [z, spec(a)]),
+        Process = on(Last, os, getpid, []),
+        {Sender, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        {Peer, _, _, _} = on(Last, proctab_nif, cluster_shared, [z]),
+        signal("STOP", Process),
+        try
+            Value = binary:copy(<<"0123456789">>, 100000),
+            wait:until(fun() ->
+                ok = on(One, gen_tracker, setattr, [z, a, c, Value]),
+                lagging(One, Sender, Peer) =:= busy
+            end),
+            %% Tells all peers of its status.
+            spawn_link(fun() -> on(One, gen_tracker_cluster, drain, [z]) end),
+            {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(b)]),
+            wait:until(fun() ->
+                on(Other, gen_tracker_cluster, find, [z, b]) =:= {ok, Pid} andalso
+                    not lists:member(element(2, One), clusters:homes(Other, z))
+            end)
+        after
+            signal("CONT", Process)
+        end,
+        wait:until(fun() -> names(Last) =:= names(One) end),
+        wait:until(fun() ->
+            lists:sort(clusters:homes(Last, z)) =:= lists:sort([element(2, Other), Node])
+        end),
+        [clusters:dies(One, Child) || {_, Child} <- on(One, clusters, running, [z])],
+        wait:until(fun() -> names(Last) =:= [] end)
+    end).
+
+signal(Signal, Process) ->
+    [] = os:cmd("kill -" ++ Signal ++ " " ++ Process).
+
+%% Whether a cluster process sends claims to a peer.
+lagging(Member, Sender, Peer) ->
+    State = tuple_to_list(on(Member, sys, get_state, [Sender])),
+    [Its] = [Its || #{Peer := Its} <- State],
+    [Sending] = [Part || Part <- tuple_to_list(Its), is_tuple(Part), element(1, Part) =:= sending],
+    element(tuple_size(Sending), Sending).
