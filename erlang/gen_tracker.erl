@@ -786,7 +786,7 @@ re_register_name(ViaName, Pid) ->
 register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
     Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
-    case reserve(Zone, Name, Pid) of
+    case gen_tracker_registrar:reserve(Zone, Name, Pid) of
         true ->
             yes;
         false ->
@@ -798,15 +798,6 @@ register_child(Kind, Zone, Name, Pid) ->
                 _ -> yes
             end
     end.
-
-%% A child that the zone starts under this name gets the name when its start function has returned.
-reserve(Zone, Name, Pid) when Pid =:= self() ->
-    case gen_tracker_requests:parent() of
-        undefined -> undefined;
-        Parent -> proctab_nif:reserve_name(Zone, Name, Parent)
-    end;
-reserve(_, _, _) ->
-    undefined.
 
 %% @doc Removes the entry and the attributes of a process that was registered or added without a
 %% start function. The process lives on. Does nothing if there is no such process, if the zone does

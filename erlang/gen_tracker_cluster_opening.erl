@@ -61,7 +61,7 @@ check_and_open(Zone, Spec) ->
     case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} ->
             %% Refuses a spec that is too large, before another node is sent it.
-            _ = proctab_nif:opening(Zone, Name, ChildSpec),
+            _ = proctab_nif:opening(Zone, Name, ChildSpec, undefined),
             open(Zone, Name, Spec, deadlines(now_ms() + ?TIMEOUT));
         {error, Reason} ->
             %% The zone may be one of this node alone.
@@ -298,10 +298,18 @@ register_undecided(Zone, Name, Pid, {_, Limit} = Deadlines) ->
 -spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) ->
           yes | no | again | undecided | refused.
 register_here(Zone, Name, Pid) ->
+    try gen_tracker_registrar:reserve(Zone, Name, Pid) of
+        true -> yes;
+        false -> no;
+        undefined -> add_here(Zone, Name, Pid)
+    catch
+        error:badarg -> refused
+    end.
+
+add_here(Zone, Name, Pid) ->
     Spec = {undefined, temporary, 200, worker, []},
     Request = {add_free, Name, Spec, Pid, gen_tracker_requests:parent()},
-    try is_starting(Zone, Name, Pid) orelse gen_server:call(Zone, Request, ?TIMEOUT) of
-        true -> yes;
+    try gen_server:call(Zone, Request, ?TIMEOUT) of
         {ok, Pid} -> yes;
         ?UNDECIDED -> undecided;
         {error, already_present} -> again;
@@ -309,21 +317,8 @@ register_here(Zone, Name, Pid) ->
         {error, _} -> no
     catch
         %% The zone ends, or a cleanup takes too long.
-        exit:_ -> no;
-        error:badarg -> refused
+        exit:_ -> no
     end.
-
-%% Returns whether the zone starts the caller under this name: then it gets the name when its start
-%% function has returned.
-is_starting(Zone, Name, Pid) when Pid =:= self() ->
-    case proctab_nif:child(Zone, Name) of
-        {State, _, Keeper, _} when State =:= launching; State =:= restarting ->
-            gen_tracker_requests:parent() =:= Keeper;
-        _ ->
-            false
-    end;
-is_starting(_, _, _) ->
-    false.
 
 %% @private A start function that starts nothing: while it runs, this member holds the name.
 -spec register_from(node(), gen_tracker:zone(), gen_tracker:name(), pid()) ->

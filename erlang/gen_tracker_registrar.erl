@@ -40,7 +40,7 @@
 %% keeper each.
 -module(gen_tracker_registrar).
 
--export([register/4, unregister/3]).
+-export([register/4, reserve/3, unregister/3]).
 -export([start_link/5, give/4, end_child/4, forget/4, stop_zone/2]).
 -export([init/1, loop/1]).
 
@@ -139,6 +139,18 @@ start(Zone, Position) ->
         exit:{Reason, _} when Reason =:= normal; Reason =:= shutdown -> {error, shutdown};
         exit:_ -> ask
     end.
+
+%% @doc Reserves a name for the calling process, if a keeper is starting it under that name. It gets
+%% the name when its start function has returned. Returns `false' if another process that the keeper
+%% has started has reserved the name, and `undefined' if no keeper is starting the caller so.
+-spec reserve(gen_tracker:zone(), gen_tracker:name(), pid()) -> boolean() | undefined.
+reserve(Zone, Name, Pid) when Pid =:= self() ->
+    case gen_tracker_requests:parent() of
+        undefined -> undefined;
+        Parent -> proctab_nif:reserve_name(Zone, Name, Parent)
+    end;
+reserve(_, _, _) ->
+    undefined.
 
 %% @doc Unregisters a process. Returns `again' if the row has another keeper, or the registrar is
 %% dead.

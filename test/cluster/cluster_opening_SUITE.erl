@@ -36,6 +36,7 @@ all() ->
         a_registered_name_is_not_started,
         terms_that_are_too_large_are_refused_on_any_member,
         via_names_work_with_gen_server,
+        one_of_the_servers_that_a_start_function_starts_gets_the_name,
         a_name_is_unregistered_from_any_member
     ].
 
@@ -430,6 +431,29 @@ via_names_work_with_gen_server(_) ->
                 ),
                 ?assertEqual(state, on(Other, sys, get_state, [Via]))
         end
+    end).
+
+one_of_the_servers_that_a_start_function_starts_gets_the_name(_) ->
+    clusters:with(2, z, fun([One, Other]) ->
+        Via = {via, gen_tracker_cluster, {z, server}},
+        Server = fun() ->
+            gen_server:start_link(Via, init_server, fun() -> {ok, state} end, [])
+        end,
+        Start = fun() ->
+            {ok, Pid} = Server(),
+            {error, {already_started, undefined}} = Server(),
+            {ok, Pid}
+        end,
+        Spec = {server, {erlang, apply, [Start, []]}, temporary},
+        [
+            begin
+                {ok, Pid} = find_or_open(Member, z, Spec),
+                wait:until(fun() ->
+                    on(Other, gen_tracker_cluster, whereis_name, [{z, server}]) =:= Pid
+                end)
+            end
+         || Member <- [One, Other]
+        ]
     end).
 
 a_name_is_unregistered_from_any_member(_) ->
