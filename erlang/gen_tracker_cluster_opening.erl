@@ -169,8 +169,6 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
         {redirect, Other} when Redirects > 0, Other =/= node() ->
             ask(Other, Decision, Zone, Spec, Redirects - 1);
         {redirect, _} -> again;
-        {result, {error, gen_tracker_not_started}} -> again;
-        {result, {error, shutdown}} -> {result, {error, {nodedown, Node}}};
         Answer -> Answer
     catch
         error:{erpc, noconnection} ->
@@ -189,15 +187,45 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
 serve(Zone, Spec, _Redirects) ->
     {ok, Name} = name(Spec),
     try
+        Owner = proctab_nif:owner(Zone),
         case decide(Zone, Name) of
-            {ok, Pid} -> {result, {ok, Pid}};
-            {_, Node} = Decision when Node =:= node() -> open_here(Decision, Zone, Spec);
-            {_, Node} -> {redirect, Node};
-            nowhere -> again
+            {ok, Pid} ->
+                {result, {ok, Pid}};
+            {_, Node} = Decision when Node =:= node() ->
+                unless_ended(open_here(Decision, Zone, Spec), Zone, Owner);
+            {_, Node} ->
+                {redirect, Node};
+            nowhere ->
+                again
         end
     catch
         %% The zone does not run here, or not any more.
         error:badarg -> again
+    end.
+
+%% A zone that ends answers these two, and a start function may return them as well: that is a
+%% result like any other, and must not be asked for again.
+unless_ended({result, {error, gen_tracker_not_started}} = Answer, Zone, Owner) ->
+    case is_running(Zone, Owner) of
+        true -> Answer;
+        false -> again
+    end;
+unless_ended({result, {error, shutdown}} = Answer, Zone, Owner) ->
+    case is_running(Zone, Owner) of
+        true -> Answer;
+        false -> {result, {error, {nodedown, node()}}}
+    end;
+unless_ended(Answer, _, _) ->
+    Answer.
+
+%% Returns whether the zone still has this tracker, which does not stop it.
+is_running(Zone, Owner) ->
+    try
+        proctab_nif:owner(Zone) =:= Owner andalso
+            is_process_alive(Owner) andalso
+            not proctab_nif:was_stopped(Zone)
+    catch
+        error:badarg -> false
     end.
 
 %% A name that this member holds needs no lock: it is not claimed.

@@ -32,6 +32,7 @@ all() ->
         a_process_is_registered_after_a_cleanup,
         a_registration_gives_its_home_no_result,
         a_start_may_return_what_a_registration_does_not,
+        a_start_may_return_what_a_zone_that_ends_answers,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
         terms_that_are_too_large_are_refused_on_any_member,
@@ -345,6 +346,21 @@ a_start_may_return_what_a_registration_does_not(_) ->
             Result <- [again, undecided, refused, {error, badarg}, {result, a},
                 {error, {registering, self(), yes}}]
         ]
+    end).
+
+%% It is called once, too.
+a_start_may_return_what_a_zone_that_ends_answers(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        lists:foreach(
+            fun(Result) ->
+                Name = name_of(Other, z),
+                Spec = {Name, {cluster_child, return, [Name, Result]}, temporary},
+                Before = starts(Members),
+                ?assertEqual(Result, find_or_open(One, z, Spec)),
+                ?assertEqual([{called, Name}], starts(Members) -- Before)
+            end,
+            [{error, shutdown}, {error, gen_tracker_not_started}]
+        )
     end).
 
 %% Starts a process on a member.

@@ -2,6 +2,7 @@
 -module(cluster_child).
 
 -export([open_books/0, spec/1, spec/2, slow/2, start_link/1, start_slowly/2, after_terminate/3]).
+-export([return/2]).
 -export([await_cleanup/1, let_cleanup_go/1]).
 -export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4]).
 
@@ -41,6 +42,11 @@ start_link(Name) ->
     Pid = spawn_link(fun() -> loop(Name) end),
     record({started, Name, Pid}),
     {ok, Pid}.
+
+%% A start function that starts nothing.
+return(Name, Result) ->
+    record({called, Name}),
+    Result.
 
 %% Records what it is handed over, and ends then.
 loop(Name) ->
