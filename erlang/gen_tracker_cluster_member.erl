@@ -834,18 +834,24 @@ conflicts(Conflicts, Node, Events, Member) ->
     lists:foldl(
         fun({Name, OtherNode, Other}, Before) ->
             case Pids of
-                #{Name := Pid} when Pid =/= Other ->
+                #{Name := Pid} when Pid =/= Other, Node =/= OtherNode ->
                     New = {rank(Name, Node), Node, Pid},
                     Old = {rank(Name, OtherNode), OtherNode, Other},
                     conflict(Name, max(New, Old), min(New, Old), Before);
-                %% The child has ended, or two members have added the same process.
+                %% The child has ended, or two members have added the same process, or the zone of
+                %% one node was started again, and its last cluster process has not ended yet.
                 _ ->
                     Before
             end
         end,
         Member,
-        lists:usort(Conflicts)
+        best_first(Conflicts)
     ).
+
+%% A loser is told of one winner alone: of several claims, of that with the highest rank.
+best_first(Conflicts) ->
+    Ranked = [{{rank(Name, Node), Node}, Conflict} || {Name, Node, _} = Conflict <- Conflicts],
+    [Conflict || {_, Conflict} <- lists:reverse(lists:usort(Ranked))].
 
 running({up, Name, Pid, _}, Pids) -> Pids#{Name => Pid};
 running({copied, _, _}, Pids) -> Pids;

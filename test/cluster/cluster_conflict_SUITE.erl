@@ -6,7 +6,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(clusters, [on/4, settle/2]).
+-import(clusters, [on/4, settle/2, subscriber/1, events/2, with_fake/1, send/2]).
 -import(cluster_child, [spec/2]).
 
 suite() ->
@@ -17,6 +17,8 @@ all() ->
         two_sides_of_a_partition_agree,
         four_members_agree,
         a_loser_is_told_of_the_winner,
+        a_loser_is_told_of_the_best_of_several_claims,
+        a_zone_that_is_started_again_has_no_conflict_with_itself,
         a_loser_hands_over,
         both_are_kept,
         a_callback_that_crashes_stops_the_loser,
@@ -107,8 +109,50 @@ a_loser_is_told_of_the_winner(_) ->
         ?assert(lists:member({asked, a, Loser, Winner}, on(Loses, clusters, books, [])))
     end).
 
+%% Two members keep their children, and the third one starts another child of that name.
+a_loser_is_told_of_the_best_of_several_claims(_) ->
+    with_members(3, keep, fun(Members) ->
+        %% The order of the nodes is not that of the ranks.
+        [{Name, [Loses, {_, Lower} = Middle, {_, Higher} = Best]} | _] = [
+            {N, Ranked}
+         || N <- lists:seq(1, 1000), Ranked <- [ranked(N, Members)],
+            element(2, lists:nth(2, Ranked)) < element(2, lists:nth(3, Ranked))
+        ],
+        ?assert(Lower < Higher),
+        ok = on(Loses, clusters, stop_zone, [z]),
+        Stop = #{cluster => #{conflict => {cluster_child, stop}}},
+        ok = on(Loses, clusters, start_zone, [z, Stop]),
+        settle(Members, z),
+        Spec = spec(Name, permanent),
+        {ok, _} = on(Middle, gen_tracker, find_or_open, [z, Spec]),
+        {ok, Winner} = on(Best, gen_tracker, find_or_open, [z, Spec]),
+        wait:until(fun() -> on(Loses, gen_tracker_cluster, count, [z]) =:= 2 end),
+        {ok, Loser} = on(Loses, gen_tracker, find_or_open, [z, Spec]),
+        wait:until(fun() -> ends(Loses, Name) =/= [] end),
+        ?assertEqual([{conflict, Winner}], ends(Loses, Name)),
+        ?assert(lists:member({asked, Name, Loser, Winner}, on(Loses, clusters, books, [])))
+    end).
+
+%% Returns members by their ranks for a name, lowest first.
+ranked(Name, Members) ->
+    [M || {_, M} <- lists:sort([{{rank(Name, Node), Node}, M} || {_, Node} = M <- Members])].
+
+%% The cluster process of the last zone may end after that of the next one has begun.
+a_zone_that_is_started_again_has_no_conflict_with_itself(_) ->
+    with_fake(fun(One, {Other, _} = Fake, [P, Q | _]) ->
+        {Subscriber, []} = subscriber(One),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        Next = {Other, on(Other, fake_member, start, [z, Process])},
+        send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, [{a, P, []}]}, complete]),
+        send(Next, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, [{a, Q, []}]}, complete]),
+        ?assertMatch([{members, _}, {up, a, P}, {up, a, Q}], events(One, Subscriber))
+    end).
+
 with_callback(Function, Fun) ->
-    clusters:with(2, z, #{cluster => #{conflict => {cluster_child, Function}}}, Fun).
+    with_members(2, Function, Fun).
+
+with_members(Number, Function, Fun) ->
+    clusters:with(Number, z, #{cluster => #{conflict => {cluster_child, Function}}}, Fun).
 
 a_loser_hands_over(_) ->
     with_callback(hand_over, fun(Members) ->
