@@ -8,7 +8,7 @@
 %% `=='.
 -module(gen_tracker_cluster_copies).
 
--export([new/2, set/4, remove/3, remove_member/2]).
+-export([new/2, set/4, remove/3, remove_member/3]).
 -export([keys/1, value/4, lookup/3]).
 
 -export_type([copies/0]).
@@ -89,14 +89,18 @@ remove_rows([{Key, _, Rows}], {Values, Index, _, _}) ->
     true = ets:delete(Values, Key),
     lists:foreach(fun(Row) -> ets:delete(Index, Row) end, Rows).
 
-%% @doc Removes all attributes of a member.
--spec remove_member(node(), copies()) -> ok.
-remove_member(_, {_, _, [], _}) ->
+%% @doc Removes the attributes of a member, except those of some names.
+-spec remove_member(node(), Except :: #{gen_tracker:name() => []}, copies()) -> ok.
+remove_member(_, _, {_, _, [], _}) ->
     ok;
-remove_member(Node, {Values, Index, _, _}) ->
+remove_member(Node, Except, {Values, Index, _, _}) when map_size(Except) =:= 0 ->
     true = ets:match_delete(Values, {{Node, '_', '_'}, '_', '_'}),
     true = ets:match_delete(Index, {'_', '_', '_', '_', Node}),
-    ok.
+    ok;
+remove_member(Node, Except, {Values, _, _, _} = Copies) ->
+    Names = ets:select(Values, [{{{Node, '$1', '_'}, '_', '_'}, [], ['$1']}]),
+    Removed = maps:without(maps:keys(Except), maps:from_keys(Names, [])),
+    lists:foreach(fun(Name) -> remove(Node, Name, Copies) end, maps:keys(Removed)).
 
 %% @doc Returns the copy of an attribute of a member's name, or `not_copied' if its key is not
 %% copied, or there is no cluster process at this moment.

@@ -474,8 +474,17 @@ peer_ended(Pid, #member{peers = Peers, sessions = Sessions} = Member) ->
 close_session(#peer{node = Node, id = Id, session = Session}, Member) ->
     #member{handle = Handle, copies = Copies, sessions = Sessions} = Member,
     ok = proctab_nif:end_member(Handle, Id),
-    ok = gen_tracker_cluster_copies:remove_member(Node, Copies),
+    ok = gen_tracker_cluster_copies:remove_member(Node, later_names(Node, Id, Member), Copies),
     sweep(Id, {nodedown, Node}, Member#member{sessions = maps:remove(Session, Sessions)}).
+
+%% The names in other sessions with a node, whose copies are those of that node as well: its next
+%% cluster process may have begun before the end of the last one was noticed.
+later_names(Node, Id, #member{handle = Handle, peers = Peers}) ->
+    maps:from_list([
+        {Name, []}
+     || #peer{node = Same, id = Other} <- maps:values(Peers), Same =:= Node, Other =/= Id,
+        {Name, Pid} <- all(Handle, Other, 0, []), is_pid(Pid)
+    ]).
 
 without_sending(#peer{sending = #sending{session = Session}}, Sessions) ->
     maps:remove(Session, Sessions);

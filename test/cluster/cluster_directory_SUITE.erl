@@ -6,7 +6,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(clusters, [on/4, settle/2, subscriber/1, events/2]).
+-import(clusters, [on/4, settle/2, subscriber/1, events/2, send/2]).
 -import(cluster_child, [spec/1, spec/2]).
 
 suite() ->
@@ -28,6 +28,7 @@ all() ->
         nodes_that_prevent_overlapping_partitions_come_to_agree,
         functions_for_all_members_see_all_names,
         copied_attributes_are_read_from_the_local_copy,
+        copies_of_a_zone_that_is_started_again_outlive_the_last_one,
         children_are_found_by_indexed_attributes_of_all_members,
         subscribers_see_births_and_deaths_of_all_members,
         malformed_messages_change_nothing,
@@ -295,6 +296,27 @@ copied_attributes_are_read_from_the_local_copy(_) ->
         _ = open(One, z, spec(a)),
         settle(Members, z),
         Reads(c, undefined)
+    end).
+
+%% The cluster process of the last zone may end after that of the next one has begun.
+copies_of_a_zone_that_is_started_again_outlive_the_last_one(_) ->
+    clusters:with_fake(fun(One, {Other, Last}, [P, Q | _]) ->
+        ok = on(One, clusters, stop_zone, [z]),
+        ok = on(One, clusters, start_zone, [z, #{cluster => #{copied => [c]}, index => [i]}]),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        ok = on(Other, fake_member, stop, [Last]),
+        [First, Next] = [{Other, on(Other, fake_member, start, [z, Process])} || _ <- [1, 2]],
+        Begin = [{welcome, 1, {true, true}}, {snapshot, 1}],
+        send(First, Begin ++ [{page, [{a, P, [{c, 1}]}, {b, P, [{c, 1}, {i, 1}]}]}, complete]),
+        send(Next, Begin ++ [{page, [{a, Q, [{c, 2}, {i, 2}]}]}, complete]),
+        ok = on(Other, fake_member, stop, [element(2, First)]),
+        until_found([One], z, b, undefined),
+        %% It has handled the end of that session.
+        _ = on(One, sys, get_state, [Process]),
+        ?assertEqual({ok, 2}, on(One, gen_tracker_cluster, getattr, [z, a, c])),
+        ?assertEqual([{a, Q}], on(One, gen_tracker_cluster, lookup, [z, i, 2])),
+        {_, _, _, {Values, Index, _, _}} = on(One, proctab_nif, cluster_shared, [z]),
+        ?assertEqual([2, 1], [on(One, ets, info, [Table, size]) || Table <- [Values, Index]])
     end).
 
 children_are_found_by_indexed_attributes_of_all_members(_) ->
