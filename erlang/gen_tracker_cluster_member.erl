@@ -85,7 +85,8 @@
     %% after which it is tried again. Claims are not kept: the peer gets another snapshot.
     unsent = [] :: [tuple()],
     is_left_alone = false :: boolean(),
-    %% Whether it has joined the group again before its end was noticed.
+    %% Whether it was reported again, perhaps because it has joined the group again before its end
+    %% was noticed.
     has_rejoined = false :: boolean()
 }).
 
@@ -465,7 +466,8 @@ peer_ended(Pid, #member{peers = Peers, sessions = Sessions} = Member) ->
     {Peer, Left} = maps:take(Pid, Peers),
     Ended = close_session(Peer, Member#member{sessions = without_sending(Peer, Sessions)}),
     Changed = status_changed(without_missing(Pid, Ended#member{peers = Left})),
-    case Peer#peer.has_rejoined of
+    %% A monitor would make a lost connection again. The next connection brings another report.
+    case Peer#peer.has_rejoined andalso lists:member(Peer#peer.node, nodes(connected)) of
         true -> add_peer(Pid, Changed);
         false -> Changed
     end.

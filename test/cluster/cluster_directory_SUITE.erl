@@ -20,6 +20,7 @@ all() ->
         names_of_a_node_that_has_gone_are_found_nowhere,
         a_broken_connection_hides_names_until_it_is_made_again,
         a_late_end_of_a_connection_ends_no_later_session,
+        a_lost_connection_is_not_made_again,
         a_cluster_process_that_is_killed_is_replaced,
         a_scope_that_is_killed_is_replaced,
         a_tracker_that_is_killed_takes_its_names,
@@ -121,11 +122,8 @@ a_late_end_of_a_connection_ends_no_later_session(_) ->
         Before = [{M, open(M, z, spec({before, M}))} || M <- Members],
         settle(Members, z),
         {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
-        State = tuple_to_list(on(One, sys, get_state, [Process])),
-        Tracker = on(One, erlang, whereis, [z]),
-        [Watcher] = [Pid || Pid <- State, is_pid(Pid), Pid =/= Tracker],
-        [{Peer, Monitor}] = [{Pid, element(3, Record)} || #{} = Map <- State,
-            {Pid, Record} <- maps:to_list(Map), is_tuple(Record), element(1, Record) =:= peer],
+        Watcher = watcher(One, Process),
+        [{Peer, Monitor}] = peers(One, Process),
         Late = [{joined, Watcher, [Peer]}, {'DOWN', Monitor, process, Peer, noconnection}],
         [Message = on(One, erlang, send, [Process, Message]) ||
             Message <- Late],
@@ -135,6 +133,35 @@ a_late_end_of_a_connection_ends_no_later_session(_) ->
         settle(Members, z),
         Last = open(One, z, spec(last)),
         until_found([Other], z, last, {ok, Last})
+    end).
+
+watcher(Member, Process) ->
+    Tracker = on(Member, erlang, whereis, [z]),
+    State = tuple_to_list(on(Member, sys, get_state, [Process])),
+    [Watcher] = [Pid || Pid <- State, is_pid(Pid), Pid =/= Tracker],
+    Watcher.
+
+%% Returns the peers of a cluster process, with its monitors.
+peers(Member, Process) ->
+    [
+        {Pid, element(3, Record)}
+     || #{} = Map <- tuple_to_list(on(Member, sys, get_state, [Process])),
+        {Pid, Record} <- maps:to_list(Map), is_tuple(Record), element(1, Record) =:= peer
+    ].
+
+%% On nodes that connect by themselves. The watcher reports a peer more than once if its `hello` was
+%% faster than the scope, and after each restart of a watcher.
+a_lost_connection_is_not_made_again(_) ->
+    clusters:with_overlap_prevention(2, z, fun([{_, Here} = One, Other]) ->
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        [{Peer, _}] = peers(One, Process),
+        Joined = {joined, watcher(One, Process), [Peer]},
+        Joined = on(One, erlang, send, [Process, Joined]),
+        _ = on(One, sys, get_state, [Process]),
+        clusters:cut([One], [Other]),
+        wait:until(fun() -> on(One, gen_tracker_cluster, members, [z]) =:= [Here] end),
+        ?assertEqual([], peers(One, Process)),
+        ?assertEqual([], on(One, erlang, nodes, []))
     end).
 
 a_cluster_process_that_is_killed_is_replaced(_) ->
