@@ -204,7 +204,21 @@ pub fn sweep_claims(call: Call<'_>) -> Answer<'_> {
     let Some(member) = member else {
         return Ok(call.tuple([call.nil(), boolean(false)]));
     };
-    let (page, more) = directory.sweep(&member, &guard, &call.commit());
+    let mut budget = call.budget();
+    let mut is_refused = false;
+    let allow = |claim: &Claim<Copied>| {
+        let rest = budget.checked_sub(CHANGE_COST + call.cost_to_make(&claim.name));
+        budget = rest.unwrap_or(budget);
+        is_refused = rest.is_none();
+        !is_refused
+    };
+    let committed = call.commit();
+    let (page, more) = directory.sweep(&member, allow, &guard, &committed);
+    if page.is_empty() && is_refused {
+        call.take_back(committed);
+        return Err(Fault::Reschedule);
+    }
+    call.deduct(CHANGE_COST * page.len())?;
     let more = more || directory.ended().is_some() && call.argument(1)?.is(atoms::ended());
     let mut removed = call.nil();
     for claim in &page {

@@ -364,9 +364,16 @@ impl<F: Foreign> Directory<F> {
         member.is_swept.store(false, Ordering::Release);
     }
 
-    /// Removes invisible claims of a member. Returns those that it has removed, and whether there
-    /// may be more. A member that has ended leaves the directory with its last claim.
-    pub fn sweep(&self, member: &Member<F>, guard: &Guard, _: &Committed) -> (Page<F>, bool) {
+    /// Removes invisible claims of a member, until `allow` refuses one. Returns those that it has
+    /// removed, and whether there may be more. A member that has ended leaves the directory with
+    /// its last claim.
+    pub fn sweep(
+        &self,
+        member: &Member<F>,
+        mut allow: impl FnMut(&Claim<F>) -> bool,
+        guard: &Guard,
+        _: &Committed,
+    ) -> (Page<F>, bool) {
         let mut page = Page::new();
         let mut claims = member.claims.lock();
         if member.is_swept.load(Ordering::Acquire) {
@@ -385,6 +392,10 @@ impl<F: Foreign> Directory<F> {
             };
             if !claim.is_visible() {
                 let claim = claim.clone();
+                if !allow(&claim) {
+                    claims.swept = slot;
+                    return (page, true);
+                }
                 self.remove(member, &mut claims, &claim, guard);
                 page.push(claim);
             }
@@ -570,7 +581,8 @@ mod tests {
     fn sweep(directory: &Directory<Text>, member: &Member<Text>) -> usize {
         let mut removed = 0;
         loop {
-            let (page, more) = directory.sweep(member, &reclaim::enter(), &COMMITTED);
+            let guard = reclaim::enter();
+            let (page, more) = directory.sweep(member, |_| true, &guard, &COMMITTED);
             removed += page.len();
             if !more {
                 return removed;
@@ -614,6 +626,30 @@ mod tests {
         assert_eq!(sweep(&directory, &member), 9);
         assert_eq!(directory.count(), 1);
         assert!(directory.member(member.id).is_some());
+    }
+
+    #[test]
+    fn a_sweep_ends_where_it_is_refused_a_claim() {
+        let directory = Directory::default();
+        let member = add(&directory, 1);
+        for name in 0..10 {
+            set(&directory, &member, name, Change::Up(word(name + 1)));
+        }
+        directory.end(&member, &COMMITTED);
+        let sweep_up_to = |most: usize| {
+            let mut allowed = 0;
+            let allow = |_: &Claim<Text>| {
+                allowed += 1;
+                allowed <= most
+            };
+            let (page, more) = directory.sweep(&member, allow, &reclaim::enter(), &COMMITTED);
+            (page.len(), more)
+        };
+        assert_eq!(sweep_up_to(3), (3, true));
+        assert_eq!(sweep_up_to(0), (0, true));
+        assert!(directory.member(member.id).is_some());
+        assert_eq!(sweep_up_to(8), (7, false));
+        assert!(directory.member(member.id).is_none());
     }
 
     #[test]
