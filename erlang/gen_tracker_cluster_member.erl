@@ -255,7 +255,7 @@ handle_info(Message, Member) ->
     {noreply, received(Message, Member)}.
 
 received({Secret, Event}, #member{secret = Secret} = Member) ->
-    own_events(more_events(Secret, ?PAGE, [Event]), Member);
+    own_events(last_copies(more_events(Secret, ?PAGE, [Event])), Member);
 received({gen_tracker_cluster, Session, Message}, #member{sessions = Sessions} = Member) ->
     case Sessions of
         #{Session := {receiving, Peer}} -> from_sender(Message, Peer, Member);
@@ -313,6 +313,16 @@ more_events(Secret, Most, Events) ->
         {Secret, Event} -> more_events(Secret, Most - 1, [Event | Events])
     after 0 -> lists:reverse(Events)
     end.
+
+%% Keeps the last of the events `copied' of each name: the attributes are read when an event is
+%% handled, so the earlier ones would only repeat what it says.
+last_copies(Events) ->
+    {Kept, _} = lists:foldr(fun last_copy/2, {[], #{}}, Events),
+    Kept.
+
+last_copy({copied, Name}, {Later, Names}) when is_map_key(Name, Names) -> {Later, Names};
+last_copy({copied, Name} = Event, {Later, Names}) -> {[Event | Later], Names#{Name => []}};
+last_copy(Event, {Later, Names}) -> {[Event | Later], Names}.
 
 %% @private
 -spec terminate(term(), #member{}) -> ok.

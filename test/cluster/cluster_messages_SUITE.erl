@@ -19,6 +19,7 @@ all() ->
         messages_of_an_ended_session_change_nothing,
         credit_that_is_not_owed_is_logged_and_changes_nothing,
         names_of_other_members_make_no_atoms,
+        changes_of_one_attribute_are_sent_once_if_they_wait,
         what_waits_for_a_suspended_receiver_is_bounded,
         a_node_that_stands_still_delays_no_other_member
     ].
@@ -124,6 +125,29 @@ names_of_other_members_make_no_atoms(_) ->
         send(Next, [{<<"no_atom_at_all">>, 1}, {events, [{<<"no_event">>, P}]}]),
         ?assertEqual(201, length(names(One))),
         ?assertEqual(Atoms, on(One, erlang, system_info, [atom_count]))
+    end).
+
+%% A process may change an attribute faster than the cluster process can send it.
+changes_of_one_attribute_are_sent_once_if_they_wait(_) ->
+    with_fake(fun(One, {Other, Last}, _) ->
+        ok = on(One, clusters, stop_zone, [z]),
+        ok = on(One, clusters, start_zone, [z, #{cluster => #{copied => [c]}}]),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        ok = on(Other, fake_member, stop, [Last]),
+        Fake = {Other, on(Other, fake_member, start, [z, Process])},
+        [{ok, _} = on(One, gen_tracker, find_or_open, [z, spec(N)]) || N <- [a, b]],
+        Copied = fun() ->
+            [Event || {events, Events} <- on(Other, fake_member, received, [element(2, Fake)]),
+                {copied, _, _} = Event <- Events]
+        end,
+        send(Fake, []),
+        [] = Copied(),
+        ok = on(One, sys, suspend, [Process]),
+        [ok = on(One, gen_tracker, setattr, [z, N, c, V]) || V <- lists:seq(1, 100), N <- [a, b]],
+        ok = on(One, sys, resume, [Process]),
+        wait:until(fun() -> length(Copied()) >= 2 end),
+        send(Fake, []),
+        ?assertEqual([{copied, a, [{c, 100}]}, {copied, b, [{c, 100}]}], lists:sort(Copied()))
     end).
 
 what_waits_for_a_suspended_receiver_is_bounded(_) ->
