@@ -378,6 +378,8 @@ send(ViaName, Message) ->
 %% <li>`{conflict, Name, Kept, Lost}' when a name has two children;</li>
 %% <li>`unsubscribed', the last one, when the zone or its cluster process ends.</li>
 %% </ul>
+%%
+%% Exits if the zone or its cluster process ends meanwhile.
 -spec subscribe(gen_tracker:zone()) -> {ok, [{gen_tracker:name(), pid()}]}.
 subscribe(Zone) ->
     {Process, _, _, _} = ?OR_BADARG(proctab_nif:cluster_shared(Zone), [Zone]),
