@@ -5,16 +5,20 @@
 %%   (gen_tracker_shutdown);
 %% - a keeper beside each child (gen_tracker_keeper) starts it, waits for its death, and cleans up
 %%   after it. The caller of find_or_open spawns it (gen_tracker_opening);
+%% - up to eight registrars (gen_tracker_registrar) are the keepers of registered processes;
 %% - the watchdog (gen_tracker_shutdown) stops the children when the tracker was killed;
 %% - the events process (gen_tracker_events) sends births and deaths to subscribers, as long as
-%%   there are any.
+%%   there are any;
+%% - the cluster process (gen_tracker_cluster_member) of a zone on several nodes exchanges names
+%%   with the other nodes;
+%% - the emitter (gen_tracker_telemetry) passes events to the library telemetry, if it is there.
 %%
-%% The code relies on these invariants: a keeper claims the name of its child, or the tracker
-%% inserts it with a keeper; only that keeper changes the state of the child from then on, and
-%% removes it, unless the tracker unregisters the child or gives it another keeper. A keeper writes
-%% to the table before it sends to the tracker, so a tracker that reads a row and then waits for the
-%% keeper in it misses nothing. Messages between these processes contain the tag of the tracker, a
-%% reference that no other process knows.
+%% The code relies on these invariants: a keeper claims the name of its child, a caller claims it
+%% for a registrar, or the tracker inserts it with a keeper; only that keeper changes the state of
+%% the child from then on, and removes it, unless the tracker unregisters the child or gives it
+%% another keeper. A keeper writes to the table before it sends to the tracker, so a tracker that
+%% reads a row and then waits for the keeper in it misses nothing. Messages between these processes
+%% contain the tag of the tracker, a reference that only they know.
 
 %% @doc Zones: supervisors whose children have names and attributes in a native table.
 %%
@@ -93,7 +97,6 @@
 -opaque continuation() :: gen_tracker_selection:continuation().
 %% Where {@link select/1} goes on.
 
-%% How long a caller waits for a start, in milliseconds. The start itself may take longer.
 %% After how long the tracker retries what failed because the VM had no free process, in
 %% milliseconds.
 -define(LIMIT_INTERVAL, 100).
@@ -596,8 +599,8 @@ fold(Fun, Acc, Zone, From) ->
     Fold = fun({Name, Pid}, Before) -> Fun(Name, Pid, Before) end,
     fold(Fun, lists:foldl(Fold, Acc, Page), Zone, Next).
 
-%% @doc Returns the sum of an attribute over all running children. What is not an integer is passed
-%% over.
+%% @doc Returns the sum of an attribute over all running children. Passes over values that are not
+%% integers.
 -spec sum(zone(), key()) -> integer().
 sum(Zone, Key) when is_atom(Zone) ->
     ?OR_BADARG(gen_tracker_selection:sum(Zone, Key), [Zone, Key]);

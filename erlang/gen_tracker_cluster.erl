@@ -33,7 +33,7 @@
 %% </ul>
 %%
 %% All functions raise `badarg' if the zone does not run on this node, or was started without the
-%% option `cluster'.
+%% option `cluster', unless they say otherwise. All members should have the same options.
 -module(gen_tracker_cluster).
 
 -export([find/2, find_or_open/2, home/2, members/1, drain/1]).
@@ -69,7 +69,8 @@ find(Zone, Name) ->
 %% @doc Returns the running child of a name on any member, or starts it on the {@link home/2} of the
 %% name. The start function is called once, however many callers there are on however many nodes.
 %%
-%% Results and errors are those of {@link gen_tracker:find_or_open/2}, and
+%% Results and errors are those of {@link gen_tracker:find_or_open/2}, except that a zone that does
+%% not run is `badarg'. Other errors are
 %% <ul>
 %% <li>`{error, {nodedown, Node}}', if the member that was to start the child has gone meanwhile;
 %%     it may have started the child;</li>
@@ -134,7 +135,7 @@ remote(Node, Zone, Name, Key) ->
     end.
 
 %% @doc Like {@link getattr/3}, after waiting for the attribute to appear for at most `Timeout'
-%% milliseconds.
+%% milliseconds. Looks every 10 ms, also at the child's node if the key is not copied.
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), timeout()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
@@ -325,7 +326,9 @@ register_name({Zone, Name}, Pid) when is_atom(Zone), is_pid(Pid), node(Pid) =:= 
 register_name(ViaName, Pid) ->
     ?BADARG([ViaName, Pid]).
 
-%% @doc Unregisters a name on the member that has it, as {@link gen_tracker:unregister_name/1}.
+%% @doc Unregisters a name on the member that has it, as {@link gen_tracker:unregister_name/1}. Does
+%% nothing if the zone does not run on this node. Raises the errors of `erpc:call/4' if another node
+%% has the name.
 -spec unregister_name(gen_tracker:via_name()) -> ok.
 unregister_name({Zone, Name}) when is_atom(Zone) ->
     try other_owner(Zone, Name) of

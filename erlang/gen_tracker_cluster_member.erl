@@ -1,6 +1,6 @@
 %% @private
-%% The cluster process of a zone: tells the members of other nodes which names this one has, and
-%% keeps what they tell in the native directory.
+%% The cluster process of a zone: sends the names of this member to the members on other nodes, and
+%% keeps the names that they send in the native directory.
 %%
 %% The document `doc/internals/cluster.md' describes the protocol: processes, state, messages,
 %% invariants. In short: each two members have two sessions, one in each direction. In a session,
@@ -8,7 +8,7 @@
 %% change, in order. The receiver gives credit for what it has handled. The monitor of the sender
 %% ends the session, and with it all claims of the sender at once.
 %%
-%% The native table tells this process of each change of a row. This process applies the change to
+%% The native table sends this process each change of a row. This process applies the change to
 %% its own claims in the directory and sends it to all peers in one step, and it makes snapshots
 %% from its own claims. So a page contains exactly the changes that were sent before it.
 -module(gen_tracker_cluster_member).

@@ -9,7 +9,7 @@
 %%
 %% A decision does not outlast a wait. A member that holds a name waits for the holder, but claims
 %% nothing when the name becomes free; the home claims a name that is free at that moment, or not at
-%% all. Whoever has waited in vain decides again, in the caller.
+%% all. After a wait in vain, the caller decides again.
 %%
 %% A process that registers itself does so where it runs. Its name is claimed meanwhile at the home,
 %% by a start that calls back and then fails: so a registration and a start exclude each other.

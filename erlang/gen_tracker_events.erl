@@ -8,9 +8,10 @@
 %%
 %% The events process keeps a copy of the running children, for new subscribers. It first
 %% subscribes to changes and then reads the table, so a change at that moment may arrive twice;
-%% the copy shows which ones did. The changes of one name arrive in order: the tracker sends the
-%% addition and the unregistering of a child, and the keeper, which hears of the child from the
-%% tracker, what happens in between.
+%% the copy shows which ones did. The changes of one name arrive in order. If the zone starts the
+%% child, its keeper sends all of them. For any other child, the call that inserts it sends the
+%% addition; a registrar, a keeper or the tracker, which learns of the child after that, sends the
+%% end.
 %%
 %% When the tracker has ended, the events process lives on until the last child has died, so that
 %% no death is missed. The keepers may be unable to report those deaths, so it monitors the

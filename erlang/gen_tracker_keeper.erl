@@ -16,11 +16,10 @@
 %%      |                                         |  start function, running/3 in the table
 %%      | -- {Tag, died, Child, Reason} --------> |  the exit reason of an attached child
 %%      | <- {Tag, launched, Keeper, Result} ---- |
-%%      |              a registrar -- {Tag, take_over, Registrar} --> |  a running child
+%%      |     a registrar -- {Tag, take_over} --> |  the keeper takes over a running child
 %%      | -- {Tag, stop} -----------------------> |  stop the child and remove its row
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
-%%      | -- {Tag, conflict, ...} ------------> |  from the cluster process: the child has lost
-%%      |                                         |  a conflict
+%%      |   cluster process -- {Tag, conflict} -> |  the child has lost a conflict
 %%      | -- {Tag, retry, Spec} ----------------> |  retry a failed restart now, with this spec
 %%      | <- {Tag, settled, Keeper} ------------- |  the child will not be restarted
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  the time limit of after_terminate is over
@@ -505,8 +504,8 @@ registered(Pid, Result, Spec, Child) ->
 end_unregistered(#child{pid = Pid, spec = {_, _, Shutdown, _, _}}) ->
     gen_tracker_shutdown:end_apart(Pid, Shutdown).
 
-%% Tells those who wait for the first start of a child: the caller that has opened it, and the
-%% tracker if that was asked. Any other start was ordered by the tracker.
+%% Tells the processes that wait for the first start of a child: the caller that has opened it, and
+%% the tracker if that was asked. The tracker has ordered any other start.
 tell_started(#child{opener = undefined} = Child, Result, _) ->
     tell_launched(Child, Result);
 tell_started(#child{opener = Alias} = Child, Result, Changed) ->
@@ -610,7 +609,7 @@ loop(#child{context = #{tracker := Tracker, tag := Tag}, pid = Pid, monitor = Mo
         proc_lib:hibernate(?MODULE, loop, [Child])
     end.
 
-%% Anybody may send `?DETACHED', but only the table can detach a child.
+%% Any process may send `?DETACHED', but only the table can detach a child.
 is_detached(Child) ->
     unless_gone(fun proctab_nif:kept/2, [zone(Child), self()]) =:= undefined.
 

@@ -11,7 +11,7 @@
 %%      |                                    | start function, running/3            |
 %%      | <- {Alias, {result, Result}} ----- |                                     |
 %%      | <- {Alias, held} ----------------- |  another keeper was faster           |
-%%      | <- {Alias, Monitor, process, ...} - |  it was killed, or the zone stops    |
+%%      | <- {Alias, Monitor, process, ...}  |  it was killed, or the zone stops    |
 %%
 %% The tracker answers all others: callers that find the name held, and callbacks of the zone, whose
 %% waits it checks for cycles. It queues them until the start of a name, or the cleanup after its

@@ -1,9 +1,9 @@
 %% @private
-%% What the tracker of a zone knows of its registrars (`gen_tracker_registrar'), and of the rows
-%% that they give to keepers.
+%% The registrars (`gen_tracker_registrar') in the state of a zone's tracker, and the rows that they
+%% give to keepers.
 %%
-%% A registrar that was killed is replaced. Its successor adopts its rows, answers its callers, and
-%% is told again what the killed one may not have done.
+%% The tracker replaces a registrar that was killed. The successor adopts the rows, answers the
+%% callers, and gets the orders again that the killed one may not have carried out.
 %%
 %% When a request has to wait for a child of a registrar, the tracker starts a keeper, and tells the
 %% registrar to give it the row. All requests for that name wait for this keeper, until it has said

@@ -4,7 +4,8 @@
 %% Handlers of `telemetry' are foreign code: they may be slow, never return, or misbehave. So no
 %% process that the zone needs calls them:
 %%
-%%   keeper, tracker              emitter                        worker
+%%   keeper, registrar,
+%%   tracker, cluster process     emitter                        worker
 %%      | -- {event, Event} ------> |  queues at most ?LIMIT        |
 %%      |                           | -- {events, [Event]} -------> |  telemetry:execute/3
 %%      |                           | <- {ready, Worker} ---------- |

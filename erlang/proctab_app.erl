@@ -1,7 +1,7 @@
 %% @private
-%% The application. It has no processes of its own: zones and tables belong to those who start them.
-%% Its start fails if the native library cannot be used, and warns if a module is that of an
-%% original.
+%% The application. Its supervisor has no children: zones and tables belong to the processes that
+%% start them. The start fails if the native library cannot be used, and warns of a module that is
+%% that of an original.
 -module(proctab_app).
 
 -behaviour(application).

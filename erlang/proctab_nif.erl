@@ -437,10 +437,11 @@ index_page(_Zone, _Key, _From) -> erlang:nif_error(not_loaded).
 
 %%% The directory of a zone on several nodes
 
-%% @doc Makes a zone one of several nodes, and the caller its cluster process. Members that there
-%% were end. Returns the secret of its messages: those of {@link listen/1}, and `{Secret, {held,
-%% Name}}' when a name gets a child that does not run yet, and `{Secret, {free, Name}}' when it has
-%% lost its child, and may have another one. `cluster_shared/1' returns the term `Shared'.
+%% @doc Makes a zone one of several nodes, and the caller its cluster process. Ends all members of
+%% the directory. Returns the secret of its messages: those of {@link listen/1}, and
+%% `{Secret, {held, Name}}' when a name gets a child that does not run yet, and
+%% `{Secret, {free, Name}}' when it has lost its child, and may have another one.
+%% `cluster_shared/1' returns the term `Shared'.
 %%
 %% `{Secret, {copied, Name}}' says that an attribute of one of the keys `Copied' may have changed.
 %% The keys are those of the first call for a zone.
@@ -501,8 +502,8 @@ find_claim_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
 -spec best_claim(Zone :: atom(), Name :: term()) -> {node(), pid() | held} | undefined.
 best_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns who has a name, in any state: `own' is this zone, and a node another member. Returns
-%% `undefined' if none has it.
+%% @doc Returns the member that has a name, in any state: `own' is this zone, and a node another
+%% member. Returns `undefined' if none has it.
 -spec claim_owner(Zone :: atom(), Name :: term()) -> own | node() | undefined.
 claim_owner(_Zone, _Name) -> erlang:nif_error(not_loaded).
 

@@ -67,7 +67,7 @@ overview() ->
         usable => Usable
     }.
 
-%% @doc Returns what is to be said of the three modules.
+%% @doc Returns for each of the three modules which file is loaded, and advice.
 -spec check() -> [proctab:finding()].
 check() ->
     [check(Module) || Module <- ?MODULES].
