@@ -104,7 +104,7 @@ the_new_process_is_monitored_and_the_old_one_no_more(Config) ->
     One = with_keeper(Zone),
     Two = loose(start_link),
     Keeper = zones:keeper(Zone, ?NAME),
-    Ended = monitor(process, Keeper),
+    Ended = messages:monitor_now(Keeper),
     yes = re_register_name({Zone, ?NAME}, Two),
     {'DOWN', Ended, process, Keeper, shutdown} = await('DOWN'),
     wait:until(fun() -> process_info(One, monitored_by) =:= {monitored_by, []} end),

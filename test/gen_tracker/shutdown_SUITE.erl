@@ -8,7 +8,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(zones, [zone/1, beside/1]).
--import(messages, [await/1, await/2, taken/1]).
+-import(messages, [await/1, await/2, monitor_now/1, taken/1]).
 -import(callers, [ask/1, answer/1]).
 -import(tracked_child, [loose/1, spec/4]).
 
@@ -367,7 +367,7 @@ a_linked_helper_of_a_dead_child_exits_when_the_tracker_is_killed(_) ->
             wait:until(fun() ->
                 process_info(Tracker, message_queue_len) =/= {message_queue_len, 0}
             end),
-            Monitor = monitor(process, Helper),
+            Monitor = monitor_now(Helper),
             tracked_child:kill(Tracker),
             {'DOWN', Monitor, process, Helper, shutdown} = await('DOWN', Monitor)
         end

@@ -222,7 +222,7 @@ when_the_table_is_removed_a_running_cleanup_ends(_) ->
     receive
         {updating, Name, -1, Cleaner} -> ok
     end,
-    Monitor = monitor(process, Cleaner),
+    Monitor = messages:monitor_now(Cleaner),
     exit(Starter, kill),
     gone(Owner),
     receive

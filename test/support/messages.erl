@@ -1,7 +1,7 @@
-%% Messages to the test, found by their first elements.
+%% Messages to the test, found by their first elements, and monitors that send them.
 -module(messages).
 
--export([await/1, await/2, taken/1, flush/0]).
+-export([await/1, await/2, taken/1, flush/0, monitor_now/1]).
 
 %% Waits for a message with this first element, and returns it. Fails after ten seconds.
 await(Tag) ->
@@ -30,3 +30,11 @@ flush() ->
         _ -> flush()
     after 0 -> ok
     end.
+
+%% Monitors a process, and returns when the process knows it. The VM may delay the signal of
+%% `monitor/2`: if the test killed another process meanwhile, and this one died of that, its exit
+%% reason would be `noproc`.
+monitor_now(Pid) ->
+    Monitor = monitor(process, Pid),
+    true = demonitor(monitor(process, Pid), [flush]),
+    Monitor.
