@@ -25,7 +25,8 @@
     {"processes", bench_processes},
     {"growth", bench_growth},
     {"waits", bench_waits},
-    {"hold", bench_hold}
+    {"hold", bench_hold},
+    {"cluster", bench_cluster}
 ]).
 %% Sections that run only when they are named.
 -define(OTHERS, [{"scale", bench_scale}]).

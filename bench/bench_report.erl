@@ -156,6 +156,7 @@ title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
 title("hold") -> "How long a scheduler is held, 1,000,000 names";
+title("cluster") -> "A node joins another one that has 1,000,000 names";
 title("scale") -> "What doc/internals/scaling.md argues from".
 
 notes("memory") ->
@@ -195,7 +196,10 @@ notes("hold") ->
     "maxima, the longest seen is the largest. Slices: those of at least 1 ms that the VM "
     "reports (`long_schedule`), in whole milliseconds, including the time that the operating "
     "system takes away; 0 if there is none. Slices that are no longer than those of a process "
-    "that only computes say nothing about the library.\n\n".
+    "that only computes say nothing about the library.\n\n";
+notes("cluster") ->
+    "Two nodes of this machine, with one scheduler each. Slices as in the section before this one; "
+    "of 3 passes, the longest slice is the smallest of the maxima.\n\n".
 
 %% Returns a table for each mode, with the sides as columns, or, if there is only one side, one
 %% table with the modes as columns.

@@ -148,7 +148,23 @@ numbers(Rows, Shared) ->
         ),
         {"the longest native call on a table of 1,000,000 names", most, 1.0e6, ns, fun() ->
             longest_call(Rows)
-        end}
+        end},
+        figure(
+            "a node joins another one that has 1,000,000 names, until all are found",
+            10.0e9,
+            ns,
+            Rows,
+            "a node joins, until all names are found",
+            "time"
+        ),
+        figure(
+            "memory of a name of another node, resident",
+            250,
+            bytes,
+            Rows,
+            "a name of another node",
+            "resident"
+        )
     ].
 
 %% A ratio of a peer to proctab: the least of all operations and modes.

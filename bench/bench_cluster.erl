@@ -1,0 +1,206 @@
+%% A node joins another one that has a million names, and finds them; then that node ends. Both are
+%% nodes of this machine with one scheduler each, because the operating system then takes less of
+%% their time away. Names are inserted without processes.
+%%
+%% The node joins in several passes. The VM reports slices of 1 ms and more, as in `bench_hold`, so
+%% the longest slice is the smallest of the maxima of the passes. Two nodes that only compute for as
+%% long are the control.
+-module(bench_cluster).
+
+-export([groups/0, rows/2]).
+%% Called on the nodes.
+-export([start_zone/0, stop_zone/0, fill/1, found/1, resident/0, record/0, recorded/0, compute/1]).
+
+-define(ZONE, bench_cluster_zone).
+-define(NAMES, bench_data:scaled(1000000)).
+-define(PASSES, 3).
+-define(TIMEOUT, 600000).
+
+groups() ->
+    [#{group => cluster, sides => [proctab], vms => 1, processor => false, shared => false}].
+
+rows(cluster, [proctab]) ->
+    Nodes = [{Old, _}, {New, _}] = [start_node() || _ <- [1, 2]],
+    ok = call(Old, start_zone, []),
+    ok = call(Old, fill, [?NAMES]),
+    true = peer:call(New, net_kernel, connect_node, [element(2, hd(Nodes))]),
+    First = {Time, _, _, _} = join(Old, New),
+    Again = [begin ok = call(New, stop_zone, []), join(Old, New) end || _ <- tl(passes())],
+    {Times, Bytes, OnOld, OnNew} = lists:unzip4([First | Again]),
+    Control = [compute(Old, New, Time) || _ <- passes()],
+    Ended = ended(Old, New),
+    peer:stop(New),
+    lists:flatten([
+        row("a node joins, until all names are found", "time", "ns", Times),
+        row("a name of another node", "resident", "bytes", [hd(Bytes)]),
+        slices("a node joins: on that node", OnNew),
+        slices("a node joins: on the node with the names", OnOld),
+        slices("only computing on both nodes", lists:append(Control)),
+        Ended
+    ]).
+
+passes() ->
+    lists:seq(1, ?PASSES).
+
+start_node() ->
+    Paths = string:lexemes(os:getenv("BENCH_PATHS"), ":"),
+    {ok, Peer, Node} = peer:start_link(#{
+        name => peer:random_name(),
+        connection => standard_io,
+        wait_boot => 60000,
+        args => ["+S", "1", "+P", "1000000", "-pa" | Paths]
+    }),
+    {Peer, Node}.
+
+%% Returns the time, the bytes for each name, and the slices on both nodes.
+join(Old, New) ->
+    Before = call(New, resident, []),
+    [ok = call(Peer, record, []) || Peer <- [Old, New]],
+    {Time, ok} = bench_data:time(fun() ->
+        ok = call(New, start_zone, []),
+        until_found(New, ?NAMES)
+    end),
+    [OnOld, OnNew] = [call(Peer, recorded, []) || Peer <- [Old, New]],
+    {Time, (call(New, resident, []) - Before) / ?NAMES, OnOld, OnNew}.
+
+until_found(Peer, Count) ->
+    call(Peer, found, [Count]).
+
+%% Returns the slices of each node.
+compute(Old, New, Time) ->
+    End = round(Time / 1000000),
+    Monitors = [
+        spawn_monitor(fun() ->
+            ok = call(Peer, record, []),
+            ok = call(Peer, compute, [End]),
+            exit({slices, call(Peer, recorded, [])})
+        end)
+     || Peer <- [Old, New]
+    ],
+    [
+        receive
+            {'DOWN', Monitor, process, _, {slices, Slices}} -> Slices
+        end
+     || {_, Monitor} <- Monitors
+    ].
+
+%% The node with the names ends.
+ended(Old, New) ->
+    Before = call(New, resident, []),
+    ok = call(New, record, []),
+    peer:stop(Old),
+    {Time, ok} = bench_data:time(fun() -> until_found(New, 0) end),
+    {Free, ok} = bench_data:time(fun() ->
+        bench_data:until(fun() -> call(New, resident, []) < Before div 2 end)
+    end),
+    Label = "the node with the names ends",
+    [
+        row(Label ++ ", until none is found", "time", "ns", [Time]),
+        row(Label ++ ", until half of the memory is back", "time", "ns", [Time + Free]),
+        slices(Label ++ ": on the other node", [call(New, recorded, [])])
+    ].
+
+slices(Label, Passes) ->
+    Longest = [lists:max([0 | Slices]) || Slices <- Passes],
+    [
+        row(Label, "longest slice", "ns", [lists:min(Longest)]),
+        row(Label, "longest seen", "ns", [lists:max(Longest)])
+    ].
+
+row(Label, Mode, Unit, Figures) ->
+    bench_data:row(proctab, Label, Mode, Unit, Figures).
+
+call(Peer, Function, Arguments) ->
+    peer:call(Peer, ?MODULE, Function, Arguments, ?TIMEOUT).
+
+%%% On the nodes
+
+%% Starts the zone. Its tracker lives until `stop_zone/0`.
+start_zone() ->
+    {ok, _} = application:ensure_all_started(proctab),
+    Caller = self(),
+    Owner = spawn(fun() ->
+        true = register(?MODULE, self()),
+        {ok, Tracker} = gen_tracker:start_link(?ZONE, #{cluster => true}),
+        Caller ! {started, self()},
+        receive
+            stop -> ok = gen_server:stop(Tracker)
+        end
+    end),
+    receive
+        {started, Owner} -> ok
+    end.
+
+stop_zone() ->
+    Monitor = monitor(process, ?MODULE),
+    ?MODULE ! stop,
+    receive
+        {'DOWN', Monitor, process, _, normal} -> ok
+    end.
+
+%% Inserts names, and waits until the cluster process has claimed them.
+fill(Count) ->
+    Spec = {{bench_data, start_child, []}, temporary, 200, worker, []},
+    lists:foreach(
+        fun(N) ->
+            Name = bench_data:name(N),
+            true = proctab_nif:insert(
+                ?ZONE, Name, bench_data:keeper_pid(N), Spec, bench_data:child_pid(N)
+            )
+        end,
+        lists:seq(1, Count)
+    ),
+    {Cluster, _, _, _} = proctab_nif:cluster_shared(?ZONE),
+    until(fun() -> process_info(Cluster, message_queue_len) =:= {message_queue_len, 0} end).
+
+%% Waits until so many names are found in the cluster.
+found(Count) ->
+    until(fun() -> gen_tracker_cluster:count(?ZONE) =:= Count end).
+
+until(Condition) ->
+    case Condition() of
+        true ->
+            ok;
+        false ->
+            timer:sleep(20),
+            until(Condition)
+    end.
+
+%% Returns the resident memory without garbage of processes.
+resident() ->
+    lists:foreach(fun erlang:garbage_collect/1, processes()),
+    bench_data:resident().
+
+%% Records the slices of at least 1 ms that the VM reports, until `recorded/0`.
+record() ->
+    Recorder = spawn(fun() -> recorder([]) end),
+    true = register(bench_cluster_recorder, Recorder),
+    _ = erlang:system_monitor(Recorder, [{long_schedule, 1}]),
+    ok.
+
+%% Returns nanoseconds.
+recorded() ->
+    _ = erlang:system_monitor(undefined),
+    Monitor = monitor(process, bench_cluster_recorder),
+    bench_cluster_recorder ! stop,
+    receive
+        {'DOWN', Monitor, process, _, {slices, Slices}} -> Slices
+    end.
+
+recorder(Slices) ->
+    receive
+        {monitor, _, long_schedule, Info} ->
+            recorder([1000000 * proplists:get_value(timeout, Info) | Slices]);
+        stop ->
+            exit({slices, Slices})
+    end.
+
+%% Computes for so many milliseconds.
+compute(Milliseconds) ->
+    compute_until(erlang:monotonic_time(millisecond) + Milliseconds).
+
+compute_until(End) ->
+    case erlang:monotonic_time(millisecond) > End of
+        true -> ok;
+        false -> compute_until(End)
+    end.
