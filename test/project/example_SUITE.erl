@@ -174,7 +174,7 @@ start(Dir, Program, Args) ->
     open_port({spawn_executable, Program}, [
         {args, Args},
         {cd, Dir},
-        {env, [{"TERM", "dumb"}]},
+        {env, documents:environment()},
         exit_status,
         stderr_to_stdout,
         binary

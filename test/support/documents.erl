@@ -3,7 +3,7 @@
 
 -export([names/0, pages/0, text/1, links/1, anchors/1, mentioned/2]).
 -export([fences/1, blocks/1, kind/1, terms/1, fragments/1, steps/1]).
--export([repository/1, run/3, result/3, open_shell/4, type/2, close_shell/1]).
+-export([repository/1, environment/0, run/3, result/3, open_shell/4, type/2, close_shell/1]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -177,12 +177,17 @@ open(Dir, Env, Program, Args) ->
         [
             {args, Args},
             {cd, Dir},
-            {env, [{"TERM", "dumb"} | Env]},
+            {env, environment() ++ Env},
             exit_status,
             stderr_to_stdout,
             binary
         ]
     ).
+
+%% What differs from the environment of the tests for commands that a user runs. The gate runs these
+%% suites with a profile of rebar3.
+environment() ->
+    [{"TERM", "dumb"}, {"REBAR_PROFILE", false}].
 
 %% Types a step of a session, and compares the output. `/path/to/proctab` is replaced by the folder
 %% of this library.
