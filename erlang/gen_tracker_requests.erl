@@ -96,7 +96,9 @@
       | {adds, reference()}
         %% Found this child dead before the keeper did.
       | {after_death, pid()}
-        %% Came after another request had asked for the end of the child.
+        %% Found that the child has ended: what its keeper told of its start may still come.
+      | late
+      %% Came after another request had asked for the end of the child.
       | after_end.
 
 %% @doc Returns a set of requests without any.
@@ -225,9 +227,12 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             {nobody, Requests};
         {pending, _, Keeper, _} ->
             retry(Keeper, Request, Requests);
+        {launching, Pid, Keeper, _} ->
+            {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
+            wait(Own, waits, Request, Taking);
         {_, Pid, Keeper, _} ->
             {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
-            wait(Own, waits, Request, Taking)
+            wait(Own, late, Request, Taking)
     end.
 
 running(find_or_open, Pid) -> {ok, Pid};
@@ -561,7 +566,9 @@ claiming_no_more(Request) -> Request.
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
 
-role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
+role(Keeper, Role, #requests{stopping = Stopping})
+        when is_map_key(Keeper, Stopping), (Role =:= waits orelse Role =:= late) ->
+    after_end;
 role(_, Role, _) -> Role.
 
 add(Keeper, Role, Request, #requests{waiting = Waiting, monitors = Monitors} = Requests) ->
@@ -710,7 +717,8 @@ serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
         {reply, Reply} -> reply(Request, Reply), {Before, Requests};
         again when Request#request.kind =:= forget -> {Before, forget(Request, Requests)};
         again -> handle(Request, Before, Requests);
-        wait -> {Keeper, add(Keeper, Role, Request, Requests)}
+        wait -> {Keeper, add(Keeper, Role, Request, Requests)};
+        wait_on -> {Keeper, add(Keeper, waits, Request, Requests)}
     end.
 
 answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
@@ -718,6 +726,13 @@ answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
         %% The result of a start whose child is dead by now. The request waits for the next child.
         Pid -> wait;
         _ -> answer(waits, Request, Outcome)
+    end;
+answer(late, Request, {launched, Result} = Outcome) ->
+    Pid = started(Result),
+    case Pid =:= none orelse gen_tracker_keeper:is_alive(Pid) of
+        true -> answer(waits, Request, Outcome);
+        %% Perhaps the child whose end the caller has seen. If not, the next start is the answer.
+        false -> wait_on
     end;
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),

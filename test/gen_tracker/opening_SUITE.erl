@@ -29,6 +29,7 @@ all() ->
         an_unlinked_keeper_that_is_killed_is_replaced,
         a_keeper_that_gets_no_processor_is_waited_for,
         a_waiting_caller_is_answered_when_the_child_is_terminated,
+        a_caller_that_comes_after_a_death_does_not_get_the_dead_child,
         keepers_that_lost_the_name_leave_nothing
     ].
 
@@ -274,3 +275,37 @@ keepers_that_lost_the_name_leave_nothing(Config) ->
     ok = gen_tracker:wait(Zone),
     ?assertEqual({ok, Pid}, gen_tracker:find(Zone, name)),
     ?assertEqual([{name, Pid}], gen_tracker:fold(fun(N, P, L) -> [{N, P} | L] end, [], Zone)).
+
+%% The tracker reads the caller's request, and finds that the child has ended, before it reads what
+%% the keeper told of that child's start. So it is when the caller has ended the child that it had
+%% found just before.
+a_caller_that_comes_after_a_death_does_not_get_the_dead_child(Config) ->
+    Zone = zone(Config),
+    Spec = spec(name, permanent, 200, {start_gated, [self(), go]}),
+    Opening = ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+    {gated, Keeper} = await(gated),
+    Keeper ! go,
+    {answer, {ok, First}} = answer(Opening),
+    {started, First} = await(started),
+    _ = kill(First),
+    {gated, Keeper} = await(gated),
+    Tracker = whereis(Zone),
+    true = erlang:suspend_process(Tracker),
+    Late = ask(fun() -> gen_tracker:find_or_open(Zone, Spec) end),
+    queued(Tracker, 1),
+    Keeper ! go,
+    {started, Second} = await(started),
+    queued(Tracker, 2),
+    _ = kill(Second),
+    {gated, Keeper} = await(gated),
+    true = erlang:resume_process(Tracker),
+    queued(Tracker, 0),
+    Keeper ! go,
+    {started, Third} = await(started),
+    ?assertEqual({answer, {ok, Third}}, answer(Late)).
+
+%% Waits until so many messages are in the mailbox of a process.
+queued(Pid, Count) ->
+    wait:until(fun() ->
+        process_info(Pid, message_queue_len) =:= {message_queue_len, Count}
+    end).
