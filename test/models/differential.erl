@@ -439,6 +439,9 @@ play_once(Module, History, Terms) ->
         %% Callbacks that make a call: #{ChildId => {Kind, Pid, Monitor, Target, Function}}. The
         %% target is the child for which the call may wait, or `nobody`.
         calling => #{},
+        %% Starts that go on after their gate or call, until they report their end:
+        %% #{ChildId => {Kind, Pid, Monitor}}.
+        going => #{},
         %% When the end of a callback was requested that waits: #{ChildId => Milliseconds}.
         ending_since => #{},
         %% Whether the player has waited for a time limit during the operation.
@@ -687,14 +690,16 @@ open_gates(ChildIds, #{gates := Gates} = State) ->
     lists:foldl(fun open_gate/2, State, Waiting).
 
 open_gate(ChildId, #{gates := Gates} = State) ->
-    {{_, Pid, Monitor} = Gate, Rest} = maps:take(ChildId, Gates),
-    case demonitor(Monitor, [flush, info]) of
-        true ->
-            Pid ! go,
-            State#{gates := Rest};
-        false ->
-            count_killed(Gate, State#{gates := Rest})
-    end.
+    {{Kind, Pid, Monitor}, Rest} = maps:take(ChildId, Gates),
+    Pid ! go,
+    goes_on(ChildId, {Kind, Pid, Monitor}, State#{gates := Rest}).
+
+%% A start may be killed before it reports its end.
+goes_on(ChildId, {start, _, _} = Work, #{going := Going} = State) ->
+    State#{going := Going#{ChildId => Work}};
+goes_on(_, {_, _, Monitor}, State) ->
+    demonitor(Monitor, [flush]),
+    State.
 
 %% Counts a start that was killed, as it does not report that it ended.
 count_killed(Work, #{ended_starts := Ended} = State) when element(1, Work) =:= start ->
@@ -900,11 +905,13 @@ await_callbacks(Zone, #{gates := Gates, calling := Calling} = State) ->
     end.
 
 %% Removes the callbacks of a killed zone from the state. They have ended, some without a report.
-forget_zone(Zone, #{gates := Gates, calling := Calling, helpers := Helpers} = State) ->
+forget_zone(Zone, State) ->
+    #{gates := Gates, calling := Calling, going := Going, helpers := Helpers} = State,
     IsOther = fun(ChildId, _) -> not is_of(Zone, ChildId) end,
     Left = State#{
         gates := maps:filter(IsOther, Gates),
         calling := maps:filter(IsOther, Calling),
+        going := maps:filter(IsOther, Going),
         helpers := [Helper || Helper <- Helpers, not is_of(Zone, Helper)]
     },
     Left#{ended_starts := ets:lookup_element(?MODULE, starts, 2) - count_starting(Left)}.
@@ -1068,11 +1075,16 @@ handle_soon(#{index := Index} = State) ->
             #{until := {Index, Known}} -> Known;
             _ -> erlang:monotonic_time(millisecond) + ?HANG_TIMEOUT
         end,
-    erlang:monotonic_time(millisecond) < Until orelse throw({hangs, State}),
+    erlang:monotonic_time(millisecond) < Until orelse throw({hangs, unsettled(State)}),
     receive
         Message -> handle_message(Message, State#{until => {Index, Until}})
     after 1 -> State#{until => {Index, Until}}
     end.
+
+%% Adds what the zones look like, so that a failure says what did not settle.
+unsettled(#{module := Module} = State) ->
+    Zones = [{Zone, Module:which_children(Zone)} || Zone <- ?ZONES, is_running(Zone)],
+    State#{zones => Zones, starts => ets:lookup_element(?MODULE, starts, 2)}.
 
 %% Handles all messages that have come.
 handle_all(State) ->
@@ -1083,9 +1095,9 @@ handle_all(State) ->
 
 handle_message({report, {called, Zone, Name, _, _} = Report}, State) ->
     #{reports := Reports, calling := Calling} = State,
-    {{_, _, Monitor, _, _}, Rest} = maps:take({Zone, Name}, Calling),
-    demonitor(Monitor, [flush]),
-    State#{reports := [Report | Reports], calling := Rest};
+    {{Kind, Pid, Monitor, _, _}, Rest} = maps:take({Zone, Name}, Calling),
+    Called = State#{reports := [Report | Reports], calling := Rest},
+    goes_on({Zone, Name}, {Kind, Pid, Monitor}, Called);
 handle_message({report, Report}, #{reports := Reports} = State) ->
     handle_report(Report, State#{reports := [Report | Reports]});
 handle_message({gated, ChildId, Kind, Pid}, #{gates := Gates} = State) ->
@@ -1104,33 +1116,50 @@ handle_message({'DOWN', Monitor, process, _, Answer}, #{pending := Pending} = St
     #{log := Log} = State,
     {{Index, Function, _}, Rest} = maps:take(Monitor, Pending),
     State#{pending := Rest, log := Log#{{Index, answer} => {Function, Answer}}};
-handle_message({'DOWN', Monitor, process, _, _}, #{gates := Gates, calling := Calling} = State) ->
-    IsKilled = fun(_, Work) -> element(3, Work) =:= Monitor end,
-    IsOther = fun(_, Work) -> element(3, Work) =/= Monitor end,
-    Killed = maps:filter(IsKilled, Gates),
-    KilledCalling = maps:filter(IsKilled, Calling),
-    Left = State#{gates := maps:filter(IsOther, Gates), calling := maps:filter(IsOther, Calling)},
-    lists:foldl(fun count_killed/2, Left, maps:values(Killed) ++ maps:values(KilledCalling));
+handle_message({'DOWN', Monitor, process, _, _}, State) ->
+    lists:foldl(
+        fun(Where, Before) -> without_killed(Monitor, Where, Before) end,
+        State,
+        [gates, calling, going]
+    );
 handle_message({gen_tracker, Zone, Event}, #{events := Events, subscribed := Subscribed} = State) ->
     Updated = update_children(Zone, Event, Subscribed),
     State#{events := [{Zone, Event} | Events], subscribed := Updated};
 handle_message(_, State) ->
     State.
 
+%% Removes the callback that was killed, if it is here.
+without_killed(Monitor, Where, State) ->
+    Working = map_get(Where, State),
+    Killed = maps:filter(fun(_, Work) -> element(3, Work) =:= Monitor end, Working),
+    Left = State#{Where := maps:without(maps:keys(Killed), Working)},
+    lists:foldl(fun count_killed/2, Left, maps:values(Killed)).
+
 may_wait(Function) ->
     Waiting = [find_or_open, start_child, register_name, terminate_child, delete_child],
     lists:member(Function, Waiting).
 
-handle_report({started, Zone, Name, Nth, Pid}, #{ended_starts := Ended} = State) when is_pid(Pid) ->
-    identify(Pid, {child, Zone, Name, Nth}, State#{ended_starts := Ended + 1});
-handle_report({started, _, _, _, _}, #{ended_starts := Ended} = State) ->
-    State#{ended_starts := Ended + 1};
+handle_report({started, Zone, Name, Nth, Result}, State) ->
+    Ended = start_ended({Zone, Name}, State),
+    case is_pid(Result) of
+        true -> identify(Result, {child, Zone, Name, Nth}, Ended);
+        false -> Ended
+    end;
 handle_report({helper, Zone, Name, Nth, Pid}, #{helpers := Helpers} = State) ->
     identify(Pid, {helper, Zone, Name, Nth}, State#{helpers := [{Zone, Pid} | Helpers]});
 handle_report({fresh, Zone, Name, Nth, Pid}, State) ->
     identify(Pid, {fresh, Zone, Name, Nth}, State);
 handle_report(_, State) ->
     State.
+
+start_ended(ChildId, #{ended_starts := Ended, going := Going} = State) ->
+    case maps:take(ChildId, Going) of
+        {{start, _, Monitor}, Rest} ->
+            demonitor(Monitor, [flush]),
+            State#{ended_starts := Ended + 1, going := Rest};
+        error ->
+            State#{ended_starts := Ended + 1}
+    end.
 
 identify(Pid, As, #{pids := Pids} = State) ->
     State#{pids := Pids#{Pid => As}}.
