@@ -1122,6 +1122,8 @@ handle_info(Message, Tracker) ->
 
 received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
+received({Tag, mark, Mark}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:mark(Mark, Requests)};
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
 received({Tag, opened, Registrar, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->

@@ -15,7 +15,7 @@
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
--export([launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
+-export([mark/2, launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
@@ -66,6 +66,9 @@
     %% Where a request is that may end its wait by itself.
     places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
     next = 1 :: pos_integer(),
+    %% The last marks that the tracker has sent to itself, and received.
+    sent = 0 :: non_neg_integer(),
+    received = 0 :: non_neg_integer(),
     waits = gen_tracker_waits:new() :: gen_tracker_waits:waits(),
     %% The requests of callbacks that look up a name without a child.
     looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
@@ -96,8 +99,9 @@
       | {adds, reference()}
         %% Found this child dead before the keeper did.
       | {after_death, pid()}
-        %% Found that the child has ended: what its keeper told of its start may still come.
-      | late
+        %% Found that the child has ended. Until the tracker has received this mark, which it has sent
+      %% to itself then, it may still receive what the keeper told of that child's start.
+      | {late, Mark :: pos_integer()}
       %% Came after another request had asked for the end of the child.
       | after_end.
 
@@ -232,8 +236,19 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             wait(Own, waits, Request, Taking);
         {_, Pid, Keeper, _} ->
             {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
-            wait(Own, late, Request, Taking)
+            {Mark, Marked} = send_mark(Taking),
+            wait(Own, {late, Mark}, Request, Marked)
     end.
+
+send_mark(#requests{context = #{tag := Tag}, sent = Sent} = Requests) ->
+    Mark = Sent + 1,
+    self() ! {Tag, mark, Mark},
+    {Mark, Requests#requests{sent = Mark}}.
+
+%% @doc Notes that the tracker has received all messages that it had when it sent itself this mark.
+-spec mark(Mark :: pos_integer(), requests()) -> requests().
+mark(Mark, Requests) ->
+    Requests#requests{received = Mark}.
 
 running(find_or_open, Pid) -> {ok, Pid};
 running(_, Pid) -> {error, {already_started, Pid}}.
@@ -566,8 +581,8 @@ claiming_no_more(Request) -> Request.
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
 
-role(Keeper, Role, #requests{stopping = Stopping})
-        when is_map_key(Keeper, Stopping), (Role =:= waits orelse Role =:= late) ->
+role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
+role(Keeper, {late, _}, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) ->
     after_end;
 role(_, Role, _) -> Role.
 
@@ -712,13 +727,20 @@ serve(Keeper, Outcome, Requests) ->
     {_, Served} = lists:foldl(Serve, {nobody, Others}, Waited),
     Served.
 
+serve({{late, Mark}, Request}, Keeper, {launched, Result} = Outcome, {_, Requests} = Before) ->
+    case started(Result) of
+        %% The child whose end the request has found.
+        Pid when is_pid(Pid), Requests#requests.received < Mark ->
+            {Keeper, add(Keeper, waits, Request, Requests)};
+        _ ->
+            serve({waits, Request}, Keeper, Outcome, Before)
+    end;
 serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
     case answer(Role, Request, Outcome) of
         {reply, Reply} -> reply(Request, Reply), {Before, Requests};
         again when Request#request.kind =:= forget -> {Before, forget(Request, Requests)};
         again -> handle(Request, Before, Requests);
-        wait -> {Keeper, add(Keeper, Role, Request, Requests)};
-        wait_on -> {Keeper, add(Keeper, waits, Request, Requests)}
+        wait -> {Keeper, add(Keeper, Role, Request, Requests)}
     end.
 
 answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
@@ -726,13 +748,6 @@ answer({after_death, Pid}, Request, {_, Result} = Outcome) ->
         %% The result of a start whose child is dead by now. The request waits for the next child.
         Pid -> wait;
         _ -> answer(waits, Request, Outcome)
-    end;
-answer(late, Request, {launched, Result} = Outcome) ->
-    Pid = started(Result),
-    case Pid =:= none orelse gen_tracker_keeper:is_alive(Pid) of
-        true -> answer(waits, Request, Outcome);
-        %% Perhaps the child whose end the caller has seen. If not, the next start is the answer.
-        false -> wait_on
     end;
 answer({adds, Monitor}, #request{child = Child}, _) ->
     true = demonitor(Monitor, [flush]),
