@@ -99,10 +99,10 @@
       | {adds, reference()}
         %% Found this child dead before the keeper did.
       | {after_death, pid()}
-        %% Found that the child has ended. Until the tracker has received this mark, which it has sent
-      %% to itself then, it may still receive what the keeper told of that child's start.
+        %% Found that the child has ended, and sent this mark to the tracker itself. Until that has
+        %% received it, it may still receive what the keeper told of that child's start.
       | {late, Mark :: pos_integer()}
-      %% Came after another request had asked for the end of the child.
+        %% Came after another request had asked for the end of the child.
       | after_end.
 
 %% @doc Returns a set of requests without any.
