@@ -728,12 +728,14 @@ serve(Keeper, Outcome, Requests) ->
     Served.
 
 serve({{late, Mark}, Request}, Keeper, {launched, Result} = Outcome, {_, Requests} = Before) ->
-    case started(Result) of
-        %% The child whose end the request has found.
-        Pid when is_pid(Pid), Requests#requests.received < Mark ->
-            {Keeper, add(Keeper, waits, Request, Requests)};
-        _ ->
-            serve({waits, Request}, Keeper, Outcome, Before)
+    Child = started(Result),
+    %% A living child is the next one, which has come between the look at the row and the mark.
+    IsLast =
+        Requests#requests.received < Mark andalso Child =/= none andalso
+            not gen_tracker_keeper:is_alive(Child),
+    case IsLast of
+        true -> {Keeper, add(Keeper, waits, Request, Requests)};
+        false -> serve({waits, Request}, Keeper, Outcome, Before)
     end;
 serve({Role, Request}, Keeper, Outcome, {Before, Requests}) ->
     case answer(Role, Request, Outcome) of
