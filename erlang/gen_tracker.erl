@@ -670,8 +670,9 @@ lookup(Zone, Key, Value, From, Before) ->
 count(Zone, Key, Value) ->
     ?OR_BADARG(proctab_nif:count(Zone, Key, Value), [Zone, Key, Value]).
 
-%% @doc Returns all values of an indexed attribute that running children have, each with the number
-%% of these children, in any order. Raises `badarg' if the attribute is not indexed.
+%% @doc Returns all values of an indexed attribute that running children have, each once, with the
+%% number of these children, in any order. A child whose value is just being changed may count for
+%% both values. Raises `badarg' if the attribute is not indexed.
 -spec values(zone(), key()) -> [{value(), pos_integer()}].
 values(Zone, Key) ->
     ?OR_BADARG(values(Zone, Key, 0, []), [Zone, Key]).
@@ -683,7 +684,10 @@ values(Zone, Key, From, Before) ->
     values(Zone, Key, Next, Values).
 
 %% @doc Sends a message to all running children whose attribute has a value, as the caller would
-%% with `!', and returns their number. Raises `badarg' as {@link lookup/3} does.
+%% with `!', and returns their number. This counts a child that has just died, as `!' to a dead
+%% process does nothing. Children of other nodes are among them. Reads the index page by page and
+%% sends in between: if the zone ends meanwhile, returns how many children were sent the message.
+%% Raises `badarg' as {@link lookup/3} does.
 -spec publish(zone(), key(), value(), Message :: term()) -> non_neg_integer().
 publish(Zone, Key, Value, Message) ->
     First = ?OR_BADARG(

@@ -28,6 +28,7 @@ all() ->
     [
         a_remote_process_is_added_and_found,
         a_remote_process_is_registered_and_reached_by_its_name,
+        a_remote_process_is_found_by_a_value_and_receives_what_is_published,
         a_start_function_may_start_its_child_on_another_node,
         after_terminate_gets_the_reason_of_a_remote_child,
         a_permanent_remote_child_is_restarted,
@@ -128,6 +129,35 @@ a_remote_process_is_registered_and_reached_by_its_name(_) ->
         ?assertEqual(yes, gen_tracker:register_name({Zone, name}, Pid)),
         crash = tracked_child:stop(Pid, crash),
         free(Zone, name)
+    end).
+
+a_remote_process_is_found_by_a_value_and_receives_what_is_published(_) ->
+    with_peer(fun(Peer, Node) ->
+        {ok, _} = gen_tracker:start_link(a_zone, #{index => [room, {each, tags}]}),
+        Remote = on(Node),
+        Local = tracked_child:loose(start_link),
+        [
+            begin
+                yes = gen_tracker:register_name({a_zone, Pid}, Pid),
+                ok = gen_tracker:setattr(a_zone, Pid, #{room => 1, tags => [a, "b", a]})
+            end
+         || Pid <- [Remote, Local]
+        ],
+        Both = lists:sort([{Remote, Remote}, {Local, Local}]),
+        Message = {run, self(), fun erlang:node/0},
+        [
+            begin
+                ?assertEqual(Both, lists:sort(gen_tracker:lookup(a_zone, Key, Value))),
+                ?assertEqual(2, gen_tracker:publish(a_zone, Key, Value, Message)),
+                ?assertEqual({ran, Remote, Node}, await(ran, Remote)),
+                ?assertEqual({ran, Local, node()}, await(ran, Local))
+            end
+         || {Key, Value} <- [{room, 1}, {tags, "b"}]
+        ],
+        ok = peer:stop(Peer),
+        free(a_zone, Remote),
+        ?assertEqual(1, gen_tracker:publish(a_zone, room, 1, Message)),
+        ?assertEqual([{1, 1}], gen_tracker:values(a_zone, room))
     end).
 
 a_start_function_may_start_its_child_on_another_node(_) ->
