@@ -51,6 +51,7 @@ all() ->
         a_key_without_an_index_is_badarg,
         bad_indexes_are_badarg,
         an_index_ends_with_its_zone,
+        the_values_of_a_child_that_has_ended_are_freed,
         long_changes_leave_the_scheduler
     ].
 
@@ -753,6 +754,41 @@ an_index_ends_with_its_zone(_) ->
     zones:stop_zone(Zone),
     {ok, _} = gen_tracker:start_link(Zone, #{index => [key]}),
     ?assertEqual([], gen_tracker:lookup(Zone, key, 1)).
+
+%% Large values are freed at once, although the row waits until it is freed with others. The tuple
+%% is stored as a copy, whose binary shows when it is freed.
+the_values_of_a_child_that_has_ended_are_freed(_) ->
+    Zone = zone([key, {each, list}]),
+    Size = 20000000,
+    Ways = [
+        fun(Child) -> normal = stop(Child, normal) end,
+        fun tracked_child:kill/1,
+        fun(_) -> ok = supervisor:terminate_child(Zone, name) end,
+        fun(_) -> ok = gen_tracker:unregister_name({Zone, name}) end
+    ],
+    Registered = fun() ->
+        Child = tracked_child:loose(start_link),
+        yes = gen_tracker:register_name({Zone, name}, Child),
+        Child
+    end,
+    [
+        begin
+            Before = erlang:memory(binary),
+            Child = Start(),
+            callers:apart(fun() ->
+                Value = {make_ref(), <<0:Size/unit:8>>},
+                ok = gen_tracker:setattr(Zone, name, #{key => Value, list => [Value]})
+            end),
+            ?assert(erlang:memory(binary) > Before + Size div 2),
+            End(Child),
+            wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end),
+            wait:until(fun() -> erlang:memory(binary) < Before + Size div 2 end),
+            _ = tracked_child:kill(Child)
+        end
+     || {Start, End} <-
+            [{fun() -> open(Zone, name) end, End} || End <- lists:droplast(Ways)] ++
+            [{Registered, End} || End <- Ways]
+    ].
 
 %% Each change removes or adds thousands of elements, and is made once.
 long_changes_leave_the_scheduler(_) ->
