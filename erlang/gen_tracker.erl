@@ -100,6 +100,8 @@
 %% After how long the tracker retries what failed because the VM had no free process, in
 %% milliseconds.
 -define(LIMIT_INTERVAL, 100).
+%% How long another node may take to say whether a process is alive, in milliseconds.
+-define(ANSWER_TIMEOUT, 5000).
 
 -record(tracker, {
     zone :: zone(),
@@ -670,8 +672,9 @@ lookup(Zone, Key, Value, From, Before) ->
 count(Zone, Key, Value) ->
     ?OR_BADARG(proctab_nif:count(Zone, Key, Value), [Zone, Key, Value]).
 
-%% @doc Returns all values of an indexed attribute that running children have, each with the number
-%% of these children, in any order. Raises `badarg' if the attribute is not indexed.
+%% @doc Returns all values of an indexed attribute that running children have, each once, with the
+%% number of these children, in any order. A child whose value is just being changed may count for
+%% both values. Raises `badarg' if the attribute is not indexed.
 -spec values(zone(), key()) -> [{value(), pos_integer()}].
 values(Zone, Key) ->
     ?OR_BADARG(values(Zone, Key, 0, []), [Zone, Key]).
@@ -683,7 +686,10 @@ values(Zone, Key, From, Before) ->
     values(Zone, Key, Next, Values).
 
 %% @doc Sends a message to all running children whose attribute has a value, as the caller would
-%% with `!', and returns their number. Raises `badarg' as {@link lookup/3} does.
+%% with `!', and returns their number. This counts a child that has just died, as `!' to a dead
+%% process does nothing. Children of other nodes are among them. Reads the index page by page and
+%% sends in between: if the zone ends meanwhile, returns how many children were sent the message.
+%% Raises `badarg' as {@link lookup/3} does.
 -spec publish(zone(), key(), value(), Message :: term()) -> non_neg_integer().
 publish(Zone, Key, Value, Message) ->
     First = ?OR_BADARG(
@@ -770,11 +776,13 @@ register_name(ViaName, Pid) ->
 %% the process has the name.
 %%
 %% Returns `no' for a dead process, if the child of that name has a start function, and for the
-%% errors of {@link register_name/2}, as which this waits for starts and cleanups.
+%% errors of {@link register_name/2}, as which this waits for starts and cleanups. Asks the other
+%% node whether a process of another node is alive, and returns `no' if that does not answer within
+%% five seconds.
 -spec re_register_name(via_name(), pid()) -> yes | no.
 re_register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     _ = ?OR_BADARG(proctab_nif:count(Zone), [{Zone, Name}, Pid]),
-    IsAlive = gen_tracker_keeper:is_alive(Pid),
+    IsAlive = is_alive(Pid),
     Register = fun() -> register_child(re_register, Zone, Name, Pid) end,
     case ?OR_BADARG(IsAlive andalso Register(), [{Zone, Name}, Pid]) of
         false -> no;
@@ -783,6 +791,15 @@ re_register_name({Zone, Name}, Pid) when is_pid(Pid), is_atom(Zone) ->
     end;
 re_register_name(ViaName, Pid) ->
     ?BADARG([ViaName, Pid]).
+
+is_alive(Pid) when node(Pid) =:= node() ->
+    gen_tracker_keeper:is_alive(Pid);
+is_alive(Pid) ->
+    try
+        erpc:call(node(Pid), erlang, is_process_alive, [Pid], ?ANSWER_TIMEOUT)
+    catch
+        error:{erpc, _} -> false
+    end.
 
 %% Unlike an addition, this waits while another child of that name is being started: OTP asks for
 %% the pid of the other process after a `no'.

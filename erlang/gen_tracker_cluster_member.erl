@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, drain/1, lost/2, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, subscribers/0, drain/1, lost/2, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -151,6 +151,23 @@ subscribe(Process) ->
 unsubscribe(Process) ->
     gen_server:call(Process, unsubscribe, infinity).
 
+%% @doc Returns the subscribers of all zones on several nodes, by the tracker of each. Sends no
+%% message.
+-spec subscribers() -> #{Tracker :: pid() | none | undefined => [Subscriber :: pid()]}.
+subscribers() ->
+    maps:from_list([
+        {ets:info(Table, heir), subscribers(Table)}
+     || Table <- ets:all(), ets:info(Table, name) =:= ?MODULE
+    ]).
+
+subscribers(Table) ->
+    try
+        [Pid || [Pid] <- ets:match(Table, {{subscriber, '$1'}})]
+    catch
+        %% The table has gone meanwhile.
+        error:badarg -> []
+    end.
+
 %% @doc Makes the member accept no more starts, and returns when it has no children.
 -spec drain(pid()) -> ok.
 drain(Process) ->
@@ -160,7 +177,7 @@ drain(Process) ->
 %% ended. The tracker has inherited the table.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
 lost(Zone, Table) ->
-    Subscribers = [Pid || {{subscriber, Pid}} <- ets:tab2list(Table)],
+    Subscribers = subscribers(Table),
     true = ets:delete(Table),
     lists:foreach(fun(Pid) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end, Subscribers).
 

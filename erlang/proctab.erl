@@ -54,8 +54,9 @@
 %% queue. `children' counts the children in all states: a `pending' child waits for the next attempt
 %% to restart it, a `restarting' one is being restarted. `without_child' counts the names that have
 %% attributes but no child, and `attributes' the attributes of all names. `subscribers' counts the
-%% subscribers of this node, and `subscriber_queue_len' is the length of the longest message queue
-%% of one.
+%% processes of this node that have subscribed to events, by `gen_tracker' or by
+%% `gen_tracker_cluster', and `subscriber_queue_len' is the length of the longest message queue of
+%% one.
 %%
 %% `memory' is in bytes: an estimate of what the table holds for the names, with child specs,
 %% attributes and indexes, but not of the memory of the processes. Memory that several names share,
@@ -127,8 +128,8 @@
     | {Reason :: term(), {original_not_put_back, Why :: term()}}
     | term().
 
-%% @doc Prints all zones and all tables of processes, with the figures of {@link info/0}, to the
-%% group leader of the caller. Memory is in bytes.
+%% @doc Prints all zones and all tables of processes, each with the most important figures of {@link
+%% info/0}, to the group leader of the caller. Memory is in bytes.
 -spec i() -> ok.
 i() ->
     proctab_view:print_all().

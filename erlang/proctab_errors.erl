@@ -211,13 +211,8 @@ max_children(#{max_children := Most}) when Most =/= infinity, not is_integer(Mos
 max_children(_) ->
     none.
 
-index(#{index := Index}) ->
-    case proper_list(Index) of
-        none -> index_keys([indexed(Key) || Key <- Index]);
-        _ -> "the option index is not a proper list"
-    end;
-index(_) ->
-    none.
+index(#{index := Keys}) -> keys(index, Keys);
+index(_) -> none.
 
 cluster(#{cluster := Cluster}) when is_map(Cluster) ->
     case maps:to_list(maps:without([copied, conflict, unique], Cluster)) of
@@ -233,44 +228,68 @@ cluster(#{cluster := Cluster}) when not is_boolean(Cluster) ->
 cluster(_) ->
     none.
 
-cluster_option(#{copied := Copied}) when not is_list(Copied) ->
-    "the option copied is not a list";
 cluster_option(#{conflict := Conflict})
         when not is_tuple(Conflict); tuple_size(Conflict) =/= 2;
              not is_atom(element(1, Conflict)); not is_atom(element(2, Conflict)) ->
     "the option conflict is not {Module, Function}";
 cluster_option(#{unique := Unique}) when Unique =/= home, Unique =/= lock ->
     "the option unique is neither home nor lock";
+cluster_option(#{copied := Keys}) ->
+    keys(copied, Keys);
 cluster_option(_) ->
     none.
 
-index_keys(Keys) when length(Keys) > ?MAX_INDEXES ->
-    io_lib:format("the option index has more than ~b keys", [?MAX_INDEXES]);
-index_keys(Keys) ->
-    case map_size(maps:from_keys(Keys, [])) =:= length(Keys) of
-        true -> none;
-        false -> "the option index has the same key twice"
+%% The keys in an option, as `proctab_nif:check_keys/1' wants them.
+keys(Option, Keys) ->
+    case proper_list(Keys) of
+        none ->
+            Indexed = [indexed(Key) || Key <- Keys],
+            case {length(Keys) > ?MAX_INDEXES, map_size(maps:from_keys(Indexed, []))} of
+                {true, _} ->
+                    io_lib:format("the option ~s has more than ~b keys", [Option, ?MAX_INDEXES]);
+                {false, Different} when Different < length(Keys) ->
+                    io_lib:format("the option ~s has the same key twice", [Option]);
+                _ ->
+                    none
+            end;
+        _ ->
+            io_lib:format("the option ~s is not a proper list", [Option])
     end.
 
 indexed({each, Key}) -> Key;
 indexed(Key) -> Key.
 
 child(_, {_, Pid, worker, _}) when not is_pid(Pid) -> "not a pid";
-child(Zone, {_, Pid, worker, _}) -> not_own_tracker(Zone, Pid);
+child(Server, {_, Pid, worker, _}) -> not_own(local_zone(Server), Pid);
 child(_, {Pid, {_, _, _, _, worker, _}}) when not is_pid(Pid) -> "not a pid";
-child(Zone, {Pid, {_, _, _, _, worker, _} = Spec}) ->
+child(Server, {Pid, {_, _, _, _, worker, _} = Spec}) ->
     case spec(Spec) of
-        none -> not_own_tracker(Zone, Pid);
+        none -> not_own(local_zone(Server), Pid);
         Text -> Text
     end;
 child(_, _) -> "neither {Name, Pid, worker, Modules} nor {Pid, Spec} of a worker".
 
-not_own_tracker(Zone, Pid) ->
-    try proctab_nif:owner(Zone) of
-        Pid -> "the tracker of the zone itself";
-        _ -> none
+local_zone(Tracker) when is_pid(Tracker) ->
+    hd([Zone || {zone, Zone, Owner} <- proctab_nif:tables(), Owner =:= Tracker] ++ [undefined]);
+local_zone({Zone, Node}) when Node =:= node() ->
+    Zone;
+local_zone(Zone) ->
+    Zone.
+
+not_own(Zone, Pid) ->
+    try {proctab_nif:owner(Zone), proctab_nif:is_own(Zone, Pid) orelse is_cluster(Zone, Pid)} of
+        {Pid, _} -> "the tracker of the zone itself";
+        {_, true} -> "a process of the zone itself";
+        {_, false} -> none
     catch
         error:badarg -> none
+    end.
+
+is_cluster(Zone, Pid) ->
+    try proctab_nif:cluster_shared(Zone) of
+        {Process, _, _, _} -> Process =:= Pid
+    catch
+        error:badarg -> false
     end.
 
 spec(Spec) ->
@@ -386,5 +405,5 @@ filter(_) -> "not {name, Name}".
 pid(Pid) when is_pid(Pid) -> none;
 pid(_) -> "not a pid".
 
-pid_to_register({Zone, _}, Pid) when is_pid(Pid) -> not_own_tracker(Zone, Pid);
+pid_to_register({Zone, _}, Pid) when is_pid(Pid) -> not_own(Zone, Pid);
 pid_to_register(_, Pid) -> pid(Pid).

@@ -27,7 +27,7 @@
 -spec info() -> proctab:info().
 info() ->
     Tables = lists:sort(proctab_nif:tables()),
-    Subscribers = gen_tracker_events:subscribers(),
+    Subscribers = all_subscribers(),
     Zones = [
         Info
      || {zone, Zone, Owner} <- Tables,
@@ -43,7 +43,7 @@ info() ->
 %% @doc Returns the figures of a zone.
 -spec info(gen_tracker:zone()) -> {ok, proctab:zone_info()} | ended.
 info(Zone) ->
-    Subscribers = gen_tracker_events:subscribers(),
+    Subscribers = all_subscribers(),
     with_owner(Zone, fun(Owner) -> zone_info(Zone, Owner, Subscribers) end).
 
 with_owner(Zone, Fun) ->
@@ -110,6 +110,13 @@ index_sizes(Zone, Key, From, {Values, Places, Bytes}) ->
 
 key_of({each, Key}) -> Key;
 key_of(Key) -> Key.
+
+%% The subscribers of all zones by their trackers, those of `gen_tracker' and of
+%% `gen_tracker_cluster'. A process that has subscribed by both is there once.
+all_subscribers() ->
+    Both = fun(_, Some, Others) -> lists:usort(Some ++ Others) end,
+    OfClusters = gen_tracker_cluster_member:subscribers(),
+    maps:merge_with(Both, gen_tracker_events:subscribers(), OfClusters).
 
 %% The subscribers of a zone on this node, with the lengths of their message queues.
 queues(Tracker, Subscribers) ->
@@ -351,7 +358,7 @@ indexes(Zone, #{indexes := Indexes}) ->
 
 %% The subscribers with the longest message queues.
 subscribers(#{owner := Owner}) ->
-    case queues(Owner, gen_tracker_events:subscribers()) of
+    case queues(Owner, all_subscribers()) of
         [] ->
             [];
         Queues ->
@@ -361,7 +368,7 @@ subscribers(#{owner := Owner}) ->
 
 figures(#{name := Name, owner := Owner, children := Children, states := States} = Info) ->
     #{without_child := WithoutChild, attributes := Attributes} = Info,
-    #{memory := Memory, message_queue_len := QueueLength} = Info,
+    #{memory := Memory, message_queue_len := QueueLength, subscribers := Subscribers} = Info,
     Counts = lists:sort(maps:to_list(States)),
     [["zone", {name, Name}], ["owner", {pid, Owner}], ["children", Children]] ++
         [["  " ++ atom_to_list(State), Count] || {State, Count} <- Counts] ++
@@ -369,7 +376,8 @@ figures(#{name := Name, owner := Owner, children := Children, states := States} 
             ["names without child", WithoutChild],
             ["attributes", Attributes],
             ["bytes", Memory],
-            ["queue", QueueLength]
+            ["queue", QueueLength],
+            ["subscribers", Subscribers]
         ].
 
 with_total([_, _ | Headers] = Header, Rows) ->

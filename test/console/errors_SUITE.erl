@@ -20,6 +20,7 @@ all() ->
         the_shell_prints_why_an_argument_is_bad,
         the_reason_is_known_after_the_zone_has_ended,
         a_bad_argument_of_a_via_function_is_named,
+        a_process_of_the_zone_itself_is_named,
         a_bad_argument_of_start_link_is_named,
         a_key_without_an_index_is_named,
         a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed,
@@ -143,6 +144,41 @@ a_bad_argument_of_a_via_function_is_named(Config) ->
     [2] = named(re_register_name, [{Zone, name}, name]),
     [2] = named(re_register_name, [{Zone, name}, whereis(Zone)]).
 
+%% It can be no child of the zone.
+a_process_of_the_zone_itself_is_named(Config) ->
+    process_flag(trap_exit, true),
+    Zone = zone(Config),
+    Tracker = whereis(Zone),
+    {ok, _} = gen_tracker:subscribe(Zone),
+    Spec = {name, {tracked_child, start_link, [self()]}, temporary, 200, worker, []},
+    [
+        begin
+            Calls = [
+                {register_name, [{Zone, name}, Pid]},
+                {re_register_name, [{Zone, name}, Pid]},
+                {add_existing_child, [Zone, {name, Pid, worker, []}]},
+                {add_existing_child, [Zone, {Pid, Spec}]},
+                {add_existing_child, [Tracker, {name, Pid, worker, []}]},
+                {add_existing_child, [{Zone, node()}, {name, Pid, worker, []}]}
+            ],
+            [
+                begin
+                    Printed = printed(Function, Arguments),
+                    ?assertNotEqual(nomatch, string:find(Printed, Text), Printed)
+                end
+             || {Function, Arguments} <- Calls
+            ]
+        end
+     || {Pid, Text} <- [
+            {Tracker, "argument 2: the tracker of the zone itself"}
+            | [{Pid, "argument 2: a process of the zone itself"} || Pid <- zones:beside(Zone)]
+        ]
+    ],
+    {ok, _} = gen_tracker:start_link(several, #{cluster => true}),
+    {Process, _, _, _} = proctab_nif:cluster_shared(several),
+    [2] = named(add_existing_child, [several, {name, Process, worker, []}]),
+    ok = gen_server:stop(several).
+
 a_bad_argument_of_start_link_is_named(_) ->
     [1] = named(start_link, ["zone", #{}]),
     [2] = named(start_link, [not_running, []]),
@@ -177,7 +213,16 @@ a_key_without_an_index_is_named(Config) ->
     Says(n, "the option index is not a proper list"),
     Says([n | url], "the option index is not a proper list"),
     Says([n, {each, n}], "the option index has the same key twice"),
-    Says(lists:seq(1, 65), "the option index has more than 64 keys").
+    Says(lists:seq(1, 65), "the option index has more than 64 keys"),
+    SaysOfCopied = fun(Copied, Text) ->
+        Options = #{cluster => #{copied => Copied}},
+        Printed = printed(start_link, [not_running, Options]),
+        ?assertNotEqual({nomatch, Printed}, {string:find(Printed, Text), Printed})
+    end,
+    SaysOfCopied(n, "argument 2: the option copied is not a proper list"),
+    SaysOfCopied([n | url], "argument 2: the option copied is not a proper list"),
+    SaysOfCopied([n, n], "argument 2: the option copied has the same key twice"),
+    SaysOfCopied(lists:seq(1, 65), "argument 2: the option copied has more than 64 keys").
 
 a_bad_argument_of_fold_is_named_and_an_error_of_its_fun_is_not_changed(Config) ->
     Zone = zone(Config),

@@ -30,6 +30,7 @@ all() ->
         names_without_a_child_are_listed,
         indexes_are_counted_with_their_memory,
         subscribers_and_their_longest_queue_are_counted,
+        subscribers_of_a_zone_on_several_nodes_are_counted,
         memory_grows_with_attributes_and_shrinks_without_them,
         waiting_requests_are_counted,
         processes_and_names_of_a_tracker_are_counted,
@@ -237,6 +238,26 @@ subscribers_and_their_longest_queue_are_counted(_) ->
     [Pid ! done || {process, Pid} <- Monitors],
     {answer, ok} = answer(Subscriber),
     eventually(fun() -> maps:get(subscribers, proctab:info(Zone)) =:= 1 end).
+
+%% A process that has subscribed by both modules is one subscriber.
+subscribers_of_a_zone_on_several_nodes_are_counted(_) ->
+    Zone = ?FUNCTION_NAME,
+    {ok, _} = gen_tracker:start_link(Zone, #{cluster => true}),
+    {ok, []} = callers:apart(fun() -> gen_tracker_cluster:subscribe(Zone) end),
+    {ok, []} = gen_tracker_cluster:subscribe(Zone),
+    eventually(fun() -> maps:get(subscribers, proctab:info(Zone)) =:= 1 end),
+    _ = [open(Zone, Name) || Name <- lists:seq(1, 20)],
+    eventually(fun() -> maps:get(subscriber_queue_len, proctab:info(Zone)) =:= 20 end),
+    {ok, [_ | _]} = gen_tracker:subscribe(Zone),
+    ?assertMatch(#{subscribers := 1}, proctab:info(Zone)),
+    {ok, Lines} = printed(fun() -> proctab:i(Zone) end),
+    ?assertMatch([_, [_, [_, "20"]], _], [
+        [printout:texts(Line) || Line <- Table]
+     || Table <- printout:tables(Lines)
+    ]),
+    ok = gen_tracker_cluster:unsubscribe(Zone),
+    ok = gen_tracker:unsubscribe(Zone),
+    ?assertMatch(#{subscribers := 0, subscriber_queue_len := 0}, proctab:info(Zone)).
 
 memory_grows_with_attributes_and_shrinks_without_them(_) ->
     Zone = zone(?FUNCTION_NAME),

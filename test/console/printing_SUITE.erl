@@ -118,7 +118,8 @@ i_of_a_zone_prints_its_figures(_) ->
         {"names without child", 1},
         {"attributes", 3},
         {"bytes", Memory},
-        {"queue", 0}
+        {"queue", 0},
+        {"subscribers", 0}
     ],
     ?assertEqual(
         [["zone", atom_to_list(Zone)], ["owner", pid_to_list(whereis(Zone))]] ++

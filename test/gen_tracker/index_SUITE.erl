@@ -21,6 +21,7 @@ all() ->
         of_two_values_of_one_key_the_later_one_counts,
         counters_of_any_size_are_found,
         every_kind_of_term_is_a_value,
+        every_kind_of_term_is_compared_with_the_value,
         two_values_are_the_same_when_they_are_identical,
         each_element_of_a_proper_list_is_a_value_once,
         only_proper_lists_have_elements,
@@ -43,10 +44,14 @@ all() ->
         a_value_that_all_children_have_is_found_in_pages,
         values_are_those_that_somebody_has,
         publish_sends_to_all_that_have_the_value,
+        published_messages_arrive_in_the_order_in_which_the_caller_sends,
+        publish_counts_a_child_whose_death_was_not_noticed,
+        publish_while_the_zone_ends_returns_how_many_it_has_reached,
         lookups_send_no_message,
         a_key_without_an_index_is_badarg,
         bad_indexes_are_badarg,
         an_index_ends_with_its_zone,
+        the_values_of_a_child_that_has_ended_are_freed,
         long_changes_leave_the_scheduler
     ].
 
@@ -145,20 +150,46 @@ every_kind_of_term_is_a_value(_) ->
             ok = gen_tracker:setattr(Zone, name, #{key => Value, list => [Value]}),
             [
                 begin
-                    ?assertEqual([{name, Child}], gen_tracker:lookup(Zone, Key, Value)),
-                    ?assertEqual(1, gen_tracker:count(Zone, Key, Value)),
+                    ?assertEqual([{name, Child}], gen_tracker:lookup(Zone, Key, Sought)),
+                    ?assertEqual(1, gen_tracker:count(Zone, Key, Sought)),
                     [{Given, 1}] = gen_tracker:values(Zone, Key),
                     ?assert(Given =:= Value)
                 end
-             || Key <- [key, list]
+             || Key <- [key, list], Sought <- [Value, copy(Value)]
             ]
         end
      || Value <- terms()
     ].
 
+%% A lookup reads the value itself if the child is of another node. The table alone: the tracker
+%% would notice that the node does not exist.
+every_kind_of_term_is_compared_with_the_value(_) ->
+    Zone = ?FUNCTION_NAME,
+    _ = proctab_nif:zone_open(Zone, shared, [key, {each, list}], infinity),
+    Pid = external_pid(),
+    true = proctab_nif:insert(Zone, name, self(), spec, Pid),
+    [
+        begin
+            ok = gen_tracker:setattr(Zone, name, #{key => Value, list => [first, Value, last]}),
+            [
+                ?assertEqual([{name, Pid}], gen_tracker:lookup(Zone, Key, copy(Value)), Value)
+             || Key <- [key, list]
+            ],
+            ok = gen_tracker:setattr(Zone, name, #{key => other, list => [first, last]}),
+            [?assertEqual([], gen_tracker:lookup(Zone, Key, Value)) || Key <- [key, list]]
+        end
+     || Value <- terms()
+    ],
+    ok = proctab_nif:zone_close(Zone).
+
+%% An equal term that shares nothing with this one.
+copy(Term) ->
+    binary_to_term(term_to_binary(Term)).
+
 terms() ->
     Large = binary:copy(<<"large">>, 20000),
-    <<_, Part:300/binary, _/binary>> = Large,
+    <<_, Part:300/binary, Middle:1000/binary, Long:5000/binary, _/binary>> = Large,
+    <<_:3, Unaligned:700/binary, _/bits>> = Large,
     [
         atom,
         [],
@@ -181,11 +212,19 @@ terms() ->
         <<1:3>>,
         Large,
         Part,
+        Middle,
+        Long,
+        Unaligned,
+        {Middle, [Long | Unaligned]},
+        {-0.0, Large},
         "list",
         [improper | list],
+        [[0.0 | -0.0], make_ref() | #{-0.0 => <<1:1>>}],
+        atomics:new(1, []),
         {tuple, [1, {2}]},
         #{key => value},
         maps:from_list([{N, N} || N <- lists:seq(1, 100)]),
+        maps:from_list([{N, -0.0} || N <- lists:seq(1, 100)]),
         lists:seq(1, 3000),
         external_pid()
     ].
@@ -598,6 +637,57 @@ publish_sends_to_all_that_have_the_value(_) ->
     [{got, Pid, {hello, [Test]}} = await(got, Pid) || Pid <- Receivers],
     ?assertEqual([], taken(got)).
 
+published_messages_arrive_in_the_order_in_which_the_caller_sends(_) ->
+    Zone = zone([key]),
+    yes = gen_tracker:register_name({Zone, name}, self()),
+    ok = gen_tracker:setattr(Zone, name, key, 1),
+    [
+        begin
+            1 = gen_tracker:publish(Zone, key, 1, {ordered, Number}),
+            self() ! {ordered, Number + 1}
+        end
+     || Number <- [1, 3, 5]
+    ],
+    ?assertEqual([{ordered, Number} || Number <- lists:seq(1, 6)], taken(ordered)),
+    ok = gen_tracker:unregister_name({Zone, name}).
+
+%% As `!' to a dead process, it does not fail.
+publish_counts_a_child_whose_death_was_not_noticed(_) ->
+    Zone = zone([key]),
+    [ok = set(open(Zone, Name), Zone, Name, key, 1) || Name <- [one, two]],
+    Keeper = zones:keeper(Zone, one),
+    true = erlang:suspend_process(Keeper),
+    {ok, One} = gen_tracker:find(Zone, one),
+    _ = tracked_child:kill(One),
+    ?assertEqual(2, gen_tracker:publish(Zone, key, 1, {run, self(), fun() -> published end})),
+    {ok, Two} = gen_tracker:find(Zone, two),
+    ?assertEqual({ran, Two, published}, await(ran)),
+    true = erlang:resume_process(Keeper),
+    forgotten(Zone, one),
+    ?assertEqual(1, gen_tracker:publish(Zone, key, 1, hello)).
+
+%% The owner of the table is killed when the first of many pages is being sent.
+publish_while_the_zone_ends_returns_how_many_it_has_reached(_) ->
+    Zone = ?FUNCTION_NAME,
+    Test = self(),
+    Owner = spawn(fun() ->
+        _ = proctab_nif:zone_open(Zone, shared, [key], infinity),
+        Test ! {opened, self()},
+        timer:sleep(infinity)
+    end),
+    {opened, Owner} = await(opened),
+    _ = many(Zone, 10000),
+    Killer = spawn(fun() ->
+        receive
+            {trace, Test, send, {published}, _} -> exit(Owner, kill)
+        end
+    end),
+    1 = erlang:trace(Test, true, [send, {tracer, Killer}]),
+    Sent = gen_tracker:publish(Zone, key, same, {published}),
+    ?assert(Sent < 10000, Sent),
+    ?assertEqual(Sent, length(taken(published))),
+    ?assertError(badarg, gen_tracker:publish(Zone, key, same, {published})).
+
 lookups_send_no_message(_) ->
     Zone = zone([key]),
     ok = set(open(Zone, name), Zone, name, key, 1),
@@ -664,6 +754,41 @@ an_index_ends_with_its_zone(_) ->
     zones:stop_zone(Zone),
     {ok, _} = gen_tracker:start_link(Zone, #{index => [key]}),
     ?assertEqual([], gen_tracker:lookup(Zone, key, 1)).
+
+%% Large values are freed at once, although the row waits until it is freed with others. The tuple
+%% is stored as a copy, whose binary shows when it is freed.
+the_values_of_a_child_that_has_ended_are_freed(_) ->
+    Zone = zone([key, {each, list}]),
+    Size = 20000000,
+    Ways = [
+        fun(Child) -> normal = stop(Child, normal) end,
+        fun tracked_child:kill/1,
+        fun(_) -> ok = supervisor:terminate_child(Zone, name) end,
+        fun(_) -> ok = gen_tracker:unregister_name({Zone, name}) end
+    ],
+    Registered = fun() ->
+        Child = tracked_child:loose(start_link),
+        yes = gen_tracker:register_name({Zone, name}, Child),
+        Child
+    end,
+    [
+        begin
+            Before = erlang:memory(binary),
+            Child = Start(),
+            callers:apart(fun() ->
+                Value = {make_ref(), <<0:Size/unit:8>>},
+                ok = gen_tracker:setattr(Zone, name, #{key => Value, list => [Value]})
+            end),
+            ?assert(erlang:memory(binary) > Before + Size div 2),
+            End(Child),
+            wait:until(fun() -> gen_tracker:count(Zone) =:= 0 end),
+            wait:until(fun() -> erlang:memory(binary) < Before + Size div 2 end),
+            _ = tracked_child:kill(Child)
+        end
+     || {Start, End} <-
+            [{fun() -> open(Zone, name) end, End} || End <- lists:droplast(Ways)] ++
+            [{Registered, End} || End <- Ways]
+    ].
 
 %% Each change removes or adds thousands of elements, and is made once.
 long_changes_leave_the_scheduler(_) ->

@@ -23,6 +23,7 @@ all() ->
         there_is_room_again_after_a_cleanup,
         a_zone_for_no_children_has_none,
         restarts_never_fail_by_the_limit,
+        a_full_zone_gives_a_name_to_another_process_and_a_child_to_another_keeper,
         the_limit_holds_while_many_start_at_the_same_time,
         all_who_ask_for_the_last_free_name_get_the_same_child,
         without_the_option_there_is_no_limit
@@ -116,7 +117,23 @@ there_is_room_again_after_a_cleanup(_) ->
 
 a_zone_for_no_children_has_none(_) ->
     Zone = zone(?FUNCTION_NAME, 0),
-    ?assertEqual({error, max_children}, find_or_open(Zone, plain(child))).
+    Loose = loose(start_link),
+    [
+        ?assertEqual({error, max_children}, Add())
+     || Add <- [
+            fun() -> find_or_open(Zone, plain(child)) end,
+            fun() -> supervisor:start_child(Zone, tracked_child:full(child)) end,
+            fun() -> gen_tracker:add_existing_child(Zone, {child, Loose, worker, []}) end,
+            fun() -> gen_tracker:add_existing_child(Zone, {Loose, tracked_child:full(child)}) end
+        ]
+    ],
+    no = gen_tracker:register_name({Zone, child}, Loose),
+    no = gen_tracker:re_register_name({Zone, child}, Loose),
+    %% Attributes need no child.
+    1 = gen_tracker:increment(Zone, child, n, 1, 0),
+    ?assertEqual({error, max_children}, find_or_open(Zone, plain(child))),
+    ?assertEqual({ok, 1}, gen_tracker:getattr(Zone, child, n)),
+    ?assertEqual({0, []}, {gen_tracker:count(Zone), gen_tracker:names(Zone)}).
 
 restarts_never_fail_by_the_limit(_) ->
     Zone = zone(?FUNCTION_NAME, 1),
@@ -132,6 +149,22 @@ restarts_never_fail_by_the_limit(_) ->
         First,
         lists:seq(1, 9)
     ),
+    ?assertEqual(1, gen_tracker:count(Zone)).
+
+a_full_zone_gives_a_name_to_another_process_and_a_child_to_another_keeper(_) ->
+    Zone = zone(?FUNCTION_NAME, 1),
+    [One, Two] = [loose(start_link) || _ <- [1, 2]],
+    yes = gen_tracker:register_name({Zone, child}, One),
+    yes = gen_tracker:re_register_name({Zone, child}, Two),
+    {ok, Two} = gen_tracker:find(Zone, child),
+    no = gen_tracker:register_name({Zone, other}, One),
+    Keeper = zones:keeper(Zone, child),
+    kill(Keeper),
+    wait:until(fun() -> zones:keeper(Zone, child) =/= Keeper end),
+    ?assertEqual({ok, Two}, gen_tracker:find(Zone, child)),
+    no = gen_tracker:register_name({Zone, other}, One),
+    ok = gen_tracker:unregister_name({Zone, child}),
+    yes = gen_tracker:register_name({Zone, other}, One),
     ?assertEqual(1, gen_tracker:count(Zone)).
 
 the_limit_holds_while_many_start_at_the_same_time(_) ->

@@ -27,6 +27,7 @@ all() ->
         the_new_process_is_monitored_and_the_old_one_no_more,
         via_names_reach_the_new_process,
         the_old_process_may_register_another_name,
+        a_process_may_have_names_in_several_zones,
         the_new_process_is_told_to_exit_when_the_zone_stops,
         the_name_stays_with_a_process_that_has_it,
         a_child_that_the_zone_has_started_keeps_its_name,
@@ -145,6 +146,32 @@ the_old_process_may_register_another_name(Config) ->
     ok = unregister_name({Zone, ?NAME}),
     yes = register_name({Zone, ?NAME}, One),
     ?assertEqual([One, One], [whereis_name({Zone, Name}) || Name <- [?NAME, other]]).
+
+%% Each zone has its own name for it, and no zone knows of the others.
+a_process_may_have_names_in_several_zones(Config) ->
+    Zone = zone(Config),
+    Other = zones:zone('another zone'),
+    One = registered(Zone),
+    Two = loose(start_link),
+    yes = register_name({Other, ?NAME}, Two),
+    [ok = gen_tracker:setattr(Each, ?NAME, zone, Each) || Each <- [Zone, Other]],
+    {ok, [{?NAME, Two}]} = gen_tracker:subscribe(Other),
+    yes = re_register_name({Other, ?NAME}, One),
+    yes = re_register_name({Zone, ?NAME}, Two),
+    ?assertEqual({ok, Two}, gen_tracker:find(Zone, ?NAME)),
+    ?assertEqual({ok, One}, gen_tracker:find(Other, ?NAME)),
+    [?assertEqual([{zone, Each}], gen_tracker:info(Each, ?NAME)) || Each <- [Zone, Other]],
+    ?assertEqual({down, ?NAME, Two, re_registered}, next(Other)),
+    ?assertEqual({up, ?NAME, One}, next(Other)),
+    %% The process of one zone is an ordinary process for another one.
+    yes = re_register_name({Zone, other}, whereis(Other)),
+    ok = unregister_name({Zone, other}),
+    kill(One),
+    ?assertEqual({down, ?NAME, One, killed}, next(Other)),
+    tracked_child:forgotten(Other, ?NAME),
+    ?assertEqual({ok, Two}, gen_tracker:find(Zone, ?NAME)),
+    ok = gen_server:stop(Other),
+    ?assert(is_process_alive(Two)).
 
 the_new_process_is_told_to_exit_when_the_zone_stops(Config) ->
     Zone = zone(Config),

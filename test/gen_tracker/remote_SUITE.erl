@@ -28,6 +28,9 @@ all() ->
     [
         a_remote_process_is_added_and_found,
         a_remote_process_is_registered_and_reached_by_its_name,
+        a_remote_process_is_found_by_a_value_and_receives_what_is_published,
+        a_name_is_handed_over_to_a_remote_process_and_back,
+        a_remote_process_that_is_dead_gets_no_name_of_another_one,
         a_start_function_may_start_its_child_on_another_node,
         after_terminate_gets_the_reason_of_a_remote_child,
         a_permanent_remote_child_is_restarted,
@@ -128,6 +131,76 @@ a_remote_process_is_registered_and_reached_by_its_name(_) ->
         ?assertEqual(yes, gen_tracker:register_name({Zone, name}, Pid)),
         crash = tracked_child:stop(Pid, crash),
         free(Zone, name)
+    end).
+
+a_remote_process_is_found_by_a_value_and_receives_what_is_published(_) ->
+    with_peer(fun(Peer, Node) ->
+        {ok, _} = gen_tracker:start_link(a_zone, #{index => [room, {each, tags}]}),
+        Remote = on(Node),
+        Local = tracked_child:loose(start_link),
+        [
+            begin
+                yes = gen_tracker:register_name({a_zone, Pid}, Pid),
+                ok = gen_tracker:setattr(a_zone, Pid, #{room => 1, tags => [a, "b", a]})
+            end
+         || Pid <- [Remote, Local]
+        ],
+        Both = lists:sort([{Remote, Remote}, {Local, Local}]),
+        Message = {run, self(), fun erlang:node/0},
+        [
+            begin
+                ?assertEqual(Both, lists:sort(gen_tracker:lookup(a_zone, Key, Value))),
+                ?assertEqual(2, gen_tracker:publish(a_zone, Key, Value, Message)),
+                ?assertEqual({ran, Remote, Node}, await(ran, Remote)),
+                ?assertEqual({ran, Local, node()}, await(ran, Local))
+            end
+         || {Key, Value} <- [{room, 1}, {tags, "b"}]
+        ],
+        ok = peer:stop(Peer),
+        free(a_zone, Remote),
+        ?assertEqual(1, gen_tracker:publish(a_zone, room, 1, Message)),
+        ?assertEqual([{1, 1}], gen_tracker:values(a_zone, room))
+    end).
+
+a_name_is_handed_over_to_a_remote_process_and_back(_) ->
+    with_peer(fun(_, Node) ->
+        Zone = zone(a_zone),
+        [Remote, Local] = [on(Node), tracked_child:loose(start_link)],
+        yes = gen_tracker:register_name({Zone, name}, Local),
+        ok = gen_tracker:setattr(Zone, name, key, value),
+        {ok, [{name, Local}]} = gen_tracker:subscribe(Zone),
+        [
+            begin
+                yes = gen_tracker:re_register_name({Zone, name}, Next),
+                ?assertEqual({ok, Next}, gen_tracker:find(Zone, name)),
+                ?assertEqual({down, name, Before, re_registered}, zone_events:next(Zone)),
+                ?assertEqual({up, name, Next}, zone_events:next(Zone)),
+                ?assertEqual([{key, value}], gen_tracker:info(Zone, name))
+            end
+         || {Before, Next} <- [{Local, Remote}, {Remote, Local}, {Local, Remote}]
+        ],
+        crash = tracked_child:stop(Remote, crash),
+        ?assertEqual({down, name, Remote, crash}, zone_events:next(Zone)),
+        free(Zone, name),
+        ?assert(is_process_alive(Local))
+    end).
+
+%% Nor does one whose node cannot be asked.
+a_remote_process_that_is_dead_gets_no_name_of_another_one(_) ->
+    with_peer(fun(Peer, Node) ->
+        Zone = zone(a_zone),
+        [Dead, Lost] = [on(Node), on(Node)],
+        normal = tracked_child:stop(Dead, normal),
+        yes = gen_tracker:register_name({Zone, name}, self()),
+        ok = gen_tracker:setattr(Zone, name, key, value),
+        ?assertEqual(no, gen_tracker:re_register_name({Zone, name}, Dead)),
+        ?assertEqual(no, gen_tracker:re_register_name({Zone, free}, Dead)),
+        ok = peer:stop(Peer),
+        ?assertEqual(no, gen_tracker:re_register_name({Zone, name}, Lost)),
+        ?assertEqual({ok, self()}, gen_tracker:find(Zone, name)),
+        ?assertEqual([{key, value}], gen_tracker:info(Zone, name)),
+        ?assertEqual(1, gen_tracker:count(Zone)),
+        ok = gen_tracker:unregister_name({Zone, name})
     end).
 
 a_start_function_may_start_its_child_on_another_node(_) ->

@@ -20,6 +20,8 @@ all() ->
         the_function_runs_in_the_caller_and_again_after_another_change,
         nothing_changes_when_the_function_raises,
         a_missing_attribute_or_child_is_undefined,
+        a_zone_that_ends_or_is_replaced_while_the_function_runs,
+        a_term_that_is_too_large_changes_nothing,
         zeros_of_both_signs_are_replaced,
         no_update_is_lost,
         wrong_arguments_are_badarg
@@ -74,6 +76,29 @@ a_missing_attribute_or_child_is_undefined(Config) ->
     %% The child dies while the function runs.
     ok = setattr(Zone, ?NAME, n, 1),
     undefined = update(Zone, ?NAME, n, fun(_) -> supervisor:terminate_child(Zone, ?NAME) end).
+
+%% The function takes as long as it likes: no lock is held. What counts is what is there then.
+a_zone_that_ends_or_is_replaced_while_the_function_runs(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, n, 1),
+    End = fun() -> gen_server:stop(Zone) end,
+    Replace = fun() ->
+        ok = End(),
+        {ok, _} = gen_tracker:start_link(Zone),
+        _ = tracked_child:open(Zone, ?NAME),
+        ok
+    end,
+    undefined = update(Zone, ?NAME, n, fun(N) -> ok = Replace(), N + 1 end),
+    undefined = getattr(Zone, ?NAME, n),
+    ok = setattr(Zone, ?NAME, n, 1),
+    ?assertError(badarg, update(Zone, ?NAME, n, fun(N) -> ok = End(), N + 1 end)).
+
+a_term_that_is_too_large_changes_nothing(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, n, 1),
+    Endless = wrong_calls:without_end(),
+    ?assertError(badarg, update(Zone, ?NAME, n, fun(_) -> Endless end)),
+    {ok, 1} = getattr(Zone, ?NAME, n).
 
 zeros_of_both_signs_are_replaced(Config) ->
     Zone = zone(Config),

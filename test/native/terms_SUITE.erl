@@ -33,6 +33,7 @@ all() ->
         minus_zero_comes_back_as_minus_zero,
         a_large_binary_is_shared_on_the_way_in_and_on_the_way_out,
         nothing_stored_keeps_a_binary_that_it_is_a_part_of,
+        no_index_keeps_a_binary_that_a_value_is_a_part_of,
         nothing_stored_keeps_a_binary_that_grows,
         a_whole_binary_next_to_parts_is_shared,
         a_deep_term_with_a_part_of_a_binary_comes_back,
@@ -210,6 +211,29 @@ nothing_stored_keeps_a_binary_that_it_is_a_part_of(Config) ->
         Part <- parts(Size),
         Term <- within(Part)
     ].
+
+%% An index has a copy of its own of each value.
+no_index_keeps_a_binary_that_a_value_is_a_part_of(_) ->
+    Zone = 'zone with indexes',
+    {ok, _} = gen_tracker:start_link(Zone, #{index => [key, {each, list}]}),
+    _ = open(Zone, ?NAME),
+    [
+        begin
+            ok = setattr(Zone, ?NAME, #{key => Term, list => [Term, Term]}),
+            [
+                begin
+                    Read = fun() -> gen_tracker:values(Zone, Key) end,
+                    ?assertMatch([{Term, 1}], Read()),
+                    ?assertEqual({Size, []}, {Size, apart(fun() -> too_large(Read()) end)})
+                end
+             || Key <- [key, list]
+            ]
+        end
+     || Size <- [0, 1, 64, 65, 1000, 4096, 4097, 100000],
+        Part <- parts(Size),
+        Term <- within(Part)
+    ],
+    zones:stop_zone(Zone).
 
 %% Parts of a large binary: in the middle, at the beginning, at the end, and such that do not begin,
 %% or end, at a byte.

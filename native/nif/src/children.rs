@@ -318,8 +318,10 @@ pub fn unregister_name(call: Call<'_>) -> Answer<'_> {
     let child = index::end(call, zone, entry, unregister)?;
     if let Some(child) = &child {
         send_death(call, zone, call.make_deducted_pid(child), reason);
-        // Only now is the name free, so that the next birth comes after this death.
-        zone.remove(name, keeper, &guard, &call.commit());
+        // Only now is the name free, so that the next birth comes after this death. The row, which
+        // is freed together with others, must not keep the values that it was found under.
+        let remove = |_, committed: &_| zone.remove(name, keeper, &guard, committed);
+        index::end(call, zone, entry, remove)?;
         send_free(call, zone);
         call.send(keeper, atom!(detached));
     }
