@@ -30,11 +30,12 @@ build:
 test: bootstrap
 	tools/gate
 
-# tools/otp leaves out the suites that need elixir and git.
-OTHER_OTP := test-otp-trixie test-otp-sid
+# tools/otp leaves out the suites that need elixir and git. OTP lets nodes connect whose releases
+# are at most two apart.
+OTHER_OTP := test-otp-trixie test-otp-sid test-otp-here+trixie test-otp-trixie+sid
 
-#: make test-otp  runs the suites on the OTP and the Rust of Debian trixie and sid; needs root, and
-#:                3 GB below _build/otp
+#: make test-otp  runs the suites on the OTP and the Rust of Debian trixie and sid, and those of
+#:                several nodes on nodes of two releases; needs root, and 3 GB below _build/otp
 .PHONY: test-otp $(OTHER_OTP)
 test-otp: $(OTHER_OTP)
 $(OTHER_OTP): test-otp-%: bootstrap

@@ -445,7 +445,7 @@ via_names_work_with_gen_server(_) ->
                 ?assertEqual(
                     {error, {already_started, Pid}}, on(Other, erlang, apply, [Start, []])
                 ),
-                ?assertEqual(state, on(Other, sys, get_state, [Via]))
+                ?assertMatch({status, Pid, _, _}, on(Other, sys, get_status, [Via]))
         end
     end).
 

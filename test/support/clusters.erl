@@ -2,7 +2,8 @@
 %%
 %% The nodes do not connect by themselves, and do not cut connections to be consistent, so that a
 %% test decides who sees whom. A member is `{Peer, Node}`. On each node a supervising process starts
-%% the zone again when its tracker has ended.
+%% the zone again when its tracker has ended. The nodes may run different releases of OTP: see
+%% `systems`.
 -module(clusters).
 
 -export([with/3, with/4, with_overlap_prevention/3, with_fake/1, send/2, on/4, on/5]).
@@ -42,7 +43,7 @@ with_overlap_prevention(Number, Zone, Fun) ->
     with(Number, Zone, #{cluster => true}, Kernel, Fun).
 
 with(Number, Zone, Options, Kernel, Fun) ->
-    Members = [start_node(Kernel) || _ <- lists:seq(1, Number)],
+    Members = start_nodes(Number, Kernel),
     try
         join(Members),
         [ok = on(Member, ?MODULE, start_zone, [Zone, Options]) || Member <- Members],
@@ -60,12 +61,22 @@ stop(Peer) ->
         exit:_ -> stopped
     end.
 
-start_node(Kernel) ->
-    {ok, Peer, Node} = peer:start_link(#{
+%% The cookie in the home folder of another system may be another one.
+start_nodes(Number, Kernel) ->
+    Cookie = integer_to_list(rand:uniform(1 bsl 64), 36),
+    Arguments = Kernel ++ ["-kernel", "logger_level", "critical", "-setcookie", Cookie],
+    Systems = systems:all(),
+    [
+        start_node(lists:nth(1 + N rem length(Systems), Systems), Arguments)
+     || N <- lists:seq(0, Number - 1)
+    ].
+
+start_node(System, Arguments) ->
+    #{args := Paths} = Options = systems:options(System),
+    {ok, Peer, Node} = peer:start_link(Options#{
         name => peer:random_name(),
         connection => standard_io,
-        args => Kernel ++ ["-kernel", "logger_level", "critical", "-pa"] ++
-            source_tree:code_paths()
+        args := Arguments ++ Paths
     }),
     {Peer, Node}.
 

@@ -68,7 +68,9 @@ loop(#{process := Process, received := Received} = State) ->
     receive
         {'$gen_call', From, {send, Messages}} ->
             send_all(Messages, State),
-            _ = sys:get_state(Process),
+            %% Later releases of OTP than that of the member do not understand its answer to
+            %% `sys:get_state/1`.
+            {status, Process, _, _} = sys:get_status(Process),
             gen_server:reply(From, ok),
             loop(State);
         {'$gen_call', From, {send_only, Messages}} ->
