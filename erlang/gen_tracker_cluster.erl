@@ -61,7 +61,8 @@
 %%% Finding and starting
 
 %% @doc Returns the running child of a name on any member, in one native call. If several members
-%% have one, this is the one of this node, or else the one that wins the conflict.
+%% have one, this is the one of this node, or else the one that wins the conflict. A process of this
+%% node that is the child of another member is not returned after its death.
 -spec find(gen_tracker:zone(), gen_tracker:name()) -> {ok, pid()} | undefined.
 find(Zone, Name) ->
     ?OR_BADARG(proctab_nif:find_claim(Zone, Name), [Zone, Name]).

@@ -77,7 +77,9 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
         nowhere ->
             open_again(Zone, Name, Spec, Deadlines);
         {_, Node} = Decision ->
+            Dead = dead_claim(Decision, Zone, Name),
             case ask(Node, Decision, Zone, Spec, 1) of
+                {result, {ok, Dead}} -> open_again(Zone, Name, Spec, Deadlines);
                 {result, Result} -> Result;
                 undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
                 again -> open_again(Zone, Name, Spec, Deadlines);
@@ -119,6 +121,17 @@ decide(Zone, Name) ->
                 Node -> {held, Node}
             end
     end.
+
+%% Returns the child that another member has of a name without a living one, as far as this member
+%% knows: a process of this node that has died. The other member does not know that yet, and would
+%% return it.
+dead_claim({held, Node}, Zone, Name) ->
+    case proctab_nif:best_claim(Zone, Name) of
+        {Node, Pid} when is_pid(Pid) -> Pid;
+        _ -> none
+    end;
+dead_claim({home, _}, _, _) ->
+    none.
 
 home_of(Zone, Name) ->
     case home(Zone, Name) of
@@ -300,7 +313,9 @@ registration({_, Node}, Zone, Name, Pid) when Node =:= node() ->
     register_here(Zone, Name, Pid);
 registration({_, Node} = Decision, Zone, Name, Pid) ->
     Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
+    Dead = dead_claim(Decision, Zone, Name),
     case ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
+        {result, {ok, Dead}} -> again;
         {result, ?RESERVED(Answer)} -> Answer;
         {result, _} -> no;
         Undecided -> Undecided

@@ -489,7 +489,8 @@ end_member(_Zone, _Member) -> erlang:nif_error(not_loaded).
           {[{Name :: term(), pid()}], More :: boolean()}.
 sweep_claims(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the running child of a name, or else that of the claim of highest rank.
+%% @doc Returns the running child of a name, or else that of the claim of highest rank. Returns
+%% `undefined' if that claim has a process of this node that is dead.
 -spec find_claim(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
 find_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
 

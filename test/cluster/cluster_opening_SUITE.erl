@@ -29,6 +29,7 @@ all() ->
         a_name_is_started_on_its_home_after_a_cleanup_elsewhere,
         a_drained_member_starts_nothing_after_a_cleanup,
         a_drained_member_starts_nothing_after_the_wait_for_the_lock,
+        a_dead_child_of_this_node_that_another_member_holds_is_not_returned,
         a_process_is_registered_after_a_cleanup,
         a_registration_gives_its_home_no_result,
         a_start_may_return_what_a_registration_does_not,
@@ -300,6 +301,53 @@ is_any_waiting_for_a_lock() ->
 
 is_in_trans({Module, Function, _, _}) ->
     {Module, Function} =:= {global, trans}.
+
+%% Another member may hold a process of the caller's node, and notice its death later.
+a_dead_child_of_this_node_that_another_member_holds_is_not_returned(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Names = [started, registered],
+        Held = [{Name, hold_process_of(Other, One, Name)} || Name <- Names],
+        settle(Members, z),
+        Stopped = [stop_keeper(One, Name) || Name <- Names],
+        [clusters:dies(Other, Pid) || {_, Pid} <- Held],
+        [
+            begin
+                ?assertEqual(undefined, on(Other, gen_tracker_cluster, find, [z, Name])),
+                ?assertEqual(undefined, on(Other, gen_tracker_cluster, whereis_name, [{z, Name}]))
+            end
+         || Name <- Names
+        ],
+        Pid = process(Other),
+        Calls = [
+            erpc_call(Other, gen_tracker_cluster, find_or_open, [z, spec(started)]),
+            erpc_call(Other, gen_tracker_cluster, register_name, [{z, registered}, Pid])
+        ],
+        [clusters:dies(One, Suspending) || Suspending <- Stopped],
+        [{ok, Next}, yes] = [answer(Call) || Call <- Calls],
+        settle(Members, z),
+        ?assertEqual(
+            [{registered, Pid}, {started, Next}], clusters:directory(Other, z)
+        )
+    end).
+
+%% Starts a process on one member and adds it on another one.
+hold_process_of(Member, Holder, Name) ->
+    Pid = process(Member),
+    {ok, Pid} = on(Holder, gen_tracker, add_existing_child, [z, {Name, Pid, worker, []}]),
+    Pid.
+
+%% Suspends the keeper of a child. Returns the process that does this, while it lives.
+stop_keeper(Member, Name) ->
+    {running, _, Keeper, _} = on(Member, proctab_nif, child, [z, Name]),
+    Suspend = fun() ->
+        true = erlang:suspend_process(Keeper),
+        timer:sleep(infinity)
+    end,
+    Suspending = on(Member, erlang, spawn, [Suspend]),
+    wait:until(fun() ->
+        on(Member, erlang, process_info, [Keeper, status]) =:= {status, suspended}
+    end),
+    Suspending.
 
 a_process_is_registered_after_a_cleanup(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->
