@@ -70,8 +70,8 @@ find(Zone, Name) ->
 %% @doc Returns the running child of a name on any member, or starts it on the {@link home/2} of the
 %% name. The start function is called once, however many callers there are on however many nodes.
 %%
-%% Results and errors are those of {@link gen_tracker:find_or_open/2}, except that a zone that does
-%% not run is `badarg'. Other errors are
+%% Results and errors are those of {@link gen_tracker:find_or_open/2}: also this function returns
+%% `{error, gen_tracker_not_started}' if the zone does not run on this node. Other errors are
 %% <ul>
 %% <li>`{error, {nodedown, Node}}', if the member that was to start the child has gone meanwhile;
 %%     it may have started the child;</li>
@@ -79,8 +79,10 @@ find(Zone, Name) ->
 %%     which one starts the child.</li>
 %% </ul>
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
+find_or_open(Zone, Spec) when is_atom(Zone) ->
+    ?OR_BADARG(gen_tracker_cluster_opening:find_or_open(Zone, Spec), [Zone, Spec]);
 find_or_open(Zone, Spec) ->
-    ?OR_BADARG(gen_tracker_cluster_opening:find_or_open(Zone, Spec), [Zone, Spec]).
+    ?BADARG([Zone, Spec]).
 
 %% @doc Returns the member that would start a name, or `undefined' if no member accepts starts. It
 %% is the same on all members that know the same members. A member accepts starts when it knows the

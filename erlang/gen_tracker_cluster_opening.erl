@@ -39,9 +39,42 @@
 %% monotonic time.
 -type deadlines() :: {Agreement :: integer(), Limit :: integer()}.
 
-%% @doc Returns the running child of a name, or starts it on the home of the name.
+%% @doc Returns the running child of a name, or starts it on the home of the name. Raises `badarg'
+%% if the zone is one of this node alone, or a term is too large for its table.
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
 find_or_open(Zone, Spec) ->
+    try
+        find_or_check(Zone, Spec)
+    catch
+        error:badarg -> find_or_open(Zone, Spec, tracker(Zone))
+    end.
+
+%% Distinguishes "the zone does not run" from the other reasons of `badarg', which are certain only
+%% if the zone had the same tracker before and after.
+find_or_open(_, Spec, none) ->
+    case gen_tracker_spec:check(Spec) of
+        {ok, _, _} -> {error, gen_tracker_not_started};
+        {error, Reason} -> {error, Reason}
+    end;
+find_or_open(Zone, Spec, Tracker) ->
+    try
+        find_or_check(Zone, Spec)
+    catch
+        error:badarg ->
+            case tracker(Zone) of
+                Tracker -> error(badarg);
+                Other -> find_or_open(Zone, Spec, Other)
+            end
+    end.
+
+tracker(Zone) ->
+    try
+        proctab_nif:owner(Zone)
+    catch
+        error:badarg -> none
+    end.
+
+find_or_check(Zone, Spec) ->
     case name(Spec) of
         {ok, Name} ->
             case proctab_nif:find_claim_alive(Zone, Name) of
@@ -234,7 +267,7 @@ unless_ended(Answer, _, _) ->
 %% Returns whether the zone still has this tracker, which does not stop it.
 is_running(Zone, Owner) ->
     try
-        proctab_nif:owner(Zone) =:= Owner andalso
+        tracker(Zone) =:= Owner andalso
             is_process_alive(Owner) andalso
             not proctab_nif:was_stopped(Zone)
     catch

@@ -459,6 +459,7 @@ a_zone_of_one_node_alone_is_no_cluster_zone(_) ->
     ?assertError(badarg, gen_tracker_cluster:find(?FUNCTION_NAME, a)),
     ?assertError(badarg, gen_tracker_cluster:members(?FUNCTION_NAME)),
     ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, spec(a))),
+    ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, malformed)),
     ?assertError(badarg, gen_tracker_cluster:find(no_zone, a)),
     ?assertEqual(undefined, gen_tracker_cluster:whereis_name({?FUNCTION_NAME, a})),
     Alone = "the zone was started without the option cluster",

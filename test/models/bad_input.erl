@@ -768,7 +768,7 @@ cluster_functions() ->
     Void = {raised, error, {void_setting, any, any, any}},
     [
         {find, [cluster, any], [{ok, pid}, undefined]},
-        {find_or_open, [cluster, sent], opened()},
+        {find_or_open, [cluster_or_none, sent], opened()},
         {home, [cluster, any], [node()]},
         {members, [cluster], [[node()]]},
         {drain, [drained], [ok]},
@@ -885,6 +885,8 @@ internal() ->
 %% is sent to a server is always valid, because the server returns an error if it is wrong.
 is_valid(zone, Zone, _) -> Zone =:= ?ZONE;
 is_valid(cluster, Zone, _) -> Zone =:= ?CLUSTER;
+is_valid(cluster_or_none, Zone, _) ->
+    is_atom(Zone) andalso not lists:member(Zone, [?ZONE, ?RAW]);
 is_valid(drained, Zone, _) -> Zone =:= ?DRAINED;
 is_valid(raw, Zone, _) -> Zone =:= ?RAW;
 is_valid(zone_or_handle, Zone, Fixture) -> lists:member(Zone, zones_and_handles(Fixture));
@@ -1083,7 +1085,7 @@ random_argument(Kind) when Kind =:= sent; Kind =:= existing ->
     one_of([recipe(harmless), mutated(valid_argument(Kind))]);
 random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name; Kind =:= cluster_name ->
     one_of([recipe(any), {tuple, [one_of([?ZONE, ?CLUSTER, recipe(any)]), recipe(any)]}]);
-random_argument(Kind) when Kind =:= cluster; Kind =:= drained ->
+random_argument(Kind) when Kind =:= cluster; Kind =:= cluster_or_none; Kind =:= drained ->
     one_of([?ZONE, ?CLOSED, recipe(any)]);
 random_argument(index) ->
     one_of([recipe(any), {list, [n, {tuple, [each, n]}]}, {long_list, 65}, {improper, [n]}]);
@@ -1127,6 +1129,7 @@ mutated(_) ->
 valid_argument(zone) -> ?ZONE;
 valid_argument(right_zone) -> ?ZONE;
 valid_argument(cluster) -> ?CLUSTER;
+valid_argument(cluster_or_none) -> one_of([?CLUSTER, ?CLUSTER, ?CLUSTER, ?CLOSED]);
 valid_argument(drained) -> ?DRAINED;
 valid_argument(raw) -> ?RAW;
 valid_argument(zone_or_handle) -> one_of([?RAW, handle, closed_handle]);
