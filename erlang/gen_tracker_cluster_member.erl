@@ -910,27 +910,50 @@ decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := Callbac
 ask({Module, Function}, Arguments) ->
     exit({decided, apply(Module, Function, Arguments)}).
 
-decided(Name, Process, Reason, #member{zone = Zone, conflicts = Conflicts} = Member) ->
+%% The winner may have ended since the callback was asked, and another child may be the better one
+%% by now: that is another conflict. If there is none, the child gives way to no process.
+decided(Name, Process, Reason, #member{conflicts = Conflicts} = Member) ->
     case Conflicts of
         #{Name := #conflict{decision = {asking, Process, _}} = Conflict} ->
-            case Reason of
-                {decided, keep} ->
-                    Member#member{conflicts = maps:remove(Name, Conflicts)};
-                {decided, {hand_over, _} = HandOver} ->
-                    decided(Name, Conflict#conflict{decision = HandOver}, Member);
-                {decided, stop} ->
-                    decided(Name, Conflict#conflict{decision = stop}, Member);
+            #conflict{loser = Loser, winner = Winner} = Conflict,
+            Decision = decision(Reason, Name, Member),
+            Others = maps:remove(Name, Conflicts),
+            case better_child(Name, Member) of
+                Winner when Decision =/= keep ->
+                    Decided = Conflict#conflict{decision = Decision},
+                    tell_keeper(Name, Member#member{conflicts = Others#{Name => Decided}});
+                Next when is_pid(Next), Next =/= Winner ->
+                    lose(Name, Loser, Next, Member#member{conflicts = Others});
                 _ ->
-                    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone,
-                                 name => Name, reason => Reason}),
-                    decided(Name, Conflict#conflict{decision = stop}, Member)
+                    Member#member{conflicts = Others}
             end;
         _ ->
             Member
     end.
 
-decided(Name, Conflict, #member{conflicts = Conflicts} = Member) ->
-    tell_keeper(Name, Member#member{conflicts = Conflicts#{Name := Conflict}}).
+%% Returns what a callback has decided that ended with this reason.
+decision({decided, keep}, _, _) ->
+    keep;
+decision({decided, {hand_over, _} = HandOver}, _, _) ->
+    HandOver;
+decision({decided, stop}, _, _) ->
+    stop;
+decision(Reason, Name, #member{zone = Zone}) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone, name => Name,
+                 reason => Reason}),
+    stop.
+
+%% Returns the child of another member that the own child of a name has to give way to.
+better_child(Name, #member{zone = Zone}) ->
+    case unless_gone(fun proctab_nif:best_claim/2, [Zone, Name], undefined) of
+        {Node, Pid} when is_pid(Pid) ->
+            case {rank(Name, Node), Node} > {rank(Name, node()), node()} of
+                true -> Pid;
+                false -> none
+            end;
+        _ ->
+            none
+    end.
 
 %% Tells the keeper of the loser, and the next one if that is killed before it has acted.
 tell_keeper(Name, #member{zone = Zone, conflicts = Conflicts, options = Options} = Member) ->
