@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, drain/1, lost/2, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, drain/1, stopping/2, lost/2, rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -156,6 +156,13 @@ unsubscribe(Process) ->
 drain(Process) ->
     gen_server:call(Process, drain, infinity).
 
+%% @doc Tells the cluster process that its tracker stops the zone, which may take long: the member
+%% accepts no more starts.
+-spec stopping(pid(), Tag :: reference()) -> ok.
+stopping(Process, Tag) ->
+    Process ! {Tag, stopping},
+    ok.
+
 %% @doc Tells the subscribers of a cluster process that was killed that their subscriptions have
 %% ended. The tracker has inherited the table.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
@@ -272,6 +279,8 @@ received({watched, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
     watched(Pids, Member);
 received({joined, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
     lists:foldl(fun peer_joined/2, Member, Pids);
+received({Tag, stopping}, #member{options = #{tag := Tag}} = Member) ->
+    status_changed(Member#member{accepting = false});
 received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watcher} = Member) ->
     unlink(Watcher),
     exit(Watcher, kill),

@@ -21,6 +21,7 @@ all() ->
         errors_of_a_start_reach_the_caller_on_another_member,
         the_end_of_the_home_is_an_error,
         a_zone_that_stops_during_a_start_is_an_error,
+        a_zone_that_stops_slowly_is_nobodys_home,
         a_member_that_joins_moves_nothing,
         members_that_never_agree_have_no_home,
         a_drained_member_is_nobodys_home,
@@ -149,6 +150,19 @@ a_zone_that_stops_during_a_start_is_an_error(_) ->
         ?assertEqual({error, {nodedown, Node}}, answer(Call)),
         {ok, Pid} = find_or_open(One, z, spec(Name)),
         ?assertEqual(element(2, One), node(Pid))
+    end).
+
+a_zone_that_stops_slowly_is_nobodys_home(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other]) ->
+        {Slow, Name} = {held_name_of(One, z), name_of(One, z)},
+        {ok, _} = find_or_open(One, z, setelement(4, spec(Slow), infinity)),
+        Stop = erpc_call(One, clusters, stop_zone, [z]),
+        ok = on(One, cluster_child, await_cleanup, [Slow]),
+        wait:until(fun() -> home(Other, z, Name) =:= Node end),
+        {ok, Pid} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual(Node, node(Pid)),
+        ok = on(One, cluster_child, let_cleanup_go, [Slow]),
+        ?assertEqual(ok, answer(Stop))
     end).
 
 a_member_that_joins_moves_nothing(_) ->
