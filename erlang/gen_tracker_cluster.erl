@@ -55,9 +55,6 @@
                   | unsubscribed}.
 %% A message to a subscriber.
 
-%% How often a caller looks for an attribute of a name that no member has, in milliseconds.
--define(AGAIN, 10).
-
 %%% Finding and starting
 
 %% @doc Returns the running child of a name on any member, in one native call. If several members
@@ -114,65 +111,26 @@ drain(Zone) ->
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key) ->
-    case ?OR_BADARG(proctab_nif:cluster_getattr(Zone, Name, Key), [Zone, Name, Key]) of
-        {ok, Value} ->
-            {ok, Value};
-        undefined ->
-            case ?OR_BADARG(other_owner(Zone, Name), [Zone, Name, Key]) of
-                none -> undefined;
-                Node -> remote(Node, Zone, Name, Key)
-            end
-    end.
-
-%% Only running children have copies.
-remote(Node, Zone, Name, Key) ->
-    {_, _, _, Copies} = proctab_nif:cluster_shared(Zone),
-    Copy =
-        case proctab_nif:find_claim(Zone, Name) of
-            {ok, _} -> gen_tracker_cluster_copies:value(Node, Name, Key, Copies);
-            undefined -> not_copied
-        end,
-    case Copy of
-        not_copied -> erpc:call(Node, gen_tracker, getattr, [Zone, Name, Key]);
-        _ -> Copy
-    end.
+    ?OR_BADARG(gen_tracker_cluster_attributes:get(Zone, Name, Key), [Zone, Name, Key]).
 
 %% @doc Like {@link getattr/3}, after waiting for the attribute to appear for at most `Timeout'
-%% milliseconds. Looks every 10 ms, also at the child's node if the key is not copied.
+%% milliseconds. The member that has the child waits, in one call, unless the key is copied. If the
+%% child ends meanwhile, or its member or the connection to that does, the call waits for the
+%% attribute of the next child of that name, on any member.
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), timeout()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
-    case ?OR_BADARG(await(Zone, Name, Key, deadline(Timeout)), [Zone, Name, Key, Timeout]) of
-        undefined -> undefined;
-        Value -> Value
-    end;
+    ?OR_BADARG(
+        gen_tracker_cluster_attributes:await(Zone, Name, Key, Timeout),
+        [Zone, Name, Key, Timeout]
+    );
 getattr(Zone, Name, Key, Timeout) ->
     ?BADARG([Zone, Name, Key, Timeout]).
-
-deadline(infinity) -> infinity;
-deadline(Timeout) -> erlang:monotonic_time(millisecond) + Timeout.
-
-await(Zone, Name, Key, Deadline) ->
-    case {getattr(Zone, Name, Key), Deadline} of
-        {{ok, Value}, _} ->
-            {ok, Value};
-        {undefined, infinity} ->
-            await_again(Zone, Name, Key, Deadline);
-        {undefined, _} ->
-            case erlang:monotonic_time(millisecond) < Deadline of
-                true -> await_again(Zone, Name, Key, Deadline);
-                false -> undefined
-            end
-    end.
-
-await_again(Zone, Name, Key, Deadline) ->
-    timer:sleep(?AGAIN),
-    await(Zone, Name, Key, Deadline).
 
 %% @doc Returns all attributes of a name, from the child's node.
 -spec info(gen_tracker:zone(), gen_tracker:name()) -> gen_tracker:attributes().
 info(Zone, Name) ->
-    case ?OR_BADARG(other_owner(Zone, Name), [Zone, Name]) of
+    case ?OR_BADARG(gen_tracker_cluster_attributes:other_owner(Zone, Name), [Zone, Name]) of
         none -> gen_tracker:info(Zone, Name);
         Node -> erpc:call(Node, gen_tracker, info, [Zone, Name])
     end.
@@ -221,20 +179,12 @@ delattr(Zone, Name, Key) ->
     at_owner(delattr, [Zone, Name, Key]).
 
 at_owner(Function, [Zone, Name | _] = Arguments) ->
-    try other_owner(Zone, Name) of
+    try gen_tracker_cluster_attributes:other_owner(Zone, Name) of
         none -> apply(gen_tracker, Function, Arguments);
         Node -> erpc:call(Node, gen_tracker, Function, Arguments)
     catch
         error:badarg ->
             error(badarg, Arguments, proctab_errors:info(?MODULE, Function, Arguments))
-    end.
-
-%% Returns the other member that has a name, in one native call.
-other_owner(Zone, Name) ->
-    case proctab_nif:claim_owner(Zone, Name) of
-        own -> none;
-        undefined -> none;
-        Node -> Node
     end.
 
 %%% All members
@@ -334,7 +284,7 @@ register_name(ViaName, Pid) ->
 %% has the name.
 -spec unregister_name(gen_tracker:via_name()) -> ok.
 unregister_name({Zone, Name}) when is_atom(Zone) ->
-    try other_owner(Zone, Name) of
+    try gen_tracker_cluster_attributes:other_owner(Zone, Name) of
         none -> gen_tracker:unregister_name({Zone, Name});
         Node -> erpc:call(Node, gen_tracker, unregister_name, [{Zone, Name}])
     catch
