@@ -328,15 +328,24 @@ child_of(Zone, Name) ->
 %% @doc Registers a process of this node, as `gen_tracker:register_name/2' does.
 -spec register_name(gen_tracker:zone(), gen_tracker:name(), pid()) -> yes | no.
 register_name(Zone, Name, Pid) ->
-    register_name(Zone, Name, Pid, deadlines(now_ms() + ?TIMEOUT)).
+    register_name(Zone, Name, Pid, false, deadlines(now_ms() + ?TIMEOUT)).
 
-register_name(Zone, Name, Pid, {_, Limit} = Deadlines) ->
-    case registration(decide(Zone, Name), Zone, Name, Pid) of
-        again -> register_again(Zone, Name, Pid, Deadlines);
-        undecided -> register_undecided(Zone, Name, Pid, deadlines(Limit));
-        refused -> error(badarg);
-        Answer -> Answer
+%% `WasAsked' says whether a home was asked. If that has ended before its answer, the process may be
+%% registered, now or a moment later.
+register_name(Zone, Name, Pid, WasAsked, {_, Limit} = Deadlines) ->
+    Decision = decide(Zone, Name),
+    IsAsked = WasAsked orelse is_elsewhere(Decision),
+    case registration(Decision, Zone, Name, Pid) of
+        yes -> yes;
+        no -> answer(IsAsked andalso is_registered(Zone, Name, Pid));
+        again -> register_again(Zone, Name, Pid, IsAsked, Deadlines);
+        undecided -> register_undecided(Zone, Name, Pid, IsAsked, deadlines(Limit));
+        refused -> error(badarg)
     end.
+
+is_elsewhere({ok, _}) -> false;
+is_elsewhere(nowhere) -> false;
+is_elsewhere({_, Node}) -> Node =/= node().
 
 registration({ok, _}, _, _, _) ->
     no;
@@ -350,23 +359,37 @@ registration({_, Node} = Decision, Zone, Name, Pid) ->
     case ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
         {result, {ok, Dead}} -> again;
         {result, ?RESERVED(Answer)} -> Answer;
+        {result, {error, {nodedown, _}}} -> again;
+        %% The member was to stop what it was starting, or had no connection for a moment.
+        {result, {error, killed}} -> again;
+        {result, {error, {erpc, _}}} -> again;
         {result, _} -> no;
         Undecided -> Undecided
     end.
 
-register_again(Zone, Name, Pid, {Agreement, _} = Deadlines) ->
+answer(true) -> yes;
+answer(false) -> no.
+
+is_registered(Zone, Name, Pid) ->
+    try
+        proctab_nif:find(Zone, Name) =:= {ok, Pid}
+    catch
+        error:badarg -> false
+    end.
+
+register_again(Zone, Name, Pid, IsAsked, {Agreement, _} = Deadlines) ->
     case now_ms() < Agreement of
         true ->
             timer:sleep(?AGAIN),
-            register_name(Zone, Name, Pid, Deadlines);
+            register_name(Zone, Name, Pid, IsAsked, Deadlines);
         false ->
-            no
+            answer(IsAsked andalso is_registered(Zone, Name, Pid))
     end.
 
-register_undecided(Zone, Name, Pid, {_, Limit} = Deadlines) ->
+register_undecided(Zone, Name, Pid, IsAsked, {_, Limit} = Deadlines) ->
     case now_ms() < Limit of
-        true -> register_name(Zone, Name, Pid, Deadlines);
-        false -> no
+        true -> register_name(Zone, Name, Pid, IsAsked, Deadlines);
+        false -> answer(IsAsked andalso is_registered(Zone, Name, Pid))
     end.
 
 %% @private Registers a process of this node, if the name is free. Does not wait for a start, which

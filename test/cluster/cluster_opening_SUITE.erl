@@ -35,6 +35,8 @@ all() ->
         a_registration_gives_its_home_no_result,
         a_start_may_return_what_a_registration_does_not,
         a_start_may_return_what_a_zone_that_ends_answers,
+        a_process_is_registered_although_its_home_ends,
+        a_process_is_registered_elsewhere_when_its_home_has_ended,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
         terms_that_are_too_large_are_refused_on_any_member,
@@ -428,6 +430,37 @@ a_start_may_return_what_a_zone_that_ends_answers(_) ->
 %% Starts a process on a member.
 process(Member) ->
     on(Member, erlang, spawn, [timer, sleep, [infinity]]).
+
+%% The home ends after it has had the process registered, and before it has said so.
+a_process_is_registered_although_its_home_ends(_) ->
+    clusters:with(2, z, fun([One, {Peer, _} = Other]) ->
+        Name = name_of(Other, z),
+        {Process, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        %% So the home waits for the claim.
+        ok = on(Other, sys, suspend, [Process]),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        wait:until(fun() -> on(One, gen_tracker, find, [z, Name]) =:= {ok, Pid} end),
+        ok = peer:stop(Peer),
+        ?assertEqual(yes, answer(Call)),
+        ?assertEqual(no, on(One, gen_tracker_cluster, register_name, [{z, Name}, Pid])),
+        ?assertEqual(Pid, on(One, gen_tracker_cluster, whereis_name, [{z, Name}]))
+    end).
+
+%% The home ends before it has asked for the registration.
+a_process_is_registered_elsewhere_when_its_home_has_ended(_) ->
+    clusters:with(2, z, fun([One, {Peer, Node} = Other]) ->
+        Name = name_of(Other, z),
+        %% A start that the registration waits for.
+        _ = on(Other, erlang, spawn, [gen_tracker, find_or_open, [z, slow(Name, 30000)]]),
+        wait:until(fun() -> on(One, proctab_nif, best_claim, [z, Name]) =:= {Node, held} end),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        await_requests(1, Other),
+        ok = peer:stop(Peer),
+        ?assertEqual(yes, answer(Call)),
+        ?assertEqual(Pid, on(One, gen_tracker_cluster, whereis_name, [{z, Name}]))
+    end).
 
 a_name_is_registered_once(_) ->
     clusters:with(3, z, fun(Members) ->
