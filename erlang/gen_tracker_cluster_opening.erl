@@ -16,7 +16,7 @@
 -module(gen_tracker_cluster_opening).
 
 -export([find_or_open/2, home/2, members/1, owner/2, register_name/3]).
--export([serve/3, child_of/2, register_from/4, register_here/3]).
+-export([serve/4, child_of/2, register_from/4, register_here/3]).
 
 -include("gen_tracker_answers.hrl").
 
@@ -28,6 +28,8 @@
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
 -define(HEARD, 5000).
+%% After how long at most a home tries again to get the lock of a name, in milliseconds.
+-define(LOCKED, 50).
 
 %% Where a name is, or is to be started.
 -type decision() :: {ok, pid()} | {held | home, node()} | nowhere.
@@ -209,9 +211,9 @@ published(Key, Zone, Default) ->
 -spec ask(node(), decision(), gen_tracker:zone(), gen_tracker:child_spec(),
           Redirects :: non_neg_integer()) -> answer().
 ask(Node, Decision, Zone, Spec, _) when Node =:= node() ->
-    open_here(Decision, Zone, Spec);
+    open_here(Decision, Zone, Spec, ?TIMEOUT);
 ask(Node, Decision, Zone, Spec, Redirects) ->
-    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects], ?TIMEOUT) of
+    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects, ?TIMEOUT], ?TIMEOUT) of
         {redirect, Other} when Redirects > 0, Other =/= node() ->
             ask(Other, Decision, Zone, Spec, Redirects - 1);
         {redirect, _} -> again;
@@ -227,10 +229,12 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
             exit(Reason)
     end.
 
-%% @doc For a caller on another node: starts a child, if this member agrees that it has to.
--spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer()) ->
+%% @doc For a caller on another node: starts a child, if this member agrees that it has to. Exits
+%% with `timeout' if it does not get the lock of the name in `Timeout' milliseconds.
+-spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer(),
+            Timeout :: non_neg_integer()) ->
           answer() | {redirect, node()}.
-serve(Zone, Spec, _Redirects) ->
+serve(Zone, Spec, _Redirects, Timeout) ->
     {ok, Name} = name(Spec),
     try
         Owner = proctab_nif:owner(Zone),
@@ -238,7 +242,7 @@ serve(Zone, Spec, _Redirects) ->
             {ok, Pid} ->
                 {result, {ok, Pid}};
             {_, Node} = Decision when Node =:= node() ->
-                unless_ended(open_here(Decision, Zone, Spec), Zone, Owner);
+                unless_ended(open_here(Decision, Zone, Spec, Timeout), Zone, Owner);
             {_, Node} ->
                 {redirect, Node};
             nowhere ->
@@ -275,14 +279,13 @@ is_running(Zone, Owner) ->
     end.
 
 %% A name that this member holds needs no lock: it is not claimed.
-open_here({held, _}, Zone, Spec) ->
+open_here({held, _}, Zone, Spec, _) ->
     open_with(fun gen_tracker_opening:open_held/3, Zone, Spec);
-open_here({home, _}, Zone, Spec) ->
+open_here({home, _}, Zone, Spec, Timeout) ->
     case proctab_nif:cluster_shared(Zone) of
         {_, _, lock, _} ->
             {ok, Name} = name(Spec),
-            Open = fun() -> open_locked(Zone, Name, Spec) end,
-            global:trans({{gen_tracker_cluster, Zone, Name}, self()}, Open);
+            open_with_lock(Zone, Name, Spec, now_ms() + Timeout);
         _ ->
             open_with(fun gen_tracker_opening:open_free/3, Zone, Spec)
     end.
@@ -292,6 +295,25 @@ open_with(Open, Zone, Spec) ->
     case Open(Zone, Name, ChildSpec) of
         {opened, Result} -> {result, Result};
         Answer -> Answer
+    end.
+
+%% Tries to get the lock until the deadline. The retries of `global' have no limit in time, and do
+%% not see that the name has a child, or another home, by now.
+open_with_lock(Zone, Name, Spec, Deadline) ->
+    Open = fun() -> open_locked(Zone, Name, Spec) end,
+    Id = {{gen_tracker_cluster, Zone, Name}, self()},
+    case global:trans(Id, Open, [node() | nodes()], 0) of
+        aborted -> as_home(Zone, Name, fun() -> await_lock(Zone, Name, Spec, Deadline) end);
+        Answer -> Answer
+    end.
+
+await_lock(Zone, Name, Spec, Deadline) ->
+    case now_ms() < Deadline of
+        true ->
+            timer:sleep(rand:uniform(?LOCKED)),
+            open_with_lock(Zone, Name, Spec, Deadline);
+        false ->
+            timed_out(Zone, Spec)
     end.
 
 %% The claim of a child that was started with the lock may not have arrived yet, so this asks. The
@@ -305,13 +327,17 @@ open_locked(Zone, Name, Spec) ->
         {[], true} ->
             again;
         {[], false} ->
-            case decide(Zone, Name) of
-                {ok, Pid} -> {result, {ok, Pid}};
-                {home, Node} when Node =:= node() ->
-                    open_with(fun gen_tracker_opening:open_free/3, Zone, Spec);
-                {_, _} -> undecided;
-                nowhere -> again
-            end
+            Open = fun gen_tracker_opening:open_free/3,
+            as_home(Zone, Name, fun() -> open_with(Open, Zone, Spec) end)
+    end.
+
+%% Decides again. Calls `Open' if this member is still the home of the name.
+as_home(Zone, Name, Open) ->
+    case decide(Zone, Name) of
+        {ok, Pid} -> {result, {ok, Pid}};
+        {home, Node} when Node =:= node() -> Open();
+        {_, _} -> undecided;
+        nowhere -> again
     end.
 
 %% @doc For another member: returns the running child of this member, or whether the name is held.

@@ -30,6 +30,8 @@ all() ->
         a_name_is_started_on_its_home_after_a_cleanup_elsewhere,
         a_drained_member_starts_nothing_after_a_cleanup,
         a_drained_member_starts_nothing_after_the_wait_for_the_lock,
+        a_child_that_runs_ends_the_wait_for_the_lock,
+        the_wait_for_the_lock_has_a_limit,
         a_dead_child_of_this_node_that_another_member_holds_is_not_returned,
         a_process_is_registered_after_a_cleanup,
         a_registration_gives_its_home_no_result,
@@ -308,15 +310,42 @@ is_any_waiting_for_a_lock() ->
     lists:any(
         fun(Pid) ->
             case process_info(Pid, current_stacktrace) of
-                {_, Frames} -> lists:any(fun is_in_trans/1, Frames);
+                {_, Frames} -> lists:any(fun awaits_lock/1, Frames);
                 undefined -> false
             end
         end,
         processes()
     ).
 
-is_in_trans({Module, Function, _, _}) ->
-    {Module, Function} =:= {global, trans}.
+awaits_lock({Module, Function, _, _}) ->
+    {Module, Function} =:= {gen_tracker_cluster_opening, await_lock}.
+
+a_child_that_runs_ends_the_wait_for_the_lock(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        _ = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Calls = [erpc_call(M, gen_tracker_cluster, find_or_open, [z, spec(Name)]) || M <- Members],
+        wait:until(fun() -> on(One, erlang, apply, [fun is_any_waiting_for_a_lock/0, []]) end),
+        {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
+        [?assertEqual({ok, Pid}, answer(Call)) || Call <- Calls]
+    end).
+
+the_wait_for_the_lock_has_a_limit(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        Holder = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Serve = fun() ->
+            try
+                gen_tracker_cluster_opening:serve(z, spec(Name), 0, 100)
+            catch
+                exit:{Reason, _} -> Reason
+            end
+        end,
+        ?assertEqual(timeout, on(One, erlang, apply, [Serve, []])),
+        clusters:dies(Other, Holder),
+        {ok, _} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual(1, length(starts(Members)))
+    end).
 
 %% Another member may hold a process of the caller's node, and notice its death later.
 a_dead_child_of_this_node_that_another_member_holds_is_not_returned(_) ->
