@@ -96,7 +96,8 @@ members(Zone) ->
     ?OR_BADARG(gen_tracker_cluster_opening:members(Zone), [Zone]).
 
 %% @doc Makes this member accept no more starts, until its zone is started again: it is the home of
-%% no name any more. Returns when it has no children. Stops none of them.
+%% no name any more. Returns when it has no children. Stops none of them. After that, no call of
+%% {@link find_or_open/2} calls a start function here, also none that had chosen this member before.
 %%
 %% Exits if the zone or its cluster process ends meanwhile.
 -spec drain(gen_tracker:zone()) -> ok.

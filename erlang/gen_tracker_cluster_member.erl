@@ -192,6 +192,8 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
     %% Those of an earlier cluster process.
     self() ! {sweep, ended, lost},
     Own = proctab_nif:add_member(Handle, node(), atom_to_binary(node()), self()),
+    #{drained := IsDrained} = Options,
+    _ = IsDrained andalso proctab_nif:drain(Handle),
     Member = #member{
         zone = Zone,
         handle = Handle,
@@ -201,7 +203,7 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
         table = Table,
         copies = Copies,
         own = Own,
-        accepting = not maps:get(drained, Options)
+        accepting = not IsDrained
     },
     {ok, Member, {continue, join}}.
 
@@ -240,11 +242,14 @@ handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid) ->
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
 handle_call(drain, {Pid, _} = From, #member{drains = Drains} = Member) when is_pid(Pid) ->
-    #member{tracker = Tracker, options = #{tag := Tag}} = Member,
+    #member{tracker = Tracker, handle = Handle, options = #{tag := Tag}} = Member,
     %% For the case that this process is killed.
     Tracker ! {Tag, drained},
     Draining = Member#member{accepting = false, drains = [From | Drains]},
-    {noreply, drained(status_changed(Draining))};
+    Changed = status_changed(Draining),
+    %% From here on, starts that were decided before are refused, or counted.
+    ok = proctab_nif:drain(Handle),
+    {noreply, drained(Changed)};
 handle_call(_Request, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, {error, unknown_call}, Member};
 %% A sender that is no process cannot be answered: `gen_server' would crash.

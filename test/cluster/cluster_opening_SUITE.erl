@@ -27,6 +27,8 @@ all() ->
         a_drained_member_is_nobodys_home,
         a_drained_member_stays_drained_without_its_cluster_process,
         drain_returns_when_the_children_have_gone,
+        a_start_that_was_decided_before_a_drain_is_refused_after_it,
+        no_start_function_is_called_after_a_drain,
         a_name_is_started_on_its_home_after_a_cleanup_elsewhere,
         a_drained_member_starts_nothing_after_a_cleanup,
         a_drained_member_starts_nothing_after_the_wait_for_the_lock,
@@ -226,6 +228,48 @@ drain_returns_when_the_children_have_gone(_) ->
         ?assertEqual({ok, Pid}, Pid2),
         clusters:dies(One, Pid),
         ?assertEqual(ok, answer(Call))
+    end).
+
+a_start_that_was_decided_before_a_drain_is_refused_after_it(_) ->
+    clusters:with(2, z, fun([One | _] = Members) ->
+        Name = name_of(One, z),
+        {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
+        Refuse = fun() ->
+            ?assertEqual(undecided, on(One, gen_tracker_opening, open_free, [z, Name, Spec])),
+            %% As a callback of the zone does it.
+            Request = {open_free, Name, Spec, undefined},
+            ?assertEqual(
+                '$gen_tracker_undecided', on(One, gen_server, call, [z, Request])
+            ),
+            ?assertEqual(0, on(One, gen_tracker, count, [z]))
+        end,
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        Refuse(),
+        ok = on(One, clusters, kill_cluster_process, [z]),
+        Refuse(),
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        %% The zone itself goes on.
+        {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
+        ?assertEqual([{started, Name, Pid}], starts(Members))
+    end).
+
+no_start_function_is_called_after_a_drain(_) ->
+    clusters:with(2, z, fun([One | _]) ->
+        Names = [Name || Name <- lists:seq(1, 40), home(One, z, Name) =:= element(2, One)],
+        Open = fun() ->
+            [
+                ignore = gen_tracker_cluster:find_or_open(
+                    z, {Name, {cluster_child, return, [Name, ignore]}, temporary}
+                )
+             || _ <- lists:seq(1, 20), Name <- Names
+            ]
+        end,
+        Calls = [erpc_call(One, erlang, apply, [Open, []]) || _ <- lists:seq(1, 4)],
+        wait:until(fun() -> length(on(One, clusters, books, [])) > 20 end),
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        Called = on(One, clusters, books, []),
+        [_ = answer(Call) || Call <- Calls],
+        ?assertEqual(Called, on(One, clusters, books, []))
     end).
 
 %% Both the caller on the member that holds the name and the one on the home wait for that member.

@@ -336,7 +336,7 @@ native(Zone, Pid) ->
         {count, [Zone], []},
         {insert, [Zone, void, self(), spec, Pid], [{3, NoLocal}, {5, NoPids}]},
         {opening, [Zone, void, spec, self()], []},
-        {launch, [Zone, void, spec], []},
+        {launch, [Zone, void, spec, launching], [{4, [atom, undefined, 1, "launching", []]}]},
         {await_start, [Zone, ?NAME], []},
         {failed, [Zone, ?NAME], []},
         {was_stopped, [Zone], []},

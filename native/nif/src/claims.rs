@@ -57,6 +57,13 @@ pub fn cluster_shared(call: Call<'_>) -> Answer<'_> {
     call.make(&shared.ok_or(Fault::BadArgument)?)
 }
 
+pub fn drain(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let table = lookup::zone_by_handle(call, &guard)?;
+    directory(&table.content)?.drain(&call.commit());
+    Ok(atom!(ok))
+}
+
 pub fn add_member(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = lookup::zone_by_handle(call, &guard)?;
