@@ -785,6 +785,9 @@ refused(Message, Pid, Member) ->
 heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, #peer{is_member = false} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Welcomed = Peer#peer{is_member = true, accepting = Accepting, synced = Synced},
+    #member{zone = Zone, table = Table, copies = Copies, options = #{unique := Unique}} = Member,
+    Shared = {self(), Table, Unique, Copies},
+    ok = gen_tracker_cluster_options:compare(Zone, Peer#peer.node, Shared),
     status_changed(set_peer(Pid, Welcomed, Member));
 heard({bye, _} = Message, Pid, #peer{is_member = false, node = Node}, Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Member#member.zone, node => Node,

@@ -30,6 +30,7 @@ all() ->
         functions_for_all_members_see_all_names,
         copied_attributes_are_read_from_the_local_copy,
         copies_of_a_zone_that_is_started_again_outlive_the_last_one,
+        different_options_are_logged,
         children_are_found_by_indexed_attributes_of_all_members,
         subscribers_see_births_and_deaths_of_all_members,
         malformed_messages_change_nothing,
@@ -345,6 +346,64 @@ copies_of_a_zone_that_is_started_again_outlive_the_last_one(_) ->
         {_, _, _, {Values, Index, _, _}} = on(One, proctab_nif, cluster_shared, [z]),
         ?assertEqual([2, 1], [on(One, ets, info, [Table, size]) || Table <- [Values, Index]])
     end).
+
+different_options_are_logged(_) ->
+    Options = #{index => [i, {each, j}], cluster => #{copied => [c, d]}},
+    clusters:with(2, z, Options, fun([{_, Here} = One, {_, There} = Other] = Members) ->
+        [keep_log(Member) || Member <- Members],
+        Restart = fun(Changed) ->
+            ok = on(Other, clusters, stop_zone, [z]),
+            ok = on(Other, clusters, start_zone, [z, Changed]),
+            settle(Members, z)
+        end,
+        Restart(Options#{index := [{each, j}, i], cluster := #{copied => [d, c]}}),
+        Own = #{unique => home, copied => [c, d, i, j], index => [i, {each, j}]},
+        lists:foreach(
+            fun({Changed, Difference}) ->
+                Restart(maps:merge(Options, Changed)),
+                Its = maps:merge(Own, Difference),
+                [
+                    begin
+                        wait:until(fun() -> different_options(Member) =/= [] end),
+                        ?assertEqual([Report], different_options(Member)),
+                        forget_log(Member)
+                    end
+                 || {Member, Report} <- [{One, {There, Own, Its}}, {Other, {Here, Its, Own}}]
+                ]
+            end,
+            [
+                {#{cluster => #{copied => [c, d], unique => lock}}, #{unique => lock}},
+                {#{cluster => #{copied => [c]}}, #{copied => [c, i, j]}},
+                {#{index => [i]}, #{index => [i], copied => [c, d, i]}}
+            ]
+        )
+    end).
+
+%% Starts to keep the log of a node.
+keep_log(Member) ->
+    Keep = fun() ->
+        Keeper = spawn(timer, sleep, [infinity]),
+        true = register(kept_log, Keeper),
+        ok = logger:add_handler(kept_log, kept_log, #{config => Keeper}),
+        ok = logger:set_primary_config(level, warning)
+    end,
+    ok = on(Member, erlang, apply, [Keep, []]).
+
+%% Begins with an empty log.
+forget_log(Member) ->
+    ok = on(Member, logger, remove_handler, [kept_log]),
+    clusters:dies(Member, on(Member, erlang, whereis, [kept_log])),
+    keep_log(Member).
+
+%% Returns the reports of different options.
+different_options(Member) ->
+    Keeper = on(Member, erlang, whereis, [kept_log]),
+    {messages, Messages} = on(Member, erlang, process_info, [Keeper, messages]),
+    [
+        {Node, Own, Its}
+     || {event, #{msg := {report, #{label := {gen_tracker_cluster, different_options},
+            zone := z, node := Node, own := Own, other := Its}}}} <- Messages
+    ].
 
 children_are_found_by_indexed_attributes_of_all_members(_) ->
     Options = #{cluster => true, index => [i, {each, e}]},
