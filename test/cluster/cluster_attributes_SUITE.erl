@@ -1,5 +1,6 @@
-%% Promise: `gen_tracker_cluster:getattr/4` waits for an attribute of a child on any member, at the
-%% child's member, whatever becomes of the child, of that member, and of the connection to it.
+%% Promise: attributes of a child on any member are read and written at the child's member, and
+%% `getattr/4` waits for one there, whatever becomes of the child, of that member, and of the
+%% connection to it.
 -module(cluster_attributes_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -21,7 +22,8 @@ all() ->
         a_wait_goes_on_when_the_zone_of_the_childs_member_has_ended,
         a_wait_ends_with_its_time,
         a_wait_ends_with_its_caller,
-        an_attribute_that_is_copied_is_awaited_here
+        an_attribute_that_is_copied_is_awaited_here,
+        a_connection_that_has_broken_is_an_error_of_erpc
     ].
 
 open(Member, Name) ->
@@ -183,4 +185,30 @@ an_attribute_that_is_copied_is_awaited_here(_) ->
         ok = on(Other, gen_tracker, setattr, [z, a, key, 1]),
         ?assertEqual({ok, 1}, answer(Call)),
         ?assertEqual(0, on(Other, proctab_nif, waiting, [z]))
+    end).
+
+%% As long as this member has not noticed it.
+a_connection_that_has_broken_is_an_error_of_erpc(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        _ = open(Other, a),
+        settle(Members, z),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        ok = on(One, sys, suspend, [Process]),
+        clusters:cut([One], [Other]),
+        [
+            ?assertError(
+                {erpc, noconnection}, on(One, gen_tracker_cluster, Function, [z, a | Arguments])
+            )
+         || {Function, Arguments} <- [
+                {getattr, [key]}, {getattr, [key, 1000]}, {info, []}, {setattr, [key, 1]},
+                {setattr, [#{key => 1}]}, {increment, [key, 1]}, {increment, [key, 1, 0]},
+                {cas, [key, 1, 2]}, {delattr, [key]}
+            ]
+        ],
+        ?assertError(
+            {erpc, noconnection}, on(One, gen_tracker_cluster, unregister_name, [{z, a}])
+        ),
+        ok = on(One, sys, resume, [Process]),
+        until_owner(One, a, undefined),
+        ?assertEqual(undefined, on(One, gen_tracker_cluster, getattr, [z, a, key]))
     end).

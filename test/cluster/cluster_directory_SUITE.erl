@@ -15,6 +15,7 @@ suite() ->
 all() ->
     [
         a_name_is_found_on_all_members,
+        a_name_is_found_without_a_message,
         a_dead_child_is_found_nowhere,
         a_member_that_joins_finds_all_names,
         names_of_a_node_that_has_gone_are_found_nowhere,
@@ -62,6 +63,45 @@ a_name_is_found_on_all_members(_) ->
          || Member <- Members, {Name, Pid} <- Children
         ]
     end).
+
+a_name_is_found_without_a_message(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(One, z, spec(a)),
+        settle(Members, z),
+        ?assertEqual({Pid, []}, on(Other, ?MODULE, sent, [fun find_all/0])),
+        Echo = fun() -> gen_tracker_cluster:send({z, a}, hello) end,
+        ?assertEqual({Pid, [{hello, Pid}]}, on(Other, ?MODULE, sent, [Echo]))
+    end).
+
+find_all() ->
+    {ok, Pid} = gen_tracker_cluster:find(z, a),
+    Pid = gen_tracker_cluster:whereis_name({z, a}),
+    {ok, Pid} = gen_tracker_cluster:find_or_open(z, spec(a)),
+    undefined = gen_tracker_cluster:find(z, b),
+    Pid.
+
+%% Calls a function in a process of its own, and returns its result and the messages that it sends.
+sent(Fun) ->
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        receive
+            go -> exit({result, Fun()})
+        end
+    end),
+    1 = erlang:trace(Pid, true, [send]),
+    Pid ! go,
+    receive
+        {'DOWN', Monitor, process, Pid, {result, Result}} ->
+            Delivered = erlang:trace_delivered(Pid),
+            receive
+                {trace_delivered, Pid, Delivered} -> {Result, traced(Pid)}
+            end
+    end.
+
+traced(Pid) ->
+    receive
+        {trace, Pid, send, Message, To} -> [{Message, To} | traced(Pid)]
+    after 0 -> []
+    end.
 
 a_dead_child_is_found_nowhere(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->

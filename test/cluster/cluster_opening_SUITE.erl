@@ -23,7 +23,9 @@ all() ->
         a_zone_that_stops_during_a_start_is_an_error,
         a_zone_that_stops_slowly_is_nobodys_home,
         a_member_that_joins_moves_nothing,
+        permanent_children_of_a_lost_node_are_started_by_the_next_request,
         members_that_never_agree_have_no_home,
+        a_home_that_does_not_agree_is_no_home,
         a_drained_member_is_nobodys_home,
         a_drained_member_stays_drained_without_its_cluster_process,
         drain_returns_when_the_children_have_gone,
@@ -189,6 +191,32 @@ members_that_never_agree_have_no_home(_) ->
         ok = on(Other, gen_tracker_cluster, drain, [z]),
         wait:until(fun() -> home(One, z, a) =:= undefined end),
         ?assertEqual({error, no_home}, find_or_open(One, z, spec(a)))
+    end).
+
+%% The other member is a home by its own messages, and its node does not run the zone.
+a_home_that_does_not_agree_is_no_home(_) ->
+    clusters:with_fake(fun(One, {{_, Node}, _} = Fake, _) ->
+        clusters:send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, []}, complete]),
+        Names = lists:seq(1, 1000),
+        Name = hd([N || N <- Names, home(One, z, N) =:= Node]),
+        ?assertEqual({error, no_home}, find_or_open(One, z, spec(Name))),
+        Own = hd([N || N <- Names, home(One, z, N) =/= Node]),
+        {ok, _} = find_or_open(One, z, spec(Own))
+    end).
+
+permanent_children_of_a_lost_node_are_started_by_the_next_request(_) ->
+    clusters:with(3, z, fun([One, Other, {Peer, _} = Last]) ->
+        Names = [{name, N} || N <- lists:seq(1, 10)],
+        Permanent = fun(Name) -> cluster_child:spec(Name, permanent) end,
+        [{ok, _} = on(Last, gen_tracker, find_or_open, [z, Permanent(Name)]) || Name <- Names],
+        settle([One, Other, Last], z),
+        ok = peer:stop(Peer),
+        settle([One, Other], z),
+        ?assertEqual([], clusters:directory(One, z)),
+        ?assertEqual([], starts([One, Other])),
+        Pids = [element(2, find_or_open(One, z, Permanent(Name))) || Name <- Names],
+        Started = [Pid || {started, _, Pid} <- starts([One, Other])],
+        ?assertEqual(lists:sort(Pids), lists:sort(Started))
     end).
 
 a_drained_member_is_nobodys_home(_) ->
