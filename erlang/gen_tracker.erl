@@ -1206,11 +1206,18 @@ unknown(Message, #tracker{zone = Zone} = Tracker) ->
 -spec terminate(term(), #tracker{}) -> ok.
 terminate(_Reason, #tracker{zone = Zone, handle = Handle, context = Context} = Tracker) ->
     ok = proctab_nif:zone_stop(Handle),
+    ok = leave_cluster(Tracker),
     gen_tracker_requests:end_all(Tracker#tracker.requests),
     gen_tracker_shutdown:stop(Handle, Context, Tracker#tracker.inherited),
     %% From now on calls fail with `noproc'.
     _ = try unregister(Zone) catch error:badarg -> lost end,
     refuse_others().
+
+%% The children may take long to stop. Meanwhile names are started on other members.
+leave_cluster(#tracker{cluster = {Process, _}, tag = Tag}) ->
+    gen_tracker_cluster_member:stopping(Process, Tag);
+leave_cluster(#tracker{cluster = undefined}) ->
+    ok.
 
 refuse_others() ->
     receive

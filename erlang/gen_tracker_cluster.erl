@@ -33,7 +33,8 @@
 %% </ul>
 %%
 %% All functions raise `badarg' if the zone does not run on this node, or was started without the
-%% option `cluster', unless they say otherwise. All members should have the same options.
+%% option `cluster', unless they say otherwise. All members should have the same options;
+%% others are logged.
 -module(gen_tracker_cluster).
 
 -export([find/2, find_or_open/2, home/2, members/1, drain/1]).
@@ -55,13 +56,11 @@
                   | unsubscribed}.
 %% A message to a subscriber.
 
-%% How often a caller looks for an attribute of a name that no member has, in milliseconds.
--define(AGAIN, 10).
-
 %%% Finding and starting
 
 %% @doc Returns the running child of a name on any member, in one native call. If several members
-%% have one, this is the one of this node, or else the one that wins the conflict.
+%% have one, this is the one of this node, or else the one that wins the conflict. A process of this
+%% node that is the child of another member is not returned after its death.
 -spec find(gen_tracker:zone(), gen_tracker:name()) -> {ok, pid()} | undefined.
 find(Zone, Name) ->
     ?OR_BADARG(proctab_nif:find_claim(Zone, Name), [Zone, Name]).
@@ -69,8 +68,8 @@ find(Zone, Name) ->
 %% @doc Returns the running child of a name on any member, or starts it on the {@link home/2} of the
 %% name. The start function is called once, however many callers there are on however many nodes.
 %%
-%% Results and errors are those of {@link gen_tracker:find_or_open/2}, except that a zone that does
-%% not run is `badarg'. Other errors are
+%% Results and errors are those of {@link gen_tracker:find_or_open/2}: also this function returns
+%% `{error, gen_tracker_not_started}' if the zone does not run on this node. Other errors are
 %% <ul>
 %% <li>`{error, {nodedown, Node}}', if the member that was to start the child has gone meanwhile;
 %%     it may have started the child;</li>
@@ -78,8 +77,10 @@ find(Zone, Name) ->
 %%     which one starts the child.</li>
 %% </ul>
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
+find_or_open(Zone, Spec) when is_atom(Zone) ->
+    ?OR_BADARG(gen_tracker_cluster_opening:find_or_open(Zone, Spec), [Zone, Spec]);
 find_or_open(Zone, Spec) ->
-    ?OR_BADARG(gen_tracker_cluster_opening:find_or_open(Zone, Spec), [Zone, Spec]).
+    ?BADARG([Zone, Spec]).
 
 %% @doc Returns the member that would start a name, or `undefined' if no member accepts starts. It
 %% is the same on all members that know the same members. A member accepts starts when it knows the
@@ -96,7 +97,8 @@ members(Zone) ->
     ?OR_BADARG(gen_tracker_cluster_opening:members(Zone), [Zone]).
 
 %% @doc Makes this member accept no more starts, until its zone is started again: it is the home of
-%% no name any more. Returns when it has no children. Stops none of them.
+%% no name any more. Returns when it has no children. Stops none of them. After that, no call of
+%% {@link find_or_open/2} calls a start function here, also none that had chosen this member before.
 %%
 %% Exits if the zone or its cluster process ends meanwhile.
 -spec drain(gen_tracker:zone()) -> ok.
@@ -111,65 +113,26 @@ drain(Zone) ->
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key) ->
-    case ?OR_BADARG(proctab_nif:cluster_getattr(Zone, Name, Key), [Zone, Name, Key]) of
-        {ok, Value} ->
-            {ok, Value};
-        undefined ->
-            case ?OR_BADARG(other_owner(Zone, Name), [Zone, Name, Key]) of
-                none -> undefined;
-                Node -> remote(Node, Zone, Name, Key)
-            end
-    end.
-
-%% Only running children have copies.
-remote(Node, Zone, Name, Key) ->
-    {_, _, _, Copies} = proctab_nif:cluster_shared(Zone),
-    Copy =
-        case proctab_nif:find_claim(Zone, Name) of
-            {ok, _} -> gen_tracker_cluster_copies:value(Node, Name, Key, Copies);
-            undefined -> not_copied
-        end,
-    case Copy of
-        not_copied -> erpc:call(Node, gen_tracker, getattr, [Zone, Name, Key]);
-        _ -> Copy
-    end.
+    ?OR_BADARG(gen_tracker_cluster_attributes:get(Zone, Name, Key), [Zone, Name, Key]).
 
 %% @doc Like {@link getattr/3}, after waiting for the attribute to appear for at most `Timeout'
-%% milliseconds. Looks every 10 ms, also at the child's node if the key is not copied.
+%% milliseconds. The member that has the child waits, in one call, unless the key is copied. If the
+%% child ends meanwhile, or its member or the connection to that does, the call waits for the
+%% attribute of the next child of that name, on any member.
 -spec getattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), timeout()) ->
           {ok, gen_tracker:value()} | undefined.
 getattr(Zone, Name, Key, Timeout) when Timeout =:= infinity; is_integer(Timeout), Timeout >= 0 ->
-    case ?OR_BADARG(await(Zone, Name, Key, deadline(Timeout)), [Zone, Name, Key, Timeout]) of
-        undefined -> undefined;
-        Value -> Value
-    end;
+    ?OR_BADARG(
+        gen_tracker_cluster_attributes:await(Zone, Name, Key, Timeout),
+        [Zone, Name, Key, Timeout]
+    );
 getattr(Zone, Name, Key, Timeout) ->
     ?BADARG([Zone, Name, Key, Timeout]).
-
-deadline(infinity) -> infinity;
-deadline(Timeout) -> erlang:monotonic_time(millisecond) + Timeout.
-
-await(Zone, Name, Key, Deadline) ->
-    case {getattr(Zone, Name, Key), Deadline} of
-        {{ok, Value}, _} ->
-            {ok, Value};
-        {undefined, infinity} ->
-            await_again(Zone, Name, Key, Deadline);
-        {undefined, _} ->
-            case erlang:monotonic_time(millisecond) < Deadline of
-                true -> await_again(Zone, Name, Key, Deadline);
-                false -> undefined
-            end
-    end.
-
-await_again(Zone, Name, Key, Deadline) ->
-    timer:sleep(?AGAIN),
-    await(Zone, Name, Key, Deadline).
 
 %% @doc Returns all attributes of a name, from the child's node.
 -spec info(gen_tracker:zone(), gen_tracker:name()) -> gen_tracker:attributes().
 info(Zone, Name) ->
-    case ?OR_BADARG(other_owner(Zone, Name), [Zone, Name]) of
+    case ?OR_BADARG(gen_tracker_cluster_attributes:other_owner(Zone, Name), [Zone, Name]) of
         none -> gen_tracker:info(Zone, Name);
         Node -> erpc:call(Node, gen_tracker, info, [Zone, Name])
     end.
@@ -218,20 +181,12 @@ delattr(Zone, Name, Key) ->
     at_owner(delattr, [Zone, Name, Key]).
 
 at_owner(Function, [Zone, Name | _] = Arguments) ->
-    try other_owner(Zone, Name) of
+    try gen_tracker_cluster_attributes:other_owner(Zone, Name) of
         none -> apply(gen_tracker, Function, Arguments);
         Node -> erpc:call(Node, gen_tracker, Function, Arguments)
     catch
         error:badarg ->
             error(badarg, Arguments, proctab_errors:info(?MODULE, Function, Arguments))
-    end.
-
-%% Returns the other member that has a name, in one native call.
-other_owner(Zone, Name) ->
-    case proctab_nif:claim_owner(Zone, Name) of
-        own -> none;
-        undefined -> none;
-        Node -> Node
     end.
 
 %%% All members
@@ -331,7 +286,7 @@ register_name(ViaName, Pid) ->
 %% has the name.
 -spec unregister_name(gen_tracker:via_name()) -> ok.
 unregister_name({Zone, Name}) when is_atom(Zone) ->
-    try other_owner(Zone, Name) of
+    try gen_tracker_cluster_attributes:other_owner(Zone, Name) of
         none -> gen_tracker:unregister_name({Zone, Name});
         Node -> erpc:call(Node, gen_tracker, unregister_name, [{Zone, Name}])
     catch

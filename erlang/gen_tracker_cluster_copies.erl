@@ -9,7 +9,7 @@
 -module(gen_tracker_cluster_copies).
 
 -export([new/2, set/4, remove/3, remove_member/3]).
--export([keys/1, value/4, lookup/3]).
+-export([keys/1, indexed/1, value/4, lookup/3]).
 
 -export_type([copies/0]).
 
@@ -30,6 +30,11 @@ key(Key) -> Key.
 -spec keys(copies()) -> [gen_tracker:key()].
 keys({_, _, Keys, _}) ->
     Keys.
+
+%% @doc Returns the indexes, by whose values copies are found.
+-spec indexed(copies()) -> [gen_tracker:key() | {each, gen_tracker:key()}].
+indexed({_, _, _, Indexed}) ->
+    Indexed.
 
 %% @doc Replaces the attributes of a name of a member.
 -spec set(node(), gen_tracker:name(), gen_tracker:attributes(), copies()) -> ok.

@@ -14,7 +14,8 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, subscribers/0, drain/1, lost/2, rank/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, subscribers/0, drain/1, stopping/2, lost/2]).
+-export([rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 -export([ask/2]).
@@ -173,6 +174,13 @@ subscribers(Table) ->
 drain(Process) ->
     gen_server:call(Process, drain, infinity).
 
+%% @doc Tells the cluster process that its tracker stops the zone, which may take long: the member
+%% accepts no more starts.
+-spec stopping(pid(), Tag :: reference()) -> ok.
+stopping(Process, Tag) ->
+    Process ! {Tag, stopping},
+    ok.
+
 %% @doc Tells the subscribers of a cluster process that was killed that their subscriptions have
 %% ended. The tracker has inherited the table.
 -spec lost(gen_tracker:zone(), ets:table()) -> ok.
@@ -202,6 +210,8 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
     %% Those of an earlier cluster process.
     self() ! {sweep, ended, lost},
     Own = proctab_nif:add_member(Handle, node(), atom_to_binary(node()), self()),
+    #{drained := IsDrained} = Options,
+    _ = IsDrained andalso proctab_nif:drain(Handle),
     Member = #member{
         zone = Zone,
         handle = Handle,
@@ -211,7 +221,7 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
         table = Table,
         copies = Copies,
         own = Own,
-        accepting = not maps:get(drained, Options)
+        accepting = not IsDrained
     },
     {ok, Member, {continue, join}}.
 
@@ -250,11 +260,14 @@ handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid) ->
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
 handle_call(drain, {Pid, _} = From, #member{drains = Drains} = Member) when is_pid(Pid) ->
-    #member{tracker = Tracker, options = #{tag := Tag}} = Member,
+    #member{tracker = Tracker, handle = Handle, options = #{tag := Tag}} = Member,
     %% For the case that this process is killed.
     Tracker ! {Tag, drained},
     Draining = Member#member{accepting = false, drains = [From | Drains]},
-    {noreply, drained(status_changed(Draining))};
+    Changed = status_changed(Draining),
+    %% From here on, starts that were decided before are refused, or counted.
+    ok = proctab_nif:drain(Handle),
+    {noreply, drained(Changed)};
 handle_call(_Request, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, {error, unknown_call}, Member};
 %% A sender that is no process cannot be answered: `gen_server' would crash.
@@ -289,6 +302,8 @@ received({watched, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
     watched(Pids, Member);
 received({joined, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
     lists:foldl(fun peer_joined/2, Member, Pids);
+received({Tag, stopping}, #member{options = #{tag := Tag}} = Member) ->
+    status_changed(Member#member{accepting = false});
 received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watcher} = Member) ->
     unlink(Watcher),
     exit(Watcher, kill),
@@ -788,6 +803,9 @@ refused(Message, Pid, Member) ->
 heard({welcome, ?VERSION, {Accepting, Synced}}, Pid, #peer{is_member = false} = Peer, Member)
         when is_boolean(Accepting), is_boolean(Synced) ->
     Welcomed = Peer#peer{is_member = true, accepting = Accepting, synced = Synced},
+    #member{zone = Zone, table = Table, copies = Copies, options = #{unique := Unique}} = Member,
+    Shared = {self(), Table, Unique, Copies},
+    ok = gen_tracker_cluster_options:compare(Zone, Peer#peer.node, Shared),
     status_changed(set_peer(Pid, Welcomed, Member));
 heard({bye, _} = Message, Pid, #peer{is_member = false, node = Node}, Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Member#member.zone, node => Node,
@@ -927,27 +945,50 @@ decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := Callbac
 ask({Module, Function}, Arguments) ->
     exit({decided, apply(Module, Function, Arguments)}).
 
-decided(Name, Process, Reason, #member{zone = Zone, conflicts = Conflicts} = Member) ->
+%% The winner may have ended since the callback was asked, and another child may be the better one
+%% by now: that is another conflict. If there is none, the child gives way to no process.
+decided(Name, Process, Reason, #member{conflicts = Conflicts} = Member) ->
     case Conflicts of
         #{Name := #conflict{decision = {asking, Process, _}} = Conflict} ->
-            case Reason of
-                {decided, keep} ->
-                    Member#member{conflicts = maps:remove(Name, Conflicts)};
-                {decided, {hand_over, _} = HandOver} ->
-                    decided(Name, Conflict#conflict{decision = HandOver}, Member);
-                {decided, stop} ->
-                    decided(Name, Conflict#conflict{decision = stop}, Member);
+            #conflict{loser = Loser, winner = Winner} = Conflict,
+            Decision = decision(Reason, Name, Member),
+            Others = maps:remove(Name, Conflicts),
+            case better_child(Name, Member) of
+                Winner when Decision =/= keep ->
+                    Decided = Conflict#conflict{decision = Decision},
+                    tell_keeper(Name, Member#member{conflicts = Others#{Name => Decided}});
+                Next when is_pid(Next), Next =/= Winner ->
+                    lose(Name, Loser, Next, Member#member{conflicts = Others});
                 _ ->
-                    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone,
-                                 name => Name, reason => Reason}),
-                    decided(Name, Conflict#conflict{decision = stop}, Member)
+                    Member#member{conflicts = Others}
             end;
         _ ->
             Member
     end.
 
-decided(Name, Conflict, #member{conflicts = Conflicts} = Member) ->
-    tell_keeper(Name, Member#member{conflicts = Conflicts#{Name := Conflict}}).
+%% Returns what a callback has decided that ended with this reason.
+decision({decided, keep}, _, _) ->
+    keep;
+decision({decided, {hand_over, _} = HandOver}, _, _) ->
+    HandOver;
+decision({decided, stop}, _, _) ->
+    stop;
+decision(Reason, Name, #member{zone = Zone}) ->
+    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone, name => Name,
+                 reason => Reason}),
+    stop.
+
+%% Returns the child of another member that the own child of a name has to give way to.
+better_child(Name, #member{zone = Zone}) ->
+    case unless_gone(fun proctab_nif:best_claim/2, [Zone, Name], undefined) of
+        {Node, Pid} when is_pid(Pid) ->
+            case {rank(Name, Node), Node} > {rank(Name, node()), node()} of
+                true -> Pid;
+                false -> none
+            end;
+        _ ->
+            none
+    end.
 
 %% Tells the keeper of the loser, and the next one if that is killed before it has acted.
 tell_keeper(Name, #member{zone = Zone, conflicts = Conflicts, options = Options} = Member) ->

@@ -16,7 +16,7 @@
 -module(gen_tracker_cluster_opening).
 
 -export([find_or_open/2, home/2, members/1, owner/2, register_name/3]).
--export([serve/3, child_of/2, register_from/4, register_here/3]).
+-export([serve/4, child_of/2, register_from/4, register_here/3]).
 
 -include("gen_tracker_answers.hrl").
 
@@ -28,6 +28,8 @@
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
 -define(HEARD, 5000).
+%% After how long at most a home tries again to get the lock of a name, in milliseconds.
+-define(LOCKED, 50).
 
 %% Where a name is, or is to be started.
 -type decision() :: {ok, pid()} | {held | home, node()} | nowhere.
@@ -39,9 +41,42 @@
 %% monotonic time.
 -type deadlines() :: {Agreement :: integer(), Limit :: integer()}.
 
-%% @doc Returns the running child of a name, or starts it on the home of the name.
+%% @doc Returns the running child of a name, or starts it on the home of the name. Raises `badarg'
+%% if the zone is one of this node alone, or a term is too large for its table.
 -spec find_or_open(gen_tracker:zone(), gen_tracker:child_spec()) -> term().
 find_or_open(Zone, Spec) ->
+    try
+        find_or_check(Zone, Spec)
+    catch
+        error:badarg -> find_or_open(Zone, Spec, tracker(Zone))
+    end.
+
+%% Distinguishes "the zone does not run" from the other reasons of `badarg', which are certain only
+%% if the zone had the same tracker before and after.
+find_or_open(_, Spec, none) ->
+    case gen_tracker_spec:check(Spec) of
+        {ok, _, _} -> {error, gen_tracker_not_started};
+        {error, Reason} -> {error, Reason}
+    end;
+find_or_open(Zone, Spec, Tracker) ->
+    try
+        find_or_check(Zone, Spec)
+    catch
+        error:badarg ->
+            case tracker(Zone) of
+                Tracker -> error(badarg);
+                Other -> find_or_open(Zone, Spec, Other)
+            end
+    end.
+
+tracker(Zone) ->
+    try
+        proctab_nif:owner(Zone)
+    catch
+        error:badarg -> none
+    end.
+
+find_or_check(Zone, Spec) ->
     case name(Spec) of
         {ok, Name} ->
             case proctab_nif:find_claim_alive(Zone, Name) of
@@ -77,7 +112,9 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
         nowhere ->
             open_again(Zone, Name, Spec, Deadlines);
         {_, Node} = Decision ->
+            Dead = dead_claim(Decision, Zone, Name),
             case ask(Node, Decision, Zone, Spec, 1) of
+                {result, {ok, Dead}} -> open_again(Zone, Name, Spec, Deadlines);
                 {result, Result} -> Result;
                 undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
                 again -> open_again(Zone, Name, Spec, Deadlines);
@@ -119,6 +156,17 @@ decide(Zone, Name) ->
                 Node -> {held, Node}
             end
     end.
+
+%% Returns the child that another member has of a name without a living one, as far as this member
+%% knows: a process of this node that has died. The other member does not know that yet, and would
+%% return it.
+dead_claim({held, Node}, Zone, Name) ->
+    case proctab_nif:best_claim(Zone, Name) of
+        {Node, Pid} when is_pid(Pid) -> Pid;
+        _ -> none
+    end;
+dead_claim({home, _}, _, _) ->
+    none.
 
 home_of(Zone, Name) ->
     case home(Zone, Name) of
@@ -163,9 +211,9 @@ published(Key, Zone, Default) ->
 -spec ask(node(), decision(), gen_tracker:zone(), gen_tracker:child_spec(),
           Redirects :: non_neg_integer()) -> answer().
 ask(Node, Decision, Zone, Spec, _) when Node =:= node() ->
-    open_here(Decision, Zone, Spec);
+    open_here(Decision, Zone, Spec, ?TIMEOUT);
 ask(Node, Decision, Zone, Spec, Redirects) ->
-    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects], ?TIMEOUT) of
+    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects, ?TIMEOUT], ?TIMEOUT) of
         {redirect, Other} when Redirects > 0, Other =/= node() ->
             ask(Other, Decision, Zone, Spec, Redirects - 1);
         {redirect, _} -> again;
@@ -181,10 +229,12 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
             exit(Reason)
     end.
 
-%% @doc For a caller on another node: starts a child, if this member agrees that it has to.
--spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer()) ->
+%% @doc For a caller on another node: starts a child, if this member agrees that it has to. Exits
+%% with `timeout' if it does not get the lock of the name in `Timeout' milliseconds.
+-spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer(),
+            Timeout :: non_neg_integer()) ->
           answer() | {redirect, node()}.
-serve(Zone, Spec, _Redirects) ->
+serve(Zone, Spec, _Redirects, Timeout) ->
     {ok, Name} = name(Spec),
     try
         Owner = proctab_nif:owner(Zone),
@@ -192,7 +242,7 @@ serve(Zone, Spec, _Redirects) ->
             {ok, Pid} ->
                 {result, {ok, Pid}};
             {_, Node} = Decision when Node =:= node() ->
-                unless_ended(open_here(Decision, Zone, Spec), Zone, Owner);
+                unless_ended(open_here(Decision, Zone, Spec, Timeout), Zone, Owner);
             {_, Node} ->
                 {redirect, Node};
             nowhere ->
@@ -221,7 +271,7 @@ unless_ended(Answer, _, _) ->
 %% Returns whether the zone still has this tracker, which does not stop it.
 is_running(Zone, Owner) ->
     try
-        proctab_nif:owner(Zone) =:= Owner andalso
+        tracker(Zone) =:= Owner andalso
             is_process_alive(Owner) andalso
             not proctab_nif:was_stopped(Zone)
     catch
@@ -229,14 +279,13 @@ is_running(Zone, Owner) ->
     end.
 
 %% A name that this member holds needs no lock: it is not claimed.
-open_here({held, _}, Zone, Spec) ->
+open_here({held, _}, Zone, Spec, _) ->
     open_with(fun gen_tracker_opening:open_held/3, Zone, Spec);
-open_here({home, _}, Zone, Spec) ->
+open_here({home, _}, Zone, Spec, Timeout) ->
     case proctab_nif:cluster_shared(Zone) of
         {_, _, lock, _} ->
             {ok, Name} = name(Spec),
-            Open = fun() -> open_locked(Zone, Name, Spec) end,
-            global:trans({{gen_tracker_cluster, Zone, Name}, self()}, Open);
+            open_with_lock(Zone, Name, Spec, now_ms() + Timeout);
         _ ->
             open_with(fun gen_tracker_opening:open_free/3, Zone, Spec)
     end.
@@ -246,6 +295,25 @@ open_with(Open, Zone, Spec) ->
     case Open(Zone, Name, ChildSpec) of
         {opened, Result} -> {result, Result};
         Answer -> Answer
+    end.
+
+%% Tries to get the lock until the deadline. The retries of `global' have no limit in time, and do
+%% not see that the name has a child, or another home, by now.
+open_with_lock(Zone, Name, Spec, Deadline) ->
+    Open = fun() -> open_locked(Zone, Name, Spec) end,
+    Id = {{gen_tracker_cluster, Zone, Name}, self()},
+    case global:trans(Id, Open, [node() | nodes()], 0) of
+        aborted -> as_home(Zone, Name, fun() -> await_lock(Zone, Name, Spec, Deadline) end);
+        Answer -> Answer
+    end.
+
+await_lock(Zone, Name, Spec, Deadline) ->
+    case now_ms() < Deadline of
+        true ->
+            timer:sleep(rand:uniform(?LOCKED)),
+            open_with_lock(Zone, Name, Spec, Deadline);
+        false ->
+            timed_out(Zone, Spec)
     end.
 
 %% The claim of a child that was started with the lock may not have arrived yet, so this asks. The
@@ -259,13 +327,17 @@ open_locked(Zone, Name, Spec) ->
         {[], true} ->
             again;
         {[], false} ->
-            case decide(Zone, Name) of
-                {ok, Pid} -> {result, {ok, Pid}};
-                {home, Node} when Node =:= node() ->
-                    open_with(fun gen_tracker_opening:open_free/3, Zone, Spec);
-                {_, _} -> undecided;
-                nowhere -> again
-            end
+            Open = fun gen_tracker_opening:open_free/3,
+            as_home(Zone, Name, fun() -> open_with(Open, Zone, Spec) end)
+    end.
+
+%% Decides again. Calls `Open' if this member is still the home of the name.
+as_home(Zone, Name, Open) ->
+    case decide(Zone, Name) of
+        {ok, Pid} -> {result, {ok, Pid}};
+        {home, Node} when Node =:= node() -> Open();
+        {_, _} -> undecided;
+        nowhere -> again
     end.
 
 %% @doc For another member: returns the running child of this member, or whether the name is held.
@@ -282,15 +354,24 @@ child_of(Zone, Name) ->
 %% @doc Registers a process of this node, as `gen_tracker:register_name/2' does.
 -spec register_name(gen_tracker:zone(), gen_tracker:name(), pid()) -> yes | no.
 register_name(Zone, Name, Pid) ->
-    register_name(Zone, Name, Pid, deadlines(now_ms() + ?TIMEOUT)).
+    register_name(Zone, Name, Pid, false, deadlines(now_ms() + ?TIMEOUT)).
 
-register_name(Zone, Name, Pid, {_, Limit} = Deadlines) ->
-    case registration(decide(Zone, Name), Zone, Name, Pid) of
-        again -> register_again(Zone, Name, Pid, Deadlines);
-        undecided -> register_undecided(Zone, Name, Pid, deadlines(Limit));
-        refused -> error(badarg);
-        Answer -> Answer
+%% `WasAsked' says whether a home was asked. If that has ended before its answer, the process may be
+%% registered, now or a moment later.
+register_name(Zone, Name, Pid, WasAsked, {_, Limit} = Deadlines) ->
+    Decision = decide(Zone, Name),
+    IsAsked = WasAsked orelse is_elsewhere(Decision),
+    case registration(Decision, Zone, Name, Pid) of
+        yes -> yes;
+        no -> answer(IsAsked andalso is_registered(Zone, Name, Pid));
+        again -> register_again(Zone, Name, Pid, IsAsked, Deadlines);
+        undecided -> register_undecided(Zone, Name, Pid, IsAsked, deadlines(Limit));
+        refused -> error(badarg)
     end.
+
+is_elsewhere({ok, _}) -> false;
+is_elsewhere(nowhere) -> false;
+is_elsewhere({_, Node}) -> Node =/= node().
 
 registration({ok, _}, _, _, _) ->
     no;
@@ -300,25 +381,41 @@ registration({_, Node}, Zone, Name, Pid) when Node =:= node() ->
     register_here(Zone, Name, Pid);
 registration({_, Node} = Decision, Zone, Name, Pid) ->
     Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
+    Dead = dead_claim(Decision, Zone, Name),
     case ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
+        {result, {ok, Dead}} -> again;
         {result, ?RESERVED(Answer)} -> Answer;
+        {result, {error, {nodedown, _}}} -> again;
+        %% The member was to stop what it was starting, or had no connection for a moment.
+        {result, {error, killed}} -> again;
+        {result, {error, {erpc, _}}} -> again;
         {result, _} -> no;
         Undecided -> Undecided
     end.
 
-register_again(Zone, Name, Pid, {Agreement, _} = Deadlines) ->
+answer(true) -> yes;
+answer(false) -> no.
+
+is_registered(Zone, Name, Pid) ->
+    try
+        proctab_nif:find(Zone, Name) =:= {ok, Pid}
+    catch
+        error:badarg -> false
+    end.
+
+register_again(Zone, Name, Pid, IsAsked, {Agreement, _} = Deadlines) ->
     case now_ms() < Agreement of
         true ->
             timer:sleep(?AGAIN),
-            register_name(Zone, Name, Pid, Deadlines);
+            register_name(Zone, Name, Pid, IsAsked, Deadlines);
         false ->
-            no
+            answer(IsAsked andalso is_registered(Zone, Name, Pid))
     end.
 
-register_undecided(Zone, Name, Pid, {_, Limit} = Deadlines) ->
+register_undecided(Zone, Name, Pid, IsAsked, {_, Limit} = Deadlines) ->
     case now_ms() < Limit of
-        true -> register_name(Zone, Name, Pid, Deadlines);
-        false -> no
+        true -> register_name(Zone, Name, Pid, IsAsked, Deadlines);
+        false -> answer(IsAsked andalso is_registered(Zone, Name, Pid))
     end.
 
 %% @private Registers a process of this node, if the name is free. Does not wait for a start, which

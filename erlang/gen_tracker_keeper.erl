@@ -50,11 +50,11 @@
 %% would cost a start a tenth more.
 -module(gen_tracker_keeper).
 
--export([open/5, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
+-export([open/6, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
 -export([stop/2, stop_zone/2, retry/3, lose/5]).
 -export([take_over/2, inherited/2, discard/1, is_alive/1, started_by/1]).
 -export([monitor_now/2, is_abnormal/1]).
--export([init/1, opened/5, loop/1, delayed/2]).
+-export([init/1, opened/6, loop/1, delayed/2]).
 
 -export_type([result/0, context/0, shared/0]).
 
@@ -120,12 +120,13 @@
 %%% For callers
 
 %% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
-%% for its answer. The tag of the `DOWN' message is the alias.
+%% for its answer. The tag of the `DOWN' message is the alias. `home' is for a start that this
+%% member of a zone on several nodes makes as the home of the name.
 -spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
-           Alias :: reference()) -> {pid(), Monitor :: reference()}.
-open(Handle, Shared, Name, Spec, Alias) ->
+           launching | home, Alias :: reference()) -> {pid(), Monitor :: reference()}.
+open(Handle, Shared, Name, Spec, Start, Alias) ->
     Options = [{monitor, [{tag, Alias}]}, {min_heap_size, ?FIRST_HEAP}],
-    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Alias], Options).
+    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Start, Alias], Options).
 
 %%% For the tracker
 
@@ -257,24 +258,24 @@ init(Context) ->
     process_flag(trap_exit, true),
     await_task(Context#{dictionary => get()}).
 
-%% @private The process that {@link open/5} starts. It is linked to the tracker before it can have
+%% @private The process that {@link open/6} starts. It is linked to the tracker before it can have
 %% the name.
 -spec opened(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
-             Alias :: reference()) -> no_return().
-opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec, Alias) ->
+             launching | home, Alias :: reference()) -> no_return().
+opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec, Start, Alias) ->
     process_flag(trap_exit, true),
     true = group_leader(Leader, self()),
     _ = put('$ancestors', Ancestors),
     _ = put('$initial_call', {?MODULE, init, 1}),
     _ = seq_trace:set_token([]),
     true = link(Tracker),
-    try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec)) of
+    try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec), Start) of
         {OwnName, OwnSpec} ->
             Child = own_child(OwnName, OwnSpec, Context#{dictionary => get()}),
             launch_first(Spec, Child#child{opener = Alias});
-        held ->
+        Refused when Refused =:= held; Refused =:= drained ->
             unlink(Tracker),
-            Alias ! {Alias, held},
+            Alias ! {Alias, Refused},
             exit(normal);
         full ->
             unlink(Tracker),

@@ -7,7 +7,7 @@
 %%   caller                                 keeper                              tracker
 %%      | spawn, monitor ------------------> |                                     |
 %%      |                                    | link ------------------------------> |
-%%      |                                    | launch/3 in the table                |
+%%      |                                    | launch/4 in the table                |
 %%      |                                    | start function, running/3            |
 %%      | <- {Alias, {result, Result}} ----- |                                     |
 %%      | <- {Alias, held} ----------------- |  another keeper was faster           |
@@ -60,8 +60,9 @@ open(Zone, Name, Spec) ->
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
 
-%% @doc Starts a child if its name is free, as {@link open/3} does. Returns `undecided' if the name
-%% is held; only a callback of the zone waits for its holder then.
+%% @doc Starts a child as the home of its name, if that is free, as {@link open/3} does. Returns
+%% `undecided' if the name is held, or the member is drained; only a callback of the zone waits for
+%% the holder of the name then.
 -spec open_free(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
           | undecided.
@@ -121,7 +122,7 @@ ask(Kind, Zone, Name, Spec) ->
 
 start(Request, Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
     Alias = alias([reply]),
-    try gen_tracker_keeper:open(Handle, Shared, Name, Spec, Alias) of
+    try gen_tracker_keeper:open(Handle, Shared, Name, Spec, keeper_start(Request), Alias) of
         {Keeper, Monitor} ->
             Opening = #opening{
                 zone = Zone,
@@ -140,6 +141,9 @@ start(Request, Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared)
             {opened, {error, system_limit}}
     end.
 
+keeper_start(find_or_open) -> launching;
+keeper_start(none) -> home.
+
 %% Both messages begin with the alias, which is an argument of these functions: so the VM passes
 %% over all messages that the caller had before, however many there are.
 await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
@@ -156,6 +160,8 @@ await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
 
 finish({result, Result}, _) ->
     {opened, Result};
+finish(drained, _) ->
+    undecided;
 finish(held, #opening{request = none}) ->
     undecided;
 finish(held, #opening{request = Request, zone = Zone, name = Name, spec = Spec}) ->

@@ -278,7 +278,7 @@ take(#request{kind = Kind, child = Child} = Request, Requests) when ?IS_ADD(Kind
     attach(fun(Keeper) -> insert(Keeper, Request, Child, Requests) end, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
     Keeper = gen_tracker_keeper:start(Context),
-    case insert(Keeper, Request, launching, Requests) of
+    case insert(Keeper, Request, start(Request), Requests) of
         true ->
             gen_tracker_keeper:launch(Keeper, Context, Spec),
             Role =
@@ -290,6 +290,10 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
         Refused ->
             refused(Refused, Request, Requests)
     end.
+
+%% A start that claims its name only before a wait is that of a member which is the name's home.
+start(#request{claims = first}) -> home;
+start(_) -> launching.
 
 %% Starts a keeper for a process that runs already, and claims the name for it.
 attach(Claim, #request{child = Child} = Request, #requests{context = Context} = Requests) ->
@@ -332,6 +336,9 @@ refused(full, Request, Requests) ->
     {nobody, Requests};
 refused(stopping, Request, Requests) ->
     reply(Request, {error, shutdown}),
+    {nobody, Requests};
+refused(drained, Request, Requests) ->
+    reply(Request, ?UNDECIDED),
     {nobody, Requests}.
 
 %% Gives the name of a running child to another process, unless the child has a start function. The

@@ -39,7 +39,7 @@
 
 -export([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -export([tables/0, owner/1, count/1]).
--export([opening/4, launch/3, await_start/2, failed/2]).
+-export([opening/4, launch/4, await_start/2, failed/2]).
 -export([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
@@ -48,9 +48,10 @@
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
--export([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
--export([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--export([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
+-export([cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3]).
+-export([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
+-export([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
+-export([claims_page/4, claims_count/1]).
 -export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -64,7 +65,7 @@
 
 -nifs([zone_open/2, zone_open/4, zone_stop/1, was_stopped/1, zone_close/1]).
 -nifs([tables/0, owner/1, count/1]).
--nifs([opening/4, launch/3, await_start/2, failed/2]).
+-nifs([opening/4, launch/4, await_start/2, failed/2]).
 -nifs([insert/5, child/2, kept/2, running/3, terminating/3, pending/2, slowed/2, restarting/2]).
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
@@ -73,9 +74,10 @@
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
--nifs([cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2]).
--nifs([end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2]).
--nifs([best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1]).
+-nifs([cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3]).
+-nifs([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
+-nifs([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
+-nifs([claims_page/4, claims_count/1]).
 -nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -156,9 +158,14 @@ opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 %% zone has as many children as it may have, in any state, and the name is free; and `stopping' if
 %% the zone stops: the child is not in any page that is read after `zone_stop/1', or it is removed
 %% again.
--spec launch(handle(), Name, Spec) -> {Name, Spec} | held | full | stopping when
+%%
+%% `home' is for a start that a member of a zone on several nodes makes as the home of the name.
+%% Returns `drained' for it if {@link drain/1} was called: such a child is counted by each `count/1'
+%% that begins after `drain/1', or it is removed again.
+-spec launch(handle(), Name, Spec, launching | home) ->
+          {Name, Spec} | held | full | stopping | drained when
       Name :: term(), Spec :: term().
-launch(_Zone, _Name, _Spec) -> erlang:nif_error(not_loaded).
+launch(_Zone, _Name, _Spec, _Start) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that
 %% its start is awaited: `running/3' or `failed/2' returns `awaited'.
@@ -172,9 +179,10 @@ await_start(_Zone, _Name) -> erlang:nif_error(not_loaded).
 failed(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% @doc Inserts a child that runs, or one that is about to be started. Returns `false' if the name
-%% is taken, and `full' if it is free and the zone has as many children as it may have.
+%% is taken, and `full' if it is free and the zone has as many children as it may have. `home' and
+%% `drained' are those of {@link launch/4}.
 -spec insert(Zone :: atom(), Name :: term(), Keeper :: pid(), Spec :: term(),
-             launching | (Child :: pid())) -> true | false | full.
+             launching | home | (Child :: pid())) -> true | false | full | drained.
 insert(_Zone, _Name, _Keeper, _Spec, _Child) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the child of a name: its state, pid, keeper and spec. Returns `undefined' if there
@@ -453,6 +461,11 @@ cluster_open(_Zone, _Shared, _Copied) -> erlang:nif_error(not_loaded).
 -spec cluster_shared(Zone :: atom()) -> Shared :: term().
 cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 
+%% @doc Drains a zone, for good: it starts no child any more as the home of its name, see {@link
+%% launch/4}.
+-spec drain(atom() | handle()) -> ok.
+drain(_Zone) -> erlang:nif_error(not_loaded).
+
 %% @doc Adds a member without claims: the cluster process `Process' of a node. `NodeName' is the
 %% name of the node. The member of the caller is the zone itself.
 -spec add_member(atom() | handle(), node(), NodeName :: binary(), Process :: pid()) -> member().
@@ -489,7 +502,8 @@ end_member(_Zone, _Member) -> erlang:nif_error(not_loaded).
           {[{Name :: term(), pid()}], More :: boolean()}.
 sweep_claims(_Zone, _Member) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the running child of a name, or else that of the claim of highest rank.
+%% @doc Returns the running child of a name, or else that of the claim of highest rank. Returns
+%% `undefined' if that claim has a process of this node that is dead.
 -spec find_claim(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
 find_claim(_Zone, _Name) -> erlang:nif_error(not_loaded).
 

@@ -23,6 +23,8 @@ all() ->
         both_are_kept,
         a_callback_that_crashes_stops_the_loser,
         a_callback_that_hangs_stops_the_loser,
+        a_loser_gives_way_to_no_child_that_has_ended,
+        a_loser_gives_way_to_the_next_child_of_the_winners_member,
         a_killed_keeper_does_not_save_the_loser,
         a_keeper_that_is_killed_while_its_child_hands_over_is_replaced,
         subscribers_are_told_of_conflicts,
@@ -185,6 +187,52 @@ stopped(Members) ->
     clusters:join(Members),
     settle(Members, z),
     ?assertEqual([{conflict, Winner}], ends(Loses, a)).
+
+a_loser_gives_way_to_no_child_that_has_ended(_) ->
+    with_callback(asked_stop, fun(Members) ->
+        {Winner, Wins, Loser, Loses} = asked(Members, a, temporary),
+        clusters:dies(Wins, Winner),
+        wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, a]) =:= undefined end),
+        ok = decide(Loses, a, Loser, Winner),
+        ?assertEqual({ok, Loser}, on(Wins, gen_tracker_cluster, find, [z, a])),
+        %% Whatever its keeper was told, it was told before.
+        clusters:dies(Loses, Loser),
+        wait:until(fun() -> ends(Loses, a) =/= [] end),
+        ?assertEqual([killed], ends(Loses, a))
+    end).
+
+a_loser_gives_way_to_the_next_child_of_the_winners_member(_) ->
+    with_callback(asked_stop, fun(Members) ->
+        {Winner, Wins, Loser, Loses} = asked(Members, a, permanent),
+        clusters:dies(Wins, Winner),
+        wait:until(fun() ->
+            case on(Loses, proctab_nif, best_claim, [z, a]) of
+                {_, Pid} -> is_pid(Pid) andalso Pid =/= Winner;
+                undefined -> false
+            end
+        end),
+        {_, Next} = on(Loses, proctab_nif, best_claim, [z, a]),
+        ok = decide(Loses, a, Loser, Winner),
+        ok = on(Loses, cluster_child, await_question, [a, Loser, Next]),
+        ?assertEqual([], ends(Loses, a)),
+        ok = decide(Loses, a, Loser, Next),
+        settle(Members, z),
+        ?assertEqual([{conflict, Next}], ends(Loses, a))
+    end).
+
+%% Makes a conflict, and returns when the callback has been asked.
+asked(Members, Name, Restart) ->
+    {Winner, _, Loser, Loses} = Parted = parted(Members, Name, Restart),
+    clusters:join(Members),
+    ok = on(Loses, cluster_child, await_question, [Name, Loser, Winner]),
+    Parted.
+
+%% Lets the callback decide. Returns when the cluster process has its answer.
+decide(Member, Name, Loser, Winner) ->
+    {Process, _, _, _} = on(Member, proctab_nif, cluster_shared, [z]),
+    ok = on(Member, cluster_child, let_decision_go, [Name, Loser, Winner]),
+    _ = on(Member, sys, get_state, [Process]),
+    ok.
 
 a_killed_keeper_does_not_save_the_loser(_) ->
     with_callback(slow_stop, fun(Members) ->

@@ -15,6 +15,7 @@ suite() ->
 all() ->
     [
         a_name_is_found_on_all_members,
+        a_name_is_found_without_a_message,
         a_dead_child_is_found_nowhere,
         a_member_that_joins_finds_all_names,
         names_of_a_node_that_has_gone_are_found_nowhere,
@@ -30,6 +31,7 @@ all() ->
         functions_for_all_members_see_all_names,
         copied_attributes_are_read_from_the_local_copy,
         copies_of_a_zone_that_is_started_again_outlive_the_last_one,
+        different_options_are_logged,
         children_are_found_by_indexed_attributes_of_all_members,
         subscribers_see_births_and_deaths_of_all_members,
         malformed_messages_change_nothing,
@@ -61,6 +63,45 @@ a_name_is_found_on_all_members(_) ->
          || Member <- Members, {Name, Pid} <- Children
         ]
     end).
+
+a_name_is_found_without_a_message(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(One, z, spec(a)),
+        settle(Members, z),
+        ?assertEqual({Pid, []}, on(Other, ?MODULE, sent, [fun find_all/0])),
+        Echo = fun() -> gen_tracker_cluster:send({z, a}, hello) end,
+        ?assertEqual({Pid, [{hello, Pid}]}, on(Other, ?MODULE, sent, [Echo]))
+    end).
+
+find_all() ->
+    {ok, Pid} = gen_tracker_cluster:find(z, a),
+    Pid = gen_tracker_cluster:whereis_name({z, a}),
+    {ok, Pid} = gen_tracker_cluster:find_or_open(z, spec(a)),
+    undefined = gen_tracker_cluster:find(z, b),
+    Pid.
+
+%% Calls a function in a process of its own, and returns its result and the messages that it sends.
+sent(Fun) ->
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        receive
+            go -> exit({result, Fun()})
+        end
+    end),
+    1 = erlang:trace(Pid, true, [send]),
+    Pid ! go,
+    receive
+        {'DOWN', Monitor, process, Pid, {result, Result}} ->
+            Delivered = erlang:trace_delivered(Pid),
+            receive
+                {trace_delivered, Pid, Delivered} -> {Result, traced(Pid)}
+            end
+    end.
+
+traced(Pid) ->
+    receive
+        {trace, Pid, send, Message, To} -> [{Message, To} | traced(Pid)]
+    after 0 -> []
+    end.
 
 a_dead_child_is_found_nowhere(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->
@@ -346,6 +387,64 @@ copies_of_a_zone_that_is_started_again_outlive_the_last_one(_) ->
         ?assertEqual([2, 1], [on(One, ets, info, [Table, size]) || Table <- [Values, Index]])
     end).
 
+different_options_are_logged(_) ->
+    Options = #{index => [i, {each, j}], cluster => #{copied => [c, d]}},
+    clusters:with(2, z, Options, fun([{_, Here} = One, {_, There} = Other] = Members) ->
+        [keep_log(Member) || Member <- Members],
+        Restart = fun(Changed) ->
+            ok = on(Other, clusters, stop_zone, [z]),
+            ok = on(Other, clusters, start_zone, [z, Changed]),
+            settle(Members, z)
+        end,
+        Restart(Options#{index := [{each, j}, i], cluster := #{copied => [d, c]}}),
+        Own = #{unique => home, copied => [c, d, i, j], index => [i, {each, j}]},
+        lists:foreach(
+            fun({Changed, Difference}) ->
+                Restart(maps:merge(Options, Changed)),
+                Its = maps:merge(Own, Difference),
+                [
+                    begin
+                        wait:until(fun() -> different_options(Member) =/= [] end),
+                        ?assertEqual([Report], different_options(Member)),
+                        forget_log(Member)
+                    end
+                 || {Member, Report} <- [{One, {There, Own, Its}}, {Other, {Here, Its, Own}}]
+                ]
+            end,
+            [
+                {#{cluster => #{copied => [c, d], unique => lock}}, #{unique => lock}},
+                {#{cluster => #{copied => [c]}}, #{copied => [c, i, j]}},
+                {#{index => [i]}, #{index => [i], copied => [c, d, i]}}
+            ]
+        )
+    end).
+
+%% Starts to keep the log of a node.
+keep_log(Member) ->
+    Keep = fun() ->
+        Keeper = spawn(timer, sleep, [infinity]),
+        true = register(kept_log, Keeper),
+        ok = logger:add_handler(kept_log, kept_log, #{config => Keeper}),
+        ok = logger:set_primary_config(level, warning)
+    end,
+    ok = on(Member, erlang, apply, [Keep, []]).
+
+%% Begins with an empty log.
+forget_log(Member) ->
+    ok = on(Member, logger, remove_handler, [kept_log]),
+    clusters:dies(Member, on(Member, erlang, whereis, [kept_log])),
+    keep_log(Member).
+
+%% Returns the reports of different options.
+different_options(Member) ->
+    Keeper = on(Member, erlang, whereis, [kept_log]),
+    {messages, Messages} = on(Member, erlang, process_info, [Keeper, messages]),
+    [
+        {Node, Own, Its}
+     || {event, #{msg := {report, #{label := {gen_tracker_cluster, different_options},
+            zone := z, node := Node, own := Own, other := Its}}}} <- Messages
+    ].
+
 children_are_found_by_indexed_attributes_of_all_members(_) ->
     Options = #{cluster => true, index => [i, {each, e}]},
     clusters:with(2, z, Options, fun([One, {Peer, _} = Other] = Members) ->
@@ -459,6 +558,7 @@ a_zone_of_one_node_alone_is_no_cluster_zone(_) ->
     ?assertError(badarg, gen_tracker_cluster:find(?FUNCTION_NAME, a)),
     ?assertError(badarg, gen_tracker_cluster:members(?FUNCTION_NAME)),
     ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, spec(a))),
+    ?assertError(badarg, gen_tracker_cluster:find_or_open(?FUNCTION_NAME, malformed)),
     ?assertError(badarg, gen_tracker_cluster:find(no_zone, a)),
     ?assertEqual(undefined, gen_tracker_cluster:whereis_name({?FUNCTION_NAME, a})),
     Alone = "the zone was started without the option cluster",

@@ -19,6 +19,7 @@ all() ->
         events_are_told_in_order_after_a_receiver_has_lagged,
         names_with_two_children_are_told_of_each,
         a_late_event_of_the_table_reaches_no_member,
+        nothing_arrives_after_the_end_of_a_subscription,
         the_end_of_a_subscription_is_told_when_the_cluster_process_is_killed,
         children_that_nobody_finds_any_more_are_not_told,
         members_and_conflicts_are_emitted_for_telemetry
@@ -173,6 +174,35 @@ a_late_event_of_the_table_reaches_no_member(_) ->
         settle(Members, z),
         ?assertEqual({ok, Pid}, on(Other, gen_tracker_cluster, find, [z, a])),
         [?assertMatch([{up, b, _}], events(M, Subscriber)) || {M, Subscriber} <- Subscribers]
+    end).
+
+nothing_arrives_after_the_end_of_a_subscription(_) ->
+    with_fake(fun(One, Fake, [P | _]) ->
+        send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, []}, complete]),
+        Subscriber = on(One, erlang, spawn, [fun subscribe_and_unsubscribe/0]),
+        until_doing(subscribed, One, Subscriber),
+        %% This event is in the mailbox.
+        send(Fake, [{events, [{up, a, P, []}]}]),
+        ?assertEqual([{up, a, P}], events(One, Subscriber)),
+        unsubscribe = on(One, erlang, send, [Subscriber, unsubscribe]),
+        until_doing(unsubscribed, One, Subscriber),
+        send(Fake, [{events, [{down, a, P, x}, {free, a}]}]),
+        ?assertEqual([], events(One, Subscriber))
+    end).
+
+subscribe_and_unsubscribe() ->
+    {ok, []} = gen_tracker_cluster:subscribe(z),
+    put(doing, subscribed),
+    receive
+        unsubscribe -> ok = gen_tracker_cluster:unsubscribe(z)
+    end,
+    put(doing, unsubscribed),
+    timer:sleep(infinity).
+
+until_doing(What, Member, Pid) ->
+    wait:until(fun() ->
+        {dictionary, Dictionary} = on(Member, erlang, process_info, [Pid, dictionary]),
+        lists:member({doing, What}, Dictionary)
     end).
 
 the_end_of_a_subscription_is_told_when_the_cluster_process_is_killed(_) ->

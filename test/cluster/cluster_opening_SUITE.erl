@@ -21,18 +21,28 @@ all() ->
         errors_of_a_start_reach_the_caller_on_another_member,
         the_end_of_the_home_is_an_error,
         a_zone_that_stops_during_a_start_is_an_error,
+        a_zone_that_stops_slowly_is_nobodys_home,
         a_member_that_joins_moves_nothing,
+        permanent_children_of_a_lost_node_are_started_by_the_next_request,
         members_that_never_agree_have_no_home,
+        a_home_that_does_not_agree_is_no_home,
         a_drained_member_is_nobodys_home,
         a_drained_member_stays_drained_without_its_cluster_process,
         drain_returns_when_the_children_have_gone,
+        a_start_that_was_decided_before_a_drain_is_refused_after_it,
+        no_start_function_is_called_after_a_drain,
         a_name_is_started_on_its_home_after_a_cleanup_elsewhere,
         a_drained_member_starts_nothing_after_a_cleanup,
         a_drained_member_starts_nothing_after_the_wait_for_the_lock,
+        a_child_that_runs_ends_the_wait_for_the_lock,
+        the_wait_for_the_lock_has_a_limit,
+        a_dead_child_of_this_node_that_another_member_holds_is_not_returned,
         a_process_is_registered_after_a_cleanup,
         a_registration_gives_its_home_no_result,
         a_start_may_return_what_a_registration_does_not,
         a_start_may_return_what_a_zone_that_ends_answers,
+        a_process_is_registered_although_its_home_ends,
+        a_process_is_registered_elsewhere_when_its_home_has_ended,
         a_name_is_registered_once,
         a_registered_name_is_not_started,
         terms_that_are_too_large_are_refused_on_any_member,
@@ -150,6 +160,19 @@ a_zone_that_stops_during_a_start_is_an_error(_) ->
         ?assertEqual(element(2, One), node(Pid))
     end).
 
+a_zone_that_stops_slowly_is_nobodys_home(_) ->
+    clusters:with(2, z, fun([One, {_, Node} = Other]) ->
+        {Slow, Name} = {held_name_of(One, z), name_of(One, z)},
+        {ok, _} = find_or_open(One, z, setelement(4, spec(Slow), infinity)),
+        Stop = erpc_call(One, clusters, stop_zone, [z]),
+        ok = on(One, cluster_child, await_cleanup, [Slow]),
+        wait:until(fun() -> home(Other, z, Name) =:= Node end),
+        {ok, Pid} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual(Node, node(Pid)),
+        ok = on(One, cluster_child, let_cleanup_go, [Slow]),
+        ?assertEqual(ok, answer(Stop))
+    end).
+
 a_member_that_joins_moves_nothing(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->
         ok = on(Other, clusters, stop_zone, [z]),
@@ -168,6 +191,32 @@ members_that_never_agree_have_no_home(_) ->
         ok = on(Other, gen_tracker_cluster, drain, [z]),
         wait:until(fun() -> home(One, z, a) =:= undefined end),
         ?assertEqual({error, no_home}, find_or_open(One, z, spec(a)))
+    end).
+
+%% The other member is a home by its own messages, and its node does not run the zone.
+a_home_that_does_not_agree_is_no_home(_) ->
+    clusters:with_fake(fun(One, {{_, Node}, _} = Fake, _) ->
+        clusters:send(Fake, [{welcome, 1, {true, true}}, {snapshot, 1}, {page, []}, complete]),
+        Names = lists:seq(1, 1000),
+        Name = hd([N || N <- Names, home(One, z, N) =:= Node]),
+        ?assertEqual({error, no_home}, find_or_open(One, z, spec(Name))),
+        Own = hd([N || N <- Names, home(One, z, N) =/= Node]),
+        {ok, _} = find_or_open(One, z, spec(Own))
+    end).
+
+permanent_children_of_a_lost_node_are_started_by_the_next_request(_) ->
+    clusters:with(3, z, fun([One, Other, {Peer, _} = Last]) ->
+        Names = [{name, N} || N <- lists:seq(1, 10)],
+        Permanent = fun(Name) -> cluster_child:spec(Name, permanent) end,
+        [{ok, _} = on(Last, gen_tracker, find_or_open, [z, Permanent(Name)]) || Name <- Names],
+        settle([One, Other, Last], z),
+        ok = peer:stop(Peer),
+        settle([One, Other], z),
+        ?assertEqual([], clusters:directory(One, z)),
+        ?assertEqual([], starts([One, Other])),
+        Pids = [element(2, find_or_open(One, z, Permanent(Name))) || Name <- Names],
+        Started = [Pid || {started, _, Pid} <- starts([One, Other])],
+        ?assertEqual(lists:sort(Pids), lists:sort(Started))
     end).
 
 a_drained_member_is_nobodys_home(_) ->
@@ -207,6 +256,48 @@ drain_returns_when_the_children_have_gone(_) ->
         ?assertEqual({ok, Pid}, Pid2),
         clusters:dies(One, Pid),
         ?assertEqual(ok, answer(Call))
+    end).
+
+a_start_that_was_decided_before_a_drain_is_refused_after_it(_) ->
+    clusters:with(2, z, fun([One | _] = Members) ->
+        Name = name_of(One, z),
+        {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
+        Refuse = fun() ->
+            ?assertEqual(undecided, on(One, gen_tracker_opening, open_free, [z, Name, Spec])),
+            %% As a callback of the zone does it.
+            Request = {open_free, Name, Spec, undefined},
+            ?assertEqual(
+                '$gen_tracker_undecided', on(One, gen_server, call, [z, Request])
+            ),
+            ?assertEqual(0, on(One, gen_tracker, count, [z]))
+        end,
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        Refuse(),
+        ok = on(One, clusters, kill_cluster_process, [z]),
+        Refuse(),
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        %% The zone itself goes on.
+        {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
+        ?assertEqual([{started, Name, Pid}], starts(Members))
+    end).
+
+no_start_function_is_called_after_a_drain(_) ->
+    clusters:with(2, z, fun([One | _]) ->
+        Names = [Name || Name <- lists:seq(1, 40), home(One, z, Name) =:= element(2, One)],
+        Open = fun() ->
+            [
+                ignore = gen_tracker_cluster:find_or_open(
+                    z, {Name, {cluster_child, return, [Name, ignore]}, temporary}
+                )
+             || _ <- lists:seq(1, 20), Name <- Names
+            ]
+        end,
+        Calls = [erpc_call(One, erlang, apply, [Open, []]) || _ <- lists:seq(1, 4)],
+        wait:until(fun() -> length(on(One, clusters, books, [])) > 20 end),
+        ok = on(One, gen_tracker_cluster, drain, [z]),
+        Called = on(One, clusters, books, []),
+        [_ = answer(Call) || Call <- Calls],
+        ?assertEqual(Called, on(One, clusters, books, []))
     end).
 
 %% Both the caller on the member that holds the name and the one on the home wait for that member.
@@ -291,15 +382,89 @@ is_any_waiting_for_a_lock() ->
     lists:any(
         fun(Pid) ->
             case process_info(Pid, current_stacktrace) of
-                {_, Frames} -> lists:any(fun is_in_trans/1, Frames);
+                {_, Frames} -> lists:any(fun awaits_lock/1, Frames);
                 undefined -> false
             end
         end,
         processes()
     ).
 
-is_in_trans({Module, Function, _, _}) ->
-    {Module, Function} =:= {global, trans}.
+awaits_lock({Module, Function, _, _}) ->
+    {Module, Function} =:= {gen_tracker_cluster_opening, await_lock}.
+
+a_child_that_runs_ends_the_wait_for_the_lock(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        _ = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Calls = [erpc_call(M, gen_tracker_cluster, find_or_open, [z, spec(Name)]) || M <- Members],
+        wait:until(fun() -> on(One, erlang, apply, [fun is_any_waiting_for_a_lock/0, []]) end),
+        {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
+        [?assertEqual({ok, Pid}, answer(Call)) || Call <- Calls]
+    end).
+
+the_wait_for_the_lock_has_a_limit(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        Holder = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Serve = fun() ->
+            try
+                gen_tracker_cluster_opening:serve(z, spec(Name), 0, 100)
+            catch
+                exit:{Reason, _} -> Reason
+            end
+        end,
+        ?assertEqual(timeout, on(One, erlang, apply, [Serve, []])),
+        clusters:dies(Other, Holder),
+        {ok, _} = find_or_open(Other, z, spec(Name)),
+        ?assertEqual(1, length(starts(Members)))
+    end).
+
+%% Another member may hold a process of the caller's node, and notice its death later.
+a_dead_child_of_this_node_that_another_member_holds_is_not_returned(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Names = [started, registered],
+        Held = [{Name, hold_process_of(Other, One, Name)} || Name <- Names],
+        settle(Members, z),
+        Stopped = [stop_keeper(One, Name) || Name <- Names],
+        [clusters:dies(Other, Pid) || {_, Pid} <- Held],
+        [
+            begin
+                ?assertEqual(undefined, on(Other, gen_tracker_cluster, find, [z, Name])),
+                ?assertEqual(undefined, on(Other, gen_tracker_cluster, whereis_name, [{z, Name}]))
+            end
+         || Name <- Names
+        ],
+        Pid = process(Other),
+        Calls = [
+            erpc_call(Other, gen_tracker_cluster, find_or_open, [z, spec(started)]),
+            erpc_call(Other, gen_tracker_cluster, register_name, [{z, registered}, Pid])
+        ],
+        [clusters:dies(One, Suspending) || Suspending <- Stopped],
+        [{ok, Next}, yes] = [answer(Call) || Call <- Calls],
+        settle(Members, z),
+        ?assertEqual(
+            [{registered, Pid}, {started, Next}], clusters:directory(Other, z)
+        )
+    end).
+
+%% Starts a process on one member and adds it on another one.
+hold_process_of(Member, Holder, Name) ->
+    Pid = process(Member),
+    {ok, Pid} = on(Holder, gen_tracker, add_existing_child, [z, {Name, Pid, worker, []}]),
+    Pid.
+
+%% Suspends the keeper of a child. Returns the process that does this, while it lives.
+stop_keeper(Member, Name) ->
+    {running, _, Keeper, _} = on(Member, proctab_nif, child, [z, Name]),
+    Suspend = fun() ->
+        true = erlang:suspend_process(Keeper),
+        timer:sleep(infinity)
+    end,
+    Suspending = on(Member, erlang, spawn, [Suspend]),
+    wait:until(fun() ->
+        on(Member, erlang, process_info, [Keeper, status]) =:= {status, suspended}
+    end),
+    Suspending.
 
 a_process_is_registered_after_a_cleanup(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->
@@ -366,6 +531,37 @@ a_start_may_return_what_a_zone_that_ends_answers(_) ->
 %% Starts a process on a member.
 process(Member) ->
     on(Member, erlang, spawn, [timer, sleep, [infinity]]).
+
+%% The home ends after it has had the process registered, and before it has said so.
+a_process_is_registered_although_its_home_ends(_) ->
+    clusters:with(2, z, fun([One, {Peer, _} = Other]) ->
+        Name = name_of(Other, z),
+        {Process, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        %% So the home waits for the claim.
+        ok = on(Other, sys, suspend, [Process]),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        wait:until(fun() -> on(One, gen_tracker, find, [z, Name]) =:= {ok, Pid} end),
+        ok = peer:stop(Peer),
+        ?assertEqual(yes, answer(Call)),
+        ?assertEqual(no, on(One, gen_tracker_cluster, register_name, [{z, Name}, Pid])),
+        ?assertEqual(Pid, on(One, gen_tracker_cluster, whereis_name, [{z, Name}]))
+    end).
+
+%% The home ends before it has asked for the registration.
+a_process_is_registered_elsewhere_when_its_home_has_ended(_) ->
+    clusters:with(2, z, fun([One, {Peer, Node} = Other]) ->
+        Name = name_of(Other, z),
+        %% A start that the registration waits for.
+        _ = on(Other, erlang, spawn, [gen_tracker, find_or_open, [z, slow(Name, 30000)]]),
+        wait:until(fun() -> on(One, proctab_nif, best_claim, [z, Name]) =:= {Node, held} end),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        await_requests(1, Other),
+        ok = peer:stop(Peer),
+        ?assertEqual(yes, answer(Call)),
+        ?assertEqual(Pid, on(One, gen_tracker_cluster, whereis_name, [{z, Name}]))
+    end).
 
 a_name_is_registered_once(_) ->
     clusters:with(3, z, fun(Members) ->

@@ -144,11 +144,11 @@ no_start_begins_once_the_zone_stops(Config) ->
     {name, Spec, _} = plain(name),
     {ok, name, Checked} = gen_tracker_spec:check({name, Spec, temporary}),
     Alias = alias(),
-    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, Alias),
+    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, launching, Alias),
     {Alias, Monitor, process, Keeper, shutdown} = await(Alias),
     Stubborn ! {stop, normal},
     {answer, ok} = answer(Stopping),
-    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, Alias),
+    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, launching, Alias),
     {Alias, LateMonitor, process, Late, shutdown} = await(Alias),
     ?assertEqual([Stubborn], [Pid || {started, Pid} <- taken(started)] ++ [Stubborn]).
 
@@ -269,7 +269,7 @@ keepers_that_lost_the_name_leave_nothing(Config) ->
     {name, MFA, temporary} = plain(name),
     {ok, name, Spec} = gen_tracker_spec:check({name, MFA, temporary}),
     Alias = alias([reply]),
-    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Spec, Alias),
+    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Spec, launching, Alias),
     {Alias, held} = await(Alias),
     {Alias, Monitor, process, Keeper, normal} = await(Alias),
     ok = gen_tracker:wait(Zone),

@@ -596,9 +596,9 @@ zone_functions() ->
         {was_stopped, [zone_or_handle], [true, false]},
         {owner, [raw], [pid]},
         {count, [raw], [integer]},
-        {insert, [raw, any, pid, any, pid_or_launching], [true, false, full]},
+        {insert, [raw, any, pid, any, pid_or_start], [true, false, full, drained]},
         {opening, [raw, any, any, any], [held, callback, {free, reference, any}]},
-        {launch, [zone_or_handle, any, any], [{any, any}, held, full, stopping]},
+        {launch, [zone_or_handle, any, any, start], [{any, any}, held, full, stopping, drained]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
         {await_start, [raw, any], [undefined, {any, any, pid, any}]},
         {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
@@ -651,6 +651,7 @@ zone_functions() ->
         {cluster_open, [zone_or_handle, any, proper_list], [integer]},
         %% The zone may be one of this node alone, or have no such member.
         {cluster_shared, [raw], [any, badarg]},
+        {drain, [zone_or_handle], [ok, badarg]},
         {add_member, [zone_or_handle, atom, any, any_pid], [integer, badarg]},
         {change_claims, [zone_or_handle, natural, claims], [{list, list}, badarg]},
         {begin_snapshot, [zone_or_handle, natural], [ok, badarg]},
@@ -768,7 +769,7 @@ cluster_functions() ->
     Void = {raised, error, {void_setting, any, any, any}},
     [
         {find, [cluster, any], [{ok, pid}, undefined]},
-        {find_or_open, [cluster, sent], opened()},
+        {find_or_open, [cluster_or_none, sent], opened()},
         {home, [cluster, any], [node()]},
         {members, [cluster], [[node()]]},
         {drain, [drained], [ok]},
@@ -885,6 +886,8 @@ internal() ->
 %% is sent to a server is always valid, because the server returns an error if it is wrong.
 is_valid(zone, Zone, _) -> Zone =:= ?ZONE;
 is_valid(cluster, Zone, _) -> Zone =:= ?CLUSTER;
+is_valid(cluster_or_none, Zone, _) ->
+    is_atom(Zone) andalso not lists:member(Zone, [?ZONE, ?RAW]);
 is_valid(drained, Zone, _) -> Zone =:= ?DRAINED;
 is_valid(raw, Zone, _) -> Zone =:= ?RAW;
 is_valid(zone_or_handle, Zone, Fixture) -> lists:member(Zone, zones_and_handles(Fixture));
@@ -910,7 +913,8 @@ is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
 is_valid(any_pid, Pid, _) -> is_pid(Pid);
 is_valid(position, Position, _) -> lists:member(Position, lists:seq(0, 7));
-is_valid(pid_or_launching, Term, _) -> Term =:= launching orelse is_pid(Term);
+is_valid(pid_or_start, Term, Fixture) -> is_valid(start, Term, Fixture) orelse is_pid(Term);
+is_valid(start, Term, _) -> Term =:= launching orelse Term =:= home;
 is_valid(attributes, Term, _) -> is_map(Term) orelse is_proper_list(Term);
 is_valid(proper_list, Term, _) -> is_proper_list(Term);
 is_valid(integer, Integer, _) -> is_integer(Integer);
@@ -1083,7 +1087,7 @@ random_argument(Kind) when Kind =:= sent; Kind =:= existing ->
     one_of([recipe(harmless), mutated(valid_argument(Kind))]);
 random_argument(Kind) when Kind =:= via_name; Kind =:= registered_name; Kind =:= cluster_name ->
     one_of([recipe(any), {tuple, [one_of([?ZONE, ?CLUSTER, recipe(any)]), recipe(any)]}]);
-random_argument(Kind) when Kind =:= cluster; Kind =:= drained ->
+random_argument(Kind) when Kind =:= cluster; Kind =:= cluster_or_none; Kind =:= drained ->
     one_of([?ZONE, ?CLOSED, recipe(any)]);
 random_argument(index) ->
     one_of([recipe(any), {list, [n, {tuple, [each, n]}]}, {long_list, 65}, {improper, [n]}]);
@@ -1127,6 +1131,7 @@ mutated(_) ->
 valid_argument(zone) -> ?ZONE;
 valid_argument(right_zone) -> ?ZONE;
 valid_argument(cluster) -> ?CLUSTER;
+valid_argument(cluster_or_none) -> one_of([?CLUSTER, ?CLUSTER, ?CLUSTER, ?CLOSED]);
 valid_argument(drained) -> ?DRAINED;
 valid_argument(raw) -> ?RAW;
 valid_argument(zone_or_handle) -> one_of([?RAW, handle, closed_handle]);
@@ -1153,7 +1158,8 @@ valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);
 valid_argument(any_pid) -> one_of([dummy, dead, remote_pid]);
 valid_argument(position) -> one_of(lists:seq(0, 7));
-valid_argument(pid_or_launching) -> one_of([launching, dummy, dead, remote_pid]);
+valid_argument(pid_or_start) -> one_of([launching, home, dummy, dead, remote_pid]);
+valid_argument(start) -> one_of([launching, home]);
 valid_argument(proper_list) -> {list, one_of(keys_and_pairs())};
 valid_argument(attributes) -> one_of([{list, one_of(keys_and_pairs())}, one_pair()]);
 valid_argument(integer) -> one_of([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 1000}]);

@@ -173,8 +173,6 @@ functions_for_all_members_refuse_wrong_terms(Config) ->
         lists:member({Function, length(Arguments)}, Exports)
     ],
     Own = [
-        {find_or_open, [Zone, Spec], []},
-        {find_or_open, [Zone, malformed], []},
         {home, [Zone, ?NAME], []},
         {members, [Zone], []},
         {drain, [Zone], []},
@@ -182,11 +180,25 @@ functions_for_all_members_refuse_wrong_terms(Config) ->
         {publish, [Zone, n, 1, message], [{2, [url, {each, n}, <<"n">>, [], {}]}]}
     ],
     %% The zone of this case runs on this node alone.
-    Wrong = [
-        {Function, Right, [{1, [zone(Config) | no_zones()]} | Places]}
+    [
+        assert_refused(
+            Zone, gen_tracker_cluster, {Function, Right, [{1, [zone(Config)]} | Places]}
+        )
      || {Function, Right, Places} <- Common ++ Own
     ],
-    [assert_refused(Zone, gen_tracker_cluster, Call) || Call <- Wrong],
+    Wrong = [zone(Config) | [NoZone || NoZone <- no_zones(), not is_atom(NoZone)]],
+    [
+        ?assertError(badarg, gen_tracker_cluster:find_or_open(NoZone, Any))
+     || NoZone <- Wrong, Any <- [Spec, malformed]
+    ],
+    Malformed = gen_tracker:find_or_open(Zone, malformed),
+    [
+        begin
+            Opened = [gen_tracker_cluster:find_or_open(NoZone, Any) || Any <- [Spec, malformed]],
+            ?assertEqual([{error, gen_tracker_not_started}, Malformed], Opened)
+        end
+     || NoZone <- [not_running, undefined]
+    ],
     Fold = {fold, [fun(_, _, Acc) -> Acc end, [], Zone],
         [{1, [fun() -> a end, fun lists:map/2, atom, []]}, {3, [zone(Config) | no_zones()]}]},
     assert_refused(Zone, gen_tracker_cluster, Fold),
@@ -324,7 +336,7 @@ native(Zone, Pid) ->
         {count, [Zone], []},
         {insert, [Zone, void, self(), spec, Pid], [{3, NoLocal}, {5, NoPids}]},
         {opening, [Zone, void, spec, self()], []},
-        {launch, [Zone, void, spec], []},
+        {launch, [Zone, void, spec, launching], [{4, [atom, undefined, 1, "launching", []]}]},
         {await_start, [Zone, ?NAME], []},
         {failed, [Zone, ?NAME], []},
         {was_stopped, [Zone], []},

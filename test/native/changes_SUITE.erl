@@ -10,7 +10,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(proctab_nif, [await_start/2, failed/2, launch/3, opening/4]).
+-import(proctab_nif, [await_start/2, failed/2, launch/4, opening/4]).
 -import(proctab_nif, [
     insert/5,
     child/2,
@@ -82,7 +82,7 @@ without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
         [{watchdog, 2}, {appoint, 3}, {open_registrar, 2}, {close_registrar, 2}] ++
         [{cancel_name, 2}] ++
-        [{add_member, 4}, {begin_snapshot, 2}, {end_snapshot, 2}, {end_member, 2}] ++
+        [{drain, 1}, {add_member, 4}, {begin_snapshot, 2}, {end_snapshot, 2}, {end_member, 2}] ++
         [{sweep_claims, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
         [{died, 2}, {open_cleanups, 1}, {reap, 1}, {cleaned, 1}].
@@ -139,13 +139,22 @@ of_names() ->
             false = insert(Zone, Name, self(), spec, launching),
             1 = proctab_nif:count(Zone)
         end},
-        {{launch, 3}, fun(Zone, Name) ->
+        {{launch, 4}, fun(Zone, Name) ->
             {free, Handle, _} = opening(Zone, Name, spec, undefined),
-            {Name, spec} = launch(Handle, Name, spec),
+            {Name, spec} = launch(Handle, Name, spec, launching),
             {launching, undefined, _, spec} = child(Zone, Name),
-            held = launch(Handle, Name, spec),
+            held = launch(Handle, Name, spec, launching),
             held = opening(Zone, Name, spec, undefined),
             1 = proctab_nif:count(Zone)
+        end},
+        {{launch, 4}, fun(Zone, Name) ->
+            _ = proctab_nif:cluster_open(Zone, shared, []),
+            {free, Handle, _} = opening(Zone, Name, spec, undefined),
+            ok = proctab_nif:drain(Zone),
+            drained = launch(Handle, Name, spec, home),
+            drained = insert(Zone, Name, self(), spec, home),
+            gone(Zone, Name),
+            {Name, spec} = launch(Handle, Name, spec, launching)
         end},
         {{await_start, 2}, launched(fun(Zone, Name) ->
             {launching, undefined, _, spec} = await_start(Zone, Name),
@@ -403,9 +412,9 @@ of_values() ->
             true = insert(Zone, other, self(), Spec, self()),
             {running, _, _, Spec} = child(Zone, other)
         end},
-        {{launch, 3}, fun(Zone, Spec) ->
+        {{launch, 4}, fun(Zone, Spec) ->
             {free, Handle, _} = opened_by_another(Zone, other, Spec),
-            {other, Spec} = launch(Handle, other, Spec),
+            {other, Spec} = launch(Handle, other, Spec, launching),
             {launching, _, _, Spec} = child(Zone, other)
         end},
         {{zone_open, 4}, fun(_, Key) ->
@@ -421,10 +430,10 @@ of_values() ->
         {{zone_open, 4}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context, [], 1),
             {free, _, Context} = opening(?FUNCTION_NAME, name, spec, undefined),
-            {name, spec} = launch(Handle, name, spec),
-            full = launch(Handle, other, spec),
+            {name, spec} = launch(Handle, name, spec, launching),
+            full = launch(Handle, other, spec, launching),
             full = insert(?FUNCTION_NAME, other, self(), spec, self()),
-            held = launch(Handle, name, spec),
+            held = launch(Handle, name, spec, launching),
             ok = proctab_nif:zone_close(Handle)
         end},
         {{setattr, 3}, fun(Zone, Value) ->
@@ -589,7 +598,7 @@ a_change_of_an_indexed_attribute_is_made_once(_) ->
         ?assert(lists:member(Function, left_in_zone([key], Check(Change, key), Value, Prepare)))
      || Value <- long() ++ long_as_key(),
         {Function, Change} <- of_values(),
-        not lists:member(Function, [{insert, 5}, {launch, 3}, {zone_open, 2}, {zone_open, 4}])
+        not lists:member(Function, [{insert, 5}, {launch, 4}, {zone_open, 2}, {zone_open, 4}])
     ].
 
 %% The index hashes the values of a child when it begins to run.

@@ -18,6 +18,7 @@ all() ->
     [
         find_alive_gives_no_child_that_is_dead,
         a_child_of_another_node_is_taken_as_alive_and_one_of_an_earlier_run_as_dead,
+        a_dead_process_of_this_node_that_another_member_claims_is_not_found,
         kept_returns_the_row_of_a_keeper,
         a_slowed_child_is_counted_as_pending,
         stop_marks_only_the_row_of_the_given_keeper,
@@ -73,6 +74,28 @@ a_child_of_another_node_is_taken_as_alive_and_one_of_an_earlier_run_as_dead(_) -
     {ok, Far} = proctab_nif:find_alive(Zone, far),
     undefined = proctab_nif:find_alive(Zone, earlier),
     {ok, Earlier} = proctab_nif:find(Zone, earlier).
+
+a_dead_process_of_this_node_that_another_member_claims_is_not_found(_) ->
+    Zone = ?FUNCTION_NAME,
+    {Far, Farther, Earlier} = {far(), prop_terms:remote_pid(<<"else@where">>, 71, 3, 9), earlier()},
+    {Local, Monitor} = spawn_monitor(fun() ->
+        receive
+            stop -> ok
+        end
+    end),
+    _ = proctab_nif:cluster_open(Zone, shared, []),
+    Member = proctab_nif:add_member(Zone, node(Far), <<"far@away">>, Far),
+    Claims = [{far, Far}, {farther, Farther}, {earlier, Earlier}, {local, Local}],
+    {_, []} = proctab_nif:change_claims(Zone, Member, [{N, 1, {up, Pid}} || {N, Pid} <- Claims]),
+    Found = fun(Find) -> [Name || {Name, Pid} <- Claims, Find(Zone, Name) =:= {ok, Pid}] end,
+    Finds = [fun proctab_nif:find_claim/2, fun proctab_nif:find_claim_alive/2],
+    [?assertEqual([far, farther, local], Found(Find)) || Find <- Finds],
+    Local ! stop,
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    end,
+    [?assertEqual([far, farther], Found(Find)) || Find <- Finds],
+    ?assertEqual({node(Far), Local}, proctab_nif:best_claim(Zone, local)).
 
 kept_returns_the_row_of_a_keeper(_) ->
     Zone = ?FUNCTION_NAME,

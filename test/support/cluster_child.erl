@@ -4,7 +4,8 @@
 -export([open_books/0, spec/1, spec/2, slow/2, start_link/1, start_slowly/2, after_terminate/3]).
 -export([return/2]).
 -export([await_cleanup/1, let_cleanup_go/1]).
--export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4]).
+-export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4, asked_stop/4]).
+-export([await_question/3, let_decision_go/3]).
 
 %% Makes the table, which outlives the caller.
 open_books() ->
@@ -97,4 +98,25 @@ crash(_Zone, _Name, _Loser, _Winner) ->
 slow_stop(_Zone, _Name, _Loser, _Winner) ->
     receive
     after infinity -> stop
+    end.
+
+%% Decides when the test says so.
+asked_stop(_Zone, Name, Loser, Winner) ->
+    Question = {question, Name, Loser, Winner},
+    true = ets:insert(cluster_child, {Question, self()}),
+    receive
+        {?MODULE, go_on} -> stop
+    end.
+
+%% Waits until the callback has been asked.
+await_question(Name, Loser, Winner) ->
+    wait:until(fun() -> ets:member(cluster_child, {question, Name, Loser, Winner}) end).
+
+%% Lets the callback decide, and waits for its end.
+let_decision_go(Name, Loser, Winner) ->
+    [{_, Asked}] = ets:take(cluster_child, {question, Name, Loser, Winner}),
+    Monitor = monitor(process, Asked),
+    Asked ! {?MODULE, go_on},
+    receive
+        {'DOWN', Monitor, process, Asked, _} -> ok
     end.

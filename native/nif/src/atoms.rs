@@ -4,10 +4,10 @@ use proctab_terms::Term;
 
 rustler::atoms! {
     all, attributes, awaited, begun, busy, callback, children, closed, copied, current, done, down,
-    each, ended, fields, free, full, held, infinity, integers, keeper, large, launching, monitor,
-    names, none, ok, others, own, pending, pid, pids, processes, re_registered, registered,
-    restarting, rows, running, same, sizes, skipped, slowed, stopping, terminating, undefined, up,
-    void, zone, zone_stopping,
+    drained, each, ended, fields, free, full, held, home, infinity, integers, keeper, large,
+    launching, monitor, names, none, ok, others, own, pending, pid, pids, processes, re_registered,
+    registered, restarting, rows, running, same, sizes, skipped, slowed, stopping, terminating,
+    undefined, up, void, zone, zone_stopping,
     any = "_",
     at_least = ">=",
     at_most = "=<",

@@ -2,7 +2,7 @@
 
 use proctab_table::entry::Entry;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Claimed, Refused, State};
+use proctab_table::row::{Child, Claimed, Refused, Start, State};
 use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
@@ -20,7 +20,8 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
-    let is_launching = call.argument(4)?.is(crate::atoms::launching());
+    let start = start(call, 4);
+    let is_launching = start.is_some();
     let (state, pid) = match is_launching {
         true => (State::Launching, None),
         false => (State::Running, Some(call.child_pid(4)?)),
@@ -40,7 +41,10 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     let indexes = zone.indexes().filter(|_| !is_launching);
     call.deduct(indexes.map_or(0, index::cost_to_settle))?;
     let committed = call.commit();
-    let inserted = zone.insert(&name, child, &committed);
+    let inserted = match start {
+        Some(Start::Home) => zone.launch(&name, child, Start::Home, &committed),
+        _ => zone.insert(&name, child, &committed),
+    };
     if inserted == Claimed::Done && !is_launching {
         if let Some((indexes, entry)) = indexes.zip(zone.entry(name.borrow(), &guard)) {
             indexes.settle(entry, &committed);
@@ -49,12 +53,24 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
         wake_for_child(call, zone, name.borrow(), &committed);
     } else if inserted == Claimed::Done {
         send_held(call, zone);
+    } else if inserted == Claimed::Drained {
+        send_free(call, zone);
     }
     Ok(match inserted {
         Claimed::Done => boolean(true),
         Claimed::Full => atom!(full),
+        Claimed::Drained => atom!(drained),
         Claimed::Held | Claimed::Stopping => boolean(false),
     })
+}
+
+/// Returns what start an argument stands for, if it does.
+fn start(call: Call<'_>, position: usize) -> Option<Start> {
+    let argument = call.argument(position).ok()?;
+    if argument.is(crate::atoms::launching()) {
+        return Some(Start::Local);
+    }
+    argument.is(crate::atoms::home()).then_some(Start::Home)
 }
 
 /// Returns whether a name is free. If it is, makes what its keeper needs, unless the caller or its
@@ -90,6 +106,7 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
     let zone = lookup::zone_by_handle(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let spec = call.to_datum(call.argument(2)?)?;
+    let start = start(call, 3).ok_or(Fault::BadArgument)?;
     let stored = [call.make(&name)?, call.make(&spec)?];
     let child = Child {
         state: State::Launching,
@@ -98,7 +115,8 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         spec: Some(spec),
     };
     deduct_claim_cost(call, &zone.content)?;
-    Ok(match zone.content.launch(&name, child, &call.commit()) {
+    let launched = zone.content.launch(&name, child, start, &call.commit());
+    Ok(match launched {
         Claimed::Done => {
             send_held(call, &zone.content);
             call.tuple(stored)
@@ -106,6 +124,11 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),
         Claimed::Stopping => atom!(stopping),
+        Claimed::Drained => {
+            // The listener may have counted the child, which was there for a moment.
+            send_free(call, &zone.content);
+            atom!(drained)
+        }
     })
 }
 

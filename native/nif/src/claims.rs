@@ -57,6 +57,13 @@ pub fn cluster_shared(call: Call<'_>) -> Answer<'_> {
     call.make(&shared.ok_or(Fault::BadArgument)?)
 }
 
+pub fn drain(call: Call<'_>) -> Answer<'_> {
+    let guard = reclaim::enter();
+    let table = lookup::zone_by_handle(call, &guard)?;
+    directory(&table.content)?.drain(&call.commit());
+    Ok(atom!(ok))
+}
+
 pub fn add_member(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = lookup::zone_by_handle(call, &guard)?;
@@ -239,7 +246,8 @@ pub fn find_claim_alive(call: Call<'_>) -> Answer<'_> {
     find(call, true)
 }
 
-/// Finds the own child of a name, or that of the best claim of another member.
+/// Finds the own child of a name, or that of the best claim of another member. A dead process of
+/// this node that another member still claims is not found, and with `is_alive` no dead own child.
 #[inline]
 fn find(call: Call<'_>, is_alive: bool) -> Answer<'_> {
     let guard = reclaim::enter();
@@ -261,7 +269,8 @@ fn find(call: Call<'_>, is_alive: bool) -> Answer<'_> {
     let Some((pid, member)) = best.and_then(|best| Some((best.pid.as_ref()?, &best.member))) else {
         return Ok(atom!(undefined));
     };
-    Ok(call.tuple([atom!(ok), call.make_packed(pid, &member.origin.1)?]))
+    let made = call.make_packed_alive(pid, &member.origin.1)?;
+    Ok(made.map_or(atom!(undefined), |pid| call.tuple([atom!(ok), pid])))
 }
 
 /// Returns node and pid, or `held`, of the best claim of another member.

@@ -55,7 +55,7 @@ proctab_terms::export! {
         count/1,
     }
     children {
-        opening/4, launch/3, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
+        opening/4, launch/4, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
         terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
         find_alive/2,
@@ -74,7 +74,7 @@ proctab_terms::export! {
         check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3,
     }
     claims {
-        cluster_open/3, cluster_shared/1, add_member/4, change_claims/3, begin_snapshot/2,
+        cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3, begin_snapshot/2,
         end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
         best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1,
     }

@@ -56,6 +56,8 @@ pub struct Directory<F: Foreign> {
     shared: Mutex<Option<Datum<F>>>,
     /// The keys of the attributes that members have copies of.
     copied: OnceLock<Box<[Datum<F>]>>,
+    /// Whether the zone starts no child any more as the home of its name.
+    is_drained: AtomicBool,
 }
 
 /// One session of one node.
@@ -169,6 +171,7 @@ impl<F: Foreign> Default for Directory<F> {
             listener: AtomicU64::new(NO_LISTENER),
             shared: Mutex::new(None),
             copied: OnceLock::new(),
+            is_drained: AtomicBool::new(false),
         }
     }
 }
@@ -202,6 +205,18 @@ impl<F: Foreign> Directory<F> {
         fence(Ordering::SeqCst);
         let listener = self.listener.load(Ordering::SeqCst);
         (listener != NO_LISTENER).then_some(listener)
+    }
+
+    /// Drains the zone: from here on it starts no child as the home of its name. A thread that
+    /// counts the children after this counts every child whose start was not refused.
+    pub fn drain(&self, _: &Committed) {
+        self.is_drained.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the zone is drained.
+    pub fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::SeqCst)
     }
 
     /// Sets the keys of the attributes that members have copies of. Does nothing if they are set.

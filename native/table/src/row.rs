@@ -138,6 +138,17 @@ pub enum Claimed {
     Full,
     /// The zone is stopping.
     Stopping,
+    /// The zone is drained, and the child was to be started as at its home.
+    Drained,
+}
+
+/// Who decides that a child is started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Start {
+    /// A caller on this node.
+    Local,
+    /// The members of a zone on several nodes: this one is the home of the name.
+    Home,
 }
 
 /// What a row had when it was cleared.

@@ -32,7 +32,7 @@ use crate::groups::Listing;
 use crate::index::Indexes;
 use crate::names::{Found, Names};
 use crate::reclaim::{self, Guard};
-use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, State};
+use crate::row::{Child, Claimed, Cleared, Gone, Pid, Row, Shared, Start, State};
 use crate::sharded_map::ShardedMap;
 use crate::specs::Specs;
 use crate::value::Added;
@@ -263,25 +263,40 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child that is being started, unless a child holds the name, or the zone is full or
-    /// stopping.
+    /// stopping, or drained in the case of a start at home.
     ///
     /// A thread that stops the zone finds the child in the pages that it reads then, or this
-    /// finds the zone stopping and removes the child again.
-    pub fn launch(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+    /// finds the zone stopping and removes the child again. Likewise a thread that drains the zone
+    /// counts the child, or this finds the zone drained.
+    pub fn launch(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        start: Start,
+        committed: &Committed,
+    ) -> Claimed {
         let keeper = child.keeper;
-        if self.is_stopping() {
-            return Claimed::Stopping;
+        if let Some(refused) = self.refuses(start) {
+            return refused;
         }
         match self.insert(name, child, committed) {
             Claimed::Done => (),
             refused => return refused,
         }
         fence(Ordering::SeqCst);
-        if self.is_stopping() {
+        if let Some(refused) = self.refuses(start) {
             self.remove(name.borrow(), keeper, &reclaim::enter(), committed);
-            return Claimed::Stopping;
+            return refused;
         }
         Claimed::Done
+    }
+
+    fn refuses(&self, start: Start) -> Option<Claimed> {
+        if self.is_stopping() {
+            return Some(Claimed::Stopping);
+        }
+        let is_drained = || self.directory().is_some_and(Directory::is_drained);
+        (start == Start::Home && is_drained()).then_some(Claimed::Drained)
     }
 
     /// Returns the row of a keeper, and its child.

@@ -8,7 +8,7 @@ use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Claimed, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, Start, State};
 use proctab_table::value::{Added, InUse, Seen, Value};
 use proctab_table::zone::Zone;
 
@@ -1041,4 +1041,49 @@ fn a_name_is_handed_over_with_its_attributes() {
     assert!(entry.stop(last, &COMMITTED).is_some());
     assert!(give(last, last + 1).is_none());
     assert!(zone.kept(last + 1).is_none() && zone.kept(last).is_some());
+}
+
+/// A thread that drains a zone, and then counts the children, counts each start at home that was
+/// not refused. Other starts go on.
+#[test]
+fn a_start_at_home_is_counted_or_refused() {
+    let launch = |zone: &Table, name: u64, start: Start| {
+        let child = Child {
+            state: State::Launching,
+            pid: None,
+            keeper: name,
+            spec: None,
+        };
+        zone.launch(&word(name), child, start, &COMMITTED)
+    };
+    for _ in 0..500 {
+        let zone = Table::default();
+        let directory = zone.open_directory(&COMMITTED);
+        let ready = AtomicUsize::new(0);
+        let meet = || {
+            ready.fetch_add(1, Ordering::SeqCst);
+            while ready.load(Ordering::SeqCst) < 2 {
+                thread::yield_now();
+            }
+        };
+        let (launched, counted) = thread::scope(|scope| {
+            let launching = scope.spawn(|| {
+                meet();
+                launch(&zone, 1, Start::Home)
+            });
+            meet();
+            directory.drain(&COMMITTED);
+            let counted = zone.count();
+            (launching.join().unwrap(), counted)
+        });
+        match launched {
+            Claimed::Done => assert_eq!(counted, 1),
+            refused => {
+                assert_eq!(refused, Claimed::Drained);
+                assert_eq!(zone.count(), 0);
+            }
+        }
+        assert_eq!(launch(&zone, 2, Start::Home), Claimed::Drained);
+        assert_eq!(launch(&zone, 2, Start::Local), Claimed::Done);
+    }
 }

@@ -195,6 +195,21 @@ impl<'c> Call<'c> {
         self.make_external_packed(copy, packed)
     }
 
+    /// Like [`make_packed`](Self::make_packed), but returns `None` for a process of this node that
+    /// is dead. A packed pid is of another node, so only other pids are looked at.
+    #[inline]
+    pub fn make_packed_alive(
+        self,
+        pid: &Datum<Copied>,
+        origin: &Datum<Copied>,
+    ) -> Result<Option<Term<'c>>, Fault> {
+        if let View::Word(PACKED, _) = pid.view() {
+            return self.make_packed(pid, origin).map(Some);
+        }
+        let made = self.make(pid)?;
+        Ok(self.may_term_be_alive(made).then_some(made))
+    }
+
     /// Makes a pid from the external format of another one of its node.
     #[cold]
     fn make_external_packed(self, origin: Term<'c>, packed: u64) -> Answer<'c> {

@@ -106,6 +106,14 @@ impl<'c> Call<'c> {
         })
     }
 
+    /// Like [`may_be_alive`](Self::may_be_alive), for the term of a pid.
+    pub fn may_term_be_alive(self, pid: Term<'c>) -> bool {
+        match self.is_local_pid(pid) {
+            true => self.is_alive(pid.word()),
+            false => !self.is_of_earlier_start(pid),
+        }
+    }
+
     /// Whether a pid that is not local has the name of this node: it is of an earlier start.
     fn is_of_earlier_start(self, term: Term<'c>) -> bool {
         /// Bytes that follow the node in the external format: number, serial and creation.
