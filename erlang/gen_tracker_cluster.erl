@@ -246,6 +246,8 @@ lookup(Zone, Key, Value) ->
 %% Of several children of one name, the one that find/2 returns.
 copies(Zone, Key, Value) ->
     {_, _, _, Copies} = proctab_nif:cluster_shared(Zone),
+    %% Refuses a key that is not indexed, and a value that would take too long to be hashed.
+    _ = proctab_nif:count(Zone, Key, Value),
     [
         {Name, Pid}
      || {Name, Node} <- gen_tracker_cluster_copies:lookup(Key, Value, Copies),

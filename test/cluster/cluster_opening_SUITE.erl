@@ -604,9 +604,17 @@ a_registered_name_is_not_started(_) ->
     end).
 
 terms_that_are_too_large_are_refused_on_any_member(_) ->
-    clusters:with(2, z, fun(Members) ->
+    clusters:with(2, z, #{cluster => true, index => [key]}, fun(Members) ->
         %% A term of a few words; a copy without sharing has 2^60 parts.
         Large = fun() -> lists:foldl(fun(_, Part) -> {Part, Part} end, [], lists:seq(1, 60)) end,
+        [
+            ?assertEqual(badarg, on(M, erlang, apply, [fun() -> refused(Call, Large()) end, []]))
+         || M <- Members,
+            Call <- [
+                fun(Value) -> gen_tracker_cluster:lookup(z, key, Value) end,
+                fun(Value) -> gen_tracker_cluster:publish(z, key, Value, message) end
+            ]
+        ],
         [
             begin
                 Name = name_of(Home, z),
@@ -628,6 +636,13 @@ terms_that_are_too_large_are_refused_on_any_member(_) ->
          || M <- Members, Home <- Members
         ]
     end).
+
+refused(Call, Term) ->
+    try
+        Call(Term)
+    catch
+        error:badarg -> badarg
+    end.
 
 via_names_work_with_gen_server(_) ->
     clusters:with(2, z, fun([One, Other]) ->
