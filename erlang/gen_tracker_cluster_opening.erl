@@ -128,25 +128,25 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
 %% Returns a result when this member knows the child: then the caller can find it and write its
 %% attributes. The claim of another member may come later than its answer.
 known({ok, Pid} = Result, Zone, Name) when node(Pid) =/= node() ->
-    ok = await_claim(Pid, Zone, Name),
+    ok = await_known(Pid, Zone, Name),
     Result;
 known({ok, Pid, _} = Result, Zone, Name) when node(Pid) =/= node() ->
-    ok = await_claim(Pid, Zone, Name),
+    ok = await_known(Pid, Zone, Name),
     Result;
 known(Result, _, _) ->
     Result.
 
 %% A monitor would make a lost connection again.
-await_claim(Pid, Zone, Name) ->
+await_known(Pid, Zone, Name) ->
     case is_claimed(Zone, Name) orelse not lists:member(node(Pid), nodes(connected)) of
         true ->
             ok;
         false ->
             Monitor = monitor(process, Pid),
-            await_claim(Monitor, Zone, Name, now_ms() + ?CLAIMED)
+            await_known(Monitor, Zone, Name, now_ms() + ?CLAIMED)
     end.
 
-await_claim(Monitor, Zone, Name, Deadline) ->
+await_known(Monitor, Zone, Name, Deadline) ->
     receive
         {'DOWN', Monitor, process, _, _} -> ok
     after 1 ->
@@ -155,7 +155,7 @@ await_claim(Monitor, Zone, Name, Deadline) ->
                 true = demonitor(Monitor, [flush]),
                 ok;
             false ->
-                await_claim(Monitor, Zone, Name, Deadline)
+                await_known(Monitor, Zone, Name, Deadline)
         end
     end.
 
