@@ -11,7 +11,9 @@
 %% is measured in other VMs, whose schedulers do not spin while they have no work.
 %%
 %% A whole run writes `bench/results`, a quick one `_build/bench/quick`, and a run of some sections
-%% only prints. A wrong result ends the run; targets are checked by `bench_targets`.
+%% only prints. The sections of a whole run are kept below `_build/bench`, and the next one of the
+%% same commit goes on where the last one has failed. A wrong result ends the run; targets are
+%% checked by `bench_targets`.
 -module(bench).
 
 -export([main/0]).
@@ -58,7 +60,11 @@ main() ->
     halt(0).
 
 report(Folder, []) ->
-    bench_report:write(Folder, sections([Name || {Name, _} <- ?SECTIONS]));
+    Kept = kept(),
+    Sections = [{Name, section(Name, Module, Kept)} || {Name, Module} <- ?SECTIONS],
+    bench_report:write(Folder, Sections),
+    _ = file:del_dir_r(Kept),
+    ok;
 report(_, Names) ->
     io:put_chars(bench_report:markdown(sections(Names))).
 
@@ -66,6 +72,30 @@ report(_, Names) ->
 %% `processor` or `shared`.
 sections(Names) ->
     [{Name, section(Name, proplists:get_value(Name, ?SECTIONS ++ ?OTHERS))} || Name <- Names].
+
+%% Returns the folder of the sections that were measured at this commit. A tree with changes has one
+%% for each run.
+kept() ->
+    Commit = os:getenv("COMMIT", "unknown"),
+    IsKnown = re:run(Commit, "^[0-9a-f]+$") =/= nomatch andalso not bench_data:is_quick(),
+    Name =
+        case IsKnown of
+            true -> Commit;
+            false -> Commit ++ os:getpid()
+        end,
+    filename:join([filename:dirname(code:which(?MODULE)), "sections", Name]).
+
+section(Name, Module, Kept) ->
+    File = filename:join(Kept, Name),
+    case file:read_file(File) of
+        {ok, Rows} ->
+            binary_to_term(Rows);
+        {error, enoent} ->
+            Rows = section(Name, Module),
+            ok = filelib:ensure_dir(File),
+            ok = file:write_file(File, term_to_binary(Rows)),
+            Rows
+    end.
 
 section(Name, undefined) ->
     io:format(standard_error, "bench/run: there is no section ~s; there are ~s~n", [

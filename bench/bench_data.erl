@@ -4,7 +4,7 @@
 -export([name/1, names/1, attributes/0, value/1, other_value/1, map/0]).
 -export([spec/1, start_child/2, idle/0, child_pid/1, keeper_pid/1, remote_pid/2]).
 -export([set/3, is_quick/0, rounds/0, scaled/1, clock/0]).
--export([row/5, time/1, until/1, gone/1, resident/0]).
+-export([row/5, time/1, slices/1, until/1, gone/1, resident/0]).
 
 %% Sets what all measurements in this VM have in common: `elapsed` time or the `processor` time of
 %% the VM, how many rounds there are, and whether the run is quick, that is with a tenth of the
@@ -116,6 +116,26 @@ time(Fun) ->
     Start = clock(),
     Result = Fun(),
     {clock() - Start, Result}.
+
+%% Returns the result of a fun, and the slices of at least 1 ms that the VM reports while a process
+%% runs it, in nanoseconds.
+slices(Fun) ->
+    _ = erlang:system_monitor(self(), [{long_schedule, 1}]),
+    {Pid, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
+    Result =
+        receive
+            {'DOWN', Monitor, process, Pid, {result, Returned}} -> Returned;
+            {'DOWN', Monitor, process, Pid, Reason} -> error(Reason)
+        end,
+    _ = erlang:system_monitor(undefined),
+    {Result, reported()}.
+
+reported() ->
+    receive
+        {monitor, _, long_schedule, Info} ->
+            [1000000 * proplists:get_value(timeout, Info) | reported()]
+    after 0 -> []
+    end.
 
 until(Fun) ->
     case Fun() of

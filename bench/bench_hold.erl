@@ -221,18 +221,8 @@ end_zone(Opened) ->
 %% Returns the longest slice of at least 1 ms that the VM reports while a process runs a fun, or 0,
 %% and the number of such slices.
 slices(Label, Fun) ->
-    _ = erlang:system_monitor(self(), [{long_schedule, 1}]),
-    ok = ended(spawn_monitor(Fun)),
-    _ = erlang:system_monitor(undefined),
-    Times = reported(),
+    {_, Times} = bench_data:slices(Fun),
     [
         row(Label, "longest slice", [lists:max([0 | Times])]),
         bench_data:row(proctab, Label, "slices of 1 ms and more", "slices", [length(Times)])
     ].
-
-reported() ->
-    receive
-        {monitor, _, long_schedule, Info} ->
-            [1000000 * proplists:get_value(timeout, Info) | reported()]
-    after 0 -> []
-    end.

@@ -151,12 +151,14 @@ joins(Side, Most) ->
     Mode = lists:concat([Most, " processes with one value"]),
     All = bench_data:time(fun() -> Size = length(all(Opened)) end),
     End = erlang:monotonic_time(millisecond) + 1000 * bench_data:scaled(10 * ?SECONDS) div 10,
-    Figures =
+    {Timed, Slices} = bench_data:slices(fun() ->
         at_once([
             fun() -> paced(End, 1, fun(N) -> join_and_leave(Opened, N) end) end,
             fun() -> paced(End, 1, fun(_) -> [{page, page(Opened)}] end) end,
             fun() -> paced(End, 1000, fun(_) -> [{publish, publish(Opened, Size)}] end) end
-        ]) ++ [{all, element(1, All)}],
+        ])
+    end),
+    Figures = [{all, element(1, All)}, {slice, lists:max([0 | Slices])} | Timed],
     %% Nothing is closed: it takes Registry and pg minutes to clean up after all members.
     [
         bench_data:row(Side, Label, Mode, "ns", [of_calls(Of, Times)])
@@ -167,7 +169,8 @@ joins(Side, Most) ->
             {leave, "a process gives up the value, 99 of 100", most},
             {page, "look-up while processes take it: a page (Registry and pg: all)", median},
             {publish, "send to all with a value, while processes take it", median},
-            {all, "look-up of all with a value", median}
+            {all, "look-up of all with a value", median},
+            {slice, "longest time slice of 1 ms and more meanwhile", median}
         ],
         Times <- [[Time || {W, Time} <- Figures, W =:= What]]
     ].

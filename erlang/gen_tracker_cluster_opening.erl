@@ -28,6 +28,9 @@
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
 -define(HEARD, 5000).
+%% How long a caller waits until this member knows a child that another one has started, in
+%% milliseconds.
+-define(CLAIMED, 5000).
 %% After how long at most a home tries again to get the lock of a name, in milliseconds.
 -define(LOCKED, 50).
 
@@ -115,11 +118,53 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
             Dead = dead_claim(Decision, Zone, Name),
             case ask(Node, Decision, Zone, Spec, 1) of
                 {result, {ok, Dead}} -> open_again(Zone, Name, Spec, Deadlines);
-                {result, Result} -> Result;
+                {result, Result} -> known(Result, Zone, Name);
                 undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
                 again -> open_again(Zone, Name, Spec, Deadlines);
                 refused -> error(badarg)
             end
+    end.
+
+%% Returns a result when this member knows the child: then the caller can find it and write its
+%% attributes. The claim of another member may come later than its answer.
+known({ok, Pid} = Result, Zone, Name) when node(Pid) =/= node() ->
+    ok = await_known(Pid, Zone, Name),
+    Result;
+known({ok, Pid, _} = Result, Zone, Name) when node(Pid) =/= node() ->
+    ok = await_known(Pid, Zone, Name),
+    Result;
+known(Result, _, _) ->
+    Result.
+
+%% A monitor would make a lost connection again.
+await_known(Pid, Zone, Name) ->
+    case is_claimed(Zone, Name) orelse not lists:member(node(Pid), nodes(connected)) of
+        true ->
+            ok;
+        false ->
+            Monitor = monitor(process, Pid),
+            await_known(Monitor, Zone, Name, now_ms() + ?CLAIMED)
+    end.
+
+await_known(Monitor, Zone, Name, Deadline) ->
+    receive
+        {'DOWN', Monitor, process, _, _} -> ok
+    after 1 ->
+        case is_claimed(Zone, Name) orelse now_ms() > Deadline of
+            true ->
+                true = demonitor(Monitor, [flush]),
+                ok;
+            false ->
+                await_known(Monitor, Zone, Name, Deadline)
+        end
+    end.
+
+is_claimed(Zone, Name) ->
+    try
+        proctab_nif:claim_owner(Zone, Name) =/= undefined
+    catch
+        %% The zone has ended.
+        error:badarg -> true
     end.
 
 deadlines(Limit) ->

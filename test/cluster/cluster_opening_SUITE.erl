@@ -18,6 +18,7 @@ all() ->
         many_callers_on_all_members_get_one_child,
         many_callers_get_one_child_with_the_lock,
         a_name_that_is_held_is_asked_of_its_holder,
+        a_child_of_another_member_is_known_to_its_caller,
         errors_of_a_start_reach_the_caller_on_another_member,
         the_end_of_the_home_is_an_error,
         a_zone_that_stops_during_a_start_is_an_error,
@@ -124,6 +125,30 @@ a_name_that_is_held_is_asked_of_its_holder(_) ->
         ?assertEqual({ok, Pid}, answer(Call)),
         ?assertEqual([{started, Name, Pid}], starts(Members))
     end).
+
+%% The member of the caller handles the claim later than the caller has the answer of the home.
+a_child_of_another_member_is_known_to_its_caller(_) ->
+    clusters:with(2, z, fun([{_, Node} = One, Other]) ->
+        Name = name_of(Other, z),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        ok = on(One, sys, suspend, [Process]),
+        Writing = callers:ask(fun() -> on(One, ?MODULE, open_and_write, [Name]) end),
+        wait:until(fun() ->
+            case on(Other, gen_tracker, find, [z, Name]) of
+                {ok, Pid} ->
+                    {_, Watching} = on(Other, erlang, process_info, [Pid, monitored_by]),
+                    lists:member(Node, [node(Watcher) || Watcher <- Watching]);
+                undefined ->
+                    false
+            end
+        end),
+        ok = on(One, sys, resume, [Process]),
+        ?assertEqual({answer, ok}, callers:answer(Writing))
+    end).
+
+open_and_write(Name) ->
+    {ok, _} = gen_tracker_cluster:find_or_open(z, spec(Name)),
+    gen_tracker_cluster:setattr(z, Name, key, value).
 
 errors_of_a_start_reach_the_caller_on_another_member(_) ->
     clusters:with(2, z, fun([One, Other]) ->
