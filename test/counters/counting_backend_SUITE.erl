@@ -181,7 +181,7 @@ a_cleanup_that_ignores_exit_signals_ends_with_the_table(Config) ->
             unlink(Supervisor),
             kill([Supervisor]),
             down(Cleaner),
-            eventually(fun() -> whereis(reaper(Kind)) =:= undefined end)
+            counting:await_end(Kind)
         end
      || Prepare <- [
             fun() -> process_flag(trap_exit, true) end,

@@ -956,17 +956,9 @@ result({ok, _, _} = Other) -> {error, {bad_return_value, Other}};
 result(Other) -> Other.
 
 run(#child{name = Name} = Child, Pid, Zone) ->
-    Monitor = monitor_now(Pid),
+    Monitor = messages:monitor_now(Pid),
     write(Child#child{state = running, pid = Pid, monitor = Monitor, since = now_ms()}, Zone),
     notify(Zone, {up, Name, Pid}).
-
-%% Monitors a process without delay. The VM may delay the signal of the last `monitor/2`, and a
-%% further signal sends it. Otherwise the exit reason of a child that is killed at once would be
-%% `noproc`.
-monitor_now(Pid) ->
-    Monitor = monitor(process, Pid),
-    true = demonitor(monitor(process, Pid), [flush]),
-    Monitor.
 
 %% Handles what a start function returned. The requests that wait for the start get the result, or
 %% `killed` if a stop of the child was requested meanwhile.

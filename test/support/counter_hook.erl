@@ -1,5 +1,6 @@
-%% A Common Test hook for suites about metrics_process_tracker and stats_hero_monitor. A suite names
-%% it in `suite/0`, with an option:
+%% A Common Test hook for suites about metrics_process_tracker and stats_hero_monitor. Each case
+%% begins when the counter and the reaper of the case before have ended. A suite names the hook in
+%% `suite/0`, with an option:
 %%
 %%     suite() -> [{ct_hooks, [{counter_hook, tracker}]}].
 %%
@@ -39,9 +40,17 @@ post_end_per_testcase(_Suite, _Case, Config, Return, Option) ->
     clean_up(Option, Config),
     {Return, Option}.
 
-prepare(tracker, _Config) -> ledger_backend:open();
-prepare(both, Config) -> counting:open(counting:kind(Config));
-prepare(_, _Config) -> ok.
+prepare(tracker, _Config) ->
+    counting:await_end(tracker),
+    ledger_backend:open();
+prepare(monitor, _Config) ->
+    counting:await_end(monitor);
+prepare(both, Config) ->
+    Kind = counting:kind(Config),
+    counting:await_end(Kind),
+    counting:open(Kind);
+prepare(both_on_nodes, _Config) ->
+    ok.
 
 clean_up(tracker, _Config) ->
     tracked_process:stop_tracker(),

@@ -7,7 +7,7 @@
 -module(counting).
 -behaviour(supervisor).
 
--export([kinds/0, of_kind/2, kind/1, open/1, open/2, close/1, reopen/1]).
+-export([kinds/0, of_kind/2, kind/1, await_end/1, open/1, open/2, close/1, reopen/1]).
 -export([server/1, reaper/1, start/1, supervisor/2, init/1]).
 -export([counted/1, add/2, cleaned_by/2, held/1, cleaner/2, let_go/2]).
 -export([count/1, handled/1, settled/2, books/2, assert_books/3]).
@@ -26,6 +26,19 @@ of_kind(Kind, Config) ->
 %% Returns the counter that a case is about. Outside of groups this is `tracker`.
 kind(Config) ->
     proplists:get_value(kind, Config, tracker).
+
+%% Waits until no server and no reaper of a counter runs. They end a moment after their owner. Until
+%% then, a supervisor finds the server already started, and a stop of the reaper would fail.
+await_end(Kind) ->
+    await_free(server(Kind)),
+    await_free(reaper(Kind)).
+
+await_free(Name) ->
+    Monitor = monitor(process, Name),
+    receive
+        {'DOWN', Monitor, process, _, noproc} -> ok;
+        {'DOWN', Monitor, process, _, _} -> await_free(Name)
+    end.
 
 %% Opens empty books, which the cleanups of a counter write into.
 open(Kind) ->
