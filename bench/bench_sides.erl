@@ -22,7 +22,7 @@
 %%   does nothing, and the loop that is subtracted from all figures.
 -module(bench_sides).
 
--export([label/1, limits/0, is_available/1, open/4, add/3, start/2, close/1]).
+-export([label/1, limits/0, is_available/1, open/4, add/3, start/2, ask/2, close/1]).
 -export([register/2, is_empty/1, fill/3, fill_one/3, bytes/1, operation/2, right/1]).
 %% Of `supervisor`.
 -export([init/1]).
@@ -133,23 +133,28 @@ init([]) ->
     {ok, {#{strategy => one_for_one}, []}}.
 
 %% Starts a child, and returns its pid.
-start(#{side := Side} = Opened, Name) ->
-    Spec = bench_data:spec(Name),
-    {ok, Pid} =
-        case {Side, Opened} of
-            {proctab, #{zone := Zone}} ->
-                gen_tracker:find_or_open(Zone, Spec);
-            {ets_design, #{zone := Zone}} ->
-                ets_tracker:find_or_open(Zone, Spec);
-            {supervisor, #{owner := Owner}} ->
-                supervisor:start_child(Owner, Spec);
-            {dynamic, #{owner := Owner}} ->
-                'Elixir.DynamicSupervisor':start_child(Owner, Spec);
-            {partition, #{zone := Partitions}} ->
-                Via = {via, 'Elixir.PartitionSupervisor', {Partitions, Name}},
-                'Elixir.DynamicSupervisor':start_child(Via, Spec)
-        end,
+start(Opened, Name) ->
+    {ok, Pid} = open_child(Opened, bench_data:spec(Name)),
     Pid.
+
+%% Asks for a child that may run already, and returns its pid.
+ask(Opened, Spec) ->
+    case open_child(Opened, Spec) of
+        {ok, Pid} -> Pid;
+        {error, {already_started, Pid}} -> Pid
+    end.
+
+open_child(#{side := proctab, zone := Zone}, Spec) ->
+    gen_tracker:find_or_open(Zone, Spec);
+open_child(#{side := ets_design, zone := Zone}, Spec) ->
+    ets_tracker:find_or_open(Zone, Spec);
+open_child(#{side := supervisor, owner := Owner}, Spec) ->
+    supervisor:start_child(Owner, Spec);
+open_child(#{side := dynamic, owner := Owner}, Spec) ->
+    'Elixir.DynamicSupervisor':start_child(Owner, Spec);
+open_child(#{side := partition, zone := Partitions}, Spec) ->
+    Via = {via, 'Elixir.PartitionSupervisor', {Partitions, element(1, Spec)}},
+    'Elixir.DynamicSupervisor':start_child(Via, Spec).
 
 add(#{pids := Pids} = Opened, Name, Attributes) ->
     Pid = start(Opened, Name),
@@ -177,7 +182,7 @@ add(#{side := registry, registry := Registry} = Opened, Name, Attributes) ->
     Opened;
 add(#{side := cluster, handle := Handle, member := Member} = Opened, Name, _) ->
     Pid = bench_data:remote_pid(other@bench, erlang:phash2(Name)),
-    Rank = gen_tracker_cluster_member:rank(Name, other@bench),
+    Rank = gen_tracker_cluster_conflicts:rank(Name, other@bench),
     {[undefined], []} = proctab_nif:change_claims(Handle, Member, [{Name, Rank, {up, Pid}}]),
     Opened;
 add(#{side := pg, scope := Scope} = Opened, Name, _) ->

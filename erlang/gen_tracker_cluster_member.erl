@@ -15,14 +15,14 @@
 -behaviour(gen_server).
 
 -export([start_link/4, subscribe/1, unsubscribe/1, subscribers/0, drain/1, stopping/2, lost/2]).
--export([rank/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
--export([ask/2]).
 
 -export_type([shared/0, options/0]).
 
 -include_lib("kernel/include/logger.hrl").
+
+-import(gen_tracker_cluster_conflicts, [rank/2]).
 
 -define(VERSION, 1).
 %% Claims of a message.
@@ -34,14 +34,9 @@
 -define(OUTSTANDING, 64).
 %% How long a peer whose connection is busy is left alone, in milliseconds.
 -define(BUSY, 1000).
-%% How long a callback for conflicts may take, in milliseconds.
--define(DECISION, 5000).
-%% After how long a conflict is looked at again whose keeper was killed, in milliseconds.
--define(AGAIN, 50).
-
 -type options() :: #{copied := [gen_tracker:key()],
                      index := [gen_tracker:key() | {each, gen_tracker:key()}],
-                     conflict := {module(), Function :: atom()} | undefined,
+                     conflict := gen_tracker_cluster_conflicts:callback() | undefined,
                      unique := home | lock,
                      %% Whether an earlier cluster process of this zone was drained.
                      drained := boolean(),
@@ -91,17 +86,6 @@
     has_rejoined = false :: boolean()
 }).
 
--record(conflict, {
-    loser :: pid(),
-    winner :: pid(),
-    %% What the callback says, or the process that runs it.
-    decision :: decision() | {asking, pid(), reference()},
-    %% The keeper that was told.
-    keeper :: {pid(), Monitor :: reference()} | undefined
-}).
-
--type decision() :: stop | {hand_over, term()}.
-
 -record(member, {
     zone :: gen_tracker:zone(),
     %% The zone of this process: the next one of its name has other claims.
@@ -125,7 +109,7 @@
     %% The peers of receiving and sending sessions.
     sessions = #{} :: #{reference() => {receiving | sending, pid()}},
     subscribers = #{} :: #{pid() => Monitor :: reference()},
-    conflicts = #{} :: #{gen_tracker:name() => #conflict{}},
+    conflicts :: gen_tracker_cluster_conflicts:conflicts(),
     drains = [] :: [gen_server:from()]
 }).
 
@@ -189,11 +173,6 @@ lost(Zone, Table) ->
     true = ets:delete(Table),
     lists:foreach(fun(Pid) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end, Subscribers).
 
-%% @doc Returns the rank of a member for a name, the same on all nodes.
--spec rank(gen_tracker:name(), node()) -> 0..16#ffffffff.
-rank(Name, Node) ->
-    erlang:phash2({Name, Node}, 1 bsl 32).
-
 %% @private
 -spec init({gen_tracker:zone(), proctab_nif:handle(), Tracker :: pid(), options()}) ->
           {ok, #member{}, {continue, join}}.
@@ -208,9 +187,9 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
     Keys = gen_tracker_cluster_copies:keys(Copies),
     Secret = proctab_nif:cluster_open(Handle, {self(), Table, Unique, Copies}, Keys),
     %% Those of an earlier cluster process.
-    self() ! {sweep, ended, lost},
+    self() ! {Tag, {sweep, ended, lost}},
     Own = proctab_nif:add_member(Handle, node(), atom_to_binary(node()), self()),
-    #{drained := IsDrained} = Options,
+    #{drained := IsDrained, conflict := Callback} = Options,
     _ = IsDrained andalso proctab_nif:drain(Handle),
     Member = #member{
         zone = Zone,
@@ -221,7 +200,8 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
         table = Table,
         copies = Copies,
         own = Own,
-        accepting = not IsDrained
+        accepting = not IsDrained,
+        conflicts = gen_tracker_cluster_conflicts:new(Zone, Tag, Callback)
     },
     {ok, Member, {continue, join}}.
 
@@ -241,9 +221,13 @@ read_rows(From, #member{handle = Handle} = Member) ->
 row_event(Name, running, Pid) -> {up, Name, Pid};
 row_event(Name, _, _) -> {held, Name}.
 
+tag(#member{options = #{tag := Tag}}) ->
+    Tag.
+
 joined(#member{zone = Zone} = Member) ->
     Scope = gen_tracker_cluster_scope:join(Zone),
-    Member#member{scope = Scope, watcher = gen_tracker_cluster_scope:watch(Zone)}.
+    Watcher = gen_tracker_cluster_scope:watch(Zone, tag(Member)),
+    Member#member{scope = Scope, watcher = Watcher}.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
@@ -298,45 +282,44 @@ received({gen_tracker_cluster, hello, Version, Zone, Session, From, Serving} = H
         true -> hello(Version, Zone, Session, From, Serving, Member);
         false -> malformed(Hello, unknown, Member)
     end;
-received({watched, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
-    watched(Pids, Member);
-received({joined, Watcher, Pids}, #member{watcher = Watcher} = Member) ->
-    lists:foldl(fun peer_joined/2, Member, Pids);
+%% Messages with the tag are those of the tracker, the watcher, and this process itself.
 received({Tag, stopping}, #member{options = #{tag := Tag}} = Member) ->
     status_changed(Member#member{accepting = false});
+received({Tag, {watched, Watcher, Pids}}, #member{options = #{tag := Tag}} = Member)
+        when Watcher =:= Member#member.watcher ->
+    watched(Pids, Member);
+received({Tag, {joined, Watcher, Pids}}, #member{options = #{tag := Tag}} = Member)
+        when Watcher =:= Member#member.watcher ->
+    lists:foldl(fun peer_joined/2, Member, Pids);
+received({Tag, {refuse, Pid, Message}}, #member{options = #{tag := Tag}} = Member) ->
+    refuse(Pid, Message, Member);
+received({Tag, {sweep, Id, Reason}}, #member{options = #{tag := Tag}} = Member) ->
+    %% Those who have subscribed meanwhile have not seen these names.
+    untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
 received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watcher} = Member) ->
     unlink(Watcher),
     exit(Watcher, kill),
     joined(Member);
 received({'DOWN', Monitor, process, Pid, _}, #member{peers = Peers} = Member) ->
-    case Peers of
-        #{Pid := #peer{monitor = Monitor}} -> peer_ended(Pid, Member);
-        _ -> without_subscriber(Pid, Member)
+    case {Peers, Member} of
+        {#{Pid := #peer{monitor = Monitor}}, _} -> peer_ended(Pid, Member);
+        {_, #member{subscribers = #{Pid := Monitor}}} -> without_subscriber(Pid, Member);
+        _ -> Member
     end;
 received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
-    %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts both.
-    Member#member{watcher = gen_tracker_cluster_scope:watch(Zone)};
+    case is_process_alive(Watcher) of
+        %% A stranger has sent this.
+        true -> Member;
+        %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts
+        %% both.
+        false -> Member#member{watcher = gen_tracker_cluster_scope:watch(Zone, tag(Member))}
+    end;
 received({resume, Pid}, Member) ->
     resume(Pid, Member);
-received({refuse, Pid, Message}, Member) ->
-    ok = refuse(Pid, Message),
-    Member;
-received({sweep, Id, Reason}, Member) ->
-    %% Those who have subscribed meanwhile have not seen these names.
-    untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
-received({{decision, Name}, _, process, Process, Decision}, Member) ->
-    decided(Name, Process, Decision, Member);
-received({{conflict, Name}, Monitor, process, _, _}, Member) ->
-    keeper_ended(Name, Monitor, Member);
-received({conflict_again, Name}, Member) ->
-    tell_keeper(Name, Member);
-received({late_decision, Process}, Member) ->
-    exit(Process, kill),
-    Member;
 received(Message, Member) when element(1, Message) =:= gen_tracker_cluster ->
     malformed(Message, unknown, Member);
-received(_, Member) ->
-    Member.
+received(Message, #member{conflicts = Conflicts} = Member) ->
+    Member#member{conflicts = gen_tracker_cluster_conflicts:handle(Message, Conflicts)}.
 
 more_events(_, 0, Events) ->
     lists:reverse(Events);
@@ -408,9 +391,12 @@ unless_gone(Function, Arguments, Default) ->
         error:badarg -> Default
     end.
 
-own_event({down, Name, Pid, _}, Member) -> end_conflict(Name, Pid, Member);
-own_event({free, _}, #member{drains = [_ | _]} = Member) -> drained(Member);
-own_event(_, Member) -> Member.
+own_event({down, Name, Pid, _}, #member{conflicts = Conflicts} = Member) ->
+    Member#member{conflicts = gen_tracker_cluster_conflicts:ended(Name, Pid, Conflicts)};
+own_event({free, _}, #member{drains = [_ | _]} = Member) ->
+    drained(Member);
+own_event(_, Member) ->
+    Member.
 
 drained(#member{zone = Zone, drains = Drains} = Member) ->
     case unless_gone(fun proctab_nif:count/1, [Zone], 0) of
@@ -550,7 +536,7 @@ untold(Fun, #member{subscribers = Subscribers} = Member) ->
 sweep(Id, Reason, #member{subscribers = Subscribers} = Member) ->
     case sweep_some(Id, Reason, Member) of
         {true, Swept} when map_size(Subscribers) > 0 -> sweep(Id, Reason, Swept);
-        {true, Swept} -> self() ! {sweep, Id, Reason}, Swept;
+        {true, Swept} -> self() ! {tag(Swept), {sweep, Id, Reason}}, Swept;
         {false, Swept} -> Swept
     end.
 
@@ -679,14 +665,13 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
 hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
     ?LOG_ERROR(#{label => {gen_tracker_cluster, refused}, zone => Own, from => From,
                  version => Version, its_zone => Zone}),
-    ok = refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}),
-    Member.
+    refuse(From, {gen_tracker_cluster, Session, {bye, {version, ?VERSION}}}, Member).
 
 %% The peer does not become one.
-refuse(Pid, Message) ->
+refuse(Pid, Message, Member) ->
     _ = send(Pid, Message) =:= busy andalso
-        erlang:send_after(?BUSY, self(), {refuse, Pid, Message}),
-    ok.
+        erlang:send_after(?BUSY, self(), {tag(Member), {refuse, Pid, Message}}),
+    Member.
 
 reopen(Pid, #peer{node = Node} = Peer, Member) ->
     #member{handle = Handle} = Closed = close_session(Peer, Member),
@@ -881,152 +866,18 @@ malformed(Message, From, #member{zone = Zone} = Member) ->
 
 %%% Conflicts
 
-%% Each conflict has a name, and node and pid of a claim that was there. The other claim is one of
-%% those that have just been made.
-conflicts([], _, _, Member) ->
-    Member;
-conflicts(Conflicts, Node, Events, Member) ->
-    Pids = lists:foldl(fun running/2, #{}, Events),
-    lists:foldl(
-        fun({Name, OtherNode, Other}, Before) ->
-            case Pids of
-                #{Name := Pid} when Pid =/= Other, Node =/= OtherNode ->
-                    New = {rank(Name, Node), Node, Pid},
-                    Old = {rank(Name, OtherNode), OtherNode, Other},
-                    conflict(Name, max(New, Old), min(New, Old), Before);
-                %% The child has ended, or two members have added the same process, or the zone of
-                %% one node was started again, and its last cluster process has not ended yet.
-                _ ->
-                    Before
-            end
-        end,
-        Member,
-        best_first(Conflicts)
-    ).
+conflicts(Found, Node, Events, Member) ->
+    lists:foldl(fun conflict/2, Member, gen_tracker_cluster_conflicts:between(Found, Node, Events)).
 
-%% A loser is told of one winner alone: of several claims, of that with the highest rank.
-best_first(Conflicts) ->
-    Ranked = [{{rank(Name, Node), Node}, Conflict} || {Name, Node, _} = Conflict <- Conflicts],
-    [Conflict || {_, Conflict} <- lists:reverse(lists:usort(Ranked))].
-
-running({up, Name, Pid, _}, Pids) -> Pids#{Name => Pid};
-running({copied, _, _}, Pids) -> Pids;
-running(Event, Pids) -> maps:remove(element(2, Event), Pids).
-
-conflict(Name, {_, _, Winner}, {_, Node, Loser}, Member) ->
-    Told = tell({conflict, Name, Winner, Loser}, Member),
+conflict({Name, {_, Winner}, {Node, Loser}}, Member) ->
+    #member{conflicts = Conflicts} = Told = tell({conflict, Name, Winner, Loser}, Member),
     emit(conflict, #{name => Name, kept => Winner, lost => Loser}, Member),
     case Node =:= node() of
-        true -> lose(Name, Loser, Winner, Told);
-        false -> Told
-    end.
-
-%% The child of this member loses.
-lose(Name, Loser, Winner, #member{conflicts = Conflicts} = Member) ->
-    case Conflicts of
-        #{Name := #conflict{loser = Loser}} ->
-            Member;
-        _ ->
-            Decision = decide(Name, Loser, Winner, Member),
-            Conflict = #conflict{loser = Loser, winner = Winner, decision = Decision},
-            tell_keeper(Name, Member#member{conflicts = Conflicts#{Name => Conflict}})
-    end.
-
-decide(_, _, _, #member{options = #{conflict := undefined}}) ->
-    stop;
-decide(Name, Loser, Winner, #member{zone = Zone, options = #{conflict := Callback}}) ->
-    Options = [{monitor, [{tag, {decision, Name}}]}],
-    {Process, Monitor} = spawn_opt(?MODULE, ask, [Callback, [Zone, Name, Loser, Winner]], Options),
-    _ = erlang:send_after(?DECISION, self(), {late_decision, Process}),
-    {asking, Process, Monitor}.
-
-%% @private
--spec ask({module(), Function :: atom()}, [term()]) -> no_return().
-ask({Module, Function}, Arguments) ->
-    exit({decided, apply(Module, Function, Arguments)}).
-
-%% The winner may have ended since the callback was asked, and another child may be the better one
-%% by now: that is another conflict. If there is none, the child gives way to no process.
-decided(Name, Process, Reason, #member{conflicts = Conflicts} = Member) ->
-    case Conflicts of
-        #{Name := #conflict{decision = {asking, Process, _}} = Conflict} ->
-            #conflict{loser = Loser, winner = Winner} = Conflict,
-            Decision = decision(Reason, Name, Member),
-            Others = maps:remove(Name, Conflicts),
-            case better_child(Name, Member) of
-                Winner when Decision =/= keep ->
-                    Decided = Conflict#conflict{decision = Decision},
-                    tell_keeper(Name, Member#member{conflicts = Others#{Name => Decided}});
-                Next when is_pid(Next), Next =/= Winner ->
-                    lose(Name, Loser, Next, Member#member{conflicts = Others});
-                _ ->
-                    Member#member{conflicts = Others}
-            end;
-        _ ->
-            Member
-    end.
-
-%% Returns what a callback has decided that ended with this reason.
-decision({decided, keep}, _, _) ->
-    keep;
-decision({decided, {hand_over, _} = HandOver}, _, _) ->
-    HandOver;
-decision({decided, stop}, _, _) ->
-    stop;
-decision(Reason, Name, #member{zone = Zone}) ->
-    ?LOG_ERROR(#{label => {gen_tracker_cluster, conflict_callback}, zone => Zone, name => Name,
-                 reason => Reason}),
-    stop.
-
-%% Returns the child of another member that the own child of a name has to give way to.
-better_child(Name, #member{zone = Zone}) ->
-    case unless_gone(fun proctab_nif:best_claim/2, [Zone, Name], undefined) of
-        {Node, Pid} when is_pid(Pid) ->
-            case {rank(Name, Node), Node} > {rank(Name, node()), node()} of
-                true -> Pid;
-                false -> none
-            end;
-        _ ->
-            none
-    end.
-
-%% Tells the keeper of the loser, and the next one if that is killed before it has acted.
-tell_keeper(Name, #member{zone = Zone, conflicts = Conflicts, options = Options} = Member) ->
-    case Conflicts of
-        #{Name := #conflict{decision = {asking, _, _}}} ->
-            Member;
-        #{Name := #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict} ->
-            case unless_gone(fun proctab_nif:child/2, [Zone, Name], undefined) of
-                {running, Loser, Keeper, _} ->
-                    Monitor = monitor(process, Keeper, [{tag, {conflict, Name}}]),
-                    #{tag := Tag} = Options,
-                    ok = gen_tracker_keeper:lose(Keeper, Tag, Loser, Winner, Decision),
-                    Told = Conflict#conflict{keeper = {Keeper, Monitor}},
-                    Member#member{conflicts = Conflicts#{Name := Told}};
-                _ ->
-                    Member#member{conflicts = maps:remove(Name, Conflicts)}
-            end;
-        _ ->
-            Member
-    end.
-
-keeper_ended(Name, Monitor, #member{conflicts = Conflicts} = Member) ->
-    case Conflicts of
-        #{Name := #conflict{keeper = {_, Monitor}}} ->
-            %% If the tracker has to find another keeper, that takes a moment.
-            _ = erlang:send_after(?AGAIN, self(), {conflict_again, Name}),
-            Member;
-        _ ->
-            Member
-    end.
-
-end_conflict(Name, Pid, #member{conflicts = Conflicts} = Member) ->
-    case Conflicts of
-        #{Name := #conflict{loser = Pid} = Conflict} ->
-            _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- [Conflict#conflict.keeper]],
-            Member#member{conflicts = maps:remove(Name, Conflicts)};
-        _ ->
-            Member
+        true ->
+            Lost = gen_tracker_cluster_conflicts:lose(Name, Loser, Winner, Conflicts),
+            Told#member{conflicts = Lost};
+        false ->
+            Told
     end.
 
 %%% Subscribers and telemetry

@@ -231,7 +231,7 @@ owner(Zone, Name) ->
 %% @doc Returns the member that would start a name.
 -spec home(gen_tracker:zone(), gen_tracker:name()) -> node() | undefined.
 home(Zone, Name) ->
-    case [{gen_tracker_cluster_member:rank(Name, Node), Node} || Node <- homes(Zone)] of
+    case [{gen_tracker_cluster_conflicts:rank(Name, Node), Node} || Node <- homes(Zone)] of
         [] -> undefined;
         Ranked -> element(2, lists:max(Ranked))
     end.

@@ -2,8 +2,8 @@
 %% The scope of `pg' in which the members of cluster zones find each other: one group for each zone.
 -module(gen_tracker_cluster_scope).
 
--export([join/1, watch/1, members/1]).
--export([init_watcher/2]).
+-export([join/1, watch/2, members/1]).
+-export([init_watcher/3]).
 
 -define(SCOPE, gen_tracker_cluster).
 %% How long a connected node may take to say which processes of a group it has, in milliseconds.
@@ -31,23 +31,23 @@ join(Zone) ->
 members(Zone) ->
     pg:get_members(?SCOPE, Zone).
 
-%% @doc Starts a process, linked to the caller, that sends it `{watched, Watcher, Pids}' with the
-%% group of a zone on all connected nodes, and then `{joined, Watcher, Pids}' when processes join
-%% it. It ends with the scope.
+%% @doc Starts a process, linked to the caller, that sends it `{Tag, {watched, Watcher, Pids}}' with
+%% the group of a zone on all connected nodes, and then `{Tag, {joined, Watcher, Pids}}' when
+%% processes join it. It ends with the scope.
 %%
 %% The caller is in the group, and the scope of OTP 25 ends if a process that monitors a group is in
 %% it.
--spec watch(gen_tracker:zone()) -> Watcher :: pid().
-watch(Zone) ->
-    spawn_link(?MODULE, init_watcher, [Zone, self()]).
+-spec watch(gen_tracker:zone(), Tag :: reference()) -> Watcher :: pid().
+watch(Zone, Tag) ->
+    spawn_link(?MODULE, init_watcher, [Zone, Tag, self()]).
 
 %% @private
--spec init_watcher(gen_tracker:zone(), Caller :: pid()) -> no_return().
-init_watcher(Zone, Caller) ->
+-spec init_watcher(gen_tracker:zone(), Tag :: reference(), Caller :: pid()) -> no_return().
+init_watcher(Zone, Tag, Caller) ->
     Scope = monitor(process, ?SCOPE),
     {Group, Pids} = pg:monitor(?SCOPE, Zone),
-    Caller ! {watched, self(), lists:usort(Pids ++ elsewhere(Zone))},
-    watcher(Scope, Group, Caller).
+    Caller ! {Tag, {watched, self(), lists:usort(Pids ++ elsewhere(Zone))}},
+    watcher(Scope, Group, {Tag, Caller}).
 
 %% A scope that has just started does not know those of other nodes yet. So each node is asked; one
 %% that does not answer, or has no scope, counts as one without members.
@@ -55,13 +55,13 @@ elsewhere(Zone) ->
     Answers = erpc:multicall(nodes(), pg, get_local_members, [?SCOPE, Zone], ?PATIENCE),
     [Pid || {ok, Pids} <- Answers, Pid <- Pids].
 
-watcher(Scope, Group, Caller) ->
+watcher(Scope, Group, {Tag, Caller} = To) ->
     receive
         {Group, join, _, Pids} ->
-            Caller ! {joined, self(), Pids},
-            watcher(Scope, Group, Caller);
+            Caller ! {Tag, {joined, self(), Pids}},
+            watcher(Scope, Group, To);
         {'DOWN', Scope, process, _, _} ->
             exit(normal);
         _ ->
-            watcher(Scope, Group, Caller)
+            watcher(Scope, Group, To)
     end.

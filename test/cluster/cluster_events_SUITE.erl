@@ -155,7 +155,7 @@ wins(Wins) ->
     length([N || N <- lists:seq(1, 20), Wins(N)]).
 
 rank(Name, Node) ->
-    {gen_tracker_cluster_member:rank(Name, Node), Node}.
+    {gen_tracker_cluster_conflicts:rank(Name, Node), Node}.
 
 of_name(Name, Events) ->
     [Event || Event <- Events, element(1, Event) =/= members, element(2, Event) =:= Name].

@@ -1,13 +1,13 @@
 %% Promise: a message of a member that is malformed, or comes at the wrong time, is logged, and it
-%% changes nothing. A member that is slow, or whose node stands still, delays no other one, and what
-%% waits for it is bounded.
+%% changes nothing. A message of a stranger changes nothing either. A member that is slow, or whose
+%% node stands still, delays no other one, and what waits for it is bounded.
 -module(cluster_messages_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 
 -compile([export_all, nowarn_export_all]).
 
--import(clusters, [on/4, settle/2, subscriber/1, events/2, with_fake/1, send/2]).
+-import(clusters, [with/3, on/4, settle/2, subscriber/1, events/2, with_fake/1, send/2]).
 -import(cluster_child, [spec/1]).
 
 suite() ->
@@ -18,6 +18,8 @@ all() ->
         messages_at_the_wrong_time_are_logged_and_change_nothing,
         messages_of_an_ended_session_change_nothing,
         credit_that_is_not_owed_is_logged_and_changes_nothing,
+        every_shape_of_message_that_the_cluster_process_receives_is_tried,
+        messages_of_strangers_change_nothing,
         names_of_other_members_make_no_atoms,
         changes_of_one_attribute_are_sent_once_if_they_wait,
         what_waits_for_a_suspended_receiver_is_bounded,
@@ -106,6 +108,85 @@ credit_that_is_not_owed_is_logged_and_changes_nothing(_) ->
         send(Fake, [Credit(1)]),
         ?assertEqual(5, malformed(One, Log))
     end).
+
+every_shape_of_message_that_the_cluster_process_receives_is_tried(_) ->
+    Some = [
+        {'_', {watched, '_', '_'}},
+        {'_', {joined, '_', '_'}},
+        {'_', {sweep, '_', '_'}},
+        {'_', {refuse, '_', '_'}},
+        {'_', {late_decision, '_'}},
+        {'_', {conflict_again, '_'}},
+        {'DOWN', '_', process, '_', '_'}
+    ],
+    ?assertEqual([], Some -- shapes()).
+
+shapes() ->
+    prop_strangers:shapes(gen_tracker_cluster_member, [{received, 2}]) ++
+        prop_strangers:shapes(gen_tracker_cluster_conflicts, [{handle, 2}]) ++
+        prop_strangers:shapes(gen_tracker_cluster_scope).
+
+messages_of_strangers_change_nothing(_) ->
+    with(2, z, fun([One, Other] = Members) ->
+        [{ok, _} = on(M, gen_tracker, find_or_open, [z, spec(Name)]) ||
+            {Name, M} <- [{a, One}, {b, Other}]],
+        settle(Members, z),
+        {Subscriber, [_, _]} = subscriber(One),
+        {Foreign, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        Before = state(Members),
+        Seed = rand:uniform(1 bsl 50),
+        ok = on(One, ?MODULE, send_as_a_stranger, [Seed, Subscriber, Foreign]),
+        ?assertEqual({Seed, Before}, {Seed, state(Members)}),
+        ?assertEqual({Seed, []}, {Seed, events(One, Subscriber)}),
+        {ok, _} = on(Other, gen_tracker, find_or_open, [z, spec(c)]),
+        settle(Members, z),
+        ?assertMatch([{up, c, _}], events(One, Subscriber))
+    end).
+
+state([{_, Node} = One | _] = Members) ->
+    Own = [Pid || {_, Pid} <- names(One), node(Pid) =:= Node],
+    {
+        on(One, ?MODULE, beside_the_tracker, []),
+        [clusters:homes(Member, z) || Member <- Members],
+        [names(Member) || Member <- Members],
+        [on(One, erlang, is_process_alive, [Pid]) || Pid <- Own]
+    }.
+
+%% Returns the tracker, the cluster process, and its watcher.
+beside_the_tracker() ->
+    Tracker = whereis(z),
+    {Process, _, _, _} = proctab_nif:cluster_shared(z),
+    {links, Links} = process_info(Process, links),
+    {Tracker, Process, [Pid || Pid <- Links, is_pid(Pid), Pid =/= Tracker]}.
+
+%% Requests, and the exit of the parent of the cluster process, are no messages of strangers.
+send_as_a_stranger(Seed, Subscriber, Foreign) ->
+    {Tracker, Process, [Watcher]} = beside_the_tracker(),
+    {ok, Child} = gen_tracker:find(z, a),
+    Pids = #{
+        cluster => Process,
+        watcher => Watcher,
+        tracker => Tracker,
+        subscriber => Subscriber,
+        child => Child,
+        foreign => Foreign,
+        test => self()
+    },
+    PidOf = fun(Role) -> map_get(Role, Pids) end,
+    Makings = prop_strangers:makings([cluster, watcher], shapes(), maps:keys(Pids)),
+    lists:foreach(
+        fun(Number) ->
+            {To, Letter} = prop_strangers:letter(Number, Makings),
+            case prop_strangers:real(Letter, PidOf) of
+                {'EXIT', Tracker, _} -> ok;
+                {'$gen_call', _, Request} when is_atom(Request) -> ok;
+                Message -> PidOf(To) ! Message
+            end
+        end,
+        lists:seq(Seed, Seed + 20000)
+    ),
+    {error, unknown_call} = gen_server:call(Process, anything),
+    wait:until(fun() -> process_info(Watcher, message_queue_len) =:= {message_queue_len, 0} end).
 
 names_of_other_members_make_no_atoms(_) ->
     with_fake(fun(One, Fake, [P | _]) ->

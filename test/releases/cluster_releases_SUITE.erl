@@ -147,7 +147,7 @@ a_loser_hands_over_to_a_winner_of_the_other_release(_) ->
 
 %% Opens a name on two members that are not connected, which the first one will lose.
 conflict({_, LosersNode} = Loses, {_, WinnersNode} = Wins) ->
-    Rank = fun(Name, Node) -> gen_tracker_cluster_member:rank(Name, Node) end,
+    Rank = fun(Name, Node) -> gen_tracker_cluster_conflicts:rank(Name, Node) end,
     [Name | _] = [
         N
      || N <- range(100), Rank(N, LosersNode) < Rank(N, WinnersNode)
