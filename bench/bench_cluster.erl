@@ -9,7 +9,7 @@
 
 -export([groups/0, rows/2]).
 %% Called on the nodes.
--export([start_zone/0, stop_zone/0, fill/1, found/1, resident/0, record/0, recorded/0, compute/1]).
+-export([start_zone/0, stop_zone/0, fill/1, found/1, resident/0, record/0, recorded/0]).
 
 -define(ZONE, bench_cluster_zone).
 -define(NAMES, bench_data:scaled(1000000)).
@@ -74,7 +74,7 @@ compute(Old, New, Time) ->
     Monitors = [
         spawn_monitor(fun() ->
             ok = call(Peer, record, []),
-            ok = call(Peer, compute, [End]),
+            ok = peer:call(Peer, bench_data, compute, [End], ?TIMEOUT),
             exit({slices, call(Peer, recorded, [])})
         end)
      || Peer <- [Old, New]
@@ -194,14 +194,4 @@ recorder(Slices) ->
             recorder([1000000 * proplists:get_value(timeout, Info) | Slices]);
         stop ->
             exit({slices, Slices})
-    end.
-
-%% Computes for so many milliseconds.
-compute(Milliseconds) ->
-    compute_until(erlang:monotonic_time(millisecond) + Milliseconds).
-
-compute_until(End) ->
-    case erlang:monotonic_time(millisecond) > End of
-        true -> ok;
-        false -> compute_until(End)
     end.

@@ -2,9 +2,10 @@
 -module(bench_data).
 
 -export([name/1, names/1, attributes/0, value/1, other_value/1, map/0]).
--export([spec/1, start_child/2, idle/0, child_pid/1, keeper_pid/1, remote_pid/2]).
+-export([spec/1, start_child/2, gated_spec/2, start_gated/1, idle/0]).
+-export([child_pid/1, keeper_pid/1, remote_pid/2]).
 -export([set/3, is_quick/0, rounds/0, scaled/1, clock/0]).
--export([row/5, time/1, slices/1, until/1, gone/1, resident/0]).
+-export([row/5, time/1, slices/1, compute/1, until/1, gone/1, resident/0]).
 
 %% Sets what all measurements in this VM have in common: `elapsed` time or the `processor` time of
 %% the VM, how many rounds there are, and whether the run is quick, that is with a tenth of the
@@ -88,6 +89,17 @@ spec(Name) ->
 start_child(_Name, _Options) ->
     {ok, spawn_link(fun idle/0)}.
 
+%% Returns the spec of a child whose start sends `{starting, Pid}' to a process, and waits for
+%% `continue'.
+gated_spec(Name, Gate) ->
+    {Name, {?MODULE, start_gated, [Gate]}, temporary, 200, worker, []}.
+
+start_gated(Gate) ->
+    Gate ! {starting, self()},
+    receive
+        continue -> {ok, spawn_link(fun idle/0)}
+    end.
+
 %% Takes and forgets messages.
 idle() ->
     receive
@@ -135,6 +147,16 @@ reported() ->
         {monitor, _, long_schedule, Info} ->
             [1000000 * proplists:get_value(timeout, Info) | reported()]
     after 0 -> []
+    end.
+
+%% Computes for so many milliseconds.
+compute(Milliseconds) ->
+    compute_until(erlang:monotonic_time(millisecond) + Milliseconds).
+
+compute_until(End) ->
+    case erlang:monotonic_time(millisecond) > End of
+        true -> ok;
+        false -> compute_until(End)
     end.
 
 until(Fun) ->

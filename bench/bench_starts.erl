@@ -1,10 +1,11 @@
-%% Starts of children, and processes that register themselves and die.
+%% Starts of children, callers that wait for one, and processes that register themselves and die.
 -module(bench_starts).
 
 -export([groups/0, rows/2]).
 
 -define(SIDES, [proctab, ets_design, supervisor, dynamic, partition]).
 -define(STARTS, 4000).
+-define(CALLERS, 8000).
 -define(REGISTRATIONS, 8000).
 -define(PROCESSES, [{"one process", 1}, {"two processes", 2}, {"eight processes", 8}]).
 
@@ -12,6 +13,7 @@ groups() ->
     [
         #{group => starts, sides => ?SIDES, vms => 7},
         #{group => idle, sides => ?SIDES, vms => 5, processor => false, shared => false},
+        #{group => waiting, sides => [proctab, ets_design, supervisor], vms => 5},
         #{
             group => registrations,
             sides => [proctab, registry, pg, global],
@@ -24,6 +26,8 @@ rows(starts, Sides) ->
     lists:append([starts(Sides, Mode, Count) || {Mode, Count} <- ?PROCESSES]);
 rows(idle, Sides) ->
     idle(Sides);
+rows(waiting, Sides) ->
+    waiting(Sides);
 rows(registrations, Sides) ->
     registrations(Sides).
 
@@ -50,6 +54,41 @@ idle(Sides) ->
         end)
     end,
     of_sides("first start of a child after 2 s without one", "one process", Sides, Time).
+
+%% Callers ask for a name while its child is being started. The time runs from the end of the start
+%% until all callers have the answer. OTP's supervisor lets them wait in its mailbox.
+waiting(Sides) ->
+    Count = bench_data:scaled(?CALLERS),
+    Time = fun(Side) -> opened(Side, fun(Opened) -> waited(Opened, Count) / Count end) end,
+    of_sides(
+        "callers wait for one start, until all have its answer",
+        lists:concat([Count, " callers"]),
+        Sides,
+        Time
+    ).
+
+waited(Opened, Count) ->
+    Spec = bench_data:gated_spec(<<"name">>, self()),
+    Ask = fun() -> exit(bench_sides:ask(Opened, Spec)) end,
+    Callers = [spawn_monitor(Ask) || _ <- lists:seq(1, Count)],
+    Starter =
+        receive
+            {starting, Pid} -> Pid
+        end,
+    IsWaiting = fun({Caller, _}) -> process_info(Caller, status) =:= {status, waiting} end,
+    bench_data:until(fun() -> lists:all(IsWaiting, Callers) end),
+    {Time, Answers} = bench_data:time(fun() ->
+        Starter ! continue,
+        [
+            receive
+                {'DOWN', Monitor, process, _, Answer} -> Answer
+            end
+         || {_, Monitor} <- Callers
+        ]
+    end),
+    [Child] = lists:usort(Answers),
+    true = is_process_alive(Child),
+    Time.
 
 %% Processes are told to register themselves, all at once, and are killed, all at once. Sending the
 %% messages and the answers is part of the time, for each side the same.
