@@ -81,9 +81,9 @@ waited(Opened, Count) ->
         Starter ! continue,
         [
             receive
-                {'DOWN', Monitor, process, _, Answer} -> Answer
+                {'DOWN', _, process, _, Answer} -> Answer
             end
-         || {_, Monitor} <- Callers
+         || _ <- Callers
         ]
     end),
     [Child] = lists:usort(Answers),
