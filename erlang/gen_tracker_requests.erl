@@ -872,19 +872,20 @@ find_waiting(From, #requests{places = Places, waiting = Waiting}) ->
             none
     end.
 
-remove_waiting({Keeper, Number} = Place, Request, Requests) ->
-    #requests{places = Places, waiting = Waiting, monitors = Monitors} = Requests,
+remove_waiting({Keeper, Number} = Place, Request, #requests{waiting = Waiting} = Requests) ->
     Left =
         case maps:remove(Number, map_get(Keeper, Waiting)) of
             Others when map_size(Others) =:= 0 -> maps:remove(Keeper, Waiting);
             Others -> Waiting#{Keeper := Others}
         end,
-    Removed = Requests#requests{
-        places = remove_place(Request, Place, Places),
-        waiting = Left,
-        monitors = unless_waiting(Keeper, Left, Monitors)
-    },
-    remove_wait(Request, Number, Removed).
+    waits_no_more(Place, Request, with_waiting(Left, Keeper, Requests)).
+
+with_waiting(Waiting, Keeper, #requests{monitors = Monitors} = Requests) ->
+    Requests#requests{waiting = Waiting, monitors = unless_waiting(Keeper, Waiting, Monitors)}.
+
+waits_no_more({_, Number} = Place, Request, #requests{places = Places} = Requests) ->
+    Left = Requests#requests{places = remove_place(Request, Place, Places)},
+    remove_wait(Request, Number, Left).
 
 unless_waiting(Keeper, Waiting, Monitors) when is_map_key(Keeper, Waiting) ->
     Monitors;
@@ -895,11 +896,17 @@ unless_waiting(Keeper, _, Monitors) ->
 
 %% Removes all requests that wait for a keeper. Returns them, earliest first.
 take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
-    Taken = lists:sort(maps:to_list(maps:get(Keeper, Waiting, #{}))),
-    Remove = fun({Number, {_, Request}}, Left) ->
-        remove_waiting({Keeper, Number}, Request, Left)
-    end,
-    {[Waited || {_, Waited} <- Taken], lists:foldl(Remove, Requests, Taken)}.
+    case maps:take(Keeper, Waiting) of
+        {Numbered, Others} ->
+            Taken = lists:sort(maps:to_list(Numbered)),
+            Remove = fun({Number, {_, Request}}, Left) ->
+                waits_no_more({Keeper, Number}, Request, Left)
+            end,
+            Left = lists:foldl(Remove, with_waiting(Others, Keeper, Requests), Taken),
+            {[Waited || {_, Waited} <- Taken], Left};
+        error ->
+            {[], Requests}
+    end.
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
