@@ -50,6 +50,9 @@
 -define(PERIOD, 9900).
 %% Time limit in milliseconds for the operations while a child waits 200 ms for its next start.
 -define(DELAY_LIMIT, 190).
+%% Time limit in milliseconds for the answers of calls that wait for a permanent child whose start
+%% fails. They find that the child waits for its next start, which is made after 50 ms.
+-define(RETRY_LIMIT, 45).
 %% How often a history is played if the player is too slow.
 -define(ATTEMPTS, 10).
 
@@ -96,7 +99,7 @@ compare(Module, History) ->
         },
         Reference = play(reference_tracker, History, Terms, ?ATTEMPTS),
         Library = play(Module, History, Terms, ?ATTEMPTS),
-        {first_difference(Reference, Library), length(History)}
+        {explained(first_difference(Reference, Library), Reference), length(History)}
     catch
         %% The operation whose play took too long, or the last one if that was a stop at the end.
         throw:{ends_before, Number} when History =/= [] ->
@@ -122,6 +125,15 @@ first_difference(Reference, Library) ->
         reference => lists:sublist(Reference, 1),
         library => lists:sublist(Library, 1)
     }.
+
+%% Adds what the history did, and what could be read before that.
+explained(#{operation := Index} = Difference, Observed) ->
+    Done = [Operation || {Until, operation, Operation} <- Observed, Until >= Index],
+    Before = [State || {Until, state, State} <- Observed, Until < Index],
+    Last = max(0, length(Before) - 1),
+    Difference#{performs => lists:sublist(Done, 1), before => lists:nthtail(Last, Before)};
+explained(Difference, _) ->
+    Difference.
 
 %% Makes a failing history shorter: leaves out halves, quarters and so on, as long as the rest of it
 %% fails.
@@ -232,6 +244,7 @@ start_as(Way, Zone, Name, Nth) when
     end;
 start_as(Failure, Zone, Name, Nth) ->
     ok = call_tracker(setattr, [Zone, Name, [{left, Nth}]]),
+    send_to_player({failing, {Zone, Name}, erlang:monotonic_time(millisecond)}),
     report({started, Zone, Name, Nth, Failure}),
     fail(Failure, Nth).
 
@@ -444,6 +457,8 @@ play_once(Module, History, Terms) ->
         going => #{},
         %% When the end of a callback was requested that waits: #{ChildId => Milliseconds}.
         ending_since => #{},
+        %% When starts failed during the operation: #{ChildId => Milliseconds}.
+        failing => #{},
         %% Whether the player has waited for a time limit during the operation.
         waited_for_time => false,
         %% Calls in processes of their own: #{Monitor => {Index, Function, ChildId}}.
@@ -501,13 +516,16 @@ step(Operation, #{index := Index, begun := Begun} = Before) ->
             index := Index + 1,
             begun := Begun + 1,
             reports := [],
+            failing := #{},
             waited_for_time := false
         },
         Settled = settle(perform(Operation, Ready)),
         check_time(Begins, Settled),
+        check_retries(Settled),
         State = track_endings(Begins, Settled),
         #{index := Last, reports := Reports, log := Log} = State,
         State#{log := Log#{
+            {Last, operation} => {operation, Operation},
             {Last, reports} => {reports, lists:reverse(Reports)},
             {Last, state} => {state, readable(State)}
         }}
@@ -550,6 +568,20 @@ check_time(Begins, #{began := Began, ending_since := EndingSince} = State) ->
         IsLate -> throw({too_slow, player, State});
         Now - Began > ?PERIOD -> has_many_restarts() andalso throw({too_slow, player, State});
         true -> ok
+    end.
+
+%% Gives up if a call may have come too late to find that a child waits for its next start. A
+%% `find_or_open` does not depend on that.
+check_retries(#{pending := Pending} = State) ->
+    lists:foreach(fun(Call) -> check_retry(Call, State) end, maps:values(Pending)).
+
+check_retry({_, find_or_open, _}, _) ->
+    ok;
+check_retry({_, _, ChildId}, #{failing := Failing} = State) ->
+    Now = erlang:monotonic_time(millisecond),
+    case Failing of
+        #{ChildId := Since} when Now - Since > ?RETRY_LIMIT -> throw({too_slow, player, State});
+        _ -> ok
     end.
 
 has_many_restarts() ->
@@ -1098,6 +1130,8 @@ handle_message({report, {called, Zone, Name, _, _} = Report}, State) ->
     {{Kind, Pid, Monitor, _, _}, Rest} = maps:take({Zone, Name}, Calling),
     Called = State#{reports := [Report | Reports], calling := Rest},
     goes_on({Zone, Name}, {Kind, Pid, Monitor}, Called);
+handle_message({failing, ChildId, Time}, #{failing := Failing} = State) ->
+    State#{failing := Failing#{ChildId => Time}};
 handle_message({report, Report}, #{reports := Reports} = State) ->
     handle_report(Report, State#{reports := [Report | Reports]});
 handle_message({gated, ChildId, Kind, Pid}, #{gates := Gates} = State) ->
@@ -1114,7 +1148,8 @@ handle_message({'DOWN', Monitor, process, _, Answer}, #{pending := Pending} = St
     is_map_key(Monitor, Pending)
 ->
     #{log := Log} = State,
-    {{Index, Function, _}, Rest} = maps:take(Monitor, Pending),
+    {{Index, Function, _} = Call, Rest} = maps:take(Monitor, Pending),
+    check_retry(Call, State),
     State#{pending := Rest, log := Log#{{Index, answer} => {Function, Answer}}};
 handle_message({'DOWN', Monitor, process, _, _}, State) ->
     lists:foldl(
