@@ -307,7 +307,7 @@ visible(_, _) -> launching.
 add_existing_child(Zone, Child) ->
     case to_add(Child) of
         {Name, Spec, Pid} ->
-            Parent = gen_tracker_requests:parent(),
+            Parent = gen_tracker_waits:parent(),
             Adding =
                 case local_zone(Zone) of
                     {ok, Local} -> fun() -> add(Local, {add, Name, Spec, Pid, Parent}) end;
@@ -375,7 +375,7 @@ local_zone(Zone) ->
 -spec init_ack(Ret :: term()) -> ok.
 init_ack(Ret) ->
     proc_lib:init_ack(Ret),
-    case {Ret, gen_tracker_requests:parent()} of
+    case {Ret, gen_tracker_waits:parent()} of
         {{ok, _}, Parent} when is_pid(Parent) -> await_registered(Parent);
         {{ok, _, _}, Parent} when is_pid(Parent) -> await_registered(Parent);
         _ -> ok
@@ -805,7 +805,7 @@ is_alive(Pid) ->
 %% the pid of the other process after a `no'.
 register_child(Kind, Zone, Name, Pid) ->
     {Name, Spec, Pid} = to_add({Name, Pid, worker, []}),
-    Request = {Kind, Name, Spec, Pid, gen_tracker_requests:parent()},
+    Request = {Kind, Name, Spec, Pid, gen_tracker_waits:parent()},
     case gen_tracker_registrar:reserve(Zone, Name, Pid) of
         true ->
             yes;
@@ -1033,13 +1033,13 @@ route({registrar, Position}, From, #tracker{requests = Requests} = Tracker)
 route({start_child, Spec}, From, Tracker) ->
     case gen_tracker_spec:check(Spec) of
         {ok, Name, ChildSpec} ->
-            Callers = gen_tracker_requests:parent(From),
+            Callers = gen_tracker_waits:parent(From),
             request(start_child, Name, ChildSpec, undefined, From, Callers, Tracker);
         {error, Reason} ->
             {reply, {error, Reason}, Tracker}
     end;
 route({Forget, Name}, From, Tracker) when Forget =:= terminate_child; Forget =:= delete_child ->
-    Callers = gen_tracker_requests:parent(From),
+    Callers = gen_tracker_waits:parent(From),
     handle(forget, Name, undefined, undefined, From, Callers, Tracker);
 route({restart_child, Name}, _From, Tracker) ->
     {reply, restart_child(Name, Tracker), Tracker};
@@ -1068,7 +1068,7 @@ route({find_or_open, Spec}, From, #tracker{zone = Zone} = Tracker) ->
         {{ok, Pid}, _} ->
             {reply, {ok, Pid}, Tracker};
         {undefined, {ok, Name, ChildSpec}} ->
-            Callers = gen_tracker_requests:parent(From),
+            Callers = gen_tracker_waits:parent(From),
             request(find_or_open, Name, ChildSpec, undefined, From, Callers, Tracker);
         {undefined, {error, Reason}} ->
             {reply, {error, Reason}, Tracker}
@@ -1076,7 +1076,7 @@ route({find_or_open, Spec}, From, #tracker{zone = Zone} = Tracker) ->
 route({add_existing_child, Child}, From, Tracker) ->
     case to_add(Child) of
         {Name, Spec, Pid} ->
-            Callers = gen_tracker_requests:parent(From),
+            Callers = gen_tracker_waits:parent(From),
             request(add, Name, Spec, Pid, From, Callers, Tracker);
         malformed ->
             {reply, {error, badarg}, Tracker}

@@ -478,7 +478,7 @@ register_here(Zone, Name, Pid) ->
 
 add_here(Zone, Name, Pid) ->
     Spec = {undefined, temporary, 200, worker, []},
-    Request = {add_free, Name, Spec, Pid, gen_tracker_requests:parent()},
+    Request = {add_free, Name, Spec, Pid, gen_tracker_waits:parent()},
     try gen_server:call(Zone, Request, ?TIMEOUT) of
         {ok, Pid} -> yes;
         ?UNDECIDED -> undecided;

@@ -49,7 +49,7 @@
 -spec open(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again.
 open(Zone, Name, Spec) ->
-    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
             start(find_or_open, Zone, Name, Spec, Handle, Shared);
         %% The name is held; or a start function or an `after_terminate' of the zone runs in this
@@ -67,7 +67,7 @@ open(Zone, Name, Spec) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
           | undecided.
 open_free(Zone, Name, Spec) ->
-    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_requests:parent()) of
+    try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         held ->
             undecided;
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
@@ -108,7 +108,7 @@ owner(Zone) ->
     end.
 
 ask(Kind, Zone, Name, Spec) ->
-    Request = {Kind, Name, Spec, gen_tracker_requests:parent()},
+    Request = {Kind, Name, Spec, gen_tracker_waits:parent()},
     try gen_server:call(Zone, Request, ?TIMEOUT) of
         ?UNDECIDED -> undecided;
         Result -> {opened, Result}
@@ -195,7 +195,7 @@ try_join(State, #opening{zone = Zone, tracker = Tracker, handle = Handle} = Open
             alive -> Keeper;
             _ -> undefined
         end,
-    Request = {join, Name, Alive, gen_tracker_requests:parent()},
+    Request = {join, Name, Alive, gen_tracker_waits:parent()},
     try gen_server:call(Tracker, Request, ?TIMEOUT) of
         gone -> gone;
         Result -> {answer, Result}

@@ -145,7 +145,7 @@ start(Zone, Position) ->
 %% has started has reserved the name, and `undefined' if no keeper is starting the caller so.
 -spec reserve(gen_tracker:zone(), gen_tracker:name(), pid()) -> boolean() | undefined.
 reserve(Zone, Name, Pid) when Pid =:= self() ->
-    case gen_tracker_requests:parent() of
+    case gen_tracker_waits:parent() of
         undefined -> undefined;
         Parent -> proctab_nif:reserve_name(Zone, Name, Parent)
     end;

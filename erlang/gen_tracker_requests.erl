@@ -14,7 +14,7 @@
 %% waited. They are answered `$gen_tracker_undecided' instead.
 -module(gen_tracker_requests).
 
--export([new/2, request/6, parent/0, parent/1, handle/2, end_all/1]).
+-export([new/2, request/6, handle/2, end_all/1]).
 -export([mark/2, launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
@@ -26,8 +26,6 @@
 -define(REGISTER_TIMEOUT, 60000).
 %% After how long the caller of a `find_or_open' or `join' has given up, in milliseconds.
 -define(OPEN_TIMEOUT, 61000).
-%% The dictionary of a process with a larger heap is not copied to find its ancestors, in words.
--define(LARGE_HEAP, 200000).
 %% How long the end of a keeper counts as a restart of its child, in milliseconds.
 -define(PERIOD, 10000).
 %% The kinds that give a name to a process that runs already, and of these the ones of names for
@@ -58,14 +56,8 @@
 
 -record(requests, {
     context :: gen_tracker_keeper:context(),
-    %% The requests that wait for each keeper. Their numbers grow in the order in which they came.
-    waiting = #{} :: #{Keeper :: pid() => #{Number :: pos_integer() => {role(), #request{}}}},
-    %% The monitors of the keepers that requests wait for. A keeper that a caller has spawned is
-    %% only linked, and its start function may unlink it.
-    monitors = #{} :: #{Keeper :: pid() => reference()},
-    %% Where a request is that may end its wait by itself.
-    places = #{} :: #{gen_server:from() => {Keeper :: pid(), Number :: pos_integer()}},
-    next = 1 :: pos_integer(),
+    %% The requests that wait for keepers, each with its role.
+    queues :: gen_tracker_queues:queues(),
     %% The last marks that the tracker has sent to itself, and received.
     sent = 0 :: non_neg_integer(),
     received = 0 :: non_neg_integer(),
@@ -108,7 +100,11 @@
 %% @doc Returns a set of requests without any.
 -spec new(gen_tracker_keeper:context(), proctab_nif:handle()) -> requests().
 new(Context, Handle) ->
-    #requests{context = Context, registrars = gen_tracker_registrars:new(Context, Handle)}.
+    #requests{
+        context = Context,
+        queues = gen_tracker_queues:new(Context),
+        registrars = gen_tracker_registrars:new(Context, Handle)
+    }.
 
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
 %% of them that are processes of this node.
@@ -144,42 +140,6 @@ request(Kind, Name, Spec, Child, From, Callers) ->
 
 expires(join) -> yes;
 expires(_) -> no.
-
-%% @doc Returns the head of the calling process's `$ancestors', if that is a process of this node,
-%% or else `undefined'. If a start function or an `after_terminate' has started the calling
-%% process, that is its keeper.
--spec parent() -> pid() | undefined.
-parent() ->
-    case get('$ancestors') of
-        [Parent | _] -> local(Parent);
-        _ -> undefined
-    end.
-
-%% @doc Like {@link parent/0}, for the caller of a request that does not contain its parent. Returns
-%% a list, which is empty if the caller's dictionary has no parent or is too large to be read.
--spec parent(gen_server:from()) -> [pid() | undefined].
-parent({Pid, _}) when node(Pid) =:= node() ->
-    case process_info(Pid, total_heap_size) of
-        {total_heap_size, Words} when Words < ?LARGE_HEAP -> parent_of(Pid);
-        _ -> []
-    end;
-parent(_) ->
-    [].
-
-parent_of(Pid) ->
-    case process_info(Pid, dictionary) of
-        {dictionary, Dictionary} ->
-            case lists:keyfind('$ancestors', 1, Dictionary) of
-                {_, [Parent | _]} -> [local(Parent)];
-                _ -> []
-            end;
-        undefined ->
-            []
-    end.
-
-local(Pid) when is_pid(Pid), node(Pid) =:= node() -> Pid;
-local(Name) when is_atom(Name) -> whereis(Name);
-local(_) -> undefined.
 
 %% @doc Carries out a request, or queues it.
 -spec handle(request(), requests()) -> requests().
@@ -457,8 +417,9 @@ look_up(#request{kind = Kind, name = Name} = Request, Requests) ->
 %% Nobody is to be waited for yet. A later request of the next keeper of that name, which would wait
 %% for this one, closes a cycle.
 look_up_free(#request{name = Name, from = From} = Request, Requests) ->
-    #requests{looking = Looking, next = Number} = Requests,
-    Added = Requests#requests{looking = Looking#{From => {Number, Request}}, next = Number + 1},
+    #requests{looking = Looking, queues = Queues} = Requests,
+    {Number, Numbered} = gen_tracker_queues:number(Queues),
+    Added = Requests#requests{looking = Looking#{From => {Number, Request}}, queues = Numbered},
     add_wait(Request, {{name, Name}, Number}, Added).
 
 %% The `DOWN' message is `{{Tag, looking, From}, Monitor, process, Caller, Reason}'.
@@ -473,11 +434,11 @@ abandon(From, #requests{looking = Looking} = Requests) when is_map_key(From, Loo
     {{Number, Request}, Others} = maps:take(From, Looking),
     demonitor_caller(Request),
     remove_wait(Request, Number, Requests#requests{looking = Others});
-abandon(From, #requests{places = Places} = Requests) ->
+abandon(From, Requests) ->
     case find_waiting(From, Requests) of
-        #request{kind = Kind} = Request when ?IS_LOOK_UP(Kind) ->
+        {_, Number, #request{kind = Kind} = Request} when ?IS_LOOK_UP(Kind) ->
             demonitor_caller(Request),
-            remove_waiting(map_get(From, Places), Request, Requests);
+            remove_waiting(Number, Request, Requests);
         _ ->
             Requests
     end.
@@ -588,39 +549,22 @@ claiming_no_more(Request) -> Request.
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;
 refusal(_, Doing) -> {error, Doing}.
 
+-spec role(Keeper :: pid(), role(), requests()) -> role().
 role(Keeper, waits, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) -> after_end;
 role(Keeper, {late, _}, #requests{stopping = Stopping}) when is_map_key(Keeper, Stopping) ->
     after_end;
 role(_, Role, _) -> Role.
 
-add(Keeper, Role, Request, #requests{waiting = Waiting, monitors = Monitors} = Requests) ->
-    #requests{places = Places, next = Number, context = Context} = Requests,
-    {Same, Monitored} =
-        case Waiting of
-            #{Keeper := Others} ->
-                {Others, Monitors};
-            _ ->
-                {#{}, Monitors#{Keeper => gen_tracker_keeper:monitor_keeper(Keeper, Context)}}
-        end,
-    Added = Requests#requests{
-        waiting = Waiting#{Keeper => Same#{Number => {Role, Request}}},
-        monitors = Monitored,
-        places = add_place(Request, {Keeper, Number}, Places),
-        next = Number + 1
-    },
-    add_wait(Request, {Keeper, Number}, Added).
+add(Keeper, Role, Request, #requests{queues = Queues} = Requests) ->
+    {Number, Added} = gen_tracker_queues:add(Keeper, key(Request), {Role, Request}, Queues),
+    add_wait(Request, {Keeper, Number}, Requests#requests{queues = Added}).
 
-add_place(#request{kind = Kind, from = From, expires = Expires}, Place, Places)
+%% Returns the key of a request that may end its wait by itself.
+key(#request{kind = Kind, from = From, expires = Expires})
         when ?IS_REGISTER(Kind); ?IS_LOOK_UP(Kind); is_reference(Expires) ->
-    Places#{From => Place};
-add_place(_, _, Places) ->
-    Places.
-
-remove_place(#request{from = From}, Place, Places) ->
-    case Places of
-        #{From := Place} -> maps:remove(From, Places);
-        _ -> Places
-    end.
+    From;
+key(_) ->
+    none.
 
 by(none, Request) -> Request#request{asker = none};
 by({Asker, _}, Request) -> Request#request{asker = Asker}.
@@ -650,10 +594,10 @@ start_timer(_, Request, _) ->
 %% @doc Removes a request whose caller has given up, if it still waits: a start may hang for ever,
 %% and callers try again.
 -spec expire(gen_server:from(), requests()) -> requests().
-expire(From, #requests{places = Places} = Requests) ->
+expire(From, Requests) ->
     case find_waiting(From, Requests) of
-        #request{expires = Timer} = Request when is_reference(Timer) ->
-            remove_waiting(map_get(From, Places), Request, Requests);
+        {_, Number, #request{expires = Timer} = Request} when is_reference(Timer) ->
+            remove_waiting(Number, Request, Requests);
         _ ->
             Requests
     end.
@@ -662,17 +606,16 @@ expire(From, #requests{places = Places} = Requests) ->
 %% still waits. Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will
 %% answer the caller.
 -spec register_timeout(Keeper :: pid(), gen_server:from(), requests()) -> requests().
-register_timeout(Keeper, From, #requests{places = Places} = Requests) ->
-    case Places of
-        #{From := {Keeper, _} = Place} ->
-            #request{name = Name} = Request = find_waiting(From, Requests),
+register_timeout(Keeper, From, Requests) ->
+    case find_waiting(From, Requests) of
+        {Keeper, Number, #request{name = Name} = Request} ->
             case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
                     _ = start_timer(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
-                    remove_waiting(Place, Request, Requests);
+                    remove_waiting(Number, Request, Requests);
                 _ ->
                     Requests
             end;
@@ -726,8 +669,6 @@ ended(Keeper, #requests{registrars = Registrars} = Before) ->
     },
     serve(Keeper, Outcome, Left).
 
-serve(Keeper, _, #requests{waiting = Waiting} = Requests) when not is_map_key(Keeper, Waiting) ->
-    Requests;
 serve(Keeper, Outcome, Requests) ->
     {Waited, Others} = take_waiting(Keeper, Requests),
     Serve = fun(Waiting, Next) -> serve(Waiting, Keeper, Outcome, Next) end,
@@ -862,62 +803,32 @@ move_waiting(Keeper, New, Requests) ->
     Move = fun({Role, Request}, Next) -> add(New, Role, Request, Next) end,
     lists:foldl(Move, Others, Waited).
 
-%% Returns the request of a caller that may end its wait by itself, or `none'.
-find_waiting(From, #requests{places = Places, waiting = Waiting}) ->
-    case Places of
-        #{From := {Keeper, Number}} ->
-            #{Keeper := #{Number := {_, Request}}} = Waiting,
-            Request;
-        _ ->
-            none
+%% Returns the request of a caller that may end its wait by itself, its number, and the keeper that
+%% it waits for.
+find_waiting(From, #requests{queues = Queues}) ->
+    case gen_tracker_queues:find(From, Queues) of
+        {Keeper, Number, {_, Request}} -> {Keeper, Number, Request};
+        none -> none
     end.
 
-remove_waiting({Keeper, Number} = Place, Request, #requests{waiting = Waiting} = Requests) ->
-    Left =
-        case maps:remove(Number, map_get(Keeper, Waiting)) of
-            Others when map_size(Others) =:= 0 -> maps:remove(Keeper, Waiting);
-            Others -> Waiting#{Keeper := Others}
-        end,
-    waits_no_more(Place, Request, with_waiting(Left, Keeper, Requests)).
-
-with_waiting(Waiting, Keeper, #requests{monitors = Monitors} = Requests) ->
-    Requests#requests{waiting = Waiting, monitors = unless_waiting(Keeper, Waiting, Monitors)}.
-
-waits_no_more({_, Number} = Place, Request, #requests{places = Places} = Requests) ->
-    Left = Requests#requests{places = remove_place(Request, Place, Places)},
+remove_waiting(Number, #request{from = From} = Request, #requests{queues = Queues} = Requests) ->
+    Left = Requests#requests{queues = gen_tracker_queues:remove(From, Queues)},
     remove_wait(Request, Number, Left).
 
-unless_waiting(Keeper, Waiting, Monitors) when is_map_key(Keeper, Waiting) ->
-    Monitors;
-unless_waiting(Keeper, _, Monitors) ->
-    {Monitor, Left} = maps:take(Keeper, Monitors),
-    true = demonitor(Monitor, [flush]),
-    Left.
-
 %% Removes all requests that wait for a keeper. Returns them, earliest first.
-take_waiting(Keeper, #requests{waiting = Waiting} = Requests) ->
-    case maps:take(Keeper, Waiting) of
-        {Numbered, Others} ->
-            Taken = lists:sort(maps:to_list(Numbered)),
-            Remove = fun({Number, {_, Request}}, Left) ->
-                waits_no_more({Keeper, Number}, Request, Left)
-            end,
-            Left = lists:foldl(Remove, with_waiting(Others, Keeper, Requests), Taken),
-            {[Waited || {_, Waited} <- Taken], Left};
-        error ->
-            {[], Requests}
-    end.
+take_waiting(Keeper, #requests{queues = Queues} = Requests) ->
+    {Taken, Others} = gen_tracker_queues:take(Keeper, Queues),
+    Remove = fun({Number, {_, Request}}, Left) -> remove_wait(Request, Number, Left) end,
+    Left = lists:foldl(Remove, Requests#requests{queues = Others}, Taken),
+    {[Waited || {_, Waited} <- Taken], Left}.
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
-end_all(#requests{waiting = Waiting, looking = Looking, registrars = Registrars}) ->
-    Answer = fun({_, Request}) -> reply(Request, at_stop(Request)) end,
-    lists:foreach(Answer, maps:values(Looking)),
-    AnswerEnding = fun(Request) -> reply(Request, at_stop(Request)) end,
-    lists:foreach(AnswerEnding, gen_tracker_registrars:ending(Registrars)),
-    lists:foreach(
-        fun(Waited) -> lists:foreach(Answer, maps:values(Waited)) end, maps:values(Waiting)
-    ).
+end_all(#requests{queues = Queues, looking = Looking, registrars = Registrars}) ->
+    Requests =
+        [Request || {_, Request} <- maps:values(Looking) ++ gen_tracker_queues:elements(Queues)] ++
+            gen_tracker_registrars:ending(Registrars),
+    lists:foreach(fun(Request) -> reply(Request, at_stop(Request)) end, Requests).
 
 at_stop(#request{kind = await_start}) -> ok;
 at_stop(#request{kind = Kind}) when ?IS_LOOK_UP(Kind) -> refused;

@@ -95,7 +95,7 @@ left(Deadline) -> min(?LONGEST_TIMEOUT, max(0, Deadline - erlang:monotonic_time(
 %% `refused', or nothing until the name's child has ended. A start function may wait for an
 %% attribute that its own child sets, but not for that child. Returns the alias of the request.
 may_wait(Zone, Name, What, Tracker) ->
-    Parent = gen_tracker_requests:parent(),
+    Parent = gen_tracker_waits:parent(),
     case lists:any(fun(Pid) -> is_in_callback(Zone, Pid) end, [self(), Parent]) of
         true -> ask({request(What), Name, Parent}, Tracker);
         false -> make_ref()

@@ -6,9 +6,13 @@
 %% asker of the request. A request that would close a cycle of such waits must be refused.
 -module(gen_tracker_waits).
 
+-export([parent/0, parent/1]).
 -export([new/0, asker/2, closes_cycle/4, add/4, remove/3]).
 
 -export_type([waits/0, asker/0]).
+
+%% The dictionary of a process with a larger heap is not copied to find its ancestors, in words.
+-define(LARGE_HEAP, 200000).
 
 -record(waits, {
     %% What the requests of each asker wait for, with the processes that have sent them.
@@ -20,6 +24,42 @@
 %% A callback that looks up a name without a child waits for the next keeper of that name.
 -type waited() :: Keeper :: pid() | {name, gen_tracker:name()}.
 -type asker() :: {Keeper :: pid(), starting | terminating | waiting} | none.
+
+%% @doc Returns the head of the calling process's `$ancestors', if that is a process of this node,
+%% or else `undefined'. If a start function or an `after_terminate' has started the calling
+%% process, that is its keeper.
+-spec parent() -> pid() | undefined.
+parent() ->
+    case get('$ancestors') of
+        [Parent | _] -> local(Parent);
+        _ -> undefined
+    end.
+
+%% @doc Like {@link parent/0}, for the caller of a request that does not contain its parent. Returns
+%% a list, which is empty if the caller's dictionary has no parent or is too large to be read.
+-spec parent(gen_server:from()) -> [pid() | undefined].
+parent({Pid, _}) when node(Pid) =:= node() ->
+    case process_info(Pid, total_heap_size) of
+        {total_heap_size, Words} when Words < ?LARGE_HEAP -> parent_of(Pid);
+        _ -> []
+    end;
+parent(_) ->
+    [].
+
+parent_of(Pid) ->
+    case process_info(Pid, dictionary) of
+        {dictionary, Dictionary} ->
+            case lists:keyfind('$ancestors', 1, Dictionary) of
+                {_, [Parent | _]} -> [local(Parent)];
+                _ -> []
+            end;
+        undefined ->
+            []
+    end.
+
+local(Pid) when is_pid(Pid), node(Pid) =:= node() -> Pid;
+local(Name) when is_atom(Name) -> whereis(Name);
+local(_) -> undefined.
 
 %% @doc Returns a graph without waits.
 -spec new() -> waits().
