@@ -11,7 +11,8 @@ tag(Zone) ->
 waiting(Zone) ->
     State = tuple_to_list(sys:get_state(Zone)),
     [Requests] = [Part || Part <- State, is_tuple(Part), element(1, Part) =:= requests],
-    Describe = fun(_, Waiting) ->
-        [{element(2, Request), element(6, Request)} || {_, Request} <- maps:values(Waiting)]
+    Describe = fun(_, Queue) ->
+        [{element(2, Request), element(6, Request)} || {_, {_, Request}} <- maps:values(Queue)]
     end,
-    maps:map(Describe, element(3, Requests)).
+    Queues = element(3, Requests),
+    maps:map(Describe, element(3, Queues)).
