@@ -165,7 +165,8 @@ a_late_end_of_a_connection_ends_no_later_session(_) ->
         {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
         Watcher = watcher(One, Process),
         [{Peer, Monitor}] = peers(One, Process),
-        Late = [{joined, Watcher, [Peer]}, {'DOWN', Monitor, process, Peer, noconnection}],
+        Joined = {tag(One), {joined, Watcher, [Peer]}},
+        Late = [Joined, {'DOWN', Monitor, process, Peer, noconnection}],
         [Message = on(One, erlang, send, [Process, Message]) ||
             Message <- Late],
         Later = [{M, open(M, z, spec({later, M}))} || M <- Members],
@@ -175,6 +176,9 @@ a_late_end_of_a_connection_ends_no_later_session(_) ->
         Last = open(One, z, spec(last)),
         until_found([Other], z, last, {ok, Last})
     end).
+
+tag(Member) ->
+    on(Member, tracker_state, tag, [z]).
 
 watcher(Member, Process) ->
     Tracker = on(Member, erlang, whereis, [z]),
@@ -196,7 +200,7 @@ a_lost_connection_is_not_made_again(_) ->
     clusters:with_overlap_prevention(2, z, fun([{_, Here} = One, Other]) ->
         {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
         [{Peer, _}] = peers(One, Process),
-        Joined = {joined, watcher(One, Process), [Peer]},
+        Joined = {tag(One), {joined, watcher(One, Process), [Peer]}},
         Joined = on(One, erlang, send, [Process, Joined]),
         _ = on(One, sys, get_state, [Process]),
         clusters:cut([One], [Other]),
