@@ -34,6 +34,7 @@
 -define(OUTSTANDING, 64).
 %% How long a peer whose connection is busy is left alone, in milliseconds.
 -define(BUSY, 1000).
+
 -type options() :: #{copied := [gen_tracker:key()],
                      index := [gen_tracker:key() | {each, gen_tracker:key()}],
                      conflict := gen_tracker_cluster_conflicts:callback() | undefined,
