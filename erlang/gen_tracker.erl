@@ -924,8 +924,10 @@ subscribe_to(What, Zone, Arguments) ->
         Events when is_pid(Events) ->
             case gen_tracker_events:subscribe(Events, What) of
                 {ok, Children} -> {ok, Children};
-                %% That events process has ended. There will be another, or no zone.
-                ended -> subscribe_to(What, Zone, Arguments)
+                ended ->
+                    %% There will be another events process, or no zone.
+                    forget_end(Zone),
+                    subscribe_to(What, Zone, Arguments)
             end;
         {error, Reason} ->
             exit({Reason, {?MODULE, subscribe, Arguments}})
@@ -936,16 +938,21 @@ subscribe_to(What, Zone, Arguments) ->
 %% the deaths of its last children; see {@link subscribe/1}.)
 -spec unsubscribe(zone()) -> ok.
 unsubscribe(Zone) ->
-    case ?OR_BADARG(call(Zone, current_events), [Zone]) of
-        Events when is_pid(Events) ->
-            %% If it has ended, its last message has arrived when the tracker answers once more.
-            _ = gen_tracker_events:unsubscribe(Events) =:= ended andalso
-                ?OR_BADARG(call(Zone, wait), [Zone]),
-            ok;
-        _NoneOrStopping ->
-            ok
+    _ = case ?OR_BADARG(call(Zone, current_events), [Zone]) of
+        Events when is_pid(Events) -> gen_tracker_events:unsubscribe(Events);
+        _NoneOrStopping -> ok
     end,
+    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
     flush_events(Zone).
+
+%% Removes the end of a subscription to an events process that has ended, which may have ended
+%% before it could answer.
+forget_end(Zone) ->
+    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
+    receive
+        {?MODULE, Zone, unsubscribed} -> ok
+    after 0 -> ok
+    end.
 
 flush_events(Zone) ->
     receive
@@ -1177,12 +1184,6 @@ received({Tag, drained}, #tracker{tag = Tag, cluster = {Process, Cluster}} = Tra
     Tracker#tracker{cluster = {Process, Cluster#{drained => true}}};
 received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->
     Tracker#tracker{events = undefined};
-received({'ETS-TRANSFER', Subscribers, _, {Tag, events}}, #tracker{tag = Tag} = Tracker) ->
-    gen_tracker_events:lost(Tracker#tracker.zone, Subscribers),
-    Tracker;
-received({'ETS-TRANSFER', Table, _, {Tag, cluster}}, #tracker{tag = Tag} = Tracker) ->
-    gen_tracker_cluster_member:lost(Tracker#tracker.zone, Table),
-    Tracker;
 received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)
         when is_pid(Pid) ->
     case {is_map_key(Pid, Inherited), gen_tracker_keeper:is_alive(Pid)} of

@@ -343,7 +343,18 @@ send(ViaName, Message) ->
 -spec subscribe(gen_tracker:zone()) -> {ok, [{gen_tracker:name(), pid()}]}.
 subscribe(Zone) ->
     {Process, _, _, _} = ?OR_BADARG(proctab_nif:cluster_shared(Zone), [Zone]),
-    gen_tracker_cluster_member:subscribe(Process).
+    try
+        gen_tracker_cluster_member:subscribe(Process)
+    catch
+        exit:Reason ->
+            %% It may have ended before it could answer.
+            ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
+            receive
+                {?MODULE, Zone, unsubscribed} -> ok
+            after 0 -> ok
+            end,
+            exit(Reason)
+    end.
 
 %% @doc Ends the caller's subscription. No event arrives after this has returned, and none is left
 %% in the mailbox.
@@ -351,6 +362,7 @@ subscribe(Zone) ->
 unsubscribe(Zone) ->
     {Process, _, _, _} = ?OR_BADARG(proctab_nif:cluster_shared(Zone), [Zone]),
     _ = try gen_tracker_cluster_member:unsubscribe(Process) catch exit:_ -> ended end,
+    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
     flush(Zone).
 
 flush(Zone) ->

@@ -14,7 +14,7 @@
 -module(gen_tracker_cluster_member).
 -behaviour(gen_server).
 
--export([start_link/4, subscribe/1, unsubscribe/1, subscribers/0, drain/1, stopping/2, lost/2]).
+-export([start_link/4, subscribe/1, unsubscribe/1, drain/1, stopping/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 
@@ -45,7 +45,7 @@
                      tag := reference()}.
 %% What the cluster process shares with all processes: itself, a table with the rows `{members,
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
-%% the copies of attributes. The table also has a row `{{subscriber, Pid}}' for each subscriber.
+%% the copies of attributes.
 -type shared() :: {pid(), ets:table(), home | lock, gen_tracker_cluster_copies:copies()}.
 
 %% A session in which this process sends.
@@ -137,23 +137,6 @@ subscribe(Process) ->
 unsubscribe(Process) ->
     gen_server:call(Process, unsubscribe, infinity).
 
-%% @doc Returns the subscribers of all zones on several nodes, by the tracker of each. Sends no
-%% message.
--spec subscribers() -> #{Tracker :: pid() | none | undefined => [Subscriber :: pid()]}.
-subscribers() ->
-    maps:from_list([
-        {ets:info(Table, heir), subscribers(Table)}
-     || Table <- ets:all(), ets:info(Table, name) =:= ?MODULE
-    ]).
-
-subscribers(Table) ->
-    try
-        [Pid || [Pid] <- ets:match(Table, {{subscriber, '$1'}})]
-    catch
-        %% The table has gone meanwhile.
-        error:badarg -> []
-    end.
-
 %% @doc Makes the member accept no more starts, and returns when it has no children.
 -spec drain(pid()) -> ok.
 drain(Process) ->
@@ -166,14 +149,6 @@ stopping(Process, Tag) ->
     Process ! {Tag, stopping},
     ok.
 
-%% @doc Tells the subscribers of a cluster process that was killed that their subscriptions have
-%% ended. The tracker has inherited the table.
--spec lost(gen_tracker:zone(), ets:table()) -> ok.
-lost(Zone, Table) ->
-    Subscribers = subscribers(Table),
-    true = ets:delete(Table),
-    lists:foreach(fun(Pid) -> Pid ! {gen_tracker_cluster, Zone, unsubscribed} end, Subscribers).
-
 %% @private
 -spec init({gen_tracker:zone(), proctab_nif:handle(), Tracker :: pid(), options()}) ->
           {ok, #member{}, {continue, join}}.
@@ -181,8 +156,8 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     #{tag := Tag} = Options,
-    Heir = {heir, Tracker, {Tag, cluster}},
-    Table = ets:new(?MODULE, [protected, {read_concurrency, true}, Heir]),
+    ok = proctab_nif:open_subscriptions(gen_tracker_cluster, Zone, Tracker),
+    Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
     true = ets:insert(Table, [{members, [node()]}, {homes, []}]),
     Copies = gen_tracker_cluster_copies:new(Copied, Indexed),
     Keys = gen_tracker_cluster_copies:keys(Copies),
@@ -233,14 +208,15 @@ joined(#member{zone = Zone} = Member) ->
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
           {reply, term(), #member{}} | {noreply, #member{}}.
-handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid) ->
-    #member{subscribers = Subscribers, table = Table} = Member = settled(Before),
+handle_call(subscribe, {Pid, _}, Before)
+        when is_pid(Pid), node(Pid) =:= node() ->
+    #member{subscribers = Subscribers} = Member = settled(Before),
     Monitor =
         case Subscribers of
             #{Pid := Known} -> Known;
             _ -> monitor(process, Pid)
         end,
-    true = ets:insert(Table, {{subscriber, Pid}}),
+    ok = proctab_nif:add_subscriber(Pid),
     {reply, {ok, running(Member)}, Member#member{subscribers = Subscribers#{Pid => Monitor}}};
 handle_call(unsubscribe, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, ok, without_subscriber(Pid, Member)};
@@ -342,8 +318,8 @@ last_copy(Event, {Later, Names}) -> {[Event | Later], Names}.
 
 %% @private
 -spec terminate(term(), #member{}) -> ok.
-terminate(_Reason, #member{zone = Zone, table = Table}) ->
-    lost(Zone, Table).
+terminate(_Reason, #member{}) ->
+    gen_tracker_events:end_subscriptions().
 
 %% @private
 -spec code_change(term(), #member{}, term()) -> {ok, #member{}}.
@@ -939,11 +915,11 @@ emit(Event, Metadata, #member{zone = Zone, options = Options}) ->
     Measurements = #{system_time => erlang:system_time()},
     gen_tracker_telemetry:emit(Options, [cluster, Event], Measurements, Metadata#{zone => Zone}).
 
-without_subscriber(Pid, #member{subscribers = Subscribers, table = Table} = Member) ->
+without_subscriber(Pid, #member{subscribers = Subscribers} = Member) ->
     case maps:take(Pid, Subscribers) of
         {Monitor, Left} ->
             true = demonitor(Monitor, [flush]),
-            true = ets:delete(Table, {subscriber, Pid}),
+            ok = proctab_nif:remove_subscriber(Pid),
             Member#member{subscribers = Left};
         error ->
             Member

@@ -20,7 +20,7 @@
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
--export([start/3, subscribe/2, unsubscribe/1, lost/2, subscribers/0]).
+-export([start/3, subscribe/2, unsubscribe/1, end_subscriptions/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 
@@ -36,8 +36,8 @@
     %% The first element of the table's messages, once it sends them.
     secret :: proctab_nif:secret() | undefined,
     children = #{} :: #{gen_tracker:name() => child()},
-    %% `{Subscriber, Monitor}'. The tracker inherits the table when this process is killed.
-    subscribers :: ets:table(),
+    %% The table knows them as well, and tells them when this process is killed.
+    subscribers = #{} :: #{pid() => Monitor :: reference()},
     %% The subscribers of the whole zone, and of the others those of each name and the names of
     %% each.
     of_zone = #{} :: #{pid() => subscribed},
@@ -51,12 +51,11 @@
                | {pid(), Monitor :: reference(), Reason :: term()}.
 
 %% @doc Starts the events process, linked to the calling tracker and monitored by it. The `DOWN'
-%% message is `{{Tag, events}, Monitor, process, Events, Reason}'. The tracker then inherits the ETS
-%% table of subscribers, with the data `{Tag, events}'.
+%% message is `{{Tag, events}, Monitor, process, Events, Reason}'.
 -spec start(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference()) -> pid().
 start(Zone, Handle, Tag) ->
     %% Without `start_link': a gen_server ends when its parent does.
-    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle, Tag}, []),
+    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle}, []),
     _ = monitor(process, Events, [{tag, {Tag, events}}]),
     Events.
 
@@ -80,32 +79,13 @@ call(Events, Request) ->
         exit:_ -> ended
     end.
 
-%% @doc Tells the subscribers in a table that no more events will come, and deletes the table. For
-%% the tracker, when the events process was killed.
--spec lost(gen_tracker:zone(), ets:table()) -> ok.
-lost(Zone, Subscribers) ->
-    Send = fun({Subscriber, _}, ok) ->
-        Subscriber ! {gen_tracker, Zone, unsubscribed},
-        ok
-    end,
-    ok = ets:foldl(Send, ok, Subscribers),
-    true = ets:delete(Subscribers),
-    ok.
-
-%% @doc Returns the subscribers of all zones, by the tracker of each. Sends no message.
--spec subscribers() -> #{Tracker :: pid() => [Subscriber :: pid()]}.
-subscribers() ->
-    maps:from_list([
-        {ets:info(Table, heir), subscribers(Table)}
-     || Table <- ets:all(), ets:info(Table, name) =:= ?MODULE
-    ]).
-
-subscribers(Table) ->
-    try
-        [Subscriber || {Subscriber, _} <- ets:tab2list(Table)]
-    catch
-        %% The table has gone meanwhile.
-        error:badarg -> []
+%% @doc Tells the subscribers of the calling process that no more events will come. If the process
+%% is killed, the table tells those who are left.
+-spec end_subscriptions() -> ok.
+end_subscriptions() ->
+    case proctab_nif:end_subscriptions() of
+        true -> end_subscriptions();
+        false -> ok
     end.
 
 tell(Event, Name, #events{zone = Zone, of_zone = OfZone, of_names = OfNames}) ->
@@ -113,15 +93,14 @@ tell(Event, Name, #events{zone = Zone, of_zone = OfZone, of_names = OfNames}) ->
     maps:foreach(Send, OfZone),
     maps:foreach(Send, maps:get(Name, OfNames, #{})).
 
--spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle(), Tag :: reference()}) ->
+-spec init({gen_tracker:zone(), Tracker :: pid(), proctab_nif:handle()}) ->
           {ok, #events{}, {continue, listen}}.
-init({Zone, Tracker, Handle, Tag}) ->
+init({Zone, Tracker, Handle}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
     link(Tracker),
-    Subscribers = ets:new(?MODULE, [protected, {heir, Tracker, {Tag, events}}]),
-    Events = #events{zone = Zone, tracker = Tracker, handle = Handle, subscribers = Subscribers},
-    {ok, Events, {continue, listen}}.
+    ok = proctab_nif:open_subscriptions(gen_tracker, Zone, Tracker),
+    {ok, #events{zone = Zone, tracker = Tracker, handle = Handle}, {continue, listen}}.
 
 -spec handle_continue(listen, #events{}) -> {noreply, #events{}}.
 handle_continue(listen, #events{handle = Handle} = Events) ->
@@ -141,13 +120,12 @@ monitored(Name, Pid) ->
 -spec handle_call(term(), From :: term(), #events{}) ->
           {reply, term(), #events{}} | {noreply, #events{}} | {stop, normal, ok, #events{}}.
 handle_call({subscribe, What}, {Pid, _}, #events{has_ended = false} = Events)
-        when is_pid(Pid), ?IS_FILTER(What) ->
+        when is_pid(Pid), node(Pid) =:= node(), ?IS_FILTER(What) ->
     {reply, {ok, running(What, Events)}, subscribed(What, Pid, Events)};
-handle_call(unsubscribe, {Pid, _}, #events{subscribers = Subscribers} = Events) when is_pid(Pid) ->
-    Left = without_subscriber(Pid, Events),
-    case ets:info(Subscribers, size) of
-        0 -> {stop, normal, ok, Left};
-        _ -> {reply, ok, Left}
+handle_call(unsubscribe, {Pid, _}, Events) when is_pid(Pid) ->
+    case without_subscriber(Pid, Events) of
+        #events{subscribers = None} = Left when map_size(None) =:= 0 -> {stop, normal, ok, Left};
+        Left -> {reply, ok, Left}
     end;
 handle_call(_Request, {Pid, _}, Events) when is_pid(Pid) ->
     {reply, ended, Events};
@@ -174,14 +152,10 @@ handle_info({{dead, Name}, Monitor, process, Pid, Reason}, #events{children = Ch
         true -> down(Name, Pid, Reason, Events);
         false -> {noreply, Events#events{children = Children#{Name := {Pid, Monitor, Reason}}}}
     end;
-handle_info({'DOWN', Monitor, process, Pid, _}, #events{subscribers = Subscribers} = Events) ->
-    case ets:lookup(Subscribers, Pid) of
-        [{Pid, Monitor}] ->
-            Left = without_subscriber(Pid, Events),
-            stop_unless(ets:info(Subscribers, size) > 0, Left);
-        _ ->
-            {noreply, Events}
-    end;
+handle_info({'DOWN', Monitor, process, Pid, _}, #events{subscribers = Subscribers} = Events)
+        when map_get(Pid, Subscribers) =:= Monitor ->
+    Left = without_subscriber(Pid, Events),
+    stop_unless(map_size(Left#events.subscribers) > 0, Left);
 handle_info({'EXIT', Tracker, _Reason}, #events{tracker = Tracker} = Events) ->
     case is_process_alive(Tracker) of
         true -> {noreply, Events};
@@ -193,21 +167,35 @@ handle_info(Message, Events) ->
         false -> {noreply, Events}
     end.
 
-subscribed(What, Pid, #events{subscribers = Subscribers} = Events) ->
-    _ = ets:member(Subscribers, Pid) orelse ets:insert(Subscribers, {Pid, monitor(process, Pid)}),
-    case {What, Events} of
-        {all, #events{of_zone = OfZone}} ->
-            Single = without_names(Pid, Events),
+subscribed(What, Pid, Events) ->
+    case {What, with_subscriber(Pid, Events)} of
+        {all, #events{of_zone = OfZone} = With} ->
+            Single = without_names(Pid, With),
             Single#events{of_zone = OfZone#{Pid => subscribed}};
-        {{name, _}, #events{of_zone = #{Pid := subscribed}}} ->
-            Events;
-        {{name, Name}, #events{of_names = OfNames, names_of = NamesOf}} ->
-            Events#events{of_names = add(Name, Pid, OfNames), names_of = add(Pid, Name, NamesOf)}
+        {{name, _}, #events{of_zone = #{Pid := subscribed}} = With} ->
+            With;
+        {{name, Name}, #events{of_names = OfNames, names_of = NamesOf} = With} ->
+            With#events{of_names = add(Name, Pid, OfNames), names_of = add(Pid, Name, NamesOf)}
     end.
 
+with_subscriber(Pid, #events{subscribers = Subscribers} = Events)
+        when is_map_key(Pid, Subscribers) ->
+    Events;
+with_subscriber(Pid, #events{subscribers = Subscribers} = Events) ->
+    ok = proctab_nif:add_subscriber(Pid),
+    Events#events{subscribers = Subscribers#{Pid => monitor(process, Pid)}}.
+
 without_subscriber(Pid, #events{subscribers = Subscribers, of_zone = OfZone} = Events) ->
-    _ = [demonitor(Monitor, [flush]) || {_, Monitor} <- ets:take(Subscribers, Pid)],
-    without_names(Pid, Events#events{of_zone = maps:remove(Pid, OfZone)}).
+    Left =
+        case maps:take(Pid, Subscribers) of
+            {Monitor, Others} ->
+                ok = proctab_nif:remove_subscriber(Pid),
+                true = demonitor(Monitor, [flush]),
+                Others;
+            error ->
+                Subscribers
+        end,
+    without_names(Pid, Events#events{subscribers = Left, of_zone = maps:remove(Pid, OfZone)}).
 
 without_names(Pid, #events{of_names = OfNames, names_of = NamesOf} = Events) ->
     Names = maps:keys(maps:get(Pid, NamesOf, #{})),
@@ -256,10 +244,10 @@ stop_unless(true, Events) -> {noreply, Events};
 stop_unless(false, Events) -> {stop, normal, Events}.
 
 -spec terminate(term(), #events{}) -> ok.
-terminate(_Reason, #events{zone = Zone, handle = Handle, subscribers = Subscribers}) ->
+terminate(_Reason, #events{handle = Handle}) ->
     ok = proctab_nif:unlisten(Handle),
     %% Events that come after `unsubscribed' are those of another zone.
-    lost(Zone, Subscribers).
+    end_subscriptions().
 
 -spec code_change(term(), #events{}, term()) -> {ok, #events{}}.
 code_change(_OldVsn, Events, _Extra) ->

@@ -169,8 +169,6 @@ await(#stop{context = #{tag := Tag}} = Stop) ->
                 true -> await(without_trackers(Stop));
                 false -> await(exited(Pid, Stop))
             end;
-        {'ETS-TRANSFER', Table, _, {Tag, events}} -> lost_events(Table, Stop), await(Stop);
-        {'ETS-TRANSFER', Table, _, {Tag, cluster}} -> lost_cluster(Table, Stop), await(Stop);
         _ -> await(Stop)
     end.
 
@@ -279,12 +277,6 @@ without_trackers(#stop{keepers = Keepers} = Stop) ->
     Trackers = [Owner || {zone, _, Owner} <- proctab_nif:tables()],
     IsOther = fun(_, {_, Child, _, _}) -> not lists:member(Child, Trackers) end,
     Stop#stop{keepers = maps:filter(IsOther, Keepers)}.
-
-lost_events(Table, #stop{context = #{zone := Zone}}) ->
-    gen_tracker_events:lost(Zone, Table).
-
-lost_cluster(Table, #stop{context = #{zone := Zone}}) ->
-    gen_tracker_cluster_member:lost(Zone, Table).
 
 %% @doc Links the calling tracker to processes that are linked to a keeper, which waits for that.
 -spec inherit(Keeper :: pid(), Tag :: reference(), [pid()], inherited()) -> inherited().

@@ -52,6 +52,8 @@
 -export([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
 -export([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
 -export([claims_page/4, claims_count/1]).
+-export([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
+-export([end_subscriptions/0, subscriptions/0]).
 -export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -78,6 +80,8 @@
 -nifs([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
 -nifs([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
 -nifs([claims_page/4, claims_count/1]).
+-nifs([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
+-nifs([end_subscriptions/0, subscriptions/0]).
 -nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -553,6 +557,34 @@ listen(_Zone) -> erlang:nif_error(not_loaded).
 %% @doc Ends {@link listen/1}, if the caller is still the listener.
 -spec unlisten(Zone :: atom() | handle()) -> ok.
 unlisten(_Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Lets the caller, which sends events of the zone of this tracker, have subscribers. When it
+%% dies, whatever the reason, its subscribers receive `{Library, Zone, unsubscribed}'.
+-spec open_subscriptions(Library :: module(), Zone :: atom(), Tracker :: pid()) -> ok.
+open_subscriptions(_Library, _Zone, _Tracker) -> erlang:nif_error(not_loaded).
+
+%% @doc Adds a local process to the subscribers of the caller.
+-spec add_subscriber(pid()) -> ok.
+add_subscriber(_Pid) -> erlang:nif_error(not_loaded).
+
+%% @doc Removes a process from the subscribers of the caller.
+-spec remove_subscriber(pid()) -> ok.
+remove_subscriber(_Pid) -> erlang:nif_error(not_loaded).
+
+%% @doc Removes the caller from the subscribers of dead processes of a zone. The message that ends
+%% the subscription is in the mailbox when this returns, or never arrives.
+-spec cancel_subscriptions(Library :: module(), Zone :: atom()) -> ok.
+cancel_subscriptions(_Library, _Zone) -> erlang:nif_error(not_loaded).
+
+%% @doc Tells subscribers of the caller what they are told when it dies, and removes them. Returns
+%% whether there are more.
+-spec end_subscriptions() -> boolean().
+end_subscriptions() -> erlang:nif_error(not_loaded).
+
+%% @doc Returns the subscribers of each process that has called {@link open_subscriptions/3}, with
+%% the tracker that it named.
+-spec subscriptions() -> [{Tracker :: pid(), [Subscriber :: pid()]}].
+subscriptions() -> erlang:nif_error(not_loaded).
 
 %% @doc Adds the caller to the waiters for an attribute. Returns the waiter, its id, and the owner
 %% of the zone.

@@ -114,16 +114,16 @@ key_of(Key) -> Key.
 %% The subscribers of all zones by their trackers, those of `gen_tracker' and of
 %% `gen_tracker_cluster'. A process that has subscribed by both is there once.
 all_subscribers() ->
-    Both = fun(_, Some, Others) -> lists:usort(Some ++ Others) end,
-    OfClusters = gen_tracker_cluster_member:subscribers(),
-    maps:merge_with(Both, gen_tracker_events:subscribers(), OfClusters).
+    Add = fun({Tracker, Some}, All) ->
+        maps:update_with(Tracker, fun(Others) -> lists:usort(Some ++ Others) end, Some, All)
+    end,
+    lists:foldl(Add, #{}, proctab_nif:subscriptions()).
 
 %% The subscribers of a zone on this node, with the lengths of their message queues.
 queues(Tracker, Subscribers) ->
     [
         {Length, Subscriber}
      || Subscriber <- maps:get(Tracker, Subscribers, []),
-        node(Subscriber) =:= node(),
         {message_queue_len, Length} <- [process_info(Subscriber, message_queue_len)]
     ].
 

@@ -21,6 +21,7 @@ all() ->
         a_late_event_of_the_table_reaches_no_member,
         nothing_arrives_after_the_end_of_a_subscription,
         the_end_of_a_subscription_is_told_when_the_cluster_process_is_killed,
+        the_end_of_a_subscription_is_told_when_tracker_and_cluster_process_are_killed,
         children_that_nobody_finds_any_more_are_not_told,
         members_and_conflicts_are_emitted_for_telemetry
     ].
@@ -215,6 +216,22 @@ the_end_of_a_subscription_is_told_when_the_cluster_process_is_killed(_) ->
         _ = on(One, gen_tracker, wait, [z]),
         ?assertEqual([unsubscribed], events(One, Subscriber))
     end).
+
+%% Then there is no process of the zone that could tell it.
+the_end_of_a_subscription_is_told_when_tracker_and_cluster_process_are_killed(_) ->
+    clusters:with(1, z, fun([One]) ->
+        {Subscriber, []} = subscriber(One),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        Tracker = on(One, erlang, whereis, [z]),
+        %% A process that has ended before resumes the other one.
+        true = on(One, erlang, apply, [fun suspend_and_kill/2, [Process, Tracker]]),
+        wait:until(fun() -> events(One, Subscriber) =:= [unsubscribed] end)
+    end).
+
+suspend_and_kill(Process, Tracker) ->
+    true = erlang:suspend_process(Process),
+    exit(Tracker, kill),
+    exit(Process, kill).
 
 %% Their claims are removed in portions. A subscriber that comes meanwhile does not know them.
 children_that_nobody_finds_any_more_are_not_told(_) ->

@@ -36,6 +36,9 @@ all() ->
         no_event_is_lost_with_a_killed_keeper,
         a_subscription_ends_with_its_zone,
         subscribers_are_told_when_the_sender_of_events_is_killed,
+        subscribers_are_told_when_the_tracker_is_killed_and_then_the_sender,
+        a_thousand_subscribers_of_a_killed_sender_are_told_once,
+        nothing_arrives_after_unsubscribing_from_a_killed_sender,
         every_subscriber_keeps_an_exact_copy_while_all_changes,
         no_birth_is_missed_or_doubled_while_the_first_subscribes,
         a_change_that_the_new_sender_reads_and_receives_is_one_event,
@@ -283,6 +286,75 @@ subscribers_are_told_when_the_sender_of_events_is_killed(Config) ->
     {ok, [{?NAME, Pid}]} = subscribe(Zone),
     normal = stop(Pid, normal),
     {down, ?NAME, Pid, normal} = next(Zone).
+
+%% Then there is no process of the zone that could tell them.
+subscribers_are_told_when_the_tracker_is_killed_and_then_the_sender(Config) ->
+    Zone = zone(Config),
+    _ = open(Zone, ?NAME),
+    {ok, [_]} = subscribe(Zone),
+    Sender = zone_events:sender(self()),
+    true = erlang:suspend_process(Sender),
+    _ = kill(whereis(Zone)),
+    _ = kill(Sender),
+    unsubscribed = next(Zone),
+    [] = messages:taken(gen_tracker).
+
+a_thousand_subscribers_of_a_killed_sender_are_told_once(Config) ->
+    Zone = zone(Config),
+    ?assertEqual(
+        lists:duplicate(1000, [unsubscribed]),
+        after_the_death_of_the_sender(1000, Zone, fun() -> [next(Zone)] end)
+    ).
+
+nothing_arrives_after_unsubscribing_from_a_killed_sender(Config) ->
+    Zone = zone(Config),
+    ?assertEqual(
+        lists:duplicate(1000, []),
+        after_the_death_of_the_sender(1000, Zone, fun() -> ok = unsubscribe(Zone), [] end)
+    ).
+
+%% Each of so many subscribers calls a fun when the sender of events has been killed. Returns what
+%% it returns to each, followed by what has arrived since then.
+after_the_death_of_the_sender(Count, Zone, Fun) ->
+    {ok, []} = subscribe(Zone),
+    Sender = zone_events:sender(self()),
+    Test = self(),
+    Subscriber = fun() ->
+        {ok, []} = subscribe(Zone),
+        Monitor = monitor(process, Sender),
+        Test ! {subscribed, self()},
+        Returned =
+            receive
+                {'DOWN', Monitor, process, Sender, killed} -> Fun()
+            end,
+        receive
+            stop -> exit({got, Returned ++ messages:taken(gen_tracker)})
+        end
+    end,
+    Subscribers = [spawn_monitor(Subscriber) || _ <- lists:seq(1, Count)],
+    [
+        receive
+            {subscribed, Pid} -> ok
+        end
+     || {Pid, _} <- Subscribers
+    ],
+    _ = kill(Sender),
+    unsubscribed = next(Zone),
+    await_end_of_subscriptions(Zone),
+    [
+        begin
+            Pid ! stop,
+            receive
+                {'DOWN', Monitor, process, Pid, {got, Got}} -> Got
+            end
+        end
+     || {Pid, Monitor} <- Subscribers
+    ].
+
+%% A process that was killed has told its subscribers a moment after its monitors.
+await_end_of_subscriptions(Zone) ->
+    Tracker = whereis(Zone),
+    wait:until(fun() -> not lists:keymember(Tracker, 1, proctab_nif:subscriptions()) end).
 
 %% Subscribers come and go while children do. In the end the copy of each remaining subscriber is
 %% what the zone has. No event contradicts a copy.

@@ -646,6 +646,13 @@ zone_functions() ->
         {page, [zone_or_handle, from, page_of, any], [{any, integer}, {any, done}]},
         {listen, [zone_or_handle], [integer]},
         {unlisten, [zone_or_handle], [ok]},
+        {open_subscriptions, [atom, atom, pid], [ok]},
+        %% The caller may have no subscribers.
+        {add_subscriber, [pid], [ok, badarg]},
+        {remove_subscriber, [pid], [ok]},
+        {cancel_subscriptions, [atom, atom], [ok]},
+        {end_subscriptions, [], [true, false]},
+        {subscriptions, [], [list]},
         {wait_for, [zone_or_handle, any, any], [{reference, integer, pid}]},
         {wait_for_child, [zone_or_handle, any], [{reference, integer, pid}]},
         {cluster_open, [zone_or_handle, any, proper_list], [integer]},

@@ -82,6 +82,8 @@ without_terms() ->
     [{zone_stop, 1}, {zone_close, 1}, {listen, 1}, {unlisten, 1}, {stop_waiting, 1}] ++
         [{watchdog, 2}, {appoint, 3}, {open_registrar, 2}, {close_registrar, 2}] ++
         [{cancel_name, 2}] ++
+        [{open_subscriptions, 3}, {add_subscriber, 1}, {remove_subscriber, 1}] ++
+        [{cancel_subscriptions, 2}, {end_subscriptions, 0}] ++
         [{drain, 1}, {add_member, 4}, {begin_snapshot, 2}, {end_snapshot, 2}, {end_member, 2}] ++
         [{sweep_claims, 2}] ++
         [{processes_open, 2}, {processes_close, 1}, {hold, 1}, {release, 1}, {claim, 2}] ++
@@ -107,6 +109,7 @@ reading() ->
         [
             {page, 4},
             {waiting, 1},
+            {subscriptions, 0},
             {registered_names, 2},
             {registered_count, 2},
             {processes_page, 2},

@@ -7,7 +7,7 @@ rustler::atoms! {
     drained, each, ended, fields, free, full, held, home, infinity, integers, keeper, large,
     launching, monitor, names, none, ok, others, own, pending, pid, pids, processes, re_registered,
     registered, restarting, rows, running, same, sizes, skipped, slowed, stopping, terminating,
-    undefined, up, void, zone, zone_stopping,
+    undefined, unsubscribed, up, void, zone, zone_stopping,
     any = "_",
     at_least = ">=",
     at_most = "=<",

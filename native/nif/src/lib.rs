@@ -17,6 +17,7 @@
 //! | [`claims`] | the directory of a zone on several nodes |
 //! | [`index`] | changes of indexed attributes, and lookups |
 //! | [`cleanups`] | cleaning up after the dead of a table of processes |
+//! | [`subscriptions`] | the subscribers of the processes that send events |
 //! | [`processes`] | tables of processes and their registrations |
 //! | [`waiting`] | waiters for an attribute of a name, or for its child |
 //! | [`events`] | the subscriber to births and deaths |
@@ -44,6 +45,7 @@ mod monitors;
 mod pages;
 mod processes;
 mod registrars;
+mod subscriptions;
 mod tables;
 mod waiting;
 mod watching;
@@ -83,6 +85,10 @@ proctab_terms::export! {
     }
     events {
         listen/1, unlisten/1,
+    }
+    subscriptions {
+        open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2,
+        end_subscriptions/0, subscriptions/0,
     }
     waiting {
         wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1,

@@ -2,11 +2,11 @@
 
 use rustler::env::SavedTerm;
 use rustler::thread::is_scheduler_thread;
-use rustler::{Env, LocalPid, OwnedEnv};
+use rustler::{Atom, Env, LocalPid, OwnedEnv};
 
 use proctab_table::reclaim;
 
-use crate::call::Call;
+use crate::call::{Call, Fault};
 use crate::term::Term;
 
 /// A message that is sent when this is dropped.
@@ -31,6 +31,18 @@ impl<'c> Call<'c> {
         unsafe { Env::new::<()>(LIFETIME, self.env()) }
     }
 
+    /// Returns rustler's form of a term.
+    fn rustler_term(self, term: Term<'c>) -> rustler::Term<'c> {
+        // SAFETY: the term is one of this environment.
+        unsafe { rustler::Term::new(self.rustler_env(), term.raw()) }
+    }
+
+    /// Returns rustler's form of an argument that has to be an atom.
+    pub fn rustler_atom(self, position: usize) -> Result<Atom, Fault> {
+        let term = self.rustler_term(self.argument(position)?);
+        Atom::from_term(term).map_err(|_| Fault::BadArgument)
+    }
+
     /// Sends a message to a local process. Does nothing if that process is dead.
     ///
     /// A caller that was killed while it runs on a dirty scheduler cannot send any more, by the
@@ -40,8 +52,7 @@ impl<'c> Call<'c> {
             return;
         };
         let env = self.rustler_env();
-        // SAFETY: the message is a term of this environment.
-        let message = unsafe { rustler::Term::new(env, message.raw()) };
+        let message = self.rustler_term(message);
         if env.send(&to, message).is_err() && !self.is_caller_alive() {
             let env = OwnedEnv::new();
             let message = env.save(message);
