@@ -10,7 +10,7 @@
 -export([kinds/0, of_kind/2, kind/1, await_end/1, open/1, open/2, close/1, reopen/1]).
 -export([server/1, reaper/1, start/1, supervisor/2, init/1]).
 -export([counted/1, add/2, cleaned_by/2, held/1, cleaner/2, let_go/2]).
--export([count/1, handled/1, settled/2, books/2, assert_books/3]).
+-export([count/1, handled/1, settled/2, assert_books/3]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -168,19 +168,27 @@ settled(Kind, Count) ->
     eventually(fun() -> count(Kind) =:= Count end).
 
 %% Returns how often a process was counted, and how often a cleanup was made for it.
-books(tracker, Pid) ->
-    Names = [Pid, {gated, -1, '_', Pid}, {does, -1, '_', Pid}],
-    Moves = [ets:match(ledger_backend, {Name, '$1', '$2'}) || Name <- Names],
-    {Ups, Downs} = lists:unzip([{Up, Down} || [Up, Down] <- lists:append(Moves)]),
-    {lists:sum(Ups), lists:sum(Downs)};
-books(monitor, Pid) ->
-    case ets:lookup(?MODULE, Pid) of
-        [{Pid, Times}] -> {1, Times};
-        [] -> {1, 0}
-    end.
+entry(tracker, Pid, Entries) -> maps:get(Pid, Entries, {0, 0});
+entry(monitor, Pid, Entries) -> {1, maps:get(Pid, Entries, 0)}.
+
+%% Returns the entries of all processes.
+entries(tracker) ->
+    Add = fun({Name, Up, Down}, Entries) ->
+        Sum = fun({Ups, Downs}) -> {Ups + Up, Downs + Down} end,
+        maps:update_with(counted_by(Name), Sum, {Up, Down}, Entries)
+    end,
+    ets:foldl(Add, #{}, ledger_backend);
+entries(monitor) ->
+    maps:from_list(ets:tab2list(?MODULE)).
+
+%% Returns the process that has this name of a metric.
+counted_by({gated, -1, _, Pid}) -> Pid;
+counted_by({does, -1, _, Pid}) -> Pid;
+counted_by(Name) -> Name.
 
 %% Asserts that each process was counted once, and that one cleanup was made for each of the dead.
 assert_books(Kind, Dead, Living) ->
-    [?assertEqual({Pid, {1, 1}}, {Pid, books(Kind, Pid)}) || Pid <- Dead],
-    [?assertEqual({Pid, {1, 0}}, {Pid, books(Kind, Pid)}) || Pid <- Living],
+    Entries = entries(Kind),
+    [?assertEqual({Pid, {1, 1}}, {Pid, entry(Kind, Pid, Entries)}) || Pid <- Dead],
+    [?assertEqual({Pid, {1, 0}}, {Pid, entry(Kind, Pid, Entries)}) || Pid <- Living],
     ok.
