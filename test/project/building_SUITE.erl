@@ -364,12 +364,7 @@ library(Checkout) ->
     filename:join(Checkout, "priv/proctab_nif.so").
 
 cargo_env(Env) ->
-    Quick = #{
-        "CARGO_TARGET_DIR" => target(),
-        "CARGO_PROFILE_RELEASE_LTO" => "off",
-        "CARGO_PROFILE_RELEASE_CODEGEN_UNITS" => "16",
-        "CARGO_PROFILE_RELEASE_OPT_LEVEL" => "0"
-    },
+    Quick = maps:from_list(source_tree:quick_build("copies")),
     env(maps:to_list(maps:merge(Quick, maps:from_list(Env)))).
 
 %% Nothing that the caller of the tests has set changes where libraries come from.
@@ -378,7 +373,7 @@ env(Env) ->
     [{Variable, false} || Variable <- Unset, not lists:keymember(Variable, 1, Env)] ++ Env.
 
 target() ->
-    filename:join(root(), "target/building").
+    proplists:get_value("CARGO_TARGET_DIR", source_tree:quick_build("copies")).
 
 host() ->
     Output = run("/", [], "rustc -vV"),

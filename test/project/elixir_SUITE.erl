@@ -72,9 +72,8 @@ env(Dir) ->
         {"MIX_ENV", false},
         {"MIX_REBAR3", false},
         {"CARGO_HOME", home("CARGO_HOME", ".cargo")},
-        {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")},
-        {"CARGO_TARGET_DIR", source_tree:cargo_target()}
-        | documents:repository(filename:join(Dir, "proctab"))
+        {"RUSTUP_HOME", home("RUSTUP_HOME", ".rustup")}
+        | source_tree:quick_build("copies") ++ documents:repository(filename:join(Dir, "proctab"))
     ].
 
 home(Variable, Default) ->

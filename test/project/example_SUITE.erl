@@ -54,10 +54,10 @@ a_project_with_a_git_dependency_runs_as_a_release_elsewhere(Config) ->
         "\", {tag, \"", source_tree:version(), "\"}}},"
     ]),
     checkout(Project, "stats_hero"),
-    %% The clone is built in a folder of its own, which a later run can use. The build of this tree
-    %% stays as it is.
-    Target = source_tree:cargo_target(),
-    ?assertMatch({0, _}, run(Project, ["CARGO_TARGET_DIR='", Target, "' rebar3 release"])),
+    %% The build of this tree stays as it is.
+    Build = source_tree:quick_build("copies"),
+    Variables = [[Variable, "='", Value, "' "] || {Variable, Value} <- Build],
+    ?assertMatch({0, _}, run(Project, [Variables, "rebar3 release"])),
     assert_release_runs(Project, Config).
 
 the_books_of_the_cluster_demonstration_balance(_Config) ->

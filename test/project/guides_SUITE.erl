@@ -226,7 +226,7 @@ close(#{shell := Shell} = Reader) ->
 %% later run can use what cargo compiles for it.
 env(Config) ->
     Repository = documents:repository(filename:join(folder(Config), "proctab")),
-    [{"CARGO_TARGET_DIR", source_tree:cargo_target()} | Repository].
+    source_tree:quick_build("copies") ++ Repository.
 
 write(File, Text) ->
     ok = filelib:ensure_dir(File),

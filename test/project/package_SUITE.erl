@@ -188,7 +188,7 @@ repository(Config) -> proplists:get_value(repository, Config).
 dist(Config) -> filename:join(repository(Config), "dist").
 
 dist(Repository, Folder) ->
-    run(Repository, quick("building") ++ crates(), ["tools/dist ", Folder]).
+    run(Repository, quick("copies") ++ crates(), ["tools/dist ", Folder]).
 
 archive(Suffix, Config) ->
     filename:join(dist(Config), "proctab-" ++ version() ++ Suffix).
@@ -215,18 +215,11 @@ lines(Text) ->
 
 %% Crates of another source have to be compiled again, and so get a folder of their own.
 env("-vendored", Env) -> quick("vendored") ++ Env;
-env("", Env) -> quick("building") ++ Env.
+env("", Env) -> quick("copies") ++ Env.
 
-quick(Target) ->
-    [
-        {"CARGO_TARGET_DIR", filename:join([root(), "target", Target])},
-        {"CARGO_BUILD_TARGET", false},
-        {"CARGO_PROFILE_RELEASE_LTO", "off"},
-        {"CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"},
-        {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"},
-        {"PROCTAB_NIF", false},
-        {"SOURCE_DATE_EPOCH", false}
-    ].
+quick(Sources) ->
+    Unset = ["CARGO_BUILD_TARGET", "PROCTAB_NIF", "SOURCE_DATE_EPOCH"],
+    [{Variable, false} || Variable <- Unset] ++ source_tree:quick_build(Sources).
 
 %% The crates that the user has downloaded, also if HOME is another folder.
 crates() ->

@@ -1,7 +1,7 @@
 %% The folders of the project and of the compiled library.
 -module(source_tree).
 
--export([root/0, version/0, library/0, code_paths/0, cargo_target/0]).
+-export([root/0, version/0, library/0, code_paths/0, quick_build/1]).
 
 %% Returns the folder of the project: the compiled library has a link to its folder `erlang`.
 root() ->
@@ -25,10 +25,12 @@ code_paths() ->
     Library = library(),
     [Path || Path <- code:get_path(), lists:prefix(Library, filename:absname(Path))].
 
-%% Returns a folder for what cargo compiles for copies of this tree. It begins with what cargo has
-%% compiled for this tree, of which the crates of others are not compiled again.
-cargo_target() ->
-    Target = filename:join(root(), "target/example"),
-    Copy = "mkdir target/example && cp -Rp target/release target/example",
-    filelib:is_dir(Target) orelse documents:run(root(), [], Copy),
-    Target.
+%% Returns the variables with which cargo compiles copies of this tree in seconds, into a folder that
+%% later runs use again. Crates of another source need another folder.
+quick_build(Sources) ->
+    [
+        {"CARGO_TARGET_DIR", filename:join([root(), "target", Sources])},
+        {"CARGO_PROFILE_RELEASE_LTO", "off"},
+        {"CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"},
+        {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"}
+    ].
