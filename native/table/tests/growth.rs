@@ -21,6 +21,8 @@ use proctab_table::zone::Zone;
 const COMMITTED: Committed = Committed::new();
 const KIND: Kind = Kind::new(3);
 const NAMES: u64 = 1_000_000;
+/// Rows of a zone with indexes.
+const INDEXED: u64 = 250_000;
 /// The default limit of OTP 25.
 const PROCESSES: u64 = 262_144;
 /// Bytes of a step at most: moving them takes a few hundred microseconds if the memory is not in
@@ -133,7 +135,7 @@ fn indexes_grow_and_shrink_in_small_steps() {
         let revision = indexes.revise(entry, None).unwrap();
         revision.write(plan, |_| ((), true), &COMMITTED);
     };
-    for name in 0..NAMES {
+    for name in 0..INDEXED {
         let child = Child {
             state: State::Running,
             pid: Some(Pid::Local(2 * name + 2)),
@@ -142,8 +144,8 @@ fn indexes_grow_and_shrink_in_small_steps() {
         };
         assert_eq!(zone.insert(&word(name), child, &COMMITTED), Claimed::Done);
     }
-    let growing = largest_step(NAMES, |name| set(name, [Some(NAMES), Some(name)]));
-    let shrinking = largest_step(NAMES, |name| set(name, [None, None]));
+    let growing = largest_step(INDEXED, |name| set(name, [Some(INDEXED), Some(name)]));
+    let shrinking = largest_step(INDEXED, |name| set(name, [None, None]));
     assert!(
         growing <= MAX_STEP && shrinking <= MAX_STEP,
         "{growing} {shrinking}"
