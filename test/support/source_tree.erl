@@ -25,8 +25,8 @@ code_paths() ->
     Library = library(),
     [Path || Path <- code:get_path(), lists:prefix(Library, filename:absname(Path))].
 
-%% Returns the variables with which cargo compiles copies of this tree in seconds, into a folder that
-%% later runs use again. Crates of another source need another folder.
+%% Returns the variables with which cargo compiles a copy of this tree in seconds. Copies with the
+%% same sources of crates share what it has compiled.
 quick_build(Sources) ->
     [
         {"CARGO_TARGET_DIR", filename:join([root(), "target", Sources])},
