@@ -1163,8 +1163,8 @@ received({Tag, overtime, Keeper, What}, #tracker{tag = Tag, context = Context} =
 received({Tag, register_timeout, Keeper, From}, #tracker{tag = Tag} = Tracker) ->
     #tracker{requests = Requests} = Tracker,
     Tracker#tracker{requests = gen_tracker_requests:register_timeout(Keeper, From, Requests)};
-received({Tag, expired, From}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
-    Tracker#tracker{requests = gen_tracker_requests:expire(From, Requests)};
+received({Tag, expire}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:expire(Requests)};
 received({{Tag, keeper}, _, process, Keeper, Reason}, #tracker{tag = Tag} = Tracker) ->
     #tracker{requests = Requests} = Tracker,
     Tracker#tracker{requests = gen_tracker_requests:lost(Keeper, Reason, Requests)};

@@ -6,7 +6,7 @@
 %% function may unlink it.
 -module(gen_tracker_queues).
 
--export([new/1, number/1, add/4, take/2, find/2, remove/2, elements/1]).
+-export([new/1, number/1, add/4, take/2, find/2, remove/2, remove_all/2, elements/1]).
 
 -export_type([queues/0]).
 
@@ -105,6 +105,26 @@ remove(Key, #queues{elements = Elements, places = Places} = Queues) ->
         Queue ->
             Left#queues{elements = Elements#{Keeper := Queue}}
     end.
+
+%% @doc Removes the elements for which a function returns `true', none of which has a key. Returns
+%% them with their numbers.
+-spec remove_all(fun((Element :: term()) -> boolean()), queues()) ->
+          {[{pos_integer(), Element :: term()}], queues()}.
+remove_all(Is, #queues{elements = Elements} = Queues) ->
+    Remove = fun(Keeper, Queue, {Removed, Before}) ->
+        Found = [{Number, Element} || {Number, {none, Element}} <- maps:to_list(Queue), Is(Element)],
+        case maps:without([Number || {Number, _} <- Found], Queue) of
+            Queue ->
+                {Removed, Before};
+            Left when map_size(Left) =:= 0 ->
+                Others = maps:remove(Keeper, Before#queues.elements),
+                {Found ++ Removed, demonitored(Keeper, Before#queues{elements = Others})};
+            Left ->
+                Others = Before#queues.elements,
+                {Found ++ Removed, Before#queues{elements = Others#{Keeper := Left}}}
+        end
+    end,
+    maps:fold(Remove, {[], Queues}, Elements).
 
 %% @doc Returns all elements.
 -spec elements(queues()) -> [Element :: term()].

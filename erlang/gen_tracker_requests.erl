@@ -15,7 +15,7 @@
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, handle/2, end_all/1]).
--export([mark/2, launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/2]).
+-export([mark/2, launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/1]).
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
@@ -24,8 +24,10 @@
 
 %% Timeout of `register_name/2' while another child of that name starts, in milliseconds.
 -define(REGISTER_TIMEOUT, 60000).
-%% After how long the caller of a `find_or_open' or `join' has given up, in milliseconds.
+%% After how long the caller of a `find_or_open' or `join' has given up, and how often such requests
+%% are removed, in milliseconds.
 -define(OPEN_TIMEOUT, 61000).
+-define(EXPIRY_INTERVAL, 1000).
 %% How long the end of a keeper counts as a restart of its child, in milliseconds.
 -define(PERIOD, 10000).
 %% The kinds that give a name to a process that runs already, and of these the ones of names for
@@ -48,8 +50,8 @@
     asker = none :: pid() | none,
     %% Whether the request may claim a free name: also after a wait, only before it, or not at all.
     claims = always :: always | first | never,
-    %% Whether the caller gives up after ?OPEN_TIMEOUT, and the timer once the request waits.
-    expires = no :: no | yes | reference(),
+    %% Whether the caller gives up after ?OPEN_TIMEOUT, and when it has, once the request waits.
+    expires = no :: no | yes | (Milliseconds :: integer()),
     %% Of a `look_up' or `await_child': nothing else ends its wait if its caller is killed.
     caller_monitor :: reference() | undefined
 }).
@@ -61,6 +63,8 @@
     %% The last marks that the tracker has sent to itself, and received.
     sent = 0 :: non_neg_integer(),
     received = 0 :: non_neg_integer(),
+    %% Whether the tracker will be told to remove the requests that have expired.
+    is_expiring = false :: boolean(),
     waits = gen_tracker_waits:new() :: gen_tracker_waits:waits(),
     %% The requests of callbacks that look up a name without a child.
     looking = #{} :: #{gen_server:from() => {Number :: pos_integer(), #request{}}},
@@ -539,8 +543,9 @@ wait(Keeper, Role, Request, Requests) ->
             reply(Request, refusal(Request, Doing)),
             {nobody, Requests};
         false ->
-            Timed = start_timer(Keeper, claiming_no_more(Request), Requests),
-            {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Timed), Requests)}
+            Limited = limited(Keeper, claiming_no_more(Request), Requests),
+            Expiring = expiring(Limited, Requests),
+            {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Limited), Expiring)}
     end.
 
 claiming_no_more(#request{claims = first} = Request) -> Request#request{claims = never};
@@ -560,8 +565,7 @@ add(Keeper, Role, Request, #requests{queues = Queues} = Requests) ->
     add_wait(Request, {Keeper, Number}, Requests#requests{queues = Added}).
 
 %% Returns the key of a request that may end its wait by itself.
-key(#request{kind = Kind, from = From, expires = Expires})
-        when ?IS_REGISTER(Kind); ?IS_LOOK_UP(Kind); is_reference(Expires) ->
+key(#request{kind = Kind, from = From}) when ?IS_REGISTER(Kind); ?IS_LOOK_UP(Kind) ->
     From;
 key(_) ->
     none.
@@ -580,27 +584,39 @@ add_wait(#request{asker = Asker, from = {Caller, _}}, {Waited, Number}, Requests
 remove_wait(#request{asker = Asker}, Number, #requests{waits = Waits} = Requests) ->
     Requests#requests{waits = gen_tracker_waits:remove(Asker, Number, Waits)}.
 
-%% Sets the timeout of a `register' or `re_register': the start that it waits for may itself be
-%% waiting for the process to be registered, or for the process that starts that one.
-start_timer(Keeper, #request{kind = Kind, from = From} = Request, Requests)
-        when ?IS_REGISTER(Kind) ->
-    _ = after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests),
+%% Limits a wait. That of a `register' or `re_register' has a timer, since its caller is answered:
+%% the start that it waits for may itself be waiting for the process to be registered, or for the
+%% process that starts that one.
+limited(Keeper, #request{kind = Kind} = Request, Requests) when ?IS_REGISTER(Kind) ->
+    start_timer(Keeper, Request, Requests),
     Request;
-start_timer(_, #request{expires = yes, from = From} = Request, Requests) ->
-    Request#request{expires = after_time(?OPEN_TIMEOUT, {expired, From}, Requests)};
-start_timer(_, Request, _) ->
+limited(_, #request{expires = yes} = Request, _) ->
+    Request#request{expires = erlang:monotonic_time(millisecond) + ?OPEN_TIMEOUT};
+limited(_, Request, _) ->
     Request.
 
-%% @doc Removes a request whose caller has given up, if it still waits: a start may hang for ever,
-%% and callers try again.
--spec expire(gen_server:from(), requests()) -> requests().
-expire(From, Requests) ->
-    case find_waiting(From, Requests) of
-        {_, Number, #request{expires = Timer} = Request} when is_reference(Timer) ->
-            remove_waiting(Number, Request, Requests);
-        _ ->
-            Requests
-    end.
+start_timer(Keeper, #request{from = From}, Requests) ->
+    _ = after_time(?REGISTER_TIMEOUT, {register_timeout, Keeper, From}, Requests),
+    ok.
+
+expiring(#request{expires = Time}, #requests{is_expiring = false} = Requests)
+        when is_integer(Time) ->
+    _ = after_time(?EXPIRY_INTERVAL, {expire}, Requests),
+    Requests#requests{is_expiring = true};
+expiring(_, Requests) ->
+    Requests.
+
+%% @doc Removes the waiting requests whose callers have given up: a start may hang for ever, and
+%% callers try again.
+-spec expire(requests()) -> requests().
+expire(#requests{queues = Queues} = Before) ->
+    Now = erlang:monotonic_time(millisecond),
+    HasExpired = fun({_, #request{expires = Time}}) -> is_integer(Time) andalso Time =< Now end,
+    {Expired, Left} = gen_tracker_queues:remove_all(HasExpired, Queues),
+    Remove = fun({Number, {_, Request}}, Others) -> remove_wait(Request, Number, Others) end,
+    Requests = Before#requests{queues = Left, is_expiring = false},
+    Waiting = [Request || {_, Request} <- gen_tracker_queues:elements(Left)],
+    lists:foldl(fun expiring/2, lists:foldl(Remove, Requests, Expired), Waiting).
 
 %% @doc Ends the wait of a `register' or `re_register' for the start of this keeper's child, if it
 %% still waits. Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will
@@ -611,7 +627,7 @@ register_timeout(Keeper, From, Requests) ->
         {Keeper, Number, #request{name = Name} = Request} ->
             case proctab_nif:child(zone(Requests), Name) of
                 {terminating, _, Keeper, _} ->
-                    _ = start_timer(Keeper, Request, Requests),
+                    start_timer(Keeper, Request, Requests),
                     Requests;
                 {_, _, Keeper, _} ->
                     reply(Request, {error, already_present}),
@@ -836,14 +852,7 @@ at_stop(_) -> {error, shutdown}.
 
 reply(#request{from = From} = Request, Reply) ->
     demonitor_caller(Request),
-    cancel_timer(Request),
     gen_server:reply(From, Reply).
-
-cancel_timer(#request{expires = Timer}) when is_reference(Timer) ->
-    _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
-    ok;
-cancel_timer(_) ->
-    ok.
 
 demonitor_caller(#request{caller_monitor = undefined}) ->
     true;
