@@ -903,7 +903,7 @@ take_name(#request{name = Name, spec = Spec, pid = undefined} = Request, #zone{n
     Waiting = [first_request(Request, Zone)],
     start(#child{name = Name, spec = to_store(Spec), waiting = Waiting}, Spec, Zone);
 take_name(#request{name = Name, spec = Spec, pid = Pid} = Request, #zone{name = Zone}) ->
-    run(#child{name = Name, spec = to_store(Spec)}, Pid, Zone),
+    run(#child{name = Name, spec = to_store(Spec)}, Pid, messages:monitor_now(Pid), Zone),
     reply(Request, {ok, Pid}).
 
 %% Returns the request that starts a child, as the first that waits for it.
@@ -955,8 +955,7 @@ result({ok, _} = Other) -> {error, {bad_return_value, Other}};
 result({ok, _, _} = Other) -> {error, {bad_return_value, Other}};
 result(Other) -> Other.
 
-run(#child{name = Name} = Child, Pid, Zone) ->
-    Monitor = messages:monitor_now(Pid),
+run(#child{name = Name} = Child, Pid, Monitor, Zone) ->
     write(Child#child{state = running, pid = Pid, monitor = Monitor, since = now_ms()}, Zone),
     notify(Zone, {up, Name, Pid}).
 
@@ -992,7 +991,10 @@ started(#child{is_slowed = IsSlowed, delay = Delay} = Child, Result, Outcome, St
             false -> 50
         end,
     #zone{name = Zone} = State,
-    Run = fun(Answered) -> run(Answered#child{delay = Next}, element(2, Result), Zone) end,
+    Pid = element(2, Result),
+    %% Before the callers are answered, who may kill it.
+    Monitor = messages:monitor_now(Pid),
+    Run = fun(Answered) -> run(Answered#child{delay = Next}, Pid, Monitor, Zone) end,
     answer_waiting(Child, Outcome, Run, State).
 
 failed(Child, Result, IsProper, Outcome, #zone{name = Zone} = State) ->
