@@ -13,7 +13,7 @@
 %%   was missing or told twice.
 -module(model_cluster).
 
--export([rounds/2, round/2, with_members/1, met/1]).
+-export([round/1, rounds/2, with_members/1, met/1]).
 %% On the nodes
 -export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2, view/1]).
 -export([start_subscriber/1, found/0]).
@@ -25,10 +25,22 @@
 -define(ZONE, model_cluster).
 -define(NAMES, 12).
 -define(STEPS, 25).
+%% Histories of a round of the soak.
+-define(HISTORIES, 10).
 
-%% Makes rounds with these seeds. Fails with the seed of the round that fails.
+%% Makes a round of the soak. Fails with the seed of the history that fails.
+round(Seed) ->
+    Seeds = [?HISTORIES * Seed + N || N <- lists:seq(1, ?HISTORIES)],
+    with_members(fun(Members) ->
+        rounds(Seeds, Members),
+        Figures = #{histories => ?HISTORIES, started => met(started), lost => met(lost)},
+        [erase({met, What}) || What <- [started, lost]],
+        {ok, Figures}
+    end).
+
+%% Makes histories with these seeds. Fails with the seed of the one that fails.
 rounds(Seeds, Members) ->
-    lists:foreach(fun(Seed) -> round(Seed, Members) end, Seeds).
+    lists:foreach(fun(Seed) -> history(Seed, Members) end, Seeds).
 
 with_members(Fun) ->
     clusters:with(4, ?ZONE, fun(Members) ->
@@ -37,7 +49,7 @@ with_members(Fun) ->
         Fun(Members)
     end).
 
-round(Seed, Members) ->
+history(Seed, Members) ->
     _ = rand:seed(exsss, Seed),
     History = [step(Members) || _ <- lists:seq(1, ?STEPS)],
     try
