@@ -112,7 +112,10 @@ remove(Key, #queues{elements = Elements, places = Places} = Queues) ->
           {[{pos_integer(), Element :: term()}], queues()}.
 remove_all(Is, #queues{elements = Elements} = Queues) ->
     Remove = fun(Keeper, Queue, {Removed, Before}) ->
-        Found = [{Number, Element} || {Number, {none, Element}} <- maps:to_list(Queue), Is(Element)],
+        Found = [
+            {Number, Element}
+         || {Number, {none, Element}} <- maps:to_list(Queue), Is(Element)
+        ],
         case maps:without([Number || {Number, _} <- Found], Queue) of
             Queue ->
                 {Removed, Before};
