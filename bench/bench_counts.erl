@@ -27,6 +27,9 @@ calls(Fun, All, [Name | Names], Calls) ->
 %% Returns the function that makes a call with a name.
 call("start", loop, _) ->
     fun(_) -> ok end;
+call("start", two_processes, _) ->
+    Tracker = spawn(fun bench_data:idle/0),
+    fun(_) -> start_with_keeper(Tracker) end;
 call("start", Side, _) ->
     Opened = bench_sides:open(Side, counts, [], []),
     fun(Name) -> bench_sides:start(Opened, Name) end;
@@ -80,6 +83,23 @@ filled(Side, Names, Attributes) when Side =:= proctab; Side =:= ets_set; Side =:
     Opened;
 filled(Side, Names, _) ->
     bench_sides:open(Side, counts, Names, []).
+
+%% Starts a child as a keeper does, without a table: the least that a start costs whose child has a
+%% process of its own beside it.
+start_with_keeper(Tracker) ->
+    Alias = alias([reply]),
+    Keeper = fun() ->
+        process_flag(trap_exit, true),
+        link(Tracker),
+        {ok, Child} = bench_data:start_child(name, []),
+        _ = monitor(process, Child),
+        Alias ! {Alias, Child},
+        bench_data:idle()
+    end,
+    {_, Monitor} = spawn_opt(Keeper, [{monitor, [{tag, Alias}]}]),
+    receive
+        {Alias, _} -> demonitor(Monitor, [flush])
+    end.
 
 register_worker(Side) ->
     stats_hero = stats_hero:open(),
