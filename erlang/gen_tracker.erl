@@ -926,7 +926,7 @@ subscribe_to(What, Zone, Arguments) ->
                 {ok, Children} -> {ok, Children};
                 ended ->
                     %% There will be another events process, or no zone.
-                    forget_end(Zone),
+                    ok = gen_tracker_events:forget_end(?MODULE, Zone),
                     subscribe_to(What, Zone, Arguments)
             end;
         {error, Reason} ->
@@ -942,23 +942,7 @@ unsubscribe(Zone) ->
         Events when is_pid(Events) -> gen_tracker_events:unsubscribe(Events);
         _NoneOrStopping -> ok
     end,
-    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
-    flush_events(Zone).
-
-%% Removes the end of a subscription to an events process that has ended, which may have ended
-%% before it could answer.
-forget_end(Zone) ->
-    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
-    receive
-        {?MODULE, Zone, unsubscribed} -> ok
-    after 0 -> ok
-    end.
-
-flush_events(Zone) ->
-    receive
-        {gen_tracker, Zone, _} -> flush_events(Zone)
-    after 0 -> ok
-    end.
+    gen_tracker_events:forget(?MODULE, Zone).
 
 %%% The tracker
 

@@ -347,12 +347,7 @@ subscribe(Zone) ->
         gen_tracker_cluster_member:subscribe(Process)
     catch
         exit:Reason ->
-            %% It may have ended before it could answer.
-            ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
-            receive
-                {?MODULE, Zone, unsubscribed} -> ok
-            after 0 -> ok
-            end,
+            ok = gen_tracker_events:forget_end(?MODULE, Zone),
             exit(Reason)
     end.
 
@@ -362,11 +357,4 @@ subscribe(Zone) ->
 unsubscribe(Zone) ->
     {Process, _, _, _} = ?OR_BADARG(proctab_nif:cluster_shared(Zone), [Zone]),
     _ = try gen_tracker_cluster_member:unsubscribe(Process) catch exit:_ -> ended end,
-    ok = proctab_nif:cancel_subscriptions(?MODULE, Zone),
-    flush(Zone).
-
-flush(Zone) ->
-    receive
-        {gen_tracker_cluster, Zone, _} -> flush(Zone)
-    after 0 -> ok
-    end.
+    gen_tracker_events:forget(?MODULE, Zone).

@@ -208,8 +208,7 @@ joined(#member{zone = Zone} = Member) ->
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
           {reply, term(), #member{}} | {noreply, #member{}}.
-handle_call(subscribe, {Pid, _}, Before)
-        when is_pid(Pid), node(Pid) =:= node() ->
+handle_call(subscribe, {Pid, _}, Before) when is_pid(Pid), node(Pid) =:= node() ->
     #member{subscribers = Subscribers} = Member = settled(Before),
     Monitor =
         case Subscribers of

@@ -20,7 +20,7 @@
 -module(gen_tracker_events).
 -behaviour(gen_server).
 
--export([start/3, subscribe/2, unsubscribe/1, end_subscriptions/0]).
+-export([start/3, subscribe/2, unsubscribe/1, end_subscriptions/0, forget/2, forget_end/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 -export([terminate/2, code_change/3]).
 
@@ -86,6 +86,29 @@ end_subscriptions() ->
     case proctab_nif:end_subscriptions() of
         true -> end_subscriptions();
         false -> ok
+    end.
+
+%% @doc Removes all events of a zone from the caller's mailbox. From processes that have ended no
+%% further one arrives.
+-spec forget(Library :: module(), gen_tracker:zone()) -> ok.
+forget(Library, Zone) ->
+    ok = proctab_nif:cancel_subscriptions(Library, Zone),
+    flush(Library, Zone).
+
+flush(Library, Zone) ->
+    receive
+        {Library, Zone, _} -> flush(Library, Zone)
+    after 0 -> ok
+    end.
+
+%% @doc Removes the end of a subscription to a process that has ended, which may have ended before
+%% it could answer.
+-spec forget_end(Library :: module(), gen_tracker:zone()) -> ok.
+forget_end(Library, Zone) ->
+    ok = proctab_nif:cancel_subscriptions(Library, Zone),
+    receive
+        {Library, Zone, unsubscribed} -> ok
+    after 0 -> ok
     end.
 
 tell(Event, Name, #events{zone = Zone, of_zone = OfZone, of_names = OfNames}) ->
