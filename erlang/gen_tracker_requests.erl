@@ -613,10 +613,9 @@ expire(#requests{queues = Queues} = Before) ->
     Now = erlang:monotonic_time(millisecond),
     HasExpired = fun({_, #request{expires = Time}}) -> is_integer(Time) andalso Time =< Now end,
     {Expired, Left} = gen_tracker_queues:remove_all(HasExpired, Queues),
-    Remove = fun({Number, {_, Request}}, Others) -> remove_wait(Request, Number, Others) end,
-    Requests = Before#requests{queues = Left, is_expiring = false},
+    Requests = remove_waits(Expired, Before#requests{queues = Left, is_expiring = false}),
     Waiting = [Request || {_, Request} <- gen_tracker_queues:elements(Left)],
-    lists:foldl(fun expiring/2, lists:foldl(Remove, Requests, Expired), Waiting).
+    lists:foldl(fun expiring/2, Requests, Waiting).
 
 %% @doc Ends the wait of a `register' or `re_register' for the start of this keeper's child, if it
 %% still waits. Waiting for a cleanup has no limit. If the keeper is gone, its `DOWN' message will
@@ -834,9 +833,13 @@ remove_waiting(Number, #request{from = From} = Request, #requests{queues = Queue
 %% Removes all requests that wait for a keeper. Returns them, earliest first.
 take_waiting(Keeper, #requests{queues = Queues} = Requests) ->
     {Taken, Others} = gen_tracker_queues:take(Keeper, Queues),
-    Remove = fun({Number, {_, Request}}, Left) -> remove_wait(Request, Number, Left) end,
-    Left = lists:foldl(Remove, Requests#requests{queues = Others}, Taken),
+    Left = remove_waits(Taken, Requests#requests{queues = Others}),
     {[Waited || {_, Waited} <- Taken], Left}.
+
+%% Removes the waits of requests that were taken from the queues.
+remove_waits(Taken, Requests) ->
+    Remove = fun({Number, {_, Request}}, Left) -> remove_wait(Request, Number, Left) end,
+    lists:foldl(Remove, Requests, Taken).
 
 %% @doc Answers all waiting requests, because the zone stops.
 -spec end_all(requests()) -> ok.
