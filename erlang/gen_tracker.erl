@@ -102,6 +102,10 @@
 -define(LIMIT_INTERVAL, 100).
 %% How long another node may take to say whether a process is alive, in milliseconds.
 -define(ANSWER_TIMEOUT, 5000).
+%% The requests that give a name to a process that runs already.
+-define(IS_ADD(Kind), (Kind =:= add orelse Kind =:= add_home orelse Kind =:= add_free
+                       orelse Kind =:= add_held orelse Kind =:= register
+                       orelse Kind =:= re_register)).
 
 -record(tracker, {
     zone :: zone(),
@@ -1003,13 +1007,12 @@ handle_call(_Call, _From, Tracker) ->
 %% module, which programs also send without that module, from other nodes.
 route({find_or_open, Name, Spec, Caller}, From, Tracker) ->
     request(open, Name, Spec, undefined, From, [Caller], Tracker);
-route({Open, Name, Spec, Caller}, From, Tracker) when Open =:= open_free; Open =:= open_held ->
+route({Open, Name, Spec, Caller}, From, Tracker) when Open =:= open_home; Open =:= open_held ->
     request(Open, Name, Spec, undefined, From, [Caller], Tracker);
 route({join, Name, Keeper, Caller}, From, Tracker)
         when is_pid(Keeper), node(Keeper) =:= node(); Keeper =:= undefined ->
     handle(join, Name, undefined, Keeper, From, [Caller], Tracker);
-route({Add, Name, Spec, Child, Caller}, From, Tracker)
-        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
+route({Add, Name, Spec, Child, Caller}, From, Tracker) when ?IS_ADD(Add) ->
     request(Add, Name, Spec, Child, From, [Caller], Tracker);
 route({LookUp, Name, Caller}, From, Tracker) when LookUp =:= look_up; LookUp =:= await_child ->
     handle(LookUp, Name, undefined, undefined, From, [Caller], Tracker);
@@ -1086,8 +1089,7 @@ request(Kind, Name, Spec, Child, From, Callers, Tracker) ->
         false -> {reply, {error, badarg}, Tracker}
     end.
 
-is_child(Add, _, Child, Tracker)
-        when Add =:= add; Add =:= add_free; Add =:= register; Add =:= re_register ->
+is_child(Add, _, Child, Tracker) when ?IS_ADD(Add) ->
     is_pid(Child) andalso not is_own(Child, Tracker);
 is_child(_, {Start, _, _, _, _}, undefined, _) ->
     Start =/= undefined.

@@ -8,8 +8,8 @@
 %% Two members that cannot agree have different views, so the caller looks again a little later.
 %%
 %% A decision does not outlast a wait. A member that holds a name waits for the holder, but claims
-%% nothing when the name becomes free; the home claims a name that is free at that moment, or not at
-%% all. After a wait in vain, the caller decides again.
+%% nothing when the name becomes free; the home claims a name that is free at that moment, and that
+%% no other member claims, or not at all. After a wait in vain, the caller decides again.
 %%
 %% A process that registers itself does so where it runs. Its name is claimed meanwhile at the home,
 %% by a start that calls back and then fails: so a registration and a start exclude each other.
@@ -332,7 +332,7 @@ open_here({home, _}, Zone, Spec, Timeout) ->
             {ok, Name} = name(Spec),
             open_with_lock(Zone, Name, Spec, now_ms() + Timeout);
         _ ->
-            open_with(fun gen_tracker_opening:open_free/3, Zone, Spec)
+            open_with(fun gen_tracker_opening:open_home/3, Zone, Spec)
     end.
 
 open_with(Open, Zone, Spec) ->
@@ -372,7 +372,7 @@ open_locked(Zone, Name, Spec) ->
         {[], true} ->
             again;
         {[], false} ->
-            Open = fun gen_tracker_opening:open_free/3,
+            Open = fun gen_tracker_opening:open_home/3,
             as_home(Zone, Name, fun() -> open_with(Open, Zone, Spec) end)
     end.
 
@@ -422,8 +422,10 @@ registration({ok, _}, _, _, _) ->
     no;
 registration(nowhere, _, _, _) ->
     again;
-registration({_, Node}, Zone, Name, Pid) when Node =:= node() ->
-    register_here(Zone, Name, Pid);
+registration({held, Node}, Zone, Name, Pid) when Node =:= node() ->
+    register_here(add_held, Zone, Name, Pid);
+registration({home, Node}, Zone, Name, Pid) when Node =:= node() ->
+    register_here(add_home, Zone, Name, Pid);
 registration({_, Node} = Decision, Zone, Name, Pid) ->
     Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
     Dead = dead_claim(Decision, Zone, Name),
@@ -463,22 +465,26 @@ register_undecided(Zone, Name, Pid, IsAsked, {_, Limit} = Deadlines) ->
         false -> answer(IsAsked andalso is_registered(Zone, Name, Pid))
     end.
 
-%% @private Registers a process of this node, if the name is free. Does not wait for a start, which
-%% may be the registration of another process.
+%% @private For the home of the name, which holds it: registers a process of this node, if the name
+%% is free here.
 -spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) ->
           yes | no | again | undecided | refused.
 register_here(Zone, Name, Pid) ->
+    register_here(add_free, Zone, Name, Pid).
+
+%% Does not wait for a start, which may be the registration of another process.
+register_here(Add, Zone, Name, Pid) ->
     try gen_tracker_registrar:reserve(Zone, Name, Pid) of
         true -> yes;
         false -> no;
-        undefined -> add_here(Zone, Name, Pid)
+        undefined -> add_here(Add, Zone, Name, Pid)
     catch
         error:badarg -> refused
     end.
 
-add_here(Zone, Name, Pid) ->
+add_here(Add, Zone, Name, Pid) ->
     Spec = {undefined, temporary, 200, worker, []},
-    Request = {add_free, Name, Spec, Pid, gen_tracker_waits:parent()},
+    Request = {Add, Name, Spec, Pid, gen_tracker_waits:parent()},
     try gen_server:call(Zone, Request, ?TIMEOUT) of
         {ok, Pid} -> yes;
         ?UNDECIDED -> undecided;

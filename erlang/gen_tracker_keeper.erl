@@ -273,7 +273,7 @@ opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec,
         {OwnName, OwnSpec} ->
             Child = own_child(OwnName, OwnSpec, Context#{dictionary => get()}),
             launch_first(Spec, Child#child{opener = Alias});
-        Refused when Refused =:= held; Refused =:= drained ->
+        Refused when Refused =:= held; Refused =:= not_home ->
             unlink(Tracker),
             Alias ! {Alias, Refused},
             exit(normal);

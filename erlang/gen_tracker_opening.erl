@@ -23,7 +23,7 @@
 %% so it knows whether to tell the tracker as well.
 -module(gen_tracker_opening).
 
--export([open/3, open_free/3, open_held/3]).
+-export([open/3, open_home/3, open_held/3]).
 
 -include("gen_tracker_answers.hrl").
 
@@ -61,19 +61,19 @@ open(Zone, Name, Spec) ->
     end.
 
 %% @doc Starts a child as the home of its name, if that is free, as {@link open/3} does. Returns
-%% `undecided' if the name is held, or the member is drained; only a callback of the zone waits for
-%% the holder of the name then.
--spec open_free(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+%% `undecided' if the name is held, or this member is not its home; only a callback of the zone
+%% waits for the holder of the name.
+-spec open_home(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
           | undecided.
-open_free(Zone, Name, Spec) ->
+open_home(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         held ->
             undecided;
         {free, Handle, {#{tracker := _}, _, _} = Shared} ->
             start(none, Zone, Name, Spec, Handle, Shared);
         _ ->
-            ask(open_free, Zone, Name, Spec)
+            ask(open_home, Zone, Name, Spec)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
@@ -160,7 +160,7 @@ await(Alias, #opening{monitor = Monitor} = Opening, Patience) ->
 
 finish({result, Result}, _) ->
     {opened, Result};
-finish(drained, _) ->
+finish(not_home, _) ->
     undecided;
 finish(held, #opening{request = none}) ->
     undecided;

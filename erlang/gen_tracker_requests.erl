@@ -10,8 +10,9 @@
 %% would close a cycle of waits is refused (`gen_tracker_waits').
 %%
 %% In a zone on several nodes, the decision that this member may start a name is not valid any more
-%% after a wait. The requests `open_free', `open_held' and `add_free' claim no name after they have
-%% waited. They are answered `$gen_tracker_undecided' instead.
+%% after a wait. The requests `open_home', `add_home' and `add_free' claim no name after they have
+%% waited, the requests `open_held' and `add_held' none at all. They are answered
+%% `$gen_tracker_undecided' instead.
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, handle/2, end_all/1]).
@@ -48,8 +49,9 @@
     callers :: [pid()],
     %% The keeper that waits while this request waits.
     asker = none :: pid() | none,
-    %% Whether the request may claim a free name: also after a wait, only before it, or not at all.
-    claims = always :: always | first | never,
+    %% Whether the request may claim a free name: also after a wait; only before it; only before it,
+    %% and if this member is the home of the name; or not at all.
+    claims = always :: always | first | home | never,
     %% Whether the caller gives up after ?OPEN_TIMEOUT, and when it has, once the request waits.
     expires = no :: no | yes | (Milliseconds :: integer()),
     %% Of a `look_up' or `await_child': nothing else ends its wait if its caller is killed.
@@ -113,24 +115,26 @@ new(Context, Handle) ->
 %% @doc Returns a request. `Callers' are the calling process and the head of its `$ancestors', those
 %% of them that are processes of this node.
 %%
-%% An `open' is a `find_or_open' whose caller gives up. An `open_free' is an `open', and an
-%% `add_free' an `add', that claims the name only if that is free now; an `open_held' is an `open'
-%% that claims no name.
--spec request(kind() | open | open_free | open_held | add_free, gen_tracker:name(),
-              gen_tracker_spec:spec() | undefined, Child :: pid() | undefined, gen_server:from(),
-              Callers :: [pid()]) -> request().
+%% An `open' is a `find_or_open' whose caller gives up. An `open_home' is an `open', and an
+%% `add_home' an `add', that claims the name only if that is free now, and this member is its home;
+%% an `add_free' is an `add' that claims the name if that is free now; an `open_held' and an
+%% `add_held' claim no name.
+-spec request(kind() | open | open_home | open_held | add_home | add_free | add_held,
+              gen_tracker:name(), gen_tracker_spec:spec() | undefined, Child :: pid() | undefined,
+              gen_server:from(), Callers :: [pid()]) -> request().
 request(open, Name, Spec, Child, From, Callers) ->
     Request = request(find_or_open, Name, Spec, Child, From, Callers),
     Request#request{expires = yes};
-request(open_free, Name, Spec, Child, From, Callers) ->
-    Request = request(open, Name, Spec, Child, From, Callers),
-    Request#request{claims = first};
+request(open_home, Name, Spec, Child, From, Callers) ->
+    (request(open, Name, Spec, Child, From, Callers))#request{claims = home};
 request(open_held, Name, Spec, Child, From, Callers) ->
-    Request = request(open, Name, Spec, Child, From, Callers),
-    Request#request{claims = never};
+    (request(open, Name, Spec, Child, From, Callers))#request{claims = never};
+request(add_home, Name, Spec, Child, From, Callers) ->
+    (request(add, Name, Spec, Child, From, Callers))#request{claims = home};
 request(add_free, Name, Spec, Child, From, Callers) ->
-    Request = request(add, Name, Spec, Child, From, Callers),
-    Request#request{claims = first};
+    (request(add, Name, Spec, Child, From, Callers))#request{claims = first};
+request(add_held, Name, Spec, Child, From, Callers) ->
+    (request(add, Name, Spec, Child, From, Callers))#request{claims = never};
 request(Kind, Name, Spec, Child, From, Callers) ->
     #request{
         kind = Kind,
@@ -239,7 +243,12 @@ try_claim(Claim, Request, Requests) ->
 %% Inserts a child under a name that was free. A keeper that a caller has spawned may have claimed
 %% the name meanwhile.
 take(#request{kind = Kind, child = Child} = Request, Requests) when ?IS_ADD(Kind) ->
-    attach(fun(Keeper) -> insert(Keeper, Request, Child, Requests) end, Request, Requests);
+    Inserted =
+        case Request#request.claims of
+            home -> {home, Child};
+            _ -> Child
+        end,
+    attach(fun(Keeper) -> insert(Keeper, Request, Inserted, Requests) end, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
     Keeper = gen_tracker_keeper:start(Context),
     case insert(Keeper, Request, start(Request), Requests) of
@@ -255,8 +264,7 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
             refused(Refused, Request, Requests)
     end.
 
-%% A start that claims its name only before a wait is that of a member which is the name's home.
-start(#request{claims = first}) -> home;
+start(#request{claims = home}) -> home;
 start(_) -> launching.
 
 %% Starts a keeper for a process that runs already, and claims the name for it.
@@ -301,7 +309,7 @@ refused(full, Request, Requests) ->
 refused(stopping, Request, Requests) ->
     reply(Request, {error, shutdown}),
     {nobody, Requests};
-refused(drained, Request, Requests) ->
+refused(not_home, Request, Requests) ->
     reply(Request, ?UNDECIDED),
     {nobody, Requests}.
 
@@ -346,16 +354,16 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     end.
 
 %% Ends the keeper if it does not get the name.
-insert(Keeper, #request{name = Name, spec = Spec}, Child, Requests) ->
+insert(Keeper, #request{name = Name, spec = Spec, child = Child}, Inserted, Requests) ->
     try
         Stored = gen_tracker_spec:stored(Spec),
         %% Refuses start arguments that are too large, although they are not stored.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
-        Inserted = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Child),
-        _ = Inserted =:= true orelse gen_tracker_keeper:discard(Keeper),
-        _ = Inserted =:= true andalso is_pid(Child) andalso
+        Result = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Inserted),
+        _ = Result =:= true orelse gen_tracker_keeper:discard(Keeper),
+        _ = Result =:= true andalso is_pid(Child) andalso
             gen_tracker_telemetry:child(Requests#requests.context, up, Name, Child),
-        Inserted
+        Result
     catch
         error:badarg:Stacktrace ->
             gen_tracker_keeper:discard(Keeper),
@@ -548,7 +556,8 @@ wait(Keeper, Role, Request, Requests) ->
             {Keeper, add(Keeper, role(Keeper, Role, Requests), by(Asker, Limited), Expiring)}
     end.
 
-claiming_no_more(#request{claims = first} = Request) -> Request#request{claims = never};
+claiming_no_more(#request{claims = Claims} = Request) when Claims =:= first; Claims =:= home ->
+    Request#request{claims = never};
 claiming_no_more(Request) -> Request.
 
 refusal(#request{kind = Kind}, _) when ?IS_LOOK_UP(Kind) -> refused;

@@ -164,10 +164,10 @@ opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 %% again.
 %%
 %% `home' is for a start that a member of a zone on several nodes makes as the home of the name.
-%% Returns `drained' for it if {@link drain/1} was called: such a child is counted by each `count/1'
-%% that begins after `drain/1', or it is removed again.
+%% Returns `not_home' for it if another member claims the name, or {@link drain/1} was called: such
+%% a child is counted by each `count/1' that begins after `drain/1', or it is removed again.
 -spec launch(handle(), Name, Spec, launching | home) ->
-          {Name, Spec} | held | full | stopping | drained when
+          {Name, Spec} | held | full | stopping | not_home when
       Name :: term(), Spec :: term().
 launch(_Zone, _Name, _Spec, _Start) -> erlang:nif_error(not_loaded).
 
@@ -184,9 +184,10 @@ failed(_Zone, _Name) -> erlang:nif_error(not_loaded).
 
 %% @doc Inserts a child that runs, or one that is about to be started. Returns `false' if the name
 %% is taken, and `full' if it is free and the zone has as many children as it may have. `home' and
-%% `drained' are those of {@link launch/4}.
+%% `not_home' are those of {@link launch/4}.
 -spec insert(Zone :: atom(), Name :: term(), Keeper :: pid(), Spec :: term(),
-             launching | home | (Child :: pid())) -> true | false | full | drained.
+             launching | home | (Child :: pid()) | {home, Child :: pid()}) ->
+          true | false | full | not_home.
 insert(_Zone, _Name, _Keeper, _Spec, _Child) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the child of a name: its state, pid, keeper and spec. Returns `undefined' if there

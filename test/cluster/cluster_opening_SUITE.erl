@@ -45,6 +45,9 @@ all() ->
         a_process_is_registered_although_its_home_ends,
         a_process_is_registered_elsewhere_when_its_home_has_ended,
         a_name_is_registered_once,
+        a_home_registers_no_process_after_one_of_another_member,
+        a_start_that_was_decided_before_a_registration_is_refused_after_it,
+        a_name_that_was_held_is_registered_by_its_home,
         a_registered_name_is_not_started,
         terms_that_are_too_large_are_refused_on_any_member,
         via_names_work_with_gen_server,
@@ -286,25 +289,28 @@ drain_returns_when_the_children_have_gone(_) ->
 a_start_that_was_decided_before_a_drain_is_refused_after_it(_) ->
     clusters:with(2, z, fun([One | _] = Members) ->
         Name = name_of(One, z),
-        {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
-        Refuse = fun() ->
-            ?assertEqual(undecided, on(One, gen_tracker_opening, open_free, [z, Name, Spec])),
-            %% As a callback of the zone does it.
-            Request = {open_free, Name, Spec, undefined},
-            ?assertEqual(
-                '$gen_tracker_undecided', on(One, gen_server, call, [z, Request])
-            ),
-            ?assertEqual(0, on(One, gen_tracker, count, [z]))
-        end,
         ok = on(One, gen_tracker_cluster, drain, [z]),
-        Refuse(),
+        opening_is_refused(Name, One),
         ok = on(One, clusters, kill_cluster_process, [z]),
-        Refuse(),
+        opening_is_refused(Name, One),
         ok = on(One, gen_tracker_cluster, drain, [z]),
         %% The zone itself goes on.
         {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(Name)]),
         ?assertEqual([{started, Name, Pid}], starts(Members))
     end).
+
+%% A member that has decided that it is the home of a name is not, when it starts it.
+opening_is_refused(Name, Member) ->
+    ?assertEqual(undecided, on(Member, erlang, apply, [fun open_home/1, [Name]])),
+    %% As a callback of the zone does it.
+    {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
+    Request = {open_home, Name, Spec, undefined},
+    ?assertEqual('$gen_tracker_undecided', on(Member, gen_server, call, [z, Request])),
+    ?assertEqual(0, on(Member, gen_tracker, count, [z])).
+
+open_home(Name) ->
+    {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
+    gen_tracker_opening:open_home(z, Name, Spec).
 
 no_start_function_is_called_after_a_drain(_) ->
     clusters:with(2, z, fun([One | _]) ->
@@ -610,6 +616,72 @@ a_name_is_registered_once(_) ->
         ],
         settle(Members, z)
     end).
+
+%% The home decides to register a process. Before its tracker does that, a process of another member
+%% gets the name, by way of the home.
+a_home_registers_no_process_after_one_of_another_member(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        Late = process(One),
+        ok = on(One, sys, suspend, [z]),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Late]),
+        await_calls(1, One),
+        Winner = process(Other),
+        Winning = erpc_call(Other, gen_tracker_cluster, register_name, [{z, Name}, Winner]),
+        %% The home has held the name meanwhile.
+        wait:until(fun() ->
+            on(One, proctab_nif, claim_owner, [z, Name]) =:= element(2, Other)
+        end),
+        ok = on(One, sys, resume, [z]),
+        ?assertEqual({yes, no}, {answer(Winning), answer(Call)}),
+        ?assertEqual(undefined, on(One, gen_tracker, find, [z, Name])),
+        [
+            ?assertEqual(Winner, on(M, gen_tracker_cluster, whereis_name, [{z, Name}]))
+         || M <- Members
+        ],
+        settle(Members, z)
+    end).
+
+a_start_that_was_decided_before_a_registration_is_refused_after_it(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        Process = process(Other),
+        yes = on(Other, gen_tracker_cluster, register_name, [{z, Name}, Process]),
+        opening_is_refused(Name, One),
+        ?assertEqual([], starts(Members)),
+        %% Once the process is dead, the home may start the name.
+        clusters:dies(Other, Process),
+        wait:until(fun() -> on(One, proctab_nif, claim_owner, [z, Name]) =:= undefined end),
+        {opened, {ok, _}} = on(One, erlang, apply, [fun open_home/1, [Name]])
+    end).
+
+%% A member waits for the holder of a name, which is free when its tracker looks.
+a_name_that_was_held_is_registered_by_its_home(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = held_name_of(Other, z),
+        cleaning_up(One, Name, Members),
+        ok = on(One, sys, suspend, [z]),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, process(One)]),
+        await_calls(1, One),
+        ok = on(One, cluster_child, let_cleanup_go, [Name]),
+        wait:until(fun() -> on(Other, proctab_nif, claim_owner, [z, Name]) =:= undefined end),
+        Winner = process(Other),
+        ?assertEqual(yes, on(Other, gen_tracker_cluster, register_name, [{z, Name}, Winner])),
+        ok = on(One, sys, resume, [z]),
+        ?assertEqual(no, answer(Call)),
+        ?assertEqual({ok, Winner}, on(Other, gen_tracker, find, [z, Name])),
+        settle(Members, z)
+    end).
+
+%% Waits until the suspended tracker of a member has so many calls.
+await_calls(Number, Member) ->
+    wait:until(fun() ->
+        on(Member, erlang, apply, [fun calls_of_tracker/0, []]) =:= Number
+    end).
+
+calls_of_tracker() ->
+    {messages, Messages} = process_info(whereis(z), messages),
+    length([Call || {'$gen_call', _, _} = Call <- Messages]).
 
 a_registered_name_is_not_started(_) ->
     clusters:with(2, z, fun([One, Other] = Members) ->

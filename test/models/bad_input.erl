@@ -596,9 +596,9 @@ zone_functions() ->
         {was_stopped, [zone_or_handle], [true, false]},
         {owner, [raw], [pid]},
         {count, [raw], [integer]},
-        {insert, [raw, any, pid, any, pid_or_start], [true, false, full, drained]},
+        {insert, [raw, any, pid, any, pid_or_start], [true, false, full, not_home]},
         {opening, [raw, any, any, any], [held, callback, {free, reference, any}]},
-        {launch, [zone_or_handle, any, any, start], [{any, any}, held, full, stopping, drained]},
+        {launch, [zone_or_handle, any, any, start], [{any, any}, held, full, stopping, not_home]},
         {child, [raw, any], [undefined, {any, any, pid, any}]},
         {await_start, [raw, any], [undefined, {any, any, pid, any}]},
         {kept, [zone_or_handle, pid], [undefined, {any, any, any, any}]},
@@ -920,6 +920,7 @@ is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
 is_valid(any_pid, Pid, _) -> is_pid(Pid);
 is_valid(position, Position, _) -> lists:member(Position, lists:seq(0, 7));
+is_valid(pid_or_start, {home, Term}, _) -> is_pid(Term);
 is_valid(pid_or_start, Term, Fixture) -> is_valid(start, Term, Fixture) orelse is_pid(Term);
 is_valid(start, Term, _) -> Term =:= launching orelse Term =:= home;
 is_valid(attributes, Term, _) -> is_map(Term) orelse is_proper_list(Term);
@@ -1165,7 +1166,8 @@ valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);
 valid_argument(any_pid) -> one_of([dummy, dead, remote_pid]);
 valid_argument(position) -> one_of(lists:seq(0, 7));
-valid_argument(pid_or_start) -> one_of([launching, home, dummy, dead, remote_pid]);
+valid_argument(pid_or_start) ->
+    one_of([launching, home, dummy, dead, remote_pid, {tuple, [home, valid_argument(any_pid)]}]);
 valid_argument(start) -> one_of([launching, home]);
 valid_argument(proper_list) -> {list, one_of(keys_and_pairs())};
 valid_argument(attributes) -> one_of([{list, one_of(keys_and_pairs())}, one_pair()]);

@@ -154,10 +154,17 @@ of_names() ->
             _ = proctab_nif:cluster_open(Zone, shared, []),
             {free, Handle, _} = opening(Zone, Name, spec, undefined),
             ok = proctab_nif:drain(Zone),
-            drained = launch(Handle, Name, spec, home),
-            drained = insert(Zone, Name, self(), spec, home),
+            not_home = launch(Handle, Name, spec, home),
+            not_home = insert(Zone, Name, self(), spec, home),
+            not_home = insert(Zone, Name, self(), spec, {home, self()}),
             gone(Zone, Name),
             {Name, spec} = launch(Handle, Name, spec, launching)
+        end},
+        {{insert, 5}, fun(Zone, Name) ->
+            true = insert(Zone, Name, self(), spec, {home, self()}),
+            {running, Self, Self, spec} = child(Zone, Name),
+            false = insert(Zone, Name, self(), spec, {home, self()}),
+            1 = proctab_nif:count(Zone)
         end},
         {{await_start, 2}, launched(fun(Zone, Name) ->
             {launching, undefined, _, spec} = await_start(Zone, Name),

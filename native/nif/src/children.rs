@@ -20,11 +20,17 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
-    let start = start(call, 4);
-    let is_launching = start.is_some();
-    let (state, pid) = match is_launching {
-        true => (State::Launching, None),
-        false => (State::Running, Some(call.child_pid(4)?)),
+    let argument = call.argument(4)?;
+    let (start, process) = match (start(argument), call.get_pair(argument)) {
+        (Some(start), _) => (start, None),
+        (None, Some((at, process))) if at.is(crate::atoms::home()) => (Start::Home, Some(process)),
+        (None, Some(_)) => return Err(Fault::BadArgument),
+        (None, None) => (Start::Local, Some(argument)),
+    };
+    let is_launching = process.is_none();
+    let (state, pid) = match process {
+        None => (State::Launching, None),
+        Some(process) => (State::Running, Some(call.to_child_pid(process)?)),
     };
     let child = Child {
         state,
@@ -41,36 +47,37 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     let indexes = zone.indexes().filter(|_| !is_launching);
     call.deduct(indexes.map_or(0, index::cost_to_settle))?;
     let committed = call.commit();
-    let inserted = match start {
-        Some(Start::Home) => zone.launch(&name, child, Start::Home, &committed),
-        _ => zone.insert(&name, child, &committed),
+    let inserted = match (start, is_launching) {
+        (Start::Local, _) => zone.insert(&name, child, &committed),
+        (Start::Home, true) => zone.launch(&name, child, start, &committed),
+        (Start::Home, false) => zone.insert_at_home(&name, child, &committed),
     };
-    if inserted == Claimed::Done && !is_launching {
-        if let Some((indexes, entry)) = indexes.zip(zone.entry(name.borrow(), &guard)) {
-            indexes.settle(entry, &committed);
+    match (&inserted, process) {
+        (Claimed::Done, Some(process)) => {
+            if let Some((indexes, entry)) = indexes.zip(zone.entry(name.borrow(), &guard)) {
+                indexes.settle(entry, &committed);
+            }
+            send_birth(call, zone, &name, process);
+            wake_for_child(call, zone, name.borrow(), &committed);
         }
-        send_birth(call, zone, &name, call.argument(4)?);
-        wake_for_child(call, zone, name.borrow(), &committed);
-    } else if inserted == Claimed::Done {
-        send_held(call, zone);
-    } else if inserted == Claimed::Drained {
-        send_free(call, zone);
+        (Claimed::Done, None) => send_held(call, zone),
+        (Claimed::NotHome, _) => send_free(call, zone),
+        _ => (),
     }
     Ok(match inserted {
         Claimed::Done => boolean(true),
         Claimed::Full => atom!(full),
-        Claimed::Drained => atom!(drained),
+        Claimed::NotHome => atom!(not_home),
         Claimed::Held | Claimed::Stopping => boolean(false),
     })
 }
 
-/// Returns what start an argument stands for, if it does.
-fn start(call: Call<'_>, position: usize) -> Option<Start> {
-    let argument = call.argument(position).ok()?;
-    if argument.is(crate::atoms::launching()) {
+/// Returns what start an atom stands for, if it does.
+fn start(term: Term<'_>) -> Option<Start> {
+    if term.is(crate::atoms::launching()) {
         return Some(Start::Local);
     }
-    argument.is(crate::atoms::home()).then_some(Start::Home)
+    term.is(crate::atoms::home()).then_some(Start::Home)
 }
 
 /// Returns whether a name is free. If it is, makes what its keeper needs, unless the caller or its
@@ -106,7 +113,7 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
     let zone = lookup::zone_by_handle(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let spec = call.to_datum(call.argument(2)?)?;
-    let start = start(call, 3).ok_or(Fault::BadArgument)?;
+    let start = start(call.argument(3)?).ok_or(Fault::BadArgument)?;
     let stored = [call.make(&name)?, call.make(&spec)?];
     let child = Child {
         state: State::Launching,
@@ -124,10 +131,10 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),
         Claimed::Stopping => atom!(stopping),
-        Claimed::Drained => {
+        Claimed::NotHome => {
             // The listener may have counted the child, which was there for a moment.
             send_free(call, &zone.content);
-            atom!(drained)
+            atom!(not_home)
         }
     })
 }

@@ -143,7 +143,7 @@ pub fn register_name(call: Call<'_>) -> Answer<'_> {
         Claimed::Done => call.immediate(registrar),
         Claimed::Full => atom!(full),
         Claimed::Held => atom!(held),
-        Claimed::Stopping | Claimed::Drained => atom!(stopping),
+        Claimed::Stopping | Claimed::NotHome => atom!(stopping),
     })
 }
 

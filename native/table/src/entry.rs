@@ -960,7 +960,7 @@ mod tests {
             keeper: 1,
             spec: None,
         };
-        let occupied = row.occupy(&child, &Children::default());
+        let occupied = row.occupy(&child, &Children::default(), || true);
         assert_eq!(occupied.unwrap(), Claimed::Done);
         WATCHED.set(Some(Arc::clone(&row)));
         let guard = reclaim::enter();

@@ -138,11 +138,12 @@ pub enum Claimed {
     Full,
     /// The zone is stopping.
     Stopping,
-    /// The zone is drained, and the child was to be started as at its home.
-    Drained,
+    /// The child was to have the name as at its home, but the zone is drained, or another member
+    /// claims the name.
+    NotHome,
 }
 
-/// Who decides that a child is started.
+/// Who decides that a child gets a name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
     /// A caller on this node.
@@ -391,15 +392,22 @@ impl<F: Foreign> Row<F> {
         !matches!(self.state(), State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant and `children` may be one more.
+    /// Gives the row to a child, if it is vacant, `is_home` says so, and `children` may be one more.
     ///
-    /// The child is counted in `children` under the row's lock, so that no other thread sees one
-    /// without the other.
-    pub(crate) fn occupy(&self, child: &Child<F>, children: &Children) -> Result<Claimed, Gone> {
+    /// `is_home` is asked, and the child is counted in `children`, under the row's lock. So no other
+    /// thread sees one without the other, and `is_home` sees all that was done before the name
+    /// became free.
+    pub(crate) fn occupy(
+        &self,
+        child: &Child<F>,
+        children: &Children,
+        is_home: impl FnOnce() -> bool,
+    ) -> Result<Claimed, Gone> {
         let mut record = self.record.lock();
         let mut writing = self.writing.lock();
         match self.state() {
             State::Removed => Err(Gone),
+            State::Vacant if !is_home() => Ok(Claimed::NotHome),
             State::Vacant if !children.add() => Ok(Claimed::Full),
             State::Vacant => {
                 self.set_state(child.state, &mut writing);

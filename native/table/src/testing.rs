@@ -82,7 +82,7 @@ pub fn running(spec: Option<Datum<Held>>) -> Row<Held> {
         keeper: 1,
         spec,
     };
-    let occupied = row.occupy(&child, &Children::default());
+    let occupied = row.occupy(&child, &Children::default(), || true);
     assert_eq!(occupied.unwrap(), Claimed::Done);
     row
 }

@@ -263,7 +263,7 @@ impl<F: Foreign> Zone<F> {
     }
 
     /// Adds a child that is being started, unless a child holds the name, or the zone is full or
-    /// stopping, or drained in the case of a start at home.
+    /// stopping, or is not the home of the name in the case of a start at home.
     ///
     /// A thread that stops the zone finds the child in the pages that it reads then, or this
     /// finds the zone stopping and removes the child again. Likewise a thread that drains the zone
@@ -279,7 +279,7 @@ impl<F: Foreign> Zone<F> {
         if let Some(refused) = self.refuses(start) {
             return refused;
         }
-        match self.insert(name, child, committed) {
+        match self.insert_if_free(name, child, start, true, committed) {
             Claimed::Done => (),
             refused => return refused,
         }
@@ -295,8 +295,17 @@ impl<F: Foreign> Zone<F> {
         if self.is_stopping() {
             return Some(Claimed::Stopping);
         }
-        let is_drained = || self.directory().is_some_and(Directory::is_drained);
-        (start == Start::Home && is_drained()).then_some(Claimed::Drained)
+        (start == Start::Home && self.is_drained()).then_some(Claimed::NotHome)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.directory().is_some_and(Directory::is_drained)
+    }
+
+    /// Whether another member of a zone on several nodes claims a name.
+    fn is_elsewhere(&self, name: Borrowed<'_, F>, guard: &Guard) -> bool {
+        self.directory()
+            .is_some_and(|directory| directory.best(name, guard).is_some())
     }
 
     /// Returns the row of a keeper, and its child.
@@ -314,20 +323,33 @@ impl<F: Foreign> Zone<F> {
 
     /// Adds a child, unless a child holds the name or the zone is full.
     pub fn insert(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
-        self.insert_if_free(name, child, true, committed)
+        self.insert_if_free(name, child, Start::Local, true, committed)
+    }
+
+    /// Like [`insert`](Self::insert), for a child that runs and that this member of a zone on
+    /// several nodes adds as the home of the name.
+    pub fn insert_at_home(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+        match self.is_drained() {
+            true => Claimed::NotHome,
+            false => self.insert_if_free(name, child, Start::Home, true, committed),
+        }
     }
 
     /// Like [`insert`](Self::insert), for a keeper of many rows. [`row_of`](Self::row_of) does not
     /// find them.
     pub fn register(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
-        self.insert_if_free(name, child, false, committed)
+        self.insert_if_free(name, child, Start::Local, false, committed)
     }
 
     /// `is_listed`: the row is the only one of its keeper.
+    ///
+    /// While another member makes a claim of a name by way of its home, the home holds the name
+    /// until it knows the claim. So a start at home that finds the name free finds the claim.
     fn insert_if_free(
         &self,
         name: &Datum<F>,
         mut child: Child<F>,
+        start: Start,
         is_listed: bool,
         _: &Committed,
     ) -> Claimed {
@@ -340,7 +362,8 @@ impl<F: Foreign> Zone<F> {
                 true => self.list_keeper(child.keeper, row.share()),
                 false => None,
             };
-            let occupied = row.occupy(&child, &self.children);
+            let is_home = || start == Start::Local || !self.is_elsewhere(name.borrow(), &guard);
+            let occupied = row.occupy(&child, &self.children, is_home);
             if let Ok(Claimed::Done) = occupied {
                 return Claimed::Done;
             }

@@ -1079,11 +1079,11 @@ fn a_start_at_home_is_counted_or_refused() {
         match launched {
             Claimed::Done => assert_eq!(counted, 1),
             refused => {
-                assert_eq!(refused, Claimed::Drained);
+                assert_eq!(refused, Claimed::NotHome);
                 assert_eq!(zone.count(), 0);
             }
         }
-        assert_eq!(launch(&zone, 2, Start::Home), Claimed::Drained);
+        assert_eq!(launch(&zone, 2, Start::Home), Claimed::NotHome);
         assert_eq!(launch(&zone, 2, Start::Local), Claimed::Done);
     }
 }

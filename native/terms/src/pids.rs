@@ -39,7 +39,10 @@ impl<'c> Call<'c> {
 
     /// Converts an argument that has to be a pid, of any node, to be stored.
     pub fn any_pid(self, position: usize) -> Result<Datum<Copied>, Fault> {
-        let term = self.argument(position)?;
+        self.to_any_pid(self.argument(position)?)
+    }
+
+    fn to_any_pid(self, term: Term<'c>) -> Result<Datum<Copied>, Fault> {
         match self.type_of(term) {
             term_type::PID => self.to_key(term),
             _ => Err(Fault::BadArgument),
@@ -48,9 +51,14 @@ impl<'c> Call<'c> {
 
     /// Converts an argument that has to be the pid of a child, of any node, to be stored.
     pub fn child_pid(self, position: usize) -> Result<Pid<Copied>, Fault> {
-        match self.pid(position) {
-            Ok(word) => Ok(Pid::Local(word)),
-            Err(_) => Ok(Pid::Remote(Box::new(self.any_pid(position)?))),
+        self.to_child_pid(self.argument(position)?)
+    }
+
+    /// Converts a term that has to be the pid of a child, of any node, to be stored.
+    pub fn to_child_pid(self, term: Term<'c>) -> Result<Pid<Copied>, Fault> {
+        match self.is_local_pid(term) {
+            true => Ok(Pid::Local(term.word())),
+            false => Ok(Pid::Remote(Box::new(self.to_any_pid(term)?))),
         }
     }
 
