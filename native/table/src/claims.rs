@@ -11,9 +11,8 @@
 //! of a member that has ended, or those that a new snapshot does not repeat, become invisible in
 //! one step, and [`Directory::sweep`] removes them later, a few at a time.
 //!
-//! A claim never changes, but for its epoch. A change of the pid adds another claim and then
-//! removes the first one, so that a reader finds one or the other. (A reader that passes the place
-//! of the second before it is added, and that of the first after it is removed, finds neither.)
+//! A claim never changes, but for its epoch. A change of the pid puts another claim in its place:
+//! a reader finds one or the other.
 
 use std::cmp::Ordering as Order;
 use std::hash::BuildHasher;
@@ -343,9 +342,11 @@ impl<F: Foreign> Directory<F> {
             slot,
         });
         *claims.slot(slot) = Slot::Used(claim.clone());
-        self.names.insert(hash, claim, |_| false, guard);
-        if let Some(current) = current {
-            self.names.remove(hash, current.get(), guard);
+        match current {
+            Some(current) => self.names.replace(hash, current.get(), claim, guard),
+            None => {
+                self.names.insert(hash, claim, |_| false, guard);
+            }
         }
         let was_up = current.is_some_and(|current| current.pid.is_some());
         match (was_up, is_up) {
@@ -754,6 +755,29 @@ mod tests {
                 let (_, pid) = found(&directory, name).expect("the steady member claims the name");
                 assert!(pid == Some(word(name + 1)) || pid == Some(word(1_000 + name)));
             }
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn readers_find_a_claim_while_it_changes() {
+        let directory = Arc::new(Directory::default());
+        let member = add(&directory, 1);
+        // So that the places of two claims of a name are far apart.
+        for name in 0..2_000 {
+            set(&directory, &member, name, Change::Held);
+        }
+        let writer = {
+            let directory = Arc::clone(&directory);
+            std::thread::spawn(move || {
+                for round in 0..50_000 {
+                    set(&directory, &member, 1, Change::Up(word(round % 2)));
+                    set(&directory, &member, 1, Change::Held);
+                }
+            })
+        };
+        while !writer.is_finished() {
+            assert!(found(&directory, 1).is_some());
         }
         writer.join().unwrap();
     }

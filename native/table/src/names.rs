@@ -13,6 +13,7 @@
 //!    tag is right while the slot is occupied. Otherwise it may be wrong: a reader that finds null
 //!    goes on, and one that finds another row than the tag promised notices when it compares the
 //!    row, which it does in any case. So a slot whose row was removed may be used again at once.
+//!    Another row of the same hash may take the place of a row: a search finds one of the two.
 //! 2. *A search ends at the first empty slot, and no slot becomes empty.* A row is put into the
 //!    first slot of its search that has no row, which comes before the first empty slot or is it,
 //!    and never moves within a table. So a search finds a row that is there from its beginning to
@@ -274,21 +275,11 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
         let Some(lines) = self.table(shard) else {
             return;
         };
-        let tag = tag(hash);
-        let found = search(lines, tag, |slot_tag, slot_row| {
-            match slot_tag.load(Ordering::Relaxed) {
-                EMPTY => Some(None),
-                found if found == tag && ptr::eq(slot_row.load(Ordering::Relaxed), row) => {
-                    let found = guard.swap(slot_row, ptr::null_mut(), Ordering::AcqRel);
-                    slot_tag.store(REMOVED, Ordering::Release);
-                    Some(Some(found))
-                }
-                _ => None,
-            }
-        });
-        let Some(found) = found else {
+        let Some((slot_tag, slot_row)) = slot_of(lines, tag(hash), row) else {
             return;
         };
+        let found = guard.swap(slot_row, ptr::null_mut(), Ordering::AcqRel);
+        slot_tag.store(REMOVED, Ordering::Release);
         fill.rows -= 1;
         let is_sparse = lines.len() > 1 && (fill.rows as usize) * 8 < lines.len() * SLOTS;
         let replaced = if is_sparse {
@@ -303,6 +294,22 @@ impl<T: Named, const SHARDS: usize> Names<T, SHARDS> {
             .rows
             .push(unsafe { Arc::from_raw(found.cast_const()) });
         retire_table(replaced, guard);
+    }
+
+    /// Replaces a row with this hash, if it is there, by another one of the same hash. Every reader
+    /// finds one of the two.
+    pub fn replace(&self, hash: u64, row: &T, new: Arc<T>, guard: &Guard) {
+        let mut removed = Removed::new(guard);
+        let fill = self.writer(shard::<SHARDS>(hash)).lock();
+        let lines = self.table(shard::<SHARDS>(hash));
+        if let Some((_, slot)) = lines.and_then(|lines| slot_of(lines, tag(hash), row)) {
+            let found = guard.swap(slot, Arc::into_raw(new).cast_mut(), Ordering::AcqRel);
+            // SAFETY: as in `remove_into`.
+            removed
+                .rows
+                .push(unsafe { Arc::from_raw(found.cast_const()) });
+        }
+        drop(fill);
     }
 
     /// Returns the rows of a shard at one moment. There are `SHARDS` of them.
@@ -386,6 +393,23 @@ fn shard<const SHARDS: usize>(hash: u64) -> usize {
 #[inline]
 fn tag(hash: u64) -> u32 {
     (hash as u32).max(REMOVED + 1)
+}
+
+/// Returns the slot of a row. The caller holds the lock of the shard.
+fn slot_of<'t, T>(
+    lines: &'t [Line<T>],
+    tag: u32,
+    row: &T,
+) -> Option<(&'t AtomicU32, &'t AtomicPtr<T>)> {
+    search(lines, tag, |slot_tag, slot_row| {
+        match slot_tag.load(Ordering::Relaxed) {
+            EMPTY => Some(None),
+            found if found == tag && ptr::eq(slot_row.load(Ordering::Relaxed), row) => {
+                Some(Some((slot_tag, slot_row)))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// Visits the slots of the search for a tag, one after the other, until `visit` returns `Some`.

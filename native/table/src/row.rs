@@ -392,11 +392,11 @@ impl<F: Foreign> Row<F> {
         !matches!(self.state(), State::Vacant | State::Removed)
     }
 
-    /// Gives the row to a child, if it is vacant, `is_home` says so, and `children` may be one more.
+    /// Gives the row to a child, if it is vacant, `is_home` agrees, and `children` may be one more.
     ///
-    /// `is_home` is asked, and the child is counted in `children`, under the row's lock. So no other
-    /// thread sees one without the other, and `is_home` sees all that was done before the name
-    /// became free.
+    /// The child is counted in `children` under the row's lock, so that no other thread sees one
+    /// without the other. `is_home` is asked under it as well, and sees what was done before the
+    /// name became free.
     pub(crate) fn occupy(
         &self,
         child: &Child<F>,

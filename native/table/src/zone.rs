@@ -328,7 +328,12 @@ impl<F: Foreign> Zone<F> {
 
     /// Like [`insert`](Self::insert), for a child that runs and that this member of a zone on
     /// several nodes adds as the home of the name.
-    pub fn insert_at_home(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
+    pub fn insert_at_home(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        committed: &Committed,
+    ) -> Claimed {
         match self.is_drained() {
             true => Claimed::NotHome,
             false => self.insert_if_free(name, child, Start::Home, true, committed),

@@ -177,12 +177,23 @@ fn writers_agree_with_a_plain_map_behind_a_lock() {
                         let mut model = models[name as usize % 64].lock();
                         let found = version(table, name);
                         assert_eq!(found, model.get(&name).map(|row| row.version));
-                        if let Some(row) = model.remove(&name) {
-                            table.remove(hash(name), &row, &reclaim::enter());
-                        } else {
-                            let row = Row::new(name, round, &LIVE);
-                            assert!(insert(table, &row));
-                            model.insert(name, row);
+                        let row = Row::new(name, round, &LIVE);
+                        match model.remove(&name) {
+                            Some(before) if round % 3 == 0 => {
+                                let guard = reclaim::enter();
+                                table.replace(hash(name), &before, Arc::clone(&row), &guard);
+                                model.insert(name, row);
+                            }
+                            Some(before) => {
+                                table.remove(hash(name), &before, &reclaim::enter());
+                                // Nothing takes the place of a row that is not there.
+                                let guard = reclaim::enter();
+                                table.replace(hash(name), &before, row, &guard);
+                            }
+                            None => {
+                                assert!(insert(table, &row));
+                                model.insert(name, row);
+                            }
                         }
                     }
                     reclaim::flush(&reclaim::enter());

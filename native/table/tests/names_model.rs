@@ -200,6 +200,37 @@ fn a_row_that_replaces_another_is_found_from_then_on() {
 }
 
 #[test]
+fn a_row_or_the_one_in_its_place_is_found() {
+    check(
+        &[1, 2],
+        |table, rows| {
+            let guard = reclaim::enter();
+            table.replace(hash(1), &rows[0], row(1, 1), &guard);
+        },
+        |table, rows| {
+            if version(table, 1).expect("the name is always there") == 1 {
+                assert_eq!(version(table, 1), Some(1));
+            }
+            remove(table, &rows[1]);
+        },
+        |table| assert_eq!([1, 2].map(|name| version(table, name)), [Some(1), None]),
+    );
+}
+
+#[test]
+fn a_row_that_is_not_there_is_not_replaced() {
+    check(
+        &[1],
+        |table, rows| {
+            let guard = reclaim::enter();
+            table.replace(hash(1), &rows[0], row(1, 1), &guard);
+        },
+        |table, rows| remove(table, &rows[0]),
+        |table| assert_ne!(version(table, 1), Some(0)),
+    );
+}
+
+#[test]
 fn a_row_that_another_thread_has_found_is_found() {
     loom::model(|| {
         let table = Shared::new(Table::default());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 
 use proctab_table::attributes::{Attribute, Changes};
+use proctab_table::claims::Change;
 use proctab_table::commit::Committed;
 use proctab_table::datum::{Datum, Foreign, Kind, View};
 use proctab_table::reclaim;
@@ -1043,19 +1044,64 @@ fn a_name_is_handed_over_with_its_attributes() {
     assert!(zone.kept(last + 1).is_none() && zone.kept(last).is_some());
 }
 
+/// Starts a child whose keeper is `keeper`.
+fn launch_by(keeper: u64, zone: &Table, name: u64, start: Start) -> Claimed {
+    let child = Child {
+        state: State::Launching,
+        pid: None,
+        keeper,
+        spec: None,
+    };
+    zone.launch(&word(name), child, start, &COMMITTED)
+}
+
+fn launch(zone: &Table, name: u64, start: Start) -> Claimed {
+    launch_by(name, zone, name, start)
+}
+
+/// The home holds a name until it knows the claim of another member. Meanwhile another thread
+/// starts the name at home again and again: it never finds the name without holder and claim.
+#[test]
+fn a_start_at_home_is_refused_a_name_that_another_member_claims() {
+    for round in 0..2_000 {
+        let zone = Table::default();
+        let directory = zone.open_directory(&COMMITTED);
+        let origin = (Box::default(), word(0));
+        let member = directory.add(2, &[2], origin, false, &COMMITTED);
+        assert_eq!(launch_by(1, &zone, 7, Start::Home), Claimed::Done);
+        thread::scope(|scope| {
+            let starting = scope.spawn(|| loop {
+                match launch_by(2, &zone, 7, Start::Home) {
+                    Claimed::Held => thread::yield_now(),
+                    claimed => break claimed,
+                }
+            });
+            let guard = reclaim::enter();
+            let up = Change::Up(word(round));
+            directory.change(&member, &word(7), 1, Change::Held, &guard, &COMMITTED);
+            directory.change(&member, &word(7), 1, up, &guard, &COMMITTED);
+            assert!(zone.remove(word(7).borrow(), 1, &guard, &COMMITTED));
+            assert_eq!(starting.join().unwrap(), Claimed::NotHome);
+        });
+        assert_eq!(zone.count(), 0);
+        // A process that runs is refused as well.
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(3)),
+            keeper: 3,
+            spec: None,
+        };
+        let inserted = zone.insert_at_home(&word(7), child, &COMMITTED);
+        assert_eq!(inserted, Claimed::NotHome);
+        directory.end(&member, &COMMITTED);
+        assert_eq!(launch_by(3, &zone, 7, Start::Home), Claimed::Done);
+    }
+}
+
 /// A thread that drains a zone, and then counts the children, counts each start at home that was
 /// not refused. Other starts go on.
 #[test]
 fn a_start_at_home_is_counted_or_refused() {
-    let launch = |zone: &Table, name: u64, start: Start| {
-        let child = Child {
-            state: State::Launching,
-            pid: None,
-            keeper: name,
-            spec: None,
-        };
-        zone.launch(&word(name), child, start, &COMMITTED)
-    };
     for _ in 0..500 {
         let zone = Table::default();
         let directory = zone.open_directory(&COMMITTED);
