@@ -206,6 +206,8 @@ fill(Zone, Count) ->
 
 %% Every round fills a table with over 16 MB. A leak in all rounds would take 400 MB. The tables of
 %% the last few rounds may still be in memory, because they are freed in the background.
+%% A round takes 18 MB, which a thread in the background frees. On a busy machine that may be some
+%% rounds behind, but not ever more of them.
 the_memory_of_killed_zones_is_released(_) ->
     Round = fun(_) ->
         Zone = zone(?FUNCTION_NAME),
@@ -220,10 +222,19 @@ the_memory_of_killed_zones_is_released(_) ->
         lists:foreach(fun tracked_child:down/1, Beside)
     end,
     lists:foreach(Round, lists:seq(1, 5)),
-    Before = in_use(),
-    lists:foreach(Round, lists:seq(1, 25)),
-    Grown = in_use() - Before,
-    ?assert(Grown < 100 * 1024, {grown_by, Grown, kilobytes}).
+    Grown = fun() ->
+        Before = in_use(),
+        lists:foreach(Round, lists:seq(1, 25)),
+        in_use() - Before
+    end,
+    stops_growing(Grown, 100 * 1024, 4).
+
+stops_growing(Grown, Limit, Times) ->
+    case Grown() of
+        Little when Little < Limit -> ok;
+        _ when Times > 1 -> stops_growing(Grown, Limit, Times - 1);
+        Much -> error({grown_by, Much, kilobytes})
+    end.
 
 %% Five rounds or more open 100,000 children with four attributes. Half of them are terminated, the
 %% other half is stopped with the tracker. A name and four attributes take about 500 bytes.
