@@ -959,8 +959,8 @@ init({Zone, Options}) ->
     Own = maps:with([restart, reports], Options),
     Emitter = gen_tracker_telemetry:start(Zone),
     Context = Own#{tracker => self(), tag => Tag, zone => Zone, telemetry => Emitter},
-    Shared = {Context, group_leader(), [Zone | get('$ancestors')]},
     #{index := Keys} = Options,
+    Shared = gen_tracker_keeper:shared(Context),
     Handle = proctab_nif:zone_open(Zone, Shared, Keys, limit(Options)),
     ok = gen_tracker_telemetry:opened(Emitter, Handle),
     {ok, #tracker{

@@ -53,7 +53,7 @@
 -export([open/6, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
 -export([stop/2, stop_zone/2, retry/3, lose/5]).
 -export([take_over/2, inherited/2, discard/1, is_alive/1, started_by/1]).
--export([monitor_now/2, is_abnormal/1]).
+-export([shared/1, monitor_now/2, is_abnormal/1]).
 -export([init/1, opened/6, loop/1, delayed/2]).
 
 -export_type([result/0, context/0, shared/0]).
@@ -71,12 +71,12 @@
                      reports := boolean(),
                      %% Missing in zones that were started by code without it.
                      telemetry => gen_tracker_telemetry:emitter(),
-                     %% The process dictionary that `proc_lib' gave the keeper.
+                     %% The process dictionary that `proc_lib' gives a keeper.
                      dictionary => [{term(), term()}]}.
 
-%% What the tracker of a zone shares with callers that start keepers: the context, its group leader,
-%% and the `$ancestors' of keepers.
--type shared() :: {context(), pid(), [pid() | atom()]}.
+%% What the tracker of a zone shares with keepers that it does not start: the context with a
+%% dictionary, and its group leader.
+-type shared() :: {context(), pid()}.
 
 %% How long a keeper waits before it hibernates, in milliseconds.
 -define(IDLE, 2000).
@@ -122,13 +122,20 @@
 %% @doc Starts a keeper that claims a free name and starts its child. `gen_tracker_opening' waits
 %% for its answer. The tag of the `DOWN' message is the alias. `home' is for a start that this
 %% member of a zone on several nodes makes as the home of the name.
--spec open(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
+-spec open(proctab_nif:handle(), Tracker :: pid(), gen_tracker:name(), gen_tracker_spec:spec(),
            launching | home, Alias :: reference()) -> {pid(), Monitor :: reference()}.
-open(Handle, Shared, Name, Spec, Start, Alias) ->
+open(Handle, Tracker, Name, Spec, Start, Alias) ->
     Options = [{monitor, [{tag, Alias}]}, {min_heap_size, ?FIRST_HEAP}],
-    spawn_opt(?MODULE, opened, [Handle, Shared, Name, Spec, Start, Alias], Options).
+    spawn_opt(?MODULE, opened, [Handle, Tracker, Name, Spec, Start, Alias], Options).
 
 %%% For the tracker
+
+%% @doc Returns what the calling tracker shares with keepers that it does not start.
+-spec shared(context()) -> shared().
+shared(#{zone := Zone} = Context) ->
+    Ancestors = [Zone | get('$ancestors')],
+    Dictionary = [{'$ancestors', Ancestors}, {'$initial_call', {?MODULE, init, 1}}],
+    {Context#{dictionary => Dictionary}, group_leader()}.
 
 %% @doc Starts a keeper that waits for its task, linked to the calling tracker and monitored by it.
 %% The `DOWN' message is `{{Tag, keeper}, Monitor, process, Keeper, Reason}'.
@@ -260,18 +267,17 @@ init(Context) ->
 
 %% @private The process that {@link open/6} starts. It is linked to the tracker before it can have
 %% the name.
--spec opened(proctab_nif:handle(), shared(), gen_tracker:name(), gen_tracker_spec:spec(),
+-spec opened(proctab_nif:handle(), Tracker :: pid(), gen_tracker:name(), gen_tracker_spec:spec(),
              launching | home, Alias :: reference()) -> no_return().
-opened(Handle, {#{tracker := Tracker} = Context, Leader, Ancestors}, Name, Spec, Start, Alias) ->
+opened(Handle, Tracker, Name, Spec, Start, Alias) ->
     process_flag(trap_exit, true),
-    true = group_leader(Leader, self()),
-    _ = put('$ancestors', Ancestors),
-    _ = put('$initial_call', {?MODULE, init, 1}),
-    _ = seq_trace:set_token([]),
     true = link(Tracker),
     try proctab_nif:launch(Handle, Name, gen_tracker_spec:stored(Spec), Start) of
-        {OwnName, OwnSpec} ->
-            Child = own_child(OwnName, OwnSpec, Context#{dictionary => get()}),
+        {OwnName, OwnSpec, {Context, Leader}} ->
+            true = group_leader(Leader, self()),
+            _ = seq_trace:set_token([]),
+            restore_dictionary(Context),
+            Child = own_child(OwnName, OwnSpec, Context),
             launch_first(Spec, Child#child{opener = Alias});
         Refused when Refused =:= held; Refused =:= not_home ->
             unlink(Tracker),
@@ -469,13 +475,16 @@ start_of({{Module, Function, _}, _, _, _, _}) ->
     {Module, Function}.
 
 %% Undoes what foreign code may have done to the keeper.
-recover(#child{context = #{tracker := Tracker, dictionary := Dictionary}}) ->
+recover(#child{context = #{tracker := Tracker} = Context}) ->
     process_flag(trap_exit, true),
     process_flag(priority, normal),
-    %% The next child takes its ancestors from the dictionary.
-    lists:foreach(fun({Key, Value}) -> put(Key, Value) end, Dictionary),
+    restore_dictionary(Context),
     %% If the tracker is dead, this sends the keeper an exit signal.
     true = link(Tracker).
+
+%% The next child takes its ancestors from the dictionary.
+restore_dictionary(#{dictionary := Dictionary}) ->
+    lists:foreach(fun({Key, Value}) -> put(Key, Value) end, Dictionary).
 
 registered(Pid, Result, Spec, Child) ->
     Running = watch(Pid, Child),

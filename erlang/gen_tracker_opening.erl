@@ -50,10 +50,10 @@
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again.
 open(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
-        {free, Handle, {#{tracker := _}, _, _} = Shared} ->
-            start(find_or_open, Zone, Name, Spec, Handle, Shared);
+        {free, Handle, Tracker} ->
+            start(find_or_open, Zone, Name, Spec, Handle, Tracker);
         %% The name is held; or a start function or an `after_terminate' of the zone runs in this
-        %% process, or has started it; or no tracker has opened the table.
+        %% process, or has started it.
         _ ->
             ask(find_or_open, Zone, Name, Spec)
     catch
@@ -70,8 +70,8 @@ open_home(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         held ->
             undecided;
-        {free, Handle, {#{tracker := _}, _, _} = Shared} ->
-            start(none, Zone, Name, Spec, Handle, Shared);
+        {free, Handle, Tracker} ->
+            start(none, Zone, Name, Spec, Handle, Tracker);
         _ ->
             ask(open_home, Zone, Name, Spec)
     catch
@@ -120,9 +120,9 @@ ask(Kind, Zone, Name, Spec) ->
             {opened, {error, shutdown}}
     end.
 
-start(Request, Zone, Name, Spec, Handle, {#{tracker := Tracker}, _, _} = Shared) ->
+start(Request, Zone, Name, Spec, Handle, Tracker) ->
     Alias = alias([reply]),
-    try gen_tracker_keeper:open(Handle, Shared, Name, Spec, keeper_start(Request), Alias) of
+    try gen_tracker_keeper:open(Handle, Tracker, Name, Spec, keeper_start(Request), Alias) of
         {Keeper, Monitor} ->
             Opening = #opening{
                 zone = Zone,

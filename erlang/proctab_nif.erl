@@ -151,24 +151,24 @@ count(_Zone) -> erlang:nif_error(not_loaded).
 %%% Children
 
 %% @doc Returns whether a name is held by a child in any state. If it is free, returns what its new
-%% keeper needs: a handle of the zone, and its context; or `callback' if the caller or its parent is
+%% keeper needs: a handle of the zone, and its tracker; or `callback' if the caller or its parent is
 %% a keeper of the zone. Raises `badarg' if the spec is too large.
 -spec opening(Zone :: atom(), Name :: term(), Spec :: term(), Parent :: pid() | undefined) ->
-          held | callback | {free, handle(), Context :: term()}.
+          held | callback | {free, handle(), Tracker :: pid()}.
 opening(_Zone, _Name, _Spec, _Parent) -> erlang:nif_error(not_loaded).
 
 %% @doc Inserts a child that is about to be started, whose keeper is the caller. Returns name and
-%% spec as the table keeps them, whose copies keep no larger binary alive. Returns `full' if the
-%% zone has as many children as it may have, in any state, and the name is free; and `stopping' if
-%% the zone stops: the child is not in any page that is read after `zone_stop/1', or it is removed
-%% again.
+%% spec as the table keeps them, whose copies keep no larger binary alive, and what the tracker
+%% shares with keepers. Returns `full' if the zone has as many children as it may have, in any
+%% state, and the name is free; and `stopping' if the zone stops: the child is not in any page that
+%% is read after `zone_stop/1', or it is removed again.
 %%
 %% `home' is for a start that a member of a zone on several nodes makes as the home of the name.
 %% Returns `not_home' for it if another member claims the name, or {@link drain/1} was called: such
 %% a child is counted by each `count/1' that begins after `drain/1', or it is removed again.
 -spec launch(handle(), Name, Spec, launching | home) ->
-          {Name, Spec} | held | full | stopping | not_home when
-      Name :: term(), Spec :: term().
+          {Name, Spec, Shared} | held | full | stopping | not_home when
+      Name :: term(), Spec :: term(), Shared :: term().
 launch(_Zone, _Name, _Spec, _Start) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the same as {@link child/2}. If the child is being started, its keeper learns that

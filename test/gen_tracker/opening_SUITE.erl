@@ -136,7 +136,7 @@ the_caller_passes_nothing_of_itself_on(Config) ->
 %% A keeper that claims the name after the zone was marked, as if it had been delayed.
 no_start_begins_once_the_zone_stops(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
+    {free, Handle, Tracker} = proctab_nif:opening(Zone, name, spec, undefined),
     Stubborn = tracked_child:stubborn(Zone),
     Stopping = ask(fun() -> gen_server:call(Zone, shutdown, infinity) end),
     _ = await(exit_signal),
@@ -144,11 +144,11 @@ no_start_begins_once_the_zone_stops(Config) ->
     {name, Spec, _} = plain(name),
     {ok, name, Checked} = gen_tracker_spec:check({name, Spec, temporary}),
     Alias = alias(),
-    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, launching, Alias),
+    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Tracker, name, Checked, launching, Alias),
     {Alias, Monitor, process, Keeper, shutdown} = await(Alias),
     Stubborn ! {stop, normal},
     {answer, ok} = answer(Stopping),
-    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Shared, name, Checked, launching, Alias),
+    {Late, LateMonitor} = gen_tracker_keeper:open(Handle, Tracker, name, Checked, launching, Alias),
     {Alias, LateMonitor, process, Late, shutdown} = await(Alias),
     ?assertEqual([Stubborn], [Pid || {started, Pid} <- taken(started)] ++ [Stubborn]).
 
@@ -264,12 +264,12 @@ a_waiting_caller_is_answered_when_the_child_is_terminated(Config) ->
 
 keepers_that_lost_the_name_leave_nothing(Config) ->
     Zone = zone(Config),
-    {free, Handle, Shared} = proctab_nif:opening(Zone, name, spec, undefined),
+    {free, Handle, Tracker} = proctab_nif:opening(Zone, name, spec, undefined),
     {ok, Pid} = gen_tracker:find_or_open(Zone, plain(name)),
     {name, MFA, temporary} = plain(name),
     {ok, name, Spec} = gen_tracker_spec:check({name, MFA, temporary}),
     Alias = alias([reply]),
-    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Shared, name, Spec, launching, Alias),
+    {Keeper, Monitor} = gen_tracker_keeper:open(Handle, Tracker, name, Spec, launching, Alias),
     {Alias, held} = await(Alias),
     {Alias, Monitor, process, Keeper, normal} = await(Alias),
     ok = gen_tracker:wait(Zone),

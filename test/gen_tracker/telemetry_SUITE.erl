@@ -313,8 +313,7 @@ events() ->
 
 %% The process that passes on the events of a zone.
 emitter(Zone) ->
-    {free, _, Shared} = proctab_nif:opening(Zone, make_ref(), spec, undefined),
-    {#{telemetry := Emitter}, _, _} = Shared,
+    #{telemetry := Emitter} = tracker_state:context(Zone),
     Emitter.
 
 %% Waits until all events that the emitter has received were handled.

@@ -144,7 +144,7 @@ of_names() ->
         end},
         {{launch, 4}, fun(Zone, Name) ->
             {free, Handle, _} = opening(Zone, Name, spec, undefined),
-            {Name, spec} = launch(Handle, Name, spec, launching),
+            {Name, spec, _} = launch(Handle, Name, spec, launching),
             {launching, undefined, _, spec} = child(Zone, Name),
             held = launch(Handle, Name, spec, launching),
             held = opening(Zone, Name, spec, undefined),
@@ -158,7 +158,7 @@ of_names() ->
             not_home = insert(Zone, Name, self(), spec, home),
             not_home = insert(Zone, Name, self(), spec, {home, self()}),
             gone(Zone, Name),
-            {Name, spec} = launch(Handle, Name, spec, launching)
+            {Name, spec, _} = launch(Handle, Name, spec, launching)
         end},
         {{insert, 5}, fun(Zone, Name) ->
             true = insert(Zone, Name, self(), spec, {home, self()}),
@@ -424,7 +424,7 @@ of_values() ->
         end},
         {{launch, 4}, fun(Zone, Spec) ->
             {free, Handle, _} = opened_by_another(Zone, other, Spec),
-            {other, Spec} = launch(Handle, other, Spec, launching),
+            {other, Spec, _} = launch(Handle, other, Spec, launching),
             {launching, _, _, Spec} = child(Zone, other)
         end},
         {{zone_open, 4}, fun(_, Key) ->
@@ -434,13 +434,12 @@ of_values() ->
         end},
         {{zone_open, 2}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context),
-            {free, _, Context} = opening(?FUNCTION_NAME, name, spec, undefined),
+            {name, spec, Context} = launch(Handle, name, spec, launching),
             ok = proctab_nif:zone_close(Handle)
         end},
         {{zone_open, 4}, fun(_, Context) ->
             Handle = proctab_nif:zone_open(?FUNCTION_NAME, Context, [], 1),
-            {free, _, Context} = opening(?FUNCTION_NAME, name, spec, undefined),
-            {name, spec} = launch(Handle, name, spec, launching),
+            {name, spec, Context} = launch(Handle, name, spec, launching),
             full = launch(Handle, other, spec, launching),
             full = insert(?FUNCTION_NAME, other, self(), spec, self()),
             held = launch(Handle, name, spec, launching),

@@ -95,10 +95,9 @@ pub fn opening(call: Call<'_>) -> Answer<'_> {
         _ if is_keeper(zone, call.caller()) => Ok(atom!(callback)),
         _ if call.pid(3).is_ok_and(|parent| is_keeper(zone, parent)) => Ok(atom!(callback)),
         _ => {
-            let context = zone.context().ok_or(Fault::BadArgument)?;
-            let context = call.make(context)?;
+            let tracker = zone.processes().tracker().ok_or(Fault::BadArgument)?;
             let handle = ZONE_HANDLES.make(call, table.clone());
-            Ok(call.tuple([atom!(free), handle, context]))
+            Ok(call.tuple([atom!(free), handle, call.immediate(tracker)]))
         }
     }
 }
@@ -107,14 +106,16 @@ fn is_keeper(zone: &Zone<Copied>, process: u64) -> bool {
     zone.kept(process).is_some()
 }
 
-/// Inserts a child that the caller is about to start. Returns name and spec as they are stored.
+/// Inserts a child that the caller is about to start. Returns name and spec as they are stored, and
+/// the context.
 pub fn launch(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone_by_handle(call, &guard)?;
     let name = call.to_key(call.argument(1)?)?;
     let spec = call.to_datum(call.argument(2)?)?;
     let start = start(call.argument(3)?).ok_or(Fault::BadArgument)?;
-    let stored = [call.make(&name)?, call.make(&spec)?];
+    let context = zone.content.context().ok_or(Fault::BadArgument)?;
+    let made = [call.make(&name)?, call.make(&spec)?, call.make(context)?];
     let child = Child {
         state: State::Launching,
         pid: None,
@@ -126,7 +127,7 @@ pub fn launch(call: Call<'_>) -> Answer<'_> {
     Ok(match launched {
         Claimed::Done => {
             send_held(call, &zone.content);
-            call.tuple(stored)
+            call.tuple(made)
         }
         Claimed::Held => atom!(held),
         Claimed::Full => atom!(full),

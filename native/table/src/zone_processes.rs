@@ -65,6 +65,12 @@ impl ZoneProcesses {
         self.tracker.store(pid, Ordering::Release);
     }
 
+    /// Returns the tracker, if it was set.
+    pub fn tracker(&self) -> Option<u64> {
+        let tracker = self.tracker.load(Ordering::Acquire);
+        (tracker != NONE).then_some(tracker)
+    }
+
     /// Sets the watchdog.
     pub fn set_watchdog(&self, pid: u64, _: &Committed) {
         self.watchdog.store(pid, Ordering::Release);
