@@ -676,10 +676,8 @@ random_rounds_cover_every_function(_) ->
     ?assertEqual([], bad_input:exported() -- bad_input:covered()).
 
 random_calls_are_answered_or_refused_and_change_nothing_else(_) ->
-    [
-        case bad_input:round(Seed) of
-            {ok, Figures} -> ct:pal("~p: ~p", [Seed, Figures]);
-            {failed, History} -> ct:fail(History)
-        end
-     || Seed <- [erlang:unique_integer([positive]), rand:uniform(1 bsl 32)]
-    ].
+    Seed = rand:uniform(1 bsl 32),
+    case bad_input:round(Seed) of
+        {ok, Figures} -> ct:pal("~p: ~p", [Seed, Figures]);
+        {failed, History} -> ct:fail(History)
+    end.

@@ -19,7 +19,7 @@ all() ->
     ].
 
 gen_tracker_behaves_like_the_reference(_) ->
-    Seeds = [rand:uniform(1 bsl 32) || _ <- lists:seq(1, 3)],
+    Seeds = [rand:uniform(1 bsl 32) || _ <- [1, 2]],
     lists:foreach(fun play_round/1, Seeds).
 
 play_round(Seed) ->
