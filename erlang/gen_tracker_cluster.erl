@@ -11,8 +11,8 @@
 %%     indexed ones;</li>
 %% <li>`conflict => {Module, Function}': what happens to a child that has to give way to one of the
 %%     same name on another node, see below;</li>
-%% <li>`unique => lock': a start also takes the lock of `global:trans/2' on the name. The default is
-%%     `home'.</li>
+%% <li>`unique => lock': a start or a registration also takes the lock of `global:trans/2' on the
+%%     name. The default is `home'.</li>
 %% </ul>
 %%
 %% Reads are local: every member has a native table of the names of the others, which follows their

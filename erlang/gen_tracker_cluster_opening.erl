@@ -327,12 +327,11 @@ is_running(Zone, Owner) ->
 open_here({held, _}, Zone, Spec, _) ->
     open_with(fun gen_tracker_opening:open_held/3, Zone, Spec);
 open_here({home, _}, Zone, Spec, Timeout) ->
-    case proctab_nif:cluster_shared(Zone) of
-        {_, _, lock, _} ->
-            {ok, Name} = name(Spec),
-            open_with_lock(Zone, Name, Spec, now_ms() + Timeout);
-        _ ->
-            open_with(fun gen_tracker_opening:open_home/3, Zone, Spec)
+    {ok, Name} = name(Spec),
+    Open = fun() -> open_with(fun gen_tracker_opening:open_home/3, Zone, Spec) end,
+    case at_home(Open, Zone, Name, now_ms() + Timeout) of
+        timeout -> timed_out(Zone, Spec);
+        Answer -> Answer
     end.
 
 open_with(Open, Zone, Spec) ->
@@ -342,28 +341,34 @@ open_with(Open, Zone, Spec) ->
         Answer -> Answer
     end.
 
+%% Calls `Open', with the lock of the name if that is how the zone makes names unique.
+at_home(Open, Zone, Name, Deadline) ->
+    case proctab_nif:cluster_shared(Zone) of
+        {_, _, lock, _} -> with_lock(Open, Zone, Name, Deadline);
+        _ -> Open()
+    end.
+
 %% Tries to get the lock until the deadline. The retries of `global' have no limit in time, and do
 %% not see that the name has a child, or another home, by now.
-open_with_lock(Zone, Name, Spec, Deadline) ->
-    Open = fun() -> open_locked(Zone, Name, Spec) end,
+with_lock(Open, Zone, Name, Deadline) ->
     Id = {{gen_tracker_cluster, Zone, Name}, self()},
-    case global:trans(Id, Open, [node() | nodes()], 0) of
-        aborted -> as_home(Zone, Name, fun() -> await_lock(Zone, Name, Spec, Deadline) end);
+    case global:trans(Id, fun() -> locked(Open, Zone, Name) end, [node() | nodes()], 0) of
+        aborted -> as_home(Zone, Name, fun() -> await_lock(Open, Zone, Name, Deadline) end);
         Answer -> Answer
     end.
 
-await_lock(Zone, Name, Spec, Deadline) ->
+await_lock(Open, Zone, Name, Deadline) ->
     case now_ms() < Deadline of
         true ->
             timer:sleep(rand:uniform(?LOCKED)),
-            open_with_lock(Zone, Name, Spec, Deadline);
+            with_lock(Open, Zone, Name, Deadline);
         false ->
-            timed_out(Zone, Spec)
+            timeout
     end.
 
 %% The claim of a child that was started with the lock may not have arrived yet, so this asks. The
 %% lock and the answers have taken time, so this decides again.
-open_locked(Zone, Name, Spec) ->
+locked(Open, Zone, Name) ->
     Others = members(Zone) -- [node()],
     Answers = erpc:multicall(Others, ?MODULE, child_of, [Zone, Name], ?AGREEMENT),
     case {[Pid || {ok, {ok, Pid}} <- Answers], lists:member({ok, held}, Answers)} of
@@ -372,8 +377,7 @@ open_locked(Zone, Name, Spec) ->
         {[], true} ->
             again;
         {[], false} ->
-            Open = fun gen_tracker_opening:open_home/3,
-            as_home(Zone, Name, fun() -> open_with(Open, Zone, Spec) end)
+            as_home(Zone, Name, Open)
     end.
 
 %% Decides again. Calls `Open' if this member is still the home of the name.
@@ -406,7 +410,7 @@ register_name(Zone, Name, Pid) ->
 register_name(Zone, Name, Pid, WasAsked, {_, Limit} = Deadlines) ->
     Decision = decide(Zone, Name),
     IsAsked = WasAsked orelse is_elsewhere(Decision),
-    case registration(Decision, Zone, Name, Pid) of
+    case registration(Decision, Zone, Name, Pid, Limit) of
         yes -> yes;
         no -> answer(IsAsked andalso is_registered(Zone, Name, Pid));
         again -> register_again(Zone, Name, Pid, IsAsked, Deadlines);
@@ -418,18 +422,23 @@ is_elsewhere({ok, _}) -> false;
 is_elsewhere(nowhere) -> false;
 is_elsewhere({_, Node}) -> Node =/= node().
 
-registration({ok, _}, _, _, _) ->
+registration({ok, _}, _, _, _, _) ->
     no;
-registration(nowhere, _, _, _) ->
+registration(nowhere, _, _, _, _) ->
     again;
-registration({held, Node}, Zone, Name, Pid) when Node =:= node() ->
+registration({held, Node}, Zone, Name, Pid, _) when Node =:= node() ->
     register_here(add_held, Zone, Name, Pid);
-registration({home, Node}, Zone, Name, Pid) when Node =:= node() ->
-    register_here(add_home, Zone, Name, Pid);
-registration({_, Node} = Decision, Zone, Name, Pid) ->
+registration({home, Node}, Zone, Name, Pid, Limit) when Node =:= node() ->
+    Register = fun() -> register_here(add_home, Zone, Name, Pid) end,
+    case at_home(Register, Zone, Name, Limit) of
+        {result, {ok, _}} -> no;
+        timeout -> no;
+        Answer -> Answer
+    end;
+registration({_, Node} = Decision, Zone, Name, Pid, _) ->
     Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
     Dead = dead_claim(Decision, Zone, Name),
-    case ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
+    try ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
         {result, {ok, Dead}} -> again;
         {result, ?RESERVED(Answer)} -> Answer;
         {result, {error, {nodedown, _}}} -> again;
@@ -438,6 +447,8 @@ registration({_, Node} = Decision, Zone, Name, Pid) ->
         {result, {error, {erpc, _}}} -> again;
         {result, _} -> no;
         Undecided -> Undecided
+    catch
+        exit:{timeout, {gen_tracker_cluster, find_or_open, _}} -> no
     end.
 
 answer(true) -> yes;

@@ -45,6 +45,8 @@ all() ->
         a_process_is_registered_although_its_home_ends,
         a_process_is_registered_elsewhere_when_its_home_has_ended,
         a_name_is_registered_once,
+        a_name_is_registered_once_with_the_lock,
+        a_home_waits_for_the_lock_to_register_a_process,
         a_home_registers_no_process_after_one_of_another_member,
         a_start_that_was_decided_before_a_registration_is_refused_after_it,
         a_name_that_was_held_is_registered_by_its_home,
@@ -595,25 +597,42 @@ a_process_is_registered_elsewhere_when_its_home_has_ended(_) ->
     end).
 
 a_name_is_registered_once(_) ->
-    clusters:with(3, z, fun(Members) ->
-        [
-            begin
-                Calls = [
-                    {Pid, erpc_call(M, gen_tracker_cluster, register_name, [{z, {n, N}}, Pid])}
-                 || M <- Members, Pid <- [process(M), process(M)]
-                ],
-                [Winner] = [Pid || {Pid, Call} <- Calls, answer(Call) =:= yes],
-                wait:until(fun() ->
-                    lists:all(
-                        fun(M) ->
-                            on(M, gen_tracker_cluster, whereis_name, [{z, {n, N}}]) =:= Winner
-                        end,
-                        Members
-                    )
-                end)
-            end
-         || N <- lists:seq(1, 10)
-        ],
+    clusters:with(3, z, fun registered_once/1).
+
+a_name_is_registered_once_with_the_lock(_) ->
+    clusters:with(3, z, #{cluster => #{unique => lock}}, fun registered_once/1).
+
+registered_once(Members) ->
+    [
+        begin
+            Calls = [
+                {Pid, erpc_call(M, gen_tracker_cluster, register_name, [{z, {n, N}}, Pid])}
+             || M <- Members, Pid <- [process(M), process(M)]
+            ],
+            [Winner] = [Pid || {Pid, Call} <- Calls, answer(Call) =:= yes],
+            wait:until(fun() ->
+                lists:all(
+                    fun(M) ->
+                        on(M, gen_tracker_cluster, whereis_name, [{z, {n, N}}]) =:= Winner
+                    end,
+                    Members
+                )
+            end)
+        end
+     || N <- lists:seq(1, 10)
+    ],
+    settle(Members, z).
+
+a_home_waits_for_the_lock_to_register_a_process(_) ->
+    clusters:with(2, z, #{cluster => #{unique => lock}}, fun([One, Other] = Members) ->
+        Name = name_of(One, z),
+        Holder = on(Other, erlang, apply, [fun() -> lock(Name) end, []]),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        wait:until(fun() -> on(One, erlang, apply, [fun is_any_waiting_for_a_lock/0, []]) end),
+        ?assertEqual(undefined, on(One, gen_tracker_cluster, whereis_name, [{z, Name}])),
+        clusters:dies(Other, Holder),
+        ?assertEqual(yes, answer(Call)),
         settle(Members, z)
     end).
 
