@@ -36,6 +36,8 @@ mod measured {
     use parking_lot::Mutex;
 
     const LIMIT: Duration = Duration::from_millis(1);
+    /// How long a computation of the control thread takes.
+    const COMPUTATION: Duration = Duration::from_micros(200);
     /// Pause between two computations of the control thread, and between two writes of the file.
     const PAUSE: Duration = Duration::from_millis(1);
     const INTERVAL: Duration = Duration::from_secs(1);
@@ -81,7 +83,10 @@ mod measured {
         loop {
             record(c"control", || {
                 touch();
-                (0..1_000_000).fold(0, |sum, next| black_box(sum + next))
+                let begin = processor_time();
+                while processor_time().saturating_sub(begin) < COMPUTATION {
+                    (0..1_000).fold(0, |sum, next| black_box(sum + next));
+                }
             });
             if written.elapsed() > INTERVAL {
                 written = Instant::now();
