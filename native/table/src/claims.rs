@@ -29,7 +29,7 @@ use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
 use crate::hashing::Seed;
 use crate::names::{Found, Named, Names};
-use crate::reclaim::Guard;
+use crate::reclaim::{self, Guard};
 
 /// Slots of a chunk. Chunks never move, so that no call copies a large list.
 const CHUNK: usize = 1024;
@@ -417,11 +417,14 @@ impl<F: Foreign> Directory<F> {
             }
         }
         member.is_swept.store(true, Ordering::Release);
-        let has_ended = !member.is_live();
-        drop(claims);
-        if has_ended {
-            self.members.write().remove(&member.id);
+        if member.is_live() {
+            return (page, false);
         }
+        let chunks = std::mem::take(&mut claims.chunks);
+        drop(claims);
+        self.members.write().remove(&member.id);
+        // They were those of a million claims, maybe.
+        reclaim::later(chunks);
         (page, false)
     }
 
@@ -560,7 +563,6 @@ impl<F: Foreign> Claims<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reclaim;
     use crate::testing::{word, Text};
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -621,8 +623,11 @@ mod tests {
         assert_eq!(directory.count(), 0);
         set(&directory, &one, 7, Change::Up(word(9)));
         assert_eq!(found(&directory, 7), None);
+        assert_eq!(one.claims.lock().chunks.len(), 3);
         assert_eq!(sweep(&directory, &one), 3000);
         assert!(directory.member(one.id).is_none());
+        // Nothing large is left to be freed by the last one that knows the member.
+        assert_eq!(one.claims.lock().chunks.capacity(), 0);
         assert!(directory.member(other.id).is_some());
     }
 
