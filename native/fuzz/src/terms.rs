@@ -27,27 +27,31 @@ use proctab_terms::call::{enter, Function};
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 use vm::{Builder, Environment};
 
-fuzz_target!(|input: &[u8]| {
-    let [signed_zeros, place, difference, program @ ..] = input else {
-        return;
-    };
-    vm::tell_signed_zeros(signed_zeros % 2 == 1);
-    let mut changed = program.to_vec();
-    if let Some(byte) = changed.get_mut(*place as usize) {
-        *byte ^= difference;
+fuzz_target!(
+    // SAFETY: no other thread runs yet, and `vm` exports all functions of this version of the VM.
+    init: unsafe { rustler::codegen_runtime::internal_write_symbols() },
+    |input: &[u8]| {
+        let [signed_zeros, place, difference, program @ ..] = input else {
+            return;
+        };
+        vm::tell_signed_zeros(signed_zeros % 2 == 1);
+        let mut changed = program.to_vec();
+        if let Some(byte) = changed.get_mut(*place as usize) {
+            *byte ^= difference;
+        }
+        let mut giver = Environment::default();
+        // SAFETY: the environment is alive until the call below has returned.
+        proctab_terms::reading::learn_signed_zeros(unsafe { Env::new(&(), giver.as_raw()) });
+        let given = [program, &changed].map(|program| Builder::new(program).build(&mut giver));
+        let mut reader = Environment::default();
+        let expected = given.map(|term| reader.copy(term));
+        // SAFETY: the environment and its terms live until the call has returned.
+        unsafe { enter::<Storing, true>(giver.as_raw(), 2, given.as_ptr()) };
+        drop(giver);
+        // SAFETY: as above.
+        unsafe { enter::<Reading, true>(reader.as_raw(), 2, expected.as_ptr()) };
     }
-    let mut giver = Environment::default();
-    // SAFETY: the environment is alive until the call below has returned.
-    proctab_terms::reading::learn_signed_zeros(unsafe { Env::new(&(), giver.as_raw()) });
-    let given = [program, &changed].map(|program| Builder::new(program).build(&mut giver));
-    let mut reader = Environment::default();
-    let expected = given.map(|term| reader.copy(term));
-    // SAFETY: the environment and its terms live until the call has returned.
-    unsafe { enter::<Storing, true>(giver.as_raw(), 2, given.as_ptr()) };
-    drop(giver);
-    // SAFETY: as above.
-    unsafe { enter::<Reading, true>(reader.as_raw(), 2, expected.as_ptr()) };
-});
+);
 
 /// A stored term: as a key, and as a value.
 type Stored = [Datum<Copied>; 2];

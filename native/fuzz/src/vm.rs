@@ -819,3 +819,34 @@ unsafe extern "C" fn enif_make_atom(_: *mut ErlNifEnv, _: *const c_char) -> ErlN
 unsafe extern "C" fn enif_raise_exception(_: *mut ErlNifEnv, _: ErlNifTerm) -> ErlNifTerm {
     unreachable!("a panic ends the program")
 }
+
+/// Defines functions that `rustler` looks for as well, although nothing calls them here.
+macro_rules! uncalled {
+    ($($name:ident)*) => {$(
+        #[no_mangle]
+        extern "C" fn $name() {
+            unreachable!(concat!("nothing calls ", stringify!($name)))
+        }
+    )*};
+}
+
+uncalled! {
+    enif_alloc enif_alloc_resource enif_compare enif_compare_monitors enif_convert_time_unit
+    enif_cpu_time enif_demonitor_process enif_dlopen enif_dlsym enif_fprintf enif_free
+    enif_get_atom enif_get_atom_length enif_get_int enif_get_list_length enif_get_map_value
+    enif_get_resource enif_get_string enif_get_uint enif_get_ulong enif_getenv
+    enif_has_pending_exception enif_inspect_iolist_as_binary enif_is_binary
+    enif_is_current_process_alive enif_is_exception enif_is_fun enif_is_list enif_is_map
+    enif_is_number enif_is_pid enif_is_pid_undefined enif_is_port enif_is_port_alive enif_is_ref
+    enif_is_tuple enif_keep_resource enif_make_atom_len enif_make_binary enif_make_existing_atom
+    enif_make_existing_atom_len enif_make_int enif_make_list enif_make_map_put
+    enif_make_map_remove enif_make_map_update enif_make_monitor_term enif_make_new_map
+    enif_make_ref enif_make_resource enif_make_resource_binary enif_make_reverse_list
+    enif_make_string enif_make_string_len enif_make_tuple enif_make_uint enif_make_ulong
+    enif_make_unique_integer enif_map_iterator_is_head enif_map_iterator_is_tail
+    enif_map_iterator_prev enif_monitor_process enif_monotonic_time enif_now_time
+    enif_open_resource_type enif_open_resource_type_x enif_port_command enif_priv_data
+    enif_realloc enif_realloc_binary enif_release_resource enif_select enif_self enif_send
+    enif_set_pid_undefined enif_sizeof_resource enif_snprintf enif_system_info enif_thread_type
+    enif_time_offset enif_whereis_pid enif_whereis_port
+}
