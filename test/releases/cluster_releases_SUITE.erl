@@ -81,7 +81,10 @@ members_rank_names_alike(_) ->
         end,
         [
             begin
-                [Alike(gen_tracker_cluster_member, rank, [Name, Node]) || {_, Node} <- Members],
+                [
+                    Alike(gen_tracker_cluster_conflicts, rank, [Name, Node])
+                 || {_, Node} <- Members
+                ],
                 Alike(gen_tracker_cluster, home, [z, Name])
             end
          || Name <- terms(Members)
