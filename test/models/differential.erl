@@ -487,10 +487,18 @@ play_once(Module, History, Terms) ->
         throw:{too_slow, Slow, Left} -> give_up(Slow, Left)
     end.
 
-%% Ends all processes, so that none of them sends messages to the next player.
+%% Ends all processes, so that none of them sends messages to the next player. They may be too slow
+%% as well, and the state may lack the message that was too late.
 give_up(Slow, #{begun := Begun} = State) ->
     Running = [{Zone, Tracker} || Zone <- ?ZONES, Tracker <- [whereis(Zone)], is_pid(Tracker)],
-    Kill = fun({Zone, Tracker}, Before) -> kill_zone(Zone, Tracker, Before) end,
+    Kill = fun({Zone, Tracker}, Before) ->
+        try
+            kill_zone(Zone, Tracker, Before)
+        catch
+            throw:{too_slow, _, Later} -> Later;
+            throw:{hangs, Later} -> Later
+        end
+    end,
     set_allowed_calls(none),
     #{pids := Pids} = lists:foldl(Kill, State, Running),
     [exit(Pid, kill) || Pid <- maps:keys(Pids)],
