@@ -242,16 +242,11 @@ try_claim(Claim, Request, Requests) ->
 
 %% Inserts a child under a name that was free. A keeper that a caller has spawned may have claimed
 %% the name meanwhile.
-take(#request{kind = Kind, child = Child} = Request, Requests) when ?IS_ADD(Kind) ->
-    Inserted =
-        case Request#request.claims of
-            home -> {home, Child};
-            _ -> Child
-        end,
-    attach(fun(Keeper) -> insert(Keeper, Request, Inserted, Requests) end, Request, Requests);
+take(#request{kind = Kind} = Request, Requests) when ?IS_ADD(Kind) ->
+    attach(fun(Keeper) -> insert(Keeper, Request, Requests) end, Request, Requests);
 take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} = Requests) ->
     Keeper = gen_tracker_keeper:start(Context),
-    case insert(Keeper, Request, start(Request), Requests) of
+    case insert(Keeper, Request, Requests) of
         true ->
             gen_tracker_keeper:launch(Keeper, Context, Spec),
             Role =
@@ -263,9 +258,6 @@ take(#request{kind = Kind, spec = Spec} = Request, #requests{context = Context} 
         Refused ->
             refused(Refused, Request, Requests)
     end.
-
-start(#request{claims = home}) -> home;
-start(_) -> launching.
 
 %% Starts a keeper for a process that runs already, and claims the name for it.
 attach(Claim, #request{child = Child} = Request, #requests{context = Context} = Requests) ->
@@ -354,21 +346,27 @@ hand_over(Pid, Keeper, New, #request{name = Name, child = Child}, Requests) ->
     end.
 
 %% Ends the keeper if it does not get the name.
-insert(Keeper, #request{name = Name, spec = Spec, child = Child}, Inserted, Requests) ->
+insert(Keeper, #request{name = Name, spec = Spec, child = Child} = Request, Requests) ->
     try
         Stored = gen_tracker_spec:stored(Spec),
         %% Refuses start arguments that are too large, although they are not stored.
         _ = Stored =:= Spec orelse proctab_nif:find(zone(Requests), Spec),
-        Result = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, Inserted),
-        _ = Result =:= true orelse gen_tracker_keeper:discard(Keeper),
-        _ = Result =:= true andalso is_pid(Child) andalso
+        Inserted = proctab_nif:insert(zone(Requests), Name, Keeper, Stored, inserted(Request)),
+        _ = Inserted =:= true orelse gen_tracker_keeper:discard(Keeper),
+        _ = Inserted =:= true andalso is_pid(Child) andalso
             gen_tracker_telemetry:child(Requests#requests.context, up, Name, Child),
-        Result
+        Inserted
     catch
         error:badarg:Stacktrace ->
             gen_tracker_keeper:discard(Keeper),
             erlang:raise(error, badarg, Stacktrace)
     end.
+
+%% Returns what the table is told of the child: that it is to be started, or its pid.
+inserted(#request{claims = home, child = undefined}) -> home;
+inserted(#request{claims = home, child = Child}) -> {home, Child};
+inserted(#request{child = undefined}) -> launching;
+inserted(#request{child = Child}) -> Child.
 
 %% Stops a child and removes its row. The caller is answered after that.
 forget(#request{name = Name} = Request, Requests) ->

@@ -205,9 +205,8 @@ fill(Zone, Count) ->
 %% Memory
 
 %% Every round fills a table with over 16 MB. A leak in all rounds would take 400 MB. The tables of
-%% the last few rounds may still be in memory, because they are freed in the background.
-%% A round takes 18 MB, which a thread in the background frees. On a busy machine that may be some
-%% rounds behind, but not ever more of them.
+%% the last few rounds may still be in memory, because they are freed in the background: of some
+%% more on a busy machine, but not of ever more.
 the_memory_of_killed_zones_is_released(_) ->
     Round = fun(_) ->
         Zone = zone(?FUNCTION_NAME),
