@@ -24,8 +24,7 @@ pub fn insert(call: Call<'_>) -> Answer<'_> {
     let (start, process) = match (start(argument), call.get_pair(argument)) {
         (Some(start), _) => (start, None),
         (None, Some((at, process))) if at.is(crate::atoms::home()) => (Start::Home, Some(process)),
-        (None, Some(_)) => return Err(Fault::BadArgument),
-        (None, None) => (Start::Local, Some(argument)),
+        _ => (Start::Local, Some(argument)),
     };
     let is_launching = process.is_none();
     let (state, pid) = match process {

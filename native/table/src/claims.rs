@@ -423,7 +423,7 @@ impl<F: Foreign> Directory<F> {
         let chunks = std::mem::take(&mut claims.chunks);
         drop(claims);
         self.members.write().remove(&member.id);
-        // They were those of a million claims, maybe.
+        // A thousand of them, if the member had a million claims.
         reclaim::later(chunks);
         (page, false)
     }
