@@ -24,7 +24,7 @@ all() ->
         a_killed_tracker_leaves_no_running_and_no_starting_child,
         zones_that_start_and_end_do_not_affect_another_zone,
         the_memory_of_killed_zones_is_released,
-        the_memory_of_a_hundred_thousand_stopped_children_is_released,
+        the_memory_of_thousands_of_stopped_children_is_released,
         nothing_is_lost_when_the_keeper_of_a_permanent_child_dies,
         nothing_is_lost_when_the_keeper_of_a_transient_child_dies,
         nothing_is_lost_when_the_keeper_of_a_temporary_child_dies,
@@ -166,8 +166,8 @@ a_killed_tracker_leaves_no_running_and_no_starting_child(_) ->
 zones_that_start_and_end_do_not_affect_another_zone(_) ->
     Zone = zone(?FUNCTION_NAME),
     Passing = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2]],
-    Come = fun(Name) -> fun() -> come_and_go(Name, 30) end end,
-    Change = fun() -> grow_and_shrink(Zone, 30) end,
+    Come = fun(Name) -> fun() -> come_and_go(Name, 10) end end,
+    Change = fun() -> grow_and_shrink(Zone, 10) end,
     [ok, ok, ok] = callers:together([Change | [Come(Name) || Name <- Passing]]),
     [] = supervisor:which_children(Zone).
 
@@ -241,31 +241,31 @@ stops_growing(Grown, Limit, Times) ->
 %% A leak grows with every round, while the memory that the allocators keep varies by about 50 MB.
 %% So the limit grows with the rounds, by 100 bytes for each child, and there are further rounds
 %% while memory exceeds it.
-the_memory_of_a_hundred_thousand_stopped_children_is_released() ->
+the_memory_of_thousands_of_stopped_children_is_released() ->
     [{timetrap, {minutes, 5}}].
 
-the_memory_of_a_hundred_thousand_stopped_children_is_released(_) ->
-    [_, Before, _, _] = [a_hundred_thousand(?FUNCTION_NAME) || _ <- lists:seq(1, 4)],
+the_memory_of_thousands_of_stopped_children_is_released(_) ->
+    [_, Before, _, _] = [thirty_thousand(?FUNCTION_NAME) || _ <- lists:seq(1, 4)],
     is_released(?FUNCTION_NAME, Before, 3).
 
 is_released(Zone, Before, Rounds) ->
-    Grown = a_hundred_thousand(Zone) - Before,
-    case Grown * 1024 < Rounds * 100000 * 100 of
+    Grown = thirty_thousand(Zone) - Before,
+    case Grown * 1024 < Rounds * 30000 * 100 of
         true -> ok;
         false when Rounds < 12 -> is_released(Zone, Before, Rounds + 1);
         false -> error({kilobytes, Before, grown, Grown})
     end.
 
-a_hundred_thousand(Zone) ->
+thirty_thousand(Zone) ->
     Zone = zone(Zone),
-    in_four_parts(100000, fun(Name) ->
+    in_four_parts(30000, fun(Name) ->
         _ = running(Zone, cheap(Name)),
         ok = gen_tracker:setattr(
             Zone, Name, [{path, <<"/a/file">>}, {size, Name}, {state, open}, {owner, self()}]
         )
     end),
-    in_four_parts(50000, fun(Name) -> ok = supervisor:terminate_child(Zone, Name) end),
-    50000 = length(supervisor:which_children(Zone)),
+    in_four_parts(15000, fun(Name) -> ok = supervisor:terminate_child(Zone, Name) end),
+    15000 = length(supervisor:which_children(Zone)),
     ok = gen_server:stop(Zone, normal, infinity),
     all_is_freed(Zone),
     [garbage_collect(Pid) || Pid <- processes()],

@@ -444,9 +444,9 @@ huge() ->
         {deep_list_in_tails, fun() -> nested(fun(Inner) -> [a, Inner | b] end) end},
         {deep_tuple, fun() -> nested(fun(Inner) -> {a, Inner} end) end},
         {deep_map, fun() -> nested(fun(Inner) -> #{Inner => Inner =:= []} end) end},
-        {long_list, fun() -> lists:seq(1, 10000000) end},
-        {large_binary, fun() -> binary:copy(<<"0123456789">>, 10000000) end},
-        {large_bitstring, fun() -> <<(binary:copy(<<"0123456789">>, 10000000))/binary, 5:3>> end},
+        {long_list, fun() -> lists:seq(1, 3000000) end},
+        {large_binary, fun() -> binary:copy(<<"0123456789">>, 3000000) end},
+        {large_bitstring, fun() -> <<(binary:copy(<<"0123456789">>, 3000000))/binary, 5:3>> end},
         {large_integer, fun() -> -large_integer(8 * 4 * 1000 * 1000) + 1 end},
         {large_map, fun() -> maps:from_list([{{key, N}, [N]} || N <- lists:seq(1, 100000)]) end},
         {fun_with_a_list, fun() -> fun_with(lists:seq(1, 1000000)) end},
@@ -463,7 +463,7 @@ large_integer(Bits) ->
     end.
 
 nested(Wrap) ->
-    lists:foldl(fun(_, Inner) -> Wrap(Inner) end, [], lists:seq(1, 1000000)).
+    lists:foldl(fun(_, Inner) -> Wrap(Inner) end, [], lists:seq(1, 300000)).
 
 fun_with(List) ->
     fun() -> List end.

@@ -43,7 +43,8 @@ a_module_that_differs_is_found_and_its_history_shortened(_) ->
     %% The shortest such history gives the names, sets an attribute and deletes it.
     ?assertMatch({call, tracker, delattr, _}, lists:last(Short)),
     ?assert(length(Short) =< 5),
-    true = code:delete(forgetful).
+    true = code:delete(forgetful),
+    code:purge(forgetful).
 
 %% Loads the module `forgetful`: gen_tracker with a `delattr/3` that deletes nothing.
 load_forgetful() ->
