@@ -47,12 +47,15 @@ impl Waiters {
     }
 
     /// Adds a waiter, by a number that no other one has. It has to look again before it waits.
+    ///
+    /// It counts before it is listed, so that the count is never below the number of those listed:
+    /// if this one were taken before it counts, a writer would see no waiters where others wait.
     pub fn add(&self, sought: Sought, id: u64, pid: u64, _: &Committed) {
         let all = self
             .sought
             .get_or_init(|| ShardedMap::new(self.seed.clone()));
-        all.lock(&sought).entry(sought).or_default().insert(id, pid);
         self.count.fetch_add(1, Ordering::SeqCst);
+        all.lock(&sought).entry(sought).or_default().insert(id, pid);
         fence(Ordering::SeqCst);
     }
 
@@ -119,6 +122,7 @@ impl Waiters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     const COMMITTED: Committed = Committed::new();
 
@@ -145,6 +149,25 @@ mod tests {
         assert!(!waiters.remove(Sought(0), 2, &COMMITTED));
         assert_eq!(taken(&waiters, 1), [(1, 101), (3, 103)]);
         assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_listed_waiter_is_never_overlooked_while_others_come_and_go() {
+        let waiters = Waiters::new(Seed::default());
+        add(&waiters, 0, 0);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for id in 1..200_000 {
+                    add(&waiters, 1, id);
+                }
+                done.store(true, Ordering::SeqCst);
+            });
+            while !done.load(Ordering::SeqCst) {
+                taken(&waiters, 1);
+                assert!(waiters.are_there());
+            }
+        });
     }
 
     #[test]
