@@ -25,8 +25,9 @@
 -record(conflict, {
     loser :: pid(),
     winner :: pid(),
-    %% What the callback says, or the monitor of the process that runs it.
-    decision :: decision() | {asking, Monitor :: reference()},
+    %% What the callback says, or the monitor of the process that runs it; without a free process,
+    %% a reference until there is one.
+    decision :: decision() | {asking, reference()},
     %% The keeper that was told.
     keeper :: {pid(), Monitor :: reference()} | undefined
 }).
@@ -105,9 +106,16 @@ decide(_, _, _, #conflicts{callback = undefined}) ->
     stop;
 decide(Name, Loser, Winner, #conflicts{zone = Zone, tag = Tag, callback = Callback}) ->
     Options = [{monitor, [{tag, {decision, Name}}]}],
-    {Process, Monitor} = spawn_opt(?MODULE, ask, [Callback, [Zone, Name, Loser, Winner]], Options),
-    _ = erlang:send_after(?DECISION, self(), {Tag, {late_decision, Process}}),
-    {asking, Monitor}.
+    try spawn_opt(?MODULE, ask, [Callback, [Zone, Name, Loser, Winner]], Options) of
+        {Process, Monitor} ->
+            _ = erlang:send_after(?DECISION, self(), {Tag, {late_decision, Process}}),
+            {asking, Monitor}
+    catch
+        error:system_limit ->
+            Later = make_ref(),
+            _ = erlang:send_after(?AGAIN, self(), {Tag, {ask_later, Name, Later}}),
+            {asking, Later}
+    end.
 
 %% @private
 -spec ask(callback(), [term()]) -> no_return().
@@ -118,6 +126,15 @@ ask({Module, Function}, Arguments) ->
 -spec handle(term(), conflicts()) -> conflicts().
 handle({{decision, Name}, Monitor, process, _, Reason}, Conflicts) ->
     decided(Name, Monitor, Reason, Conflicts);
+handle({Tag, {ask_later, Name, Later}}, #conflicts{tag = Tag, lost = Lost} = Conflicts) ->
+    case Lost of
+        #{Name := #conflict{decision = {asking, Later}} = Conflict} ->
+            #conflict{loser = Loser, winner = Winner} = Conflict,
+            Asked = Conflict#conflict{decision = decide(Name, Loser, Winner, Conflicts)},
+            Conflicts#conflicts{lost = Lost#{Name := Asked}};
+        _ ->
+            Conflicts
+    end;
 handle({Tag, {late_decision, Process}}, #conflicts{tag = Tag} = Conflicts) ->
     exit(Process, kill),
     Conflicts;

@@ -25,15 +25,22 @@
 -import(gen_tracker_cluster_conflicts, [rank/2]).
 
 -define(VERSION, 1).
-%% Claims of a message.
+%% Claims of a message, and bytes of the names and attributes of a page: one native page may exceed
+%% both. All pages that are sent without credit stay far below the megabyte from which on the VM
+%% takes a connection for busy.
 -define(PAGE, 1000).
+-define(PAGE_BYTES, 65536).
 %% Claims that one native call changes.
 -define(CHUNK, 100).
-%% Messages without credit while another page is sent, and at most.
+%% Messages without credit: pages at most; in all, from which on events wait for a credit; and in
+%% all at most.
 -define(PAGES, 4).
+-define(IN_FLIGHT, 16).
 -define(OUTSTANDING, 64).
 %% How long a peer whose connection is busy is left alone, in milliseconds.
--define(BUSY, 1000).
+-define(BUSY, 100).
+%% After how long is retried what failed because the VM had no free process, in milliseconds.
+-define(LIMIT_INTERVAL, 100).
 
 -type options() :: #{copied := [gen_tracker:key()],
                      index := [gen_tracker:key() | {each, gen_tracker:key()}],
@@ -51,14 +58,20 @@
 %% A session in which this process sends.
 -record(sending, {
     session :: reference(),
-    %% Messages without credit.
+    %% The messages without credit, oldest first, their number, and that of the pages among them.
+    unacknowledged = queue:new() :: queue:queue(page | events),
     outstanding = 0 :: non_neg_integer(),
+    pages = 0 :: non_neg_integer(),
+    %% The events that wait for a credit, latest list first, and their number.
+    waiting = [] :: [[tuple()]],
+    waiting_count = 0 :: non_neg_integer(),
     %% Where the next page begins.
     next = 0 :: non_neg_integer() | done,
     epoch = 0 :: non_neg_integer(),
-    %% Whether the receiver is sent no claims: until its connection is not busy any more, or until
-    %% it has given credit for all messages.
-    lagging = no :: no | busy | full
+    %% Whether the receiver is sent no claims, and why: its connection was busy when it was to get a
+    %% page (`busy'), or events, which it has missed (`missed'); or it has not given credit for many
+    %% messages (`full').
+    lagging = no :: no | busy | missed | full
 }).
 
 -record(peer, {
@@ -184,7 +197,7 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
 %% @private
 -spec handle_continue(join, #member{}) -> {noreply, #member{}}.
 handle_continue(join, Member) ->
-    {noreply, joined(read_rows(0, Member))}.
+    {noreply, attached(read_rows(0, Member))}.
 
 %% Rows that are older than this process.
 read_rows(done, Member) ->
@@ -200,10 +213,24 @@ row_event(Name, _, _) -> {held, Name}.
 tag(#member{options = #{tag := Tag}}) ->
     Tag.
 
-joined(#member{zone = Zone} = Member) ->
-    Scope = gen_tracker_cluster_scope:join(Zone),
-    Watcher = gen_tracker_cluster_scope:watch(Zone, tag(Member)),
-    Member#member{scope = Scope, watcher = Watcher}.
+%% Joins the group of the zone and watches it, each unless that was done. If the VM has no free
+%% process, tries again later.
+attached(#member{zone = Zone, scope = undefined} = Member) ->
+    case gen_tracker_cluster_scope:join(Zone) of
+        full -> attached_later(Member);
+        Scope -> attached(Member#member{scope = Scope})
+    end;
+attached(#member{zone = Zone, watcher = undefined} = Member) ->
+    case gen_tracker_cluster_scope:watch(Zone, tag(Member)) of
+        full -> attached_later(Member);
+        Watcher -> Member#member{watcher = Watcher}
+    end;
+attached(Member) ->
+    Member.
+
+attached_later(Member) ->
+    _ = erlang:send_after(?LIMIT_INTERVAL, self(), {tag(Member), attach}),
+    Member.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #member{}) ->
@@ -272,23 +299,24 @@ received({Tag, {refuse, Pid, Message}}, #member{options = #{tag := Tag}} = Membe
 received({Tag, {sweep, Id, Reason}}, #member{options = #{tag := Tag}} = Member) ->
     %% Those who have subscribed meanwhile have not seen these names.
     untold(fun(Untold) -> sweep(Id, Reason, Untold) end, Member);
+received({Tag, attach}, #member{options = #{tag := Tag}} = Member) ->
+    attached(Member);
 received({'DOWN', Scope, process, _, _}, #member{scope = Scope, watcher = Watcher} = Member) ->
-    unlink(Watcher),
-    exit(Watcher, kill),
-    joined(Member);
+    _ = [unlink(Pid) andalso exit(Pid, kill) || Pid <- [Watcher], is_pid(Pid)],
+    attached(Member#member{scope = undefined, watcher = undefined});
 received({'DOWN', Monitor, process, Pid, _}, #member{peers = Peers} = Member) ->
     case {Peers, Member} of
         {#{Pid := #peer{monitor = Monitor}}, _} -> peer_ended(Pid, Member);
         {_, #member{subscribers = #{Pid := Monitor}}} -> without_subscriber(Pid, Member);
         _ -> Member
     end;
-received({'EXIT', Watcher, _}, #member{watcher = Watcher, zone = Zone} = Member) ->
+received({'EXIT', Watcher, _}, #member{watcher = Watcher} = Member) when is_pid(Watcher) ->
     case is_process_alive(Watcher) of
         %% A stranger has sent this.
         true -> Member;
         %% If the scope has ended, the next watcher ends as well, and the scope's monitor restarts
         %% both.
-        false -> Member#member{watcher = gen_tracker_cluster_scope:watch(Zone, tag(Member))}
+        false -> attached(Member#member{watcher = undefined})
     end;
 received({resume, Pid}, Member) ->
     resume(Pid, Member);
@@ -445,11 +473,24 @@ add_peer(Pid, #member{handle = Handle} = Member) ->
     Node = node(Pid),
     Peer = #peer{
         node = Node,
-        monitor = monitor(process, Pid),
+        monitor = monitor_busy(Pid),
         session = make_ref(),
         id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid)
     },
     open_session(Pid, Peer, Member).
+
+%% Monitors a process of a node whose connection may be busy. OTP 25.2 and earlier releases, which
+%% do not have the flag, wait for the connection then.
+-dialyzer({nowarn_function, monitor_busy/1}).
+monitor_busy(Pid) ->
+    try process_flag(async_dist, true) of
+        Before ->
+            Monitor = monitor(process, Pid),
+            _ = process_flag(async_dist, Before),
+            Monitor
+    catch
+        error:badarg -> monitor(process, Pid)
+    end.
 
 %% Begins to receive from a peer.
 open_session(Pid, #peer{session = Session, sending = Sending} = Peer, Member) ->
@@ -559,7 +600,9 @@ status(#member{accepting = Accepting, missing = Missing}) ->
     {Accepting, Missing =:= []}.
 
 send_status(Pid, #peer{sending = #sending{session = Session}} = Peer, Status) ->
-    say(Pid, {gen_tracker_cluster, Session, {status, Status}}, Peer);
+    %% Starts that were decided by the status before are known before the next one.
+    Told = send_waiting(Pid, Peer),
+    say(Pid, {gen_tracker_cluster, Session, {status, Status}}, Told);
 send_status(_, Peer, _) ->
     Peer.
 
@@ -592,7 +635,7 @@ leave_alone(Pid, Peer) ->
     _ = erlang:send_after(?BUSY, self(), {resume, Pid}),
     Peer#peer{is_left_alone = true}.
 
-%% Sends what has waited, and then another snapshot if claims were refused.
+%% Sends what has waited, and goes on with the snapshot; begins another one if events were missed.
 resume(Pid, #member{peers = Peers} = Member) ->
     case Peers of
         #{Pid := Peer} ->
@@ -603,7 +646,9 @@ resume(Pid, #member{peers = Peers} = Member) ->
 
 resume(Pid, Before, Member) ->
     case say_unsent(Pid, lists:reverse(Before#peer.unsent), Before) of
-        #peer{unsent = [], sending = #sending{lagging = busy}} = Peer ->
+        #peer{unsent = [], sending = #sending{lagging = busy} = Sending} = Peer ->
+            pages(Pid, Peer#peer{sending = Sending#sending{lagging = no}}, Member);
+        #peer{unsent = [], sending = #sending{lagging = missed}} = Peer ->
             snapshot(Pid, Peer, Member);
         Peer ->
             Peer
@@ -667,54 +712,108 @@ reopen(Pid, #peer{node = Node} = Peer, Member) ->
 snapshot(Pid, #peer{sending = Sending} = Peer, Member) ->
     #sending{session = Session, epoch = Before} = Sending,
     Epoch = Before + 1,
-    Begun = Peer#peer{sending = Sending#sending{next = 0, epoch = Epoch, lagging = no}},
-    pages(Pid, say(Pid, {gen_tracker_cluster, Session, {snapshot, Epoch}}, Begun), Member).
+    Begun = without_waiting(Sending#sending{next = 0, epoch = Epoch, lagging = no}),
+    Snapshot = {gen_tracker_cluster, Session, {snapshot, Epoch}},
+    pages(Pid, say(Pid, Snapshot, Peer#peer{sending = Begun}), Member).
 
-pages(Pid, #peer{sending = #sending{lagging = no, next = Next} = Sending} = Peer, Member)
-        when Sending#sending.outstanding < ?PAGES, Next =/= done ->
-    #sending{session = Session} = Sending,
-    {Claims, After} = page(Next, ?PAGE, [], Member),
-    Sent = send_counted(Pid, {page, Claims}, Peer#peer{sending = Sending#sending{next = After}}),
-    case {After, Sent#peer.sending#sending.lagging} of
-        %% The page was refused. Without it, the snapshot is not complete.
-        {_, busy} -> Sent;
-        {done, _} -> say(Pid, {gen_tracker_cluster, Session, complete}, Sent);
-        _ -> pages(Pid, Sent, Member)
+%% Sends pages. The events of before come before them.
+pages(Pid, #peer{sending = #sending{next = Next, pages = Pages}} = Peer, Member)
+        when Next =/= done, Pages < ?PAGES ->
+    case send_waiting(Pid, Peer) of
+        #peer{sending = #sending{lagging = no}} = Told -> send_page(Pid, Next, Told, Member);
+        Lagging -> Lagging
     end;
 pages(_, Peer, _) ->
     Peer.
 
+send_page(Pid, Next, #peer{sending = #sending{session = Session}} = Peer, Member) ->
+    {Claims, After} = page(Next, 0, [], Member),
+    case {send_counted(Pid, {page, Claims}, busy, Peer), After} of
+        %% Refused: the snapshot goes on with this page.
+        {#peer{sending = #sending{lagging = busy}} = Refused, _} -> Refused;
+        {Sent, done} -> say(Pid, {gen_tracker_cluster, Session, complete}, next(done, Sent));
+        {Sent, _} -> pages(Pid, next(After, Sent), Member)
+    end.
+
+next(Next, #peer{sending = Sending} = Peer) ->
+    Peer#peer{sending = Sending#sending{next = Next}}.
+
 page(done, _, Claims, _) ->
     {Claims, done};
-page(From, Most, Claims, _) when length(Claims) >= Most ->
+page(From, Bytes, Claims, _) when Bytes >= ?PAGE_BYTES; length(Claims) >= ?PAGE ->
     {Claims, From};
-page(From, Most, Claims, #member{handle = Handle, own = Own} = Member) ->
+page(From, Bytes, Before, #member{handle = Handle, own = Own} = Member) ->
     {Page, Next} = proctab_nif:claims_page(Handle, Own, From, []),
-    page(Next, Most, [attributed(Claim, Member) || Claim <- Page] ++ Claims, Member).
+    Claims = [attributed(Claim, Member) || Claim <- Page],
+    page(Next, Bytes + erlang:external_size(Claims), Claims ++ Before, Member).
 
 attributed({_, held} = Claim, _) ->
     Claim;
 attributed({Name, Pid}, Member) ->
     {Name, Pid, attributes(Name, Member)}.
 
-%% Sends claims, unless the connection is busy, or messages that come before these wait for it.
-send_counted(Pid, Message, #peer{sending = Sending, unsent = Unsent} = Peer) ->
-    #sending{session = Session, outstanding = Before} = Sending,
+%% Sends claims, unless the connection is busy, or messages that come before these wait for it: then
+%% the receiver lags as `Refused' says.
+send_counted(Pid, Message, Refused, #peer{sending = Sending, unsent = Unsent} = Peer) ->
+    #sending{session = Session} = Sending,
     case Unsent =/= [] orelse send(Pid, {gen_tracker_cluster, Session, Message}) of
-        sent when Before + 1 < ?OUTSTANDING ->
-            Peer#peer{sending = Sending#sending{outstanding = Before + 1}};
-        sent ->
-            Peer#peer{sending = Sending#sending{outstanding = Before + 1, lagging = full}};
-        _ ->
-            leave_alone(Pid, Peer#peer{sending = Sending#sending{lagging = busy}})
+        sent -> Peer#peer{sending = counted(element(1, Message), Sending)};
+        _ -> leave_alone(Pid, Peer#peer{sending = Sending#sending{lagging = Refused}})
     end.
+
+counted(Kind, #sending{unacknowledged = Unacknowledged, outstanding = Before} = Sending) ->
+    Counted = Sending#sending{
+        unacknowledged = queue:in(Kind, Unacknowledged),
+        outstanding = Before + 1
+    },
+    case Kind of
+        page -> Counted#sending{pages = Counted#sending.pages + 1};
+        events when Before + 1 < ?OUTSTANDING -> Counted;
+        events -> Counted#sending{lagging = full}
+    end.
+
+acknowledged(0, Sending) ->
+    Sending;
+acknowledged(Number, #sending{unacknowledged = Queue, outstanding = Before} = Sending) ->
+    {{value, Kind}, Rest} = queue:out(Queue),
+    Pages = Sending#sending.pages - length([page || Kind =:= page]),
+    acknowledged(Number - 1, Sending#sending{
+        unacknowledged = Rest,
+        outstanding = Before - 1,
+        pages = Pages
+    }).
+
+%% Sends events, in one message with those that wait, unless the receiver has not given credit for
+%% many messages. If more than a page of them wait, it gets a snapshot instead.
+send_events(Pid, Events, #peer{sending = Sending} = Peer) ->
+    #sending{outstanding = Outstanding, waiting = Waiting, waiting_count = Before} = Sending,
+    Count = Before + length(Events),
+    Next = Peer#peer{
+        sending = Sending#sending{waiting = [Events | Waiting], waiting_count = Count}
+    },
+    if
+        Outstanding < ?IN_FLIGHT -> send_waiting(Pid, Next);
+        Count =< ?PAGE -> Next;
+        true -> Next#peer{sending = without_waiting(Sending#sending{lagging = full})}
+    end.
+
+send_waiting(_, #peer{sending = #sending{waiting = []}} = Peer) ->
+    Peer;
+send_waiting(Pid, #peer{sending = #sending{waiting = Waiting} = Sending} = Peer) ->
+    Events = lists:append(lists:reverse(Waiting)),
+    send_counted(Pid, {events, Events}, missed, Peer#peer{sending = without_waiting(Sending)}).
+
+without_waiting(Sending) ->
+    Sending#sending{waiting = [], waiting_count = 0}.
 
 broadcast([], Member) ->
     Member;
 broadcast(Events, #member{peers = Peers} = Member) ->
     Send = fun
         (Pid, #peer{sending = #sending{lagging = no}} = Peer) ->
-            send_counted(Pid, {events, Events}, Peer);
+            send_events(Pid, Events, Peer);
+        (_, #peer{sending = #sending{lagging = busy} = Sending} = Peer) ->
+            Peer#peer{sending = Sending#sending{lagging = missed}};
         (_, Peer) ->
             Peer
     end,
@@ -723,10 +822,10 @@ broadcast(Events, #member{peers = Peers} = Member) ->
 from_receiver({credit, Number} = Credit, Pid, #member{peers = Peers} = Member)
         when is_integer(Number), Number > 0 ->
     case Peers of
-        #{Pid := #peer{sending = #sending{outstanding = Before} = Sending} = Peer}
-                when Number =< Before ->
-            Credited = Sending#sending{outstanding = Before - Number},
-            set_peer(Pid, credited(Pid, Peer#peer{sending = Credited}, Member), Member);
+        #{Pid := #peer{sending = #sending{outstanding = Outstanding} = Sending} = Peer}
+                when Number =< Outstanding ->
+            Credited = Peer#peer{sending = acknowledged(Number, Sending)},
+            set_peer(Pid, credited(Pid, Credited, Member), Member);
         _ ->
             malformed(Credit, Pid, Member)
     end;
@@ -735,8 +834,13 @@ from_receiver(Message, Pid, Member) ->
 
 credited(Pid, #peer{sending = #sending{lagging = full, outstanding = 0}} = Peer, Member) ->
     snapshot(Pid, Peer, Member);
-credited(Pid, Peer, Member) ->
-    pages(Pid, Peer, Member).
+credited(Pid, #peer{sending = #sending{lagging = no}} = Peer, Member) ->
+    case send_waiting(Pid, Peer) of
+        #peer{sending = #sending{lagging = no}} = Told -> pages(Pid, Told, Member);
+        Lagging -> Lagging
+    end;
+credited(_, Peer, _) ->
+    Peer.
 
 %%% As a receiver
 

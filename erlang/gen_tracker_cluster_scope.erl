@@ -10,11 +10,17 @@
 -define(PATIENCE, 5000).
 
 %% @doc Adds the caller to the group of a zone, and returns a monitor of the scope. Starts the scope
-%% if it does not run.
--spec join(gen_tracker:zone()) -> Monitor :: reference().
+%% if it does not run; returns `full' if the VM has no free process for it.
+-spec join(gen_tracker:zone()) -> Monitor :: reference() | full.
 join(Zone) ->
     %% Not linked: it belongs to no zone.
-    _ = pg:start(?SCOPE),
+    try pg:start(?SCOPE) of
+        _ -> join_running(Zone)
+    catch
+        error:system_limit -> full
+    end.
+
+join_running(Zone) ->
     Monitor = monitor(process, ?SCOPE),
     try
         ok = pg:join(?SCOPE, Zone, self()),
@@ -33,13 +39,17 @@ members(Zone) ->
 
 %% @doc Starts a process, linked to the caller, that sends it `{Tag, {watched, Watcher, Pids}}' with
 %% the group of a zone on all connected nodes, and then `{Tag, {joined, Watcher, Pids}}' when
-%% processes join it. It ends with the scope.
+%% processes join it. It ends with the scope. Returns `full' if the VM has no free process.
 %%
 %% The caller is in the group, and the scope of OTP 25 ends if a process that monitors a group is in
 %% it.
--spec watch(gen_tracker:zone(), Tag :: reference()) -> Watcher :: pid().
+-spec watch(gen_tracker:zone(), Tag :: reference()) -> Watcher :: pid() | full.
 watch(Zone, Tag) ->
-    spawn_link(?MODULE, init_watcher, [Zone, Tag, self()]).
+    try
+        spawn_link(?MODULE, init_watcher, [Zone, Tag, self()])
+    catch
+        error:system_limit -> full
+    end.
 
 %% @private
 -spec init_watcher(gen_tracker:zone(), Tag :: reference(), Caller :: pid()) -> no_return().

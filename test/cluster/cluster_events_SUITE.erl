@@ -102,8 +102,9 @@ events_are_told_in_order_after_a_receiver_has_lagged(_) ->
         %% Some names end, some have another child, some are new.
         [clusters:dies(Other, Pid) || {Name, Pid} <- First, Name rem 2 =:= 0],
         wait:until(fun() -> on(Other, gen_tracker, count, [z]) =:= 10 end),
-        open(Other, lists:seq(1, 200, 4)),
-        open(Other, lists:seq(2, 200, 4)),
+        %% More events than a member keeps for another one.
+        open(Other, lists:seq(1, 1600, 4)),
+        open(Other, lists:seq(2, 1600, 4)),
         wait:until(fun() -> is_lagging_to(Process, Other) end),
         ok = on(One, sys, resume, [Process]),
         settle(Members, z),

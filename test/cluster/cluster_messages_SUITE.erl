@@ -23,6 +23,8 @@ all() ->
         names_of_other_members_make_no_atoms,
         changes_of_one_attribute_are_sent_once_if_they_wait,
         what_waits_for_a_suspended_receiver_is_bounded,
+        pages_are_sent_while_events_wait_for_their_credit,
+        a_snapshot_arrives_over_a_connection_that_is_busy_after_each_page,
         a_node_that_stands_still_delays_no_other_member
     ].
 
@@ -246,13 +248,57 @@ what_waits_for_a_suspended_receiver_is_bounded(_) ->
          || N <- lists:seq(1, 200)
         ],
         {messages, Messages} = on(One, erlang, process_info, [Process, messages]),
-        ?assertEqual(64, length([events || {gen_tracker_cluster, _, {events, _}} <- Messages])),
+        ?assertEqual(16, length([events || {gen_tracker_cluster, _, {events, _}} <- Messages])),
         wait:until(fun() -> length(clusters:directory(Last, z)) =:= 200 end),
         clusters:dies(Other, hd(Pids)),
         ok = on(One, sys, resume, [Process]),
         settle(Members, z),
         ?assertEqual(199, length(clusters:directory(One, z)))
     end).
+
+%% Births and deaths may come as fast as their credits.
+pages_are_sent_while_events_wait_for_their_credit(_) ->
+    with_fake(fun(One, {Other, Pid}, _) ->
+        ok = on(One, ?MODULE, open_names, [lists:seq(1, 5000)]),
+        Session = make_ref(),
+        Hello = {gen_tracker_cluster, hello, 1, z, Session, Pid, undefined},
+        Kinds = fun(Kind) ->
+            Messages = on(Other, fake_member, received, [Pid]),
+            length([Kind || Message <- Messages, element(1, Message) =:= Kind])
+        end,
+        Earlier = Kinds(page),
+        ok = on(Other, fake_member, send, [Pid, [{raw, Hello}]]),
+        wait:until(fun() -> Kinds(page) =:= Earlier + 4 end),
+        Before = Kinds(events),
+        {Sender, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        [begin
+            ok = on(One, ?MODULE, open_names, [[Name]]),
+            _ = on(One, sys, get_state, [Sender])
+         end || Name <- [a, b, c, d, e, f]],
+        wait:until(fun() -> Kinds(events) >= Before + 6 end),
+        Credit = {gen_tracker_cluster, Session, {credit, 1}},
+        ok = on(Other, fake_member, send, [Pid, [{raw, Credit}]]),
+        wait:until(fun() -> Kinds(page) =:= Earlier + 5 end)
+    end).
+
+open_names(Names) ->
+    lists:foreach(fun(Name) -> {ok, _} = gen_tracker:find_or_open(z, spec(Name)) end, Names).
+
+%% A thousand of these names make a message of 30 MB, after which the connection is busy.
+a_snapshot_arrives_over_a_connection_that_is_busy_after_each_page(_) ->
+    Options = #{cluster => #{copied => [c]}},
+    clusters:with(2, z, Options, fun([One, Other] = Members) ->
+        ok = on(Other, clusters, stop_zone, [z]),
+        ok = on(One, ?MODULE, open_with_values, [lists:seq(1, 2500)]),
+        ok = on(Other, clusters, start_zone, [z, Options]),
+        settle(Members, z),
+        ?assertEqual(2500, length(names(Other)))
+    end).
+
+open_with_values(Names) ->
+    ok = open_names(Names),
+    Value = binary:copy(<<"0123456789">>, 3000),
+    lists:foreach(fun(Name) -> ok = gen_tracker:setattr(z, Name, c, Value) end, Names).
 
 %% The connection to it is busy, so that the VM would suspend a process that sends to it.
 a_node_that_stands_still_delays_no_other_member(_) ->
@@ -267,7 +313,7 @@ a_node_that_stands_still_delays_no_other_member(_) ->
             Value = binary:copy(<<"0123456789">>, 100000),
             wait:until(fun() ->
                 ok = on(One, gen_tracker, setattr, [z, a, c, Value]),
-                lagging(One, Sender, Peer) =:= busy
+                lagging(One, Sender, Peer) =:= missed
             end),
             %% Tells all peers of its status.
             spawn_link(fun() -> on(One, gen_tracker_cluster, drain, [z]) end),

@@ -26,7 +26,9 @@ all() ->
         a_killed_watchdog_is_replaced_once_there_is_room,
         nothing_is_left_of_a_killed_tracker,
         a_caller_gets_the_error_system_limit,
-        a_child_whose_keeper_was_killed_is_adopted_once_there_is_room
+        a_child_whose_keeper_was_killed_is_adopted_once_there_is_room,
+        a_cluster_process_joins_again_once_there_is_room,
+        a_callback_for_conflicts_is_called_once_there_is_room
     ].
 
 a_zone_stops(_) ->
@@ -145,3 +147,47 @@ a_child_whose_keeper_was_killed_is_adopted_once_there_is_room(_) ->
         wait:until(fun() -> supervisor:which_children(Zone) =:= [] end, 60),
         open(Zone, child)
     end).
+
+%% The scope is killed while the cluster process is suspended, and others take the places of both
+%% processes that the cluster process has to start again.
+a_cluster_process_joins_again_once_there_is_room(_) ->
+    Zone = ?FUNCTION_NAME,
+    full_node:run(fun() ->
+        {ok, Tracker} = gen_tracker:start_link(Zone, #{cluster => true}),
+        wait:until(fun() -> length(gen_tracker_cluster_scope:members(Zone)) =:= 1 end),
+        [Cluster] = gen_tracker_cluster_scope:members(Zone),
+        [Watcher] = linked(Cluster) -- [Tracker],
+        full_node:while_stopped(Cluster, fun() ->
+            tracked_process:kill([whereis(gen_tracker_cluster)]),
+            ended(Watcher, ?SOON)
+        end),
+        %% Answered after the end of the scope was noticed.
+        {error, unknown_call} = gen_server:call(Cluster, wrong),
+        undefined = whereis(gen_tracker_cluster),
+        [] = linked(Cluster) -- [Tracker, Watcher],
+        full_node:free(),
+        wait:until(fun() -> length(linked(Cluster) -- [Tracker, Watcher]) =:= 1 end),
+        [Cluster] = gen_tracker_cluster_scope:members(Zone)
+    end).
+
+linked(Pid) ->
+    {links, Links} = process_info(Pid, links),
+    Links.
+
+a_callback_for_conflicts_is_called_once_there_is_room(_) ->
+    Zone = ?FUNCTION_NAME,
+    full_node:run(fun() ->
+        Child = open(zone(Zone), child),
+        Tag = make_ref(),
+        Conflicts = gen_tracker_cluster_conflicts:new(Zone, Tag, {?MODULE, tell_winner}),
+        ok = full_node:fill(),
+        Full = gen_tracker_cluster_conflicts:lose(child, Child, self(), Conflicts),
+        Again = gen_tracker_cluster_conflicts:handle(await(Tag), Full),
+        ok = full_node:free(),
+        _ = gen_tracker_cluster_conflicts:handle(await(Tag), Again),
+        {called, Zone, child, Child} = await(called)
+    end).
+
+tell_winner(Zone, Name, Loser, Winner) ->
+    Winner ! {called, Zone, Name, Loser},
+    keep.
