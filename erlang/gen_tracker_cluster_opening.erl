@@ -116,7 +116,7 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
             open_again(Zone, Name, Spec, Deadlines);
         {_, Node} = Decision ->
             Dead = dead_claim(Decision, Zone, Name),
-            case ask(Node, Decision, Zone, Spec, 1) of
+            case ask(Node, Decision, Zone, Spec, 1, Limit) of
                 {result, {ok, Dead}} -> open_again(Zone, Name, Spec, Deadlines);
                 {result, Result} -> known(Result, Zone, Name);
                 undecided -> open_undecided(Zone, Name, Spec, deadlines(Limit));
@@ -125,8 +125,8 @@ open(Zone, Name, Spec, {_, Limit} = Deadlines) ->
             end
     end.
 
-%% Returns a result when this member knows the child: then the caller can find it and write its
-%% attributes. The claim of another member may come later than its answer.
+%% Returns a result when this member finds the child: then the caller can, too. The claim of another
+%% member may come later than its answer.
 known({ok, Pid} = Result, Zone, Name) when node(Pid) =/= node() ->
     ok = await_known(Pid, Zone, Name),
     Result;
@@ -138,7 +138,7 @@ known(Result, _, _) ->
 
 %% A monitor would make a lost connection again.
 await_known(Pid, Zone, Name) ->
-    case is_claimed(Zone, Name) orelse not lists:member(node(Pid), nodes(connected)) of
+    case is_found(Zone, Name) orelse not lists:member(node(Pid), nodes(connected)) of
         true ->
             ok;
         false ->
@@ -150,7 +150,7 @@ await_known(Monitor, Zone, Name, Deadline) ->
     receive
         {'DOWN', Monitor, process, _, _} -> ok
     after 1 ->
-        case is_claimed(Zone, Name) orelse now_ms() > Deadline of
+        case is_found(Zone, Name) orelse now_ms() > Deadline of
             true ->
                 true = demonitor(Monitor, [flush]),
                 ok;
@@ -159,9 +159,9 @@ await_known(Monitor, Zone, Name, Deadline) ->
         end
     end.
 
-is_claimed(Zone, Name) ->
+is_found(Zone, Name) ->
     try
-        proctab_nif:claim_owner(Zone, Name) =/= undefined
+        proctab_nif:find_claim(Zone, Name) =/= undefined
     catch
         %% The zone has ended.
         error:badarg -> true
@@ -254,13 +254,14 @@ published(Key, Zone, Default) ->
     end.
 
 -spec ask(node(), decision(), gen_tracker:zone(), gen_tracker:child_spec(),
-          Redirects :: non_neg_integer()) -> answer().
-ask(Node, Decision, Zone, Spec, _) when Node =:= node() ->
-    open_here(Decision, Zone, Spec, ?TIMEOUT);
-ask(Node, Decision, Zone, Spec, Redirects) ->
-    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects, ?TIMEOUT], ?TIMEOUT) of
+          Redirects :: non_neg_integer(), Limit :: integer()) -> answer().
+ask(Node, Decision, Zone, Spec, _, Limit) when Node =:= node() ->
+    open_here(Decision, Zone, Spec, time_until(Limit));
+ask(Node, Decision, Zone, Spec, Redirects, Limit) ->
+    Timeout = time_until(Limit),
+    try erpc:call(Node, ?MODULE, serve, [Zone, Spec, Redirects, Timeout], Timeout) of
         {redirect, Other} when Redirects > 0, Other =/= node() ->
-            ask(Other, Decision, Zone, Spec, Redirects - 1);
+            ask(Other, Decision, Zone, Spec, Redirects - 1, Limit);
         {redirect, _} -> again;
         Answer -> Answer
     catch
@@ -275,7 +276,7 @@ ask(Node, Decision, Zone, Spec, Redirects) ->
     end.
 
 %% @doc For a caller on another node: starts a child, if this member agrees that it has to. Exits
-%% with `timeout' if it does not get the lock of the name in `Timeout' milliseconds.
+%% with `timeout' if that takes longer than `Timeout' milliseconds.
 -spec serve(gen_tracker:zone(), gen_tracker:child_spec(), Redirects :: non_neg_integer(),
             Timeout :: non_neg_integer()) ->
           answer() | {redirect, node()}.
@@ -324,19 +325,21 @@ is_running(Zone, Owner) ->
     end.
 
 %% A name that this member holds needs no lock: it is not claimed.
-open_here({held, _}, Zone, Spec, _) ->
-    open_with(fun gen_tracker_opening:open_held/3, Zone, Spec);
+open_here({held, _}, Zone, Spec, Timeout) ->
+    open_with(fun gen_tracker_opening:open_held/4, Zone, Spec, Timeout);
 open_here({home, _}, Zone, Spec, Timeout) ->
     {ok, Name} = name(Spec),
-    Open = fun() -> open_with(fun gen_tracker_opening:open_home/3, Zone, Spec) end,
-    case at_home(Open, Zone, Name, now_ms() + Timeout) of
+    Limit = now_ms() + Timeout,
+    OpenHome = fun gen_tracker_opening:open_home/4,
+    Open = fun() -> open_with(OpenHome, Zone, Spec, time_until(Limit)) end,
+    case at_home(Open, Zone, Name, Limit) of
         timeout -> timed_out(Zone, Spec);
         Answer -> Answer
     end.
 
-open_with(Open, Zone, Spec) ->
+open_with(Open, Zone, Spec, Timeout) ->
     {ok, Name, ChildSpec} = gen_tracker_spec:check(Spec),
-    case Open(Zone, Name, ChildSpec) of
+    case Open(Zone, Name, ChildSpec, Timeout) of
         {opened, Result} -> {result, Result};
         Answer -> Answer
     end.
@@ -426,19 +429,19 @@ registration({ok, _}, _, _, _, _) ->
     no;
 registration(nowhere, _, _, _, _) ->
     again;
-registration({held, Node}, Zone, Name, Pid, _) when Node =:= node() ->
-    register_here(add_held, Zone, Name, Pid);
+registration({held, Node}, Zone, Name, Pid, Limit) when Node =:= node() ->
+    register_here(add_held, Zone, Name, Pid, Limit);
 registration({home, Node}, Zone, Name, Pid, Limit) when Node =:= node() ->
-    Register = fun() -> register_here(add_home, Zone, Name, Pid) end,
+    Register = fun() -> register_here(add_home, Zone, Name, Pid, Limit) end,
     case at_home(Register, Zone, Name, Limit) of
         {result, {ok, _}} -> no;
         timeout -> no;
         Answer -> Answer
     end;
-registration({_, Node} = Decision, Zone, Name, Pid, _) ->
+registration({_, Node} = Decision, Zone, Name, Pid, Limit) ->
     Start = {?MODULE, register_from, [node(), Zone, Name, Pid]},
     Dead = dead_claim(Decision, Zone, Name),
-    try ask(Node, Decision, Zone, {Name, Start, temporary}, 0) of
+    try ask(Node, Decision, Zone, {Name, Start, temporary}, 0, Limit) of
         {result, {ok, Dead}} -> again;
         {result, ?RESERVED(Answer)} -> Answer;
         {result, {error, {nodedown, _}}} -> again;
@@ -481,22 +484,22 @@ register_undecided(Zone, Name, Pid, IsAsked, {_, Limit} = Deadlines) ->
 -spec register_here(gen_tracker:zone(), gen_tracker:name(), pid()) ->
           yes | no | again | undecided | refused.
 register_here(Zone, Name, Pid) ->
-    register_here(add_free, Zone, Name, Pid).
+    register_here(add_free, Zone, Name, Pid, now_ms() + ?TIMEOUT).
 
 %% Does not wait for a start, which may be the registration of another process.
-register_here(Add, Zone, Name, Pid) ->
+register_here(Add, Zone, Name, Pid, Limit) ->
     try gen_tracker_registrar:reserve(Zone, Name, Pid) of
         true -> yes;
         false -> no;
-        undefined -> add_here(Add, Zone, Name, Pid)
+        undefined -> add_here(Add, Zone, Name, Pid, time_until(Limit))
     catch
         error:badarg -> refused
     end.
 
-add_here(Add, Zone, Name, Pid) ->
+add_here(Add, Zone, Name, Pid, Timeout) ->
     Spec = {undefined, temporary, 200, worker, []},
     Request = {Add, Name, Spec, Pid, gen_tracker_waits:parent()},
-    try gen_server:call(Zone, Request, ?TIMEOUT) of
+    try gen_server:call(Zone, Request, Timeout) of
         {ok, Pid} -> yes;
         ?UNDECIDED -> undecided;
         {error, already_present} -> again;
@@ -530,3 +533,6 @@ await_claim(Node, Zone, Name, Deadline) ->
 
 now_ms() ->
     erlang:monotonic_time(millisecond).
+
+time_until(Limit) ->
+    max(0, Limit - now_ms()).

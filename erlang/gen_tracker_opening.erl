@@ -23,7 +23,7 @@
 %% so it knows whether to tell the tracker as well.
 -module(gen_tracker_opening).
 
--export([open/3, open_home/3, open_held/3]).
+-export([open/3, open_home/4, open_held/4]).
 
 -include("gen_tracker_answers.hrl").
 
@@ -41,7 +41,9 @@
     request = find_or_open :: find_or_open | none,
     spec :: gen_tracker_spec:spec(),
     keeper :: pid(),
-    monitor :: reference()
+    monitor :: reference(),
+    %% How long the caller waits, in milliseconds.
+    timeout = ?TIMEOUT :: timeout()
 }).
 
 %% @doc Starts a child, or waits for the start of another caller. Returns `refused' if name or spec
@@ -51,39 +53,39 @@
 open(Zone, Name, Spec) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         {free, Handle, Tracker} ->
-            start(find_or_open, Zone, Name, Spec, Handle, Tracker);
+            start(find_or_open, Zone, Name, Spec, ?TIMEOUT, Handle, Tracker);
         %% The name is held; or a start function or an `after_terminate' of the zone runs in this
         %% process, or has started it.
         _ ->
-            ask(find_or_open, Zone, Name, Spec)
+            ask(find_or_open, Zone, Name, Spec, ?TIMEOUT)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
 
-%% @doc Starts a child as the home of its name, if that is free, as {@link open/3} does. Returns
-%% `undecided' if the name is held, or this member is not its home; only a callback of the zone
-%% waits for the holder of the name.
--spec open_home(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+%% @doc Starts a child as the home of its name, if that is free, as {@link open/3} does, and waits
+%% for at most `Timeout' milliseconds. Returns `undecided' if the name is held, or this member is
+%% not its home; only a callback of the zone waits for the holder of the name.
+-spec open_home(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec(), timeout()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | refused | again
           | undecided.
-open_home(Zone, Name, Spec) ->
+open_home(Zone, Name, Spec, Timeout) ->
     try proctab_nif:opening(Zone, Name, Spec, gen_tracker_waits:parent()) of
         held ->
             undecided;
         {free, Handle, Tracker} ->
-            start(none, Zone, Name, Spec, Handle, Tracker);
+            start(none, Zone, Name, Spec, Timeout, Handle, Tracker);
         _ ->
-            ask(open_home, Zone, Name, Spec)
+            ask(open_home, Zone, Name, Spec, Timeout)
     catch
         error:badarg -> not_opened(Zone, Name, Spec)
     end.
 
-%% @doc Waits for a start of a name that is held, as {@link open/3} does. Returns `undecided' if the
-%% name becomes free, or is free.
--spec open_held(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec()) ->
+%% @doc Waits for a start of a name that is held, as {@link open/3} does, for at most `Timeout'
+%% milliseconds. Returns `undecided' if the name becomes free, or is free.
+-spec open_held(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec(), timeout()) ->
           {opened, gen_tracker:start_result() | {error, gen_tracker_not_started}} | undecided.
-open_held(Zone, Name, Spec) ->
-    ask(open_held, Zone, Name, Spec).
+open_held(Zone, Name, Spec, Timeout) ->
+    ask(open_held, Zone, Name, Spec, Timeout).
 
 %% Distinguishes "the zone does not run" from "a term is too large for a table". The second is
 %% certain only if the zone had the same owner before and after.
@@ -107,9 +109,9 @@ owner(Zone) ->
         error:badarg -> none
     end.
 
-ask(Kind, Zone, Name, Spec) ->
+ask(Kind, Zone, Name, Spec, Timeout) ->
     Request = {Kind, Name, Spec, gen_tracker_waits:parent()},
-    try gen_server:call(Zone, Request, ?TIMEOUT) of
+    try gen_server:call(Zone, Request, Timeout) of
         ?UNDECIDED -> undecided;
         Result -> {opened, Result}
     catch
@@ -120,7 +122,7 @@ ask(Kind, Zone, Name, Spec) ->
             {opened, {error, shutdown}}
     end.
 
-start(Request, Zone, Name, Spec, Handle, Tracker) ->
+start(Request, Zone, Name, Spec, Timeout, Handle, Tracker) ->
     Alias = alias([reply]),
     try gen_tracker_keeper:open(Handle, Tracker, Name, Spec, keeper_start(Request), Alias) of
         {Keeper, Monitor} ->
@@ -132,7 +134,8 @@ start(Request, Zone, Name, Spec, Handle, Tracker) ->
                 request = Request,
                 spec = Spec,
                 keeper = Keeper,
-                monitor = Monitor
+                monitor = Monitor,
+                timeout = Timeout
             },
             await(Alias, Opening, ?PATIENCE)
     catch
@@ -164,8 +167,8 @@ finish(not_home, _) ->
     undecided;
 finish(held, #opening{request = none}) ->
     undecided;
-finish(held, #opening{request = Request, zone = Zone, name = Name, spec = Spec}) ->
-    ask(Request, Zone, Name, Spec).
+finish(held, #opening{request = Request, zone = Zone, name = Name, spec = Spec} = Opening) ->
+    ask(Request, Zone, Name, Spec, Opening#opening.timeout).
 
 %% Waits with the tracker as well.
 join(State, Alias, #opening{monitor = Monitor} = Opening) ->
@@ -189,14 +192,14 @@ joined({answer, Result}, _) -> {opened, Result};
 joined({exit, Reason}, _) -> exit(Reason).
 
 try_join(State, #opening{zone = Zone, tracker = Tracker, handle = Handle} = Opening) ->
-    #opening{name = Name, keeper = Keeper} = Opening,
+    #opening{name = Name, keeper = Keeper, timeout = Timeout} = Opening,
     Alive =
         case State of
             alive -> Keeper;
             _ -> undefined
         end,
     Request = {join, Name, Alive, gen_tracker_waits:parent()},
-    try gen_server:call(Tracker, Request, ?TIMEOUT) of
+    try gen_server:call(Tracker, Request, Timeout) of
         gone -> gone;
         Result -> {answer, Result}
     catch
@@ -205,7 +208,7 @@ try_join(State, #opening{zone = Zone, tracker = Tracker, handle = Handle} = Open
         exit:{Reason, _} ->
             case Reason =/= timeout andalso proctab_nif:was_stopped(Handle) of
                 true -> {answer, {error, shutdown}};
-                false -> {exit, {killed(Reason), {gen_server, call, [Zone, Request, ?TIMEOUT]}}}
+                false -> {exit, {killed(Reason), {gen_server, call, [Zone, Request, Timeout]}}}
             end
     end.
 

@@ -19,6 +19,7 @@ all() ->
         many_callers_get_one_child_with_the_lock,
         a_name_that_is_held_is_asked_of_its_holder,
         a_child_of_another_member_is_known_to_its_caller,
+        a_child_of_another_member_that_starts_slowly_is_found_by_its_caller,
         errors_of_a_start_reach_the_caller_on_another_member,
         the_end_of_the_home_is_an_error,
         a_zone_that_stops_during_a_start_is_an_error,
@@ -138,18 +139,38 @@ a_child_of_another_member_is_known_to_its_caller(_) ->
         {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
         ok = on(One, sys, suspend, [Process]),
         Writing = callers:ask(fun() -> on(One, ?MODULE, open_and_write, [Name]) end),
-        wait:until(fun() ->
-            case on(Other, gen_tracker, find, [z, Name]) of
-                {ok, Pid} ->
-                    {_, Watching} = on(Other, erlang, process_info, [Pid, monitored_by]),
-                    lists:member(Node, [node(Watcher) || Watcher <- Watching]);
-                undefined ->
-                    false
-            end
-        end),
+        wait:until(fun() -> is_watched_from(Node, Name, Other) end),
         ok = on(One, sys, resume, [Process]),
         ?assertEqual({answer, ok}, callers:answer(Writing))
     end).
+
+%% Whether a process of a node monitors the child of a member.
+is_watched_from(Node, Name, Member) ->
+    case on(Member, gen_tracker, find, [z, Name]) of
+        {ok, Pid} ->
+            {_, Watching} = on(Member, erlang, process_info, [Pid, monitored_by]),
+            lists:member(Node, [node(Watcher) || Watcher <- Watching]);
+        undefined ->
+            false
+    end.
+
+%% The caller's member knows that the name is held before it knows the child.
+a_child_of_another_member_that_starts_slowly_is_found_by_its_caller(_) ->
+    clusters:with(2, z, fun([{_, Node} = One, {_, Home} = Other]) ->
+        Name = name_of(Other, z),
+        {Process, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
+        Finding = callers:ask(fun() -> on(One, ?MODULE, open_and_find, [Name]) end),
+        wait:until(fun() -> on(One, proctab_nif, claim_owner, [z, Name]) =:= Home end),
+        ok = on(One, sys, suspend, [Process]),
+        wait:until(fun() -> is_watched_from(Node, Name, Other) end),
+        ok = on(One, sys, resume, [Process]),
+        {answer, {Opened, Found}} = callers:answer(Finding),
+        ?assertEqual(Opened, Found)
+    end).
+
+open_and_find(Name) ->
+    Opened = gen_tracker_cluster:find_or_open(z, cluster_child:slow(Name, 1000)),
+    {Opened, gen_tracker_cluster:find(z, Name)}.
 
 open_and_write(Name) ->
     {ok, _} = gen_tracker_cluster:find_or_open(z, spec(Name)),
@@ -312,7 +333,7 @@ opening_is_refused(Name, Member) ->
 
 open_home(Name) ->
     {ok, Name, Spec} = gen_tracker_spec:check(spec(Name)),
-    gen_tracker_opening:open_home(z, Name, Spec).
+    gen_tracker_opening:open_home(z, Name, Spec, infinity).
 
 no_start_function_is_called_after_a_drain(_) ->
     clusters:with(2, z, fun([One | _]) ->
