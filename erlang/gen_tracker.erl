@@ -899,9 +899,10 @@ send(ViaName, Message) ->
 %%
 %% From then on the caller receives `{gen_tracker, Zone, {up, Name, Pid}}' when a child was started
 %% or added, and `{gen_tracker, Zone, {down, Name, Pid, Reason}}' when it has ended (before
-%% `after_terminate' is called), was unregistered (with the reason `unregistered'), or has lost its
-%% name to another process (with the reason `re_registered'). The events of each name arrive in
-%% order, none missing, none twice. Subscribing again changes nothing.
+%% `after_terminate' is called), was unregistered (with the reason `unregistered'), has lost its
+%% name to another process (with the reason `re_registered'), or has given way to the child of
+%% another node (with the reason `{conflict, Winner}'). The events of each name arrive in order,
+%% none missing, none twice. Subscribing again changes nothing.
 %%
 %% A subscription ends with the zone, after the deaths of the last children. The last message is
 %% `{gen_tracker, Zone, unsubscribed}'. A caller that subscribes to a new zone of the same name

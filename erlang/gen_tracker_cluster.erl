@@ -33,8 +33,8 @@
 %% </ul>
 %%
 %% All functions raise `badarg' if the zone does not run on this node, or was started without the
-%% option `cluster', unless they say otherwise. All members should have the same options;
-%% others are logged.
+%% option `cluster', unless they say otherwise. All members should have the same options: a member
+%% has no copies of keys that the child's member does not copy. Differences are logged.
 -module(gen_tracker_cluster).
 
 -export([find/2, find_or_open/2, home/2, members/1, drain/1]).
