@@ -234,17 +234,19 @@ tell(Keeper, #{tag := Tag}, What, Of) ->
 %% @doc Ends a keeper that has no task yet.
 -spec discard(pid()) -> ok.
 discard(Keeper) ->
+    %% An exit signal that has arrived before is that of a keeper without a child.
     unlink(Keeper),
     exit(Keeper, kill),
-    receive
-        {'EXIT', Keeper, _} -> ok
-    after 0 -> ok
-    end.
+    ok.
 
-%% @doc Returns whether a process is alive. Processes of other nodes count as alive.
+%% @doc Returns whether a process is alive. Processes of other nodes count as alive. The signals
+%% that the caller has sent to a living process have arrived.
+%%
+%% `is_process_alive/1' alone would wait for the end of a process that is exiting: seconds if it
+%% owns large tables of ETS.
 -spec is_alive(pid()) -> boolean().
 is_alive(Pid) ->
-    node(Pid) =/= node() orelse is_process_alive(Pid).
+    proctab_nif:may_be_alive(Pid) andalso (node(Pid) =/= node() orelse is_process_alive(Pid)).
 
 %% @doc Returns the processes that a keeper has started and is still linked to.
 -spec started_by(Keeper :: pid()) -> [pid()].

@@ -415,9 +415,14 @@ look_up(#request{kind = Kind, name = Name} = Request, Requests) ->
         {{_, _, Keeper, _}, {Keeper, starting}} when Kind =:= look_up ->
             Requests;
         {{_, Pid, Kept, _}, {_, _}} ->
-            {Keeper, Taking} = own_keeper(Name, Pid, Kept, Requests),
-            {_, Waiting} = wait(Keeper, waits, monitored(Request, Taking), Taking),
-            Waiting;
+            try own_keeper(Name, Pid, Kept, Requests) of
+                {Keeper, Taking} ->
+                    {_, Waiting} = wait(Keeper, waits, monitored(Request, Taking), Taking),
+                    Waiting
+            catch
+                %% An answer would make the caller ask again at once.
+                error:system_limit -> Requests
+            end;
         {undefined, {Asker, _}} ->
             look_up_free(by({Asker, waiting}, monitored(Request, Requests)), Requests);
         {_, none} ->
@@ -822,8 +827,12 @@ lately(Keeper, #requests{adopted = Adopted}) ->
 
 move_waiting(Keeper, New, Requests) ->
     {Waited, Others} = take_waiting(Keeper, Requests),
-    Move = fun({Role, Request}, Next) -> add(New, Role, Request, Next) end,
-    lists:foldl(Move, Others, Waited).
+    lists:foldl(fun(Waiting, Next) -> move(Waiting, New, Next) end, Others, Waited).
+
+%% The timer of a `register' names the keeper.
+move({Role, #request{kind = Kind} = Request}, New, Requests) ->
+    _ = ?IS_REGISTER(Kind) andalso start_timer(New, Request, Requests),
+    add(New, Role, Request, Requests).
 
 %% Returns the request of a caller that may end its wait by itself, its number, and the keeper that
 %% it waits for.

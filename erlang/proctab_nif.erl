@@ -44,7 +44,8 @@
 -export([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -export([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
 -export([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
--export([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
+-export([find/2, find_alive/2, may_be_alive/1]).
+-export([getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -export([delattr/3, increment/4, increment/5]).
 -export([attrs/2, attrs/3, page/4]).
 -export([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
@@ -72,7 +73,8 @@
 -nifs([respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3]).
 -nifs([watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2]).
 -nifs([register_name/5, change_keeper/4, reserve_name/3, cancel_name/2]).
--nifs([find/2, find_alive/2, getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
+-nifs([find/2, find_alive/2, may_be_alive/1]).
+-nifs([getattr/3, setattr/3, setattr/4, set_missing/4, replace/5, cas/5]).
 -nifs([delattr/3, increment/4, increment/5]).
 -nifs([attrs/2, attrs/3, page/4]).
 -nifs([check_keys/1, lookup/6, count/3, values_page/4, indexes/1, index_page/3]).
@@ -322,6 +324,13 @@ find(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% recorded that yet. A child of another node counts as alive.
 -spec find_alive(Zone :: atom(), Name :: term()) -> {ok, pid()} | undefined.
 find_alive(_Zone, _Name) -> erlang:nif_error(not_loaded).
+
+%% @doc Returns whether a process is alive. A process of another node counts as alive.
+%%
+%% Unlike `erlang:is_process_alive/1', returns at once for a process that is exiting, and does not
+%% deliver the caller's signals to the process first.
+-spec may_be_alive(pid()) -> boolean().
+may_be_alive(_Pid) -> erlang:nif_error(not_loaded).
 
 %%% Attributes
 

@@ -30,6 +30,7 @@ all() ->
         a_keeper_that_gets_no_processor_is_waited_for,
         a_waiting_caller_is_answered_when_the_child_is_terminated,
         a_caller_that_comes_after_a_death_does_not_get_the_dead_child,
+        a_child_that_takes_long_to_exit_does_not_hold_up_the_tracker,
         keepers_that_lost_the_name_leave_nothing
     ].
 
@@ -303,6 +304,25 @@ a_caller_that_comes_after_a_death_does_not_get_the_dead_child(Config) ->
     Keeper ! go,
     {started, Third} = await(started),
     ?assertEqual({answer, {ok, Third}}, answer(Late)).
+
+%% The VM frees the tables of a process before it sends the signals of its end.
+a_child_that_takes_long_to_exit_does_not_hold_up_the_tracker(Config) ->
+    Zone = zone(Config),
+    {ok, Child} = gen_tracker:find_or_open(Zone, plain(name)),
+    Child ! {run, self(), fun() -> table(3000000) end},
+    {ran, Child, true} = await(ran),
+    exit(Child, kill),
+    wait:until(fun() -> not proctab_nif:may_be_alive(Child) end),
+    Asked = ask(fun() -> gen_tracker:find_or_open(Zone, plain(name)) end),
+    waiting(),
+    ok = gen_tracker:wait(Zone),
+    ?assertEqual({ok, Child}, gen_tracker:find(Zone, name)),
+    {answer, {ok, Next}} = answer(Asked),
+    ?assertNotEqual(Child, Next).
+
+table(Size) ->
+    Table = ets:new(large, []),
+    true = lists:all(fun(Key) -> ets:insert(Table, {Key}) end, lists:seq(1, Size)).
 
 %% Waits until so many messages are in the mailbox of a process.
 queued(Pid, Count) ->

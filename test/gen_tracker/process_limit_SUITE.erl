@@ -27,6 +27,7 @@ all() ->
         nothing_is_left_of_a_killed_tracker,
         a_caller_gets_the_error_system_limit,
         a_child_whose_keeper_was_killed_is_adopted_once_there_is_room,
+        a_callback_that_waits_for_an_attribute_asks_the_tracker_once,
         a_cluster_process_joins_again_once_there_is_room,
         a_callback_for_conflicts_is_called_once_there_is_room
     ].
@@ -146,6 +147,29 @@ a_child_whose_keeper_was_killed_is_adopted_once_there_is_room(_) ->
         done = tracked_child:stop(Child, done),
         wait:until(fun() -> supervisor:which_children(Zone) =:= [] end, 60),
         open(Zone, child)
+    end).
+
+%% The tracker needs a process to wait for a registered one.
+a_callback_that_waits_for_an_attribute_asks_the_tracker_once(_) ->
+    Zone = ?FUNCTION_NAME,
+    full_node:run(fun() ->
+        yes = gen_tracker:register_name({zone(Zone), registered}, loose(start_stubborn)),
+        Test = self(),
+        Start = fun() ->
+            Test ! {waits, self()},
+            receive
+                go -> {error, gen_tracker:getattr(Zone, registered, key, 200)}
+            end
+        end,
+        Opening = opening(Zone, spec(child, temporary, 200, {start_with, [self(), Start]})),
+        {waits, Starter} = await(waits),
+        ok = full_node:fill(),
+        1 = erlang:trace(whereis(Zone), true, ['receive']),
+        Starter ! go,
+        {answer, {error, undefined}} = answer(Opening, ?LIMIT),
+        1 = erlang:trace(whereis(Zone), false, ['receive']),
+        Received = messages:taken(trace),
+        ?assert(length(Received) < 10, lists:sublist(Received, 20))
     end).
 
 %% The scope is killed while the cluster process is suspended, and others take the places of both

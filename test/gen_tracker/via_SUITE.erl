@@ -41,6 +41,7 @@ all() ->
         a_start_that_waits_for_a_registration_of_its_own_name_ends,
         register_name_waits_for_a_cleanup_without_a_time_limit,
         register_name_times_out_after_the_end_of_a_keeper,
+        register_name_times_out_after_its_keeper_was_replaced,
         register_name_succeeds_if_the_name_is_free_at_its_timeout,
         the_reason_of_a_process_that_exits_right_after_its_registration_is_sent,
         a_dead_process_can_be_registered_and_is_removed,
@@ -393,6 +394,19 @@ register_name_times_out_after_the_end_of_a_keeper(Config) ->
     {_, register_timeout, Keeper, From} = timed_again(Zone, fun() -> exit(Starter, kill) end),
     ?assertNotEqual(Starter, Keeper),
     ?assertEqual({answer, yes}, callers:answer(Asked)).
+
+register_name_times_out_after_its_keeper_was_replaced(Config) ->
+    Zone = zone(Config),
+    Child = tracked_child_reason:open(Zone, ?NAME, permanent, tracked_child_reason:gate()),
+    exit(Child, kill),
+    {cleaning, ?NAME, Keeper} = messages:await(cleaning),
+    Process = tracked_child:loose(start_deaf),
+    Asked = callers:ask(fun() -> register_name({Zone, ?NAME}, Process) end),
+    {_, register_timeout, Keeper, From} = timeout_message(Zone),
+    {_, register_timeout, New, From} = timed_again(Zone, fun() -> exit(Keeper, kill) end),
+    ?assertNotEqual(Keeper, New),
+    ?assertEqual({answer, no}, callers:answer(Asked)),
+    ?assertEqual(New, zones:keeper(Zone, ?NAME)).
 
 %% Returns the timeout message for which `Fun` lets the tracker start a timer of a minute.
 timed_again(Zone, Fun) ->

@@ -633,6 +633,7 @@ zone_functions() ->
         {cancel_name, [raw, pid], [ok]},
         {find, [raw, any], [{ok, pid}, undefined]},
         {find_alive, [raw, any], [{ok, pid}, undefined]},
+        {may_be_alive, [any_pid], [true, false]},
         {getattr, [raw, any, any], [{ok, any}, undefined]},
         {setattr, [raw, any, proper_list], [ok, void]},
         {setattr, [raw, any, any, any], [ok, void]},

@@ -36,7 +36,7 @@ all() ->
         an_improper_modules_list_does_not_end_the_tracker,
         messages_that_look_like_internal_ones_change_nothing,
         native_functions_refuse_wrong_terms,
-        native_functions_of_subscriptions_refuse_wrong_terms,
+        native_functions_without_a_zone_refuse_wrong_terms,
         native_functions_refuse_callers_other_than_the_keeper,
         huge_terms_are_stored_and_read_back_as_values_or_refused,
         huge_terms_are_stored_and_read_back_as_keys_or_refused,
@@ -329,10 +329,12 @@ native_functions_refuse_wrong_terms(Config) ->
     Calls = native(Zone, proplists:get_value(child, Config)),
     [assert_refused(Zone, proctab_nif, Call) || Call <- Calls].
 
-native_functions_of_subscriptions_refuse_wrong_terms(_) ->
+native_functions_without_a_zone_refuse_wrong_terms(_) ->
     NoAtoms = [1, "zone", self(), [], make_ref()],
-    NoLocal = [remote_pid(), atom, 1, "pid", [], make_ref()],
+    NoPids = [atom, 1, "pid", [], make_ref()],
+    NoLocal = [remote_pid() | NoPids],
     Refused = [
+        {may_be_alive, [self()], [{1, NoPids}]},
         {open_subscriptions, [z, z, self()], [{1, NoAtoms}, {2, NoAtoms}, {3, NoLocal}]},
         {add_subscriber, [self()], [{1, [self() | NoLocal]}]},
         {remove_subscriber, [self()], [{1, NoLocal}]},

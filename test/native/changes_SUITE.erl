@@ -102,6 +102,7 @@ reading() ->
         {kept, 2},
         {find, 2},
         {find_alive, 2},
+        {may_be_alive, 1},
         {getattr, 3},
         {attrs, 2},
         {attrs, 3}

@@ -408,3 +408,7 @@ pub fn find_alive(call: Call<'_>) -> Answer<'_> {
         _ => Ok(atom!(undefined)),
     })
 }
+
+pub fn may_be_alive(call: Call<'_>) -> Answer<'_> {
+    Ok(boolean(call.may_be_alive(&call.child_pid(0)?)?))
+}

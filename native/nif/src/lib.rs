@@ -60,7 +60,7 @@ proctab_terms::export! {
         opening/4, launch/4, insert/5, child/2, await_start/2, kept/2, running/3, failed/2,
         terminating/3, pending/2, slowed/2, restarting/2,
         respec/3, stop/3, remove/2, unregister_name/4, hand_over/5, change_keeper/3, find/2,
-        find_alive/2,
+        find_alive/2, may_be_alive/1,
     }
     registrars {
         watchdog/2, appoint/3, open_registrar/2, close_registrar/2, registrars/1, is_own/2,
