@@ -102,6 +102,8 @@
 
 -record(member, {
     zone :: gen_tracker:zone(),
+    %% The name of this node, which can change.
+    node = node() :: node(),
     %% The zone of this process: the next one of its name has other claims.
     handle :: proctab_nif:handle(),
     tracker :: pid(),
@@ -168,6 +170,7 @@ stopping(Process, Tag) ->
 init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Indexed} = Options}) ->
     process_flag(trap_exit, true),
     gen_tracker_reports:set_label({?MODULE, Zone}),
+    ok = net_kernel:monitor_nodes(true),
     #{tag := Tag} = Options,
     ok = proctab_nif:open_subscriptions(gen_tracker_cluster, Zone, Tracker),
     Table = ets:new(?MODULE, [protected, {read_concurrency, true}]),
@@ -267,9 +270,14 @@ handle_cast(_Request, Member) ->
     {noreply, Member}.
 
 %% @private
--spec handle_info(term(), #member{}) -> {noreply, #member{}}.
-handle_info(Message, Member) ->
-    {noreply, received(Message, Member)}.
+-spec handle_info(term(), #member{}) ->
+          {noreply, #member{}} | {stop, {shutdown, renamed}, #member{}}.
+handle_info(Message, #member{node = Node} = Member) when Node =:= node() ->
+    {noreply, received(Message, Member)};
+%% Distribution was started or stopped, which `nodeup' or `nodedown' tells. The tracker starts
+%% another cluster process, which makes its claims in the name that the node has now.
+handle_info(_, Member) ->
+    {stop, {shutdown, renamed}, Member}.
 
 received({Secret, Event}, #member{secret = Secret} = Member) ->
     own_events(last_copies(more_events(Secret, ?PAGE, [Event])), Member);
