@@ -8,6 +8,8 @@
 -define(END, "<!-- ... to here. -->\n").
 -define(SIDES, [proctab, ets_design, ets_set, ets_row, registry, pg]).
 -define(WIDTH, 100).
+%% From this factor on a peer is far ahead.
+-define(FAR, 1.5).
 
 %% Operations and modes, as the sections of the benchmark name them.
 -define(ONE, "one process").
@@ -51,7 +53,7 @@ text(Rows) ->
             "map of the attributes in each row."
         ),
         "\n",
-        wrapped(ahead(Rows)),
+        ahead(Rows),
         "\n",
         bench_report:machine(),
         "\n\n"
@@ -75,25 +77,26 @@ cell(Side, Rows) ->
 median(#{figures := Figures}) ->
     rounds:median(Figures).
 
-%% Names each operation in which a peer is ahead, with the largest factor of its modes and sizes,
+%% The operations in which a peer is far ahead, with the largest factor of their modes and sizes,
 %% and that peer; the largest factor first.
 ahead(Rows) ->
-    case lists:reverse(lists:keysort(1, bench_targets:behind(Rows))) of
-        [] ->
-            "No peer is ahead in any comparison.";
-        Behind ->
-            [
-                "proctab needs more time or memory than the best peer, by this factor at most, in "
-                "these comparisons: ",
-                lists:join(", ", [
-                    io_lib:format("~ts (~.1f, ~s)", [
-                        Operation, float(Factor), bench_sides:label(Side)
-                    ])
-                 || {Factor, Side, Operation} <- Behind
-                ]),
-                "."
-            ]
-    end.
+    Behind = lists:reverse(lists:keysort(1, bench_targets:behind(Rows))),
+    {Far, Near} = lists:partition(fun({Factor, _, _}) -> Factor >= ?FAR end, Behind),
+    Header = [["a peer is ahead", "times", "peer"], ["---", "---", "---"]],
+    Lines = [
+        [Operation, io_lib:format("~.1f", [float(Factor)]), bench_sides:label(Side)]
+     || {Factor, Side, Operation} <- Far
+    ],
+    [
+        wrapped("These need more time or memory than the best peer does, by this factor at most:"),
+        "\n",
+        [bench_report:line(Line) || Line <- Header ++ Lines],
+        "\n",
+        wrapped(io_lib:format(
+            "Other comparisons in which a peer is ahead, by less than ~.1f times: ~b.",
+            [?FAR, length(Near)]
+        ))
+    ].
 
 %% Lines of at most ?WIDTH characters.
 wrapped(Text) ->
