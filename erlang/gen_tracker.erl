@@ -1135,6 +1135,8 @@ received({Tag, launched, Keeper, Result}, #tracker{tag = Tag, requests = Request
     Tracker#tracker{requests = gen_tracker_requests:launched(Keeper, Result, Requests)};
 received({Tag, mark, Mark}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:mark(Mark, Requests)};
+received({Tag, pending, Keeper, Timer}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
+    Tracker#tracker{requests = gen_tracker_requests:pending(Keeper, Timer, Requests)};
 received({Tag, settled, Keeper}, #tracker{tag = Tag, requests = Requests} = Tracker) ->
     Tracker#tracker{requests = gen_tracker_requests:settled(Keeper, Requests)};
 received({Tag, opened, Registrar, Before}, #tracker{tag = Tag, requests = Requests} = Tracker) ->

@@ -20,7 +20,8 @@
 %%      | -- {Tag, stop} -----------------------> |  stop the child and remove its row
 %%      | -- {Tag, stop_zone} ------------------> |  likewise, because the zone stops
 %%      |   cluster process -- {Tag, conflict} -> |  the child has lost a conflict
-%%      | -- {Tag, retry, Spec} ----------------> |  retry a failed restart now, with this spec
+%%      | <- {Tag, pending, Keeper, Timer} ------ |  waits to retry a failed restart
+%%      | -- {Tag, retry, Timer, Spec} ---------> |  retry it now, with this spec
 %%      | <- {Tag, settled, Keeper} ------------- |  the child will not be restarted
 %%      | <- {Tag, overtime, Keeper, cleanup} --- |  the time limit of after_terminate is over
 %%      | <- {Tag, inherit, Keeper, Pids} ------- |  processes that the start function left linked
@@ -51,7 +52,7 @@
 -module(gen_tracker_keeper).
 
 -export([open/6, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
--export([stop/2, stop_zone/2, retry/3, lose/5]).
+-export([stop/2, stop_zone/2, retry/4, lose/5]).
 -export([take_over/2, inherited/2, discard/1, is_alive/1, started_by/1]).
 -export([shared/1, monitor_now/2, is_abnormal/1]).
 -export([init/1, opened/6, loop/1, delayed/2]).
@@ -212,10 +213,12 @@ lose(Keeper, Tag, Loser, Winner, Decision) ->
     Keeper ! {Tag, conflict, Loser, Winner, Decision},
     ok.
 
-%% @doc Tells a keeper to retry a failed restart now, with another spec.
--spec retry(pid(), context(), gen_tracker_spec:spec()) -> ok.
-retry(Keeper, Context, Spec) ->
-    tell(Keeper, Context, retry, Spec).
+%% @doc Tells a keeper to retry a failed restart now, with another spec, unless the timer of its
+%% next attempt is another one by now.
+-spec retry(pid(), context(), Timer :: reference(), gen_tracker_spec:spec()) -> ok.
+retry(Keeper, #{tag := Tag}, Timer, Spec) ->
+    Keeper ! {Tag, retry, Timer, Spec},
+    ok.
 
 %% @doc Tells a keeper that the calling tracker is linked to the processes that it hands over.
 -spec inherited(pid(), Tag :: reference()) -> ok.
@@ -772,7 +775,7 @@ restart_in_time(#child{since = Since, restarts = Restarts, is_slowed = IsSlowed}
 
 slow_down(Child) ->
     case change_row(fun proctab_nif:slowed/2, [], Child) of
-        true -> delay(Child);
+        true -> delay(start_timer(Child), Child);
         false -> finish(Child)
     end.
 
@@ -810,15 +813,18 @@ not_restarted(#child{name = Name} = Child, Kind, Result) ->
                  result => Result}),
     give_up(Child, Result).
 
-%% Waits for the next attempt after a failed restart.
+%% Waits for the next attempt after a failed restart. The tracker asks for an earlier one only after
+%% it has handled the result: who gets that makes no attempt.
 -spec pend(#child{}, result()) -> no_return().
-pend(Child, Result) ->
+pend(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Result) ->
     drop_obsolete(Child),
     IsPending = change_row(fun proctab_nif:pending/2, [], Child),
     tell_launched(Child, Result),
     case IsPending of
         true ->
-            delay(Child);
+            Timer = start_timer(Child),
+            Tracker ! {Tag, pending, self(), Timer},
+            delay(Timer, Child);
         false ->
             remove(Child),
             linger(Child)
@@ -831,14 +837,17 @@ reason(Result) -> Result.
 %% result of that attempt, and exit signals of linked processes.
 drop_obsolete(#child{context = #{tracker := Tracker, tag := Tag}} = Child) ->
     receive
-        {Tag, retry, _} -> drop_obsolete(Child);
+        {Tag, retry, _, _} -> drop_obsolete(Child);
         {'EXIT', Pid, _} when Pid =/= Tracker -> drop_obsolete(Child)
     after 0 -> ok
     end.
 
-delay(#child{delay = Delay} = Child) ->
+start_timer(#child{delay = Delay}) ->
+    erlang:start_timer(Delay, self(), retry).
+
+delay(Timer, #child{delay = Delay} = Child) ->
     Later = Child#child{delay = min(Delay + ?MORE_DELAY, ?LONGEST_DELAY)},
-    proc_lib:hibernate(?MODULE, delayed, [Later, erlang:start_timer(Delay, self(), retry)]).
+    proc_lib:hibernate(?MODULE, delayed, [Later, Timer]).
 
 %% @private Waits for the next attempt to restart the child.
 -spec delayed(#child{}, Timer :: reference()) -> no_return().
@@ -846,7 +855,7 @@ delayed(#child{context = #{tracker := Tracker, tag := Tag}} = Child, Timer) ->
     receive
         {timeout, Timer, retry} ->
             restart(Child);
-        {Tag, retry, Spec} ->
+        {Tag, retry, Timer, Spec} ->
             _ = erlang:cancel_timer(Timer),
             retry_with(Spec, Child);
         {Tag, stop} ->

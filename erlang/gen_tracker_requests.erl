@@ -16,7 +16,8 @@
 -module(gen_tracker_requests).
 
 -export([new/2, request/6, handle/2, end_all/1]).
--export([mark/2, launched/3, settled/2, lost/3, register_timeout/3, abandon/2, expire/1]).
+-export([mark/2, launched/3, pending/3, settled/2, lost/3, register_timeout/3, abandon/2]).
+-export([expire/1]).
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
 
 -export_type([requests/0, request/0, kind/0]).
@@ -76,6 +77,8 @@
     adopted = #{} :: #{Keeper :: pid() => [Milliseconds :: integer()]},
     %% The keepers whose transient child ended normally.
     settled = #{} :: #{Keeper :: pid() => settled},
+    %% The timers of the keepers that wait to retry a restart.
+    pending = #{} :: #{Keeper :: pid() => Timer :: reference()},
     registrars :: gen_tracker_registrars:registrars()
 }).
 
@@ -197,8 +200,11 @@ handle(#request{kind = Kind, name = Name} = Request, Before, Requests) ->
             %% OTP's answer for a child that could not be restarted.
             reply(Request, {error, already_present}),
             {nobody, Requests};
-        {pending, _, Keeper, _} ->
+        {pending, _, Keeper, _} when is_map_key(Keeper, Requests#requests.pending) ->
             retry(Keeper, Request, Requests);
+        {pending, _, Keeper, _} ->
+            %% The keeper's next message is the result of the last attempt, or that it waits.
+            wait(Keeper, waits, Request, Requests);
         {launching, Pid, Keeper, _} ->
             {Own, Taking} = own_keeper(Name, Pid, Keeper, Requests),
             wait(Own, waits, Request, Taking);
@@ -222,9 +228,10 @@ running(find_or_open, Pid) -> {ok, Pid};
 running(_, Pid) -> {error, {already_started, Pid}}.
 
 retry(Keeper, #request{spec = Spec} = Request, #requests{stopping = Stopping} = Requests) ->
+    #requests{context = Context, pending = #{Keeper := Timer}} = Requests,
     case wait(Keeper, waits, Request, Requests) of
         {Keeper, Waiting} when not is_map_key(Keeper, Stopping) ->
-            gen_tracker_keeper:retry(Keeper, Requests#requests.context, Spec),
+            gen_tracker_keeper:retry(Keeper, Context, Timer, Spec),
             {Keeper, Waiting};
         Other ->
             Other
@@ -653,8 +660,8 @@ register_timeout(Keeper, From, Requests) ->
 %% @doc Handles the result of a keeper's start. If a request has asked for the end of the child
 %% meanwhile, the answer is `killed' whatever the result is.
 -spec launched(Keeper :: pid(), gen_tracker_keeper:result(), requests()) -> requests().
-launched(Keeper, Result, #requests{stopping = Stopping} = Before) ->
-    Requests = took_over(Keeper, Before),
+launched(Keeper, Result, #requests{stopping = Stopping, pending = Pending} = Before) ->
+    Requests = took_over(Keeper, Before#requests{pending = maps:remove(Keeper, Pending)}),
     Outcome =
         case is_map_key(Keeper, Stopping) of
             true -> {killed, Result};
@@ -675,6 +682,21 @@ started({ok, Pid}) when is_pid(Pid) -> Pid;
 started({ok, Pid, _}) when is_pid(Pid) -> Pid;
 started(_) -> none.
 
+%% @doc Notes that a keeper waits until this timer expires to retry a failed restart, and has it
+%% retry at once if a `find_or_open' has come since that restart failed.
+-spec pending(Keeper :: pid(), Timer :: reference(), requests()) -> requests().
+pending(Keeper, Timer, #requests{pending = Pending} = Requests) ->
+    {Waited, Others} = take_waiting(Keeper, Requests),
+    Again = fun
+        ({waits, #request{kind = find_or_open} = Request}, {Before, Next}) ->
+            handle(Request, Before, Next);
+        ({Role, Request}, {Before, Next}) ->
+            {Before, add(Keeper, Role, Request, Next)}
+    end,
+    Known = Others#requests{pending = Pending#{Keeper => Timer}},
+    {_, Handled} = lists:foldl(Again, {nobody, Known}, Waited),
+    Handled.
+
 %% @doc Notes that the child of a keeper has ended normally and will not be restarted.
 -spec settled(Keeper :: pid(), requests()) -> requests().
 settled(Keeper, #requests{settled = Settled} = Requests) ->
@@ -690,6 +712,7 @@ ended(Keeper, #requests{registrars = Registrars} = Before) ->
     Requests = took_over(Keeper, Before),
     #requests{stopping = Stopping, adopted = Adopted, settled = Settled} = Requests,
     Left = Requests#requests{
+        pending = maps:remove(Keeper, Requests#requests.pending),
         stopping = maps:remove(Keeper, Stopping),
         settled = maps:remove(Keeper, Settled),
         adopted = maps:remove(Keeper, Adopted)
@@ -805,7 +828,8 @@ keeper_lost(Keeper, Reason, #requests{context = Context, stopping = Stopping} = 
                     gen_tracker_keeper:adopt(New, Context, Reason, Times, IsSettled),
                     Counted = Requests#requests{
                         adopted = (maps:remove(Keeper, Adopted))#{New => Times},
-                        settled = maps:remove(Keeper, Settled)
+                        settled = maps:remove(Keeper, Settled),
+                        pending = maps:remove(Keeper, Requests#requests.pending)
                     },
                     Moved = move_waiting(Keeper, New, took_over(Keeper, Counted)),
                     case maps:take(Keeper, Stopping) of

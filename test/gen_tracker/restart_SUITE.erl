@@ -42,6 +42,7 @@ all() ->
         a_failed_restart_leaves_no_attribute,
         find_or_open_during_a_restart_gets_the_restarted_child,
         find_or_open_while_restarts_fail_gets_the_child_that_runs_at_last,
+        a_caller_that_gets_the_error_of_a_restart_starts_nothing,
         terminate_child_ends_a_pending_restart,
         a_failed_restart_of_a_transient_child_is_logged_and_not_repeated
     ].
@@ -344,6 +345,40 @@ find_or_open_while_restarts_fail_gets_the_child_that_runs_at_last(_) ->
         end,
     {ok, Again} = gen_tracker:find(Zone, child),
     [{child, Again, worker, _}] = supervisor:which_children(Zone).
+
+%% The tracker reads the caller's request when the restart has failed already, and then what the
+%% keeper told of that.
+a_caller_that_gets_the_error_of_a_restart_starts_nothing(_) ->
+    Zone = zone(?FUNCTION_NAME),
+    Test = self(),
+    Fail = fun() ->
+        Test ! {restarting, self()},
+        receive
+            fail -> {error, failed}
+        end
+    end,
+    Child = scripted_child:open(Zone, child, permanent, script([run(), Fail, run()])),
+    crash = tracked_child:stop(Child, crash),
+    {started, Keeper} = await(started),
+    {restarting, Keeper} = await(restarting),
+    ok = sys:suspend(Zone),
+    Other = scripted_child:spec(child, permanent, fun() -> Test ! other, {error, other} end),
+    Asked = ask(fun() -> gen_tracker:find_or_open(Zone, Other) end),
+    Tracker = whereis(Zone),
+    wait:until(fun() ->
+        process_info(Tracker, message_queue_len) =:= {message_queue_len, 1}
+    end),
+    Keeper ! fail,
+    wait:until(fun() -> element(1, proctab_nif:child(Zone, child)) =:= pending end),
+    ok = sys:resume(Zone),
+    ?assertEqual({answer, {error, failed}}, answer(Asked)),
+    {started, Keeper} = await(started),
+    {started, Next} = await(started),
+    ?assertEqual({ok, Next}, gen_tracker:find_or_open(Zone, Other)),
+    receive
+        other -> ct:fail(started_for_nobody)
+    after 0 -> ok
+    end.
 
 terminate_child_ends_a_pending_restart(_) ->
     Zone = zone(?FUNCTION_NAME),
