@@ -53,7 +53,7 @@
 
 -export([open/6, start/1, monitor_keeper/2, launch/3, attach/3, attached/2, died/4, adopt/5]).
 -export([stop/2, stop_zone/2, retry/4, lose/5]).
--export([take_over/2, inherited/2, discard/1, is_alive/1, started_by/1]).
+-export([take_over/3, inherited/2, discard/1, is_alive/1, started_by/1]).
 -export([shared/1, monitor_now/2, is_abnormal/1]).
 -export([init/1, opened/6, loop/1, delayed/2]).
 
@@ -188,11 +188,11 @@ died(Keeper, #{tag := Tag}, Child, Reason) ->
 adopt(Keeper, Context, Reason, Times, IsSettled) ->
     tell(Keeper, Context, adopt, {Reason, Times, IsSettled}).
 
-%% @doc Tells a keeper that the calling registrar has given it a row, or does not have that row.
-%% The registrar sends the child's exit reason with {@link died/4}.
--spec take_over(pid(), context()) -> ok.
-take_over(Keeper, Context) ->
-    tell(Keeper, Context, take_over, self()).
+%% @doc Tells a keeper that a registrar has given it a row, or that none has that row. The registrar
+%% sends the child's exit reason with {@link died/4}.
+-spec take_over(pid(), context(), Registrar :: pid() | undefined) -> ok.
+take_over(Keeper, Context, Registrar) ->
+    tell(Keeper, Context, take_over, Registrar).
 
 %% @doc Tells a keeper to stop its child and remove its row, which is marked already.
 -spec stop(pid(), context()) -> ok.

@@ -375,14 +375,20 @@ unregistered(Name, Pid, #registrar{watched = Watched} = Registrar) ->
             again
     end.
 
-%% The keeper may have the row already, from a registrar that was killed before it could tell.
+%% The keeper may have the row already, from a registrar that was killed before it could tell. Then
+%% this one does not monitor the child.
 give_row(Name, Pid, Keeper, #registrar{context = Context, watched = Watched} = Registrar) ->
     IsGiven =
         is_kept(Name, Pid, Registrar) andalso
             change_keeper(Name, self(), Keeper, Registrar) andalso
             is_accepted(Name, Keeper, Registrar),
     _ = IsGiven andalso ets:update_element(Watched, {Name, Pid}, {3, Keeper}),
-    gen_tracker_keeper:take_over(Keeper, Context).
+    Giver =
+        case IsGiven of
+            true -> self();
+            false -> undefined
+        end,
+    gen_tracker_keeper:take_over(Keeper, Context, Giver).
 
 %% Takes a row back from a keeper that was dead before it got the row: the tracker may have looked
 %% for its row already. The tracker finds the row of a keeper that dies later.
@@ -392,10 +398,12 @@ is_accepted(Name, Keeper, Registrar) ->
 change_keeper(Name, Keeper, New, Registrar) ->
     unless_gone(fun proctab_nif:change_keeper/4, [zone(Registrar), Name, Keeper, New]).
 
-forget_given(Name, Pid, #registrar{watched = Watched}) ->
+%% The keeper may wait for the exit reason already, since its own monitor came too late.
+forget_given(Name, Pid, #registrar{context = Context, watched = Watched}) ->
     case ets:lookup(Watched, {Name, Pid}) of
         [{Key, Monitor, Keeper}] when is_pid(Keeper) ->
             true = demonitor(Monitor, [flush]),
+            gen_tracker_keeper:died(Keeper, Context, Pid, noproc),
             true = ets:delete(Watched, Key);
         _ ->
             true

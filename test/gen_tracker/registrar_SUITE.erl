@@ -41,6 +41,7 @@ all() ->
         a_start_waits_for_the_end_of_a_registered_process,
         a_keeper_that_takes_over_tells_the_reason,
         a_reason_that_comes_before_the_keeper_monitors_is_told,
+        a_keeper_waits_for_no_reason_of_a_registrar_that_does_not_monitor_its_child,
         unregistering_leaves_no_monitor,
         registered_processes_are_told_to_stop_all_at_once,
         registered_processes_stop_when_registrars_and_tracker_are_killed,
@@ -48,6 +49,29 @@ all() ->
         the_processes_of_a_zone_cannot_be_registered,
         a_registration_that_comes_with_the_stop_is_ended_or_refused
     ].
+
+%% A keeper waits for the reason if its own monitor came too late. Here it is a process that passes
+%% its messages on.
+a_keeper_waits_for_no_reason_of_a_registrar_that_does_not_monitor_its_child(Config) ->
+    Zone = zone(Config),
+    Pid = registered(Zone, ?NAME),
+    {running, Pid, Registrar, _} = proctab_nif:child(Zone, ?NAME),
+    Tag = tracker_state:tag(Zone),
+    Test = self(),
+    Keeper = spawn(fun() -> pass_on(Test) end),
+    ok = gen_tracker_registrar:give(Registrar, Tag, {?NAME, Pid}, Keeper),
+    ?assertEqual({Tag, take_over, Registrar}, messages:await(Tag)),
+    %% As the next registrar is told if this one was killed before it could tell the keeper.
+    ok = gen_tracker_registrar:give(Registrar, Tag, {?NAME, Pid}, Keeper),
+    ?assertEqual({Tag, take_over, undefined}, messages:await(Tag)),
+    _ = unregister_name({Zone, ?NAME}),
+    ?assertEqual({Tag, died, Pid, noproc}, messages:await(Tag)).
+
+pass_on(Test) ->
+    receive
+        Message -> Test ! Message
+    end,
+    pass_on(Test).
 
 registrars(Zone) ->
     lists:sort(proctab_nif:registrars(Zone)).
