@@ -216,9 +216,14 @@ stop_zone(Zone) ->
 supervise(Zone, Options, Caller) ->
     process_flag(trap_exit, true),
     _ = ets:whereis(cluster_child) =:= undefined andalso cluster_child:open_books(),
-    {ok, Tracker} = gen_tracker:start_link(Zone, Options),
-    Caller ! {self(), started},
-    supervise(Zone, Options, Caller, Tracker).
+    case gen_tracker:start_link(Zone, Options) of
+        {ok, Tracker} ->
+            Caller ! {self(), started},
+            supervise(Zone, Options, Caller, Tracker);
+        {error, killed} ->
+            %% A test has killed it before it was started.
+            supervise(Zone, Options, Caller)
+    end.
 
 supervise(Zone, Options, Caller, Tracker) ->
     receive
