@@ -843,10 +843,7 @@ from_receiver(Message, Pid, Member) ->
 credited(Pid, #peer{sending = #sending{lagging = full, outstanding = 0}} = Peer, Member) ->
     snapshot(Pid, Peer, Member);
 credited(Pid, #peer{sending = #sending{lagging = no}} = Peer, Member) ->
-    case send_waiting(Pid, Peer) of
-        #peer{sending = #sending{lagging = no}} = Told -> pages(Pid, Told, Member);
-        Lagging -> Lagging
-    end;
+    pages(Pid, send_waiting(Pid, Peer), Member);
 credited(_, Peer, _) ->
     Peer.
 
