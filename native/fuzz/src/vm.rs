@@ -14,7 +14,7 @@ use std::ffi::c_void;
 use std::hash::{Hash, Hasher};
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustler::sys::ErlNifTermType::{self, *};
 use rustler::sys::{
@@ -314,6 +314,14 @@ fn show_node(node: &Node) -> String {
     }
 }
 
+/// How many terms the functions below have hashed.
+static HASHED: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns how many terms the VM has hashed.
+pub fn hashed() -> usize {
+    HASHED.load(Ordering::Relaxed)
+}
+
 /// Returns a hash that is the same for identical terms.
 fn hash(term: ErlNifTerm) -> u64 {
     let hash_all = |terms: &[ErlNifTerm]| terms.iter().map(|term| hash(*term)).collect::<Vec<_>>();
@@ -377,6 +385,7 @@ unsafe extern "C" fn enif_is_identical(one: ErlNifTerm, other: ErlNifTerm) -> c_
 
 #[no_mangle]
 unsafe extern "C" fn enif_hash(_: ErlNifHash, term: ErlNifTerm, salt: u64) -> u64 {
+    HASHED.fetch_add(1, Ordering::Relaxed);
     hash(term) ^ salt
 }
 

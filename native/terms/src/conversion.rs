@@ -409,6 +409,9 @@ impl<'c> Call<'c> {
             // Whoever reads the copy need not move to a dirty scheduler because of a guess.
             copied.set_words(begin.elapsed().as_nanos() as usize / WORD_NANOSECONDS);
         }
+        if purpose == Purpose::Key {
+            copied.hash_once();
+        }
         Ok(Datum::foreign(copied))
     }
 }

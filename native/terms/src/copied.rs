@@ -57,6 +57,17 @@ struct Environment {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
     cost: Cost,
+    /// The hash of a name or a key, which is hashed here for the last time.
+    hash: Option<u32>,
+}
+
+const _: () = assert!(size_of::<Copied>() <= 48);
+
+impl Environment {
+    /// Whether the hashes are known, and show that two terms are not equal.
+    fn differs_from(&self, other: &Environment) -> bool {
+        self.hash.is_some() && other.hash.is_some() && self.hash != other.hash
+    }
 }
 
 // SAFETY: any thread may use and free an environment that belongs to no process. This one is
@@ -89,9 +100,19 @@ impl Copied {
             env,
             term: ErlNifTerm::default(),
             cost,
+            hash: None,
         };
         copy.term = make(env);
         Copied(Form::Copy(copy))
+    }
+
+    /// Hashes a name or a key, so that its hash is known from then on: a table that grows hashes the
+    /// terms that it has, under a lock, in calls that were charged for others.
+    pub(crate) fn hash_once(&mut self) {
+        let hash = Copied::hash(self.borrow());
+        if let Form::Copy(copy) = &mut self.0 {
+            copy.hash = u32::try_from(hash).ok();
+        }
     }
 
     /// Makes the term in the environment of a call. The caller uses the term, see
@@ -147,8 +168,21 @@ pub struct Live<'a>(Borrowed<'a>);
 #[derive(Clone, Copy)]
 enum Borrowed<'a> {
     Term(ErlNifTerm),
+    /// A stored term, whose hash may be known.
+    Copy(&'a Environment),
     /// A value, which is never equal to a term of the other form.
     Binary(&'a SharedBinary),
+}
+
+impl Borrowed<'_> {
+    /// Returns the term, unless this is a value of the other form.
+    fn term(self) -> Option<ErlNifTerm> {
+        match self {
+            Borrowed::Term(term) => Some(term),
+            Borrowed::Copy(copy) => Some(copy.term),
+            Borrowed::Binary(_) => None,
+        }
+    }
 }
 
 impl<'c> From<Term<'c>> for Live<'c> {
@@ -163,7 +197,7 @@ impl Foreign for Copied {
 
     fn borrow(&self) -> Live<'_> {
         Live(match &self.0 {
-            Form::Copy(copy) => Borrowed::Term(copy.term),
+            Form::Copy(copy) => Borrowed::Copy(copy),
             Form::Binary(binary) => Borrowed::Binary(binary),
         })
     }
@@ -171,22 +205,27 @@ impl Foreign for Copied {
     fn hash(borrowed: Live<'_>) -> u64 {
         let salt = SALT.load(Ordering::Relaxed);
         match borrowed.0 {
-            // SAFETY: the term is alive for as long as `borrowed`.
-            Borrowed::Term(term) => unsafe {
-                enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term, salt)
-            },
+            Borrowed::Copy(Environment {
+                hash: Some(hash), ..
+            }) => u64::from(*hash),
+            Borrowed::Copy(&Environment { term, .. }) | Borrowed::Term(term) => {
+                // SAFETY: the term is alive for as long as `borrowed`.
+                let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term, salt) };
+                // The VM's hashes have 32 bits.
+                u64::from(hash as u32)
+            }
             Borrowed::Binary(binary) => salt ^ binary.length() as u64,
         }
     }
 
     fn same(one: Live<'_>, other: Live<'_>) -> bool {
         match (one.0, other.0) {
-            // SAFETY: both terms are alive for as long as their `Live`.
-            (Borrowed::Term(one), Borrowed::Term(other)) => unsafe {
-                enif_is_identical(one, other) != 0
-            },
             (Borrowed::Binary(one), Borrowed::Binary(other)) => one.has_bytes_of(other),
-            _ => false,
+            (Borrowed::Copy(one), Borrowed::Copy(other)) if one.differs_from(other) => false,
+            (one, other) => one.term().zip(other.term()).is_some_and(|(one, other)| {
+                // SAFETY: both terms are alive for as long as their `Live`.
+                unsafe { enif_is_identical(one, other) != 0 }
+            }),
         }
     }
 
