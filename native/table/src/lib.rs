@@ -103,6 +103,7 @@
 
 pub mod attributes;
 mod children;
+mod chunks;
 pub mod claims;
 pub mod cleanups;
 pub mod commit;

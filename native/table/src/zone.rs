@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 
 use crate::attributes::Attribute;
 use crate::children::Children;
+use crate::chunks::Chunks;
 use crate::claims::Directory;
 use crate::commit::Committed;
 use crate::datum::{Borrowed, Datum, Foreign};
@@ -78,9 +79,9 @@ pub struct Zone<F: Foreign> {
 
 /// A shard of the slots.
 struct Slots<F: Foreign> {
-    rows: Vec<Option<Arc<Row<F>>>>,
+    rows: Chunks<Option<Arc<Row<F>>>>,
     /// Indexes of the slots without a row.
-    free: Vec<u32>,
+    free: Chunks<u32>,
 }
 
 /// Rows in the order of their slots.
@@ -95,8 +96,8 @@ impl<F: Foreign> Default for Zone<F> {
             keepers: ShardedMap::new(seed.clone()),
             slots: std::array::from_fn(|_| {
                 Mutex::new(Slots {
-                    rows: Vec::new(),
-                    free: Vec::new(),
+                    rows: Chunks::default(),
+                    free: Chunks::default(),
                 })
             }),
             children: Children::default(),
@@ -605,12 +606,12 @@ impl<F: Foreign> Zone<F> {
         let first = (from & ((1 << INDEX_BITS) - 1)) as usize;
         let slots = slots.lock();
         let end = slots.rows.len().min(first + PAGE_SLOTS);
-        load_together(slots.rows[first.min(end)..end].iter().take(PAGE_ROWS));
-        for index in first..end {
+        load_together(slots.rows.iter_from(first).take(PAGE_ROWS));
+        for (index, row) in (first..end).zip(slots.rows.iter_from(first)) {
             if page.len() == PAGE_ROWS {
                 return (page, Some((shard << INDEX_BITS) | index as u32));
             }
-            page.extend(slots.rows[index].clone());
+            page.extend(row.clone());
         }
         let next = if end < slots.rows.len() {
             Some((shard << INDEX_BITS) | end as u32)
@@ -649,7 +650,7 @@ impl<F: Foreign> Zone<F> {
     fn free_slot(&self, row: &Row<F>) {
         let index = row.slot & ((1 << INDEX_BITS) - 1);
         let mut slots = self.slots[(row.slot >> INDEX_BITS) as usize].lock();
-        let listed = slots.rows[index as usize].take();
+        let listed = slots.rows.get_mut(index as usize).and_then(Option::take);
         slots.free.push(index);
         drop(slots);
         drop(listed);
