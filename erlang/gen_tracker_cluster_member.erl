@@ -6,7 +6,8 @@
 %% invariants. In short: each two members have two sessions, one in each direction. In a session,
 %% the receiver says `hello', the sender sends a snapshot of its claims, page by page, and every
 %% change, in order. The receiver gives credit for what it has handled. The monitor of the sender
-%% ends the session, and with it all claims of the sender at once.
+%% ends the session, and with it all claims of the sender at once. This module decides what is sent,
+%% and to which peer; `gen_tracker_cluster_sending' when.
 %%
 %% The native table sends this process each change of a row. This process applies the change to
 %% its own claims in the directory and sends it to all peers in one step, and it makes snapshots
@@ -25,20 +26,10 @@
 -import(gen_tracker_cluster_conflicts, [rank/2]).
 
 -define(VERSION, 1).
-%% Claims of a message, and bytes of the names and attributes of a page: one native page may exceed
-%% both. All pages that are sent without credit stay far below the megabyte from which on the VM
-%% takes a connection for busy.
--define(PAGE, 1000).
--define(PAGE_BYTES, 65536).
+%% Changes of the native table that are handled, and sent to the peers, together.
+-define(EVENTS, 1000).
 %% Claims that one native call changes.
 -define(CHUNK, 100).
-%% Messages without credit: pages at most; in all, from which on events wait for a credit; and in
-%% all at most.
--define(PAGES, 4).
--define(IN_FLIGHT, 16).
--define(OUTSTANDING, 64).
-%% How long a peer whose connection is busy is left alone, in milliseconds.
--define(BUSY, 100).
 %% After how long is retried what failed because the VM had no free process, in milliseconds.
 -define(LIMIT_INTERVAL, 100).
 
@@ -54,25 +45,6 @@
 %% [Node]}' and `{homes, [Node]}' (members that accept starts), whether a start takes a lock, and
 %% the copies of attributes.
 -type shared() :: {pid(), ets:table(), home | lock, gen_tracker_cluster_copies:copies()}.
-
-%% A session in which this process sends.
--record(sending, {
-    session :: reference(),
-    %% The messages without credit, oldest first, their number, and that of the pages among them.
-    unacknowledged = queue:new() :: queue:queue(page | events),
-    outstanding = 0 :: non_neg_integer(),
-    pages = 0 :: non_neg_integer(),
-    %% The events that wait for a credit, latest list first, and their number.
-    waiting = [] :: [[tuple()]],
-    waiting_count = 0 :: non_neg_integer(),
-    %% Where the next page begins.
-    next = 0 :: non_neg_integer() | done,
-    epoch = 0 :: non_neg_integer(),
-    %% Whether the receiver is sent no claims, and why: its connection was busy when it was to get a
-    %% page (`busy'), or events, which it has missed (`missed'); or it has not given credit for many
-    %% messages (`full').
-    lagging = no :: no | busy | missed | full
-}).
 
 -record(peer, {
     node :: node(),
@@ -90,11 +62,8 @@
     is_complete = false :: boolean(),
     accepting = false :: boolean(),
     synced = false :: boolean(),
-    sending :: #sending{} | undefined,
-    %% The messages that a busy connection has refused, latest first, and whether the time runs
-    %% after which it is tried again. Claims are not kept: the peer gets another snapshot.
-    unsent = [] :: [tuple()],
-    is_left_alone = false :: boolean(),
+    %% What is sent to it, with the session in which this process sends.
+    sending :: gen_tracker_cluster_sending:sending(),
     %% Whether it was reported again, perhaps because it has joined the group again before its end
     %% was noticed.
     has_rejoined = false :: boolean()
@@ -280,7 +249,7 @@ handle_info(_, Member) ->
     {stop, {shutdown, renamed}, Member}.
 
 received({Secret, Event}, #member{secret = Secret} = Member) ->
-    own_events(last_copies(more_events(Secret, ?PAGE, [Event])), Member);
+    own_events(last_copies(more_events(Secret, ?EVENTS, [Event])), Member);
 received({gen_tracker_cluster, Session, Message}, #member{sessions = Sessions} = Member) ->
     case Sessions of
         #{Session := {receiving, Peer}} -> from_sender(Message, Peer, Member);
@@ -483,7 +452,8 @@ add_peer(Pid, #member{handle = Handle} = Member) ->
         node = Node,
         monitor = monitor_busy(Pid),
         session = make_ref(),
-        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid)
+        id = proctab_nif:add_member(Handle, Node, atom_to_binary(Node), Pid),
+        sending = gen_tracker_cluster_sending:new(Pid)
     },
     open_session(Pid, Peer, Member).
 
@@ -503,13 +473,9 @@ monitor_busy(Pid) ->
 %% Begins to receive from a peer.
 open_session(Pid, #peer{session = Session, sending = Sending} = Peer, Member) ->
     #member{zone = Zone, sessions = Sessions} = Member,
-    Serving =
-        case Sending of
-            #sending{session = Its} -> Its;
-            undefined -> undefined
-        end,
+    Serving = gen_tracker_cluster_sending:session(Sending),
     Hello = {gen_tracker_cluster, hello, ?VERSION, Zone, Session, self(), Serving},
-    Greeted = say(Pid, Hello, Peer),
+    Greeted = say(Hello, Peer),
     set_peer(Pid, Greeted, Member#member{sessions = Sessions#{Session => {receiving, Pid}}}).
 
 set_peer(Pid, Peer, #member{peers = Peers} = Member) ->
@@ -541,10 +507,9 @@ later_names(Node, Id, #member{handle = Handle, peers = Peers}) ->
         {Name, Pid} <- all(Handle, Other, 0, []), is_pid(Pid)
     ]).
 
-without_sending(#peer{sending = #sending{session = Session}}, Sessions) ->
-    maps:remove(Session, Sessions);
-without_sending(_, Sessions) ->
-    Sessions.
+%% Without a session in which this process sends, its reference is `undefined', and no key.
+without_sending(#peer{sending = Sending}, Sessions) ->
+    maps:remove(gen_tracker_cluster_sending:session(Sending), Sessions).
 
 without_missing(Pid, #member{missing = [_ | _] = Missing} = Member) ->
     Member#member{missing = lists:delete(Pid, Missing)};
@@ -593,8 +558,8 @@ status_changed(#member{table = Table, peers = Peers} = Member) ->
         Same when Same =:= Member#member.told ->
             Changed;
         Status ->
-            Told = maps:map(fun(Pid, Peer) -> send_status(Pid, Peer, Status) end, Peers),
-            Changed#member{told = Status, peers = Told}
+            Send = fun(Sending) -> gen_tracker_cluster_sending:status(Status, Sending) end,
+            Changed#member{told = Status, peers = send_each(Send, Peers)}
     end.
 
 members_changed(Members, Members, Member) ->
@@ -607,67 +572,25 @@ members_changed(Before, Members, Member) ->
 status(#member{accepting = Accepting, missing = Missing}) ->
     {Accepting, Missing =:= []}.
 
-send_status(Pid, #peer{sending = #sending{session = Session}} = Peer, Status) ->
-    %% Starts that were decided by the status before are known before the next one.
-    Told = send_waiting(Pid, Peer),
-    say(Pid, {gen_tracker_cluster, Session, {status, Status}}, Told);
-send_status(_, Peer, _) ->
-    Peer.
+%% Sends something to each peer.
+send_each(Send, Peers) ->
+    maps:map(
+        fun(_, #peer{sending = Sending} = Peer) -> Peer#peer{sending = Send(Sending)} end,
+        Peers
+    ).
 
-%% Sends a message that the peer cannot do without. While its connection is busy, the message waits,
-%% and this process does not: it has other peers.
-say(Pid, Message, #peer{unsent = []} = Peer) ->
-    case send(Pid, Message) of
-        busy -> leave_alone(Pid, Peer#peer{unsent = [Message]});
-        sent -> Peer
-    end;
-say(_, Message, #peer{unsent = Unsent} = Peer) ->
-    Peer#peer{unsent = added(Message, Unsent)}.
+%% Sends a message that the peer cannot do without.
+say(Message, #peer{sending = Sending} = Peer) ->
+    Peer#peer{sending = gen_tracker_cluster_sending:say(Message, Sending)}.
 
-%% Credits are as many as the messages of the peer, so they are added up.
-added({_, Session, {credit, Number}}, [{Tag, Session, {credit, Before}} | Unsent]) ->
-    [{Tag, Session, {credit, Before + Number}} | Unsent];
-added(Message, Unsent) ->
-    [Message | Unsent].
-
-%% Does not make a lost connection again, and does not wait while it is busy.
-send(Pid, Message) ->
-    case erlang:send(Pid, Message, [noconnect, nosuspend]) of
-        nosuspend -> busy;
-        _ -> sent
-    end.
-
-leave_alone(_, #peer{is_left_alone = true} = Peer) ->
-    Peer;
-leave_alone(Pid, Peer) ->
-    _ = erlang:send_after(?BUSY, self(), {resume, Pid}),
-    Peer#peer{is_left_alone = true}.
-
-%% Sends what has waited, and goes on with the snapshot; begins another one if events were missed.
+%% The time has passed after which a busy connection is tried again.
 resume(Pid, #member{peers = Peers} = Member) ->
     case Peers of
-        #{Pid := Peer} ->
-            set_peer(Pid, resume(Pid, Peer#peer{is_left_alone = false}, Member), Member);
+        #{Pid := #peer{sending = Sending} = Peer} ->
+            Resumed = gen_tracker_cluster_sending:resume(read_claims(Member), Sending),
+            set_peer(Pid, Peer#peer{sending = Resumed}, Member);
         _ ->
             Member
-    end.
-
-resume(Pid, Before, Member) ->
-    case say_unsent(Pid, lists:reverse(Before#peer.unsent), Before) of
-        #peer{unsent = [], sending = #sending{lagging = busy} = Sending} = Peer ->
-            pages(Pid, Peer#peer{sending = Sending#sending{lagging = no}}, Member);
-        #peer{unsent = [], sending = #sending{lagging = missed}} = Peer ->
-            snapshot(Pid, Peer, Member);
-        Peer ->
-            Peer
-    end.
-
-say_unsent(_, [], Peer) ->
-    Peer#peer{unsent = []};
-say_unsent(Pid, [Message | Rest] = Messages, Peer) ->
-    case send(Pid, Message) of
-        busy -> leave_alone(Pid, Peer#peer{unsent = lists:reverse(Messages)});
-        sent -> say_unsent(Pid, Rest, Peer)
     end.
 
 %%% As a sender
@@ -679,11 +602,11 @@ hello(?VERSION, Zone, Session, From, Serving, #member{zone = Zone} = Member) ->
             #member{peers = #{From := _}} -> Member;
             _ -> add_peer(From, Member)
         end,
-    #member{peers = #{From := Peer}, sessions = Sessions} = Known,
+    #member{peers = #{From := #peer{sending = Sending} = Peer}, sessions = Sessions} = Known,
     Opened = maps:put(Session, {sending, From}, without_sending(Peer, Sessions)),
-    Welcome = {gen_tracker_cluster, Session, {welcome, ?VERSION, status(Member)}},
-    Welcomed = say(From, Welcome, Peer#peer{sending = #sending{session = Session}}),
-    Served = snapshot(From, Welcomed, Known),
+    Welcome = {welcome, ?VERSION, status(Member)},
+    Begun = gen_tracker_cluster_sending:open(Session, Welcome, read_claims(Known), Sending),
+    Served = Peer#peer{sending = Begun},
     case Peer of
         #peer{is_member = true, session = Own} when Own =/= Serving ->
             %% The peer has forgotten the session in which it was sending.
@@ -698,8 +621,7 @@ hello(Version, Zone, Session, From, _Serving, #member{zone = Own} = Member) ->
 
 %% The peer does not become one.
 refuse(Pid, Message, Member) ->
-    _ = send(Pid, Message) =:= busy andalso
-        erlang:send_after(?BUSY, self(), {tag(Member), {refuse, Pid, Message}}),
+    ok = gen_tracker_cluster_sending:send(Pid, Message, {tag(Member), {refuse, Pid, Message}}),
     Member.
 
 reopen(Pid, #peer{node = Node} = Peer, Member) ->
@@ -716,136 +638,33 @@ reopen(Pid, #peer{node = Node} = Peer, Member) ->
     },
     status_changed(open_session(Pid, Next, Closed)).
 
-%% Begins a snapshot.
-snapshot(Pid, #peer{sending = Sending} = Peer, Member) ->
-    #sending{session = Session, epoch = Before} = Sending,
-    Epoch = Before + 1,
-    Begun = without_waiting(Sending#sending{next = 0, epoch = Epoch, lagging = no}),
-    Snapshot = {gen_tracker_cluster, Session, {snapshot, Epoch}},
-    pages(Pid, say(Pid, Snapshot, Peer#peer{sending = Begun}), Member).
-
-%% Sends pages. The events of before come before them.
-pages(Pid, #peer{sending = #sending{next = Next, pages = Pages}} = Peer, Member)
-        when Next =/= done, Pages < ?PAGES ->
-    case send_waiting(Pid, Peer) of
-        #peer{sending = #sending{lagging = no}} = Told -> send_page(Pid, Next, Told, Member);
-        Lagging -> Lagging
-    end;
-pages(_, Peer, _) ->
-    Peer.
-
-send_page(Pid, Next, #peer{sending = #sending{session = Session}} = Peer, Member) ->
-    {Claims, After} = page(Next, 0, [], Member),
-    case {send_counted(Pid, {page, Claims}, busy, Peer), After} of
-        %% Refused: the snapshot goes on with this page.
-        {#peer{sending = #sending{lagging = busy}} = Refused, _} -> Refused;
-        {Sent, done} -> say(Pid, {gen_tracker_cluster, Session, complete}, next(done, Sent));
-        {Sent, _} -> pages(Pid, next(After, Sent), Member)
+%% Returns the function that reads the own claims for the pages of a snapshot.
+read_claims(#member{handle = Handle, own = Own} = Member) ->
+    fun(From) ->
+        {Page, Next} = proctab_nif:claims_page(Handle, Own, From, []),
+        {[attributed(Claim, Member) || Claim <- Page], Next}
     end.
-
-next(Next, #peer{sending = Sending} = Peer) ->
-    Peer#peer{sending = Sending#sending{next = Next}}.
-
-page(done, _, Claims, _) ->
-    {Claims, done};
-page(From, Bytes, Claims, _) when Bytes >= ?PAGE_BYTES; length(Claims) >= ?PAGE ->
-    {Claims, From};
-page(From, Bytes, Before, #member{handle = Handle, own = Own} = Member) ->
-    {Page, Next} = proctab_nif:claims_page(Handle, Own, From, []),
-    Claims = [attributed(Claim, Member) || Claim <- Page],
-    page(Next, Bytes + erlang:external_size(Claims), Claims ++ Before, Member).
 
 attributed({_, held} = Claim, _) ->
     Claim;
 attributed({Name, Pid}, Member) ->
     {Name, Pid, attributes(Name, Member)}.
 
-%% Sends claims, unless the connection is busy, or messages that come before these wait for it: then
-%% the receiver lags as `Refused' says.
-send_counted(Pid, Message, Refused, #peer{sending = Sending, unsent = Unsent} = Peer) ->
-    #sending{session = Session} = Sending,
-    case Unsent =/= [] orelse send(Pid, {gen_tracker_cluster, Session, Message}) of
-        sent -> Peer#peer{sending = counted(element(1, Message), Sending)};
-        _ -> leave_alone(Pid, Peer#peer{sending = Sending#sending{lagging = Refused}})
-    end.
-
-counted(Kind, #sending{unacknowledged = Unacknowledged, outstanding = Before} = Sending) ->
-    Counted = Sending#sending{
-        unacknowledged = queue:in(Kind, Unacknowledged),
-        outstanding = Before + 1
-    },
-    case Kind of
-        page -> Counted#sending{pages = Counted#sending.pages + 1};
-        events when Before + 1 < ?OUTSTANDING -> Counted;
-        events -> Counted#sending{lagging = full}
-    end.
-
-acknowledged(0, Sending) ->
-    Sending;
-acknowledged(Number, #sending{unacknowledged = Queue, outstanding = Before} = Sending) ->
-    {{value, Kind}, Rest} = queue:out(Queue),
-    Pages = Sending#sending.pages - length([page || Kind =:= page]),
-    acknowledged(Number - 1, Sending#sending{
-        unacknowledged = Rest,
-        outstanding = Before - 1,
-        pages = Pages
-    }).
-
-%% Sends events, in one message with those that wait, unless the receiver has not given credit for
-%% many messages. If more than a page of them wait, it gets a snapshot instead.
-send_events(Pid, Events, #peer{sending = Sending} = Peer) ->
-    #sending{outstanding = Outstanding, waiting = Waiting, waiting_count = Before} = Sending,
-    Count = Before + length(Events),
-    Next = Peer#peer{
-        sending = Sending#sending{waiting = [Events | Waiting], waiting_count = Count}
-    },
-    if
-        Outstanding < ?IN_FLIGHT -> send_waiting(Pid, Next);
-        Count =< ?PAGE -> Next;
-        true -> Next#peer{sending = without_waiting(Sending#sending{lagging = full})}
-    end.
-
-send_waiting(_, #peer{sending = #sending{waiting = []}} = Peer) ->
-    Peer;
-send_waiting(Pid, #peer{sending = #sending{waiting = Waiting} = Sending} = Peer) ->
-    Events = lists:append(lists:reverse(Waiting)),
-    send_counted(Pid, {events, Events}, missed, Peer#peer{sending = without_waiting(Sending)}).
-
-without_waiting(Sending) ->
-    Sending#sending{waiting = [], waiting_count = 0}.
-
 broadcast([], Member) ->
     Member;
 broadcast(Events, #member{peers = Peers} = Member) ->
-    Send = fun
-        (Pid, #peer{sending = #sending{lagging = no}} = Peer) ->
-            send_events(Pid, Events, Peer);
-        (_, #peer{sending = #sending{lagging = busy} = Sending} = Peer) ->
-            Peer#peer{sending = Sending#sending{lagging = missed}};
-        (_, Peer) ->
-            Peer
-    end,
-    Member#member{peers = maps:map(Send, Peers)}.
+    Send = fun(Sending) -> gen_tracker_cluster_sending:events(Events, Sending) end,
+    Member#member{peers = send_each(Send, Peers)}.
 
 from_receiver({credit, Number} = Credit, Pid, #member{peers = Peers} = Member)
         when is_integer(Number), Number > 0 ->
-    case Peers of
-        #{Pid := #peer{sending = #sending{outstanding = Outstanding} = Sending} = Peer}
-                when Number =< Outstanding ->
-            Credited = Peer#peer{sending = acknowledged(Number, Sending)},
-            set_peer(Pid, credited(Pid, Credited, Member), Member);
-        _ ->
-            malformed(Credit, Pid, Member)
+    #{Pid := #peer{sending = Sending} = Peer} = Peers,
+    case gen_tracker_cluster_sending:credit(Number, read_claims(Member), Sending) of
+        {ok, Credited} -> set_peer(Pid, Peer#peer{sending = Credited}, Member);
+        excess -> malformed(Credit, Pid, Member)
     end;
 from_receiver(Message, Pid, Member) ->
     malformed(Message, Pid, Member).
-
-credited(Pid, #peer{sending = #sending{lagging = full, outstanding = 0}} = Peer, Member) ->
-    snapshot(Pid, Peer, Member);
-credited(Pid, #peer{sending = #sending{lagging = no}} = Peer, Member) ->
-    pages(Pid, send_waiting(Pid, Peer), Member);
-credited(_, Peer, _) ->
-    Peer.
 
 %%% As a receiver
 
@@ -863,7 +682,7 @@ from_sender(Message, Pid, #member{peers = Peers} = Member) ->
 refused({Claims, _} = Message, Pid, #member{peers = Peers} = Member)
         when Claims =:= page; Claims =:= events ->
     #{Pid := #peer{session = Session} = Peer} = Peers,
-    Credited = say(Pid, {gen_tracker_cluster, Session, {credit, 1}}, Peer),
+    Credited = say({gen_tracker_cluster, Session, {credit, 1}}, Peer),
     malformed(Message, Pid, set_peer(Pid, Credited, Member));
 refused(Message, Pid, Member) ->
     malformed(Message, Pid, Member).
@@ -932,7 +751,7 @@ are_attributes(Rest) -> Rest =:= [].
 claimed(Events, Pid, #peer{id = Id, node = Node, session = Session} = Peer, Member) ->
     {Results, Conflicts} = change(Id, Node, Events, Member),
     lists:foreach(fun(Event) -> copy(Event, Node, Member#member.copies) end, Events),
-    Credited = say(Pid, {gen_tracker_cluster, Session, {credit, 1}}, Peer),
+    Credited = say({gen_tracker_cluster, Session, {credit, 1}}, Peer),
     Told = tell_changes(Events, Results, set_peer(Pid, Credited, Member)),
     conflicts(Conflicts, Node, Events, Told).
 

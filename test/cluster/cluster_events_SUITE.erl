@@ -105,7 +105,8 @@ events_are_told_in_order_after_a_receiver_has_lagged(_) ->
         %% More events than a member keeps for another one.
         open(Other, lists:seq(1, 1600, 4)),
         open(Other, lists:seq(2, 1600, 4)),
-        wait:until(fun() -> is_lagging_to(Process, Other) end),
+        {Sender, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        wait:until(fun() -> clusters:lagging(Other, Sender, Process) =:= full end),
         ok = on(One, sys, resume, [Process]),
         settle(Members, z),
         ?assertEqual(clusters:directory(One, z), found(First, events(One, Subscriber)))
@@ -113,14 +114,6 @@ events_are_told_in_order_after_a_receiver_has_lagged(_) ->
 
 open(Member, Names) ->
     [{ok, _} = on(Member, gen_tracker, find_or_open, [z, spec(Name)]) || Name <- Names].
-
-%% Whether a member has stopped to send claims to a process.
-is_lagging_to(Process, Member) ->
-    {Sender, _, _, _} = on(Member, proctab_nif, cluster_shared, [z]),
-    State = tuple_to_list(on(Member, sys, get_state, [Sender])),
-    [Peer] = [Peer || #{Process := Peer} <- State],
-    [Sending] = [Part || Part <- tuple_to_list(Peer), is_tuple(Part), element(1, Part) =:= sending],
-    element(tuple_size(Sending), Sending) =:= full.
 
 names_with_two_children_are_told_of_each(_) ->
     with_fake(fun(One, {Other, _} = Fake, [P | _]) ->

@@ -313,7 +313,7 @@ a_node_that_stands_still_delays_no_other_member(_) ->
             Value = binary:copy(<<"0123456789">>, 100000),
             wait:until(fun() ->
                 ok = on(One, gen_tracker, setattr, [z, a, c, Value]),
-                lagging(One, Sender, Peer) =:= missed
+                clusters:lagging(One, Sender, Peer) =:= missed
             end),
             %% Tells all peers of its status.
             spawn_link(fun() -> on(One, gen_tracker_cluster, drain, [z]) end),
@@ -335,10 +335,3 @@ a_node_that_stands_still_delays_no_other_member(_) ->
 
 signal(Signal, Process) ->
     [] = os:cmd("kill -" ++ Signal ++ " " ++ Process).
-
-%% Whether a cluster process sends claims to a peer.
-lagging(Member, Sender, Peer) ->
-    State = tuple_to_list(on(Member, sys, get_state, [Sender])),
-    [Its] = [Its || #{Peer := Its} <- State],
-    [Sending] = [Part || Part <- tuple_to_list(Its), is_tuple(Part), element(1, Part) =:= sending],
-    element(tuple_size(Sending), Sending).

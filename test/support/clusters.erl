@@ -9,7 +9,7 @@
 -export([with/3, with/4, with_overlap_prevention/3, with_fake/1, send/2, on/4, on/5]).
 -export([cut/2, join/1, join/2, settle/2, directory/2, homes/2, dies/2, subscriber/1, events/2]).
 -export([start_zone/2, stop_zone/1, until_zone_runs/2, supervise/3, books/0, running/1]).
--export([kill_cluster_process/1]).
+-export([kill_cluster_process/1, lagging/3]).
 
 %% Starts so many nodes with a zone of this name, connects them, waits until all are members, and
 %% calls `Fun` with them.
@@ -246,3 +246,16 @@ kill_cluster_process(Zone) ->
         {Other, _, _, _} = proctab_nif:cluster_shared(Zone),
         Other =/= Process
     end).
+
+%% Returns why a cluster process sends no claims to a peer, or `no` if it does: the last field of
+%% its session.
+lagging(Member, Sender, Peer) ->
+    State = tuple_to_list(on(Member, sys, get_state, [Sender])),
+    [Its] = [Its || #{Peer := Its} <- State],
+    Session = record(session, record(sending, Its)),
+    element(tuple_size(Session), Session).
+
+%% Returns the record of this name that another record contains.
+record(Name, Record) ->
+    [Part] = [Part || Part <- tuple_to_list(Record), is_tuple(Part), element(1, Part) =:= Name],
+    Part.
