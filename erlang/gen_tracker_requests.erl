@@ -686,16 +686,13 @@ started(_) -> none.
 %% retry at once if a `find_or_open' has come since that restart failed.
 -spec pending(Keeper :: pid(), Timer :: reference(), requests()) -> requests().
 pending(Keeper, Timer, #requests{pending = Pending} = Requests) ->
-    {Waited, Others} = take_waiting(Keeper, Requests),
     Again = fun
         ({waits, #request{kind = find_or_open} = Request}, {Before, Next}) ->
             handle(Request, Before, Next);
         ({Role, Request}, {Before, Next}) ->
             {Before, add(Keeper, Role, Request, Next)}
     end,
-    Known = Others#requests{pending = Pending#{Keeper => Timer}},
-    {_, Handled} = lists:foldl(Again, {nobody, Known}, Waited),
-    Handled.
+    visit_waiting(Again, Keeper, Requests#requests{pending = Pending#{Keeper => Timer}}).
 
 %% @doc Notes that the child of a keeper has ended normally and will not be restarted.
 -spec settled(Keeper :: pid(), requests()) -> requests().
@@ -720,10 +717,8 @@ ended(Keeper, #requests{registrars = Registrars} = Before) ->
     serve(Keeper, Outcome, Left).
 
 serve(Keeper, Outcome, Requests) ->
-    {Waited, Others} = take_waiting(Keeper, Requests),
-    Serve = fun(Waiting, Next) -> serve(Waiting, Keeper, Outcome, Next) end,
-    {_, Served} = lists:foldl(Serve, {nobody, Others}, Waited),
-    Served.
+    Serve = fun(Waiting, Before) -> serve(Waiting, Keeper, Outcome, Before) end,
+    visit_waiting(Serve, Keeper, Requests).
 
 serve({{late, Mark}, Request}, Keeper, {launched, Result} = Outcome, {_, Requests} = Before) ->
     Child = started(Result),
@@ -869,6 +864,14 @@ find_waiting(From, #requests{queues = Queues}) ->
 remove_waiting(Number, #request{from = From} = Request, #requests{queues = Queues} = Requests) ->
     Left = Requests#requests{queues = gen_tracker_queues:remove(From, Queues)},
     remove_wait(Request, Number, Left).
+
+%% Takes all requests that wait for a keeper, and calls `Visit' with each, earliest first. Its other
+%% argument is the keeper that an earlier request waits for again, or `nobody', with the state, and
+%% so is its result. `Visit' may queue the request again.
+visit_waiting(Visit, Keeper, Requests) ->
+    {Waited, Others} = take_waiting(Keeper, Requests),
+    {_, Visited} = lists:foldl(Visit, {nobody, Others}, Waited),
+    Visited.
 
 %% Removes all requests that wait for a keeper. Returns them, earliest first.
 take_waiting(Keeper, #requests{queues = Queues} = Requests) ->
