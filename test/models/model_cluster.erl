@@ -63,9 +63,10 @@ history(Seed, Members) ->
         Class:Reason:Stack ->
             %% A zone may not run at this moment.
             Found = [catch clusters:directory(Member, ?ZONE) || Member <- Members],
+            Views = [catch on(Member, ?MODULE, view, [?ZONE]) || Member <- Members],
+            Books = [on(Member, ?MODULE, books, []) || Member <- Members],
             ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~nviews ~p~n", [
-                Seed, History, [on(Member, ?MODULE, books, []) || Member <- Members], Found,
-                [on(Member, ?MODULE, view, [?ZONE]) || Member <- Members]
+                Seed, History, Books, Found, Views
             ]),
             erlang:raise(Class, {seed, Seed, Reason}, Stack)
     end.
@@ -130,12 +131,18 @@ rest(Members) ->
     clusters:join(Members),
     lists:foreach(
         fun(Member) ->
-            wait:until(fun() -> is_pid(on(Member, erlang, whereis, [?ZONE])) end),
-            run_one({Member, drained}) =:= drained andalso run_one({Member, restart_zone})
+            clusters:until_zone_runs(Member, ?ZONE),
+            is_drained(Member) andalso run_one({Member, restart_zone})
         end,
         Members
     ),
     clusters:settle(Members, ?ZONE).
+
+%% Returns whether a member was drained. Its cluster process may have been killed: asks until the
+%% next one answers.
+is_drained(Member) ->
+    wait:until(fun() -> lists:member(run_one({Member, drained}), [drained, accepts]) end),
+    run_one({Member, drained}) =:= drained.
 
 %% Counts what the rounds have met, so that a run can show that it tests something.
 counted(Members) ->
@@ -282,11 +289,9 @@ act_now({kill_keeper, Name}, Zone) ->
         undefined -> none
     end;
 act_now(drain, Zone) ->
-    {Pid, Monitor} = spawn_monitor(gen_tracker_cluster, drain, [Zone]),
-    receive
-        {'DOWN', Monitor, process, Pid, _} -> ok
-    after 20 -> ok
-    end;
+    %% It returns when the children have gone, which may be never. The member is drained before.
+    Pid = spawn(gen_tracker_cluster, drain, [Zone]),
+    wait:until(fun() -> not is_process_alive(Pid) orelse act_now(drained, Zone) =:= drained end);
 act_now(drained, Zone) ->
     {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
     case [Accepting || {Accepting, _} <- tuple_to_list(sys:get_state(Process)),
@@ -297,12 +302,20 @@ act_now(drained, Zone) ->
 act_now(stop_zone, Zone) ->
     clusters:stop_zone(Zone);
 act_now(kill_tracker, Zone) ->
-    exit(whereis(Zone), kill);
+    kill(whereis(Zone));
 act_now(kill_scope, _) ->
-    exit(whereis(gen_tracker_cluster), kill);
+    kill(whereis(gen_tracker_cluster));
 act_now(kill_cluster_process, Zone) ->
     {Process, _, _, _} = proctab_nif:cluster_shared(Zone),
-    exit(Process, kill).
+    kill(Process).
+
+%% Kills a process, and waits for its end: afterwards nobody takes it for the next one.
+kill(Pid) ->
+    exit(Pid, kill),
+    Monitor = monitor(process, Pid),
+    receive
+        {'DOWN', Monitor, process, Pid, _} -> ok
+    end.
 
 %% Returns what a member knows of the others, for a report.
 view(Zone) ->

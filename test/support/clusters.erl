@@ -118,7 +118,7 @@ are_joined(Members) ->
 %% same directory.
 settle(Members, Zone) ->
     Nodes = lists:sort([Node || {_, Node} <- Members]),
-    wait:until(fun() ->
+    until_in_running_zones(10, fun() ->
         are_joined(Members) andalso lists:all(
             fun(Member) ->
                 on(Member, gen_tracker_cluster, members, [Zone]) =:= Nodes andalso
@@ -127,21 +127,31 @@ settle(Members, Zone) ->
             Members
         )
     end),
-    wait:until(fun() ->
+    until_in_running_zones(30, fun() ->
         Running = [on(Member, ?MODULE, running, [Zone]) || Member <- Members],
         Live = lists:sort(lists:append(Running)),
         lists:all(fun(Member) -> directory(Member, Zone) =:= Live end, Members)
-    end, 30).
-
-%% Waits until the supervisor has started a zone again. Its tracker has its name before its table.
-until_zone_runs(Member, Zone) ->
-    wait:until(fun() ->
-        try on(Member, gen_tracker_cluster, members, [Zone]) of
-            _ -> true
-        catch
-            error:badarg -> false
-        end
     end).
+
+%% Waits until the supervisor has started a zone again.
+until_zone_runs(Member, Zone) ->
+    until_in_running_zones(10, fun() ->
+        is_list(on(Member, gen_tracker_cluster, members, [Zone]))
+    end).
+
+%% Waits until the zones that the condition reads run, and it holds. Before that, a zone whose
+%% tracker was killed may still have its table, and one that starts has its name before its table.
+until_in_running_zones(Seconds, Condition) ->
+    wait:until(
+        fun() ->
+            try
+                Condition()
+            catch
+                error:badarg -> false
+            end
+        end,
+        Seconds
+    ).
 
 %% Returns the members that accept starts, as far as this one knows.
 homes(Member, Zone) ->
@@ -205,12 +215,18 @@ start_zone(Zone, Options) ->
             Reason
     end.
 
+%% Stops a zone, and the process that starts it again. Fails with `badarg` if the zone does not run.
 stop_zone(Zone) ->
-    {parent, Supervising} = process_info(whereis(Zone), parent),
-    Monitor = monitor(process, Supervising),
-    Supervising ! stop,
-    receive
-        {'DOWN', Monitor, process, _, _} -> ok
+    case process_info(whereis(Zone), parent) of
+        {parent, Supervising} ->
+            Monitor = monitor(process, Supervising),
+            Supervising ! stop,
+            receive
+                {'DOWN', Monitor, process, _, _} -> ok
+            end;
+        undefined ->
+            %% Its tracker has just ended.
+            error(badarg)
     end.
 
 supervise(Zone, Options, Caller) ->
