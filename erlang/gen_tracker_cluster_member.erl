@@ -107,9 +107,16 @@ start_link(Zone, Handle, Tag, Options) ->
         telemetry => none
     },
     All = maps:put(tag, Tag, maps:merge(Defaults, Options)),
-    {ok, Process} = gen_server:start_link(?MODULE, {Zone, Handle, self(), All}, []),
+    Process = start_link({Zone, Handle, self(), All}),
     _ = monitor(process, Process, [{tag, {Tag, cluster}}]),
     Process.
+
+start_link(Arguments) ->
+    case gen_server:start_link(?MODULE, Arguments, []) of
+        {ok, Process} -> Process;
+        %% It was killed while it started, which must not end the tracker.
+        {error, killed} -> start_link(Arguments)
+    end.
 
 %% @doc Subscribes the caller to births and deaths on all members. Returns the running children.
 -spec subscribe(pid()) -> {ok, [{gen_tracker:name(), pid()}]}.

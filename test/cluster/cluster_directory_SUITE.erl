@@ -23,6 +23,7 @@ all() ->
         a_late_end_of_a_connection_ends_no_later_session,
         a_lost_connection_is_not_made_again,
         a_cluster_process_that_is_killed_is_replaced,
+        a_cluster_process_that_is_killed_while_it_starts_is_replaced,
         a_scope_that_is_killed_is_replaced,
         a_tracker_that_is_killed_takes_its_names,
         claims_of_an_ended_zone_do_not_reach_the_next_one,
@@ -219,6 +220,34 @@ a_cluster_process_that_is_killed_is_replaced(_) ->
         ?assertEqual(301, on(One, gen_tracker_cluster, count, [z])),
         ?assertEqual(301, on(Other, gen_tracker_cluster, count, [z]))
     end).
+
+a_cluster_process_that_is_killed_while_it_starts_is_replaced(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Pid = open(One, z, spec(a)),
+        ok = on(One, ?MODULE, kill_two_cluster_processes, []),
+        settle(Members, z),
+        ?assertEqual({ok, Pid}, found(Other, z, a))
+    end).
+
+%% Kills the cluster process of this node, and the next one before it runs: with one scheduler, this
+%% process comes first, because its priority is higher.
+kill_two_cluster_processes() ->
+    _ = erlang:system_flag(schedulers_online, 1),
+    normal = process_flag(priority, high),
+    Tracker = whereis(z),
+    {Process, _, _, _} = proctab_nif:cluster_shared(z),
+    1 = erlang:trace(Tracker, true, [procs]),
+    exit(Process, kill),
+    receive
+        {trace, Tracker, spawn, Next, _} ->
+            Monitor = monitor(process, Next),
+            exit(Next, kill),
+            receive
+                {'DOWN', Monitor, process, Next, Reason} -> killed = Reason
+            end
+    end,
+    {Process, _, _, _} = proctab_nif:cluster_shared(z),
+    ok.
 
 a_scope_that_is_killed_is_replaced(_) ->
     clusters:with(3, z, fun([One, _, Last] = Members) ->
