@@ -25,6 +25,7 @@ all() ->
         a_term_whose_copy_takes_a_gigabyte_is_refused_anywhere_in_a_map,
         a_call_is_rescheduled_when_its_terms_together_cost_much,
         a_call_that_reads_thousands_of_attributes_is_rescheduled,
+        a_call_that_compares_many_long_keys_is_rescheduled,
         a_call_with_a_bitstring_of_unknown_size_is_rescheduled,
         a_call_that_compares_a_large_value_is_rescheduled,
         a_fun_of_ordinary_size_is_read_without_being_rescheduled,
@@ -95,6 +96,16 @@ a_call_that_reads_thousands_of_attributes_is_rescheduled(Config) ->
     ?assertEqual([], left(fun() -> info(Zone, ?NAME, [1]) end)),
     ?assertEqual([{attrs, 2}], left(fun() -> info(Zone, ?NAME) end)),
     ?assertEqual([], left(fun() -> getattr(Zone, ?NAME, 1) end)).
+
+%% Of several keys, each attribute of the name is compared with all.
+a_call_that_compares_many_long_keys_is_rescheduled(Config) ->
+    Zone = zone(Config),
+    ok = setattr(Zone, ?NAME, [{<<N:32000>>, N} || N <- lists:seq(1, 100)] ++ [{a, 1}, {b, 2}]),
+    MatchSpec = [{{'_', '_', #{a => 1, b => '$1'}}, [], ['$1']}],
+    Select = fun() -> [2] = gen_tracker:select(Zone, MatchSpec) end,
+    ?assertEqual([{attrs, 3}], left(fun() -> [_, _] = info(Zone, ?NAME, [a, b]) end)),
+    ?assertEqual([], left(fun() -> [_] = info(Zone, ?NAME, [a]) end)),
+    ?assertEqual([{page, 4}], left(Select)).
 
 %% A native function cannot ask for the size of a bitstring that is not whole bytes, nor whether it
 %% is part of a larger one.

@@ -1,6 +1,6 @@
 //! Reading and changing attributes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use proctab_table::attributes::{Attribute, Changes};
 use proctab_table::datum::Datum;
@@ -24,8 +24,8 @@ pub const VISIT_COST: usize = 1;
 /// Cost of adding an attribute to a list, besides its key and its value, in words.
 const PAIR_COST: usize = 5;
 
-/// The keys of the attributes that a caller asks for.
-pub type Keys = HashSet<Datum<Copied>, Seed>;
+/// The keys of the attributes that a caller asks for, each with its position among them.
+pub type Keys = HashMap<Datum<Copied>, usize, Seed>;
 /// Elements of a tuple that is being made.
 pub type Fields<'c> = SmallVec<[Term<'c>; 8]>;
 
@@ -405,7 +405,8 @@ pub fn attrs(call: Call<'_>) -> Answer<'_> {
 pub fn to_keys<'c>(call: Call<'c>, list: Term<'c>) -> Result<Keys, Fault> {
     let mut keys = Keys::default();
     call.for_each_element(list, |key| {
-        keys.insert(call.to_key(key)?);
+        let position = keys.len();
+        keys.entry(call.to_key(key)?).or_insert(position);
         Ok(())
     })?;
     Ok(keys)
@@ -430,87 +431,88 @@ pub fn map<'c>(call: Call<'c>, entry: Entry<Copied>, keys: Option<&Keys>) -> Ans
     Ok(call.map(&of_map, &values))
 }
 
-/// Appends the values of the attributes of these keys, at one moment. Returns `false` if one is
-/// missing.
+/// Appends the values of the attributes of these keys, at one moment, in the order of the keys.
+/// Returns `false` if one is missing.
 pub fn values<'c>(
     call: Call<'c>,
     entry: Entry<Copied>,
-    keys: &[Datum<Copied>],
+    keys: &Keys,
     fields: &mut Fields<'c>,
 ) -> Result<bool, Fault> {
-    if keys.is_empty() {
-        return Ok(true);
-    }
-    if let [key] = keys {
-        // One attribute is read at one moment in any case.
-        call.deduct(VISIT_COST)?;
-        let attributes = entry.attributes();
-        let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) else {
-            return Ok(false);
-        };
-        fields.push(call.make_value(value.seen())?);
-        return Ok(true);
-    }
-    let snapshot = entry.snapshot(call.budget() / VISIT_COST);
-    let Some(attributes) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
-        return Ok(false);
-    };
-    call.deduct(attributes.count() * VISIT_COST)?;
     let first = fields.len();
     fields.resize(first + keys.len(), call.nil());
-    let (mut found, mut result) = (0, Ok(()));
-    attributes.for_each(&mut |key, value| {
-        if let Some(index) = keys.iter().position(|wanted| wanted == key) {
-            found += 1;
-            match call.make_value(value) {
-                Ok(term) => fields[first + index] = term,
-                Err(fault) => result = Err(fault),
-            }
-        }
-    });
-    result.map(|()| found == keys.len())
+    let mut found = 0;
+    for_each_wanted(call, entry, keys, |position, _, value| {
+        fields[first + position] = call.make_value(value)?;
+        found += 1;
+        Ok(())
+    })?;
+    Ok(found == keys.len())
 }
 
-/// Makes the attributes of a row at one moment, those of `keys` or all, after it has deducted the
-/// cost of all.
+/// Makes the attributes of a row at one moment, those of `keys` or all.
 fn for_each_pair<'c>(
     call: Call<'c>,
     entry: Entry<Copied>,
     keys: Option<&Keys>,
     mut put: impl FnMut(Term<'c>, Term<'c>),
 ) -> Result<(), Fault> {
-    let only = keys.filter(|keys| keys.len() == 1);
-    if let Some(key) = only.and_then(|keys| keys.iter().next()) {
-        // One attribute is read at one moment in any case.
-        let attributes = entry.attributes();
-        if let Some(value) = attributes.as_ref().and_then(|map| map.get(key.borrow())) {
+    if let Some(keys) = keys {
+        return for_each_wanted(call, entry, keys, |_, key, value| {
             call.deduct(PAIR_COST + call.cost_to_make(key))?;
-            put(call.make_deducted(key), call.make_value(value.seen())?);
-        }
-        return Ok(());
+            put(call.make_deducted(key), call.make_value(value)?);
+            Ok(())
+        });
     }
-    let least = match keys {
-        Some(_) => VISIT_COST,
-        None => VISIT_COST + PAIR_COST,
-    };
-    let snapshot = entry.snapshot(call.budget() / least);
-    let snapshot = snapshot.map_err(|TooMany| Fault::Reschedule)?;
-    let Some(attributes) = snapshot else {
+    let snapshot = entry.snapshot(call.budget() / (VISIT_COST + PAIR_COST));
+    let Some(attributes) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
         return Ok(());
     };
-    let is_wanted = |key| keys.is_none_or(|keys| keys.contains(key));
     let mut cost = 0;
     attributes.for_each(&mut |key, value| {
-        cost += VISIT_COST;
-        if is_wanted(key) {
-            cost += PAIR_COST + call.cost_to_make(key) + call.cost_to_make_value(value);
-        }
+        cost += VISIT_COST + PAIR_COST + call.cost_to_make(key) + call.cost_to_make_value(value);
     });
     call.deduct(cost)?;
     attributes.for_each(&mut |key, value| {
-        if is_wanted(key) {
-            put(call.make_deducted(key), call.make_deducted_value(value));
-        }
+        put(call.make_deducted(key), call.make_deducted_value(value));
     });
     Ok(())
+}
+
+/// Calls `visit` with the attributes of these keys at one moment, each with the position of its
+/// key. Deducts the cost of finding them.
+fn for_each_wanted(
+    call: Call<'_>,
+    entry: Entry<Copied>,
+    keys: &Keys,
+    mut visit: impl FnMut(usize, &Datum<Copied>, Seen<'_, Copied>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    if keys.len() == 1 {
+        // One attribute is read at one moment in any case.
+        return keys.keys().try_for_each(|key| {
+            call.deduct(call.cost_to_look_up(key))?;
+            let attributes = entry.attributes();
+            match attributes.as_ref().and_then(|map| map.get(key.borrow())) {
+                Some(value) => visit(0, key, value.seen()),
+                None => Ok(()),
+            }
+        });
+    }
+    let snapshot = entry.snapshot(call.budget() / VISIT_COST);
+    let Some(attributes) = snapshot.map_err(|TooMany| Fault::Reschedule)? else {
+        return Ok(());
+    };
+    let mut result = Ok(());
+    attributes.for_each(&mut |key, value| {
+        if result.is_ok() {
+            result = call.deduct(call.cost_to_look_up(key));
+        }
+        if let (Ok(()), Some(position)) = (result, keys.get(key)) {
+            result = visit(*position, key, value);
+        }
+    });
+    result
 }

@@ -10,7 +10,7 @@ use proctab_terms::{Call, Copied, Fault, Term};
 
 use crate::atoms;
 
-/// Cost of checking a condition, in words.
+/// Cost of checking a condition besides finding the attribute, in words.
 const CONDITION_COST: usize = 4;
 
 /// A condition: there is an attribute of this key, and its value compares so with a constant.
@@ -64,7 +64,10 @@ pub fn may_hold(
     if conditions.is_empty() {
         return Ok(true);
     }
-    call.deduct(CONDITION_COST * conditions.len())?;
+    let costs = conditions
+        .iter()
+        .map(|Condition { key, .. }| call.cost_to_look_up(key));
+    call.deduct(CONDITION_COST * conditions.len() + costs.sum::<usize>())?;
     let Some(attributes) = entry.attributes() else {
         return Ok(false);
     };

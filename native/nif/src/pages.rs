@@ -39,7 +39,7 @@ enum Item {
     /// The attributes of these keys, or all, as a map, if they may meet these conditions.
     Row(Option<Keys>, Vec<Condition>),
     /// The values of these keys, if there are all of them, and they may meet these conditions.
-    Fields(Vec<Datum<Copied>>, Vec<Condition>),
+    Fields(Keys, Vec<Condition>),
     /// The attribute of this key, if it is an integer.
     Integer(Datum<Copied>),
 }
@@ -196,12 +196,8 @@ fn tuple_item<'c>(call: Call<'c>, what: Term<'c>) -> Result<Item, Fault> {
             Ok(Item::Row(keys, to_conditions(call, *conditions)?))
         }
         Some([what, keys, conditions]) if what.is(atoms::fields()) => {
-            let mut fields = Vec::new();
-            call.for_each_element(*keys, |key| {
-                fields.push(call.to_key(key)?);
-                Ok(())
-            })?;
-            Ok(Item::Fields(fields, to_conditions(call, *conditions)?))
+            let keys = attributes::to_keys(call, *keys)?;
+            Ok(Item::Fields(keys, to_conditions(call, *conditions)?))
         }
         Some([what, key]) if what.is(atoms::integers()) => Ok(Item::Integer(call.to_key(*key)?)),
         _ => Err(Fault::BadArgument),
@@ -288,7 +284,7 @@ fn row_item<'c>(
 fn fields_item<'c>(
     call: Call<'c>,
     entry: Entry<Copied>,
-    keys: &[Datum<Copied>],
+    keys: &Keys,
 ) -> Result<Option<Term<'c>>, Fault> {
     let mut fields = Fields::new();
     let made = while_running(call, entry, || {
@@ -311,7 +307,7 @@ fn integer_item<'c>(
     key: &Datum<Copied>,
 ) -> Result<Option<Term<'c>>, Fault> {
     let made = while_running(call, entry, || {
-        call.deduct(ROW_COST)?;
+        call.deduct(ROW_COST + call.cost_to_look_up(key))?;
         let attributes = entry.attributes();
         let value = attributes.as_ref().and_then(|map| map.get(key.borrow()));
         value.map_or(Ok(None), |value| call.make_integer(value.seen()))
