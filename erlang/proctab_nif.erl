@@ -54,7 +54,7 @@
 -export([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
 -export([claims_page/4, claims_count/1]).
 -export([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
--export([end_subscriptions/0, subscriptions/0]).
+-export([end_subscriptions/0, subscriptions/1]).
 -export([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -export([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -export([register/3, try_register/3, unregister/3]).
@@ -63,6 +63,7 @@
 -export([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
 
 -export_type([handle/0, state/0, items/0, waits/0, secret/0, member/0, change/0]).
+-export_type([place/0]).
 
 -on_load(load/0).
 
@@ -83,7 +84,7 @@
 -nifs([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
 -nifs([claims_page/4, claims_count/1]).
 -nifs([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
--nifs([end_subscriptions/0, subscriptions/0]).
+-nifs([end_subscriptions/0, subscriptions/1]).
 -nifs([listen/1, unlisten/1, wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1]).
 -nifs([processes_open/2, processes_close/1, hold/1, release/1, claim/2, died/2]).
 -nifs([register/3, try_register/3, unregister/3]).
@@ -105,6 +106,8 @@
 -type state() :: launching | running | terminating | pending | slowed | restarting.
 %% The first element of a zone's messages to its listener. It cannot be guessed.
 -type secret() :: non_neg_integer().
+%% A place among all subscriptions; `none' is the first.
+-type place() :: none | {Sender :: pid(), Subscriber :: pid() | none}.
 %% One session of one node, in the directory of a zone on several nodes.
 -type member() :: non_neg_integer().
 %% A change of a claim, see {@link change_claims/3}.
@@ -591,10 +594,10 @@ cancel_subscriptions(_Library, _Zone) -> erlang:nif_error(not_loaded).
 -spec end_subscriptions() -> boolean().
 end_subscriptions() -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the subscribers of each process that has called {@link open_subscriptions/3}, with
-%% the tracker that it named.
--spec subscriptions() -> [{Tracker :: pid(), [Subscriber :: pid()]}].
-subscriptions() -> erlang:nif_error(not_loaded).
+%% @doc Returns some of the subscribers of the processes that have called {@link
+%% open_subscriptions/3}, each with the tracker that its process named, and the place to go on from.
+-spec subscriptions(place()) -> {[{Tracker :: pid(), Subscriber :: pid()}], place() | done}.
+subscriptions(_From) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds the caller to the waiters for an attribute. Returns the waiter, its id, and the owner
 %% of the zone.

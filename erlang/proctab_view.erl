@@ -114,10 +114,16 @@ key_of(Key) -> Key.
 %% The subscribers of all zones by their trackers, those of `gen_tracker' and of
 %% `gen_tracker_cluster'. A process that has subscribed by both is there once.
 all_subscribers() ->
-    Add = fun({Tracker, Some}, All) ->
-        maps:update_with(Tracker, fun(Others) -> lists:usort(Some ++ Others) end, Some, All)
+    all_subscribers(none, #{}).
+
+all_subscribers(done, All) ->
+    maps:map(fun(_, Some) -> lists:usort(Some) end, All);
+all_subscribers(From, All) ->
+    {Page, Next} = proctab_nif:subscriptions(From),
+    Add = fun({Tracker, Subscriber}, Map) ->
+        maps:update_with(Tracker, fun(Others) -> [Subscriber | Others] end, [Subscriber], Map)
     end,
-    lists:foldl(Add, #{}, proctab_nif:subscriptions()).
+    all_subscribers(Next, lists:foldl(Add, All, Page)).
 
 %% The subscribers of a zone on this node, with the lengths of their message queues.
 queues(Tracker, Subscribers) ->

@@ -38,6 +38,7 @@ all() ->
         subscribers_are_told_when_the_sender_of_events_is_killed,
         subscribers_are_told_when_the_tracker_is_killed_and_then_the_sender,
         a_thousand_subscribers_of_a_killed_sender_are_told_once,
+        a_page_of_subscriptions_is_bounded_and_all_pages_have_each_once,
         nothing_arrives_after_unsubscribing_from_a_killed_sender,
         every_subscriber_keeps_an_exact_copy_while_all_changes,
         no_birth_is_missed_or_doubled_while_the_first_subscribes,
@@ -313,6 +314,35 @@ nothing_arrives_after_unsubscribing_from_a_killed_sender(Config) ->
         after_the_death_of_the_sender(1000, Zone, fun() -> ok = unsubscribe(Zone), [] end)
     ).
 
+%% With zones that have more subscribers than a page, fewer and none.
+a_page_of_subscriptions_is_bounded_and_all_pages_have_each_once(Config) ->
+    Zone = zone(Config),
+    Others = [list_to_atom(lists:concat([Zone, '_', Number])) || Number <- [1, 2, 3]],
+    [{ok, _} = gen_tracker:start_link(Other) || Other <- Others],
+    Subscribe = fun(Count, Of) ->
+        lists:sort([{whereis(Of), subscriber(Of)} || _ <- lists:seq(1, Count)])
+    end,
+    Expected = lists:append(lists:zipwith(Subscribe, [300, 1, 0, 600], [Zone | Others])),
+    Pages = zone_events:pages(),
+    ?assert(lists:all(fun(Page) -> length(Page) =< 256 end, Pages)),
+    ?assertEqual(lists:sort(Expected), lists:sort(lists:append(Pages))),
+    ?assertEqual(
+        [300, 1, 0, 600],
+        [maps:get(subscribers, proctab:info(Each)) || Each <- [Zone | Others]]
+    ).
+
+%% Starts a process that has subscribed, linked to the test.
+subscriber(Zone) ->
+    Test = self(),
+    Pid = spawn_link(fun() ->
+        {ok, []} = subscribe(Zone),
+        Test ! {subscribed, self()},
+        timer:sleep(infinity)
+    end),
+    receive
+        {subscribed, Pid} -> Pid
+    end.
+
 %% Each of so many subscribers calls a fun when the sender of events has been killed. Returns what
 %% it returns to each, followed by what has arrived since then.
 after_the_death_of_the_sender(Count, Zone, Fun) ->
@@ -354,7 +384,7 @@ after_the_death_of_the_sender(Count, Zone, Fun) ->
 %% A process that was killed has told its subscribers a moment after its monitors.
 await_end_of_subscriptions(Zone) ->
     Tracker = whereis(Zone),
-    wait:until(fun() -> not lists:keymember(Tracker, 1, proctab_nif:subscriptions()) end).
+    wait:until(fun() -> not zone_events:has_subscribers(Tracker) end).
 
 %% Subscribers come and go while children do. In the end the copy of each remaining subscriber is
 %% what the zone has. No event contradicts a copy.

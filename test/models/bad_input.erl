@@ -654,7 +654,7 @@ zone_functions() ->
         {remove_subscriber, [pid], [ok]},
         {cancel_subscriptions, [atom, atom], [ok]},
         {end_subscriptions, [], [true, false]},
-        {subscriptions, [], [list]},
+        {subscriptions, [place], [{list, any}]},
         {wait_for, [zone_or_handle, any, any], [{reference, integer, pid}]},
         {wait_for_child, [zone_or_handle, any], [{reference, integer, pid}]},
         {cluster_open, [zone_or_handle, any, proper_list], [integer]},
@@ -931,6 +931,11 @@ is_valid(integer, Integer, _) -> is_integer(Integer);
 is_valid(operation, Operation, _) -> is_operation(Operation);
 is_valid(natural, Integer, _) -> is_integer(Integer) andalso Integer >= 0;
 is_valid(claims, Claims, _) -> is_proper_list(Claims) andalso lists:all(fun is_claim/1, Claims);
+is_valid(place, none, _) -> true;
+is_valid(place, {Sender, Subscriber}, Fixture) ->
+    is_valid(pid, Sender, Fixture) andalso
+        (Subscriber =:= none orelse is_valid(pid, Subscriber, Fixture));
+is_valid(place, _, _) -> false;
 is_valid(from, From, _) -> is_integer(From) andalso From >= 0 andalso From < 1 bsl 32;
 is_valid(part, Part, _) -> is_integer(Part) andalso Part >= 0 andalso Part < 1 bsl 63;
 is_valid(page_of, {rows, all, Conditions}, _) -> are_conditions(Conditions);
@@ -1177,6 +1182,7 @@ valid_argument(integer) -> one_of([0, 1, -1, 1 bsl 62, -(1 bsl 64), {bignum, 1, 
 valid_argument(operation) -> one_of([valid_argument(integer), operation(1), operation(3)]);
 valid_argument(natural) -> one_of([0, 1, 10, 1 bsl 64]);
 valid_argument(claims) -> {list, [claim() || _ <- lists:seq(1, rand:uniform(5) - 1)]};
+valid_argument(place) -> one_of([none, {tuple, [dummy, none]}, {tuple, [dead, dummy]}]);
 valid_argument(from) -> one_of([0, 0, 1, 5]);
 valid_argument(part) -> one_of([0, 0, 1, 5]);
 valid_argument(page_of) -> one_of(page_contents() ++ [{list, [n]} | page_pairs()]);

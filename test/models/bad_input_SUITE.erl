@@ -337,6 +337,7 @@ native_functions_without_a_zone_refuse_wrong_terms(_) ->
         {may_be_alive, [self()], [{1, NoPids}]},
         {open_subscriptions, [z, z, self()], [{1, NoAtoms}, {2, NoAtoms}, {3, NoLocal}]},
         {add_subscriber, [self()], [{1, [self() | NoLocal]}]},
+        {subscriptions, [none], [{1, [{none, self()}, {self()}, {self(), remote_pid()} | NoPids]}]},
         {remove_subscriber, [self()], [{1, NoLocal}]},
         {cancel_subscriptions, [z, z], [{1, NoAtoms}, {2, NoAtoms}]}
     ],

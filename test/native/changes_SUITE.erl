@@ -110,7 +110,7 @@ reading() ->
         [
             {page, 4},
             {waiting, 1},
-            {subscriptions, 0},
+            {subscriptions, 1},
             {registered_names, 2},
             {registered_count, 2},
             {processes_page, 2},

@@ -88,7 +88,7 @@ proctab_terms::export! {
     }
     subscriptions {
         open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2,
-        end_subscriptions/0, subscriptions/0,
+        end_subscriptions/0, subscriptions/1,
     }
     waiting {
         wait_for/3, wait_for_child/2, stop_waiting/1, waiting/1,

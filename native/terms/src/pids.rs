@@ -30,11 +30,15 @@ pub fn word(env: Env<'_>, pid: LocalPid) -> u64 {
 impl<'c> Call<'c> {
     /// Returns the word of an argument that has to be a local pid.
     pub fn pid(self, position: usize) -> Result<u64, Fault> {
-        let term = self.argument(position)?;
-        if self.is_local_pid(term) {
-            return Ok(term.word());
+        self.to_pid(self.argument(position)?)
+    }
+
+    /// Returns the word of a term that has to be a local pid.
+    pub fn to_pid(self, term: Term<'c>) -> Result<u64, Fault> {
+        match self.is_local_pid(term) {
+            true => Ok(term.word()),
+            false => Err(Fault::BadArgument),
         }
-        Err(Fault::BadArgument)
     }
 
     /// Converts an argument that has to be a pid, of any node, to be stored.
