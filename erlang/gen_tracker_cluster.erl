@@ -143,19 +143,38 @@ info(Zone, Name) ->
               gen_tracker:attributes() | [term()] | #{gen_tracker:key() => gen_tracker:value()}) ->
           ok.
 setattr(Zone, Name, Attributes) ->
-    at_owner(setattr, [Zone, Name, Attributes]).
+    Pairs =
+        case Attributes of
+            #{} -> maps:to_list(Attributes);
+            _ -> Attributes
+        end,
+    Arguments = [Zone, Name, Attributes],
+    case ?OR_BADARG(proctab_nif:cluster_setattr(Zone, Name, Pairs), Arguments) of
+        ok -> ok;
+        void -> at_owner(setattr, Arguments)
+    end.
 
 %% @doc As {@link gen_tracker:setattr/4}, on the child's node. Raises the errors of `erpc:call/4' if
 %% that is another one.
 -spec setattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(), gen_tracker:value()) ->
           ok.
 setattr(Zone, Name, Key, Value) ->
-    at_owner(setattr, [Zone, Name, Key, Value]).
+    Arguments = [Zone, Name, Key, Value],
+    case ?OR_BADARG(proctab_nif:cluster_setattr(Zone, Name, Key, Value), Arguments) of
+        ok -> ok;
+        void -> at_owner(setattr, Arguments)
+    end.
 
 %% @doc As {@link gen_tracker:increment/4}, on the child's node. Raises the errors of `erpc:call/4'
 %% if that is another one.
 -spec increment(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(),
                 gen_tracker:operation()) -> integer().
+increment(Zone, Name, Key, Increment) when is_integer(Increment) ->
+    Arguments = [Zone, Name, Key, Increment],
+    case ?OR_BADARG(proctab_nif:cluster_increment(Zone, Name, Key, Increment), Arguments) of
+        Sum when is_integer(Sum) -> Sum;
+        _ -> at_owner(increment, Arguments)
+    end;
 increment(Zone, Name, Key, Operation) ->
     at_owner(increment, [Zone, Name, Key, Operation]).
 
@@ -163,6 +182,13 @@ increment(Zone, Name, Key, Operation) ->
 %% name. Raises the errors of `erpc:call/4' if that is another one.
 -spec increment(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key(),
                 gen_tracker:operation(), Default :: integer() | term()) -> integer().
+increment(Zone, Name, Key, Increment, Default) when is_integer(Increment), is_integer(Default) ->
+    Arguments = [Zone, Name, Key, Increment, Default],
+    First = Default + Increment,
+    case ?OR_BADARG(proctab_nif:cluster_increment(Zone, Name, Key, Increment, First), Arguments) of
+        Sum when is_integer(Sum) -> Sum;
+        _ -> at_owner(increment, Arguments)
+    end;
 increment(Zone, Name, Key, Operation, Default) ->
     at_owner(increment, [Zone, Name, Key, Operation, Default]).
 
@@ -172,14 +198,26 @@ increment(Zone, Name, Key, Operation, Default) ->
           New :: gen_tracker:value()) ->
           ok | {error, {current, gen_tracker:value()} | undefined}.
 cas(Zone, Name, Key, Old, New) ->
-    at_owner(cas, [Zone, Name, Key, Old, New]).
+    Arguments = [Zone, Name, Key, Old, New],
+    case ?OR_BADARG(proctab_nif:cluster_cas(Zone, Name, Key, Old, New), Arguments) of
+        ok -> ok;
+        {current, Value} when Value =/= Old -> {error, {current, Value}};
+        undefined -> {error, undefined};
+        _ -> at_owner(cas, Arguments)
+    end.
 
 %% @doc As {@link gen_tracker:delattr/3}, on the child's node. Raises the errors of `erpc:call/4' if
 %% that is another one.
 -spec delattr(gen_tracker:zone(), gen_tracker:name(), gen_tracker:key()) -> ok.
 delattr(Zone, Name, Key) ->
-    at_owner(delattr, [Zone, Name, Key]).
+    case ?OR_BADARG(proctab_nif:cluster_delattr(Zone, Name, Key), [Zone, Name, Key]) of
+        ok -> ok;
+        undefined -> at_owner(delattr, [Zone, Name, Key])
+    end.
 
+%% Calls a function of `gen_tracker' at the member that has a name, or at this one. The functions
+%% above do so only for what the native call has not done at once: it changes the attributes of a
+%% child of this member.
 at_owner(Function, [Zone, Name | _] = Arguments) ->
     try gen_tracker_cluster_attributes:other_owner(Zone, Name) of
         none -> apply(gen_tracker, Function, Arguments);

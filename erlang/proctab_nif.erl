@@ -52,6 +52,8 @@
 -export([cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3]).
 -export([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
 -export([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
+-export([cluster_setattr/3, cluster_setattr/4, cluster_cas/5]).
+-export([cluster_increment/4, cluster_increment/5, cluster_delattr/3]).
 -export([claims_page/4, claims_count/1]).
 -export([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
 -export([end_subscriptions/0, subscriptions/1]).
@@ -82,6 +84,8 @@
 -nifs([cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3]).
 -nifs([begin_snapshot/2, end_snapshot/2, end_member/2, sweep_claims/2]).
 -nifs([find_claim/2, find_claim_alive/2, best_claim/2, claim_owner/2, cluster_getattr/3]).
+-nifs([cluster_setattr/3, cluster_setattr/4, cluster_cas/5]).
+-nifs([cluster_increment/4, cluster_increment/5, cluster_delattr/3]).
 -nifs([claims_page/4, claims_count/1]).
 -nifs([open_subscriptions/3, add_subscriber/1, remove_subscriber/1, cancel_subscriptions/2]).
 -nifs([end_subscriptions/0, subscriptions/1]).
@@ -541,6 +545,37 @@ claim_owner(_Zone, _Name) -> erlang:nif_error(not_loaded).
 %% @doc Like {@link getattr/3}, of a child of this zone.
 -spec cluster_getattr(Zone :: atom(), Name :: term(), Key :: term()) -> {ok, term()} | undefined.
 cluster_getattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link setattr/3}, of a zone that has a directory.
+-spec cluster_setattr(Zone :: atom(), Name :: term(), [{Key :: term(), Value :: term()}]) ->
+          ok | void.
+cluster_setattr(_Zone, _Name, _Pairs) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link setattr/4}, of a zone that has a directory.
+-spec cluster_setattr(Zone :: atom(), Name :: term(), Key :: term(), Value :: term()) -> ok | void.
+cluster_setattr(_Zone, _Name, _Key, _Value) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link cas/5}, of a zone that has a directory.
+-spec cluster_cas(Zone :: atom(), Name :: term(), Key :: term(), Old :: term(), New :: term()) ->
+          ok | {current, term()} | undefined | void.
+cluster_cas(_Zone, _Name, _Key, _Old, _New) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link increment/4}, of a zone that has a directory. Returns `undefined' if this member
+%% has no child of that name.
+-spec cluster_increment(Zone :: atom(), Name :: term(), Key :: term(), Increment :: integer()) ->
+          integer() | large | undefined.
+cluster_increment(_Zone, _Name, _Key, _Increment) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link increment/5}, of a zone that has a directory. Returns `undefined' if this member
+%% has no child of that name.
+-spec cluster_increment(Zone :: atom(), Name :: term(), Key :: term(), Increment :: integer(),
+                        Value :: integer()) -> integer() | large | undefined.
+cluster_increment(_Zone, _Name, _Key, _Increment, _Value) -> erlang:nif_error(not_loaded).
+
+%% @doc Like {@link delattr/3}, of a zone that has a directory. Returns `undefined' if this member
+%% has no child of that name.
+-spec cluster_delattr(Zone :: atom(), Name :: term(), Key :: term()) -> ok | undefined.
+cluster_delattr(_Zone, _Name, _Key) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns a page of the claims of a member, or of all other members, prepended to `Acc', and
 %% where the next page begins. The first page begins at 0.

@@ -302,6 +302,32 @@ of_names() ->
             ok = setattr(Zone, Name, key, value),
             [{key, value}] = attrs(Zone, Name)
         end)},
+        {{cluster_setattr, 3}, clustered(fun(Zone, Name) ->
+            ok = proctab_nif:cluster_setattr(Zone, Name, [{key, value}]),
+            [{key, value}] = attrs(Zone, Name)
+        end)},
+        {{cluster_setattr, 4}, clustered(fun(Zone, Name) ->
+            ok = proctab_nif:cluster_setattr(Zone, Name, key, value),
+            [{key, value}] = attrs(Zone, Name)
+        end)},
+        {{cluster_cas, 5}, clustered(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, key, 1),
+            ok = proctab_nif:cluster_cas(Zone, Name, key, 1, 2),
+            [{key, 2}] = attrs(Zone, Name)
+        end)},
+        {{cluster_increment, 4}, clustered(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, key, 1),
+            2 = proctab_nif:cluster_increment(Zone, Name, key, 1)
+        end)},
+        {{cluster_increment, 5}, clustered(fun(Zone, Name) ->
+            1 = proctab_nif:cluster_increment(Zone, Name, key, 1, 1),
+            2 = proctab_nif:cluster_increment(Zone, Name, key, 1, 1)
+        end)},
+        {{cluster_delattr, 3}, clustered(fun(Zone, Name) ->
+            ok = setattr(Zone, Name, [{key, 1}, {other, 1}]),
+            ok = proctab_nif:cluster_delattr(Zone, Name, key),
+            [{other, 1}] = attrs(Zone, Name)
+        end)},
         {{set_missing, 4}, fun(Zone, Name) ->
             true = set_missing(Zone, Name, key, value),
             [{key, value}] = attrs(Zone, Name)
@@ -349,6 +375,13 @@ opened(Then) ->
     fun(Zone, Name) ->
         true = insert(Zone, Name, self(), spec, self()),
         Then(Zone, Name)
+    end.
+
+clustered(Then) ->
+    Opened = opened(Then),
+    fun(Zone, Name) ->
+        _ = proctab_nif:cluster_open(Zone, shared, []),
+        Opened(Zone, Name)
     end.
 
 cleared(State) ->

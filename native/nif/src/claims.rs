@@ -306,11 +306,46 @@ pub fn claim_owner(call: Call<'_>) -> Answer<'_> {
     })
 }
 
-/// Like `getattr`, of a zone that has a directory.
 pub fn cluster_getattr(call: Call<'_>) -> Answer<'_> {
+    of_cluster(call, attributes::getattr)
+}
+
+pub fn cluster_setattr(call: Call<'_>) -> Answer<'_> {
+    of_cluster(call, attributes::setattr)
+}
+
+pub fn cluster_cas(call: Call<'_>) -> Answer<'_> {
+    of_cluster(call, attributes::cas)
+}
+
+pub fn cluster_increment(call: Call<'_>) -> Answer<'_> {
+    if_own(call, attributes::increment)
+}
+
+pub fn cluster_delattr(call: Call<'_>) -> Answer<'_> {
+    if_own(call, attributes::delattr)
+}
+
+/// Calls a function of attributes, which finds nothing to change without a child of this member. A
+/// zone without a directory is a bad argument.
+fn of_cluster<'c>(call: Call<'c>, function: fn(Call<'c>) -> Answer<'c>) -> Answer<'c> {
     let guard = reclaim::enter();
     directory(lookup::zone(call, &guard)?)?;
-    attributes::getattr(call)
+    function(call)
+}
+
+/// Calls a function of attributes if this member has a child of the name. A zone without a
+/// directory is a bad argument.
+fn if_own<'c>(call: Call<'c>, function: fn(Call<'c>) -> Answer<'c>) -> Answer<'c> {
+    let guard = reclaim::enter();
+    let zone = lookup::zone(call, &guard)?;
+    directory(zone)?;
+    let mut scratch = Scratch::new();
+    let entry = zone.entry(call.lookup_key(call.argument(1)?, &mut scratch)?, &guard);
+    match entry.is_some_and(|entry| entry.has_child()) {
+        true => function(call),
+        false => Ok(atom!(undefined)),
+    }
 }
 
 /// Makes a page of the claims of a member, or of all other members.

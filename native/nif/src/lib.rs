@@ -78,7 +78,9 @@ proctab_terms::export! {
     claims {
         cluster_open/3, cluster_shared/1, drain/1, add_member/4, change_claims/3, begin_snapshot/2,
         end_snapshot/2, end_member/2, sweep_claims/2, find_claim/2, find_claim_alive/2,
-        best_claim/2, claim_owner/2, cluster_getattr/3, claims_page/4, claims_count/1,
+        best_claim/2, claim_owner/2, claims_page/4, claims_count/1, cluster_getattr/3,
+        cluster_setattr/3, cluster_setattr/4, cluster_cas/5, cluster_increment/4,
+        cluster_increment/5, cluster_delattr/3,
     }
     pages {
         page/4,
