@@ -25,6 +25,7 @@ all() ->
         a_row_has_all_attributes_where_the_match_specification_uses_it,
         a_limit_returns_portions_until_the_end_of_the_table,
         a_portion_reads_no_further_than_it_has_to,
+        a_large_zone_is_read_in_the_memory_of_a_small_one,
         a_continuation_that_was_stored_goes_on,
         a_child_that_lives_throughout_is_selected_exactly_once,
         a_large_row_is_selected_on_a_dirty_scheduler,
@@ -334,6 +335,52 @@ a_portion_reads_no_further_than_it_has_to(Config) ->
     [ok = gen_tracker:unregister_name({Zone, Name}) || Name <- Names -- First],
     Rest = portions(select(Continuation), 1),
     ?assert(length(Rest) < 64, Rest).
+
+%% Words. Reading takes less than half of that, and all rows of the small zone take more.
+-define(HEAP, 500_000).
+
+a_large_zone_is_read_in_the_memory_of_a_small_one(Config) ->
+    Zone = zone(Config),
+    Pid = loose(start_link),
+    Value = lists:seq(1, 100),
+    ?assert(3000 * erts_debug:flat_size(Value) > ?HEAP),
+    Add = fun(Name) ->
+        yes = gen_tracker:register_name({Zone, Name}, Pid),
+        ok = setattr(Zone, Name, v, Value)
+    end,
+    Reads = [
+        {all, fun() -> counted(select(Zone, ?ALL, 10), 0) end},
+        {all, fun() -> counted(select(Zone, [{{'_', '_', #{v => '$1'}}, [], ['$1']}], 10), 0) end},
+        {none, fun() -> counted(select(Zone, [{{x, '_', '_'}, [], ['$_']}], 10), 0) end},
+        {all, fun() -> select_count(Zone, [{'_', [], [true]}]) end}
+    ],
+    lists:foreach(
+        fun({From, To}) ->
+            lists:foreach(Add, lists:seq(From, To)),
+            Expected = [
+                case Answer of
+                    all -> {answer, To};
+                    none -> {answer, 0}
+                end
+             || {Answer, _} <- Reads
+            ],
+            ?assertEqual(Expected, [in_small_heap(Read) || {_, Read} <- Reads])
+        end,
+        [{1, 3000}, {3001, 10000}]
+    ),
+    ?assertEqual(killed, in_small_heap(fun() -> length(select(Zone, ?ALL)) end)).
+
+counted('$end_of_table', Count) -> Count;
+counted({Matches, Next}, Count) -> counted(select(Next), Count + length(Matches)).
+
+%% Returns the answer of a fun, or `killed' if it needs more memory.
+in_small_heap(Fun) ->
+    Limit = #{size => ?HEAP, kill => true, error_logger => false},
+    {_, Monitor} = spawn_opt(
+        fun() -> exit({answer, Fun()}) end,
+        [monitor, {max_heap_size, Limit}]
+    ),
+    callers:answer(Monitor).
 
 a_continuation_that_was_stored_goes_on(Config) ->
     Zone = zone(Config),
