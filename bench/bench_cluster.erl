@@ -1,3 +1,6 @@
+%% Zones on several nodes: what the functions of a zone cost with and without the option `cluster`,
+%% and how a node joins.
+%%
 %% A node joins another one that has a million names, and finds them; then that node ends. Both are
 %% nodes of this machine with one scheduler each, because the operating system then takes less of
 %% their time away. Names are inserted without processes.
@@ -13,13 +16,19 @@
 
 -define(ZONE, bench_cluster_zone).
 -define(NAMES, bench_data:scaled(1000000)).
+-define(LOCAL, 1000).
 -define(PASSES, 3).
 -define(TIMEOUT, 600000).
 -define(LATER, 10000).
 
 groups() ->
-    [#{group => cluster, sides => [proctab], vms => 1, processor => false, shared => false}].
+    [
+        #{group => options, sides => [proctab], vms => 5, shared => false},
+        #{group => cluster, sides => [proctab], vms => 1, processor => false, shared => false}
+    ].
 
+rows(options, [proctab]) ->
+    options();
 rows(cluster, [proctab]) ->
     Nodes = [{Old, _}, {New, _}] = [start_node() || _ <- [1, 2]],
     ok = call(Old, start_zone, []),
@@ -39,6 +48,70 @@ rows(cluster, [proctab]) ->
         slices("only computing on both nodes", lists:append(Control)),
         Ended
     ]).
+
+%% All functions of the same names, on children of this node.
+options() ->
+    {ok, _} = application:ensure_all_started(proctab),
+    Zones = [
+        {"a zone of one node", gen_tracker, #{}},
+        {"a cluster zone, gen_tracker", gen_tracker, #{cluster => true}},
+        {"a cluster zone, gen_tracker_cluster", gen_tracker_cluster, #{cluster => true}}
+    ],
+    Opened = [{Mode, Module, open(Number, Options)} || {Number, {Mode, Module, Options}} <-
+        lists:enumerate(Zones)],
+    Works = lists:append([works(Mode, Module, Zone) || {Mode, Module, Zone} <- Opened]),
+    Figures = rounds:alternate(bench_data:rounds(), Works),
+    [ok = gen_server:stop(Zone) || {_, _, Zone} <- Opened],
+    [
+        bench_data:row(proctab, Label, Mode, "ns", map_get({Mode, Label}, Figures))
+     || {{Mode, Label}, _} <- Works
+    ].
+
+open(Number, Options) ->
+    Zone = list_to_atom("bench_options_" ++ integer_to_list(Number)),
+    {ok, _} = gen_tracker:start_link(Zone, Options),
+    case Options of
+        #{cluster := _} -> until(fun() -> is_home(Zone) end);
+        #{} -> ok
+    end,
+    Specs = [bench_data:spec(bench_data:name(N)) || N <- lists:seq(1, ?LOCAL)],
+    lists:foreach(fun(Spec) -> {ok, _} = gen_tracker:find_or_open(Zone, Spec) end, Specs),
+    [ok = gen_tracker:setattr(Zone, element(1, Spec), integer, 1) || Spec <- Specs],
+    Zone.
+
+is_home(Zone) ->
+    gen_tracker_cluster:home(Zone, name) =:= node().
+
+works(Mode, Module, Zone) ->
+    Names = [bench_data:name(N) || N <- lists:seq(1, ?LOCAL)],
+    Timed = fun(Fun) -> rounds:timed(Fun, fun(_) -> true end, [Names]) end,
+    Key = integer,
+    [
+        {{Mode, Label}, Timed(Fun)}
+     || {Label, Fun} <- [
+            {"find", fun(Name) -> {ok, _} = Module:find(Zone, Name) end},
+            {"getattr of an integer", fun(Name) -> {ok, _} = Module:getattr(Zone, Name, Key) end},
+            {"setattr of an integer", fun(Name) -> ok = Module:setattr(Zone, Name, Key, 1) end},
+            {"increment", fun(Name) -> Module:increment(Zone, Name, Key, 1) end},
+            {"cas of an integer", fun(Name) -> ok = cas(Module, Zone, Name) end},
+            {"delattr of no attribute", fun(Name) -> ok = Module:delattr(Zone, Name, none) end},
+            {"start of a child, and its end", fun(_) -> start_and_stop(Module, Zone) end},
+            {"register_name, and unregister_name", fun(_) -> register_once(Module, Zone) end}
+        ]
+    ].
+
+%% The other operations have changed the value.
+cas(Module, Zone, Name) ->
+    ok = gen_tracker:setattr(Zone, Name, cas, 1),
+    Module:cas(Zone, Name, cas, 1, 2).
+
+start_and_stop(Module, Zone) ->
+    {ok, _} = Module:find_or_open(Zone, bench_data:spec(started)),
+    ok = supervisor:terminate_child(Zone, started).
+
+register_once(Module, Zone) ->
+    yes = Module:register_name({Zone, registered}, self()),
+    Module:unregister_name({Zone, registered}).
 
 passes() ->
     lists:seq(1, ?PASSES).
@@ -88,15 +161,18 @@ compute(Old, New, Time) ->
 
 %% The node with the names ends. `Empty` is the memory of the other one without them.
 ended(Old, New, Empty) ->
+    Filled = peer:call(New, erlang, memory, [system]),
     ok = call(New, record, []),
     peer:stop(Old),
     {Time, ok} = bench_data:time(fun() -> until_found(New, 0) end),
     Slices = call(New, recorded, []),
     timer:sleep(?LATER),
     Left = call(New, resident, []) - Empty,
+    Freed = Filled - peer:call(New, erlang, memory, [system]),
     Label = "the node with the names ends",
     [
         row(Label ++ ", until none is found", "time", "ns", [Time]),
+        row("what is freed of a name 10 s later", "in the VM", "bytes", [Freed / ?NAMES]),
         row("what is left of a name 10 s later", "resident", "bytes", [Left / ?NAMES]),
         slices(Label ++ ": on the other node", [Slices])
     ].

@@ -150,7 +150,8 @@ joins(Side, Most) ->
     Opened = members(open(Side, lists:concat([joins_, Most])), Size),
     Mode = lists:concat([Most, " processes with one value"]),
     All = bench_data:time(fun() -> Size = length(all(Opened)) end),
-    End = erlang:monotonic_time(millisecond) + 1000 * bench_data:scaled(10 * ?SECONDS) div 10,
+    Duration = 1000 * bench_data:scaled(10 * ?SECONDS) div 10,
+    End = erlang:monotonic_time(millisecond) + Duration,
     {Timed, Slices} = bench_data:slices(fun() ->
         at_once([
             fun() -> paced(End, 1, fun(N) -> join_and_leave(Opened, N) end) end,
@@ -173,7 +174,22 @@ joins(Side, Most) ->
             {slice, "longest time slice of 1 ms and more meanwhile", median}
         ],
         Times <- [[Time || {W, Time} <- Figures, W =:= What]]
-    ].
+    ] ++
+        [
+            bench_data:row(Side, Label, Mode, "ns", [Time])
+         || {Label, Time} <- own(Side, Duration, Timed)
+        ].
+
+%% How often the value was taken, and the control of the slices. They say nothing of other sides.
+own(proctab, Duration, Timed) ->
+    Joins = length([Time || {join, Time} <- Timed]),
+    {ok, Slices} = bench_data:slices(fun() -> bench_data:compute(Duration) end),
+    [
+        {"interval at which a process takes the value", 1000000 * Duration / Joins},
+        {"longest time slice of a process that only computes", lists:max([0 | Slices])}
+    ];
+own(_, _, _) ->
+    [].
 
 of_calls(median, Times) -> rounds:median(Times);
 of_calls(most, Times) -> lists:nth(max(1, length(Times) * 99 div 100), lists:sort(Times)).
@@ -218,19 +234,20 @@ at_once(Funs) ->
      || {Pid, Monitor} <- Processes
     ]).
 
-%% Calls a fun with 0, 1, 2, ... every so many milliseconds, and returns what all calls return.
+%% Calls a fun with 0, 1, 2, ... once for every so many milliseconds, and returns what all calls
+%% return. Calls that are late are made at once.
 paced(End, Interval, Fun) ->
     paced(erlang:monotonic_time(millisecond), End, Interval, Fun, 0).
 
 paced(At, End, Interval, Fun, N) ->
     Times = Fun(N),
-    Next = max(At + Interval, erlang:monotonic_time(millisecond)),
-    case Next > End of
+    Now = erlang:monotonic_time(millisecond),
+    case max(At + Interval, Now) > End of
         true ->
             Times;
         false ->
-            timer:sleep(max(0, Next - erlang:monotonic_time(millisecond))),
-            Times ++ paced(Next, End, Interval, Fun, N + 1)
+            timer:sleep(max(0, At + Interval - Now)),
+            Times ++ paced(At + Interval, End, Interval, Fun, N + 1)
     end.
 
 join_and_leave(Opened, N) ->

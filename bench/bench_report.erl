@@ -156,7 +156,7 @@ title("zones") -> "Whole zones";
 title("processes") -> "metrics_process_tracker and stats_hero_monitor";
 title("growth") -> "From 1,000 to 1,000,000 names";
 title("hold") -> "How long a scheduler is held, 1,000,000 names";
-title("cluster") -> "A node joins another one that has 1,000,000 names";
+title("cluster") -> "Zones on several nodes; a node joins another one that has 1,000,000 names";
 title("scale") -> "What doc/internals/scaling.md argues from".
 
 notes("memory") ->
@@ -198,8 +198,10 @@ notes("hold") ->
     "system takes away; 0 if there is none. Slices that are no longer than those of a process "
     "that only computes say nothing about the library.\n\n";
 notes("cluster") ->
-    "Two nodes of this machine, with one scheduler each. Slices as in the section before this one; "
-    "of 3 passes, the longest slice is the smallest of the maxima.\n\n".
+    "The functions are called for children of the same node; `cas` includes a `setattr`. The "
+    "joining nodes are two of this machine, with one scheduler each. Slices as in the section "
+    "before this one; of 3 passes, the longest slice is the smallest of the maxima. The memory in "
+    "the VM is `erlang:memory(system)`; its allocators keep some of what they were given.\n\n".
 
 %% Returns a table for each mode, with the sides as columns, or, if there is only one side, one
 %% table with the modes as columns.
