@@ -413,6 +413,8 @@ change(Id, Node, Events, Handle, Results, Conflicts) ->
     {First, Rest} = split(?CHUNK, Events),
     Changes = lists:append([to_change(Event, Node) || Event <- First]),
     {Changed, More} = proctab_nif:change_claims(Handle, Id, Changes),
+    %% Several calls in one time slice would hold the scheduler for over a millisecond.
+    erlang:yield(),
     change(Id, Node, Rest, Handle, [aligned(First, Changed) | Results], [More | Conflicts]).
 
 %% An event `copied' changes no claim.
