@@ -20,6 +20,7 @@ all() ->
         a_loser_is_told_of_the_best_of_several_claims,
         a_zone_that_is_started_again_has_no_conflict_with_itself,
         a_loser_hands_over,
+        a_loser_has_its_shutdown_time_to_hand_over,
         both_are_kept,
         a_callback_that_crashes_stops_the_loser,
         a_callback_that_hangs_stops_the_loser,
@@ -34,8 +35,11 @@ all() ->
 %% Opens a name on both sides of a partition, and returns winner and loser, with their members.
 parted([One, Other] = Members, Name, Restart) ->
     clusters:cut([One], [Other]),
-    Pids = [element(2, on(M, gen_tracker, find_or_open, [z, spec(Name, Restart)])) || M <- Members],
-    Ranked = lists:sort([{rank(Name, Node), Node, M, Pid} ||
+    opened_by_both(Members, spec(Name, Restart)).
+
+opened_by_both(Members, Spec) ->
+    Pids = [element(2, on(M, gen_tracker, find_or_open, [z, Spec])) || M <- Members],
+    Ranked = lists:sort([{rank(element(1, Spec), Node), Node, M, Pid} ||
         {{_, Node} = M, Pid} <- lists:zip(Members, Pids)]),
     [{_, _, LosersMember, Loser}, {_, _, WinnersMember, Winner}] = Ranked,
     {Winner, WinnersMember, Loser, LosersMember}.
@@ -164,6 +168,40 @@ a_loser_hands_over(_) ->
         ?assertEqual([{conflict, Winner}], ends(Loses, a)),
         ?assert(lists:member({handed_over, a, Winner, state}, on(Loses, clusters, books, [])))
     end).
+
+%% `a` takes longer than its shutdown time, and `c` does not. `b` has no time at all.
+a_loser_has_its_shutdown_time_to_hand_over(_) ->
+    with_callback(timed_hand_over, fun([One, Other] = Members) ->
+        clusters:cut([One], [Other]),
+        [{A, _, _, LosesA}, {B, _, _, LosesB}, {C, _, _, LosesC}] = [
+            opened_by_both(Members, cluster_child:handing_over(Name, Shutdown, Duration))
+         || {Name, Shutdown, Duration} <- [
+                {a, 500, infinity},
+                {b, brutal_kill, infinity},
+                {c, infinity, 300}
+            ]
+        ],
+        clusters:join(Members),
+        settle(Members, z),
+        Lost = [{a, A, LosesA}, {b, B, LosesB}, {c, C, LosesC}],
+        lists:foreach(
+            fun({Name, Winner, Loses}) ->
+                wait:until(fun() -> ends(Loses, Name) =/= [] end),
+                ?assertEqual([{conflict, Winner}], ends(Loses, Name)),
+                ?assertEqual(1, length(starts(Loses, Name)))
+            end,
+            Lost
+        ),
+        [{told_to_stop, a, A, shutdown, Elapsed}] = last_acts(LosesA, a),
+        ?assert(Elapsed >= 500, Elapsed),
+        ?assertEqual([], last_acts(LosesB, b)),
+        ?assertEqual([{handed_over, c, C}], last_acts(LosesC, c))
+    end).
+
+%% Returns what the children of a name have recorded about their ends.
+last_acts(Member, Name) ->
+    [Row || Row <- on(Member, clusters, books, []), element(2, Row) =:= Name,
+        lists:member(element(1, Row), [handed_over, told_to_stop])].
 
 both_are_kept(_) ->
     with_callback(keep, fun(Members) ->

@@ -3,8 +3,9 @@
 
 -export([open_books/0, spec/1, spec/2, slow/2, start_link/1, start_slowly/2, after_terminate/3]).
 -export([return/2]).
+-export([handing_over/3, start_handing_over/2, init_handing_over/2]).
 -export([await_cleanup/1, let_cleanup_go/1]).
--export([stop/4, hand_over/4, keep/4, crash/4, slow_stop/4, asked_stop/4]).
+-export([stop/4, hand_over/4, timed_hand_over/4, keep/4, crash/4, slow_stop/4, asked_stop/4]).
 -export([await_question/3, let_decision_go/3]).
 
 %% Makes the table, which outlives the caller.
@@ -43,6 +44,31 @@ start_link(Name) ->
     Pid = spawn_link(fun() -> loop(Name) end),
     record({started, Name, Pid}),
     {ok, Pid}.
+
+%% A child that takes so long to hand over, in milliseconds or `infinity`, and ends then. Until then
+%% it ends only if it is told to stop. It records which of the two has happened.
+handing_over(Name, Shutdown, Duration) ->
+    Start = {?MODULE, start_handing_over, [Name, Duration]},
+    {Name, Start, permanent, Shutdown, worker, [?MODULE]}.
+
+start_handing_over(Name, Duration) ->
+    proc_lib:start_link(?MODULE, init_handing_over, [Name, Duration]).
+
+%% The term that it is handed over is the time of the decision.
+init_handing_over(Name, Duration) ->
+    process_flag(trap_exit, true),
+    record({started, Name, self()}),
+    proc_lib:init_ack({ok, self()}),
+    receive
+        {gen_tracker_cluster, hand_over, Winner, Decided} ->
+            receive
+                {'EXIT', _, Reason} ->
+                    Elapsed = erlang:monotonic_time(millisecond) - Decided,
+                    record({told_to_stop, Name, Winner, Reason, Elapsed})
+            after Duration ->
+                record({handed_over, Name, Winner})
+            end
+    end.
 
 %% A start function that starts nothing.
 return(Name, Result) ->
@@ -88,6 +114,9 @@ stop(_Zone, Name, Loser, Winner) ->
 
 hand_over(_Zone, _Name, _Loser, _Winner) ->
     {hand_over, state}.
+
+timed_hand_over(_Zone, _Name, _Loser, _Winner) ->
+    {hand_over, erlang:monotonic_time(millisecond)}.
 
 keep(_Zone, _Name, _Loser, _Winner) ->
     keep.
