@@ -1,6 +1,7 @@
 %% Promise: a message of a member that is malformed, or comes at the wrong time, is logged, and it
-%% changes nothing. A message of a stranger changes nothing either. A member that is slow, or whose
-%% node stands still, delays no other one, and what waits for it is bounded.
+%% changes nothing. A message of a stranger changes nothing either. A node with another version of
+%% the protocol is refused, and the members do without it. A member that is slow, or whose node
+%% stands still, delays no other one, and what waits for it is bounded.
 -module(cluster_messages_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -18,6 +19,8 @@ all() ->
         messages_at_the_wrong_time_are_logged_and_change_nothing,
         messages_of_an_ended_session_change_nothing,
         credit_that_is_not_owed_is_logged_and_changes_nothing,
+        nodes_of_other_versions_are_refused,
+        a_node_of_a_later_version_joins_in_this_version,
         every_shape_of_message_that_the_cluster_process_receives_is_tried,
         messages_of_strangers_change_nothing,
         names_of_other_members_make_no_atoms,
@@ -76,9 +79,12 @@ keep_log(Member) ->
 
 %% Returns how many malformed messages have been logged.
 malformed(Member, Log) ->
+    length(logged(malformed_message, Member, Log)).
+
+logged(What, Member, Log) ->
     {messages, Messages} = on(Member, erlang, process_info, [Log, messages]),
-    length([Report || {event, #{msg := {report, #{label := {gen_tracker_cluster, malformed_message},
-        zone := z} = Report}}} <- Messages]).
+    [Report || {event, #{msg := {report, #{label := {gen_tracker_cluster, Label}, zone := z} =
+        Report}}} <- Messages, Label =:= What].
 
 messages_of_an_ended_session_change_nothing(_) ->
     with_fake(fun(One, {Other, Pid} = Fake, [P, Q | _]) ->
@@ -109,6 +115,65 @@ credit_that_is_not_owed_is_logged_and_changes_nothing(_) ->
         ?assertEqual(4, malformed(One, Log)),
         send(Fake, [Credit(1)]),
         ?assertEqual(5, malformed(One, Log))
+    end).
+
+%% A member that starts waits for the names of those that are in the group already.
+nodes_of_other_versions_are_refused(_) ->
+    clusters:with(2, z, fun([{_, Here} = One, {_, Node} = Other]) ->
+        Log = keep_log(One),
+        Fakes = with_versions([0, 2], One, Other),
+        {ok, Child} = on(One, gen_tracker_cluster, find_or_open, [z, spec(a)]),
+        ?assertEqual(Here, node(Child)),
+        [await_bye(Other, Fake) || {_, Fake} <- Fakes],
+        Refused = lists:append([
+            [
+                #{version => Version, its_zone => z, from => Fake},
+                #{node => Node, message => {bye, {version, Version}}}
+            ]
+         || {Version, Fake} <- Fakes
+        ]),
+        Reports = [maps:without([label, zone], Report) || Report <- logged(refused, One, Log)],
+        ?assertEqual(lists:sort(Refused), lists:sort(Reports)),
+        ?assertEqual(0, malformed(One, Log)),
+        ?assertEqual([Here], on(One, gen_tracker_cluster, members, [z])),
+        %% They were sent nothing else, and nothing changes when they end.
+        [?assertEqual([{bye, {version, 1}}], on(Other, fake_member, received, [Fake])) ||
+            {_, Fake} <- Fakes],
+        [ok = on(Other, fake_member, stop, [Fake]) || {_, Fake} <- Fakes],
+        {ok, Next} = on(One, gen_tracker_cluster, find_or_open, [z, spec(b)]),
+        ?assertEqual([{a, Child}, {b, Next}], names(One))
+    end).
+
+%% As the document `doc/internals/cluster.md` demands it of later versions.
+a_node_of_a_later_version_joins_in_this_version(_) ->
+    clusters:with(2, z, fun([{_, Here} = One, {_, Node} = Other]) ->
+        [{2, Pid}] = with_versions([2], One, Other),
+        await_bye(Other, Pid),
+        [P | _] = on(Other, fake_member, pids, [Pid]),
+        Hello = {gen_tracker_cluster, hello, 1, z, make_ref(), Pid, undefined},
+        Snapshot = [{snapshot, 1}, {page, [{a, P, []}]}, complete],
+        send({Other, Pid}, [{raw, Hello}, {welcome, 1, {true, true}} | Snapshot]),
+        ?assertEqual([{a, P}], names(One)),
+        ?assertEqual(lists:sort([Here, Node]), on(One, gen_tracker_cluster, members, [z])),
+        [{bye, _}, Welcome | _] = on(Other, fake_member, received, [Pid]),
+        ?assertMatch({welcome, 1, _}, Welcome)
+    end).
+
+%% Starts a zone where nodes of these versions are in the group already.
+with_versions(Versions, One, Other) ->
+    [ok = on(Member, clusters, stop_zone, [z]) || Member <- [One, Other]],
+    Fakes = [{V, on(Other, fake_member, start_version, [z, V])} || V <- Versions],
+    Pids = lists:sort([Fake || {_, Fake} <- Fakes]),
+    wait:until(fun() ->
+        lists:sort(on(One, pg, get_members, [gen_tracker_cluster, z])) =:= Pids
+    end),
+    ok = on(One, clusters, start_zone, [z, #{cluster => true}]),
+    Fakes.
+
+%% Waits until a node of another version was refused. Then its `bye` was handled as well.
+await_bye(Other, Fake) ->
+    wait:until(fun() ->
+        lists:member({bye, {version, 1}}, on(Other, fake_member, received, [Fake]))
     end).
 
 every_shape_of_message_that_the_cluster_process_receives_is_tried(_) ->

@@ -2,14 +2,23 @@
 %% as a test demands. It runs on a node without that zone.
 -module(fake_member).
 
--export([start/2, send/2, send_only/2, received/1, session/1, serving/1, pids/1, stop/1]).
+-export([start/2, start_version/2, send/2, send_only/2, stop/1]).
+-export([received/1, session/1, serving/1, pids/1]).
 
 -define(VERSION, 1).
 
 %% Starts one, which opens sessions in both directions.
 start(Zone, Process) ->
+    started(fun(Caller) -> init(Zone, Process, Caller) end).
+
+%% Starts one of another version, which is in the group of the zone from then on. To the first
+%% `hello` it answers `bye`, and says `hello` in its own version.
+start_version(Zone, Version) ->
+    started(fun(Caller) -> init_version(Zone, Version, Caller) end).
+
+started(Init) ->
     Caller = self(),
-    {Fake, Monitor} = spawn_monitor(fun() -> init(Zone, Process, Caller) end),
+    {Fake, Monitor} = spawn_monitor(fun() -> Init(Caller) end),
     receive
         {Fake, open} ->
             demonitor(Monitor, [flush]),
@@ -55,14 +64,28 @@ init(Zone, Process, Caller) ->
     receive
         {gen_tracker_cluster, hello, ?VERSION, Zone, Session, Process, _} ->
             Caller ! {self(), open},
-            loop(#{
-                process => Process,
-                session => Session,
-                serving => Serving,
-                pids => [spawn_link(timer, sleep, [infinity]) || _ <- [1, 2, 3]],
-                received => []
-            })
+            loop(new(Process, Session, Serving))
     end.
+
+init_version(Zone, Version, Caller) ->
+    ok = pg:join(gen_tracker_cluster, Zone, self()),
+    Caller ! {self(), open},
+    receive
+        {gen_tracker_cluster, hello, ?VERSION, Zone, Session, Process, _} ->
+            Serving = make_ref(),
+            Process ! in_session({bye, {version, Version}}, Session),
+            Process ! {gen_tracker_cluster, hello, Version, Zone, Serving, self(), undefined},
+            loop(new(Process, Session, Serving))
+    end.
+
+new(Process, Session, Serving) ->
+    #{
+        process => Process,
+        session => Session,
+        serving => Serving,
+        pids => [spawn_link(timer, sleep, [infinity]) || _ <- [1, 2, 3]],
+        received => []
+    }.
 
 loop(#{process := Process, received := Received} = State) ->
     receive
