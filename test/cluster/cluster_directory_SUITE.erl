@@ -16,6 +16,7 @@ all() ->
     [
         a_name_is_found_on_all_members,
         a_name_is_found_without_a_message,
+        reads_of_all_members_need_no_message,
         a_dead_child_is_found_nowhere,
         a_member_that_joins_finds_all_names,
         names_of_a_node_that_has_gone_are_found_nowhere,
@@ -81,26 +82,97 @@ find_all() ->
     undefined = gen_tracker_cluster:find(z, b),
     Pid.
 
+%% A call to another node may send no message, but receives the answer.
+reads_of_all_members_need_no_message(_) ->
+    Options = #{cluster => #{copied => [c]}, index => [i]},
+    clusters:with(2, z, Options, fun([One, Other] = Members) ->
+        Pids = [P, Q] = [open(M, z, spec(Name)) || {M, Name} <- [{One, a}, {Other, b}]],
+        [ok = on(M, gen_tracker, setattr, [z, Name, #{c => 1, i => x, own => y}]) ||
+            {M, Name} <- [{One, a}, {Other, b}]],
+        settle(Members, z),
+        wait:until(fun() -> length(on(Other, gen_tracker_cluster, lookup, [z, i, x])) =:= 2 end),
+        Both = [{a, P}, {b, Q}],
+        Nodes = lists:sort([Node || {_, Node} <- Members]),
+        Collect = fun(Name, Pid, Children) -> [{Name, Pid} | Children] end,
+        Reads = [
+            {count, [z], 2},
+            {names, [z], [a, b]},
+            {fold, [Collect, [], z], Both},
+            {lookup, [z, i, x], Both},
+            {lookup, [z, i, y], []},
+            {getattr, [z, a, c], {ok, 1}},
+            {getattr, [z, a, i], {ok, x}},
+            {getattr, [z, a, c, infinity], {ok, 1}},
+            {getattr, [z, b, own], {ok, y}},
+            {getattr, [z, nobody, c], undefined},
+            {info, [z, b], [{c, 1}, {i, x}, {own, y}]},
+            {info, [z, nobody], []},
+            {members, [z], Nodes},
+            {home, [z, a], on(One, gen_tracker_cluster, home, [z, a])},
+            {home, [z, nobody], on(One, gen_tracker_cluster, home, [z, nobody])}
+        ],
+        lists:foreach(
+            fun({Function, Arguments, Result}) ->
+                Traffic = traffic(Other, Function, Arguments),
+                ?assertEqual({Function, {Result, [], []}}, {Function, Traffic})
+            end,
+            Reads
+        ),
+        ?assertEqual(
+            {2, lists:sort([{hello, Pid} || Pid <- Pids]), []},
+            traffic(Other, publish, [z, i, x, hello])
+        ),
+        %% All attributes are read at the child's node.
+        ?assertMatch({[_, _, _], _, [_ | _]}, traffic(Other, info, [z, a]))
+    end).
+
+%% Calls a function on a member, and returns the result, and what the caller has sent and received.
+traffic(Member, Function, Arguments) ->
+    {Result, Sent, Received} = on(Member, ?MODULE, traced_call, [Function, Arguments]),
+    {sorted(Result), lists:sort(Sent), Received}.
+
+sorted(Result) when is_list(Result) -> lists:sort(Result);
+sorted(Result) -> Result.
+
+%% Loads the modules of the library first: the code server would be asked for them.
+traced_call(Function, Arguments) ->
+    _ = application:load(proctab),
+    {ok, Modules} = application:get_key(proctab, modules),
+    ok = code:ensure_modules_loaded(Modules),
+    trace(fun() -> apply(gen_tracker_cluster, Function, Arguments) end).
+
 %% Calls a function in a process of its own, and returns its result and the messages that it sends.
 sent(Fun) ->
+    {Result, Sent, _} = trace(Fun),
+    {Result, Sent}.
+
+trace(Fun) ->
     {Pid, Monitor} = spawn_monitor(fun() ->
         receive
             go -> exit({result, Fun()})
         end
     end),
-    1 = erlang:trace(Pid, true, [send]),
+    1 = erlang:trace(Pid, true, [send, 'receive']),
     Pid ! go,
     receive
         {'DOWN', Monitor, process, Pid, {result, Result}} ->
             Delivered = erlang:trace_delivered(Pid),
             receive
-                {trace_delivered, Pid, Delivered} -> {Result, traced(Pid)}
+                {trace_delivered, Pid, Delivered} ->
+                    [go | Received] = received(Pid),
+                    {Result, sent_by(Pid), Received}
             end
     end.
 
-traced(Pid) ->
+sent_by(Pid) ->
     receive
-        {trace, Pid, send, Message, To} -> [{Message, To} | traced(Pid)]
+        {trace, Pid, send, Message, To} -> [{Message, To} | sent_by(Pid)]
+    after 0 -> []
+    end.
+
+received(Pid) ->
+    receive
+        {trace, Pid, 'receive', Message} -> [Message | received(Pid)]
     after 0 -> []
     end.
 
