@@ -375,9 +375,8 @@ a_node_that_stands_still_delays_no_other_member(_) ->
         {Peer, _, _, _} = on(Last, proctab_nif, cluster_shared, [z]),
         signal("STOP", Process),
         try
-            Value = binary:copy(<<"0123456789">>, 100000),
             wait:until(fun() ->
-                ok = on(One, gen_tracker, setattr, [z, a, c, Value]),
+                ok = on(One, ?MODULE, set_large_value, [a]),
                 clusters:lagging(One, Sender, Peer) =:= missed
             end),
             %% Tells all peers of its status.
@@ -397,6 +396,11 @@ a_node_that_stands_still_delays_no_other_member(_) ->
         [clusters:dies(One, Child) || {_, Child} <- on(One, clusters, running, [z])],
         wait:until(fun() -> names(Last) =:= [] end)
     end).
+
+%% Makes the value on the node: the call that carried it would take a second on a busy machine, and
+%% seven values or so make the connection busy.
+set_large_value(Name) ->
+    gen_tracker:setattr(z, Name, c, binary:copy(<<"0123456789">>, 100000)).
 
 signal(Signal, Process) ->
     [] = os:cmd("kill -" ++ Signal ++ " " ++ Process).
