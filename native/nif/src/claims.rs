@@ -311,19 +311,19 @@ pub fn cluster_getattr(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn cluster_setattr(call: Call<'_>) -> Answer<'_> {
-    of_cluster(call, attributes::setattr)
+    of_cluster(call, copies::setattr)
 }
 
 pub fn cluster_cas(call: Call<'_>) -> Answer<'_> {
-    of_cluster(call, attributes::cas)
+    of_cluster(call, copies::cas)
 }
 
 pub fn cluster_increment(call: Call<'_>) -> Answer<'_> {
-    if_own(call, attributes::increment)
+    if_own(call, copies::increment)
 }
 
 pub fn cluster_delattr(call: Call<'_>) -> Answer<'_> {
-    if_own(call, attributes::delattr)
+    if_own(call, copies::delattr)
 }
 
 /// Calls a function of attributes, which finds nothing to change without a child of this member. A
