@@ -15,7 +15,6 @@ suite() ->
 all() ->
     [
         a_name_is_found_on_all_members,
-        a_name_is_found_without_a_message,
         reads_of_all_members_need_no_message,
         a_dead_child_is_found_nowhere,
         a_member_that_joins_finds_all_names,
@@ -66,22 +65,6 @@ a_name_is_found_on_all_members(_) ->
         ]
     end).
 
-a_name_is_found_without_a_message(_) ->
-    clusters:with(2, z, fun([One, Other] = Members) ->
-        Pid = open(One, z, spec(a)),
-        settle(Members, z),
-        ?assertEqual({Pid, []}, on(Other, ?MODULE, sent, [fun find_all/0])),
-        Echo = fun() -> gen_tracker_cluster:send({z, a}, hello) end,
-        ?assertEqual({Pid, [{hello, Pid}]}, on(Other, ?MODULE, sent, [Echo]))
-    end).
-
-find_all() ->
-    {ok, Pid} = gen_tracker_cluster:find(z, a),
-    Pid = gen_tracker_cluster:whereis_name({z, a}),
-    {ok, Pid} = gen_tracker_cluster:find_or_open(z, spec(a)),
-    undefined = gen_tracker_cluster:find(z, b),
-    Pid.
-
 %% A call to another node may send no message, but receives the answer.
 reads_of_all_members_need_no_message(_) ->
     Options = #{cluster => #{copied => [c]}, index => [i]},
@@ -95,6 +78,10 @@ reads_of_all_members_need_no_message(_) ->
         Nodes = lists:sort([Node || {_, Node} <- Members]),
         Collect = fun(Name, Pid, Children) -> [{Name, Pid} | Children] end,
         Reads = [
+            {find, [z, a], {ok, P}},
+            {find, [z, nobody], undefined},
+            {whereis_name, [{z, a}], P},
+            {find_or_open, [z, spec(a)], {ok, P}},
             {count, [z], 2},
             {names, [z], [a, b]},
             {fold, [Collect, [], z], Both},
@@ -118,6 +105,7 @@ reads_of_all_members_need_no_message(_) ->
             end,
             Reads
         ),
+        ?assertEqual({P, [{hello, P}], []}, traffic(Other, send, [{z, a}, hello])),
         ?assertEqual(
             {2, lists:sort([{hello, Pid} || Pid <- Pids]), []},
             traffic(Other, publish, [z, i, x, hello])
@@ -141,11 +129,8 @@ traced_call(Function, Arguments) ->
     ok = code:ensure_modules_loaded(Modules),
     trace(fun() -> apply(gen_tracker_cluster, Function, Arguments) end).
 
-%% Calls a function in a process of its own, and returns its result and the messages that it sends.
-sent(Fun) ->
-    {Result, Sent, _} = trace(Fun),
-    {Result, Sent}.
-
+%% Calls a function in a process of its own, and returns its result and the messages that it sends
+%% and receives.
 trace(Fun) ->
     {Pid, Monitor} = spawn_monitor(fun() ->
         receive

@@ -17,7 +17,8 @@ answer(Monitor) ->
     Answer.
 
 %% Waits until each process that the caller monitors, such as one of `ask/1`, waits for a message or
-%% has exited. A process that opens a child counts as waiting once it has asked the tracker, too.
+%% has exited. A process that opens a child counts as waiting once it has asked the tracker, too,
+%% and one that loads a module once that is done.
 waiting() ->
     {monitors, Monitors} = process_info(self(), monitors),
     lists:foreach(fun waiting/1, Monitors).
@@ -26,7 +27,8 @@ waiting({process, Pid}) ->
     case process_info(Pid, [status, current_function]) of
         undefined ->
             ok;
-        [{status, waiting}, {_, Function}] when Function =/= {gen_tracker_opening, await, 3} ->
+        [{status, waiting}, {_, {Module, _, _} = Function}]
+                when Function =/= {gen_tracker_opening, await, 3}, Module =/= code_server ->
             ok;
         _ ->
             erlang:yield(),
