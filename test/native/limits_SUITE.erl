@@ -40,7 +40,9 @@ all() ->
         a_call_that_converts_little_is_charged_few_reductions,
         a_page_of_a_list_is_charged_for_its_content,
         an_unaligned_binary_is_copied_once_at_a_time,
-        of_many_unaligned_binaries_two_are_copied_at_a_time
+        of_many_unaligned_binaries_two_are_copied_at_a_time,
+        of_many_unaligned_binaries_one_is_copied_before_the_call_is_rescheduled,
+        a_call_with_a_long_integer_is_rescheduled
     ].
 
 %% A map with one value of 26 list cells, whose copy would have 67 million. The map has so many keys
@@ -343,6 +345,51 @@ of_many_unaligned_binaries_two_are_copied_at_a_time(Config) ->
         ]
     ],
     ?assertEqual({ok, {Other}}, getattr(Zone, ?NAME, 20)).
+
+%% Each copy of a binary takes a segment of its own. On the dirty scheduler, each of the ten is
+%% copied when the cost is computed and when the VM hashes it, or twice when it is stored.
+of_many_unaligned_binaries_one_is_copied_before_the_call_is_rescheduled(Config) ->
+    Zone = zone(Config),
+    Size = 4000000,
+    Many = [
+        begin
+            <<_:1, Unaligned:Size/binary, _/bitstring>> = <<Number:((Size + 1) * 8)>>,
+            Unaligned
+        end
+     || Number <- lists:seq(1, 10)
+    ],
+    Copies = fun(Fun) ->
+        Before = segments(),
+        _ = Fun(),
+        segments() - Before
+    end,
+    Find = Copies(fun() -> undefined = find(Zone, Many) end),
+    Set = Copies(fun() -> ok = setattr(Zone, ?NAME, key, Many) end),
+    ?assertMatch({_, _} when Find < 25 andalso Set < 35, {Find, Set}).
+
+%% Returns how many segments of memory were allocated for temporary copies and by native functions.
+segments() ->
+    lists:sum([
+        Giga * 1000000000 + Count
+     || Allocator <- [temp_alloc, driver_alloc],
+        {instance, _, Info} <- erlang:system_info({allocator, Allocator}),
+        {calls, Calls} <- Info,
+        {mseg_alloc, Giga, Count} <- Calls
+    ]).
+
+%% The size of an integer of more than 997 bits is measured on a dirty scheduler.
+a_call_with_a_long_integer_is_rescheduled(Config) ->
+    Zone = zone(Config),
+    Set = fun(Value) -> left(fun() -> ok = setattr(Zone, ?NAME, key, Value) end) end,
+    [
+        begin
+            ?assertEqual([], Set(Sign * (1 bsl 128 + 1))),
+            ?assertEqual([], Set({within, Sign * (1 bsl 990)})),
+            ?assertEqual([{setattr, 4}], Set(Sign * (1 bsl 1000))),
+            ?assertEqual([{setattr, 4}], Set({within, Sign * (1 bsl 8000)}))
+        end
+     || Sign <- [1, -1]
+    ].
 
 %% Returns the maximum of bytes used for temporary copies and by native functions since the last
 %% call.

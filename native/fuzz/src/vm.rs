@@ -389,6 +389,17 @@ unsafe extern "C" fn enif_hash(_: ErlNifHash, term: ErlNifTerm, salt: u64) -> u6
     hash(term) ^ salt
 }
 
+/// Compares an integer of more than 64 bits, taken as positive, with a float of 997 bits.
+#[no_mangle]
+unsafe extern "C" fn enif_compare(term: ErlNifTerm, float: ErlNifTerm) -> c_int {
+    let is_long = matches!(node(term), Some(Opaque(_, bytes)) if bytes.len() > 124);
+    let is_positive = matches!(node(float), Some(Float(float)) if *float > 0.0);
+    match is_positive {
+        true => c_int::from(is_long),
+        false => 1,
+    }
+}
+
 #[no_mangle]
 unsafe extern "C" fn enif_is_atom(_: *mut ErlNifEnv, term: ErlNifTerm) -> c_int {
     c_int::from(term & 7 == ATOM)
@@ -840,7 +851,7 @@ macro_rules! uncalled {
 }
 
 uncalled! {
-    enif_alloc enif_alloc_resource enif_compare enif_compare_monitors enif_convert_time_unit
+    enif_alloc enif_alloc_resource enif_compare_monitors enif_convert_time_unit
     enif_cpu_time enif_demonitor_process enif_dlopen enif_dlsym enif_fprintf enif_free
     enif_get_atom enif_get_atom_length enif_get_int enif_get_list_length enif_get_map_value
     enif_get_resource enif_get_string enif_get_uint enif_get_ulong enif_getenv

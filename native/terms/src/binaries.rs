@@ -225,6 +225,18 @@ impl<'c> Call<'c> {
         !matches!(bytes, Bytes::OnHeap | Bytes::Whole)
     }
 
+    /// Whether the VM copies a binary each time that it is inspected, since that does not begin at
+    /// a byte. Looks at no more than its first bytes.
+    ///
+    /// # Safety
+    /// The term is a binary of at least [`FIRST`] bytes.
+    pub(crate) unsafe fn is_copied_to_inspect(self, term: Term<'c>) -> bool {
+        // SAFETY: the caller vouches for the term.
+        let first =
+            unsafe { Term::from_raw(enif_make_sub_binary(self.env(), term.raw(), 0, FIRST)) };
+        self.address_of_bytes(first) != self.address_of_bytes(first)
+    }
+
     /// Returns where the bytes of a binary are.
     ///
     /// # Safety

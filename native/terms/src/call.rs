@@ -76,6 +76,8 @@ pub(crate) struct LongBinary {
     /// Its bytes, valid for as long as the call lasts; null if the VM has dropped them.
     pub bytes: *const u8,
     pub length: usize,
+    /// Whether the cost of the copy that the VM may have made was deducted.
+    pub is_deducted: bool,
 }
 
 impl<'c> Call<'c> {

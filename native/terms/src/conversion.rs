@@ -351,6 +351,7 @@ impl<'c> Call<'c> {
         let longest = if share { MAX_VALUE } else { MAX_BINARY };
         // After a long binary, `atom_or_binary` would keep a copy of each unaligned one.
         if self.last_long_binary().is_some() {
+            self.deduct_copy()?;
             let datum = self.read_binary(term, |bytes| {
                 let is_short = bytes.len() <= longest;
                 is_short.then(|| Datum::bytes(BINARY, bytes))

@@ -106,7 +106,7 @@ impl Copied {
         Copied(Form::Copy(copy))
     }
 
-    /// Hashes a name or a key, so that its hash is known from then on: a table that grows hashes
+    /// Hashes a name or a key, so that its hash is known from then on. A table that grows hashes
     /// the terms that it has, under a lock, in calls that were charged for others.
     pub(crate) fn hash_once(&mut self) {
         let hash = Copied::hash(self.borrow());

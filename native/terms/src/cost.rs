@@ -168,7 +168,7 @@ impl<'c> Computation<'c> {
                 self.cost.words += self.words_of_fun;
             }
             term_type::INTEGER => {
-                self.cost.words += 4 + call.integer_bytes(term) / size_of::<u64>()
+                self.cost.words += 4 + call.integer_bytes(term)? / size_of::<u64>()
             }
             _ => self.cost.words += 4,
         }
@@ -181,6 +181,7 @@ impl<'c> Computation<'c> {
     fn add_bitstring(&mut self, term: Term<'c>) -> Result<(), Fault> {
         let call = self.call;
         self.cost.words += 8;
+        call.deduct_copy()?;
         let length = call.binary_length(term);
         match length {
             Some(length) => self.cost.bytes += length,

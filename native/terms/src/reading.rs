@@ -9,14 +9,15 @@ use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::call::{Call, Fault, LongBinary};
-use crate::term::Term;
+use crate::cost::COPIED_PER_WORD;
+use crate::term::{to_raw, Term};
 use crate::vm::{
-    c_int, enif_clear_env, enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_local_pid,
-    enif_get_local_port, enif_get_map_size, enif_get_tuple, enif_inspect_binary, enif_is_atom,
-    enif_is_empty_list, enif_is_identical, enif_make_double, enif_map_iterator_create,
-    enif_map_iterator_destroy, enif_map_iterator_get_pair, enif_map_iterator_next,
-    enif_release_binary, enif_term_to_binary, enif_term_type, term_type, ErlNifBinary, ErlNifEnv,
-    ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifTerm,
+    c_int, enif_clear_env, enif_compare, enif_get_double, enif_get_int64, enif_get_list_cell,
+    enif_get_local_pid, enif_get_local_port, enif_get_map_size, enif_get_tuple,
+    enif_inspect_binary, enif_is_atom, enif_is_empty_list, enif_is_identical, enif_make_double,
+    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
+    enif_map_iterator_next, enif_release_binary, enif_term_to_binary, enif_term_type, term_type,
+    ErlNifBinary, ErlNifEnv, ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifTerm,
 };
 
 /// A binary of more bytes is long: a call remembers the one that it inspected last.
@@ -24,6 +25,11 @@ pub const SHORT_BINARY: usize = 1024;
 
 /// Cost of a list element besides the conversion of its term, in words.
 const ELEMENT_COST: usize = 8;
+
+/// The longest integer whose size is measured on a normal scheduler: 997 bits.
+const SHORT_INTEGER: f64 = 1e300;
+/// Cost of measuring a longer one: more than the budget on a normal scheduler.
+const LONG_INTEGER: usize = 1 << 20;
 
 /// Whether this VM distinguishes `0.0` from `-0.0` with `=:=`, as OTP 27 and later do.
 static SIGNED_ZEROS: AtomicBool = AtomicBool::new(false);
@@ -109,10 +115,25 @@ impl<'c> Call<'c> {
 
     /// Returns about how many bytes an integer of more than 64 bits takes.
     ///
-    /// The NIF API does not expose the size, so this measures the external format.
-    pub fn integer_bytes(self, term: Term<'c>) -> usize {
+    /// The NIF API does not expose the size, so this measures the external format, and that of an
+    /// integer which may be very long only on a dirty scheduler.
+    pub fn integer_bytes(self, term: Term<'c>) -> Result<usize, Fault> {
+        if self.is_long_integer(term) {
+            self.allow(LONG_INTEGER)?;
+        }
         let written = self.read_external(term, <[u8]>::len);
-        written.unwrap_or(usize::MAX >> 8)
+        Ok(written.unwrap_or(usize::MAX >> 8))
+    }
+
+    /// Whether an integer has more than 124 bytes. To compare it with a float, the VM does not read
+    /// a longer one.
+    fn is_long_integer(self, term: Term<'c>) -> bool {
+        let compare = |bound: f64| {
+            let bound = self.float(bound.to_bits());
+            // SAFETY: both terms are of this environment.
+            unsafe { enif_compare(term.raw(), bound.raw()) }
+        };
+        compare(SHORT_INTEGER) > 0 || compare(-SHORT_INTEGER) < 0
     }
 
     /// Returns the bits of a float.
@@ -303,6 +324,7 @@ impl<'c> Call<'c> {
                     false => ptr::null(),
                 },
                 length: binary.size,
+                is_deducted: false,
             });
         }
         Some(match binary.size {
@@ -310,6 +332,38 @@ impl<'c> Call<'c> {
             // SAFETY: so many bytes are there, in the term or in `env`, for as long as the caller
             // of this function uses them.
             size => unsafe { slice::from_raw_parts(binary.data, size) },
+        })
+    }
+
+    /// Deducts the cost of the copy that the VM may have made of the long binary that was inspected
+    /// last. To be called before others are inspected.
+    ///
+    /// The NIF API does not expose the length of a binary, nor whether the VM will copy it, before
+    /// the VM has. So one copy is made before its cost is deducted, however many binaries follow.
+    #[inline]
+    pub(crate) fn deduct_copy(self) -> Result<(), Fault> {
+        match self.last_long_binary() {
+            Some(last) if !last.is_deducted => self.deduct_copy_of(last),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn deduct_copy_of(self, last: LongBinary) -> Result<(), Fault> {
+        // SAFETY: the word is that of a term of this call.
+        let term = unsafe { Term::from_raw(to_raw(last.word)) };
+        // SAFETY: a long binary has more bytes than are looked at.
+        let is_copied = unsafe { self.is_copied_to_inspect(term) };
+        self.set_last_long_binary(LongBinary {
+            // The VM moves the bytes of a binary that grows when a part of it is inspected.
+            bytes: if is_copied { last.bytes } else { ptr::null() },
+            is_deducted: true,
+            ..last
+        });
+        self.deduct(if is_copied {
+            last.length / COPIED_PER_WORD
+        } else {
+            0
         })
     }
 
