@@ -10,7 +10,7 @@
 -define(ZONE, cluster_joining).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 2}}].
 
 all() ->
     [

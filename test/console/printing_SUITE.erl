@@ -13,7 +13,7 @@
 -import(printout, [added/3]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 2}}].
 
 all() ->
     [

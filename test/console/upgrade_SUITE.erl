@@ -15,7 +15,7 @@
 -define(CHILDREN, lists:seq(1, 20)).
 
 suite() ->
-    [{timetrap, {minutes, 1}}].
+    [{timetrap, {minutes, 2}}].
 
 all() ->
     [

@@ -12,7 +12,7 @@
 -import(messages, [await/1, await/2, taken/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [

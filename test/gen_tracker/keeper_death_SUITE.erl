@@ -16,7 +16,7 @@
 -import(timed_call, [within/2, answer/2, calling/1, ended/2]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [

@@ -14,7 +14,7 @@
 -import(timed_call, [ended/2]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [

@@ -13,7 +13,7 @@
 -import(tracked_child, [full/1, gated/2, kill/1, plain/1, spec/4]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [start]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [start]}]}].
 
 all() ->
     [
@@ -310,7 +310,10 @@ a_child_that_takes_long_to_exit_does_not_hold_up_the_tracker(Config) ->
     Zone = zone(Config),
     {ok, Child} = gen_tracker:find_or_open(Zone, plain(name)),
     Child ! {run, self(), fun() -> table(3000000) end},
-    {ran, Child, true} = await(ran),
+    %% On a busy machine, that takes over ten seconds.
+    receive
+        {ran, Child, true} -> ok
+    end,
     exit(Child, kill),
     wait:until(fun() -> not proctab_nif:may_be_alive(Child) end),
     Asked = ask(fun() -> gen_tracker:find_or_open(Zone, plain(name)) end),

@@ -22,7 +22,7 @@
 -define(LIMIT, 12000).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [

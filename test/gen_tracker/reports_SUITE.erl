@@ -15,7 +15,7 @@
 -import(kept_log, [labelled/2]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill, log]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill, log]}]}].
 
 all() ->
     [

@@ -16,7 +16,7 @@
 -import(tracked_child_reason, [open/4, tell/0, gate/0]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [

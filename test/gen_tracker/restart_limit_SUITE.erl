@@ -15,7 +15,7 @@
 -import(timed_call, [calling/1, answer/2, elapsed/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill, log]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill, log]}]}].
 
 all() ->
     [

@@ -13,7 +13,7 @@
 -import(tracked_child, [loose/1, spec/4]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [

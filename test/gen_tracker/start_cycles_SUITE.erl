@@ -15,7 +15,7 @@
 -import(timed_call, [at_rest/1, answer/2, within/2]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [

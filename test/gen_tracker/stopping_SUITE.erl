@@ -18,7 +18,7 @@
 -import(other_node, [with_peer/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [{zone_hook, [kill]}]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [{zone_hook, [kill]}]}].
 
 all() ->
     [

@@ -14,7 +14,7 @@
 -import(log_text, [logged/1]).
 
 suite() ->
-    [{timetrap, {minutes, 1}}, {ct_hooks, [zone_hook]}].
+    [{timetrap, {minutes, 2}}, {ct_hooks, [zone_hook]}].
 
 all() ->
     [
