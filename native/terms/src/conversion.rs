@@ -153,6 +153,7 @@ impl<'c> Call<'c> {
 
     /// Whether the value of an attribute is a proper list with an element equal to `term`.
     pub fn is_list_with(self, value: Seen<'_, Copied>, term: Term<'c>) -> Result<bool, Fault> {
+        self.deduct(self.cost_to_compare(value))?;
         let mut is_found = false;
         let mut list = self.make_value(value)?;
         while let Some((element, tail)) = self.get_cell(list) {
