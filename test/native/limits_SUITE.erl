@@ -28,7 +28,6 @@ all() ->
         a_call_that_compares_many_long_keys_is_rescheduled,
         a_call_with_a_bitstring_of_unknown_size_is_rescheduled,
         a_call_that_compares_a_large_value_is_rescheduled,
-        a_lookup_that_compares_many_long_elements_is_rescheduled,
         a_fun_of_ordinary_size_is_read_without_being_rescheduled,
         a_start_with_a_fun_is_rescheduled_only_to_store_it,
         waiting_for_a_long_name_begins_on_a_dirty_scheduler,
@@ -131,17 +130,6 @@ a_call_that_compares_a_large_value_is_rescheduled(Config) ->
         end
      || Value <- [Large, fun() -> {Ref, Large()} end]
     ].
-
-%% The elements differ in their last byte only.
-a_lookup_that_compares_many_long_elements_is_rescheduled(_) ->
-    Zone = limits_of_elements,
-    {ok, _} = gen_tracker:start_link(Zone, #{index => [{each, key}]}),
-    Pid = open(Zone, ?NAME),
-    Elements = [<<0:240000, N>> || N <- lists:seq(1, 100)],
-    ok = setattr(Zone, ?NAME, key, Elements),
-    Find = fun() -> [{?NAME, Pid}] = gen_tracker:lookup(Zone, key, lists:last(Elements)) end,
-    ?assertEqual([{lookup, 6}], left(Find)),
-    ok = gen_server:stop(Zone).
 
 %% A native function cannot ask for the size of a fun, either. It is known as soon as it is stored.
 a_fun_of_ordinary_size_is_read_without_being_rescheduled(Config) ->
