@@ -55,9 +55,14 @@
 -spec start(gen_tracker:zone(), proctab_nif:handle(), Tag :: reference()) -> pid().
 start(Zone, Handle, Tag) ->
     %% Without `start_link': a gen_server ends when its parent does.
-    {ok, Events} = gen_server:start(?MODULE, {Zone, self(), Handle}, []),
-    _ = monitor(process, Events, [{tag, {Tag, events}}]),
-    Events.
+    case gen_server:start(?MODULE, {Zone, self(), Handle}, []) of
+        {ok, Events} ->
+            _ = monitor(process, Events, [{tag, {Tag, events}}]),
+            Events;
+        %% It was killed while it started, which must not end the tracker.
+        {error, killed} ->
+            start(Zone, Handle, Tag)
+    end.
 
 %% @doc Subscribes the caller to all names, or to one. Returns those of the children that run at
 %% that moment, or `ended' if the events process is about to end.

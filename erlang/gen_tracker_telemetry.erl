@@ -70,12 +70,16 @@ start(Zone) ->
     Library = telemetry,
     _ = code:ensure_loaded(Library),
     case erlang:function_exported(Library, execute, 3) of
-        true ->
-            %% Without `start_link': a gen_server ends when its parent does.
-            {ok, Emitter} = gen_server:start(?MODULE, {Zone, self()}, []),
-            Emitter;
-        false ->
-            none
+        true -> start_emitter(Zone);
+        false -> none
+    end.
+
+start_emitter(Zone) ->
+    %% Without `start_link': a gen_server ends when its parent does.
+    case gen_server:start(?MODULE, {Zone, self()}, []) of
+        {ok, Emitter} -> Emitter;
+        %% It was killed while it started, which must not end the tracker.
+        {error, killed} -> start_emitter(Zone)
     end.
 
 %% @doc Tells the emitter that its zone has this table.

@@ -36,6 +36,7 @@ all() ->
         no_event_is_lost_with_a_killed_keeper,
         a_subscription_ends_with_its_zone,
         subscribers_are_told_when_the_sender_of_events_is_killed,
+        a_sender_of_events_that_is_killed_while_it_starts_is_replaced,
         subscribers_are_told_when_the_tracker_is_killed_and_then_the_sender,
         a_thousand_subscribers_of_a_killed_sender_are_told_once,
         a_page_of_subscriptions_is_bounded_and_all_pages_have_each_once,
@@ -289,6 +290,23 @@ subscribers_are_told_when_the_sender_of_events_is_killed(Config) ->
     {down, ?NAME, Pid, normal} = next(Zone).
 
 %% Then there is no process of the zone that could tell them.
+%% With one scheduler, this process kills the sender before it runs, because its priority is higher.
+a_sender_of_events_that_is_killed_while_it_starts_is_replaced(Config) ->
+    Zone = zone(Config),
+    Tracker = whereis(Zone),
+    Schedulers = erlang:system_flag(schedulers_online, 1),
+    Priority = process_flag(priority, high),
+    1 = erlang:trace(Tracker, true, [procs]),
+    Subscribed = callers:ask(fun() -> subscribe(Zone) end),
+    receive
+        {trace, Tracker, spawn, Sender, _} -> exit(Sender, kill)
+    end,
+    _ = erlang:trace(Tracker, false, [procs]),
+    _ = process_flag(priority, Priority),
+    _ = erlang:system_flag(schedulers_online, Schedulers),
+    ?assertEqual({answer, {ok, []}}, callers:answer(Subscribed)),
+    ?assertEqual(Tracker, whereis(Zone)).
+
 subscribers_are_told_when_the_tracker_is_killed_and_then_the_sender(Config) ->
     Zone = zone(Config),
     _ = open(Zone, ?NAME),
