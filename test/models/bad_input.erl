@@ -675,8 +675,9 @@ zone_functions() ->
         {cluster_setattr, [raw, any, proper_list], [ok, void, badarg]},
         {cluster_setattr, [raw, any, any, any], [ok, void, badarg]},
         {cluster_cas, [raw, any, any, any, any], [ok, {current, any}, undefined, void, badarg]},
-        {cluster_increment, [raw, any, any, integer], [integer, large, undefined, badarg]},
-        {cluster_increment, [raw, any, any, integer, integer], [integer, large, undefined, badarg]},
+        %% The integers are looked at only if the zone has a child of the name.
+        {cluster_increment, [raw, any, any, any], [integer, large, undefined, badarg]},
+        {cluster_increment, [raw, any, any, any, any], [integer, large, undefined, badarg]},
         {cluster_delattr, [raw, any, any], [ok, undefined, badarg]},
         {claims_page, [zone_or_handle, natural, from, any], [{any, any}, badarg]},
         {claims_count, [raw], [integer, badarg]},
