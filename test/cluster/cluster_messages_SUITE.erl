@@ -374,26 +374,29 @@ a_node_that_stands_still_delays_no_other_member(_) ->
         {Sender, _, _, _} = on(One, proctab_nif, cluster_shared, [z]),
         {Peer, _, _, _} = on(Last, proctab_nif, cluster_shared, [z]),
         signal("STOP", Process),
-        try
-            wait:until(fun() ->
-                ok = on(One, ?MODULE, set_large_value, [a]),
-                clusters:lagging(One, Sender, Peer) =:= missed
-            end),
-            %% Tells all peers of its status.
-            spawn_link(fun() -> on(One, gen_tracker_cluster, drain, [z]) end),
-            {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(b)]),
-            wait:until(fun() ->
-                on(Other, gen_tracker_cluster, find, [z, b]) =:= {ok, Pid} andalso
-                    not lists:member(element(2, One), clusters:homes(Other, z))
-            end)
-        after
-            signal("CONT", Process)
-        end,
+        Drained =
+            try
+                wait:until(fun() ->
+                    ok = on(One, ?MODULE, set_large_value, [a]),
+                    clusters:lagging(One, Sender, Peer) =:= missed
+                end),
+                %% Tells all peers of its status.
+                Asked = callers:ask(fun() -> on(One, gen_tracker_cluster, drain, [z]) end),
+                {ok, Pid} = on(One, gen_tracker, find_or_open, [z, spec(b)]),
+                wait:until(fun() ->
+                    on(Other, gen_tracker_cluster, find, [z, b]) =:= {ok, Pid} andalso
+                        not lists:member(element(2, One), clusters:homes(Other, z))
+                end),
+                Asked
+            after
+                signal("CONT", Process)
+            end,
         wait:until(fun() -> names(Last) =:= names(One) end),
         wait:until(fun() ->
             lists:sort(clusters:homes(Last, z)) =:= lists:sort([element(2, Other), Node])
         end),
         [clusters:dies(One, Child) || {_, Child} <- on(One, clusters, running, [z])],
+        ?assertEqual({answer, ok}, callers:answer(Drained)),
         wait:until(fun() -> names(Last) =:= [] end)
     end).
 
