@@ -63,13 +63,20 @@ history(Seed, Members) ->
     catch
         Class:Reason:Stack ->
             %% A zone may not run at this moment.
-            Found = [catch clusters:directory(Member, ?ZONE) || Member <- Members],
-            Views = [catch on(Member, ?MODULE, view, [?ZONE]) || Member <- Members],
+            Found = [tried(fun() -> clusters:directory(M, ?ZONE) end) || M <- Members],
+            Views = [tried(fun() -> on(M, ?MODULE, view, [?ZONE]) end) || M <- Members],
             Books = [on(Member, ?MODULE, books, []) || Member <- Members],
             ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~nviews ~p~n", [
                 Seed, History, Books, Found, Views
             ]),
             erlang:raise(Class, {seed, Seed, Reason}, Stack)
+    end.
+
+tried(Fun) ->
+    try
+        Fun()
+    catch
+        _:Reason -> {failed, Reason}
     end.
 
 %%% Histories
