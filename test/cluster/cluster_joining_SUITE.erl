@@ -53,7 +53,13 @@ a_node_may_get_its_name_after_the_zone_was_started(_Config) ->
     end).
 
 is_home(Node) ->
-    wait:until(fun() -> (catch gen_tracker_cluster:home(?ZONE, name)) =:= Node end),
+    wait:until(fun() ->
+        try
+            gen_tracker_cluster:home(?ZONE, name) =:= Node
+        catch
+            error:_ -> false
+        end
+    end),
     ?assertEqual([Node], gen_tracker_cluster:members(?ZONE)).
 
 plain(Name) ->
