@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use crate::atoms::{atom, boolean};
 use crate::index;
-use crate::lookup::{self, with_entry};
+use crate::lookup::{self, directory, with_entry, with_own_entry};
 use crate::waiting::{deduct_wake_cost, wake};
 
 /// Cost of visiting an attribute, in words.
@@ -30,29 +30,63 @@ pub type Keys = HashMap<Datum<Copied>, usize, Seed>;
 pub type Fields<'c> = SmallVec<[Term<'c>; 8]>;
 
 pub fn getattr(call: Call<'_>) -> Answer<'_> {
-    with_entry(call, |_, entry| {
-        let mut scratch = Scratch::new();
-        let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        let attributes = entry.and_then(|entry| entry.attributes());
-        match attributes.as_ref().and_then(|map| map.get(key)) {
-            Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value.seen())?])),
-            None => Ok(atom!(undefined)),
-        }
+    with_entry(call, |_, entry| get(call, entry))
+}
+
+/// Like [`getattr`], in a zone on several nodes.
+pub fn getattr_of_cluster(call: Call<'_>) -> Answer<'_> {
+    with_entry(call, |zone, entry| {
+        directory(zone)?;
+        get(call, entry)
     })
 }
 
+#[inline(always)]
+fn get<'c>(call: Call<'c>, entry: Option<Entry<Copied>>) -> Answer<'c> {
+    let mut scratch = Scratch::new();
+    let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+    let attributes = entry.and_then(|entry| entry.attributes());
+    match attributes.as_ref().and_then(|map| map.get(key)) {
+        Some(value) => Ok(call.tuple([atom!(ok), call.make_value(value.seen())?])),
+        None => Ok(atom!(undefined)),
+    }
+}
+
 pub fn setattr(call: Call<'_>) -> Answer<'_> {
+    set_one_or_all(call, |_| Ok(()))
+}
+
+/// Like [`setattr`], in a zone on several nodes.
+pub fn setattr_of_cluster(call: Call<'_>) -> Answer<'_> {
+    set_one_or_all(call, |zone| directory(zone).map(drop))
+}
+
+#[inline(always)]
+fn set_one_or_all(
+    call: Call<'_>,
+    check: impl Fn(&Zone<Copied>) -> Result<(), Fault>,
+) -> Answer<'_> {
     match call.argument(3) {
-        Ok(value) => set_one(call, value),
-        Err(_) => set_all(call, changes(call, call.argument(2)?)?),
+        Ok(value) => set_one(call, value, check),
+        Err(_) => {
+            let changes = changes(call, call.argument(2)?)?;
+            check(lookup::zone(call, &reclaim::enter())?)?;
+            set_all(call, changes)
+        }
     }
 }
 
 /// Sets one attribute. Most are there already, and their keys need not be stored again.
-fn set_one<'c>(call: Call<'c>, value: Term<'c>) -> Answer<'c> {
+#[inline(always)]
+fn set_one<'c>(
+    call: Call<'c>,
+    value: Term<'c>,
+    check: impl Fn(&Zone<Copied>) -> Result<(), Fault>,
+) -> Answer<'c> {
     // First, because nothing may be read while a lookup refers to the bytes of a binary.
     let value = call.to_value(value)?;
     let rest = with_entry(call, |zone, entry| {
+        check(zone)?;
         let Some(entry) = entry.filter(|_| zone.indexes().is_none()) else {
             return Ok(Err(value));
         };
@@ -238,51 +272,91 @@ fn exchange<'c>(
 }
 
 pub fn delattr(call: Call<'_>) -> Answer<'_> {
-    with_entry(call, |zone, entry| {
-        let mut scratch = Scratch::new();
-        let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        let Some(entry) = entry else {
-            return Ok(atom!(ok));
-        };
-        match index::of(zone, key) {
-            None => zone.delete(entry, key, &call.commit()),
-            Some((indexes, index)) => {
-                let plan = |_| Plan::from_iter([index::planned_none(index)]);
-                index::write(call, indexes, entry, plan, |entry, committed| {
-                    (zone.delete(entry, key, committed), true)
-                })?
-            }
+    with_entry(call, |zone, entry| delete(call, zone, entry))
+}
+
+/// Like [`delattr`], if this member of a zone on several nodes has a child of the name.
+pub fn delattr_of_own(call: Call<'_>) -> Answer<'_> {
+    let deleted = with_own_entry(call, |zone, entry| delete(call, zone, entry))?;
+    Ok(deleted.unwrap_or(atom!(undefined)))
+}
+
+#[inline(always)]
+fn delete<'c>(call: Call<'c>, zone: &Zone<Copied>, entry: Option<Entry<Copied>>) -> Answer<'c> {
+    let mut scratch = Scratch::new();
+    let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+    let Some(entry) = entry else {
+        return Ok(atom!(ok));
+    };
+    match index::of(zone, key) {
+        None => zone.delete(entry, key, &call.commit()),
+        Some((indexes, index)) => {
+            let plan = |_| Plan::from_iter([index::planned_none(index)]);
+            index::write(call, indexes, entry, plan, |entry, committed| {
+                (zone.delete(entry, key, committed), true)
+            })?
         }
-        Ok(atom!(ok))
-    })
+    }
+    Ok(atom!(ok))
 }
 
 pub fn increment(call: Call<'_>) -> Answer<'_> {
-    let term = call.argument(3)?;
-    let increment = call.get_integer(term);
+    let increment = to_increment(call)?;
+    let added = with_entry(call, |zone, entry| add(call, zone, entry, increment))?;
+    sum(call, increment, added)
+}
+
+/// Like [`increment`], if this member of a zone on several nodes has a child of the name.
+pub fn increment_of_own(call: Call<'_>) -> Answer<'_> {
+    let increment = to_increment(call)?;
+    match with_own_entry(call, |zone, entry| add(call, zone, entry, increment))? {
+        Some(added) => sum(call, increment, added),
+        None => Ok(atom!(undefined)),
+    }
+}
+
+/// Returns the increment that the arguments name, or `None` if it is a large integer.
+#[inline(always)]
+fn to_increment(call: Call<'_>) -> Result<Option<i64>, Fault> {
+    let increment = call.argument(3)?;
     let missing = call.argument(4);
-    if !call.is_integer(term) || missing.is_ok_and(|value| !call.is_integer(value)) {
+    if !call.is_integer(increment) || missing.is_ok_and(|value| !call.is_integer(value)) {
         return Err(Fault::BadArgument);
     }
-    let added = with_entry(call, |zone, entry| {
-        if zone.indexes().is_some() {
-            return add_in_zone_with_indexes(call, zone, entry, increment);
-        }
-        let mut scratch = Scratch::new();
-        let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
-        let (Some(entry), Some(increment)) = (entry, increment) else {
-            return Ok(match increment {
-                Some(_) => Added::Missing,
-                None => Added::NotCounted,
-            });
-        };
-        let committed = call.commit();
-        let added = entry.add(key, increment, &committed);
-        if added == Added::Missing {
-            call.take_back(committed);
-        }
-        Ok(added)
-    })?;
+    Ok(call.get_integer(increment))
+}
+
+/// Adds to an attribute if it is there.
+#[inline(always)]
+fn add(
+    call: Call<'_>,
+    zone: &Zone<Copied>,
+    entry: Option<Entry<Copied>>,
+    increment: Option<i64>,
+) -> Result<Added, Fault> {
+    if zone.indexes().is_some() {
+        return add_in_zone_with_indexes(call, zone, entry, increment);
+    }
+    let mut scratch = Scratch::new();
+    let key = call.lookup_key(call.argument(2)?, &mut scratch)?;
+    let (Some(entry), Some(increment)) = (entry, increment) else {
+        return Ok(match increment {
+            Some(_) => Added::Missing,
+            None => Added::NotCounted,
+        });
+    };
+    let committed = call.commit();
+    let added = entry.add(key, increment, &committed);
+    if added == Added::Missing {
+        call.take_back(committed);
+    }
+    Ok(added)
+}
+
+/// Makes the answer of an increment. A missing attribute is set first, if the arguments say so.
+#[inline(always)]
+fn sum<'c>(call: Call<'c>, increment: Option<i64>, added: Added) -> Answer<'c> {
+    let missing = call.argument(4);
     let added = match (added, increment, missing) {
         (Added::Missing, Some(increment), Ok(value)) => add_or_set(call, increment, value)?,
         (added, _, _) => added,

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use proctab_table::claims::{Change, Changed, Claim, Directory, Member};
 use proctab_table::datum::Datum;
 use proctab_table::reclaim::{self, Guard};
-use proctab_table::zone::Zone;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch, Term};
 
 use crate::atoms::{self, atom, boolean};
 use crate::attributes;
 use crate::copies;
 use crate::events::secret;
-use crate::lookup;
+use crate::lookup::{self, directory};
 
 /// Cost of a change of a claim, or of removing one, besides its terms, in words.
 const CHANGE_COST: usize = 24;
@@ -307,45 +306,26 @@ pub fn claim_owner(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn cluster_getattr(call: Call<'_>) -> Answer<'_> {
-    of_cluster(call, attributes::getattr)
+    attributes::getattr_of_cluster(call)
 }
 
 pub fn cluster_setattr(call: Call<'_>) -> Answer<'_> {
-    of_cluster(call, copies::setattr)
+    copies::setattr_of_cluster(call)
 }
 
+/// Finds nothing to change without a child of this member.
 pub fn cluster_cas(call: Call<'_>) -> Answer<'_> {
-    of_cluster(call, copies::cas)
+    let guard = reclaim::enter();
+    directory(lookup::zone(call, &guard)?)?;
+    copies::cas(call)
 }
 
 pub fn cluster_increment(call: Call<'_>) -> Answer<'_> {
-    if_own(call, copies::increment)
+    copies::increment_of_own(call)
 }
 
 pub fn cluster_delattr(call: Call<'_>) -> Answer<'_> {
-    if_own(call, copies::delattr)
-}
-
-/// Calls a function of attributes, which finds nothing to change without a child of this member. A
-/// zone without a directory is a bad argument.
-fn of_cluster<'c>(call: Call<'c>, function: fn(Call<'c>) -> Answer<'c>) -> Answer<'c> {
-    let guard = reclaim::enter();
-    directory(lookup::zone(call, &guard)?)?;
-    function(call)
-}
-
-/// Calls a function of attributes if this member has a child of the name. A zone without a
-/// directory is a bad argument.
-fn if_own<'c>(call: Call<'c>, function: fn(Call<'c>) -> Answer<'c>) -> Answer<'c> {
-    let guard = reclaim::enter();
-    let zone = lookup::zone(call, &guard)?;
-    directory(zone)?;
-    let mut scratch = Scratch::new();
-    let entry = zone.entry(call.lookup_key(call.argument(1)?, &mut scratch)?, &guard);
-    match entry.is_some_and(|entry| entry.has_child()) {
-        true => function(call),
-        false => Ok(atom!(undefined)),
-    }
+    copies::delattr_of_own(call)
 }
 
 /// Makes a page of the claims of a member, or of all other members.
@@ -402,12 +382,6 @@ pub fn claims_count(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let directory = directory(lookup::zone(call, &guard)?)?;
     Ok(call.integer(directory.count() as i64))
-}
-
-/// Returns the directory of a zone. Fails if the zone is one of this node alone.
-#[inline]
-fn directory(zone: &Zone<Copied>) -> Result<&Directory<Copied>, Fault> {
-    zone.directory().ok_or(Fault::BadArgument)
 }
 
 /// Returns the member that the second argument names.

@@ -36,7 +36,8 @@ macro_rules! tell_of {
     )*};
 }
 
-tell_of!(setattr, set_missing, replace, cas, delattr, increment);
+tell_of!(setattr, setattr_of_cluster, set_missing, replace, cas);
+tell_of!(delattr, delattr_of_own, increment, increment_of_own);
 
 /// Tells the cluster process of a change, unless the answer says that there was none or no other
 /// member has a copy of the attribute. The call may be committed, so nothing may be refused here.

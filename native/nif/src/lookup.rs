@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proctab_table::claims::Directory;
 use proctab_table::entry::Entry;
 use proctab_table::reclaim::{self, Guard};
 use proctab_table::zone::Zone;
@@ -49,6 +50,28 @@ pub fn with_entry<T>(
     let mut scratch = Scratch::new();
     let name = call.lookup_name(call.argument(1)?, &mut scratch)?;
     run(zone, zone.entry(name, &guard))
+}
+
+/// Like [`with_entry`], for a zone on several nodes, if this member has a child of the name. Returns
+/// `None` if it has none. A zone of this node alone is a bad argument.
+#[inline(always)]
+pub fn with_own_entry<T>(
+    call: Call<'_>,
+    run: impl FnOnce(&Zone<Copied>, Option<Entry<Copied>>) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    with_entry(call, |zone, entry| {
+        directory(zone)?;
+        match entry.is_some_and(|entry| entry.has_child()) {
+            true => run(zone, entry).map(Some),
+            false => Ok(None),
+        }
+    })
+}
+
+/// Returns the directory of a zone. Fails if the zone is one of this node alone.
+#[inline]
+pub fn directory(zone: &Zone<Copied>) -> Result<&Directory<Copied>, Fault> {
+    zone.directory().ok_or(Fault::BadArgument)
 }
 
 /// Makes the pid of a row's running child and something that belongs to this child. Returns `None`
