@@ -1171,6 +1171,9 @@ received({{Tag, cluster}, _, process, _, _}, #tracker{tag = Tag, zone = Zone} = 
     Tracker#tracker{cluster = start_cluster(Zone, Handle, Tag, Cluster)};
 received({Tag, drained}, #tracker{tag = Tag, cluster = {Process, Cluster}} = Tracker) ->
     Tracker#tracker{cluster = {Process, Cluster#{drained => true}}};
+received({Tag, needs_keeper, Name, Child}, #tracker{tag = Tag} = Tracker) ->
+    #tracker{requests = Requests} = Tracker,
+    Tracker#tracker{requests = gen_tracker_requests:give_keeper(Name, Child, Requests)};
 received({{Tag, events}, _, process, Events, _}, #tracker{tag = Tag, events = Events} = Tracker) ->
     Tracker#tracker{events = undefined};
 received({'EXIT', Pid, Reason} = Message, #tracker{inherited = Inherited} = Tracker)

@@ -7,7 +7,7 @@
 %% handled by {@link handle/2}.
 -module(gen_tracker_cluster_conflicts).
 
--export([new/3, rank/2, between/3, lose/4, handle/2, ended/3]).
+-export([new/4, rank/2, between/3, lose/4, handle/2, ended/3]).
 -export([ask/2]).
 
 -export_type([conflicts/0, callback/0]).
@@ -16,7 +16,8 @@
 
 %% How long a callback may take, in milliseconds.
 -define(DECISION, 5000).
-%% After how long a conflict is looked at again whose keeper was killed, in milliseconds.
+%% After how long a conflict is looked at again whose keeper was killed, or whose loser is to get a
+%% keeper, in milliseconds.
 -define(AGAIN, 50).
 
 -type callback() :: {module(), Function :: atom()}.
@@ -34,6 +35,7 @@
 
 -record(conflicts, {
     zone :: gen_tracker:zone(),
+    tracker :: pid(),
     %% Known to the processes of the zone alone: a message of a stranger must not kill a process.
     tag :: reference(),
     callback :: callback() | undefined,
@@ -44,9 +46,10 @@
 -opaque conflicts() :: #conflicts{}.
 
 %% @doc Returns the conflicts of a member without any.
--spec new(gen_tracker:zone(), Tag :: reference(), callback() | undefined) -> conflicts().
-new(Zone, Tag, Callback) ->
-    #conflicts{zone = Zone, tag = Tag, callback = Callback}.
+-spec new(gen_tracker:zone(), Tracker :: pid(), Tag :: reference(), callback() | undefined) ->
+          conflicts().
+new(Zone, Tracker, Tag, Callback) ->
+    #conflicts{zone = Zone, tracker = Tracker, tag = Tag, callback = Callback}.
 
 %% @doc Returns the rank of a member for a name, the same on all nodes.
 -spec rank(gen_tracker:name(), node()) -> 0..16#ffffffff.
@@ -138,13 +141,11 @@ handle({Tag, {ask_later, Name, Later}}, #conflicts{tag = Tag, lost = Lost} = Con
 handle({Tag, {late_decision, Process}}, #conflicts{tag = Tag} = Conflicts) ->
     exit(Process, kill),
     Conflicts;
-handle({{conflict, Name}, Monitor, process, _, _}, Conflicts) ->
-    #conflicts{tag = Tag, lost = Lost} = Conflicts,
+handle({{conflict, Name}, Monitor, process, _, _}, #conflicts{lost = Lost} = Conflicts) ->
     case Lost of
         #{Name := #conflict{keeper = {_, Monitor}}} ->
             %% If the tracker has to find another keeper, that takes a moment.
-            _ = erlang:send_after(?AGAIN, self(), {Tag, {conflict_again, Name}}),
-            Conflicts;
+            again(Name, Conflicts);
         _ ->
             Conflicts
     end;
@@ -201,7 +202,8 @@ better_child(Name, #conflicts{zone = Zone}) ->
         error:badarg -> none
     end.
 
-%% Tells the keeper of the loser, and the next one if that is killed before it has acted.
+%% Tells the keeper of the loser, and the next one if that is killed before it has acted. A
+%% registered process gets a keeper of its own first.
 tell_keeper(Name, #conflicts{lost = Lost} = Conflicts) ->
     case Lost of
         #{Name := #conflict{decision = {asking, _}}} ->
@@ -210,6 +212,10 @@ tell_keeper(Name, #conflicts{lost = Lost} = Conflicts) ->
             case keeper(Name, Loser, Conflicts) of
                 none ->
                     Conflicts#conflicts{lost = maps:remove(Name, Lost)};
+                registrar ->
+                    #conflicts{tracker = Tracker, tag = Tag} = Conflicts,
+                    Tracker ! {Tag, needs_keeper, Name, Loser},
+                    again(Name, Conflicts);
                 Keeper ->
                     Told = Conflict#conflict{keeper = tell(Keeper, Name, Conflict, Conflicts)},
                     Conflicts#conflicts{lost = Lost#{Name := Told}}
@@ -218,11 +224,20 @@ tell_keeper(Name, #conflicts{lost = Lost} = Conflicts) ->
             Conflicts
     end.
 
+again(Name, #conflicts{tag = Tag} = Conflicts) ->
+    _ = erlang:send_after(?AGAIN, self(), {Tag, {conflict_again, Name}}),
+    Conflicts.
+
 %% Returns the keeper of a running child, or `none'.
 keeper(Name, Pid, #conflicts{zone = Zone}) ->
-    try proctab_nif:child(Zone, Name) of
-        {running, Pid, Keeper, _} -> Keeper;
-        _ -> none
+    try {proctab_nif:child(Zone, Name), proctab_nif:registrars(Zone)} of
+        {{running, Pid, Keeper, _}, Registrars} ->
+            case lists:member(Keeper, Registrars) of
+                true -> registrar;
+                false -> Keeper
+            end;
+        _ ->
+            none
     catch
         error:badarg -> none
     end.

@@ -169,7 +169,7 @@ init({Zone, Handle, Tracker, #{unique := Unique, copied := Copied, index := Inde
         copies = Copies,
         own = Own,
         accepting = not IsDrained,
-        conflicts = gen_tracker_cluster_conflicts:new(Zone, Tag, Callback)
+        conflicts = gen_tracker_cluster_conflicts:new(Zone, Tracker, Tag, Callback)
     },
     {ok, Member, {continue, join}}.
 
@@ -232,7 +232,7 @@ handle_call(drain, {Pid, _} = From, #member{drains = Drains} = Member) when is_p
     Draining = Member#member{accepting = false, drains = [From | Drains]},
     Changed = status_changed(Draining),
     %% From here on, starts that were decided before are refused, or counted.
-    ok = proctab_nif:drain(Handle),
+    ok = refuse_starts(Handle),
     {noreply, drained(Changed)};
 handle_call(_Request, {Pid, _}, Member) when is_pid(Pid) ->
     {reply, {error, unknown_call}, Member};
@@ -385,6 +385,15 @@ own_event({free, _}, #member{drains = [_ | _]} = Member) ->
     drained(Member);
 own_event(_, Member) ->
     Member.
+
+refuse_starts(Handle) ->
+    case proctab_nif:drain(Handle) of
+        true ->
+            ok;
+        false ->
+            erlang:yield(),
+            refuse_starts(Handle)
+    end.
 
 drained(#member{zone = Zone, drains = Drains} = Member) ->
     case unless_gone(fun proctab_nif:count/1, [Zone], 0) of

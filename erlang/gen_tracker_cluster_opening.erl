@@ -491,13 +491,30 @@ register_here(Add, Zone, Name, Pid, Limit) ->
     try gen_tracker_registrar:reserve(Zone, Name, Pid) of
         true -> yes;
         false -> no;
-        undefined -> add_here(Add, Zone, Name, Pid, time_until(Limit))
+        undefined -> add_here(Add, Zone, Name, Pid, Limit)
     catch
         error:badarg -> refused
     end.
 
-add_here(Add, Zone, Name, Pid, Timeout) ->
+%% The tracker has to be asked if the name is not free, or the zone has ended.
+add_here(Add, Zone, Name, Pid, Limit) ->
     Spec = {undefined, temporary, 200, worker, []},
+    try register_free(Add, Zone, Name, Spec, Pid) of
+        registered -> yes;
+        {error, _} -> no;
+        ask -> ask_tracker(Add, Zone, Name, Spec, Pid, time_until(Limit))
+    catch
+        error:badarg -> ask_tracker(Add, Zone, Name, Spec, Pid, time_until(Limit))
+    end.
+
+register_free(add_home, Zone, Name, Spec, Pid) ->
+    gen_tracker_registrar:register(Zone, Name, Spec, {home, Pid});
+register_free(add_free, Zone, Name, Spec, Pid) ->
+    gen_tracker_registrar:register(Zone, Name, Spec, Pid);
+register_free(add_held, _, _, _, _) ->
+    ask.
+
+ask_tracker(Add, Zone, Name, Spec, Pid, Timeout) ->
     Request = {Add, Name, Spec, Pid, gen_tracker_waits:parent()},
     try gen_server:call(Zone, Request, Timeout) of
         {ok, Pid} -> yes;

@@ -4,8 +4,7 @@
 %% A process that was registered, or added without a start function, needs no keeper of its own:
 %% there is no callback to run after its death, and nothing to restart. One of up to eight
 %% registrars is the keeper of its row, selected by its pid. A registrar monitors the process, and
-%% removes the row when it dies. In a zone on several nodes each process has a keeper, which acts
-%% when the process loses a conflict.
+%% removes the row when it dies.
 %%
 %%   caller                          table      registrar                       tracker
 %%      | register_name/5 ------------> |            |                             |
@@ -29,9 +28,10 @@
 %% removes the row or gives it away. So `down' never comes before `up'. A registrar that is asked
 %% for a row of its own that it has not been told of waits for the message.
 %%
-%% When a request has to wait for the end of such a child, or asks for its end, the tracker starts a
-%% keeper, and the registrar gives it the row (`gen_tracker_registrars'). If the VM has no free
-%% process for that, the registrar ends the child itself. The registrar goes on monitoring the
+%% When a request has to wait for the end of such a child or asks for its end, or when the child
+%% has lost a conflict with that of another member, the tracker starts a keeper, and the registrar
+%% gives it the row (`gen_tracker_registrars'). If the VM has no free process for that, the
+%% registrar ends a child itself that a request wants to end. The registrar goes on monitoring the
 %% process, and forwards its exit reason: the keeper may be too late for that.
 %%
 %% A registrar is linked to the tracker, which replaces it if it was killed. The new one closes its
@@ -69,9 +69,11 @@
 
 %%% For callers
 
-%% @doc Registers a running process under a free name, without the tracker. Returns `ask' if the
-%% tracker has to be asked. Raises `badarg' if the zone does not run or a term is too large.
--spec register(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec(), pid()) ->
+%% @doc Registers a running process under a free name, without the tracker: with `{home, Pid}' as
+%% the home of the name. Returns `ask' if the tracker has to be asked. Raises `badarg' if the zone
+%% does not run or a term is too large.
+-spec register(gen_tracker:zone(), gen_tracker:name(), gen_tracker_spec:spec(),
+               pid() | {home, pid()}) ->
           registered | {error, max_children | shutdown} | ask.
 register(Zone, Name, Spec, Pid) ->
     case try_register(Zone, Name, Spec, Pid) of

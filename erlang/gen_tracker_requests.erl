@@ -19,6 +19,7 @@
 -export([mark/2, launched/3, pending/3, settled/2, lost/3, register_timeout/3, abandon/2]).
 -export([expire/1]).
 -export([start_registrar/3, registrar_opened/3, unregister/2, registered_ended/3]).
+-export([give_keeper/3]).
 
 -export_type([requests/0, request/0, kind/0]).
 
@@ -510,6 +511,22 @@ is_starting(Keeper, Requests) ->
 own_keeper(Name, Pid, Keeper, #requests{registrars = Registrars} = Requests) ->
     {Own, Taking} = gen_tracker_registrars:own_keeper({Name, Pid}, Keeper, Registrars),
     {Own, Requests#requests{registrars = Taking}}.
+
+%% @doc Gives a registered process a keeper of its own, which acts when the process has lost a
+%% conflict. Does nothing if it has one, or the VM has no free process: the cluster process asks
+%% again.
+-spec give_keeper(gen_tracker:name(), pid(), requests()) -> requests().
+give_keeper(Name, Pid, Requests) ->
+    case proctab_nif:child(zone(Requests), Name) of
+        {running, Pid, Keeper, _} ->
+            try
+                element(2, own_keeper(Name, Pid, Keeper, Requests))
+            catch
+                error:system_limit -> Requests
+            end;
+        _ ->
+            Requests
+    end.
 
 %% The VM has no free process for a keeper.
 end_registered(Pid, Registrar, #request{name = Name, from = From} = Request, Requests) ->

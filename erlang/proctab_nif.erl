@@ -288,10 +288,13 @@ is_own(_Zone, _Pid) -> erlang:nif_error(not_loaded).
 
 %% @doc Gives a free name to a running process, and tells a registrar, which answers `{Alias, ok}'.
 %% Returns the registrar. Changes nothing and returns `held' if a child has the name, `full' if
-%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, `keeper'
-%% in a zone on several nodes, and `{closed, Position}' if no registrar is open at that position.
--spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid(), Alias :: reference()) ->
-          Registrar :: pid() | held | full | stopping | own | keeper | {closed, Position :: 0..7}.
+%% the zone is full, `stopping' if it is stopping, `own' for a process of the zone itself, and
+%% `{closed, Position}' if no registrar is open at that position. `{home, Pid}' in place of the
+%% process: this member of a zone on several nodes registers it as the home of the name. Then
+%% returns `not_home' if the member accepts no starts, or another one claims the name.
+-spec register_name(Zone :: atom(), Name :: term(), Spec :: term(), pid() | {home, pid()},
+                    Alias :: reference()) ->
+          Registrar :: pid() | held | full | stopping | own | not_home | {closed, Position :: 0..7}.
 register_name(_Zone, _Name, _Spec, _Pid, _Alias) -> erlang:nif_error(not_loaded).
 
 %% @doc Reserves a name for the calling process until the keeper's start of its child has ended.
@@ -482,9 +485,9 @@ cluster_open(_Zone, _Shared, _Copied) -> erlang:nif_error(not_loaded).
 -spec cluster_shared(Zone :: atom()) -> Shared :: term().
 cluster_shared(_Zone) -> erlang:nif_error(not_loaded).
 
-%% @doc Drains a zone, for good: it starts no child any more as the home of its name, see {@link
-%% launch/4}.
--spec drain(atom() | handle()) -> ok.
+%% @doc Drains a zone, for good: it starts and registers no child any more as the home of its name,
+%% see {@link launch/4}. Returns `false' while one is being registered.
+-spec drain(atom() | handle()) -> boolean().
 drain(_Zone) -> erlang:nif_error(not_loaded).
 
 %% @doc Adds a member without claims: the cluster process `Process' of a node. `NodeName' is the

@@ -29,7 +29,10 @@ all() ->
         a_killed_keeper_does_not_save_the_loser,
         a_keeper_that_is_killed_while_its_child_hands_over_is_replaced,
         subscribers_are_told_of_conflicts,
-        processes_that_were_added_have_conflicts
+        processes_that_were_added_have_conflicts,
+        processes_that_were_registered_have_conflicts,
+        a_registered_process_hands_over,
+        a_killed_registrar_does_not_save_the_loser
     ].
 
 %% Opens a name on both sides of a partition, and returns winner and loser, with their members.
@@ -343,3 +346,97 @@ processes_that_were_added_have_conflicts(_) ->
         ?assertEqual(1, length([M || {M, Pid} <- lists:zip(Members, Pids),
             on(M, erlang, is_process_alive, [Pid])]))
     end).
+
+processes_that_were_registered_have_conflicts(_) ->
+    clusters:with(2, z, fun(Members) ->
+        Names = lists:seq(1, 20),
+        Lost = registered_by_both(Members, Names),
+        Subscribers = [{M, element(1, subscriber(M))} || M <- Members],
+        clusters:join(Members),
+        settle(Members, z),
+        [
+            begin
+                {_, Subscriber} = lists:keyfind(Loses, 1, Subscribers),
+                Conflict = {conflict, Winner},
+                ?assertEqual([Conflict], [R || {down, N, Pid, R} <- events(Loses, Subscriber),
+                    N =:= Name, Pid =:= Loser]),
+                ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
+                [
+                    ?assertEqual({ok, Winner}, on(M, gen_tracker_cluster, find, [z, Name]))
+                 || M <- Members
+                ]
+            end
+         || {Name, Winner, Loser, Loses} <- Lost
+        ]
+    end).
+
+a_registered_process_hands_over(_) ->
+    with_callback(hand_over, fun(Members) ->
+        [{Name, Winner, _, Loses}] = registered_by_both(Members, [a]),
+        clusters:join(Members),
+        settle(Members, z),
+        ?assert(lists:member({handed_over, Name, Winner, state}, on(Loses, clusters, books, [])))
+    end).
+
+%% The registrar is killed before it can give the loser to a keeper.
+a_killed_registrar_does_not_save_the_loser(_) ->
+    clusters:with(2, z, fun(Members) ->
+        [{Name, Winner, Loser, Loses}] = registered_by_both(Members, [a]),
+        {running, Loser, Registrar, _} = on(Loses, proctab_nif, child, [z, Name]),
+        ok = on(Loses, sys, suspend, [z]),
+        ok = on(Loses, ?MODULE, suspend, [Registrar]),
+        clusters:join(Members),
+        Tracker = on(Loses, erlang, whereis, [z]),
+        wait:until(fun() ->
+            {messages, Messages} = on(Loses, erlang, process_info, [Tracker, messages]),
+            lists:keymember(needs_keeper, 2, Messages)
+        end),
+        ok = on(Loses, sys, resume, [z]),
+        wait:until(fun() ->
+            {messages, Messages} = on(Loses, erlang, process_info, [Registrar, messages]),
+            lists:keymember(give, 2, Messages)
+        end),
+        true = on(Loses, erlang, exit, [Registrar, kill]),
+        settle(Members, z),
+        ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
+        ?assertEqual({ok, Winner}, on(Loses, gen_tracker_cluster, find, [z, Name]))
+    end).
+
+%% Suspends a process until it is killed.
+suspend(Pid) ->
+    Caller = self(),
+    spawn(fun() ->
+        Monitor = monitor(process, Pid),
+        true = erlang:suspend_process(Pid),
+        Caller ! suspended,
+        receive
+            {'DOWN', Monitor, process, Pid, _} -> ok
+        end
+    end),
+    receive
+        suspended -> ok
+    end.
+
+%% Registers processes under these names on both sides of a partition. Returns names, winners and
+%% losers, and the members of these. No process has a keeper of its own.
+registered_by_both([One, Other] = Members, Names) ->
+    clusters:cut([One], [Other]),
+    wait:until(fun() ->
+        lists:all(fun(M) -> length(on(M, gen_tracker_cluster, members, [z])) =:= 1 end, Members)
+    end),
+    [
+        begin
+            [{_, Loses, Loser}, {_, _, Winner}] =
+                lists:sort([{rank(Name, element(2, M)), M, registered(M, Name)} || M <- Members]),
+            {Name, Winner, Loser, Loses}
+        end
+     || Name <- Names
+    ].
+
+registered(Member, Name) ->
+    {ok, Pid} = on(Member, cluster_child, start_link, [Name]),
+    Module = lists:nth(1 + erlang:phash2(Name, 2), [gen_tracker, gen_tracker_cluster]),
+    yes = on(Member, Module, register_name, [{z, Name}, Pid]),
+    {running, Pid, Registrar, _} = on(Member, proctab_nif, child, [z, Name]),
+    ?assert(lists:member(Registrar, on(Member, proctab_nif, registrars, [z]))),
+    Pid.

@@ -768,9 +768,13 @@ terms_that_are_too_large_are_refused_on_any_member(_) ->
                 end,
                 ?assertEqual(badarg, on(M, erlang, apply, [Open, []])),
                 Tracker = on(M, erlang, whereis, [z]),
-                ?assertError(
-                    badarg, on(M, gen_tracker_cluster, register_name, [{z, Name}, Tracker])
-                )
+                {Cluster, _, _, _} = on(M, proctab_nif, cluster_shared, [z]),
+                [
+                    ?assertError(
+                        badarg, on(M, gen_tracker_cluster, register_name, [{z, Name}, Own])
+                    )
+                 || Own <- [Tracker, Cluster]
+                ]
             end
          || M <- Members, Home <- Members
         ]

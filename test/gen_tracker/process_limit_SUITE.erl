@@ -203,7 +203,7 @@ a_callback_for_conflicts_is_called_once_there_is_room(_) ->
     full_node:run(fun() ->
         Child = open(zone(Zone), child),
         Tag = make_ref(),
-        Conflicts = gen_tracker_cluster_conflicts:new(Zone, Tag, {?MODULE, tell_winner}),
+        Conflicts = gen_tracker_cluster_conflicts:new(Zone, self(), Tag, {?MODULE, tell_winner}),
         ok = full_node:fill(),
         Full = gen_tracker_cluster_conflicts:lose(child, Child, self(), Conflicts),
         Again = gen_tracker_cluster_conflicts:handle(await(Tag), Full),

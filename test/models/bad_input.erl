@@ -626,8 +626,8 @@ zone_functions() ->
         {close_registrar, [zone_or_handle, position], [true, false]},
         {registrars, [zone_or_handle], [list]},
         {is_own, [zone_or_handle, any_pid], [true, false]},
-        {register_name, [raw, any, any, any_pid, any], [
-            pid, held, full, stopping, own, keeper, {closed, integer}
+        {register_name, [raw, any, any, pid_or_home, any], [
+            pid, held, full, stopping, own, not_home, {closed, integer}
         ]},
         {reserve_name, [raw, any, pid], [true, false, undefined]},
         {cancel_name, [raw, pid], [ok]},
@@ -660,7 +660,7 @@ zone_functions() ->
         {cluster_open, [zone_or_handle, any, proper_list], [integer]},
         %% The zone may be one of this node alone, or have no such member.
         {cluster_shared, [raw], [any, badarg]},
-        {drain, [zone_or_handle], [ok, badarg]},
+        {drain, [zone_or_handle], [true, false, badarg]},
         {add_member, [zone_or_handle, atom, any, any_pid], [integer, badarg]},
         {change_claims, [zone_or_handle, natural, claims], [{list, list}, badarg]},
         {begin_snapshot, [zone_or_handle, natural], [ok, badarg]},
@@ -929,8 +929,10 @@ is_valid(pid, Pid, _) -> is_pid(Pid) andalso node(Pid) =:= node();
 is_valid(living, Pid, Fixture) -> is_valid(pid, Pid, Fixture) andalso is_process_alive(Pid);
 is_valid(any_pid, Pid, _) -> is_pid(Pid);
 is_valid(position, Position, _) -> lists:member(Position, lists:seq(0, 7));
-is_valid(pid_or_start, {home, Term}, _) -> is_pid(Term);
-is_valid(pid_or_start, Term, Fixture) -> is_valid(start, Term, Fixture) orelse is_pid(Term);
+is_valid(pid_or_home, {home, Term}, _) -> is_pid(Term);
+is_valid(pid_or_home, Term, _) -> is_pid(Term);
+is_valid(pid_or_start, Term, Fixture) ->
+    is_valid(start, Term, Fixture) orelse is_valid(pid_or_home, Term, Fixture);
 is_valid(start, Term, _) -> Term =:= launching orelse Term =:= home;
 is_valid(attributes, Term, _) -> is_map(Term) orelse is_proper_list(Term);
 is_valid(proper_list, Term, _) -> is_proper_list(Term);
@@ -1180,8 +1182,9 @@ valid_argument(pid) -> one_of([dummy, dead]);
 valid_argument(living) -> one_of([dummy, self]);
 valid_argument(any_pid) -> one_of([dummy, dead, remote_pid]);
 valid_argument(position) -> one_of(lists:seq(0, 7));
-valid_argument(pid_or_start) ->
-    one_of([launching, home, dummy, dead, remote_pid, {tuple, [home, valid_argument(any_pid)]}]);
+valid_argument(pid_or_home) ->
+    one_of([dummy, dead, remote_pid, {tuple, [home, valid_argument(any_pid)]}]);
+valid_argument(pid_or_start) -> one_of([launching, home, valid_argument(pid_or_home)]);
 valid_argument(start) -> one_of([launching, home]);
 valid_argument(proper_list) -> {list, one_of(keys_and_pairs())};
 valid_argument(attributes) -> one_of([{list, one_of(keys_and_pairs())}, one_pair()]);

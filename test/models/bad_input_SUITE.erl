@@ -374,7 +374,7 @@ native(Zone, Pid) ->
         {registrars, [Zone], []},
         {close_registrar, [Zone, 7], [{2, [-1, 8, 1 bsl 80 | no_integers()]}]},
         {is_own, [Zone, Pid], [{2, NoPids}]},
-        {register_name, [Zone, ?NAME, spec, Pid, alias], [{4, NoPids}]},
+        {register_name, [Zone, ?NAME, spec, Pid, alias], [{4, [{home, none}, {Pid} | NoPids]}]},
         {reserve_name, [Zone, ?NAME, self()], [{3, NoLocal}]},
         {cancel_name, [Zone, self()], [{2, NoLocal}]},
         {find, [Zone, ?NAME], []},

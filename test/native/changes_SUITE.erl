@@ -154,12 +154,25 @@ of_names() ->
         {{launch, 4}, fun(Zone, Name) ->
             _ = proctab_nif:cluster_open(Zone, shared, []),
             {free, Handle, _} = opening(Zone, Name, spec, undefined),
-            ok = proctab_nif:drain(Zone),
+            true = proctab_nif:drain(Zone),
             not_home = launch(Handle, Name, spec, home),
             not_home = insert(Zone, Name, self(), spec, home),
             not_home = insert(Zone, Name, self(), spec, {home, self()}),
             gone(Zone, Name),
             {Name, spec, _} = launch(Handle, Name, spec, launching)
+        end},
+        {{register_name, 5}, fun(Zone, Name) ->
+            _ = proctab_nif:cluster_open(Zone, shared, []),
+            Registrar = self(),
+            [ok = proctab_nif:appoint(Zone, Position, Registrar) || Position <- lists:seq(0, 7)],
+            [proctab_nif:open_registrar(Zone, Position) || Position <- lists:seq(0, 7)],
+            Pid = spawn(timer, sleep, [infinity]),
+            true = proctab_nif:drain(Zone),
+            not_home = register_name(Zone, Name, spec, {home, Pid}, alias),
+            gone(Zone, Name),
+            Registrar = register_name(Zone, Name, spec, Pid, alias),
+            {running, Pid, Registrar, spec} = child(Zone, Name),
+            true = exit(Pid, kill)
         end},
         {{insert, 5}, fun(Zone, Name) ->
             true = insert(Zone, Name, self(), spec, {home, self()}),

@@ -59,8 +59,8 @@ pub fn cluster_shared(call: Call<'_>) -> Answer<'_> {
 pub fn drain(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let table = lookup::zone_by_handle(call, &guard)?;
-    directory(&table.content)?.drain(&call.commit());
-    Ok(atom!(ok))
+    let is_quiet = directory(&table.content)?.drain(&call.commit());
+    Ok(boolean(is_quiet))
 }
 
 pub fn add_member(call: Call<'_>) -> Answer<'_> {

@@ -52,8 +52,8 @@ pub fn with_entry<T>(
     run(zone, zone.entry(name, &guard))
 }
 
-/// Like [`with_entry`], for a zone on several nodes, if this member has a child of the name. Returns
-/// `None` if it has none. A zone of this node alone is a bad argument.
+/// Like [`with_entry`], in a zone on several nodes, if this member has a child of the name: else
+/// returns `None`. A zone of this node alone is a bad argument.
 #[inline(always)]
 pub fn with_own_entry<T>(
     call: Call<'_>,

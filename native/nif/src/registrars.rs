@@ -1,13 +1,14 @@
 //! Registered processes, and the registrars that watch them.
 
+use proctab_table::claims::Directory;
 use proctab_table::reclaim;
-use proctab_table::row::{Child, Claimed, Pid, State};
+use proctab_table::row::{Child, Claimed, Pid, Start, State};
 use proctab_table::zone::Zone;
 use proctab_table::zone_processes::{ZoneProcesses, REGISTRARS};
 use proctab_terms::reading::Purpose;
 use proctab_terms::{Answer, Call, Copied, Fault, Scratch};
 
-use crate::atoms::{atom, boolean};
+use crate::atoms::{self, atom, boolean};
 use crate::events::{deduct_event_cost, secret, send_birth};
 use crate::index;
 use crate::lookup::{self, with_entry};
@@ -81,6 +82,7 @@ fn is_process_of(zone: &Zone<Copied>, pid: &Pid<Copied>) -> bool {
         Pid::Local(word) => {
             zone.processes().contain(*word)
                 || zone.subscriber() == Some(*word)
+                || zone.directory().and_then(Directory::listener) == Some(*word)
                 || zone.row_of(*word).is_some()
         }
         Pid::Remote(_) => false,
@@ -91,15 +93,16 @@ fn is_process_of(zone: &Zone<Copied>, pid: &Pid<Copied>) -> bool {
 pub fn register_name(call: Call<'_>) -> Answer<'_> {
     let guard = reclaim::enter();
     let zone = lookup::zone(call, &guard)?;
-    let (pid, alias) = (call.child_pid(3)?, call.argument(4)?);
+    let (start, process) = match call.get_pair(call.argument(3)?) {
+        Some((at, process)) if at.is(atoms::home()) => (Start::Home, process),
+        _ => (Start::Local, call.argument(3)?),
+    };
+    let (pid, alias) = (call.to_child_pid(process)?, call.argument(4)?);
     if is_process_of(zone, &pid) {
         return Ok(atom!(own));
     }
     if zone.is_stopping() {
         return Ok(atom!(stopping));
-    }
-    if zone.directory().is_some() {
-        return Ok(atom!(keeper));
     }
     let position = match &pid {
         Pid::Local(word) => ZoneProcesses::position(*word),
@@ -124,12 +127,11 @@ pub fn register_name(call: Call<'_>) -> Answer<'_> {
         spec: Some(spec),
     };
     let committed = call.commit();
-    let claimed = zone.register(&name, child, &committed);
+    let claimed = zone.register(&name, child, start, &committed);
     if claimed == Claimed::Done {
         if let Some((indexes, entry)) = zone.indexes().zip(zone.entry(name.borrow(), &guard)) {
             indexes.settle(entry, &committed);
         }
-        let process = call.argument(3)?;
         send_birth(call, zone, &name, process);
         wake_for_child(call, zone, name.borrow(), &committed);
         let event = [atom!(registered), call.make_deducted(&name), process, alias];
@@ -143,7 +145,8 @@ pub fn register_name(call: Call<'_>) -> Answer<'_> {
         Claimed::Done => call.immediate(registrar),
         Claimed::Full => atom!(full),
         Claimed::Held => atom!(held),
-        Claimed::Stopping | Claimed::NotHome => atom!(stopping),
+        Claimed::NotHome => atom!(not_home),
+        Claimed::Stopping => atom!(stopping),
     })
 }
 

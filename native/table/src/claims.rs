@@ -57,6 +57,21 @@ pub struct Directory<F: Foreign> {
     copied: OnceLock<Box<[Datum<F>]>>,
     /// Whether the zone starts no child any more as the home of its name.
     is_drained: AtomicBool,
+    /// The running children that are being added as the home of their names.
+    additions: AtomicUsize,
+}
+
+/// The right to add a running child as the home of its name.
+///
+/// An addition counts itself, and then reads whether the zone is drained. Draining is a write, and
+/// then a read of that count. All of these are sequentially consistent, so an addition finds the
+/// zone drained, or is counted.
+pub struct Addition<'d>(&'d AtomicUsize);
+
+impl Drop for Addition<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// One session of one node.
@@ -171,6 +186,7 @@ impl<F: Foreign> Default for Directory<F> {
             shared: Mutex::new(None),
             copied: OnceLock::new(),
             is_drained: AtomicBool::new(false),
+            additions: AtomicUsize::new(0),
         }
     }
 }
@@ -206,11 +222,20 @@ impl<F: Foreign> Directory<F> {
         (listener != NO_LISTENER).then_some(listener)
     }
 
-    /// Drains the zone: from here on it starts no child as the home of its name. A thread that
-    /// counts the children after this counts every child whose start was not refused.
-    pub fn drain(&self, _: &Committed) {
+    /// Drains the zone: from here on it starts and adds no child as the home of its name. Returns
+    /// `false` while a child is being added. A thread that counts the children after this has
+    /// returned `true` counts every child that was not refused.
+    pub fn drain(&self, _: &Committed) -> bool {
         self.is_drained.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+        self.additions.load(Ordering::SeqCst) == 0
+    }
+
+    /// Begins to add a running child as the home of its name. Returns `None` in a drained zone.
+    pub fn begin_addition(&self) -> Option<Addition<'_>> {
+        self.additions.fetch_add(1, Ordering::SeqCst);
+        let addition = Addition(&self.additions);
+        (!self.is_drained()).then_some(addition)
     }
 
     /// Whether the zone is drained.

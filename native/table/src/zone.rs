@@ -335,16 +335,36 @@ impl<F: Foreign> Zone<F> {
         child: Child<F>,
         committed: &Committed,
     ) -> Claimed {
-        match self.is_drained() {
-            true => Claimed::NotHome,
-            false => self.insert_if_free(name, child, Start::Home, true, committed),
-        }
+        self.add(name, child, Start::Home, true, committed)
     }
 
-    /// Like [`insert`](Self::insert), for a keeper of many rows. [`row_of`](Self::row_of) does not
-    /// find them.
-    pub fn register(&self, name: &Datum<F>, child: Child<F>, committed: &Committed) -> Claimed {
-        self.insert_if_free(name, child, Start::Local, false, committed)
+    /// Like [`insert`](Self::insert), or for `Start::Home` like
+    /// [`insert_at_home`](Self::insert_at_home), for a keeper of many rows.
+    /// [`row_of`](Self::row_of) does not find them.
+    pub fn register(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        start: Start,
+        committed: &Committed,
+    ) -> Claimed {
+        self.add(name, child, start, false, committed)
+    }
+
+    fn add(
+        &self,
+        name: &Datum<F>,
+        child: Child<F>,
+        start: Start,
+        is_listed: bool,
+        committed: &Committed,
+    ) -> Claimed {
+        let directory = self.directory().filter(|_| start == Start::Home);
+        let addition = directory.map(Directory::begin_addition);
+        match addition {
+            Some(None) => Claimed::NotHome,
+            _ => self.insert_if_free(name, child, start, is_listed, committed),
+        }
     }
 
     /// `is_listed`: the row is the only one of its keeper.

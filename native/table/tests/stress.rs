@@ -1098,11 +1098,24 @@ fn a_start_at_home_is_refused_a_name_that_another_member_claims() {
     }
 }
 
-/// A thread that drains a zone, and then counts the children, counts each start at home that was
-/// not refused. Other starts go on.
+/// A thread that drains a zone, and then counts the children, counts each child that was started or
+/// registered at home and not refused. Others are not refused.
 #[test]
-fn a_start_at_home_is_counted_or_refused() {
-    for _ in 0..500 {
+fn a_child_at_home_is_counted_or_refused() {
+    let register = |zone: &Zone<_>, start| {
+        let child = Child {
+            state: State::Running,
+            pid: Some(Pid::Local(3)),
+            keeper: 1,
+            spec: None,
+        };
+        zone.register(&word(1), child, start, &COMMITTED)
+    };
+    for round in 0..1_000 {
+        let claim = |zone: &Zone<_>, start| match round % 2 {
+            0 => launch(zone, 1, start),
+            _ => register(zone, start),
+        };
         let zone = Table::default();
         let directory = zone.open_directory(&COMMITTED);
         let ready = AtomicUsize::new(0);
@@ -1115,21 +1128,26 @@ fn a_start_at_home_is_counted_or_refused() {
         let (launched, counted) = thread::scope(|scope| {
             let launching = scope.spawn(|| {
                 meet();
-                launch(&zone, 1, Start::Home)
+                claim(&zone, Start::Home)
             });
             meet();
-            directory.drain(&COMMITTED);
+            while !directory.drain(&COMMITTED) {
+                thread::yield_now();
+            }
             let counted = zone.count();
             (launching.join().unwrap(), counted)
         });
         match launched {
-            Claimed::Done => assert_eq!(counted, 1),
+            Claimed::Done => {
+                assert_eq!(counted, 1);
+                assert!(zone.remove(word(1).borrow(), 1, &reclaim::enter(), &COMMITTED));
+            }
             refused => {
                 assert_eq!(refused, Claimed::NotHome);
                 assert_eq!(zone.count(), 0);
             }
         }
-        assert_eq!(launch(&zone, 2, Start::Home), Claimed::NotHome);
-        assert_eq!(launch(&zone, 2, Start::Local), Claimed::Done);
+        assert_eq!(claim(&zone, Start::Home), Claimed::NotHome);
+        assert_eq!(claim(&zone, Start::Local), Claimed::Done);
     }
 }
