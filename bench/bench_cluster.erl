@@ -7,12 +7,14 @@
 %%
 %% The node joins in several passes. The VM reports slices of 1 ms and more, as in `bench_hold`, so
 %% the longest slice is the smallest of the maxima of the passes. Two nodes that only compute for as
-%% long are the control.
+%% long are the control. In one more pass the joining node traces its cluster process: how long most
+%% of the slices are says more than the longest one, in which the operating system has a share.
 -module(bench_cluster).
 
 -export([groups/0, rows/2]).
 %% Called on the nodes.
 -export([start_zone/0, stop_zone/0, fill/1, found/1, resident/0, record/0, recorded/0]).
+-export([trace/0, traced/0]).
 
 -define(ZONE, bench_cluster_zone).
 -define(NAMES, bench_data:scaled(1000000)).
@@ -37,6 +39,7 @@ rows(cluster, [proctab]) ->
     First = #{time := Time, bytes := Bytes, before := Empty} = join(Old, New),
     Again = [begin ok = call(New, stop_zone, []), join(Old, New) end || _ <- tl(passes())],
     Of = fun(What) -> [map_get(What, Pass) || Pass <- [First | Again]] end,
+    Traced = trace_join(New),
     Control = [compute(Old, New, Time) || _ <- passes()],
     Ended = ended(Old, New, Empty),
     peer:stop(New),
@@ -45,6 +48,8 @@ rows(cluster, [proctab]) ->
         row("a name of another node", "resident", "bytes", [Bytes]),
         slices("a node joins: on that node", Of(on_new)),
         slices("a node joins: on the node with the names", Of(on_old)),
+        row("a node joins: slices of its cluster process", "median", "ns", [part(Traced, 0.5)]),
+        row("a node joins: slices of its cluster process", "99 of 100", "ns", [part(Traced, 0.99)]),
         slices("only computing on both nodes", lists:append(Control)),
         Ended
     ]).
@@ -137,6 +142,18 @@ join(Old, New) ->
     [OnOld, OnNew] = [call(Peer, recorded, []) || Peer <- [Old, New]],
     Bytes = (call(New, resident, []) - Before) / ?NAMES,
     #{time => Time, bytes => Bytes, before => Before, on_old => OnOld, on_new => OnNew}.
+
+%% Returns the slices of the cluster process of a node that joins.
+trace_join(New) ->
+    ok = call(New, stop_zone, []),
+    ok = call(New, trace, []),
+    ok = call(New, start_zone, []),
+    until_found(New, ?NAMES),
+    call(New, traced, []).
+
+%% Returns the least slice that so large a part of all slices does not exceed.
+part(Slices, Part) ->
+    lists:nth(ceil(Part * length(Slices)), lists:sort(Slices)).
 
 until_found(Peer, Count) ->
     call(Peer, found, [Count]).
@@ -270,4 +287,41 @@ recorder(Slices) ->
             recorder([1000000 * proplists:get_value(timeout, Info) | Slices]);
         stop ->
             exit({slices, Slices})
+    end.
+
+%% Traces the processes that are started from now on, until `traced/0`.
+trace() ->
+    Tracer = spawn(fun tracer/0),
+    true = register(bench_cluster_tracer, Tracer),
+    Flags = [running, monotonic_timestamp, {tracer, Tracer}],
+    _ = erlang:trace(new_processes, true, Flags),
+    ok.
+
+%% Returns the slices of the cluster process, in nanoseconds.
+traced() ->
+    {Cluster, _, _, _} = proctab_nif:cluster_shared(?ZONE),
+    _ = erlang:trace(all, false, [running]),
+    Delivered = erlang:trace_delivered(all),
+    receive
+        {trace_delivered, all, Delivered} -> ok
+    end,
+    Monitor = monitor(process, bench_cluster_tracer),
+    bench_cluster_tracer ! {stop, Cluster},
+    receive
+        {'DOWN', Monitor, process, _, {slices, Slices}} -> Slices
+    end.
+
+tracer() ->
+    receive
+        {stop, Pid} -> exit({slices, slices_of(Pid)})
+    end.
+
+slices_of(Pid) ->
+    receive
+        {trace_ts, Pid, in, _, In} ->
+            receive
+                {trace_ts, Pid, out, _, Out} -> [Out - In | slices_of(Pid)]
+            after 0 -> []
+            end
+    after 0 -> []
     end.

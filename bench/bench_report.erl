@@ -200,8 +200,9 @@ notes("hold") ->
 notes("cluster") ->
     "The functions are called for children of the same node; `cas` includes a `setattr`. The "
     "joining nodes are two of this machine, with one scheduler each. Slices as in the section "
-    "before this one; of 3 passes, the longest slice is the smallest of the maxima. The memory in "
-    "the VM is `erlang:memory(system)`; its allocators keep some of what they were given.\n\n".
+    "before this one; of 3 passes, the longest slice is the smallest of the maxima. The slices of "
+    "the cluster process are traced in another pass. The memory in the VM is "
+    "`erlang:memory(system)`; its allocators keep some of what they were given.\n\n".
 
 %% Returns a table for each mode, with the sides as columns, or, if there is only one side, one
 %% table with the modes as columns.
