@@ -772,14 +772,14 @@ open_cleanups(_Table) -> erlang:nif_error(not_loaded).
               More :: boolean()}.
 reap(_Table) -> erlang:nif_error(not_loaded).
 
-%% @doc Returns the cleanups that {@link reap/1} has prepared: one for each registration of a dead
-%% process. The caller becomes the cleaner, and must make them in order, and call {@link cleaned/1}
-%% after each.
+%% @doc Returns the next cleanups that {@link reap/1} has prepared, one for each registration of a
+%% dead process: at most 32, and none if none is left. The caller becomes the cleaner, and must make
+%% them in order, and call {@link cleaned/1} after each.
 -spec take_cleanups(Table :: atom()) -> [{pid(), Name :: term(), Announced :: boolean()}].
 take_cleanups(_Table) -> erlang:nif_error(not_loaded).
 
 %% @doc Ends the current cleanup of the caller, and removes the registration. Returns whether the
-%% caller may begin another one: `false' half a millisecond after {@link take_cleanups/1}. Returns
+%% caller may begin another one: `false' half a millisecond after it became the cleaner. Returns
 %% `false' and changes nothing if the caller is not the cleaner any more, or has no cleanup left, or
 %% the table is gone.
 -spec cleaned(Table :: atom()) -> boolean().

@@ -513,11 +513,12 @@ with_table(Run, Reaper) ->
 
 %%% The cleaner
 
-%% Makes the cleanups of a batch, as a tail call: while a cleanup runs, the cleaner has no frame of
+%% Makes some cleanups of a batch, as a tail call: while a cleanup runs, the cleaner has no frame of
 %% this module on its stack, which may then be replaced.
 -spec clean(#batch{}) -> ok.
 clean(#batch{table = Table, stopped = Stopped} = Batch) ->
     try proctab_nif:take_cleanups(Table) of
+        [] -> exit(Stopped);
         Cleanups -> lists:foreach(fun ?MODULE:step/1, steps(Cleanups, first, Batch))
     catch
         %% The owner of the table has died.
@@ -525,7 +526,7 @@ clean(#batch{table = Table, stopped = Stopped} = Batch) ->
     end.
 
 %% Returns the steps of a cleaner. Each ends the cleanup before it, if there is one, and makes the
-%% next.
+%% next. The last one goes on with the cleanups that are left.
 steps([Cleanup | Cleanups], Before, Batch) ->
     [{Before, Cleanup, Batch} | steps(Cleanups, next, Batch)];
 steps([], _Before, Batch) ->
@@ -539,7 +540,8 @@ step({next, {Pid, Name, Announced}, #batch{table = Table} = Batch}) ->
     cleaned(Batch),
     Table:clean(Pid, Name, Announced);
 step({last, none, Batch}) ->
-    cleaned(Batch).
+    cleaned(Batch),
+    clean(Batch).
 
 %% Ends a cleanup: has its registration removed. Exits if the cleaner must not make another one: its
 %% time is over, or the cleanup has left something behind that could harm the next one, such as a
@@ -550,7 +552,6 @@ cleaned(#batch{table = Table, stopped = Stopped, reaper = Reaper, group_leader =
         process_flag(trap_exit, false) =:= false andalso
         process_flag(priority, normal) =:= normal andalso
         group_leader() =:= Leader andalso
-        process_info(self(), message_queue_len) =:= {message_queue_len, 0} andalso
-        process_info(self(), monitors) =:= {monitors, []} andalso
-        process_info(self(), links) =:= {links, [Reaper]} orelse
+        process_info(self(), [message_queue_len, monitors, links]) =:=
+            [{message_queue_len, 0}, {monitors, []}, {links, [Reaper]}] orelse
         exit(Stopped).

@@ -13,8 +13,10 @@ use crate::processes::{list, with_table};
 use crate::tables::{self, Table};
 use crate::watching::WatchedProcesses;
 
-/// The most cleanups that a cleaner takes.
+/// The most cleanups for one cleaner.
 const MAX_CLEANUPS: usize = 256;
+/// The most cleanups that a cleaner takes at once: it may not have the time for all.
+const TAKEN: usize = 32;
 /// How long a cleaner begins cleanups: callers of `registered_count` wait for it.
 const CLEANER_TIME: Duration = Duration::from_micros(500);
 /// Cost of making the term of a cleanup, besides those of its process and its name, in words.
@@ -59,7 +61,7 @@ pub fn reap(call: Call<'_>) -> Answer<'_> {
 
 pub fn take_cleanups(call: Call<'_>) -> Answer<'_> {
     with_table(call, |processes| {
-        let cleanups = processes.table.cleanups();
+        let cleanups = processes.table.cleanups(TAKEN);
         let cost = |pid, name| CLEANUP_COST + call.cost_to_make(pid) + call.cost_to_make(name);
         call.deduct(cleanups.iter().map(|one| cost(&one.pid, &one.name)).sum())?;
         processes

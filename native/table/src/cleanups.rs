@@ -170,14 +170,24 @@ impl<F: Foreign> Processes<F> {
         Some(removed)
     }
 
-    /// Returns the cleanups in the hand.
-    pub fn cleanups(&self) -> Vec<Cleanup<F>> {
-        self.hand.lock().cleanups.iter().cloned().collect()
+    /// Returns the first cleanups in the hand, at most so many.
+    pub fn cleanups(&self, most: usize) -> Vec<Cleanup<F>> {
+        self.hand
+            .lock()
+            .cleanups
+            .iter()
+            .take(most)
+            .cloned()
+            .collect()
     }
 
-    /// Makes this process the cleaner for so long. It makes the cleanups in the hand, in order.
+    /// Makes this process the cleaner for so long, unless it is. It makes the cleanups in the hand,
+    /// in order.
     pub fn take_cleanups(&self, cleaner: u64, time: Duration, _: &Committed) {
-        self.hand.lock().cleaner = Some((cleaner, Instant::now() + time));
+        let mut hand = self.hand.lock();
+        if !hand.is_cleaned_by(cleaner) {
+            hand.cleaner = Some((cleaner, Instant::now() + time));
+        }
     }
 
     /// Returns the cleanup that this cleaner makes now.

@@ -529,7 +529,7 @@ mod tests {
         let mut made = Vec::new();
         while reap(table).0 > 0 {
             table.take_cleanups(CLEANER, HOUR, &COMMITTED);
-            for cleanup in table.cleanups() {
+            for cleanup in table.cleanups(usize::MAX) {
                 assert!(table.cleaned(CLEANER, &COMMITTED));
                 made.push((cleanup.pid, cleanup.name, cleanup.announced));
             }
@@ -686,7 +686,11 @@ mod tests {
         assert!(die(&table, &pid(1)));
         assert_eq!(reap(&table), (3, vec![]));
         table.take_cleanups(CLEANER, HOUR, &COMMITTED);
-        let names: Vec<_> = table.cleanups().into_iter().map(|made| made.name).collect();
+        let names: Vec<_> = table
+            .cleanups(usize::MAX)
+            .into_iter()
+            .map(|made| made.name)
+            .collect();
         assert_eq!(names, [b.clone(), a.clone(), a.clone()]);
         for (left_of_a, left_of_b) in [(3, 0), (2, 0), (1, 0)] {
             assert_eq!(table.count(&b), i64::from(left_of_a == 3));
@@ -754,9 +758,13 @@ mod tests {
         }
         assert_eq!(reap(&table).0, 3);
         table.take_cleanups(CLEANER, HOUR, &COMMITTED);
-        assert!(table.cleaned(CLEANER, &COMMITTED));
+        // It has the time that it was given first.
         table.take_cleanups(CLEANER, Duration::ZERO, &COMMITTED);
-        assert!(!table.cleaned(CLEANER, &COMMITTED));
+        assert!(table.cleaned(CLEANER, &COMMITTED));
+        let next = CLEANER + 1;
+        table.take_cleanups(next, Duration::ZERO, &COMMITTED);
+        table.take_cleanups(next, HOUR, &COMMITTED);
+        assert!(!table.cleaned(next, &COMMITTED));
         assert_eq!(table.count(&name("a")), 1);
     }
 

@@ -110,7 +110,7 @@ impl World {
                 self.table.take_cleanups(cleaner, HOUR, &COMMITTED);
                 // Some cleaners end early.
                 let limit = cleaner as usize % (HAND + 1);
-                for cleanup in self.table.cleanups().iter().take(limit) {
+                for cleanup in self.table.cleanups(usize::MAX).iter().take(limit) {
                     let named = (0..NAMES).find(|&number| name(number) == cleanup.name);
                     self.ledger[named.unwrap() as usize].fetch_sub(1, Ordering::SeqCst);
                     assert!(self.table.cleaned(cleaner, &COMMITTED));
