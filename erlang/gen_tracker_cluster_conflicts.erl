@@ -149,30 +149,39 @@ handle({{conflict, Name}, Monitor, process, _, _}, #conflicts{lost = Lost} = Con
         _ ->
             Conflicts
     end;
-handle({Tag, {conflict_again, Name}}, #conflicts{tag = Tag} = Conflicts) ->
-    tell_keeper(Name, Conflicts);
+handle({Tag, {conflict_again, Name}}, #conflicts{tag = Tag, lost = Lost} = Conflicts) ->
+    case Lost of
+        #{Name := #conflict{decision = Decision, keeper = undefined} = Conflict}
+                when Decision =:= stop; element(1, Decision) =:= hand_over ->
+            give_way(Name, Conflict, Conflicts);
+        _ ->
+            tell_keeper(Name, Conflicts)
+    end;
 handle(_, Conflicts) ->
     Conflicts.
 
-%% The winner may have ended since the callback was asked, and another child may be the better one
-%% by now: that is another conflict. If there is none, the child gives way to no process.
 decided(Name, Monitor, Reason, #conflicts{lost = Lost} = Conflicts) ->
     case Lost of
         #{Name := #conflict{decision = {asking, Monitor}} = Conflict} ->
-            #conflict{loser = Loser, winner = Winner} = Conflict,
             Decision = decision(Reason, Name, Conflicts),
-            Others = Conflicts#conflicts{lost = maps:remove(Name, Lost)},
-            case better_child(Name, Conflicts) of
-                Winner when Decision =/= keep ->
-                    Decided = Conflict#conflict{decision = Decision},
-                    tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name := Decided}});
-                Next when is_pid(Next), Next =/= Winner ->
-                    lose(Name, Loser, Next, Others);
-                _ ->
-                    Others
-            end;
+            give_way(Name, Conflict#conflict{decision = Decision}, Conflicts);
         _ ->
             Conflicts
+    end.
+
+%% The winner may have ended since the callback was asked, or since the tracker was asked for a
+%% keeper, and another child may be the better one by now: that is another conflict. If there is
+%% none, the child gives way to no process.
+give_way(Name, Conflict, #conflicts{lost = Lost} = Conflicts) ->
+    #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict,
+    Others = Conflicts#conflicts{lost = maps:remove(Name, Lost)},
+    case better_child(Name, Conflicts) of
+        Winner when Decision =/= keep ->
+            tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name := Conflict}});
+        Next when is_pid(Next), Next =/= Winner ->
+            lose(Name, Loser, Next, Others);
+        _ ->
+            Others
     end.
 
 %% Returns what a callback has decided that ended with this reason.

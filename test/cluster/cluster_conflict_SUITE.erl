@@ -32,7 +32,9 @@ all() ->
         processes_that_were_added_have_conflicts,
         processes_that_were_registered_have_conflicts,
         a_registered_process_hands_over,
-        a_killed_registrar_does_not_save_the_loser
+        a_killed_registrar_does_not_save_the_loser,
+        a_registered_loser_lives_on_if_the_winner_has_ended,
+        a_registered_loser_is_told_of_the_next_winner
     ].
 
 %% Opens a name on both sides of a partition, and returns winner and loser, with their members.
@@ -386,20 +388,72 @@ a_killed_registrar_does_not_save_the_loser(_) ->
         ok = on(Loses, sys, suspend, [z]),
         ok = on(Loses, ?MODULE, suspend, [Registrar]),
         clusters:join(Members),
-        Tracker = on(Loses, erlang, whereis, [z]),
-        wait:until(fun() ->
-            {messages, Messages} = on(Loses, erlang, process_info, [Tracker, messages]),
-            lists:keymember(needs_keeper, 2, Messages)
-        end),
+        await_message(Loses, on(Loses, erlang, whereis, [z]), needs_keeper),
         ok = on(Loses, sys, resume, [z]),
-        wait:until(fun() ->
-            {messages, Messages} = on(Loses, erlang, process_info, [Registrar, messages]),
-            lists:keymember(give, 2, Messages)
-        end),
+        await_message(Loses, Registrar, give),
         true = on(Loses, erlang, exit, [Registrar, kill]),
         settle(Members, z),
         ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
         ?assertEqual({ok, Winner}, on(Loses, gen_tracker_cluster, find, [z, Name]))
+    end).
+
+%% The winner ends before the loser has a keeper, which would stop it.
+a_registered_loser_lives_on_if_the_winner_has_ended(_) ->
+    clusters:with(2, z, fun(Members) ->
+        [{Name, Winner, Loser, Loses}] = registered_by_both(Members, [a]),
+        {Wins, _} = suspended_at_conflict(Loses, Members),
+        ok = clusters:dies(Wins, Winner),
+        wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, Name]) =:= undefined end),
+        ok = on(Loses, sys, resume, [z]),
+        await_keeper(Loses, Name, Loser),
+        %% The cluster process has looked again.
+        timer:sleep(300),
+        ?assert(on(Loses, erlang, is_process_alive, [Loser])),
+        settle(Members, z),
+        [?assertEqual({ok, Loser}, on(M, gen_tracker_cluster, find, [z, Name])) || M <- Members]
+    end).
+
+%% The winner is replaced before the loser has a keeper.
+a_registered_loser_is_told_of_the_next_winner(_) ->
+    clusters:with(2, z, fun(Members) ->
+        [{Name, Winner, Loser, Loses}] = registered_by_both(Members, [a]),
+        {Wins, Subscriber} = suspended_at_conflict(Loses, Members),
+        {ok, Next} = on(Wins, cluster_child, start_link, [Name]),
+        yes = on(Wins, gen_tracker, re_register_name, [{z, Name}, Next]),
+        wait:until(fun() ->
+            {_, Pid} = on(Loses, proctab_nif, best_claim, [z, Name]),
+            Pid =:= Next
+        end),
+        ok = on(Loses, sys, resume, [z]),
+        settle(Members, z),
+        ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
+        ?assert(on(Wins, erlang, is_process_alive, [Winner])),
+        ?assertEqual([{conflict, Next}], [R || {down, N, Pid, R} <- events(Loses, Subscriber),
+            N =:= Name, Pid =:= Loser])
+    end).
+
+%% Joins the members while the tracker of the losing one is suspended, and waits until that is asked
+%% for a keeper. Returns the other member, and a subscriber of the losing one.
+suspended_at_conflict(Loses, Members) ->
+    [Wins] = Members -- [Loses],
+    {Subscriber, _} = subscriber(Loses),
+    ok = on(Loses, sys, suspend, [z]),
+    clusters:join(Members),
+    await_message(Loses, on(Loses, erlang, whereis, [z]), needs_keeper),
+    {Wins, Subscriber}.
+
+await_keeper(Member, Name, Pid) ->
+    Registrars = on(Member, proctab_nif, registrars, [z]),
+    wait:until(fun() ->
+        {running, Pid, Keeper, _} = on(Member, proctab_nif, child, [z, Name]),
+        not lists:member(Keeper, Registrars)
+    end).
+
+%% Waits until a process has such a message in its mailbox.
+await_message(Member, Pid, What) ->
+    wait:until(fun() ->
+        {messages, Messages} = on(Member, erlang, process_info, [Pid, messages]),
+        lists:keymember(What, 2, Messages)
     end).
 
 %% Suspends a process until it is killed.
