@@ -224,7 +224,9 @@ tell_keeper(Name, #conflicts{lost = Lost} = Conflicts) ->
                 registrar ->
                     #conflicts{tracker = Tracker, tag = Tag} = Conflicts,
                     Tracker ! {Tag, needs_keeper, Name, Loser},
-                    again(Name, Conflicts);
+                    %% A keeper that was told before was a registrar, which has been replaced.
+                    Untold = Conflict#conflict{keeper = undefined},
+                    again(Name, Conflicts#conflicts{lost = Lost#{Name := Untold}});
                 Keeper ->
                     Told = Conflict#conflict{keeper = tell(Keeper, Name, Conflict, Conflicts)},
                     Conflicts#conflicts{lost = Lost#{Name := Told}}

@@ -33,6 +33,7 @@ all() ->
         processes_that_were_registered_have_conflicts,
         a_registered_process_hands_over,
         a_killed_registrar_does_not_save_the_loser,
+        a_killed_cluster_process_does_not_save_a_registered_loser,
         a_registered_loser_lives_on_if_the_winner_has_ended,
         a_registered_loser_is_told_of_the_next_winner
     ].
@@ -392,6 +393,21 @@ a_killed_registrar_does_not_save_the_loser(_) ->
         ok = on(Loses, sys, resume, [z]),
         await_message(Loses, Registrar, give),
         true = on(Loses, erlang, exit, [Registrar, kill]),
+        settle(Members, z),
+        ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
+        ?assertEqual({ok, Winner}, on(Loses, gen_tracker_cluster, find, [z, Name]))
+    end).
+
+%% The cluster process is killed before the loser has a keeper, and forgets the conflict.
+a_killed_cluster_process_does_not_save_a_registered_loser(_) ->
+    clusters:with(2, z, fun(Members) ->
+        [{Name, Winner, Loser, Loses}] = registered_by_both(Members, [a]),
+        {running, Loser, Registrar, _} = on(Loses, proctab_nif, child, [z, Name]),
+        _ = suspended_at_conflict(Loses, Members),
+        {Cluster, _, _, _} = on(Loses, proctab_nif, cluster_shared, [z]),
+        ok = clusters:dies(Loses, Cluster),
+        true = on(Loses, erlang, exit, [Registrar, kill]),
+        ok = on(Loses, sys, resume, [z]),
         settle(Members, z),
         ?assertNot(on(Loses, erlang, is_process_alive, [Loser])),
         ?assertEqual({ok, Winner}, on(Loses, gen_tracker_cluster, find, [z, Name]))
