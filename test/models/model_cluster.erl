@@ -1,6 +1,6 @@
-%% A cluster zone of four nodes under random histories: names are opened, stopped and killed on all
-%% of them, while connections break and are made again, members are drained, and trackers, keepers,
-%% cluster processes and scopes are killed.
+%% A cluster zone of four nodes under random histories: names are opened, registered, unregistered,
+%% stopped and killed on all of them, while connections break and are made again, members are
+%% drained, and trackers, keepers, registrars, cluster processes and scopes are killed.
 %%
 %% After a history all connections are made, and the zone comes to rest. Then:
 %%
@@ -9,6 +9,7 @@
 %% - each child that has ended was cleaned up at most once, and exactly once if subscribers of its
 %%   member were told of a conflict that it has lost. Not so if a keeper, the tracker or the zone of
 %%   that member was ended: a cleanup may end with them;
+%% - each process that was registered and lives has a name, unless that was taken from it;
 %% - no keeper has started a child again after its child has lost a conflict;
 %% - a subscriber on each member that has applied all events knows what is found there, and no event
 %%   was missing or told twice.
@@ -17,7 +18,7 @@
 -export([round/1, rounds/2, with_members/1, met/1]).
 %% On the nodes
 -export([start/2, after_terminate/3, open_books/0, books/0, clear/1, act/2, view/1]).
--export([start_subscriber/1, found/0]).
+-export([start_subscriber/1, found/0, living/0]).
 
 -include_lib("stdlib/include/assert.hrl").
 
@@ -34,9 +35,10 @@ round(Seed) ->
     Seeds = [?HISTORIES * Seed + N || N <- lists:seq(1, ?HISTORIES)],
     with_members(fun(Members) ->
         rounds(Seeds, Members),
-        Figures = #{histories => ?HISTORIES, started => met(started), lost => met(lost)},
-        [erase({met, What}) || What <- [started, lost]],
-        {ok, Figures}
+        Counted = [started, registered, lost, registered_lost],
+        Figures = maps:from_list([{What, met(What)} || What <- Counted]),
+        [erase({met, What}) || What <- Counted],
+        {ok, Figures#{histories => ?HISTORIES}}
     end).
 
 %% Makes histories with these seeds. Fails with the seed of the one that fails.
@@ -66,8 +68,9 @@ history(Seed, Members) ->
             Found = [tried(fun() -> clusters:directory(M, ?ZONE) end) || M <- Members],
             Views = [tried(fun() -> on(M, ?MODULE, view, [?ZONE]) end) || M <- Members],
             Books = [on(Member, ?MODULE, books, []) || Member <- Members],
-            ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~nviews ~p~n", [
-                Seed, History, Books, Found, Views
+            Told = [on(Member, ?MODULE, found, []) || Member <- Members],
+            ct:pal("seed ~p~nhistory ~p~nbooks ~p~ndirectories ~p~nsubscribers ~p~nviews ~p~n", [
+                Seed, History, Books, Found, Told, Views
             ]),
             erlang:raise(Class, {seed, Seed, Reason}, Stack)
     end.
@@ -89,12 +92,19 @@ operation(Members) ->
     Member = one_of(Members),
     Name = rand:uniform(?NAMES),
     case rand:uniform(100) of
-        N when N =< 45 -> {Member, {open, Name, restart()}};
-        N when N =< 50 -> {Member, {open_locally, Name, restart()}};
-        N when N =< 60 -> {Member, {stop, Name}};
+        N when N =< 28 -> {Member, {open, Name, restart()}};
+        N when N =< 32 -> {Member, {open_locally, Name, restart()}};
+        N when N =< 43 -> {Member, {register, gen_tracker_cluster, Name}};
+        N when N =< 49 -> {Member, {register, gen_tracker, Name}};
+        N when N =< 53 -> {Member, {register_again, one_of(modules()), Name, rand:uniform(?NAMES)}};
+        N when N =< 55 -> {Member, {add, Name, element(2, one_of(Members))}};
+        N when N =< 58 -> {Member, {unregister, one_of(modules()), Name}};
+        N when N =< 60 -> {Member, {re_register, Name}};
+        N when N =< 66 -> {Member, {stop, Name}};
         N when N =< 75 -> {Member, {kill, Name}};
-        N when N =< 78 -> {Member, {kill_keeper, Name}};
-        N when N =< 85 -> {cut, lists:split(rand:uniform(3), shuffled(Members))};
+        N when N =< 77 -> {Member, {kill_keeper, Name}};
+        N when N =< 80 -> {Member, {kill_registrar, rand:uniform(8)}};
+        N when N =< 86 -> {cut, lists:split(rand:uniform(3), shuffled(Members))};
         N when N =< 93 -> {join, Members};
         N when N =< 95 -> {Member, drain};
         N when N =< 96 -> {Member, restart_zone};
@@ -105,6 +115,9 @@ operation(Members) ->
 
 restart() ->
     one_of([temporary, transient, permanent]).
+
+modules() ->
+    [gen_tracker, gen_tracker_cluster].
 
 one_of(List) ->
     lists:nth(rand:uniform(length(List)), List).
@@ -155,8 +168,10 @@ is_drained(Member) ->
 %% Counts what the rounds have met, so that a run can show that it tests something.
 counted(Members) ->
     Books = [Row || Member <- Members, {_, Row} <- on(Member, ?MODULE, books, [])],
-    Met = [element(1, Row) || Row <- Books, element(1, Row) =:= started] ++
-        [lost || {ended, _, _, {conflict, _}, _} <- Books],
+    Registered = registered(Books),
+    Met = [started || {started, _, _, _} <- Books] ++ [registered || {registered, _, _} <- Books] ++
+        [lost || {ended, _, _, {conflict, _}, _} <- Books] ++
+        [registered_lost || {lost, _, Pid} <- Books, lists:member(Pid, Registered)],
     [put({met, What}, 1 + met(What)) || What <- Met],
     ok.
 
@@ -173,7 +188,18 @@ check(Members) ->
     Names = [Name || {Name, _} <- Live],
     ?assertEqual([], Names -- lists:usort(Names)),
     lists:foreach(fun(Member) -> check_events(Member) end, Members),
-    lists:foreach(fun(Member) -> check_books(Member, Live) end, Members).
+    lists:foreach(fun(Member) -> check_books(Member, Live) end, Members),
+    check_registered(Members, Live).
+
+%% Each process that lives has a name, unless one was taken from it.
+check_registered(Members, Live) ->
+    Books = [Row || Member <- Members, {_, Row} <- on(Member, ?MODULE, books, [])],
+    Taken = [Name || {unregistered, Name} <- Books],
+    Named = [Pid || {_, Pid} <- Live] ++
+        [Pid || {registered, Name, Pid} <- Books, lists:member(Name, Taken)],
+    wait:until(fun() ->
+        lists:all(fun(Member) -> on(Member, ?MODULE, living, []) -- Named =:= [] end, Members)
+    end).
 
 check_events(Member) ->
     Directory = clusters:directory(Member, ?ZONE),
@@ -203,9 +229,22 @@ check_books(Member, Live) ->
 %% left alone. One may live on because the winner has ended before.
 not_cleaned_up(Books) ->
     case [disturbed || {_, disturbed} <- Books] of
-        [] -> [Pid || {_, {lost, _, Pid}} <- Books] -- ended(Books);
+        [] ->
+            Lost = [Pid || {_, {lost, _, Pid}} <- Books, has_cleanup(Pid, Books)],
+            %% It may lose to several children.
+            lists:usort(Lost) -- ended(Books);
         _ -> []
     end.
+
+%% Returns whether a child was started: those that were registered or added have no cleanup.
+has_cleanup(Pid, Books) ->
+    [] =/= [Name || {_, {started, Name, Started, _}} <- Books, Started =:= Pid].
+
+all_registered(Books) ->
+    registered([Row || {_, Row} <- Books]).
+
+registered(Rows) ->
+    lists:usort([Pid || {registered, _, Pid} <- Rows]).
 
 ended(Books) ->
     [Pid || {_, {ended, _, Pid, _, _}} <- Books, is_pid(Pid)].
@@ -227,6 +266,10 @@ open_books() ->
 
 books() ->
     ets:tab2list(?MODULE).
+
+%% Returns the processes of this node that were registered, and live.
+living() ->
+    [Pid || Pid <- all_registered(books()), node(Pid) =:= node(), is_process_alive(Pid)].
 
 %% Starts a process that subscribes again whenever its subscription has ended.
 start_subscriber(Zone) ->
@@ -293,6 +336,7 @@ act(Zone, Operation) ->
     catch
         error:badarg -> no_zone;
         error:undef -> no_zone;
+        error:{erpc, _} -> no_connection;
         exit:_ -> ended
     end.
 
@@ -303,6 +347,55 @@ act_now({open, Name, Restart}, Zone) ->
     end;
 act_now({open_locally, Name, Restart}, Zone) ->
     gen_tracker:find_or_open(Zone, spec(Zone, Name, Restart));
+act_now({register, Module, Name}, Zone) ->
+    Pid = spawn(timer, sleep, [infinity]),
+    %% Before it has the name: it may lose that at once.
+    record({registered, Name, Pid}),
+    try Module:register_name({Zone, Name}, Pid) of
+        yes -> yes;
+        no -> exit(Pid, kill)
+    catch
+        Class:Reason:Stack ->
+            exit(Pid, kill),
+            erlang:raise(Class, Reason, Stack)
+    end;
+act_now({register_again, Module, Name, Other}, Zone) ->
+    case gen_tracker:find(Zone, Other) of
+        {ok, Pid} when node(Pid) =:= node() ->
+            case lists:member(Pid, living()) of
+                true ->
+                    record({registered, Name, Pid}),
+                    Module:register_name({Zone, Name}, Pid);
+                false ->
+                    no
+            end;
+        _ ->
+            no
+    end;
+act_now({add, Name, Node}, Zone) ->
+    Pid = spawn(Node, timer, sleep, [infinity]),
+    %% It lives on without a name when its node is lost.
+    record({added, Name, Pid}),
+    case gen_tracker:add_existing_child(Zone, {Name, Pid, worker, []}) of
+        {ok, Pid} -> ok;
+        {error, _} -> exit(Pid, kill)
+    end;
+act_now({unregister, Module, Name}, Zone) ->
+    record({unregistered, Name}),
+    Module:unregister_name({Zone, Name});
+act_now({re_register, Name}, Zone) ->
+    record({unregistered, Name}),
+    Pid = spawn(timer, sleep, [infinity]),
+    record({registered, Name, Pid}),
+    case gen_tracker:re_register_name({Zone, Name}, Pid) of
+        yes -> yes;
+        no -> exit(Pid, kill)
+    end;
+act_now({kill_registrar, Position}, Zone) ->
+    case proctab_nif:registrars(Zone) of
+        [] -> none;
+        Registrars -> exit(lists:nth(1 + Position rem length(Registrars), Registrars), kill)
+    end;
 act_now({stop, Name}, Zone) ->
     supervisor:terminate_child(Zone, Name);
 act_now({kill, Name}, Zone) ->
@@ -363,5 +456,6 @@ view(Zone) ->
 %% Ends all children, and forgets what they have done.
 clear(Zone) ->
     [supervisor:terminate_child(Zone, Name) || Name <- gen_tracker:names(Zone)],
+    [exit(Pid, kill) || Pid <- living()],
     true = ets:delete_all_objects(?MODULE),
     ok.

@@ -14,7 +14,9 @@ members_agree_after_random_histories(_) ->
     First = erlang:unique_integer([positive]) + erlang:system_time(second),
     model_cluster:with_members(fun(Members) ->
         model_cluster:rounds(lists:seq(First, First + 9), Members),
-        ct:pal("~b children were started, and ~b have lost a conflict", [
-            model_cluster:met(started), model_cluster:met(lost)
+        ct:pal(
+            "~b children were started, and ~b have lost a conflict; "
+            "~b processes were registered, and ~b have lost one", [
+            model_cluster:met(Met) || Met <- [started, lost, registered, registered_lost]
         ])
     end).
