@@ -35,7 +35,8 @@ all() ->
         a_killed_registrar_does_not_save_the_loser,
         a_killed_cluster_process_does_not_save_a_registered_loser,
         a_registered_loser_lives_on_if_the_winner_has_ended,
-        a_registered_loser_is_told_of_the_next_winner
+        a_registered_loser_is_told_of_the_next_winner,
+        a_process_does_not_give_way_to_itself
     ].
 
 %% Opens a name on both sides of a partition, and returns winner and loser, with their members.
@@ -446,6 +447,30 @@ a_registered_loser_is_told_of_the_next_winner(_) ->
         ?assert(on(Wins, erlang, is_process_alive, [Winner])),
         ?assertEqual([{conflict, Next}], [R || {down, N, Pid, R} <- events(Loses, Subscriber),
             N =:= Name, Pid =:= Loser])
+    end).
+
+%% While the loser waits for a keeper, the best member adds the same process.
+a_process_does_not_give_way_to_itself(_) ->
+    clusters:with(3, z, fun(Members) ->
+        [Loses, Middle, Best] = ranked(a, Members),
+        clusters:cut([Middle], [Loses, Best]),
+        wait:until(fun() ->
+            length(on(Middle, gen_tracker_cluster, members, [z])) =:= 1 andalso
+                length(on(Loses, gen_tracker_cluster, members, [z])) =:= 2
+        end),
+        [Pid, _] = [registered(M, a) || M <- [Loses, Middle]],
+        ok = on(Loses, sys, suspend, [z]),
+        clusters:join(Members),
+        await_message(Loses, on(Loses, erlang, whereis, [z]), needs_keeper),
+        {ok, Pid} = on(Best, gen_tracker, add_existing_child, [z, {a, Pid, worker, []}]),
+        {_, Node} = Best,
+        wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, a]) =:= {Node, Pid} end),
+        ok = on(Loses, sys, resume, [z]),
+        await_keeper(Loses, a, Pid),
+        %% The cluster process has looked again.
+        timer:sleep(300),
+        [?assertEqual({ok, Pid}, on(M, gen_tracker_cluster, find, [z, a])) || M <- Members],
+        ?assert(on(Loses, erlang, is_process_alive, [Pid]))
     end).
 
 %% Joins the members while the tracker of the losing one is suspended, and waits until that is asked
