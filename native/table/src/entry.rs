@@ -751,7 +751,7 @@ mod tests {
     /// A write that adds no key hashes none, and one that adds a key says whom to wake.
     #[test]
     fn a_key_is_hashed_for_its_waiters_only_if_it_was_added() {
-        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let (row, shared, guard) = (running::<Held>(None), Shared::default(), reclaim::enter());
         let entry = Entry::new(&row, &shared, &guard);
         let set = |keys: &[u64]| {
             let changes = keys.iter().map(|key| fixed(*key, word(*key)));
@@ -769,7 +769,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_of_too_many_attributes_does_not_take_the_lock() {
-        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let (row, shared, guard) = (running::<Held>(None), Shared::default(), reclaim::enter());
         let entry = Entry::new(&row, &shared, &guard);
         let counter = |key| Attribute {
             key: word(key),
@@ -797,7 +797,7 @@ mod tests {
 
     #[test]
     fn a_counter_that_was_left_frozen_is_added_to() {
-        let (row, shared, guard) = (running(None), Shared::default(), reclaim::enter());
+        let (row, shared, guard) = (running::<Held>(None), Shared::default(), reclaim::enter());
         let entry = Entry::new(&row, &shared, &guard);
         let counter = Attribute {
             key: word(0),
@@ -827,7 +827,7 @@ mod tests {
 
         let (light, heavy, shared) = (Arc::new(()), Arc::new(()), Shared::default());
         let changed = |key: u64, change: Change| {
-            let (row, guard) = (running(None), reclaim::enter());
+            let (row, guard) = (running::<Held>(None), reclaim::enter());
             let both = [fixed(1, held(&light, false)), fixed(2, held(&heavy, true))];
             let entry = Entry::new(&row, &shared, &guard);
             assert!(entry.set(both.into_iter().collect(), &COMMITTED).is_ok());
@@ -1017,5 +1017,23 @@ mod tests {
         // The same holds while the thread goes on retiring.
         let most = (0..1_000).map(|_| dropped(&|| retire(MANY))).max();
         assert!(most <= Some(MAX_FREED), "{most:?}");
+    }
+
+    #[test]
+    fn a_thread_frees_a_few_of_many_values_retired_at_once() {
+        let (row, shared) = (running(None), Shared::default());
+        let set = |number: u64| {
+            let guard = reclaim::enter();
+            let value = fixed(0, Datum::foreign(Counted(number)));
+            let entry = Entry::new(&row, &shared, &guard);
+            assert!(entry.set(Changes::from_iter([value]), &COMMITTED).is_ok());
+        };
+        let reader = reclaim::enter();
+        let before = DROPPED.get();
+        (0..100_000).for_each(set);
+        assert_eq!(DROPPED.get(), before);
+        drop(reader);
+        let dropped = DROPPED.get() - before;
+        assert!((1..=512).contains(&dropped), "{dropped}");
     }
 }

@@ -7,8 +7,9 @@
 //! retired meanwhile.
 
 use std::cell::{Cell, RefCell};
-use std::mem::{self, ManuallyDrop};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
+use std::ptr;
 use std::sync::Arc;
 use std::thread;
 
@@ -34,8 +35,79 @@ thread_local! {
 
 /// The objects that a thread has gathered.
 struct Gathered {
-    objects: Vec<Box<dyn Send>>,
+    objects: Vec<Garbage>,
     cost: usize,
+}
+
+/// The memory of an object that was gathered, without an allocation of its own.
+type Room = MaybeUninit<[*mut (); 2]>;
+
+/// An object that was gathered, of any type.
+struct Garbage {
+    object: Room,
+    /// Drops the object.
+    drop: unsafe fn(&mut Room),
+}
+
+// SAFETY: `Garbage::new` takes objects that are `Send`, and only drops them.
+unsafe impl Send for Garbage {}
+
+impl Garbage {
+    fn new<T: Send + 'static>(object: T) -> Self {
+        const {
+            assert!(size_of::<T>() <= size_of::<Room>());
+            assert!(align_of::<T>() <= align_of::<Room>());
+        }
+        let mut room = Room::uninit();
+        // SAFETY: the room is large enough for the object, and aligned.
+        unsafe { room.as_mut_ptr().cast::<T>().write(object) };
+        Garbage {
+            object: room,
+            // SAFETY: only `Garbage::drop` calls it, with the object of this type.
+            drop: |room| unsafe { ptr::drop_in_place(room.as_mut_ptr().cast::<T>()) },
+        }
+    }
+}
+
+impl Drop for Garbage {
+    fn drop(&mut self) {
+        // SAFETY: `new` made both, and nothing uses the object afterwards.
+        unsafe { (self.drop)(&mut self.object) };
+    }
+}
+
+/// What a thread may free itself before it makes more to be freed, `MOST` in a row, in any unit.
+///
+/// To free an object is faster than to hand it to the background thread. But the last reader to
+/// leave its guard frees what thousands of calls have retired.
+pub struct Allowance<const MOST: usize>(Cell<usize>);
+
+impl<const MOST: usize> Allowance<MOST> {
+    /// Returns an allowance of nothing.
+    pub const fn empty() -> Self {
+        Allowance(Cell::new(0))
+    }
+
+    /// Adds the cost of an object that was made or retired.
+    #[inline]
+    pub fn add(&self, cost: usize) {
+        self.0.set(MOST.min(self.0.get() + cost));
+    }
+
+    /// Takes the cost of an object that will be freed. Returns `false` if there is not enough; then
+    /// nothing is left.
+    #[inline]
+    pub fn take(&self, cost: usize) -> bool {
+        let rest = self.0.get().checked_sub(cost);
+        self.0.set(rest.unwrap_or(0));
+        rest.is_some()
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.get() == 0
+    }
 }
 
 lazy_static! {
@@ -74,8 +146,9 @@ pub fn flush(guard: &Guard) {
 /// Drops `object` in the background, together with others, as soon as the objects that this thread
 /// has gathered cost more than [`ENOUGH`].
 ///
-/// That is much faster than to drop each, or to pass each to the background thread. `cost` is in
-/// any unit that callers agree on.
+/// That is much faster than to drop each, or to pass each to the background thread: it allocates no
+/// memory for an object, and does not read what the object points to. `cost` is in any unit that
+/// callers agree on. An object has two words at most.
 pub fn gather(object: impl Send + 'static, cost: usize) {
     if IS_BACKGROUND.get() {
         return;
@@ -83,7 +156,7 @@ pub fn gather(object: impl Send + 'static, cost: usize) {
     // A thread that is ending cannot gather, and drops the object here.
     let enough = GATHERED.try_with(|gathered| {
         let mut gathered = gathered.borrow_mut();
-        gathered.objects.push(Box::new(object));
+        gathered.objects.push(Garbage::new(object));
         gathered.cost += cost;
         (gathered.cost > ENOUGH).then(|| {
             gathered.cost = 0;
@@ -181,6 +254,17 @@ mod tests {
         later(Tells(last));
         end.recv().unwrap();
         receiver.try_iter().collect()
+    }
+
+    #[test]
+    fn an_allowance_that_does_not_suffice_is_empty_until_more_is_added() {
+        let allowance = Allowance::<10>::empty();
+        assert!(allowance.is_empty() && !allowance.take(1));
+        allowance.add(7);
+        allowance.add(7);
+        assert!(allowance.take(6) && !allowance.take(5) && !allowance.take(4));
+        allowance.add(3);
+        assert!(allowance.take(3) && allowance.is_empty());
     }
 
     #[test]

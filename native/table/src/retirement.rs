@@ -1,15 +1,19 @@
 //! Freeing maps of attributes and single values: on the thread of a caller within limits, else in
 //! the background.
+//!
+//! The last reader to leave its guard frees what other threads have retired while it was entered,
+//! which may be ten thousand objects if the system has preempted it. So what is beyond the limits
+//! is handed over unread: its memory is in no cache of this thread. Whether an object is heavy is
+//! looked up when it is retired.
 
-use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 
-use seize::Guard as _;
+use seize::{Collector, Guard as _};
 
 use crate::attributes::{self, Attributes};
 use crate::datum::Foreign;
-use crate::reclaim::{self, Guard};
+use crate::reclaim::{self, Allowance, Guard};
 use crate::value::{Value, Word};
 
 /// Attributes of a map that is too large to be freed on the thread of a caller.
@@ -20,12 +24,11 @@ pub(crate) const MANY: usize = 64;
 pub(crate) const MAX_FREED: usize = 2048;
 
 /// The cost of freeing a value, in attributes.
-const VALUE_COST: usize = 1;
+const VALUE_COST: usize = 4;
 
 thread_local! {
-    /// Attributes that this thread may free before it retires more. The last reader to leave its
-    /// guard also frees what others have retired.
-    static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
+    /// Attributes that this thread may free before it retires more.
+    static ALLOWANCE: Allowance<MAX_FREED> = const { Allowance::empty() };
 }
 
 /// Retires a map, to be freed once no reader has it.
@@ -38,13 +41,14 @@ thread_local! {
 pub(crate) unsafe fn retire<F: Foreign>(raw: *mut (), heavy: bool, guard: &Guard) {
     // SAFETY: the caller vouches for `raw`, which is not retired yet. It is read and not dropped.
     let map = ManuallyDrop::new(unsafe { Attributes::<F>::from_raw(raw) });
-    ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + cost(&map)));
+    ALLOWANCE.with(|allowance| allowance.add(cost(&map)));
+    let free = if map.is_heavy() {
+        free_map::<F, true>
+    } else {
+        free_map::<F, false>
+    };
     // SAFETY: the caller vouches for `raw`, which the collector passes on once.
-    unsafe {
-        guard.defer_retire(raw, |raw, _| {
-            free_retired(Attributes::<F>::from_raw(raw));
-        });
-    }
+    unsafe { guard.defer_retire(raw, free) };
     if heavy {
         reclaim::flush(guard);
     }
@@ -62,24 +66,32 @@ pub(crate) unsafe fn retire_value<F: Foreign>(word: Word, guard: &Guard) {
     }
     // SAFETY: the caller vouches for the word, which is not retired yet.
     let heavy = unsafe { !word.discard::<F>() && attributes::is_heavy(word.see::<F>()) };
-    ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + VALUE_COST));
+    ALLOWANCE.with(|allowance| allowance.add(VALUE_COST));
+    let free = if heavy {
+        free_value::<F, true>
+    } else {
+        free_value::<F, false>
+    };
     // SAFETY: the caller vouches for the word, which the collector passes on once.
-    unsafe {
-        guard.defer_retire(word.as_ptr(), |raw, _| {
-            free_value(Value::<F>::from_word(Word::from_ptr(raw)));
-        });
-    }
+    unsafe { guard.defer_retire(word.as_ptr(), free) };
     if heavy {
         reclaim::flush(guard);
     }
 }
 
 /// Frees one of many values that may be freed at the same moment.
-fn free_value<F: Foreign>(value: Value<F>) {
-    match ALLOWANCE.get().checked_sub(VALUE_COST) {
-        Some(rest) => ALLOWANCE.set(rest),
-        None if attributes::is_heavy(value.see()) => reclaim::later(value),
-        None => reclaim::gather(value, VALUE_COST),
+///
+/// # Safety
+/// `raw` is the word of a value of the same type, which the caller owns.
+unsafe fn free_value<F: Foreign, const HEAVY: bool>(raw: *mut (), _: &Collector) {
+    // SAFETY: the caller vouches for it.
+    let value = unsafe { Value::<F>::from_word(Word::from_ptr(raw)) };
+    if ALLOWANCE.with(|allowance| allowance.take(VALUE_COST)) {
+        drop(value);
+    } else if HEAVY {
+        reclaim::later(value);
+    } else {
+        reclaim::gather(value, VALUE_COST);
     }
 }
 
@@ -114,17 +126,19 @@ pub(crate) fn free<F: Foreign>(attributes: Attributes<F>) {
     }
 }
 
-/// Frees one of many maps that may be freed at the same moment: in the background, with others,
-/// once this thread has freed enough.
-fn free_retired<F: Foreign>(attributes: Attributes<F>) {
-    let cost = cost(&attributes);
-    match ALLOWANCE.get().checked_sub(cost) {
-        Some(rest) => {
-            ALLOWANCE.set(rest);
-            free(attributes);
-        }
-        None if attributes.is_heavy() => reclaim::later(attributes),
-        None => reclaim::gather(attributes, cost),
+/// Frees one of many maps that may be freed at the same moment.
+///
+/// # Safety
+/// `raw` came from [`Attributes::into_raw`] of the same type, and the caller owns it.
+unsafe fn free_map<F: Foreign, const HEAVY: bool>(raw: *mut (), _: &Collector) {
+    // SAFETY: the caller vouches for it.
+    let map = unsafe { Attributes::<F>::from_raw(raw) };
+    if ALLOWANCE.with(|allowance| !allowance.is_empty() && allowance.take(cost(&map))) {
+        free(map);
+    } else if HEAVY {
+        reclaim::later(map);
+    } else {
+        reclaim::gather(map, MANY);
     }
 }
 

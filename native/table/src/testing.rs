@@ -74,7 +74,7 @@ pub fn fixed<F>(key: u64, datum: Datum<F>) -> Attribute<F> {
 }
 
 /// Returns a row of a running child of keeper 1.
-pub fn running(spec: Option<Datum<Held>>) -> Row<Held> {
+pub fn running<F: Foreign>(spec: Option<Datum<F>>) -> Row<F> {
     let row = Row::vacant(word(0), 0, 0);
     let child = Child {
         state: State::Running,

@@ -1,13 +1,12 @@
 //! Terms that only the VM can hold: copies in process-independent environments, and large binaries.
 
-use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Once;
 
 use proctab_table::datum::Foreign;
-use proctab_table::reclaim;
+use proctab_table::reclaim::{self, Allowance};
 
 use crate::call::Call;
 use crate::cost::Cost;
@@ -22,15 +21,15 @@ use crate::vm::{
 pub const ENVIRONMENT: usize = 32;
 /// Size of an environment besides the term in it, in bytes: measured on OTP 25 and 64-bit systems.
 const ENVIRONMENT_BYTES: usize = 2600;
-/// Words that a thread may free in a row: a few hundred microseconds of work.
-const MAX_FREED: usize = 1 << 16;
+/// Cost of freeing an environment, in words that are freed in the same time: a microsecond.
+const FREED_ENVIRONMENT: usize = 1024;
+/// Words that a thread may free in a row, which are 256 small environments, as many as are freed
+/// together if no other thread reads: a few hundred microseconds of work.
+const MAX_FREED: usize = 256 * (FREED_ENVIRONMENT + 16);
 
 thread_local! {
     /// Words that this thread may free itself before it makes new copies.
-    ///
-    /// To free a copy is faster than to hand it to the background thread. But the last reader to
-    /// leave its guard drops what hundreds of calls have replaced.
-    static ALLOWANCE: Cell<usize> = const { Cell::new(0) };
+    static ALLOWANCE: Allowance<MAX_FREED> = const { Allowance::empty() };
 }
 
 /// The key of all hashes of copies: users choose names, and must not know which names collide.
@@ -93,7 +92,7 @@ impl Copied {
         make: impl FnOnce(*mut ErlNifEnv) -> ErlNifTerm,
         cost: Cost,
     ) -> Copied {
-        ALLOWANCE.set(MAX_FREED.min(ALLOWANCE.get() + ENVIRONMENT + cost.max()));
+        ALLOWANCE.with(|allowance| allowance.add(FREED_ENVIRONMENT + cost.max()));
         // SAFETY: no requirements. `Environment` owns the environment, also if `make` panics.
         let env = unsafe { enif_alloc_env() };
         let mut copy = Environment {
@@ -287,10 +286,9 @@ impl Drop for Environment {
         }
 
         let environment = Garbage(self.env);
-        let cost = ENVIRONMENT + self.cost.max();
-        match ALLOWANCE.get().checked_sub(cost) {
-            Some(rest) => ALLOWANCE.set(rest),
-            None => reclaim::gather(environment, cost),
+        let cost = self.cost.max();
+        if !ALLOWANCE.with(|allowance| allowance.take(FREED_ENVIRONMENT + cost)) {
+            reclaim::gather(environment, ENVIRONMENT + cost);
         }
     }
 }
