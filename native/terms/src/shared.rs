@@ -18,7 +18,7 @@ use std::ptr;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proctab_table::reclaim;
+use proctab_table::reclaim::{self, Allowance};
 
 use crate::binaries::Bytes;
 use crate::call::{Call, Fault};
@@ -33,8 +33,10 @@ use crate::vm::{
 const SHARE_COST: usize = 16;
 /// Bytes that a queue takes.
 const QUEUE: usize = 256;
-/// Bytes of the longest binary that is freed on the thread of a caller: some hundred microseconds
-/// of work.
+/// Cost of releasing a binary, in bytes that are freed in the same time.
+const RELEASE_COST: usize = 4096;
+/// Bytes that a thread may free in a row, in any number of binaries: some hundred microseconds of
+/// work.
 const MAX_FREED: usize = 1 << 22;
 /// The bit of the users of a binary that was discarded.
 const DISCARDED: usize = 1;
@@ -62,6 +64,8 @@ struct Queue(*mut IoQueue);
 const EMPTY_QUEUES: usize = 32;
 
 thread_local! {
+    /// Bytes that this thread may free itself before it shares more.
+    static ALLOWANCE: Allowance<MAX_FREED> = const { Allowance::empty() };
     static EMPTY: EmptyQueues = const { EmptyQueues(RefCell::new(Vec::new())) };
 }
 
@@ -143,6 +147,7 @@ impl<'c> Call<'c> {
         length: usize,
     ) -> Result<Option<SharedBinary>, Fault> {
         self.deduct(SHARE_COST)?;
+        ALLOWANCE.with(|allowance| allowance.add(RELEASE_COST + length));
         let copy = |bytes: &[u8]| Queue::new(|queue| enqueue_copy(queue, bytes));
         let mut shared = None;
         let refer = |vector, bytes: *const u8| {
@@ -252,8 +257,8 @@ impl SharedBinary {
     /// Releases the binary. Called once, when nobody uses it any more.
     fn release(&self) {
         let garbage = Garbage(Queue(self.queue.0), self.length());
-        if self.length() > MAX_FREED {
-            reclaim::later(garbage);
+        if !ALLOWANCE.with(|allowance| allowance.take(RELEASE_COST + self.length())) {
+            reclaim::gather(garbage, self.size() / size_of::<usize>());
         }
     }
 }
