@@ -135,12 +135,14 @@ pub fn collector() -> Arc<Collector> {
 /// Frees what this thread has retired without waiting for more: for an object so large that it must
 /// not wait in a batch.
 pub fn flush(guard: &Guard) {
-    // A batch is freed only if it has an entry for every thread that is reading, so fill it first.
+    // A batch is freed only if it has an entry for every thread that is reading. So this fills it,
+    // and the collector frees it then. `flush` of the guard would free what is left over, which is
+    // null, and interrupt all other processors once more (`membarrier`): the thread waits for them,
+    // also for those that the host of a virtual machine has stopped.
     for _ in 0..BATCH {
         // SAFETY: null may be retired, because this reclaimer ignores its pointer.
         unsafe { guard.defer_retire(std::ptr::null_mut::<u8>(), |_, _| ()) };
     }
-    guard.flush();
 }
 
 /// Drops `object` in the background, together with others, as soon as the objects that this thread
