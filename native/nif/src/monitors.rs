@@ -13,7 +13,7 @@
 //! So a death may be noticed late, when the resource has another observer. An observer must ignore
 //! the deaths of processes that it does not know.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::mem;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -23,7 +23,6 @@ use parking_lot::Mutex;
 use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use proctab_table::reclaim::Deferred;
-use proctab_table::Seed;
 use proctab_terms::{call_times, pids};
 
 /// Is told of the deaths of monitored processes.
@@ -43,9 +42,10 @@ struct InUse(ResourceArc<Watch>);
 #[derive(Default)]
 struct Watch {
     observer: Mutex<Option<Arc<dyn Observer>>>,
-    /// The monitors, by the words of their processes. `down` waits for the lock, which is held
-    /// while a monitor is made, so that it finds the monitor.
-    monitors: Mutex<HashMap<u64, Monitor, Seed>>,
+    /// The monitors, by the words of their processes: in a tree, since a hash table moves all of
+    /// them at once when it grows. `down` waits for the lock, which is held while a monitor is
+    /// made, so that it finds the monitor.
+    monitors: Mutex<BTreeMap<u64, Monitor>>,
 }
 
 lazy_static! {
