@@ -679,7 +679,7 @@ zone_functions() ->
         {cluster_increment, [raw, any, any, any], [integer, large, undefined, badarg]},
         {cluster_increment, [raw, any, any, any, any], [integer, large, undefined, badarg]},
         {cluster_delattr, [raw, any, any], [ok, undefined, badarg]},
-        {claims_page, [zone_or_handle, natural, from, any], [{any, any}, badarg]},
+        {claims_page, [zone_or_handle, natural, part, any], [{any, any}, badarg]},
         {claims_count, [raw], [integer, badarg]},
         {stop_waiting, [waits], [true, false]},
         {waiting, [raw], [integer]}
