@@ -4,7 +4,7 @@ use proctab_terms::Term;
 
 rustler::atoms! {
     all, attributes, awaited, begun, busy, callback, children, closed, copied, current, done, down,
-    each, ended, fields, free, full, held, home, infinity, integers, keeper, large, launching,
+    each, ended, fields, free, full, held, home, infinity, integers, large, launching,
     monitor, names, none, not_home, ok, others, own, pending, pid, pids, processes, re_registered,
     registered, restarting, rows, running, same, sizes, skipped, slowed, stopping, terminating,
     undefined, unsubscribed, up, void, zone, zone_stopping,
