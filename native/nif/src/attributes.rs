@@ -53,25 +53,19 @@ fn get<'c>(call: Call<'c>, entry: Option<Entry<Copied>>) -> Answer<'c> {
 }
 
 pub fn setattr(call: Call<'_>) -> Answer<'_> {
-    set_one_or_all(call, |_| Ok(()))
+    match call.argument(3) {
+        Ok(value) => set_one(call, value, |_| Ok(())),
+        Err(_) => set_all(call, changes(call, call.argument(2)?)?),
+    }
 }
 
 /// Like [`setattr`], in a zone on several nodes.
 pub fn setattr_of_cluster(call: Call<'_>) -> Answer<'_> {
-    set_one_or_all(call, |zone| directory(zone).map(drop))
-}
-
-#[inline(always)]
-fn set_one_or_all(
-    call: Call<'_>,
-    check: impl Fn(&Zone<Copied>) -> Result<(), Fault>,
-) -> Answer<'_> {
     match call.argument(3) {
-        Ok(value) => set_one(call, value, check),
+        Ok(value) => set_one(call, value, |zone| directory(zone).map(drop)),
         Err(_) => {
-            let changes = changes(call, call.argument(2)?)?;
-            check(lookup::zone(call, &reclaim::enter())?)?;
-            set_all(call, changes)
+            directory(lookup::zone(call, &reclaim::enter())?)?;
+            setattr(call)
         }
     }
 }
