@@ -151,11 +151,9 @@ handle({{conflict, Name}, Monitor, process, _, _}, #conflicts{lost = Lost} = Con
     end;
 handle({Tag, {conflict_again, Name}}, #conflicts{tag = Tag, lost = Lost} = Conflicts) ->
     case Lost of
-        #{Name := #conflict{decision = Decision, keeper = undefined} = Conflict}
-                when Decision =:= stop; element(1, Decision) =:= hand_over ->
-            give_way(Name, Conflict, Conflicts);
-        _ ->
-            tell_keeper(Name, Conflicts)
+        #{Name := #conflict{decision = {asking, _}}} -> Conflicts;
+        #{Name := #conflict{keeper = undefined} = Conflict} -> give_way(Name, Conflict, Conflicts);
+        _ -> tell_keeper(Name, Conflicts)
     end;
 handle(_, Conflicts) ->
     Conflicts.

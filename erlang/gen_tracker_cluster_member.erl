@@ -386,6 +386,7 @@ own_event({free, _}, #member{drains = [_ | _]} = Member) ->
 own_event(_, Member) ->
     Member.
 
+%% Waits for the registrations that are just being made, which were not refused.
 refuse_starts(Handle) ->
     case proctab_nif:drain(Handle) of
         true ->

@@ -499,20 +499,22 @@ register_here(Add, Zone, Name, Pid, Limit) ->
 %% The tracker has to be asked if the name is not free, or the zone has ended.
 add_here(Add, Zone, Name, Pid, Limit) ->
     Spec = {undefined, temporary, 200, worker, []},
-    try register_free(Add, Zone, Name, Spec, Pid) of
+    case register_free(Add, Zone, Name, Spec, Pid) of
         registered -> yes;
         {error, _} -> no;
         ask -> ask_tracker(Add, Zone, Name, Spec, Pid, time_until(Limit))
-    catch
-        error:badarg -> ask_tracker(Add, Zone, Name, Spec, Pid, time_until(Limit))
     end.
 
-register_free(add_home, Zone, Name, Spec, Pid) ->
-    gen_tracker_registrar:register(Zone, Name, Spec, {home, Pid});
-register_free(add_free, Zone, Name, Spec, Pid) ->
-    gen_tracker_registrar:register(Zone, Name, Spec, Pid);
 register_free(add_held, _, _, _, _) ->
-    ask.
+    ask;
+register_free(add_home, Zone, Name, Spec, Pid) ->
+    register_free(add_free, Zone, Name, Spec, {home, Pid});
+register_free(add_free, Zone, Name, Spec, Process) ->
+    try
+        gen_tracker_registrar:register(Zone, Name, Spec, Process)
+    catch
+        error:badarg -> ask
+    end.
 
 ask_tracker(Add, Zone, Name, Spec, Pid, Timeout) ->
     Request = {Add, Name, Spec, Pid, gen_tracker_waits:parent()},
