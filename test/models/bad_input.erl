@@ -60,7 +60,7 @@
 -define(BATCH, 250).
 -define(TIMEOUT, 120000).
 %% The number of batches in a round, by mode.
--define(BATCHES, [{native, 40}, {public, 20}, {internal, 3}, {storm, 4}]).
+-define(BATCHES, [{native, 20}, {public, 10}, {internal, 2}, {storm, 2}]).
 %% The number of atoms that a round may make, by loading modules. A function that makes atoms of its
 %% arguments makes more.
 -define(ATOMS, 100).

@@ -19,7 +19,7 @@ all() ->
     ].
 
 nothing_is_lost_or_repeated_under_random_faults(_) ->
-    Seeds = [rand:uniform(1 bsl 32) || _ <- lists:seq(1, 16)],
+    Seeds = [rand:uniform(1 bsl 32) || _ <- lists:seq(1, 8)],
     Rounds = other_node:run(#{name => peer:random_name()}, 540000, fun() -> rounds(Seeds) end),
     Add = fun(_, One, Other) -> One + Other end,
     Sum = fun(Figures, Sums) -> maps:merge_with(Add, Figures, Sums) end,

@@ -16,10 +16,10 @@ all() ->
     ].
 
 successive_calls_are_answered_as_the_model_answers_them(_) ->
-    check(200, 0).
+    check(100, 0).
 
 concurrent_calls_are_answered_as_the_model_answers_them_in_some_order(_) ->
-    check(0, 80).
+    check(0, 40).
 
 check(Alone, Together) ->
     Seed = erlang:unique_integer([positive]) + erlang:system_time(),
