@@ -28,6 +28,8 @@
 -define(AGAIN, 20).
 %% How long a home waits to hear of a registration, in milliseconds.
 -define(HEARD, 5000).
+%% How often it looks for the claim, once a millisecond, before it asks.
+-define(LOOKS, 20).
 %% How long a caller waits until this member knows a child that another one has started, in
 %% milliseconds.
 -define(CLAIMED, 5000).
@@ -534,20 +536,35 @@ ask_tracker(Add, Zone, Name, Spec, Pid, Timeout) ->
           ?RESERVED(yes | no | again | undecided | refused).
 register_from(Node, Zone, Name, Pid) ->
     Answer = erpc:call(Node, ?MODULE, register_here, [Zone, Name, Pid], ?TIMEOUT),
-    _ = Answer =:= yes andalso await_claim(Node, Zone, Name, now_ms() + ?HEARD),
+    _ = Answer =:= yes andalso await_claim(Node, Zone, Name, Pid, now_ms() + ?HEARD),
     ?RESERVED(Answer).
 
-%% Otherwise this member could start the name before it has heard of the registration.
-await_claim(Node, Zone, Name, Deadline) ->
+%% Otherwise this member could start the name before it has heard of the registration. It may hear
+%% of that and of its end at once, so it also asks whether the process still has the name.
+await_claim(Node, Zone, Name, Pid, Deadline) ->
+    IsOver =
+        is_claimed(Node, Zone, Name, ?LOOKS) orelse
+            now_ms() > Deadline orelse
+            not has_name(Node, Zone, Name, Pid, time_until(Deadline)),
+    IsOver orelse await_claim(Node, Zone, Name, Pid, Deadline).
+
+is_claimed(_, _, _, 0) ->
+    false;
+is_claimed(Node, Zone, Name, Looks) ->
     case proctab_nif:best_claim(Zone, Name) of
         {Node, _} ->
-            ok;
+            true;
         _ ->
-            now_ms() < Deadline andalso
-                begin
-                    timer:sleep(1),
-                    await_claim(Node, Zone, Name, Deadline)
-                end
+            timer:sleep(1),
+            is_claimed(Node, Zone, Name, Looks - 1)
+    end.
+
+%% The claims of a node without a connection have ended, or are about to.
+has_name(Node, Zone, Name, Pid, Timeout) ->
+    try
+        erpc:call(Node, ?MODULE, child_of, [Zone, Name], Timeout) =:= {ok, Pid}
+    catch
+        error:{erpc, _} -> false
     end.
 
 now_ms() ->

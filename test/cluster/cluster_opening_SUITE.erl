@@ -44,6 +44,7 @@ all() ->
         a_start_may_return_what_a_registration_does_not,
         a_start_may_return_what_a_zone_that_ends_answers,
         a_process_is_registered_although_its_home_ends,
+        a_process_that_loses_its_name_at_once_does_not_hold_up_the_home,
         a_process_is_registered_elsewhere_when_its_home_has_ended,
         a_name_is_registered_once,
         a_name_is_registered_once_with_the_lock,
@@ -601,6 +602,23 @@ a_process_is_registered_although_its_home_ends(_) ->
         ?assertEqual(yes, answer(Call)),
         ?assertEqual(no, on(One, gen_tracker_cluster, register_name, [{z, Name}, Pid])),
         ?assertEqual(Pid, on(One, gen_tracker_cluster, whereis_name, [{z, Name}]))
+    end).
+
+%% The home does not wait for a claim of which it may hear together with its end.
+a_process_that_loses_its_name_at_once_does_not_hold_up_the_home(_) ->
+    clusters:with(2, z, fun([One, Other] = Members) ->
+        Name = name_of(Other, z),
+        {Process, _, _, _} = on(Other, proctab_nif, cluster_shared, [z]),
+        ok = on(Other, sys, suspend, [Process]),
+        Pid = process(One),
+        Call = erpc_call(One, gen_tracker_cluster, register_name, [{z, Name}, Pid]),
+        wait:until(fun() -> on(One, gen_tracker, find, [z, Name]) =:= {ok, Pid} end),
+        ok = on(One, gen_tracker, unregister_name, [{z, Name}]),
+        ?assertEqual(yes, answer(Call)),
+        ok = on(Other, sys, resume, [Process]),
+        {ok, Child} = find_or_open(One, z, spec(Name)),
+        ?assertEqual(element(2, Other), node(Child)),
+        settle(Members, z)
     end).
 
 %% The home ends before it has asked for the registration.
