@@ -169,14 +169,16 @@ decided(Name, Monitor, Reason, #conflicts{lost = Lost} = Conflicts) ->
 
 %% The winner may have ended since the callback was asked, or since the tracker was asked for a
 %% keeper, and another child may be the better one by now: that is another conflict. If there is
-%% none, or if it is the same process, which several members have added, the child gives way to no
-%% process.
+%% none, the child goes on. If it is the same process, which several members have added, that child
+%% may end, and leave another better one.
 give_way(Name, Conflict, #conflicts{lost = Lost} = Conflicts) ->
     #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict,
     Others = Conflicts#conflicts{lost = maps:remove(Name, Lost)},
     case better_child(Name, Conflicts) of
         Winner when Decision =/= keep ->
             tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name := Conflict}});
+        Loser when Decision =/= keep ->
+            again(Name, Conflicts#conflicts{lost = Lost#{Name := Conflict}});
         Next when is_pid(Next), Next =/= Winner, Next =/= Loser ->
             lose(Name, Loser, Next, Others);
         _ ->

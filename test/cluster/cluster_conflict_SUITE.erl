@@ -36,7 +36,8 @@ all() ->
         a_killed_cluster_process_does_not_save_a_registered_loser,
         a_registered_loser_lives_on_if_the_winner_has_ended,
         a_registered_loser_is_told_of_the_next_winner,
-        a_process_does_not_give_way_to_itself
+        a_process_does_not_give_way_to_itself,
+        a_process_gives_way_when_its_best_registration_has_ended
     ].
 
 %% Opens a name on both sides of a partition, and returns winner and loser, with their members.
@@ -449,29 +450,52 @@ a_registered_loser_is_told_of_the_next_winner(_) ->
             N =:= Name, Pid =:= Loser])
     end).
 
-%% While the loser waits for a keeper, the best member adds the same process.
 a_process_does_not_give_way_to_itself(_) ->
     clusters:with(3, z, fun(Members) ->
-        [Loses, Middle, Best] = ranked(a, Members),
-        clusters:cut([Middle], [Loses, Best]),
-        wait:until(fun() ->
-            length(on(Middle, gen_tracker_cluster, members, [z])) =:= 1 andalso
-                length(on(Loses, gen_tracker_cluster, members, [z])) =:= 2
-        end),
-        [Pid, _] = [registered(M, a) || M <- [Loses, Middle]],
-        ok = on(Loses, sys, suspend, [z]),
-        clusters:join(Members),
-        await_message(Loses, on(Loses, erlang, whereis, [z]), needs_keeper),
-        {ok, Pid} = on(Best, gen_tracker, add_existing_child, [z, {a, Pid, worker, []}]),
-        {_, Node} = Best,
-        wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, a]) =:= {Node, Pid} end),
-        ok = on(Loses, sys, resume, [z]),
-        await_keeper(Loses, a, Pid),
-        %% The cluster process has looked again.
-        timer:sleep(300),
+        [Loses, _, _] = Ranked = ranked(a, Members),
+        {Pid, _} = best_on_two_members(Ranked, [Loses]),
         [?assertEqual({ok, Pid}, on(M, gen_tracker_cluster, find, [z, a])) || M <- Members],
         ?assert(on(Loses, erlang, is_process_alive, [Pid]))
     end).
+
+%% The best member gives up the process, before the child of the middle one has given way to it.
+a_process_gives_way_when_its_best_registration_has_ended(_) ->
+    clusters:with(3, z, fun(Members) ->
+        [Loses, Middle, Best] = Ranked = ranked(a, Members),
+        {Pid, Next} = best_on_two_members(Ranked, [Loses, Middle]),
+        ok = on(Best, gen_tracker, unregister_name, [{z, a}]),
+        [
+            wait:until(fun() -> on(M, proctab_nif, best_claim, [z, a]) =:= {node(P), P} end)
+         || {M, P} <- [{Loses, Next}, {Middle, Pid}]
+        ],
+        ok = on(Middle, sys, resume, [z]),
+        settle(Members, z),
+        [?assertEqual({ok, Next}, on(M, gen_tracker_cluster, find, [z, a])) || M <- Members],
+        ?assertNot(on(Loses, erlang, is_process_alive, [Pid]))
+    end).
+
+%% Registers two processes, on the worst and the middle member. While the first waits for a keeper,
+%% the best member adds the same process. Returns the processes when the worst member has seen that.
+%% Before that, the trackers of the members `Suspended' give no keeper. All but the first stay so.
+best_on_two_members([Loses, Middle, Best] = Members, [Loses | Others] = Suspended) ->
+    clusters:cut([Middle], [Loses, Best]),
+    wait:until(fun() ->
+        length(on(Middle, gen_tracker_cluster, members, [z])) =:= 1 andalso
+            length(on(Loses, gen_tracker_cluster, members, [z])) =:= 2
+    end),
+    [Pid, Next] = [registered(M, a) || M <- [Loses, Middle]],
+    [ok = on(M, sys, suspend, [z]) || M <- Suspended],
+    clusters:join(Members),
+    await_message(Loses, on(Loses, erlang, whereis, [z]), needs_keeper),
+    {ok, Pid} = on(Best, gen_tracker, add_existing_child, [z, {a, Pid, worker, []}]),
+    [await_message(M, on(M, erlang, whereis, [z]), needs_keeper) || M <- Others],
+    {_, Node} = Best,
+    wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, a]) =:= {Node, Pid} end),
+    ok = on(Loses, sys, resume, [z]),
+    await_keeper(Loses, a, Pid),
+    %% The cluster process has looked again.
+    timer:sleep(300),
+    {Pid, Next}.
 
 %% Joins the members while the tracker of the losing one is suspended, and waits until that is asked
 %% for a keeper. Returns the other member, and a subscriber of the losing one.
