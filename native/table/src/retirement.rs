@@ -42,7 +42,7 @@ pub(crate) unsafe fn retire<F: Foreign>(raw: *mut (), heavy: bool, guard: &Guard
     // SAFETY: the caller vouches for `raw`, which is not retired yet. It is read and not dropped.
     let map = ManuallyDrop::new(unsafe { Attributes::<F>::from_raw(raw) });
     ALLOWANCE.with(|allowance| allowance.add(cost(&map)));
-    let free = if map.is_heavy() {
+    let free = if map.is_heavy() || map.count() > MANY {
         free_map::<F, true>
     } else {
         free_map::<F, false>
