@@ -33,7 +33,7 @@
 %%
 %% The dead are queued in the table. Its reaper, the process that has called `open_cleanups/1' last,
 %% receives the message `$proctab_dead' when the first one is queued, and then calls `reap/1' until
-%% no more are left. A cleaner makes the cleanups: it takes them with `take_cleanups/1', and calls
+%% no more are left. A cleaner makes the cleanups: it takes them with `take_cleanups/2', and calls
 %% `cleaned/1' after each. Deaths and cleanups that are left outlive both processes.
 -module(proctab_nif).
 
@@ -62,7 +62,7 @@
 -export([register/3, try_register/3, unregister/3]).
 -export([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
 -export([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
--export([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
+-export([open_cleanups/1, reap/1, take_cleanups/2, cleaned/1, give_up/2, deaths/1]).
 
 -export_type([handle/0, state/0, items/0, waits/0, secret/0, member/0, change/0]).
 -export_type([place/0]).
@@ -94,7 +94,7 @@
 -nifs([register/3, try_register/3, unregister/3]).
 -nifs([begin_registering/3, end_registering/4, fail_registering/3, abandon/3]).
 -nifs([registered_names/2, registered_count/2, processes_page/2, remote_page/2, counts_page/2]).
--nifs([open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1]).
+-nifs([open_cleanups/1, reap/1, take_cleanups/2, cleaned/1, give_up/2, deaths/1]).
 
 -type handle() :: reference().
 %% What a page has of each row, see {@link page/4}.
@@ -773,10 +773,12 @@ open_cleanups(_Table) -> erlang:nif_error(not_loaded).
 reap(_Table) -> erlang:nif_error(not_loaded).
 
 %% @doc Returns the next cleanups that {@link reap/1} has prepared, one for each registration of a
-%% dead process: at most 32, and none if none is left. The caller becomes the cleaner, and must make
-%% them in order, and call {@link cleaned/1} after each.
--spec take_cleanups(Table :: atom()) -> [{pid(), Name :: term(), Announced :: boolean()}].
-take_cleanups(_Table) -> erlang:nif_error(not_loaded).
+%% dead process: at most 32, and none if none is left, or if `Reaper' is not the reaper any more.
+%% Otherwise the caller becomes the cleaner, and must make them in order, and call {@link cleaned/1}
+%% after each.
+-spec take_cleanups(Table :: atom(), Reaper :: pid()) ->
+          [{pid(), Name :: term(), Announced :: boolean()}].
+take_cleanups(_Table, _Reaper) -> erlang:nif_error(not_loaded).
 
 %% @doc Ends the current cleanup of the caller, and removes the registration. Returns whether the
 %% caller may begin another one: `false' half a millisecond after it became the cleaner. Returns

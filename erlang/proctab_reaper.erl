@@ -516,8 +516,8 @@ with_table(Run, Reaper) ->
 %% Makes some cleanups of a batch, as a tail call: while a cleanup runs, the cleaner has no frame of
 %% this module on its stack, which may then be replaced.
 -spec clean(#batch{}) -> ok.
-clean(#batch{table = Table, stopped = Stopped} = Batch) ->
-    try proctab_nif:take_cleanups(Table) of
+clean(#batch{table = Table, stopped = Stopped, reaper = Reaper} = Batch) ->
+    try proctab_nif:take_cleanups(Table, Reaper) of
         [] -> exit(Stopped);
         Cleanups -> lists:foreach(fun ?MODULE:step/1, steps(Cleanups, first, Batch))
     catch

@@ -703,7 +703,7 @@ table_functions() ->
         {abandon, [table, any_pid, pid], [ok]},
         {open_cleanups, [table], [ok]},
         {reap, [table], [{integer, list, any}]},
-        {take_cleanups, [table], [list]},
+        {take_cleanups, [table, pid], [list]},
         {cleaned, [table], [true, false]},
         {give_up, [table, pid], [{pid, any}, none]},
         {deaths, [table], [integer]},

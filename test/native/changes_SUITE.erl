@@ -556,14 +556,14 @@ of_registrations() ->
             ok = proctab_nif:died(Table, Pid),
             {0, [], false} = proctab_nif:reap(Table)
         end},
-        {{take_cleanups, 1}, registered(fun(Table, Pid, Name) ->
+        {{take_cleanups, 2}, registered(fun(Table, Pid, Name) ->
             due(Table, Pid, 1),
-            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table)
+            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table, self())
         end)},
         {{give_up, 2}, registered(fun(Table, Pid, Name) ->
             ok = proctab_nif:register(Table, Pid, Name),
             due(Table, Pid, 2),
-            [_, _] = proctab_nif:take_cleanups(Table),
+            [_, _] = proctab_nif:take_cleanups(Table, self()),
             {Pid, Name} = proctab_nif:give_up(Table, self())
         end)}
     ].
@@ -575,7 +575,7 @@ registered(Then) ->
         1 = registered_count(Table, Name),
         [Name] = registered_names(Table, Pid),
         due(Table, Pid, 1),
-        [{Pid, Name, true}] = proctab_nif:take_cleanups(Table),
+        [{Pid, Name, true}] = proctab_nif:take_cleanups(Table, self()),
         _ = proctab_nif:cleaned(Table),
         0 = registered_count(Table, Name)
     end.
@@ -615,7 +615,7 @@ with_names(Changes) ->
             {Name, Change}
          || Name <- long_as_key(),
             {Function, _} = Change <- Changes,
-            not lists:member(Function, [{change_keeper, 3}, {take_cleanups, 1}, {give_up, 2}])
+            not lists:member(Function, [{change_keeper, 3}, {take_cleanups, 2}, {give_up, 2}])
         ].
 
 a_change_of_a_long_key_or_value_is_made_once(_) ->

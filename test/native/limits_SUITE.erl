@@ -213,18 +213,20 @@ a_cleanup_of_a_long_name_ends_on_a_dirty_scheduler(_) ->
         {'DOWN', Monitor, process, Pid, _} -> ok
     end,
     ok = proctab_nif:processes_open(Table, self()),
+    ok = proctab_nif:open_cleanups(Table),
+    Reaper = self(),
     Cleaned = fun(Name) ->
         ok = proctab_nif:register(Table, Pid, Name),
         {1, [], _} = proctab_nif:reap(Table),
         Left = left(fun() ->
-            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table),
+            [{Pid, Name, true}] = proctab_nif:take_cleanups(Table, Reaper),
             _ = proctab_nif:cleaned(Table)
         end),
         ?assertEqual([], proctab_nif:registered_names(Table, Pid)),
         Left
     end,
     ?assertEqual([], Cleaned(name)),
-    ?assertEqual([{cleaned, 1}, {take_cleanups, 1}], Cleaned(lists:seq(1, 10000))),
+    ?assertEqual([{cleaned, 1}, {take_cleanups, 2}], Cleaned(lists:seq(1, 10000))),
     ?assertEqual([{cleaned, 1}], Cleaned(binary:copy(<<"long name">>, 1000000))),
     ok = proctab_nif:processes_close(Table).
 

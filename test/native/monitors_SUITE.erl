@@ -232,7 +232,7 @@ reapers() ->
         kill(lists:sublist(Before, 10)),
         eventually(fun() -> proctab_nif:deaths(table) =:= 10 end),
         {10, [], false} = proctab_nif:reap(table),
-        [_ | _] = proctab_nif:take_cleanups(table),
+        [_ | _] = proctab_nif:take_cleanups(table, self()),
         _ = proctab_nif:cleaned(table)
     end),
     kill([Reaper]),
@@ -290,7 +290,7 @@ cleaned_up(Table) ->
         {0, [], true} ->
             cleaned_up(Table);
         {_, [], _} ->
-            Pids = [Pid || {Pid, name, true} <- proctab_nif:take_cleanups(Table)],
+            Pids = [Pid || {Pid, name, true} <- proctab_nif:take_cleanups(Table, self())],
             [proctab_nif:cleaned(Table) || _ <- Pids],
             Pids ++ cleaned_up(Table)
     end.

@@ -374,9 +374,11 @@ a_table_of_processes_takes_pids_of_other_nodes(_) ->
     ?assertEqual(lists:sort(strangers()), lists:sort(remote_processes(Table, 0))),
     [true = proctab_nif:claim(Table, Pid) || Pid <- strangers()],
     [ok = proctab_nif:died(Table, Pid) || Pid <- strangers()],
+    ok = proctab_nif:open_cleanups(Table),
     ?assertEqual({length(strangers()), [], false}, proctab_nif:reap(Table)),
+    ?assertEqual([], proctab_nif:take_cleanups(Table, whereis(init))),
     ?assertEqual(
-        [{Pid, {name, Pid}, true} || Pid <- strangers()], proctab_nif:take_cleanups(Table)
+        [{Pid, {name, Pid}, true} || Pid <- strangers()], proctab_nif:take_cleanups(Table, self())
     ),
     [proctab_nif:cleaned(Table) || _ <- strangers()],
     ?assertEqual([], processes(Table, 0)),

@@ -248,7 +248,7 @@ died(Table, Pids) ->
     tracked_process:eventually(fun() -> proctab_nif:deaths(Table) =:= length(Pids) end),
     Before = proctab_nif:registered_count(Table, name),
     {100, [], _} = proctab_nif:reap(Table),
-    Cleaned = clean(Table, proctab_nif:take_cleanups(Table)),
+    Cleaned = clean(Table, proctab_nif:take_cleanups(Table, self())),
     true = lists:sort(Cleaned) =:= lists:sort(Pids),
     100 = Before - proctab_nif:registered_count(Table, name),
     {0, [], false} = proctab_nif:reap(Table).
@@ -259,7 +259,7 @@ clean(_, []) ->
 clean(Table, Cleanups) ->
     Pids = [Pid || {Pid, name, true} <- Cleanups],
     [proctab_nif:cleaned(Table) || _ <- Cleanups],
-    Pids ++ clean(Table, proctab_nif:take_cleanups(Table)).
+    Pids ++ clean(Table, proctab_nif:take_cleanups(Table, self())).
 
 %% The collector's thread still runs.
 library() ->

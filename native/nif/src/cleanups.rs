@@ -26,7 +26,7 @@ pub fn open_cleanups(call: Call<'_>) -> Answer<'_> {
     with_table(call, |processes| {
         call.deduct_entries(processes.table.waiting())?;
         processes.set_reaper(call)?;
-        processes.table.open_cleanups(&call.commit());
+        processes.table.open_cleanups(call.caller(), &call.commit());
         Ok(atom!(ok))
     })
 }
@@ -60,14 +60,16 @@ pub fn reap(call: Call<'_>) -> Answer<'_> {
 }
 
 pub fn take_cleanups(call: Call<'_>) -> Answer<'_> {
+    let reaper = call.pid(1)?;
     with_table(call, |processes| {
         let cleanups = processes.table.cleanups(TAKEN);
         let cost = |pid, name| CLEANUP_COST + call.cost_to_make(pid) + call.cost_to_make(name);
         call.deduct(cleanups.iter().map(|one| cost(&one.pid, &one.name)).sum())?;
-        processes
-            .table
-            .take_cleanups(call.caller(), CLEANER_TIME, &call.commit());
-        Ok(list(call, &cleanups, |one| {
+        let taken =
+            processes
+                .table
+                .take_cleanups(reaper, call.caller(), CLEANER_TIME, &call.commit());
+        Ok(list(call, if taken { &cleanups } else { &[] }, |one| {
             let [pid, name] = make(call, &one.pid, &one.name);
             call.tuple([pid, name, boolean(one.announced)])
         }))

@@ -102,7 +102,7 @@ proctab_terms::export! {
         counts_page/2,
     }
     cleanups {
-        open_cleanups/1, reap/1, take_cleanups/1, cleaned/1, give_up/2, deaths/1,
+        open_cleanups/1, reap/1, take_cleanups/2, cleaned/1, give_up/2, deaths/1,
     }
 }
 

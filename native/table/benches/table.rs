@@ -266,6 +266,7 @@ fn begin_and_fail(bencher: Bencher, names: Names) {
 /// Registers a process under a name, and cleans up after its death.
 #[divan::bench(args = [Different, Same])]
 fn register_and_clean_up(bencher: Bencher, names: Names) {
+    const REAPER: u64 = 0;
     const CLEANER: u64 = 1;
     const HOUR: Duration = Duration::from_secs(3600);
     let processes: Processes<Nothing> = Processes::default();
@@ -274,7 +275,7 @@ fn register_and_clean_up(bencher: Bencher, names: Names) {
         let registered = processes.register(&pid, name, |_| Ok::<_, ()>(COMMITTED));
         let wakes = processes.deaths().add(pid, &COMMITTED);
         let reaped = processes.reap(1, |_| true, &COMMITTED);
-        processes.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        processes.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
         assert!(processes.cleaned(CLEANER, &COMMITTED));
         (registered, wakes, reaped)
     });

@@ -8,7 +8,7 @@
 //!
 //! The deaths and the hand are parts of the table. If reaper and cleaner end, the next reaper finds
 //! in them what is left to do, and begins with the cleanup that the cleaner was making. Only the
-//! process that has taken the cleanups removes any: a cleaner whose reaper is gone changes nothing.
+//! process that has taken the cleanups removes any, and a cleaner of an earlier reaper takes none.
 //!
 //! A dead process may be in the deaths more than once, but its registrations are in the hand once.
 //! Registrations that are added meanwhile are found when its last cleanup is done. Without
@@ -52,7 +52,8 @@ impl<F> Hand<F> {
 impl<F: Foreign> Processes<F> {
     /// Begins the work of a new reaper. It is not told which cleanups wait for callers, so all of
     /// these are looked at again.
-    pub fn open_cleanups(&self, _: &Committed) {
+    pub fn open_cleanups(&self, reaper: u64, _: &Committed) {
+        self.hand.lock().reaper = reaper;
         self.deaths.awake();
         // Not while `waiting` is locked: a process is locked before it.
         let waiting = mem::take(&mut *self.waiting.lock());
@@ -182,12 +183,16 @@ impl<F: Foreign> Processes<F> {
     }
 
     /// Makes this process the cleaner for so long, unless it is. It makes the cleanups in the hand,
-    /// in order.
-    pub fn take_cleanups(&self, cleaner: u64, time: Duration, _: &Committed) {
+    /// in order. Returns `false` and changes nothing if there is a later reaper than its own.
+    pub fn take_cleanups(&self, reaper: u64, cleaner: u64, time: Duration, _: &Committed) -> bool {
         let mut hand = self.hand.lock();
+        if hand.reaper != reaper {
+            return false;
+        }
         if !hand.is_cleaned_by(cleaner) {
             hand.cleaner = Some((cleaner, Instant::now() + time));
         }
+        true
     }
 
     /// Returns the cleanup that this cleaner makes now.

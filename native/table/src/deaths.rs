@@ -39,6 +39,8 @@ pub struct Cleanup<F> {
 pub(crate) struct Hand<F> {
     /// The cleanups that are left. The first one is being made, if a cleaner has taken them.
     pub cleanups: VecDeque<Cleanup<F>>,
+    /// The latest reaper, whose cleaners may take them.
+    pub reaper: u64,
     /// The process that makes them, and when it has to stop.
     pub cleaner: Option<(u64, Instant)>,
     /// A process that was taken from the deaths and not looked at yet.
@@ -59,6 +61,7 @@ impl<F> Default for Hand<F> {
     fn default() -> Self {
         Hand {
             cleanups: VecDeque::new(),
+            reaper: 0,
             cleaner: None,
             next: None,
         }

@@ -477,6 +477,7 @@ mod tests {
     const SERVER: u64 = 100;
     const CALLER: u64 = 200;
     const OTHER: u64 = 201;
+    const REAPER: u64 = 200;
     const CLEANER: u64 = 300;
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -501,6 +502,7 @@ mod tests {
     fn served() -> Processes<Text> {
         let processes = Processes::default();
         processes.serve(SERVER, &COMMITTED);
+        processes.open_cleanups(REAPER, &COMMITTED);
         assert_eq!(reap(&processes), (0, vec![]));
         processes
     }
@@ -528,7 +530,7 @@ mod tests {
     fn clean(table: &Processes<Text>) -> Vec<(Datum<Text>, Datum<Text>, bool)> {
         let mut made = Vec::new();
         while reap(table).0 > 0 {
-            table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+            table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
             for cleanup in table.cleanups(usize::MAX) {
                 assert!(table.cleaned(CLEANER, &COMMITTED));
                 made.push((cleanup.pid, cleanup.name, cleanup.announced));
@@ -685,7 +687,7 @@ mod tests {
 
         assert!(die(&table, &pid(1)));
         assert_eq!(reap(&table), (3, vec![]));
-        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
         let names: Vec<_> = table
             .cleanups(usize::MAX)
             .into_iter()
@@ -713,7 +715,7 @@ mod tests {
             let _: bool = die(&table, &pid(1));
         }
         assert_eq!(reap(&table), (1, vec![]));
-        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
         assert_eq!(register(&table, &pid(1), &b), Notice::Nothing);
         assert_eq!(register(&table, &pid(1), &a), Notice::Nothing);
         assert!(table.cleaned(CLEANER, &COMMITTED));
@@ -733,17 +735,22 @@ mod tests {
         let _: bool = die(&table, &pid(1));
         let _: bool = die(&table, &pid(2));
         assert_eq!(reap(&table), (10, vec![]));
-        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
         assert!(table.cleaned(CLEANER, &COMMITTED));
         assert!(!table.cleaned(CLEANER + 1, &COMMITTED));
         let current = table.current_cleanup(CLEANER).unwrap();
         assert_eq!((current.pid, current.name), (pid(1), name("98")));
         assert!(table.current_cleanup(CLEANER + 1).is_none());
         // The next reaper, and its cleaner.
-        table.open_cleanups(&COMMITTED);
+        let next = REAPER + 1;
+        table.open_cleanups(next, &COMMITTED);
         assert_eq!(reap(&table), (9, vec![]));
         assert!(table.current_cleanup(CLEANER).is_none());
         assert!(!table.cleaned(CLEANER, &COMMITTED));
+        assert!(table.take_cleanups(next, CLEANER + 1, HOUR, &COMMITTED));
+        assert!(!table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED));
+        assert!(table.current_cleanup(CLEANER + 1).is_some());
+        table.open_cleanups(REAPER, &COMMITTED);
         assert_eq!(table.count(&name("98")), 1);
         assert_eq!(clean(&table).len(), 100);
         assert!(all(|shard| table.page(shard)).is_empty());
@@ -757,13 +764,13 @@ mod tests {
             let _: bool = die(&table, &pid(number));
         }
         assert_eq!(reap(&table).0, 3);
-        table.take_cleanups(CLEANER, HOUR, &COMMITTED);
+        table.take_cleanups(REAPER, CLEANER, HOUR, &COMMITTED);
         // It has the time that it was given first.
-        table.take_cleanups(CLEANER, Duration::ZERO, &COMMITTED);
+        table.take_cleanups(REAPER, CLEANER, Duration::ZERO, &COMMITTED);
         assert!(table.cleaned(CLEANER, &COMMITTED));
         let next = CLEANER + 1;
-        table.take_cleanups(next, Duration::ZERO, &COMMITTED);
-        table.take_cleanups(next, HOUR, &COMMITTED);
+        table.take_cleanups(REAPER, next, Duration::ZERO, &COMMITTED);
+        table.take_cleanups(REAPER, next, HOUR, &COMMITTED);
         assert!(!table.cleaned(next, &COMMITTED));
         assert_eq!(table.count(&name("a")), 1);
     }
@@ -796,7 +803,7 @@ mod tests {
         let waits = (0, vec![(pid(1), vec![OTHER, CALLER])]);
         assert_eq!((reap(&table), table.waiting()), (waits.clone(), 1));
         // The next reaper is told again.
-        table.open_cleanups(&COMMITTED);
+        table.open_cleanups(REAPER, &COMMITTED);
         assert_eq!((reap(&table), table.waiting()), (waits, 1));
         assert_eq!(table.abandon(&pid(1), OTHER, &COMMITTED), Notice::Wake);
         assert_eq!(reap(&table), (0, vec![(pid(1), vec![CALLER])]));

@@ -102,12 +102,14 @@ impl World {
     /// again. Sleeps until it is woken whenever there is nothing to do.
     fn clean(&self, calling: &AtomicBool) {
         for cleaner in 1.. {
+            let reaper = cleaner / 5;
             if cleaner % 5 == 0 {
-                self.table.open_cleanups(&COMMITTED);
+                self.table.open_cleanups(reaper, &COMMITTED);
             }
             let reaped = self.table.reap(HAND, |_| true, &COMMITTED).unwrap();
             if reaped.cleanups > 0 {
-                self.table.take_cleanups(cleaner, HOUR, &COMMITTED);
+                let take = |reaper| self.table.take_cleanups(reaper, cleaner, HOUR, &COMMITTED);
+                assert!(take(reaper) && !take(reaper + 1));
                 // Some cleaners end early.
                 let limit = cleaner as usize % (HAND + 1);
                 for cleanup in self.table.cleanups(usize::MAX).iter().take(limit) {
