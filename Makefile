@@ -72,7 +72,7 @@ bench: build
 
 #: make bench-check  fails if a decisive ratio is below its floor; takes under a minute
 bench-check: build
-	@tools/bootstrap $(MODE) $(TO_BENCH)
+	@tools/bootstrap $(MODE) elixir
 	bench/run check
 
 #: make soak      runs models, faults and bad input for HOURS=0.5 hours; REPLAY=... runs a failure
