@@ -173,7 +173,7 @@ no_count_is_lost_when_the_original_is_killed_after_the_library_is_loaded(Config)
         {Slow, Caller, Load} = load_that_waits(),
         %% No caller counts a pair of the original again before the next tracker has found it.
         Again = [
-            spawn_link(fun() ->
+            spawn_monitor(fun() ->
                 [ok = metrics_process_tracker:track(Name, Pid) || Pid <- Pids, Name <- [a, b]]
             end)
          || _ <- [1, 2]
@@ -184,12 +184,12 @@ no_count_is_lost_when_the_original_is_killed_after_the_library_is_loaded(Config)
         receive
             {'DOWN', Load, process, _, Result} -> ?assertEqual(ok, Result)
         end,
-        [
+        ?assertEqual([normal, normal], [
             receive
-                {'DOWN', Monitor, process, _, normal} -> ok
+                {'DOWN', Monitor, process, _, Reason} -> Reason
             end
-         || Monitor <- [monitor(process, Pid) || Pid <- Again, is_process_alive(Pid)]
-        ],
+         || {_, Monitor} <- Again
+        ]),
         Caller ! go,
         Caller ! stop,
         eventually(fun() -> metrics_process_tracker:count(Slow) =:= 0 end),
