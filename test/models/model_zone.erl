@@ -500,13 +500,13 @@ as_registered(Steps) ->
     end,
     [{No(Result), After} || {Result, After} <- Steps].
 
-%% A child without a start function gives its name away. A call that has waited for a start begins
-%% anew.
+%% A child without a start function gives its name away, also if it has died since the call found it
+%% alive, and nobody has noticed that yet. A call that has waited for a start begins anew.
 re_registered(Name, Spec, start, Model) ->
     case row(Name, Model) of
-        #row{state = running, child = #child{spec = #spec{form = added}} = Child}
+        #row{state = running, child = #child{id = Id, spec = #spec{form = added}} = Child}
                 when Child#child.ended =:= undefined ->
-            [Step || not Child#child.stopping, Step <- handed_over(Name, Spec, Child, Model)];
+            [{{stage, {taking_from, Id}}, Model} || not Child#child.stopping];
         #row{state = State, child = #child{id = Id}} when
             State =:= launching; State =:= restarting
         ->
@@ -514,13 +514,22 @@ re_registered(Name, Spec, start, Model) ->
         _ ->
             registered(Name, Spec, start, Model)
     end;
+re_registered(Name, Spec, {taking_from, Id}, Model) ->
+    case row(Name, Model) of
+        #row{state = running, child = #child{id = Id, stopping = false} = Child} ->
+            handed_over(Name, Spec, Child, Model);
+        _ ->
+            [{{stage, start}, Model}]
+    end;
 re_registered(_, _, {joining, Id}, Model) ->
     once_started(Id, Model, [{{stage, start}, Model}]).
 
-handed_over(Name, Spec, #child{id = Id} = Child, #model{detached = Detached} = Model) ->
+handed_over(Name, Spec, Child, #model{detached = Detached} = Model) ->
+    #child{id = Id, ended = Ended} = Child,
     Next = {added, Spec#spec.tag},
-    Row = (row(Name, Model))#row{child = Child#child{id = Next, keeper = Next}},
-    Given = put_row(Name, Row, Model#model{detached = [Id | Detached]}),
+    Row = (row(Name, Model))#row{child = Child#child{id = Next, keeper = Next, ended = undefined}},
+    Left = [Id || Ended =:= undefined] ++ Detached,
+    Given = put_row(Name, Row, Model#model{detached = Left}),
     answer(yes, event(Name, {up, Next}, event(Name, {down, Id, re_registered}, Given))).
 
 %% The name is taken: by a running child, or by a starting one, for which the call waits. A call for
