@@ -863,6 +863,40 @@ mod tests {
         }
     }
 
+    /// A thread that has retired nothing would gather a small one, and keep it until it has more.
+    #[test]
+    fn a_large_map_of_light_values_is_freed_although_its_last_reader_frees_nothing_else() {
+        let (light, shared, children) = (Arc::new(()), Shared::default(), Children::default());
+        thread::scope(|scope| {
+            let (entered, has_entered) = bounded(0);
+            let (removed, is_removed) = bounded(0);
+            let (freed, is_freed) = bounded::<()>(0);
+            scope.spawn(move || {
+                let guard = reclaim::enter();
+                entered.send(()).unwrap();
+                is_removed.recv().unwrap();
+                drop(guard);
+                // A thread that ends frees what it has gathered.
+                let _ = is_freed.recv();
+            });
+            has_entered.recv().unwrap();
+            let (row, guard) = (running::<Held>(None), reclaim::enter());
+            let entry = Entry::new(&row, &shared, &guard);
+            let many = (0..=MANY as u64).map(|key| fixed(key, held(&light, false)));
+            assert!(entry.set(many.collect(), &COMMITTED).is_ok());
+            assert!(children.add() && entry.remove(|_| true, 1, &children).is_ok());
+            reclaim::flush(&guard);
+            drop(guard);
+            removed.send(()).unwrap();
+            let begin = Instant::now();
+            while Arc::strong_count(&light) > 1 {
+                assert!(begin.elapsed() < LONG, "the map is not freed");
+                thread::yield_now();
+            }
+            drop(freed);
+        });
+    }
+
     #[test]
     fn a_row_keeps_its_spec_until_it_is_removed() {
         let (kept, shared, guard) = (Arc::new(()), Shared::default(), reclaim::enter());
