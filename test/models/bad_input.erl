@@ -786,7 +786,8 @@ cluster_functions() ->
     [
         {find, [cluster, any], [{ok, pid}, undefined]},
         {find_or_open, [cluster_or_none, sent], opened()},
-        {home, [cluster, any], [node()]},
+        %% In a storm, the zone may just have started.
+        {home, [cluster, any], [node(), undefined]},
         {members, [cluster], [[node()]]},
         {drain, [drained], [ok]},
         {getattr, [cluster, any, any], [{ok, any}, undefined]},
