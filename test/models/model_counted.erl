@@ -468,7 +468,7 @@ send(Message) ->
     ok.
 
 start() ->
-    settled(fun() ->
+    until_settled(fun() ->
         is_process_alive(owner()) orelse new_owner(),
         Server = server(),
         case ask(owner(), fun Server:start_link/0) of
@@ -557,16 +557,16 @@ ending(is_killed) -> exit(self(), kill).
 %% Services of a history
 
 open(#{kind := Kind, processes := Processes, names := Names, mode := Mode}) ->
-    Server =
-        case Kind of
-            tracker -> metrics_process_tracker;
-            monitor -> stats_hero_monitor
-        end,
     ?TABLE = ets:new(?TABLE, [named_table, public, duplicate_bag]),
     Pids = [{{process, Process}, spawn(fun process/0)} || Process <- lists:seq(1, Processes)],
-    true = ets:insert(
-        ?TABLE, [{names, Names}, {mode, Mode}, {server, Server}, {test, self()} | Pids]
-    ),
+    true = ets:insert(?TABLE, [
+        {names, Names},
+        {mode, Mode},
+        {server, counting:server(Kind)},
+        {reaper, counting:reaper(Kind)},
+        {test, self()}
+        | Pids
+    ]),
     ok = stats_hero:new_table(),
     [ok = map(Process, returns) || Process <- lists:seq(1, Processes)],
     new_owner(),
@@ -639,6 +639,7 @@ pid(NoPid) -> NoPid.
 
 name(Name) -> lists:nth(Name, lookup(names)).
 server() -> lookup(server).
+reaper() -> lookup(reaper).
 owner() -> lookup(owner).
 
 lookup(Key) ->
@@ -658,9 +659,15 @@ report_cleanup(Key) ->
 yield_randomly() ->
     lists:foreach(fun(_) -> erlang:yield() end, lists:seq(1, rand:uniform(20))).
 
+%% Like `until_settled/1', for an operation that makes cleanups due: without a server, the earlier
+%% reaper would make them if it has not ended yet.
+settled(Operation) ->
+    whereis(server()) =/= undefined orelse await_end(reaper()),
+    until_settled(Operation).
+
 %% Returns the result of an operation; in a sequential history once all cleanups that are due are
 %% done.
-settled(Operation) ->
+until_settled(Operation) ->
     Answer = Operation(),
     case lookup(mode) =:= concurrent orelse is_settled() of
         true -> Answer;
