@@ -79,14 +79,15 @@
     pid :: pid(),
     monitor :: reference(),
     timer :: reference(),
-    %% Its exit reason if it ends between two cleanups.
+    %% Its exit reason if it ends between two cleanups; `{Stopped, made}' if the registration of the
+    %% last one is still to be removed.
     stopped :: reference()
 }).
 
 %% What a cleaner needs after each cleanup.
 -record(batch, {
     table :: module(),
-    %% Its exit reason if it ends between two cleanups.
+    %% See #cleaner{}.
     stopped :: reference(),
     %% The only process that it is linked to.
     reaper :: pid(),
@@ -482,12 +483,14 @@ retry_cleaner(#reaper{table = Table, is_limit_logged = IsLogged} = Reaper) ->
     Timer = erlang:start_timer(?RETRY_INTERVAL, self(), retry),
     Reaper#reaper{cleaner = #retry{timer = Timer}, is_limit_logged = true}.
 
-%% A cleaner has ended. If it has done so in the middle of a cleanup, this counts as done.
+%% A cleaner has ended. If it has done so in the middle of a cleanup, or after that and before the
+%% registration was removed, this counts as done.
 cleaner_ended(Reason, #reaper{table = Table, cleaner = Cleaner} = Reaper) ->
     #cleaner{pid = Pid, timer = Timer, stopped = Stopped} = Cleaner,
     _ = erlang:cancel_timer(Timer, [{async, true}, {info, false}]),
     Reason =:= Stopped orelse
         case proctab_nif:give_up(Table, Pid) of
+            {_, _} when Reason =:= {Stopped, made} -> ok;
             {Process, Name} -> log_failure(Process, Name, Reason, Table);
             none -> ok
         end,
@@ -545,13 +548,14 @@ step({last, none, Batch}) ->
 
 %% Ends a cleanup: has its registration removed. Exits if the cleaner must not make another one: its
 %% time is over, or the cleanup has left something behind that could harm the next one, such as a
-%% link to a process that crashes, or the table is gone.
+%% link to a process that crashes, or the table is gone. It looks first: as long as such a process
+%% may end the cleaner, the cleanup that counts as done then must be this one.
 cleaned(#batch{table = Table, stopped = Stopped, reaper = Reaper, group_leader = Leader}) ->
-    proctab_nif:cleaned(Table) andalso
-        %% By far the fastest way to look.
-        process_flag(trap_exit, false) =:= false andalso
+    process_flag(trap_exit, false) =:= false andalso
         process_flag(priority, normal) =:= normal andalso
         group_leader() =:= Leader andalso
+        %% By far the fastest way to look. It handles the signals that have come before.
         process_info(self(), [message_queue_len, monitors, links]) =:=
             [{message_queue_len, 0}, {monitors, []}, {links, [Reaper]}] orelse
-        exit(Stopped).
+        exit({Stopped, made}),
+    proctab_nif:cleaned(Table) orelse exit(Stopped).

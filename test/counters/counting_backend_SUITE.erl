@@ -16,6 +16,9 @@
 -import(callers, [ask/1, answer/1]).
 -import(tracked_child, [down/1]).
 
+%% Cleanups. One in some hundreds is lost if a cleaner removes a registration before it looks.
+-define(MANY, 10000).
+
 suite() ->
     [{timetrap, {minutes, 2}}, {ct_hooks, [{counter_hook, both}]}].
 
@@ -37,6 +40,7 @@ cases() ->
     [
         the_other_cleanups_are_made_however_a_cleanup_ends,
         a_process_linked_to_a_cleanup_ends_no_other_cleanup,
+        a_process_that_ends_just_after_its_cleanup_ends_no_other_cleanup,
         no_cleanup_finds_what_another_one_left_in_its_process,
         a_cleanup_that_signals_all_its_links_ends_no_other_cleanup,
         a_cleanup_that_ignores_exit_signals_ends_with_the_table
@@ -127,6 +131,31 @@ hold(Test) ->
 holder() ->
     receive
         {held, Cleaner} -> Cleaner
+    end.
+
+%% The linked process ends at any moment: also when the cleanup was made, and its registration is
+%% just being removed.
+a_process_that_ends_just_after_its_cleanup_ends_no_other_cleanup(Config) ->
+    Crashes = fun() ->
+        _ = spawn_link(fun() -> exit(reason) end),
+        lists:foreach(fun(_) -> ok end, lists:seq(1, rand:uniform(4000)))
+    end,
+    Settled = without_logging(fun() ->
+        Made = in_a_row(Config, fun(Kind) ->
+            [cleaned_by(Kind, Crashes) || _ <- lists:seq(1, ?MANY)]
+        end),
+        settled(kind(Config), 0),
+        Made
+    end),
+    Settled().
+
+without_logging(Fun) ->
+    #{level := Level} = logger:get_primary_config(),
+    ok = logger:set_primary_config(level, none),
+    try
+        Fun()
+    after
+        ok = logger:set_primary_config(level, Level)
     end.
 
 no_cleanup_finds_what_another_one_left_in_its_process(Config) ->
