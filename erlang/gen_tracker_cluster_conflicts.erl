@@ -102,7 +102,10 @@ lose(Name, Loser, Winner, #conflicts{lost = Lost} = Conflicts) ->
         _ ->
             Decision = decide(Name, Loser, Winner, Conflicts),
             Conflict = #conflict{loser = Loser, winner = Winner, decision = Decision},
-            tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name => Conflict}})
+            case Decision of
+                {asking, _} -> Conflicts#conflicts{lost = Lost#{Name => Conflict}};
+                stop -> give_way(Name, Conflict, Conflicts)
+            end
     end.
 
 decide(_, _, _, #conflicts{callback = undefined}) ->
@@ -167,18 +170,18 @@ decided(Name, Monitor, Reason, #conflicts{lost = Lost} = Conflicts) ->
             Conflicts
     end.
 
-%% The winner may have ended since the callback was asked, or since the tracker was asked for a
-%% keeper, and another child may be the better one by now: that is another conflict. If there is
-%% none, the child goes on. If it is the same process, which several members have added, that child
-%% may end, and leave another better one.
+%% Another child may be the better one by now: the winner was not the best, or has ended since the
+%% callback or the tracker was asked. That is another conflict. If there is none, the child goes on.
+%% If it is the same process, which several members have added, that child may end, and leave
+%% another better one.
 give_way(Name, Conflict, #conflicts{lost = Lost} = Conflicts) ->
     #conflict{loser = Loser, winner = Winner, decision = Decision} = Conflict,
     Others = Conflicts#conflicts{lost = maps:remove(Name, Lost)},
     case better_child(Name, Conflicts) of
         Winner when Decision =/= keep ->
-            tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name := Conflict}});
+            tell_keeper(Name, Conflicts#conflicts{lost = Lost#{Name => Conflict}});
         Loser when Decision =/= keep ->
-            again(Name, Conflicts#conflicts{lost = Lost#{Name := Conflict}});
+            again(Name, Conflicts#conflicts{lost = Lost#{Name => Conflict}});
         Next when is_pid(Next), Next =/= Winner, Next =/= Loser ->
             lose(Name, Loser, Next, Others);
         _ ->

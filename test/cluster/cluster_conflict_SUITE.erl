@@ -37,6 +37,7 @@ all() ->
         a_registered_loser_lives_on_if_the_winner_has_ended,
         a_registered_loser_is_told_of_the_next_winner,
         a_process_does_not_give_way_to_itself,
+        a_process_with_a_keeper_does_not_give_way_to_itself,
         a_process_gives_way_when_its_best_registration_has_ended
     ].
 
@@ -454,6 +455,26 @@ a_process_does_not_give_way_to_itself(_) ->
     clusters:with(3, z, fun(Members) ->
         [Loses, _, _] = Ranked = ranked(a, Members),
         {Pid, _} = best_on_two_members(Ranked, [Loses]),
+        [?assertEqual({ok, Pid}, on(M, gen_tracker_cluster, find, [z, a])) || M <- Members],
+        ?assert(on(Loses, erlang, is_process_alive, [Pid]))
+    end).
+
+%% Its keeper could be told at once.
+a_process_with_a_keeper_does_not_give_way_to_itself(_) ->
+    clusters:with(3, z, fun(Members) ->
+        [Loses, Middle, {_, Node} = Best] = ranked(a, Members),
+        [{ok, Pid}, {ok, Other}] = [
+            on(M, cluster_child, start_link, [a]) || M <- [Loses, Middle]
+        ],
+        [
+            {ok, Pid} = on(M, gen_tracker, add_existing_child, [z, {Pid, spec(a, temporary)}])
+         || M <- [Loses, Best]
+        ],
+        wait:until(fun() -> on(Loses, proctab_nif, best_claim, [z, a]) =:= {Node, Pid} end),
+        {ok, Other} = on(Middle, gen_tracker, add_existing_child, [z, {a, Other, worker, []}]),
+        wait:until(fun() -> not on(Middle, erlang, is_process_alive, [Other]) end),
+        %% The other members have handled what the middle one has told them.
+        timer:sleep(300),
         [?assertEqual({ok, Pid}, on(M, gen_tracker_cluster, find, [z, a])) || M <- Members],
         ?assert(on(Loses, erlang, is_process_alive, [Pid]))
     end).
