@@ -219,8 +219,6 @@ better_child(Name, #conflicts{zone = Zone}) ->
 %% registered process gets a keeper of its own first.
 tell_keeper(Name, #conflicts{lost = Lost} = Conflicts) ->
     case Lost of
-        #{Name := #conflict{decision = {asking, _}}} ->
-            Conflicts;
         #{Name := #conflict{loser = Loser} = Conflict} ->
             case keeper(Name, Loser, Conflicts) of
                 none ->
