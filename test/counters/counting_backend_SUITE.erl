@@ -140,23 +140,12 @@ a_process_that_ends_just_after_its_cleanup_ends_no_other_cleanup(Config) ->
         _ = spawn_link(fun() -> exit(reason) end),
         lists:foreach(fun(_) -> ok end, lists:seq(1, rand:uniform(4000)))
     end,
-    Settled = without_logging(fun() ->
-        Made = in_a_row(Config, fun(Kind) ->
+    kept_log:without(fun() ->
+        Settled = in_a_row(Config, fun(Kind) ->
             [cleaned_by(Kind, Crashes) || _ <- lists:seq(1, ?MANY)]
         end),
-        settled(kind(Config), 0),
-        Made
-    end),
-    Settled().
-
-without_logging(Fun) ->
-    #{level := Level} = logger:get_primary_config(),
-    ok = logger:set_primary_config(level, none),
-    try
-        Fun()
-    after
-        ok = logger:set_primary_config(level, Level)
-    end.
+        Settled()
+    end).
 
 no_cleanup_finds_what_another_one_left_in_its_process(Config) ->
     Test = self(),

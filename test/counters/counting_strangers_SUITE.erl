@@ -258,13 +258,9 @@ no_message_of_a_stranger_changes_anything(Config) ->
         prop_strangers:numbers(), fun(Numbers) -> balance(Kind, Letters(Numbers)) end
     ),
     Options = [quiet, long_result, {numtests, 200}, {start_size, 100}, {max_size, 500}],
-    #{level := Level} = logger:get_primary_config(),
-    ok = logger:set_primary_config(level, none),
-    try proper:quickcheck(Property, Options) of
+    case kept_log:without(fun() -> proper:quickcheck(Property, Options) end) of
         true -> ok;
         [Numbers] -> ct:fail({Numbers, Letters(Numbers)})
-    after
-        ok = logger:set_primary_config(level, Level)
     end.
 
 %% The roles of the processes in a small world in which everything goes on that can.

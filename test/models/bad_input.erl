@@ -72,7 +72,7 @@
 
 %% Makes a round of calls. Returns `{ok, Figures}`, or `{failed, History}` for `replay/1`.
 round(Seed) ->
-    without_logs(fun() ->
+    kept_log:without(fun() ->
         Modes = lists:append([lists:duplicate(Times, Mode) || {Mode, Times} <- ?BATCHES]),
         with_bystander(fun(Snapshot) ->
             %% This fun has a process of its own, which draws the calls.
@@ -110,7 +110,7 @@ checked_atoms(_, _, Failed) ->
 replay(#{mode := round, seed := Seed}) ->
     round(Seed);
 replay(#{mode := Mode, seed := Seed, calls := Calls}) ->
-    without_logs(fun() ->
+    kept_log:without(fun() ->
         with_bystander(fun(Snapshot) -> batches(Seed, [{Mode, Calls}], Snapshot, #{}) end)
     end).
 
@@ -162,16 +162,6 @@ batch(Mode, Calls) ->
         Why = {hangs, process_info(Pid, current_stacktrace)},
         _ = tracked_child:kill(Pid),
         {failed, Why, Calls}
-    end.
-
-%% Calls a fun while nothing is logged.
-without_logs(Fun) ->
-    Level = maps:get(level, logger:get_primary_config()),
-    ok = logger:set_primary_config(level, none),
-    try
-        Fun()
-    after
-        logger:set_primary_config(level, Level)
     end.
 
 %% Sets up the bystander, and calls a fun with a function that returns a snapshot of the bystander.

@@ -1,8 +1,19 @@
-%% A log handler that sends all events to a process, and functions that look for certain events.
+%% A log handler that sends all events to a process, and functions that look for certain events, or
+%% keep the log empty.
 -module(kept_log).
 
--export([keep/0, forget/0, log/2, await/2, taken/1, event/1]).
+-export([without/1, keep/0, forget/0, log/2, await/2, taken/1, event/1]).
 -export([supervisor/1, crash/1, labelled/2]).
+
+%% Calls a fun while nothing is logged.
+without(Fun) ->
+    #{level := Level} = logger:get_primary_config(),
+    ok = logger:set_primary_config(level, none),
+    try
+        Fun()
+    after
+        ok = logger:set_primary_config(level, Level)
+    end.
 
 %% From now on the caller receives the events of all levels, until `forget/0`.
 keep() ->
